@@ -1,0 +1,20 @@
+//! Where we send.
+
+use crate::{Addr, Port, Protocol};
+
+/// One backend; its index in the map is its id. Id 0 is never used.
+///
+/// Written before any slot names it and cleared after none does, so a reader that got the id from
+/// a slot always sees a whole entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendEntry {
+    /// Address of the pod or host.
+    pub address: Addr,
+    /// Target port.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// 1 if the backend runs on this node, else 0.
+    pub local: u8,
+}

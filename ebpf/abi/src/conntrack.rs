@@ -1,0 +1,122 @@
+//! The table of connections.
+
+use crate::{Addr, Port, Protocol};
+
+/// One direction of a connection as seen on the wire, before translation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// Source port.
+    pub source_port: Port,
+    /// Destination port.
+    pub destination_port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Always zero: the kernel hashes every byte of a key.
+    pub zero: [u8; 3],
+}
+
+impl FlowKey {
+    /// The same exchange seen from the other end.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// What to make of packets of one flow. Every connection has two entries, one for each direction,
+/// each of which can be derived from the other (`mirror` in the datapath crate).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CtEntry {
+    /// Source address after translation.
+    pub source: Addr,
+    /// Destination address after translation.
+    pub destination: Addr,
+    /// Source port after translation.
+    pub source_port: Port,
+    /// Destination port after translation.
+    pub destination_port: Port,
+    /// The service that the connection was made to.
+    pub service: u32,
+    /// The backend that was selected.
+    pub backend: u32,
+    /// When the last packet was seen, in seconds of the monotonic clock.
+    ///
+    /// Several CPUs may write it at once; the worst outcome is a value one second older, which is
+    /// far below every timeout.
+    pub seen_s: u32,
+    /// State of the connection, the same in both entries.
+    pub state: CtState,
+    /// See [`CtFlags`].
+    pub flags: CtFlags,
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+/// State of a connection; TCP states as in `nf_conntrack`, merged where the timeout is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct CtState(pub u8);
+
+impl CtState {
+    /// The client asked; nothing came back yet.
+    pub const NEW: Self = Self(0);
+    /// The backend answered; for TCP the client has not confirmed yet.
+    pub const ANSWERED: Self = Self(1);
+    /// Both directions were seen.
+    pub const ESTABLISHED: Self = Self(2);
+    /// The client sent FIN.
+    pub const CLIENT_CLOSED: Self = Self(3);
+    /// The backend sent FIN.
+    pub const BACKEND_CLOSED: Self = Self(4);
+    /// Both sent FIN, or one sent RST.
+    pub const CLOSED: Self = Self(5);
+
+    /// The word the CLI prints.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NEW => "new",
+            Self::ANSWERED => "answered",
+            Self::ESTABLISHED => "established",
+            Self::CLIENT_CLOSED => "client-closed",
+            Self::BACKEND_CLOSED => "backend-closed",
+            Self::CLOSED => "closed",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Facts about a connection entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct CtFlags(pub u8);
+
+impl CtFlags {
+    /// This entry is for packets from the backend to the client.
+    pub const REPLY: Self = Self(1);
+
+    /// Whether all of `other` is set.
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With `other` turned round.
+    #[inline(always)]
+    #[must_use]
+    pub const fn toggled(self, other: Self) -> Self {
+        Self(self.0 ^ other.0)
+    }
+}

@@ -1,0 +1,105 @@
+//! Counters and the reasons that are counted.
+
+/// Traffic of one service or one backend on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// Connections made; for sockets, successful look-ups.
+    pub connections: u64,
+    /// Packets translated, both directions. Sockets do not count packets.
+    pub packets: u64,
+    /// Bytes of these packets, link header included.
+    pub bytes: u64,
+}
+
+/// What becomes of a packet for a [`Reason`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Left to the kernel as it came.
+    Pass,
+    /// Translated and sent on.
+    Forward,
+    /// Answered with a reset or an ICMP error.
+    Reject,
+    /// Dropped in silence.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $fate:ident, $word:literal;)+) => {
+        /// Why a packet or a socket met its fate. Numbers are stable and never used again.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl Reason {
+            /// Every reason, by number.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word that the CLI and the metrics use.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// The sentence that the CLI prints.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+
+            /// What becomes of the packet.
+            pub const fn fate(self) -> Fate {
+                match self { $(Self::$name => Fate::$fate,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither IPv4 nor IPv6, or tagged with a VLAN.
+    NotIp = 0, Pass, "not-ip";
+    /// Shorter than its headers say, or with a broken header.
+    Malformed = 1, Pass, "malformed";
+    /// Neither TCP nor UDP nor an ICMP error about them.
+    OtherProtocol = 2, Pass, "other-protocol";
+    /// No service answers on this address and port, and no connection is known.
+    NotOurs = 3, Pass, "not-ours";
+    /// A fragment of a larger packet.
+    Fragment = 4, Pass, "fragment";
+    /// The checksum is left to the device, which XDP cannot do: handed to TC.
+    PartialChecksum = 5, Pass, "partial-checksum";
+    /// The link address of the next hop is not known yet: handed to TC or to the kernel.
+    NoNeighbour = 6, Pass, "no-neighbour";
+    /// Translated towards a backend.
+    ToBackend = 16, Forward, "to-backend";
+    /// Translated back towards the client.
+    ToClient = 17, Forward, "to-client";
+    /// An ICMP error about a translated connection, translated inside and outside.
+    IcmpError = 18, Forward, "icmp-error";
+    /// A socket was connected to a backend.
+    SocketTranslated = 19, Forward, "socket-translated";
+    /// The service has no eligible endpoint.
+    NoBackend = 32, Reject, "no-backend";
+    /// The service has no eligible endpoint on this node and its traffic policy is Local.
+    NoLocalBackend = 33, Drop, "no-local-backend";
+    /// Every source port towards this backend is in use.
+    SnatPortsExhausted = 34, Drop, "snat-ports-exhausted";
+    /// This node has no address of the packet's family to send from.
+    NoSnatAddress = 35, Drop, "no-snat-address";
+    /// The hop limit ran out here.
+    HopLimit = 36, Reject, "hop-limit";
+    /// Larger than the MTU of the next hop, and not to be fragmented.
+    TooBig = 37, Reject, "too-big";
+    /// No route to the translated destination.
+    NoRoute = 38, Drop, "no-route";
+    /// The packet could not be changed; the kernel refused a write.
+    RewriteFailed = 39, Drop, "rewrite-failed";
+    /// The connection table took no entry.
+    ConntrackFull = 40, Drop, "conntrack-full";
+}
+
+impl Reason {
+    /// Size of the counter array.
+    pub const COUNT: u32 = 64;
+}

@@ -1,0 +1,37 @@
+//! Sizes and offsets of everything that crosses. If one of these fails, pinned maps of a running
+//! node would be misread: raise `ABI_VERSION` and say in the change log what an upgrade does.
+
+use core::mem::{offset_of, size_of};
+
+use crate::{
+    BackendEntry, CtEntry, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, ServiceEntry,
+    ServiceLabel, SocketEntry, SocketKey, Traffic,
+};
+
+macro_rules! layout {
+    ($type:ident, $size:literal $(, $field:ident at $offset:literal)*) => {
+        const _: () = {
+            assert!(size_of::<$type>() == $size);
+            $(assert!(offset_of!($type, $field) == $offset);)*
+        };
+        #[cfg(feature = "user")]
+        // SAFETY: `repr(C)`, `Copy`, made of integers; the fields fill the size asserted here
+        // without padding.
+        unsafe impl aya::Pod for $type {}
+    };
+}
+
+layout!(FrontendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
+layout!(FrontendEntry, 12, inside at 0, outside at 4, flags at 8);
+layout!(ServiceEntry, 16, affinity_timeout_s at 8, zero at 12);
+layout!(ServiceLabel, 192);
+layout!(BackendEntry, 20, address at 0, port at 16, protocol at 18, local at 19);
+layout!(FlowKey, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
+    protocol at 36, zero at 37);
+layout!(CtEntry, 52, source at 0, destination at 16, source_port at 32, destination_port at 34,
+    service at 36, backend at 40, seen_s at 44, state at 48, flags at 49, zero at 50);
+layout!(SocketKey, 32, cookie at 0, address at 8, port at 24, protocol at 26, zero at 27);
+layout!(SocketEntry, 24, address at 0, port at 16, zero at 18, backend at 20);
+layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
+layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
+    snat_port_first at 44, snat_port_last at 46);

@@ -1,0 +1,29 @@
+//! The bytes that cross between kernel and userspace.
+//!
+//! Every struct here is a map key, a map value or a read-only global. Sizes and offsets are
+//! asserted in [`layout`]; any change to them is a change of [`ABI_VERSION`], because pinned maps
+//! outlive the agent that made them.
+#![no_std]
+
+mod addr;
+mod backend;
+mod config;
+mod conntrack;
+mod counters;
+mod frontend;
+mod layout;
+pub mod names;
+mod service;
+mod socket;
+
+pub use addr::{Addr, Port, Protocol};
+pub use backend::BackendEntry;
+pub use config::DatapathConfig;
+pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
+pub use counters::{Fate, Reason, Traffic};
+pub use frontend::{FrontendEntry, FrontendFlags, FrontendKey};
+pub use service::{ServiceEntry, ServiceLabel, SlotRange};
+pub use socket::{SocketEntry, SocketKey};
+
+/// Version of everything in this crate; part of the pin path.
+pub const ABI_VERSION: u32 = 1;

@@ -1,0 +1,62 @@
+//! Names of maps, programs and pins.
+
+/// Where pins live unless told otherwise; below it a folder for each ABI version.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/headgate";
+
+/// `FrontendKey` → `FrontendEntry`, hash. The agent writes.
+pub const FRONTENDS: &str = "FRONTENDS";
+/// Service id → `ServiceEntry`, array. The agent writes.
+pub const SERVICES: &str = "SERVICES";
+/// Service id → `ServiceLabel`, array. The agent writes; no program reads.
+pub const SERVICE_LABELS: &str = "SERVICE_LABELS";
+/// Slot → backend id, array. The agent writes.
+pub const SLOTS: &str = "SLOTS";
+/// Backend id → `BackendEntry`, array. The agent writes.
+pub const BACKENDS: &str = "BACKENDS";
+/// `FlowKey` → `CtEntry`, LRU hash. Programs write, the agent sweeps.
+pub const CONNTRACK: &str = "CONNTRACK";
+/// `SocketKey` → `SocketEntry`, LRU hash. Programs write.
+pub const SOCKETS: &str = "SOCKETS";
+/// `Reason` → packets, per-CPU array. Programs write.
+pub const REASONS: &str = "REASONS";
+/// Service id → `Traffic`, per-CPU array. Programs write.
+pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
+/// Backend id → `Traffic`, per-CPU array. Programs write.
+pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+
+/// Every map, in the order the CLI lists them.
+pub const MAPS: [&str; 10] = [
+    FRONTENDS,
+    SERVICES,
+    SERVICE_LABELS,
+    SLOTS,
+    BACKENDS,
+    CONNTRACK,
+    SOCKETS,
+    REASONS,
+    SERVICE_TRAFFIC,
+    BACKEND_TRAFFIC,
+];
+
+/// The read-only global of type `DatapathConfig`.
+pub const CONFIG: &str = "CONFIG";
+
+/// XDP on external devices.
+pub const XDP_EXTERNAL: &str = "hg_xdp_external";
+/// TC ingress on external devices.
+pub const TC_EXTERNAL: &str = "hg_tc_external";
+/// TC ingress on pod-facing devices.
+pub const TC_POD: &str = "hg_tc_pod";
+/// TC egress on external devices.
+pub const TC_EGRESS: &str = "hg_tc_egress";
+/// Socket hooks, each with the name of the cgroup attach type.
+pub const SOCKET_HOOKS: [&str; 8] = [
+    "hg_connect4",
+    "hg_connect6",
+    "hg_sendmsg4",
+    "hg_sendmsg6",
+    "hg_recvmsg4",
+    "hg_recvmsg6",
+    "hg_getpeername4",
+    "hg_getpeername6",
+];

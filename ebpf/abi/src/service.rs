@@ -1,0 +1,73 @@
+//! A service: one port of a Kubernetes Service, for one family and one scope.
+
+/// A run of slots in the slot table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotRange {
+    /// Index of the first slot.
+    pub first: u32,
+    /// Number of slots; 0 if the service has no eligible backend.
+    pub count: u32,
+}
+
+/// One service; its index in the map is its id. Id 0 is never used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceEntry {
+    /// A [`SlotRange`] in one word, because a new table is put in place by one store of it.
+    table: u64,
+    /// `sessionAffinity: ClientIP` timeout in seconds; 0 is off.
+    pub affinity_timeout_s: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+impl ServiceEntry {
+    /// An entry whose slots are in `range`.
+    pub const fn new(range: SlotRange, affinity_timeout_s: u32) -> Self {
+        Self {
+            table: Self::pack(range),
+            affinity_timeout_s,
+            zero: 0,
+        }
+    }
+
+    /// The word that stands for `range`: what is stored to switch tables.
+    pub const fn pack(range: SlotRange) -> u64 {
+        (range.first as u64) << 32 | range.count as u64
+    }
+
+    /// The slots of this service.
+    #[inline(always)]
+    pub const fn slots(&self) -> SlotRange {
+        SlotRange {
+            first: (self.table >> 32) as u32,
+            count: self.table as u32,
+        }
+    }
+}
+
+/// The name behind a service id, for restart and for people. Only userspace uses this map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceLabel {
+    bytes: [u8; Self::CAPACITY],
+}
+
+impl ServiceLabel {
+    /// The longest text that fits, in bytes.
+    pub const CAPACITY: usize = 192;
+
+    /// A label with this text, or `None` if it is too long.
+    pub fn new(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::CAPACITY];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self { bytes })
+    }
+
+    /// The text; empty if the id is free or the bytes are not UTF-8.
+    pub fn text(&self) -> &str {
+        let end = self.bytes.iter().position(|byte| *byte == 0);
+        let used = self.bytes.get(..end.unwrap_or(Self::CAPACITY));
+        used.and_then(|used| core::str::from_utf8(used).ok()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,122 @@
+//! The life of a connection.
+//!
+//! A connection has two entries, one per direction, each found by what is on the wire *before*
+//! translation and each saying what comes after it. One can be computed from the other
+//! ([`mirror`]), so a lost half is put back by the next packet of the other.
+//!
+//! States follow `nf_conntrack`, merged where the timeout is the same. We see what both ends send
+//! but not what they receive, so as there a lost packet can leave us one step ahead of an end. A
+//! step too far only shortens the timeout, and any later packet renews it: FIN or RST that never
+//! arrived costs nothing while data still flows.
+
+use headgate_abi::{CtEntry, CtFlags, CtState, FlowKey, Protocol};
+
+use crate::parse::{TcpFlags, Transport};
+
+/// Which way a packet travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Original,
+    /// From the backend.
+    Reply,
+}
+
+impl Direction {
+    /// The direction an entry is for.
+    #[inline(always)]
+    pub const fn of(entry: &CtEntry) -> Self {
+        if entry.flags.has(CtFlags::REPLY) {
+            Self::Reply
+        } else {
+            Self::Original
+        }
+    }
+}
+
+/// Writes down flow and entry of the other direction.
+#[inline(always)]
+pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: &mut CtEntry) {
+    *other_flow = FlowKey {
+        source: entry.destination,
+        destination: entry.source,
+        source_port: entry.destination_port,
+        destination_port: entry.source_port,
+        protocol: flow.protocol,
+        zero: [0; 3],
+    };
+    *other = CtEntry {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        flags: entry.flags.toggled(CtFlags::REPLY),
+        ..*entry
+    };
+}
+
+/// The state after a packet. Total: every state, direction and set of flags has a successor, and
+/// RST leads to [`CtState::CLOSED`] from everywhere.
+#[inline(always)]
+pub fn next_state(state: CtState, direction: Direction, transport: Transport) -> CtState {
+    let flags = match transport {
+        Transport::Tcp(flags) => flags,
+        Transport::Udp if direction == Direction::Reply => return CtState::ESTABLISHED,
+        // An error says that something went wrong, not that anything changed.
+        Transport::Udp | Transport::IcmpError => return state,
+    };
+    if flags.any(TcpFlags::RST) {
+        return CtState::CLOSED;
+    }
+    match (state, direction) {
+        (CtState::CLOSED, _) => CtState::CLOSED,
+        (CtState::CLIENT_CLOSED, Direction::Reply) | (CtState::BACKEND_CLOSED, Direction::Original)
+            if flags.any(TcpFlags::FIN) =>
+        {
+            CtState::CLOSED
+        }
+        (CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED, _) => state,
+        (_, Direction::Original) if flags.any(TcpFlags::FIN) => CtState::CLIENT_CLOSED,
+        (_, Direction::Reply) if flags.any(TcpFlags::FIN) => CtState::BACKEND_CLOSED,
+        (CtState::NEW, Direction::Reply) => CtState::ANSWERED,
+        (CtState::ANSWERED, Direction::Original) if !flags.any(TcpFlags::SYN) => {
+            CtState::ESTABLISHED
+        }
+        _ => state,
+    }
+}
+
+/// How long an entry lives without a packet, in seconds: the defaults of `nf_conntrack`.
+#[inline(always)]
+pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
+    match (protocol, state) {
+        (Protocol::TCP, CtState::NEW) => 120,
+        (Protocol::TCP, CtState::ANSWERED) => 60,
+        (Protocol::TCP, CtState::ESTABLISHED) => 5 * 24 * 3600,
+        (Protocol::TCP, _) => 120,
+        (_, CtState::NEW) => 30,
+        _ => 120,
+    }
+}
+
+/// Whether an entry has outlived its timeout.
+#[inline(always)]
+pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
+    // Another CPU may have read its clock a moment later than we did: that is no age.
+    let age_s = now_s.wrapping_sub(entry.seen_s);
+    age_s < u32::MAX / 2 && age_s > timeout_s(protocol, entry.state)
+}
+
+/// Whether a packet starts a new connection although an entry of its flow is still there: the
+/// client uses its port again after the old connection ended.
+#[inline(always)]
+pub(crate) fn is_reopening(entry: &CtEntry, transport: Transport) -> bool {
+    let Transport::Tcp(flags) = transport else {
+        return false;
+    };
+    let is_ending = matches!(
+        entry.state,
+        CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED
+    );
+    flags.is_opening() && is_ending && Direction::of(entry) == Direction::Original
+}

@@ -1,0 +1,86 @@
+//! ICMP errors about translated packets (RFC 5508; RFC 6146, 3.5).
+//!
+//! The error quotes the packet as it was where it failed. It travels with the opposite flow, so
+//! that flow's entry translates it: outside as any packet of the flow, inside with source and
+//! destination exchanged. The quoted transport checksum is left alone: nobody can verify it, as
+//! the quoted packet is cut short.
+
+use headgate_abi::{Addr, CtEntry, Reason};
+
+use crate::{
+    checksum::Sum,
+    packet::Packet,
+    parse::{Family, ICMP_HEADER, L3, Parsed, V4_HEADER, V6_HEADER},
+    rewrite::{address_difference, rewrite_network},
+};
+
+/// Translates an ICMP error; `hops` is what is taken from the outer hop limit.
+#[inline(always)]
+pub(crate) fn rewrite_error<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    entry: &CtEntry,
+    hops: u8,
+) -> Result<(), Reason> {
+    let flow = &parsed.flow;
+    let (source, destination) = outer_addresses(packet, parsed.family)?;
+    // A router on the way speaks in its own name, the far end in the name the client knows.
+    let new_source = if source == flow.source { entry.source } else { source };
+
+    let inner = parsed.l4 + ICMP_HEADER;
+    let inner_l4 = inner
+        + match parsed.family {
+            Family::V4 => V4_HEADER,
+            Family::V6 => V6_HEADER,
+        };
+    rewrite_network(packet, parsed.family, inner, entry.destination, entry.source, 0)?;
+    let [a, b] = entry.destination_port.word().to_ne_bytes();
+    let [c, d] = entry.source_port.word().to_ne_bytes();
+    packet.store(inner_l4, &[a, b, c, d])?;
+
+    let ports = Sum::default()
+        .without_half(flow.source_port.word())
+        .without_half(flow.destination_port.word())
+        .half(entry.source_port.word())
+        .half(entry.destination_port.word());
+    let (pseudo_header, quoted) = match parsed.family {
+        // ICMP has no pseudo header, and the quoted header's checksum evens out its addresses.
+        Family::V4 => (Sum::default(), ports),
+        Family::V6 => (
+            address_difference(
+                Family::V6,
+                (source, destination),
+                (new_source, entry.destination),
+            ),
+            ports.plus(address_difference(
+                Family::V6,
+                (flow.destination, flow.source),
+                (entry.destination, entry.source),
+            )),
+        ),
+    };
+    packet.adjust_checksum(parsed.checksum_offset(), pseudo_header, quoted, false)?;
+    rewrite_network(packet, parsed.family, L3, new_source, entry.destination, hops)
+}
+
+#[inline(always)]
+fn outer_addresses<P: Packet>(packet: &P, family: Family) -> Result<(Addr, Addr), Reason> {
+    match family {
+        Family::V4 => {
+            let source = u32::from_ne_bytes(packet.load(L3 + 12)?);
+            let destination = u32::from_ne_bytes(packet.load(L3 + 16)?);
+            Ok((Addr::from_v4_word(source), Addr::from_v4_word(destination)))
+        }
+        Family::V6 => Ok((load_v6(packet, L3 + 8)?, load_v6(packet, L3 + 24)?)),
+    }
+}
+
+#[inline(always)]
+fn load_v6<P: Packet>(packet: &P, offset: u32) -> Result<Addr, Reason> {
+    Ok(Addr::from_words([
+        u32::from_ne_bytes(packet.load(offset)?),
+        u32::from_ne_bytes(packet.load(offset + 4)?),
+        u32::from_ne_bytes(packet.load(offset + 8)?),
+        u32::from_ne_bytes(packet.load(offset + 12)?),
+    ]))
+}

@@ -1,0 +1,28 @@
+//! All packet and balancing logic of Headgate, compiled from one text for the kernel and the host.
+//!
+//! There is no helper call, no map and no pointer in this crate: packets are seen through
+//! [`Packet`], everything else through [`Tables`]. [`walk()`] is the page to read first.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod checksum;
+mod conntrack;
+mod icmp;
+pub mod maglev;
+mod nat;
+mod packet;
+mod parse;
+mod reject;
+mod rewrite;
+mod select;
+pub mod socket;
+mod tables;
+mod walk;
+
+pub use checksum::Sum;
+pub use conntrack::{Direction, is_expired, mirror, next_state, timeout_s};
+pub use packet::{Packet, SlicePacket};
+pub use parse::{Family, Parsed, TcpFlags, Transport, parse};
+pub use select::{flow_hash, select};
+pub use tables::{Added, Link, Route, RouteQuery, Tables};
+pub use walk::{Hook, Notes, Outcome, Verdict, walk};

@@ -1,0 +1,89 @@
+//! Maglev consistent hashing (Eisenbud et al., NSDI 2016, section 3.4).
+//!
+//! Every backend has its own order of preference over all slots, a permutation made from an offset
+//! and a step that has no divisor in common with the prime table size. Backends take turns; each
+//! takes the first slot of its order that is still free. So every backend gets the same number of
+//! slots, give or take one, and because the orders do not depend on who else is there, adding or
+//! removing one of n backends moves about 1/n of the slots and few others.
+
+use headgate_abi::{Addr, Port};
+
+use crate::select::mix;
+
+/// Table sizes that may be chosen: primes about twice as large as the one before.
+pub const SIZES: [u32; 10] = [
+    251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131_071,
+];
+
+/// A backend as the table builder sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// What goes into the slots.
+    pub id: u32,
+    offset: u32,
+    step: u32,
+    next: u32,
+}
+
+impl Candidate {
+    /// A backend for a table of `size` slots, which must be prime. Its order of preference comes
+    /// from address, port and seed alone, so it is the same on every node.
+    pub fn new(id: u32, address: Addr, port: Port, seed: u32, size: u32) -> Self {
+        let hash = |salt: u32| {
+            address
+                .words()
+                .into_iter()
+                .chain([u32::from(port.word()), salt])
+                .fold(seed, |hash, word| mix(hash ^ word).wrapping_add(0x9e37_79b9))
+        };
+        Self {
+            id,
+            offset: hash(1) % size,
+            step: hash(2) % (size - 1) + 1,
+            next: 0,
+        }
+    }
+
+    fn preference(&self, size: u32) -> u32 {
+        let distance = u64::from(self.next) * u64::from(self.step);
+        ((u64::from(self.offset) + distance) % u64::from(size)) as u32
+    }
+}
+
+/// Fills every slot of `table` with the id of a candidate; 0 everywhere if there is none.
+///
+/// The order of `candidates` breaks ties, so callers sort them the same way on every node.
+pub fn fill(table: &mut [u32], candidates: &mut [Candidate]) {
+    table.fill(0);
+    if candidates.is_empty() {
+        return;
+    }
+    let size = table.len() as u32;
+    let mut free = size;
+    while free > 0 {
+        for candidate in candidates.iter_mut() {
+            if free == 0 {
+                return;
+            }
+            if let Some(slot) = first_free(table, candidate, size) {
+                *slot = candidate.id;
+                free -= 1;
+            }
+        }
+    }
+}
+
+fn first_free<'a>(
+    table: &'a mut [u32],
+    candidate: &mut Candidate,
+    size: u32,
+) -> Option<&'a mut u32> {
+    while candidate.next < size {
+        let index = candidate.preference(size) as usize;
+        candidate.next += 1;
+        if table.get(index) == Some(&0) {
+            return table.get_mut(index);
+        }
+    }
+    None
+}

@@ -1,0 +1,133 @@
+//! How a new connection is translated.
+
+use headgate_abi::{Addr, BackendEntry, CtEntry, CtFlags, CtState, FlowKey, Port, Reason};
+
+use crate::{
+    conntrack::{is_expired, mirror},
+    parse::Family,
+    select::mix,
+    tables::{Added, Tables},
+    walk::{Hook, Notes},
+};
+
+/// How many source ports are tried before a connection is refused.
+const PORT_TRIES: u32 = 16;
+
+/// The address that replaces the client's, or `None` if the client's is kept.
+///
+/// It must be replaced where the backend's answer would not come back through us: a backend on
+/// another node, or a pod that reaches itself (hairpin) and would answer itself directly.
+#[inline(always)]
+pub(crate) fn snat_address<T: Tables>(
+    hook: Hook,
+    tables: &T,
+    family: Family,
+    flow: &FlowKey,
+    backend: &BackendEntry,
+) -> Result<Option<Addr>, Reason> {
+    let is_needed = match hook {
+        Hook::External => backend.local == 0,
+        Hook::Pod => backend.address == flow.source,
+        Hook::Egress => false,
+    };
+    if !is_needed {
+        return Ok(None);
+    }
+    let config = tables.config();
+    let address = match family {
+        Family::V4 => config.snat_v4,
+        Family::V6 => config.snat_v6,
+    };
+    if address.is_unspecified() {
+        return Err(Reason::NoSnatAddress);
+    }
+    Ok(Some(address))
+}
+
+/// Adds both entries of a connection: the noted one for the client's packets, in which another
+/// source may be put, and its mirror.
+///
+/// The reply's entry is the one that must be unique: two clients, or one client through two
+/// services, may otherwise look the same to a backend. It is added first, and another source port
+/// is tried while it is taken.
+#[inline(always)]
+pub(crate) fn open_connection<T: Tables>(
+    tables: &mut T,
+    flow: &FlowKey,
+    notes: &mut Notes,
+    hash: u32,
+    snat: Option<Addr>,
+) -> Result<(), Reason> {
+    let first = tables.config().snat_port_first.number();
+    let last = tables.config().snat_port_last.number();
+    let span = u32::from(last.wrapping_sub(first)) + 1;
+    if let Some(address) = snat {
+        notes.entry.source = address;
+        let client_port = flow.source_port.number();
+        if client_port < first || client_port > last {
+            notes.entry.source_port = port_in_range(first, span, hash);
+        }
+    }
+    let mut candidate = hash;
+    for _ in 0..PORT_TRIES {
+        mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
+        match tables.add_connection(&notes.other_flow, &notes.other) {
+            Added::Yes => return tables.put_connection(flow, &notes.entry),
+            Added::Full => return Err(Reason::ConntrackFull),
+            Added::Exists => {}
+        }
+        if is_free(tables, notes) {
+            tables.put_connection(&notes.other_flow, &notes.other)?;
+            return tables.put_connection(flow, &notes.entry);
+        }
+        candidate = mix(candidate.wrapping_add(1));
+        notes.entry.source_port = port_in_range(first, span, candidate);
+    }
+    Err(Reason::SnatPortsExhausted)
+}
+
+#[inline(always)]
+fn port_in_range(first: u16, span: u32, hash: u32) -> Port {
+    let offset = (u64::from(hash) * u64::from(span)) >> 32;
+    Port::new(first.wrapping_add(offset as u16))
+}
+
+/// Whether a taken reply entry may be replaced: it is this connection's own, left from an original
+/// entry that is gone, or it has ended.
+#[inline(always)]
+fn is_free<T: Tables>(tables: &T, notes: &Notes) -> bool {
+    let Some(taken) = tables.connection(&notes.other_flow) else {
+        return true;
+    };
+    let wanted = &notes.other;
+    let is_same = taken.source == wanted.source
+        && taken.source_port == wanted.source_port
+        && taken.destination == wanted.destination
+        && taken.destination_port == wanted.destination_port;
+    is_same
+        || taken.state == CtState::CLOSED
+        || is_expired(&taken, notes.other_flow.protocol, tables.now_s())
+}
+
+/// The entry for the client's packets when nothing but the destination changes.
+#[inline(always)]
+pub(crate) fn plan_dnat(
+    flow: &FlowKey,
+    service: u32,
+    backend_id: u32,
+    backend: &BackendEntry,
+    now_s: u32,
+) -> CtEntry {
+    CtEntry {
+        source: flow.source,
+        destination: backend.address,
+        source_port: flow.source_port,
+        destination_port: backend.port,
+        service,
+        backend: backend_id,
+        seen_s: now_s,
+        state: CtState::NEW,
+        flags: CtFlags::default(),
+        zero: [0; 2],
+    }
+}

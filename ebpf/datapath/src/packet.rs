@@ -1,0 +1,103 @@
+//! How the logic sees a packet.
+
+use headgate_abi::Reason;
+
+use crate::checksum::Sum;
+
+/// A frame from its link header on.
+///
+/// An access outside the frame returns a reason and changes nothing. Loads return values, never
+/// references, so no pointer can outlive a change of the frame.
+pub trait Packet {
+    /// Length of the frame in bytes.
+    fn len(&self) -> u32;
+
+    /// Whether the frame is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `N` bytes at `offset`, or [`Reason::Malformed`].
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason>;
+
+    /// Replaces `N` bytes at `offset`, or [`Reason::RewriteFailed`].
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason>;
+
+    /// Cuts or extends the frame at its end to `len` bytes, or [`Reason::RewriteFailed`].
+    fn resize(&mut self, len: u32) -> Result<(), Reason>;
+
+    /// Whether this view must not change a packet whose checksum is still to be completed by a
+    /// device (`CHECKSUM_PARTIAL`), because it could neither see nor keep that state.
+    const LEAVES_PARTIAL_CHECKSUMS: bool;
+
+    /// Adds a difference to the TCP or UDP checksum at `offset`. `addresses` is the part of the
+    /// difference that lies in the pseudo header, `ports` the part in the segment itself: a
+    /// partial checksum covers only the former.
+    #[inline(always)]
+    fn adjust_checksum(
+        &mut self,
+        offset: u32,
+        addresses: Sum,
+        ports: Sum,
+        is_udp: bool,
+    ) -> Result<(), Reason> {
+        let old = u16::from_ne_bytes(self.load(offset)?);
+        if is_udp && old == 0 {
+            return Ok(());
+        }
+        let new = addresses.plus(ports).adjust(old);
+        let new = if is_udp && new == 0 { 0xffff } else { new };
+        self.store(offset, &new.to_ne_bytes())
+    }
+}
+
+/// A packet in ordinary memory, for tests.
+pub struct SlicePacket<'a> {
+    bytes: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> SlicePacket<'a> {
+    /// A frame of the first `len` bytes of `bytes`; what lies behind is room to grow.
+    pub fn new(bytes: &'a mut [u8], len: usize) -> Self {
+        let len = len.min(bytes.len());
+        Self { bytes, len }
+    }
+
+    /// The frame.
+    pub fn frame(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Packet for SlicePacket<'_> {
+    const LEAVES_PARTIAL_CHECKSUMS: bool = true;
+
+    fn len(&self) -> u32 {
+        self.len as u32
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
+        let tail = self.frame().get(offset as usize..);
+        tail.and_then(|tail| tail.first_chunk().copied()).ok_or(Reason::Malformed)
+    }
+
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason> {
+        let frame = self.bytes.get_mut(..self.len);
+        let tail = frame.and_then(|frame| frame.get_mut(offset as usize..));
+        let target = tail.and_then(|tail| tail.first_chunk_mut());
+        *target.ok_or(Reason::RewriteFailed)? = *bytes;
+        Ok(())
+    }
+
+    fn resize(&mut self, len: u32) -> Result<(), Reason> {
+        let grown = self.bytes.get_mut(self.len..len as usize);
+        if let Some(grown) = grown {
+            grown.fill(0);
+        } else if len as usize > self.bytes.len() {
+            return Err(Reason::RewriteFailed);
+        }
+        self.len = len as usize;
+        Ok(())
+    }
+}

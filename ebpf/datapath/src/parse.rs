@@ -1,0 +1,285 @@
+//! From bytes to a flow.
+
+use headgate_abi::{Addr, FlowKey, Port, Protocol, Reason};
+
+use crate::{checksum::Sum, packet::Packet};
+
+/// Offset of the network header: Ethernet without tag.
+pub(crate) const L3: u32 = 14;
+const ETHERTYPE: u32 = 12;
+const ETHERTYPE_V4: u16 = 0x0800;
+const ETHERTYPE_V6: u16 = 0x86dd;
+pub(crate) const V4_HEADER: u32 = 20;
+pub(crate) const V6_HEADER: u32 = 40;
+pub(crate) const ICMP_HEADER: u32 = 8;
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// TCP flags as on the wire (RFC 9293, 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(1);
+    /// Start of a connection.
+    pub const SYN: Self = Self(2);
+    /// End of a connection at once.
+    pub const RST: Self = Self(4);
+    /// The acknowledgment field counts.
+    pub const ACK: Self = Self(16);
+
+    /// Whether one of `other` is set.
+    #[inline(always)]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether this asks for a new connection.
+    #[inline(always)]
+    pub const fn is_opening(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
+    }
+}
+
+/// What the network header carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP segment.
+    Tcp(TcpFlags),
+    /// A UDP datagram.
+    Udp,
+    /// An ICMP error that quotes a packet of the flow's *other* direction: the flow of the parsed
+    /// packet is the one that the error travels with.
+    IcmpError,
+}
+
+/// A packet as far as the walk needs to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// Family of the network header.
+    pub family: Family,
+    /// Addresses and ports. Of an ICMP error: those of the quoted packet, reversed.
+    pub flow: FlowKey,
+    /// Offset of the TCP, UDP or ICMP header in the frame.
+    pub l4: u32,
+    /// What is there.
+    pub transport: Transport,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// Length of the packet with its network header, in bytes.
+    pub total_len: u16,
+}
+
+/// Reads the headers. The reasons it returns all mean: not for us, leave it to the kernel.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
+    match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
+        ETHERTYPE_V4 => parse_v4(packet),
+        ETHERTYPE_V6 => parse_v6(packet),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// Fields of one network header.
+struct Network {
+    family: Family,
+    source: Addr,
+    destination: Addr,
+    protocol: Protocol,
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
+    let header: [u8; V4_HEADER as usize] = packet.load(L3)?;
+    let [version_ihl, tos, len_hi, len_lo, _, _, fragment_hi, fragment_lo, hop_limit, ..] = header;
+    let header_len = u32::from(version_ihl & 0x0f) * 4;
+    if version_ihl >> 4 != 4 || header_len < V4_HEADER {
+        return Err(Reason::Malformed);
+    }
+    // "More fragments" and the offset; "don't fragment" says nothing about this packet.
+    if u16::from_be_bytes([fragment_hi, fragment_lo]) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let network = network_v4(&header);
+    let (flow, transport) = parse_transport(packet, &network, L3 + header_len)?;
+    Ok(Parsed {
+        family: Family::V4,
+        flow,
+        l4: L3 + header_len,
+        transport,
+        hop_limit,
+        tos,
+        total_len: u16::from_be_bytes([len_hi, len_lo]),
+    })
+}
+
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
+    let header: [u8; V6_HEADER as usize] = packet.load(L3)?;
+    let [first, second, _, _, len_hi, len_lo, next_header, hop_limit, ..] = header;
+    if first >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    const FRAGMENT_HEADER: u8 = 44;
+    if next_header == FRAGMENT_HEADER {
+        return Err(Reason::Fragment);
+    }
+    let network = network_v6(&header);
+    let (flow, transport) = parse_transport(packet, &network, L3 + V6_HEADER)?;
+    Ok(Parsed {
+        family: Family::V6,
+        flow,
+        l4: L3 + V6_HEADER,
+        transport,
+        hop_limit,
+        tos: first << 4 | second >> 4,
+        total_len: u16::from_be_bytes([len_hi, len_lo]).saturating_add(V6_HEADER as u16),
+    })
+}
+
+#[inline(always)]
+fn network_v4(header: &[u8; V4_HEADER as usize]) -> Network {
+    let [_, _, _, _, _, _, _, _, _, protocol, _, _, a, b, c, d, e, f, g, h] = *header;
+    Network {
+        family: Family::V4,
+        source: Addr::from_v4_word(u32::from_ne_bytes([a, b, c, d])),
+        destination: Addr::from_v4_word(u32::from_ne_bytes([e, f, g, h])),
+        protocol: Protocol(protocol),
+    }
+}
+
+#[inline(always)]
+fn network_v6(header: &[u8; V6_HEADER as usize]) -> Network {
+    let (words, _) = header.as_chunks::<4>();
+    let [_, _, a, b, c, d, e, f, g, h] = words else {
+        unreachable!("forty bytes are ten words")
+    };
+    let word = |bytes: &[u8; 4]| u32::from_ne_bytes(*bytes);
+    let [_, _, _, _, _, _, next_header, ..] = *header;
+    Network {
+        family: Family::V6,
+        source: Addr::from_words([word(a), word(b), word(c), word(d)]),
+        destination: Addr::from_words([word(e), word(f), word(g), word(h)]),
+        protocol: Protocol(next_header),
+    }
+}
+
+#[inline(always)]
+fn parse_transport<P: Packet>(
+    packet: &P,
+    network: &Network,
+    l4: u32,
+) -> Result<(FlowKey, Transport), Reason> {
+    let transport = match (network.protocol, network.family) {
+        (Protocol::TCP, _) => {
+            const FLAGS: u32 = 13;
+            let [flags] = packet.load(l4 + FLAGS)?;
+            Transport::Tcp(TcpFlags(flags))
+        }
+        (Protocol::UDP, _) => Transport::Udp,
+        (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6) => {
+            return Ok((quoted_flow(packet, network.family, l4)?.reversed(), Transport::IcmpError));
+        }
+        _ => return Err(Reason::OtherProtocol),
+    };
+    Ok((flow(packet, network, l4)?, transport))
+}
+
+#[inline(always)]
+fn flow<P: Packet>(packet: &P, network: &Network, l4: u32) -> Result<FlowKey, Reason> {
+    let [a, b, c, d] = packet.load(l4)?;
+    Ok(FlowKey {
+        source: network.source,
+        destination: network.destination,
+        source_port: Port::from_word(u16::from_ne_bytes([a, b])),
+        destination_port: Port::from_word(u16::from_ne_bytes([c, d])),
+        protocol: network.protocol,
+        zero: [0; 3],
+    })
+}
+
+/// The flow of the packet that an ICMP error quotes (RFC 792; RFC 4443, 3).
+#[inline(always)]
+fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey, Reason> {
+    let [kind] = packet.load(l4)?;
+    let inner = l4 + ICMP_HEADER;
+    let (network, inner_l4) = match family {
+        // Destination unreachable, time exceeded, parameter problem.
+        Family::V4 if matches!(kind, 3 | 11 | 12) => {
+            let header: [u8; V4_HEADER as usize] = packet.load(inner)?;
+            let [version_ihl, ..] = header;
+            // A quoted packet with options is one that we never translated.
+            if version_ihl != 0x45 {
+                return Err(Reason::OtherProtocol);
+            }
+            (network_v4(&header), inner + V4_HEADER)
+        }
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        Family::V6 if matches!(kind, 1..=4) => {
+            (network_v6(&packet.load(inner)?), inner + V6_HEADER)
+        }
+        Family::V4 | Family::V6 => return Err(Reason::OtherProtocol),
+    };
+    match network.protocol {
+        Protocol::TCP | Protocol::UDP => flow(packet, &network, inner_l4),
+        _ => Err(Reason::OtherProtocol),
+    }
+}
+
+impl Parsed {
+    /// Offset of the checksum field of the transport header.
+    #[inline(always)]
+    pub(crate) fn checksum_offset(&self) -> u32 {
+        self.l4
+            + match self.transport {
+                Transport::Tcp(_) => 16,
+                Transport::Udp => 6,
+                Transport::IcmpError => 2,
+            }
+    }
+
+    /// Whether the checksum field holds just the sum of the pseudo header: what the kernel leaves
+    /// there when a device is to do the rest. A finished checksum looks so once in 65,536 packets.
+    #[inline(always)]
+    pub(crate) fn has_partial_checksum<P: Packet>(&self, packet: &P) -> Result<bool, Reason> {
+        if self.transport == Transport::IcmpError {
+            return Ok(false);
+        }
+        let field = u16::from_ne_bytes(packet.load(self.checksum_offset())?);
+        let len = u32::from(self.total_len).wrapping_sub(self.l4 - L3);
+        let sum = pseudo_header(
+            self.family,
+            self.flow.source,
+            self.flow.destination,
+            self.flow.protocol,
+            len as u16,
+        );
+        Ok(field == sum.fold())
+    }
+}
+
+/// Sum of the pseudo header (RFC 9293, 3.1; RFC 8200, 8.1) for `len` bytes of `protocol`.
+#[inline(always)]
+pub(crate) fn pseudo_header(
+    family: Family,
+    source: Addr,
+    destination: Addr,
+    protocol: Protocol,
+    len: u16,
+) -> Sum {
+    let sum = Sum::default().half(u16::from(protocol.0).to_be()).half(len.to_be());
+    match family {
+        Family::V4 => sum.word(source.v4_word()).word(destination.v4_word()),
+        Family::V6 => sum.words(source.words()).words(destination.words()),
+    }
+}

@@ -1,0 +1,202 @@
+//! Answering a packet instead of forwarding it: TCP reset or ICMP error, built in its place.
+//!
+//! The answer goes back through the device it came from, and must be right whether or not that
+//! device is going to complete a checksum (`CHECKSUM_PARTIAL`), which a program cannot see. The
+//! device adds the sum of the segment to a field that is expected to hold the sum of the pseudo
+//! header. Both cases are served by one packet: the checksum field holds the sum of the pseudo
+//! header, and a field that nobody reads makes up the difference to a finished checksum.
+//!
+//! * TCP reset: the urgent pointer, which means nothing without URG.
+//! * ICMPv6 port unreachable for UDP: the device would write to UDP's checksum field, two bytes of
+//!   the unused word of the ICMP header. These hold the sum of the pseudo header.
+//! * ICMP for IPv4 has no pseudo header, so these two bytes are zero, as they should be.
+
+use headgate_abi::{Addr, Protocol, Reason};
+
+use crate::{
+    checksum::Sum,
+    packet::Packet,
+    parse::{
+        Family, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER, V6_HEADER, pseudo_header,
+    },
+    rewrite::address_bytes,
+};
+
+const TCP_HEADER: u16 = 20;
+const HOP_LIMIT: u8 = 64;
+/// Bytes of a packet's transport header that an ICMP error quotes at least (RFC 792).
+const QUOTED: u32 = 8;
+
+/// What to tell the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// Nobody serves this port.
+    PortUnreachable,
+    /// The hop limit ran out; told in the name of this node.
+    HopLimit { node: Addr },
+    /// The packet does not fit; told in the name of this node.
+    TooBig { node: Addr, mtu: u16 },
+}
+
+/// Turns the packet into the answer to it.
+#[inline(always)]
+pub(crate) fn reject<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    rejection: Rejection,
+) -> Result<(), Reason> {
+    match (parsed.transport, rejection) {
+        (Transport::Tcp(flags), Rejection::PortUnreachable) => reset(packet, parsed, flags)?,
+        // No error about an error (RFC 1122, 3.2.2).
+        (Transport::IcmpError, _) => return Err(Reason::NotOurs),
+        _ => icmp_error(packet, parsed, rejection)?,
+    }
+    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.load(0)?;
+    packet.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
+}
+
+/// RFC 9293, 3.10.7.1.
+#[inline(always)]
+fn reset<P: Packet>(packet: &mut P, parsed: &Parsed, flags: TcpFlags) -> Result<(), Reason> {
+    if flags.any(TcpFlags::RST) {
+        return Err(Reason::NoBackend);
+    }
+    let [q0, q1, q2, q3, a0, a1, a2, a3, data_offset] = packet.load(parsed.l4 + 4)?;
+    let (sequence, acknowledgment, flags) = if flags.any(TcpFlags::ACK) {
+        ([a0, a1, a2, a3], [0; 4], TcpFlags::RST)
+    } else {
+        let headers = parsed.l4 - L3 + u32::from(data_offset >> 4) * 4;
+        let controls = u32::from(flags.any(TcpFlags::SYN)) + u32::from(flags.any(TcpFlags::FIN));
+        let len = u32::from(parsed.total_len).wrapping_sub(headers).wrapping_add(controls);
+        let next = u32::from_be_bytes([q0, q1, q2, q3]).wrapping_add(len);
+        ([0; 4], next.to_be_bytes(), TcpFlags(TcpFlags::RST.0 | TcpFlags::ACK.0))
+    };
+    let l4 = start_answer(packet, parsed.family, TCP_HEADER)?;
+    let (source, destination) = (parsed.flow.destination, parsed.flow.source);
+    write_network(packet, parsed.family, Protocol::TCP, source, destination, TCP_HEADER)?;
+
+    let [p0, p1] = parsed.flow.destination_port.word().to_ne_bytes();
+    let [p2, p3] = parsed.flow.source_port.word().to_ne_bytes();
+    let [q0, q1, q2, q3] = sequence;
+    let [a0, a1, a2, a3] = acknowledgment;
+    const DATA_OFFSET: u8 = 5 << 4;
+    let head = [p0, p1, p2, p3, q0, q1, q2, q3, a0, a1, a2, a3, DATA_OFFSET, flags.0, 0, 0];
+    let pseudo = pseudo_header(parsed.family, source, destination, Protocol::TCP, TCP_HEADER);
+    let checksum = pseudo.fold();
+    let urgent = pseudo.bytes(&head).half(checksum).checksum();
+    let [c0, c1] = checksum.to_ne_bytes();
+    let [u0, u1] = urgent.to_ne_bytes();
+    packet.store(l4, &head)?;
+    packet.store(l4 + head.len() as u32, &[c0, c1, u0, u1])
+}
+
+/// RFC 792 and RFC 4443, quoting the network header and the first bytes of the transport header.
+#[inline(always)]
+fn icmp_error<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    rejection: Rejection,
+) -> Result<(), Reason> {
+    let (family, client) = (parsed.family, parsed.flow.source);
+    let source = match rejection {
+        Rejection::PortUnreachable => parsed.flow.destination,
+        Rejection::HopLimit { node } | Rejection::TooBig { node, .. } => node,
+    };
+    let (protocol, network_len) = match family {
+        Family::V4 => (Protocol::ICMP, V4_HEADER),
+        Family::V6 => (Protocol::ICMPV6, V6_HEADER),
+    };
+    let len = (ICMP_HEADER + network_len + QUOTED) as u16;
+    let transport: [u8; QUOTED as usize] = packet.load(parsed.l4)?;
+    let l4 = start_answer(packet, family, len)?;
+    let quoted = l4 + ICMP_HEADER;
+
+    // The quoted header moves towards the end by more than half its length: last part first.
+    packet.store(quoted + network_len, &transport)?;
+    let mut sum = Sum::default().bytes(&transport);
+    match family {
+        Family::V4 => {
+            sum = move_bytes::<P, 10>(packet, L3 + 10, quoted + 10, sum)?;
+            sum = move_bytes::<P, 10>(packet, L3, quoted, sum)?;
+        }
+        Family::V6 => {
+            sum = move_bytes::<P, 16>(packet, L3 + 24, quoted + 24, sum)?;
+            sum = move_bytes::<P, 16>(packet, L3 + 8, quoted + 8, sum)?;
+            sum = move_bytes::<P, 8>(packet, L3, quoted, sum)?;
+        }
+    }
+    write_network(packet, family, protocol, source, client, len)?;
+
+    let pseudo = match family {
+        Family::V4 => Sum::default(),
+        Family::V6 => pseudo_header(family, source, client, protocol, len),
+    };
+    let (kind, code, rest) = match (family, rejection) {
+        (Family::V4, Rejection::PortUnreachable) => (3, 3, 0),
+        (Family::V6, Rejection::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
+        (Family::V4, Rejection::HopLimit { .. }) => (11, 0, 0),
+        (Family::V6, Rejection::HopLimit { .. }) => (3, 0, 0),
+        (Family::V4, Rejection::TooBig { mtu, .. }) => (3, 4, mtu),
+        (Family::V6, Rejection::TooBig { mtu, .. }) => (2, 0, mtu),
+    };
+    let [r0, r1] = rest.to_be_bytes();
+    let [c0, c1] = sum.plus(pseudo).bytes(&[kind, code, r0, r1]).checksum().to_ne_bytes();
+    packet.store(l4, &[kind, code, c0, c1, 0, 0, r0, r1])
+}
+
+/// Copies `N` bytes within the packet and adds them to the sum.
+#[inline(always)]
+fn move_bytes<P: Packet, const N: usize>(
+    packet: &mut P,
+    from: u32,
+    to: u32,
+    sum: Sum,
+) -> Result<Sum, Reason> {
+    let bytes: [u8; N] = packet.load(from)?;
+    packet.store(to, &bytes)?;
+    Ok(sum.bytes(&bytes))
+}
+
+/// Makes the frame as long as the answer, and returns the offset of its transport header.
+#[inline(always)]
+fn start_answer<P: Packet>(packet: &mut P, family: Family, payload: u16) -> Result<u32, Reason> {
+    let l4 = L3 + match family {
+        Family::V4 => V4_HEADER,
+        Family::V6 => V6_HEADER,
+    };
+    packet.resize(l4 + u32::from(payload))?;
+    Ok(l4)
+}
+
+#[inline(always)]
+fn write_network<P: Packet>(
+    packet: &mut P,
+    family: Family,
+    protocol: Protocol,
+    source: Addr,
+    destination: Addr,
+    payload: u16,
+) -> Result<(), Reason> {
+    match family {
+        Family::V4 => {
+            let [l0, l1] = (payload + V4_HEADER as u16).to_be_bytes();
+            const DONT_FRAGMENT: u8 = 0x40;
+            let head = [0x45, 0, l0, l1, 0, 0, DONT_FRAGMENT, 0, HOP_LIMIT, protocol.0];
+            let checksum = Sum::default()
+                .bytes(&head)
+                .word(source.v4_word())
+                .word(destination.v4_word())
+                .checksum();
+            packet.store(L3, &head)?;
+            packet.store(L3 + 10, &checksum.to_ne_bytes())?;
+            packet.store(L3 + 12, &source.v4_word().to_ne_bytes())?;
+            packet.store(L3 + 16, &destination.v4_word().to_ne_bytes())
+        }
+        Family::V6 => {
+            let [l0, l1] = payload.to_be_bytes();
+            packet.store(L3, &[0x60, 0, 0, 0, l0, l1, protocol.0, HOP_LIMIT])?;
+            packet.store(L3 + 8, &address_bytes(source))?;
+            packet.store(L3 + 24, &address_bytes(destination))
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Carrying out a translation on the bytes of a packet.
+
+use headgate_abi::{Addr, CtEntry, Reason};
+
+use crate::{
+    checksum::Sum,
+    packet::Packet,
+    parse::{Family, L3, Parsed, Transport},
+    tables::Link,
+};
+
+/// Writes the link header of the next hop.
+#[inline(always)]
+pub(crate) fn rewrite_link<P: Packet>(packet: &mut P, link: &Link) -> Result<(), Reason> {
+    let [a, b, c, d, e, f] = link.destination;
+    let [g, h, i, j, k, l] = link.source;
+    packet.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])
+}
+
+/// Difference of an address pair in a checksum.
+#[inline(always)]
+pub(crate) fn address_difference(family: Family, old: (Addr, Addr), new: (Addr, Addr)) -> Sum {
+    match family {
+        Family::V4 => Sum::default()
+            .without_word(old.0.v4_word())
+            .without_word(old.1.v4_word())
+            .word(new.0.v4_word())
+            .word(new.1.v4_word()),
+        Family::V6 => Sum::default()
+            .without_words(old.0.words())
+            .without_words(old.1.words())
+            .words(new.0.words())
+            .words(new.1.words()),
+    }
+}
+
+/// Difference of the ports of a packet in a checksum.
+#[inline(always)]
+fn port_difference(parsed: &Parsed, entry: &CtEntry) -> Sum {
+    Sum::default()
+        .without_half(parsed.flow.source_port.word())
+        .without_half(parsed.flow.destination_port.word())
+        .half(entry.source_port.word())
+        .half(entry.destination_port.word())
+}
+
+/// Replaces addresses and hop limit of the network header at `l3`. Returns by how much the
+/// header's own sum changed except for its checksum field: zero for IPv6, which has none.
+#[inline(always)]
+pub(crate) fn rewrite_network<P: Packet>(
+    packet: &mut P,
+    family: Family,
+    l3: u32,
+    source: Addr,
+    destination: Addr,
+    hops: u8,
+) -> Result<(), Reason> {
+    match family {
+        Family::V4 => {
+            let [ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] = packet.load(l3 + 8)?;
+            let new_ttl = ttl.wrapping_sub(hops);
+            let checksum = Sum::default()
+                .without_half(u16::from_ne_bytes([ttl, protocol]))
+                .without_word(u32::from_ne_bytes([s0, s1, s2, s3]))
+                .without_word(u32::from_ne_bytes([d0, d1, d2, d3]))
+                .half(u16::from_ne_bytes([new_ttl, protocol]))
+                .word(source.v4_word())
+                .word(destination.v4_word())
+                .adjust(u16::from_ne_bytes([c0, c1]));
+            let [c0, c1] = checksum.to_ne_bytes();
+            let [s0, s1, s2, s3] = source.v4_word().to_ne_bytes();
+            let [d0, d1, d2, d3] = destination.v4_word().to_ne_bytes();
+            packet.store(
+                l3 + 8,
+                &[new_ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3],
+            )
+        }
+        Family::V6 => {
+            if hops != 0 {
+                let [hop_limit] = packet.load(l3 + 7)?;
+                packet.store(l3 + 7, &[hop_limit.wrapping_sub(hops)])?;
+            }
+            packet.store(l3 + 8, &address_bytes(source))?;
+            packet.store(l3 + 24, &address_bytes(destination))
+        }
+    }
+}
+
+/// The sixteen bytes of an IPv6 address.
+#[inline(always)]
+pub(crate) fn address_bytes(address: Addr) -> [u8; 16] {
+    let [a, b, c, d] = address.words().map(u32::to_ne_bytes);
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+        d[3],
+    ]
+}
+
+/// Translates a TCP or UDP packet; `hops` is what is taken from the hop limit.
+#[inline(always)]
+pub(crate) fn rewrite<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    entry: &CtEntry,
+    hops: u8,
+) -> Result<(), Reason> {
+    let [a, b] = entry.source_port.word().to_ne_bytes();
+    let [c, d] = entry.destination_port.word().to_ne_bytes();
+    packet.store(parsed.l4, &[a, b, c, d])?;
+    packet.adjust_checksum(
+        parsed.checksum_offset(),
+        address_difference(
+            parsed.family,
+            (parsed.flow.source, parsed.flow.destination),
+            (entry.source, entry.destination),
+        ),
+        port_difference(parsed, entry),
+        parsed.transport == Transport::Udp,
+    )?;
+    rewrite_network(
+        packet,
+        parsed.family,
+        L3,
+        entry.source,
+        entry.destination,
+        hops,
+    )
+}

@@ -1,0 +1,107 @@
+//! Everything the logic may ask.
+
+use headgate_abi::{
+    Addr, BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey,
+    Port, Protocol, Reason, ServiceEntry,
+};
+
+use crate::parse::Family;
+
+/// The questions and the changes that the walk may ask for. In the kernel they are answered by
+/// maps and helpers, in tests by ordinary collections.
+pub trait Tables {
+    /// Monotonic clock in seconds.
+    fn now_s(&self) -> u32;
+    /// What was fixed at load time.
+    fn config(&self) -> &DatapathConfig;
+
+    /// What answers on an address.
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
+    /// A service by id.
+    fn service(&self, id: u32) -> Option<ServiceEntry>;
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// A backend by id.
+    fn backend(&self, id: u32) -> Option<BackendEntry>;
+
+    /// The connection entry of a flow, however old.
+    fn connection(&self, flow: &FlowKey) -> Option<CtEntry>;
+    /// Adds an entry unless there is one.
+    fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added;
+    /// Adds or replaces an entry; [`Reason::ConntrackFull`] if it cannot.
+    fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason>;
+    /// Updates an entry in place; false if there is none.
+    fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool;
+
+    /// Where the kernel would send this.
+    fn route(&self, query: &RouteQuery) -> Route;
+
+    /// Counts a translated packet; `opens` says that it made the connection.
+    fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool);
+}
+
+/// Result of [`Tables::add_connection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// The entry is there now.
+    Yes,
+    /// There was one already, and it stays.
+    Exists,
+    /// No room.
+    Full,
+}
+
+/// What a route depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteQuery {
+    /// Family of the packet.
+    pub family: Family,
+    /// Source address after translation.
+    pub source: Addr,
+    /// Destination address after translation.
+    pub destination: Addr,
+    /// Source port after translation.
+    pub source_port: Port,
+    /// Destination port after translation.
+    pub destination_port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// Length with network header, in bytes.
+    pub total_len: u16,
+}
+
+/// Addresses of the next link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Index of the device.
+    pub ifindex: u32,
+    /// Next hop.
+    pub destination: [u8; 6],
+    /// Our address on the device.
+    pub source: [u8; 6],
+}
+
+/// Answer to a [`RouteQuery`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Send it there.
+    Link(Link),
+    /// Send it out of this device and let the kernel find the next hop's link address.
+    Neighbour {
+        /// Index of the device.
+        ifindex: u32,
+    },
+    /// This hook cannot send it; a later one can.
+    NotHere,
+    /// The destination is this machine, or the kernel does not forward here.
+    Stack,
+    /// The next hop takes no more than `mtu` bytes.
+    TooBig {
+        /// Bytes with network header.
+        mtu: u16,
+    },
+    /// There is no way.
+    Unreachable,
+}

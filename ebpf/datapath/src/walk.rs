@@ -1,0 +1,331 @@
+//! The packet walk: the page to read first.
+
+use headgate_abi::{Addr, CtEntry, Fate, FlowKey, FrontendEntry, FrontendFlags, FrontendKey, Reason};
+
+use crate::{
+    conntrack::{Direction, is_expired, is_reopening, mirror, next_state},
+    icmp::rewrite_error,
+    nat::{open_connection, plan_dnat, snat_address},
+    packet::Packet,
+    parse::{Family, Parsed, Transport, parse},
+    reject::{Rejection, reject},
+    rewrite::{rewrite, rewrite_link},
+    select::{flow_hash, select},
+    tables::{Link, Route, RouteQuery, Tables},
+};
+
+/// Where a packet is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Arriving on a device that leads out of the node: XDP, or TC ingress.
+    External,
+    /// Arriving from a pod of this node: TC ingress of the host's end.
+    Pod,
+    /// Leaving through an external device: TC egress. Only replies of backends that are processes
+    /// of the node itself are translated here.
+    Egress,
+}
+
+/// What to do with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leave it to the kernel, as it is now.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// Send it back through the device it came from.
+    Answer,
+    /// Send it through this device.
+    Redirect {
+        /// Index of the device.
+        ifindex: u32,
+    },
+    /// Send it through this device; the kernel fills in the link addresses.
+    RedirectNeighbour {
+        /// Index of the device.
+        ifindex: u32,
+    },
+}
+
+/// What to do with a packet, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Outcome {
+    /// What to do.
+    pub verdict: Verdict,
+    /// Why: to be counted.
+    pub reason: Reason,
+}
+
+/// What a walk writes down on its way; its contents before do not matter. The caller brings it,
+/// because the kernel's stack of 512 bytes could not hold it beside the rest.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Notes {
+    /// The entry for the packet's flow.
+    pub(crate) entry: CtEntry,
+    /// The flow of the other direction.
+    pub(crate) other_flow: FlowKey,
+    /// The entry for it.
+    pub(crate) other: CtEntry,
+}
+
+/// Decides about one packet, changes it accordingly, and records the connection.
+#[inline(always)]
+pub fn walk<P: Packet, T: Tables>(
+    hook: Hook,
+    packet: &mut P,
+    tables: &mut T,
+    notes: &mut Notes,
+) -> Outcome {
+    match steps(hook, packet, tables, notes) {
+        Ok(outcome) => outcome,
+        Err(reason) => Outcome {
+            verdict: match reason.fate() {
+                Fate::Pass | Fate::Forward => Verdict::Pass,
+                Fate::Drop | Fate::Reject => Verdict::Drop,
+            },
+            reason,
+        },
+    }
+}
+
+/// What the packet shall become.
+struct Plan {
+    outcome: Outcome,
+    change: Change,
+}
+
+/// How its bytes change.
+enum Change {
+    /// As the connection entry says.
+    Translate { hops: u8, link: Option<Link> },
+    /// Into an answer to its sender.
+    Reject(Rejection),
+}
+
+#[inline(always)]
+fn steps<P: Packet, T: Tables>(
+    hook: Hook,
+    packet: &mut P,
+    tables: &mut T,
+    notes: &mut Notes,
+) -> Result<Outcome, Reason> {
+    let parsed = parse(packet)?;
+    let plan = decide(hook, packet, tables, &parsed, notes)?;
+    carry_out(packet, &parsed, &notes.entry, &plan.change)?;
+    Ok(plan.outcome)
+}
+
+/// Everything up to the first changed byte.
+#[inline(always)]
+fn decide<P: Packet, T: Tables>(
+    hook: Hook,
+    packet: &P,
+    tables: &mut T,
+    parsed: &Parsed,
+    notes: &mut Notes,
+) -> Result<Plan, Reason> {
+    let is_known = existing_connection(tables, parsed, notes);
+    if is_known {
+        if hook == Hook::Egress && Direction::of(&notes.entry) == Direction::Original {
+            return Err(Reason::NotOurs);
+        }
+        leave_partial_checksum(packet, parsed)?;
+        track(tables, parsed, notes)?;
+    } else {
+        let frontend = look_up_frontend(hook, tables, parsed)?;
+        leave_partial_checksum(packet, parsed)?;
+        match new_connection(hook, tables, parsed, &frontend, notes) {
+            Err(Reason::NoBackend) => {
+                return Ok(answer(Rejection::PortUnreachable, Reason::NoBackend));
+            }
+            result => result?,
+        }
+    }
+    let plan = send(hook, tables, parsed, &notes.entry)?;
+    if plan.outcome.reason.fate() == Fate::Forward {
+        let entry = &notes.entry;
+        tables.count(entry.service, entry.backend, packet.len(), !is_known);
+    }
+    Ok(plan)
+}
+
+#[inline(always)]
+fn carry_out<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    entry: &CtEntry,
+    change: &Change,
+) -> Result<(), Reason> {
+    match change {
+        Change::Reject(rejection) => reject(packet, parsed, *rejection),
+        Change::Translate { hops, link } => {
+            match parsed.transport {
+                Transport::Tcp(_) | Transport::Udp => rewrite(packet, parsed, entry, *hops)?,
+                Transport::IcmpError => rewrite_error(packet, parsed, entry, *hops)?,
+            }
+            match link {
+                Some(link) => rewrite_link(packet, link),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Notes the live entry of the packet's flow; false if there is none.
+#[inline(always)]
+fn existing_connection<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> bool {
+    let Some(entry) = tables.connection(&parsed.flow) else {
+        return false;
+    };
+    notes.entry = entry;
+    !is_expired(&notes.entry, parsed.flow.protocol, tables.now_s())
+        && !is_reopening(&notes.entry, parsed.transport)
+}
+
+/// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
+#[inline(always)]
+fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), Reason> {
+    if P::LEAVES_PARTIAL_CHECKSUMS && parsed.has_partial_checksum(packet)? {
+        return Err(Reason::PartialChecksum);
+    }
+    Ok(())
+}
+
+/// Brings state and age of both entries up to date: when the state changes, and once a second.
+#[inline(always)]
+fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
+    let now_s = tables.now_s();
+    let entry = &mut notes.entry;
+    let state = next_state(entry.state, Direction::of(entry), parsed.transport);
+    if state == entry.state && now_s == entry.seen_s {
+        return Ok(());
+    }
+    entry.state = state;
+    entry.seen_s = now_s;
+    tables.touch_connection(&parsed.flow, state, now_s);
+    mirror(&parsed.flow, entry, &mut notes.other_flow, &mut notes.other);
+    if tables.touch_connection(&notes.other_flow, state, now_s) {
+        return Ok(());
+    }
+    // The table evicted the other half.
+    tables.put_connection(&notes.other_flow, &notes.other)
+}
+
+#[inline(always)]
+fn look_up_frontend<T: Tables>(
+    hook: Hook,
+    tables: &T,
+    parsed: &Parsed,
+) -> Result<FrontendEntry, Reason> {
+    if hook == Hook::Egress || parsed.transport == Transport::IcmpError {
+        return Err(Reason::NotOurs);
+    }
+    let key = FrontendKey {
+        address: parsed.flow.destination,
+        port: parsed.flow.destination_port,
+        protocol: parsed.flow.protocol,
+        zero: 0,
+    };
+    tables.frontend(&key).ok_or(Reason::NotOurs)
+}
+
+#[inline(always)]
+fn new_connection<T: Tables>(
+    hook: Hook,
+    tables: &mut T,
+    parsed: &Parsed,
+    frontend: &FrontendEntry,
+    notes: &mut Notes,
+) -> Result<(), Reason> {
+    let (service_id, drop_flag) = match hook {
+        Hook::External | Hook::Egress => (frontend.outside, FrontendFlags::DROP_OUTSIDE),
+        Hook::Pod => (frontend.inside, FrontendFlags::DROP_INSIDE),
+    };
+    let empty = if frontend.flags.has(drop_flag) {
+        Reason::NoLocalBackend
+    } else {
+        Reason::NoBackend
+    };
+    let flow = &parsed.flow;
+    let service = tables.service(service_id).ok_or(empty)?;
+    let hash = flow_hash(flow, tables.config().seed);
+    let (backend_id, backend) = select(tables, &service, hash).ok_or(empty)?;
+    let snat = snat_address(hook, tables, parsed.family, flow, &backend)?;
+    notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
+    open_connection(tables, flow, notes, hash, snat)
+}
+
+/// How the packet goes on its way.
+///
+/// The kernel's own routing serves packets to backends. Where the source is translated, though, it
+/// may become an address of this node, which the kernel drops on arrival as a martian: these are
+/// routed here.
+#[inline(always)]
+fn send<T: Tables>(
+    hook: Hook,
+    tables: &T,
+    parsed: &Parsed,
+    entry: &CtEntry,
+) -> Result<Plan, Reason> {
+    let reason = match (parsed.transport, Direction::of(entry)) {
+        (Transport::IcmpError, _) => Reason::IcmpError,
+        (_, Direction::Original) => Reason::ToBackend,
+        (_, Direction::Reply) => Reason::ToClient,
+    };
+    let translate = |verdict, hops, link| Plan {
+        outcome: Outcome { verdict, reason },
+        change: Change::Translate { hops, link },
+    };
+    let is_routed_here = hook != Hook::Egress && entry.source != parsed.flow.source;
+    if !is_routed_here {
+        return Ok(translate(Verdict::Pass, 0, None));
+    }
+    let route = tables.route(&route_query(parsed, entry));
+    let node = node_address(tables, parsed.family);
+    Ok(match route {
+        Route::NotHere => return Err(Reason::NoNeighbour),
+        Route::Unreachable => return Err(Reason::NoRoute),
+        Route::TooBig { mtu } => answer(Rejection::TooBig { node, mtu }, Reason::TooBig),
+        Route::Stack => translate(Verdict::Pass, 0, None),
+        Route::Link(_) | Route::Neighbour { .. } if parsed.hop_limit <= 1 => {
+            answer(Rejection::HopLimit { node }, Reason::HopLimit)
+        }
+        Route::Link(link) => {
+            let verdict = Verdict::Redirect { ifindex: link.ifindex };
+            translate(verdict, 1, Some(link))
+        }
+        Route::Neighbour { ifindex } => translate(Verdict::RedirectNeighbour { ifindex }, 1, None),
+    })
+}
+
+#[inline(always)]
+fn route_query(parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
+    RouteQuery {
+        family: parsed.family,
+        source: entry.source,
+        destination: entry.destination,
+        source_port: entry.source_port,
+        destination_port: entry.destination_port,
+        protocol: parsed.flow.protocol,
+        tos: parsed.tos,
+        total_len: parsed.total_len,
+    }
+}
+
+#[inline(always)]
+fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
+    match family {
+        Family::V4 => tables.config().snat_v4,
+        Family::V6 => tables.config().snat_v6,
+    }
+}
+
+#[inline(always)]
+fn answer(rejection: Rejection, reason: Reason) -> Plan {
+    Plan {
+        outcome: Outcome { verdict: Verdict::Answer, reason },
+        change: Change::Reject(rejection),
+    }
+}

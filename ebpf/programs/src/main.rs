@@ -1,0 +1,22 @@
+//! The eBPF programs: glue around `headgate-datapath`, and the only crate on this side with unsafe
+//! code. Nothing here decides about a packet.
+#![no_std]
+#![no_main]
+
+mod maps;
+mod socket;
+mod tables;
+mod tc;
+mod xdp;
+
+/// A program that can panic must fail to load: the verifier refuses this loop.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel gives helpers that we need only to programs under the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,97 @@
+//! Every map. Names, owners and meanings are in `headgate_abi::names`; sizes here are defaults that
+//! the loader replaces.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, bpf_fib_lookup},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use headgate_abi::{
+    BackendEntry, CtEntry, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
+    ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+};
+use headgate_datapath::Notes;
+
+#[map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, FrontendEntry> =
+    HashMap::with_max_entries(1 << 16, 0);
+
+#[map]
+pub(crate) static SERVICES: Array<ServiceEntry> =
+    Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static SERVICE_LABELS: Array<ServiceLabel> =
+    Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(1 << 20, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static BACKENDS: Array<BackendEntry> =
+    Array::with_max_entries(1 << 17, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
+    LruHashMap::with_max_entries(1 << 18, 0);
+
+#[map]
+pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
+    LruHashMap::with_max_entries(1 << 16, 0);
+
+#[map]
+pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
+
+#[map]
+pub(crate) static SERVICE_TRAFFIC: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(1 << 16, 0);
+
+#[map]
+pub(crate) static BACKEND_TRAFFIC: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(1 << 17, 0);
+
+/// What would not fit on the stack, which has 512 bytes for everything.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) notes: Notes,
+    pub(crate) fib: bpf_fib_lookup,
+    /// What is about to be written into a packet.
+    pub(crate) bytes: [u8; 64],
+}
+
+/// One for each CPU; means nothing between two runs of a program.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's scratch; `None` only for the verifier.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: one run of a program on a CPU asks once, and runs do not interrupt one another.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Replaced by the loader; the verifier knows its value.
+#[unsafe(no_mangle)]
+static CONFIG: DatapathConfig = DatapathConfig {
+    snat_v4: headgate_abi::Addr::from_words([0; 4]),
+    snat_v6: headgate_abi::Addr::from_words([0; 4]),
+    host_netns_cookie: 0,
+    seed: 0,
+    snat_port_first: headgate_abi::Port::new(0),
+    snat_port_last: headgate_abi::Port::new(0),
+};
+
+/// The configuration. The black box keeps the compiler from using the value that stands here.
+#[inline(always)]
+pub(crate) fn config() -> &'static DatapathConfig {
+    core::hint::black_box(&CONFIG)
+}
+
+/// Counts one packet or socket under `reason`.
+#[inline(always)]
+pub(crate) fn count_reason(reason: Reason) {
+    if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: the entry belongs to this CPU, and programs are not interrupted by one another.
+        unsafe { *count += 1 }
+    }
+}

@@ -1,0 +1,212 @@
+//! Socket hooks of a cgroup.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use headgate_abi::{Addr, Port, Protocol, Reason, SocketEntry, SocketKey};
+use headgate_datapath::{
+    Family,
+    socket::{Decision, Destination, translate},
+};
+
+use crate::{
+    maps::{SOCKETS, config, count_reason, scratch},
+    tables::{BpfTables, Site},
+};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+
+/// The address a hook is about, in the terms of the socket's own family: an IPv6 socket may talk
+/// to an IPv4 address by its mapped form.
+struct SocketAddress<'a> {
+    context: &'a SockAddrContext,
+    family: Family,
+}
+
+impl SocketAddress<'_> {
+    #[inline(always)]
+    fn raw(&self) -> *mut bpf_sock_addr {
+        self.context.sock_addr
+    }
+
+    #[inline(always)]
+    fn address(&self) -> Addr {
+        // SAFETY: the kernel hands us a valid context, of which it lets us read these fields.
+        unsafe {
+            match self.family {
+                Family::V4 => Addr::from_v4_word((*self.raw()).user_ip4),
+                Family::V6 => {
+                    let words = &raw const (*self.raw()).user_ip6;
+                    let word = |index| words.cast::<u32>().add(index).read_volatile();
+                    Addr::from_words([word(0), word(1), word(2), word(3)])
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn port(&self) -> Port {
+        // SAFETY: as above. The kernel keeps the port in network order in the lower half.
+        Port::from_word(unsafe { (*self.raw()).user_port } as u16)
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> Protocol {
+        // SAFETY: as above.
+        Protocol(unsafe { (*self.raw()).protocol } as u8)
+    }
+
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_get_socket_cookie(self.context.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn is_host(&self) -> bool {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_get_netns_cookie(self.context.as_ptr()) == config().host_netns_cookie }
+    }
+
+    /// Replaces the address; a backend of the other family cannot be written down and is left.
+    #[inline(always)]
+    fn set(&self, address: Addr, port: Port) {
+        // SAFETY: the kernel lets us write these fields, one aligned word at a time.
+        unsafe {
+            match self.family {
+                Family::V4 => (*self.raw()).user_ip4 = address.v4_word(),
+                Family::V6 => {
+                    let [a, b, c, d] = address.words();
+                    let words = (&raw mut (*self.raw()).user_ip6).cast::<u32>();
+                    words.write_volatile(a);
+                    words.add(1).write_volatile(b);
+                    words.add(2).write_volatile(c);
+                    words.add(3).write_volatile(d);
+                }
+            }
+            (*self.raw()).user_port = u32::from(port.word());
+        }
+    }
+}
+
+/// connect and sendmsg: from frontend to backend.
+#[inline(always)]
+fn forward(context: &SockAddrContext, family: Family) -> i32 {
+    let peer = SocketAddress { context, family };
+    let wanted = Destination {
+        address: peer.address(),
+        port: peer.port(),
+        protocol: peer.protocol(),
+        is_host: peer.is_host(),
+    };
+    let cookie = peer.cookie();
+    let Some(scratch) = scratch() else {
+        return ALLOW;
+    };
+    let mut tables = BpfTables::new(context, Site::Socket, &raw mut scratch.fib);
+    // One socket keeps its backend as long as the backends stay the same, so that the datagrams of
+    // an unconnected socket belong together.
+    let hash = mix_cookie(cookie);
+    match translate(&mut tables, &wanted, hash) {
+        Decision::Leave => ALLOW,
+        Decision::Refuse(reason) => {
+            count_reason(reason);
+            // SAFETY: the helper only records the error that connect or sendmsg returns.
+            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            REFUSE
+        }
+        Decision::Backend { id, entry } => {
+            let key = SocketKey {
+                cookie,
+                address: entry.address,
+                port: entry.port,
+                protocol: wanted.protocol,
+                zero: [0; 5],
+            };
+            let frontend = SocketEntry {
+                address: wanted.address,
+                port: wanted.port,
+                zero: [0; 2],
+                backend: id,
+            };
+            // SAFETY: the entry is compared at once.
+            let is_known = unsafe { SOCKETS.get(key) } == Some(&frontend);
+            if !is_known && SOCKETS.insert(key, frontend, 0).is_err() {
+                count_reason(Reason::ConntrackFull);
+            }
+            count_reason(Reason::SocketTranslated);
+            peer.set(entry.address, entry.port);
+            ALLOW
+        }
+    }
+}
+
+/// recvmsg and getpeername: from backend to frontend.
+#[inline(always)]
+fn reverse(context: &SockAddrContext, family: Family) -> i32 {
+    let peer = SocketAddress { context, family };
+    let key = SocketKey {
+        cookie: peer.cookie(),
+        address: peer.address(),
+        port: peer.port(),
+        protocol: peer.protocol(),
+        zero: [0; 5],
+    };
+    // SAFETY: the entry is copied at once.
+    if let Some(frontend) = unsafe { SOCKETS.get(key).copied() } {
+        peer.set(frontend.address, frontend.port);
+    }
+    ALLOW
+}
+
+/// Cookies are handed out in sequence; the multiplication spreads them (Knuth, 6.4).
+#[inline(always)]
+fn mix_cookie(cookie: u64) -> u32 {
+    (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+#[cgroup_sock_addr(connect4)]
+fn hg_connect4(context: SockAddrContext) -> i32 {
+    forward(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(connect6)]
+fn hg_connect6(context: SockAddrContext) -> i32 {
+    forward(&context, Family::V6)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn hg_sendmsg4(context: SockAddrContext) -> i32 {
+    forward(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn hg_sendmsg6(context: SockAddrContext) -> i32 {
+    forward(&context, Family::V6)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+fn hg_recvmsg4(context: SockAddrContext) -> i32 {
+    reverse(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn hg_recvmsg6(context: SockAddrContext) -> i32 {
+    reverse(&context, Family::V6)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+fn hg_getpeername4(context: SockAddrContext) -> i32 {
+    reverse(&context, Family::V4)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+fn hg_getpeername6(context: SockAddrContext) -> i32 {
+    reverse(&context, Family::V6)
+}

@@ -1,0 +1,211 @@
+//! The logic's questions answered by maps and helpers.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
+        BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
+        BPF_NOEXIST, bpf_fib_lookup,
+    },
+    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns},
+    maps::PerCpuArray,
+};
+use headgate_abi::{
+    BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
+    ServiceEntry, Traffic,
+};
+use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables};
+
+use crate::maps::{
+    BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS,
+    config,
+};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const EEXIST: i32 = -17;
+
+/// Where a program runs, as far as routing depends on it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// XDP on this device: packets can only go back out of it.
+    Xdp { ifindex: u32 },
+    /// TC on this device.
+    Tc { ifindex: u32 },
+    /// A socket hook: nothing is routed.
+    Socket,
+}
+
+/// Maps and helpers of one run of a program.
+pub(crate) struct BpfTables {
+    context: *mut c_void,
+    site: Site,
+    fib: *mut bpf_fib_lookup,
+    now_s: u32,
+}
+
+impl BpfTables {
+    #[inline(always)]
+    pub(crate) fn new<C: EbpfContext>(context: &C, site: Site, fib: *mut bpf_fib_lookup) -> Self {
+        // SAFETY: the helper has no preconditions.
+        let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        Self {
+            context: context.as_ptr(),
+            site,
+            fib,
+            now_s: (now_ns / NANOSECONDS) as u32,
+        }
+    }
+}
+
+impl Tables for BpfTables {
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    #[inline(always)]
+    fn config(&self) -> &DatapathConfig {
+        config()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        // SAFETY: the agent replaces whole entries; a copy is taken at once.
+        unsafe { FRONTENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<ServiceEntry> {
+        let entry = SERVICES.get_ptr(id)?;
+        // SAFETY: the entry is aligned and stays mapped. Volatile, because the agent may store a
+        // new table at any time and the word must be read once.
+        Some(unsafe { entry.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
+        BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {
+        // SAFETY: an entry evicted while it is copied may be mixed with its successor. That takes
+        // an eviction and a reuse within nanoseconds, and costs one packet sent astray, which the
+        // receiver refuses; the next look-up misses.
+        unsafe { CONNTRACK.get(flow).copied() }
+    }
+
+    #[inline(always)]
+    fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added {
+        match CONNTRACK.insert(flow, entry, u64::from(BPF_NOEXIST)) {
+            Ok(()) => Added::Yes,
+            Err(EEXIST) => Added::Exists,
+            Err(_) => Added::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
+        match CONNTRACK.insert(flow, entry, 0) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Reason::ConntrackFull),
+        }
+    }
+
+    #[inline(always)]
+    fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool {
+        let Some(entry) = CONNTRACK.get_ptr_mut(flow) else {
+            return false;
+        };
+        // SAFETY: see `connection`. Two CPUs may write at once; each value is one store, and either
+        // order is a state that the connection was in.
+        unsafe {
+            (*entry).state = state;
+            (*entry).seen_s = seen_s;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn route(&self, query: &RouteQuery) -> Route {
+        let (ifindex, total_len) = match self.site {
+            Site::Xdp { ifindex } => (ifindex, query.total_len),
+            // Zero lets the kernel look at the packet itself, which may be many segments in one.
+            Site::Tc { ifindex } => (ifindex, 0),
+            Site::Socket => return Route::Stack,
+        };
+        // SAFETY: the scratch belongs to this CPU.
+        let fib = unsafe { &mut *self.fib };
+        // SAFETY: a C struct of integers, for which zero is a value.
+        *fib = unsafe { core::mem::zeroed() };
+        fib.l4_protocol = query.protocol.0;
+        fib.sport = query.source_port.word();
+        fib.dport = query.destination_port.word();
+        fib.__bindgen_anon_1.tot_len = total_len;
+        fib.ifindex = ifindex;
+        match query.family {
+            Family::V4 => {
+                fib.family = AF_INET;
+                fib.__bindgen_anon_2.tos = query.tos;
+                fib.__bindgen_anon_3.ipv4_src = query.source.v4_word();
+                fib.__bindgen_anon_4.ipv4_dst = query.destination.v4_word();
+            }
+            Family::V6 => {
+                fib.family = AF_INET6;
+                fib.__bindgen_anon_3.ipv6_src = query.source.words();
+                fib.__bindgen_anon_4.ipv6_dst = query.destination.words();
+            }
+        }
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the context is the program's own, the struct is initialized and of that size.
+        let result = unsafe { fib_lookup(self.context, fib, size, 0) };
+        let is_xdp = matches!(self.site, Site::Xdp { .. });
+        match result as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => Route::NotHere,
+            BPF_FIB_LKUP_RET_SUCCESS => Route::Link(Link {
+                ifindex: fib.ifindex,
+                destination: fib.dmac,
+                source: fib.smac,
+            }),
+            BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => Route::NotHere,
+            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Neighbour {
+                ifindex: fib.ifindex,
+            },
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig {
+                // SAFETY: the kernel wrote the MTU there for this result.
+                mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
+            },
+            BPF_FIB_LKUP_RET_BLACKHOLE
+            | BPF_FIB_LKUP_RET_UNREACHABLE
+            | BPF_FIB_LKUP_RET_PROHIBIT => Route::Unreachable,
+            _ => Route::Stack,
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
+        add_traffic(&SERVICE_TRAFFIC, service, bytes, opens);
+        add_traffic(&BACKEND_TRAFFIC, backend, bytes, opens);
+    }
+}
+
+#[inline(always)]
+fn add_traffic(map: &PerCpuArray<Traffic>, index: u32, bytes: u32, opens: bool) {
+    if let Some(traffic) = map.get_ptr_mut(index) {
+        // SAFETY: the entry belongs to this CPU, and programs are not interrupted by one another.
+        unsafe {
+            (*traffic).connections += u64::from(opens);
+            (*traffic).packets += u64::from(bytes != 0);
+            (*traffic).bytes += u64::from(bytes);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! TC on external and pod-facing devices.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
+    macros::classifier,
+    programs::TcContext,
+};
+use headgate_abi::Reason;
+use headgate_datapath::{Hook, Packet, Sum, Verdict, walk};
+
+use crate::{
+    maps::{count_reason, scratch},
+    tables::{BpfTables, Site},
+};
+
+/// A frame in a socket buffer. Reads are direct; writes go through helpers, because a program that
+/// writes directly makes the kernel copy the head of every buffer it sees.
+struct SkbPacket<'a> {
+    context: &'a TcContext,
+    /// Where helpers take bytes from.
+    staging: &'a mut [u8; 64],
+}
+
+/// The furthest byte of a header that the walk reads: an ICMPv6 error's quoted ports.
+const HEADERS: u32 = 128;
+
+/// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
+/// pointer. No header we look at starts further in.
+const MAX_OFFSET: usize = 0xff;
+
+impl Packet for SkbPacket<'_> {
+    const LEAVES_PARTIAL_CHECKSUMS: bool = false;
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.context.len()
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
+        let start = self.context.data() + (offset as usize & MAX_OFFSET);
+        if start + N > self.context.data_end() {
+            return Err(Reason::Malformed);
+        }
+        // SAFETY: N bytes from `start` on lie before the end.
+        Ok(unsafe { (start as *const [u8; N]).read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason> {
+        const { assert!(N <= 64) }
+        let skb = self.context.skb.skb;
+        let staged = self.staging.as_mut_ptr();
+        // SAFETY: the staging area holds N bytes; the buffer is the program's own.
+        let result = unsafe {
+            staged.cast::<[u8; N]>().write(*bytes);
+            bpf_skb_store_bytes(skb, offset, staged.cast(), N as u32, 0)
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(Reason::RewriteFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> Result<(), Reason> {
+        // SAFETY: the buffer is the program's own; every later access loads the pointers anew.
+        match unsafe { bpf_skb_change_tail(self.context.skb.skb, len, 0) } {
+            0 => Ok(()),
+            _ => Err(Reason::RewriteFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn adjust_checksum(
+        &mut self,
+        offset: u32,
+        addresses: Sum,
+        ports: Sum,
+        is_udp: bool,
+    ) -> Result<(), Reason> {
+        let skb = self.context.skb.skb;
+        let mangled = if is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
+        // SAFETY: the buffer is the program's own; a size of zero in the flags means that the last
+        // argument is a difference.
+        let failed = unsafe {
+            bpf_l4_csum_replace(skb, offset, 0, u64::from(addresses.fold32()), pseudo)
+                | bpf_l4_csum_replace(skb, offset, 0, u64::from(ports.fold32()), mangled)
+        };
+        match failed {
+            0 => Ok(()),
+            _ => Err(Reason::RewriteFailed),
+        }
+    }
+}
+
+#[inline(always)]
+fn run(context: &TcContext, hook: Hook) -> i32 {
+    // SAFETY: the kernel hands us a valid buffer.
+    let ifindex = unsafe { (*context.skb.skb).ifindex };
+    let linear = (context.data_end() - context.data()) as u32;
+    if linear < HEADERS && linear < context.len() {
+        // SAFETY: the buffer is the program's own. If the call fails, loads will say so.
+        unsafe { bpf_skb_pull_data(context.skb.skb, context.len().min(HEADERS)) };
+    }
+    let Some(scratch) = scratch() else {
+        return TC_ACT_UNSPEC;
+    };
+    let mut tables = BpfTables::new(context, Site::Tc { ifindex }, &raw mut scratch.fib);
+    let staging = &mut scratch.bytes;
+    let mut packet = SkbPacket { context, staging };
+    let outcome = walk(hook, &mut packet, &mut tables, &mut scratch.notes);
+    count_reason(outcome.reason);
+    match outcome.verdict {
+        // Not the last word: other programs on the device run after this one.
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+        // SAFETY: the helpers only record the device.
+        Verdict::Answer => unsafe { bpf_redirect(ifindex, 0) as i32 },
+        // SAFETY: as above.
+        Verdict::Redirect { ifindex: to } => unsafe { bpf_redirect(to, 0) as i32 },
+        Verdict::RedirectNeighbour { ifindex: to } => {
+            // SAFETY: as above; no parameters means that the kernel looks up the next hop.
+            unsafe { bpf_redirect_neigh(to, core::ptr::null_mut(), 0, 0) as i32 }
+        }
+    }
+}
+
+#[classifier]
+fn hg_tc_external(context: TcContext) -> i32 {
+    run(&context, Hook::External)
+}
+
+#[classifier]
+fn hg_tc_pod(context: TcContext) -> i32 {
+    run(&context, Hook::Pod)
+}
+
+#[classifier]
+fn hg_tc_egress(context: TcContext) -> i32 {
+    run(&context, Hook::Egress)
+}

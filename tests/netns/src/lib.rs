@@ -1,0 +1,1 @@
+//! Clusters of network namespaces for demo and tests.

@@ -1,0 +1,1 @@
+//! Golden packets through the host walk and the kernel.

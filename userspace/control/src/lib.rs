@@ -1,0 +1,1 @@
+//! Sources, desired state and diff.

@@ -1,0 +1,3 @@
+//! Kubernetes service load balancing in the kernel.
+
+fn main() {}

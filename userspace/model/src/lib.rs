@@ -1,0 +1,1 @@
+//! Services, endpoints and nodes, without Kubernetes and without BPF.

@@ -1,0 +1,3 @@
+//! Build, demo and test commands.
+
+fn main() {}
