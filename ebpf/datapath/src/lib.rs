@@ -24,5 +24,5 @@ pub use conntrack::{Direction, is_expired, mirror, next_state, timeout_s};
 pub use packet::{Packet, SlicePacket};
 pub use parse::{Family, Parsed, TcpFlags, Transport, parse};
 pub use select::{flow_hash, select};
-pub use tables::{Added, Link, Route, RouteQuery, Tables};
+pub use tables::{Added, Link, Route, RouteQuery, Tables, Way};
 pub use walk::{Hook, Notes, Outcome, Verdict, walk};

@@ -27,15 +27,25 @@ const HOP_LIMIT: u8 = 64;
 /// Bytes of a packet's transport header that an ICMP error quotes at least (RFC 792).
 const QUOTED: u32 = 8;
 
+/// What to tell the sender, and in whose name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub(crate) message: Message,
+    pub(crate) source: Addr,
+    /// For [`Message::TooBig`], in bytes.
+    pub(crate) mtu: u16,
+}
+
 /// What to tell the sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejection {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Message {
     /// Nobody serves this port.
+    #[default]
     PortUnreachable,
-    /// The hop limit ran out; told in the name of this node.
-    HopLimit { node: Addr },
-    /// The packet does not fit; told in the name of this node.
-    TooBig { node: Addr, mtu: u16 },
+    /// The hop limit ran out.
+    HopLimit,
+    /// The packet does not fit.
+    TooBig,
 }
 
 /// Turns the packet into the answer to it.
@@ -43,10 +53,10 @@ pub(crate) enum Rejection {
 pub(crate) fn reject<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
-    rejection: Rejection,
+    rejection: &Rejection,
 ) -> Result<(), Reason> {
-    match (parsed.transport, rejection) {
-        (Transport::Tcp(flags), Rejection::PortUnreachable) => reset(packet, parsed, flags)?,
+    match (parsed.transport, rejection.message) {
+        (Transport::Tcp(flags), Message::PortUnreachable) => reset(packet, parsed, flags)?,
         // No error about an error (RFC 1122, 3.2.2).
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection)?,
@@ -95,13 +105,10 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed, flags: TcpFlags) -> Result<
 fn icmp_error<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
-    rejection: Rejection,
+    rejection: &Rejection,
 ) -> Result<(), Reason> {
     let (family, client) = (parsed.family, parsed.flow.source);
-    let source = match rejection {
-        Rejection::PortUnreachable => parsed.flow.destination,
-        Rejection::HopLimit { node } | Rejection::TooBig { node, .. } => node,
-    };
+    let source = rejection.source;
     let (protocol, network_len) = match family {
         Family::V4 => (Protocol::ICMP, V4_HEADER),
         Family::V6 => (Protocol::ICMPV6, V6_HEADER),
@@ -131,13 +138,13 @@ fn icmp_error<P: Packet>(
         Family::V4 => Sum::default(),
         Family::V6 => pseudo_header(family, source, client, protocol, len),
     };
-    let (kind, code, rest) = match (family, rejection) {
-        (Family::V4, Rejection::PortUnreachable) => (3, 3, 0),
-        (Family::V6, Rejection::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
-        (Family::V4, Rejection::HopLimit { .. }) => (11, 0, 0),
-        (Family::V6, Rejection::HopLimit { .. }) => (3, 0, 0),
-        (Family::V4, Rejection::TooBig { mtu, .. }) => (3, 4, mtu),
-        (Family::V6, Rejection::TooBig { mtu, .. }) => (2, 0, mtu),
+    let (kind, code, rest) = match (family, rejection.message) {
+        (Family::V4, Message::PortUnreachable) => (3, 3, 0),
+        (Family::V6, Message::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
+        (Family::V4, Message::HopLimit) => (11, 0, 0),
+        (Family::V6, Message::HopLimit) => (3, 0, 0),
+        (Family::V4, Message::TooBig) => (3, 4, rejection.mtu),
+        (Family::V6, Message::TooBig) => (2, 0, rejection.mtu),
     };
     let [r0, r1] = rest.to_be_bytes();
     let [c0, c1] = sum.plus(pseudo).bytes(&[kind, code, r0, r1]).checksum().to_ne_bytes();

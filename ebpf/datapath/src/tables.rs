@@ -84,24 +84,46 @@ pub struct Link {
 }
 
 /// Answer to a [`RouteQuery`].
+///
+/// VERIFIER: not an enum with fields, for the fields of variants that are not there would be
+/// undefined registers, which the compiler (LLVM 22) may save on the stack and the verifier does
+/// not let it read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub struct Route {
+    /// What the kernel knows.
+    pub way: Way,
+    /// Device for [`Way::Neighbour`], device and addresses for [`Way::Link`].
+    pub link: Link,
+    /// For [`Way::TooBig`]: bytes with network header that the next hop takes.
+    pub mtu: u16,
+}
+
+/// What the kernel knows about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
     /// Send it there.
-    Link(Link),
+    Link,
     /// Send it out of this device and let the kernel find the next hop's link address.
-    Neighbour {
-        /// Index of the device.
-        ifindex: u32,
-    },
+    Neighbour,
     /// This hook cannot send it; a later one can.
     NotHere,
     /// The destination is this machine, or the kernel does not forward here.
     Stack,
-    /// The next hop takes no more than `mtu` bytes.
-    TooBig {
-        /// Bytes with network header.
-        mtu: u16,
-    },
+    /// It does not fit the next hop.
+    TooBig,
     /// There is no way.
     Unreachable,
+}
+
+impl Route {
+    /// Leave it to the kernel.
+    pub const STACK: Self = Self {
+        way: Way::Stack,
+        link: Link {
+            ifindex: 0,
+            destination: [0; 6],
+            source: [0; 6],
+        },
+        mtu: 0,
+    };
 }

@@ -8,10 +8,10 @@ use crate::{
     nat::{open_connection, plan_dnat, snat_address},
     packet::Packet,
     parse::{Family, Parsed, Transport, parse},
-    reject::{Rejection, reject},
+    reject::{Message, Rejection, reject},
     rewrite::{rewrite, rewrite_link},
     select::{flow_hash, select},
-    tables::{Link, Route, RouteQuery, Tables},
+    tables::{Link, Route, RouteQuery, Tables, Way},
 };
 
 /// Where a packet is met.
@@ -35,16 +35,10 @@ pub enum Verdict {
     Drop,
     /// Send it back through the device it came from.
     Answer,
-    /// Send it through this device.
-    Redirect {
-        /// Index of the device.
-        ifindex: u32,
-    },
-    /// Send it through this device; the kernel fills in the link addresses.
-    RedirectNeighbour {
-        /// Index of the device.
-        ifindex: u32,
-    },
+    /// Send it through another device.
+    Redirect,
+    /// Send it through another device; the kernel fills in the link addresses.
+    RedirectNeighbour,
 }
 
 /// What to do with a packet, and why.
@@ -53,6 +47,8 @@ pub enum Verdict {
 pub struct Outcome {
     /// What to do.
     pub verdict: Verdict,
+    /// Index of the device to redirect to.
+    pub ifindex: u32,
     /// Why: to be counted.
     pub reason: Reason,
 }
@@ -85,23 +81,23 @@ pub fn walk<P: Packet, T: Tables>(
                 Fate::Pass | Fate::Forward => Verdict::Pass,
                 Fate::Drop | Fate::Reject => Verdict::Drop,
             },
+            ifindex: 0,
             reason,
         },
     }
 }
 
 /// What the packet shall become.
+///
+/// VERIFIER: no enum with fields, see [`Route`].
 struct Plan {
     outcome: Outcome,
-    change: Change,
-}
-
-/// How its bytes change.
-enum Change {
-    /// As the connection entry says.
-    Translate { hops: u8, link: Option<Link> },
-    /// Into an answer to its sender.
-    Reject(Rejection),
+    /// If the verdict is to answer: what to say.
+    rejection: Rejection,
+    /// If it is not: by how much the hop limit goes down.
+    hops: u8,
+    /// If it is to redirect: the addresses of the next link.
+    link: Link,
 }
 
 #[inline(always)]
@@ -113,7 +109,7 @@ fn steps<P: Packet, T: Tables>(
 ) -> Result<Outcome, Reason> {
     let parsed = parse(packet)?;
     let plan = decide(hook, packet, tables, &parsed, notes)?;
-    carry_out(packet, &parsed, &notes.entry, &plan.change)?;
+    carry_out(packet, &parsed, &notes.entry, &plan)?;
     Ok(plan.outcome)
 }
 
@@ -138,7 +134,8 @@ fn decide<P: Packet, T: Tables>(
         leave_partial_checksum(packet, parsed)?;
         match new_connection(hook, tables, parsed, &frontend, notes) {
             Err(Reason::NoBackend) => {
-                return Ok(answer(Rejection::PortUnreachable, Reason::NoBackend));
+                let source = parsed.flow.destination;
+                return Ok(answer(Message::PortUnreachable, source, 0, Reason::NoBackend));
             }
             result => result?,
         }
@@ -156,21 +153,19 @@ fn carry_out<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
     entry: &CtEntry,
-    change: &Change,
+    plan: &Plan,
 ) -> Result<(), Reason> {
-    match change {
-        Change::Reject(rejection) => reject(packet, parsed, *rejection),
-        Change::Translate { hops, link } => {
-            match parsed.transport {
-                Transport::Tcp(_) | Transport::Udp => rewrite(packet, parsed, entry, *hops)?,
-                Transport::IcmpError => rewrite_error(packet, parsed, entry, *hops)?,
-            }
-            match link {
-                Some(link) => rewrite_link(packet, link),
-                None => Ok(()),
-            }
-        }
+    if plan.outcome.verdict == Verdict::Answer {
+        return reject(packet, parsed, &plan.rejection);
     }
+    match parsed.transport {
+        Transport::Tcp(_) | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
+        Transport::IcmpError => rewrite_error(packet, parsed, entry, plan.hops)?,
+    }
+    if plan.outcome.verdict == Verdict::Redirect {
+        rewrite_link(packet, &plan.link)?;
+    }
+    Ok(())
 }
 
 /// Notes the live entry of the packet's flow; false if there is none.
@@ -274,29 +269,30 @@ fn send<T: Tables>(
         (_, Direction::Original) => Reason::ToBackend,
         (_, Direction::Reply) => Reason::ToClient,
     };
-    let translate = |verdict, hops, link| Plan {
-        outcome: Outcome { verdict, reason },
-        change: Change::Translate { hops, link },
-    };
     let is_routed_here = hook != Hook::Egress && entry.source != parsed.flow.source;
-    if !is_routed_here {
-        return Ok(translate(Verdict::Pass, 0, None));
-    }
-    let route = tables.route(&route_query(parsed, entry));
+    let route = if is_routed_here {
+        tables.route(&route_query(parsed, entry))
+    } else {
+        Route::STACK
+    };
     let node = node_address(tables, parsed.family);
-    Ok(match route {
-        Route::NotHere => return Err(Reason::NoNeighbour),
-        Route::Unreachable => return Err(Reason::NoRoute),
-        Route::TooBig { mtu } => answer(Rejection::TooBig { node, mtu }, Reason::TooBig),
-        Route::Stack => translate(Verdict::Pass, 0, None),
-        Route::Link(_) | Route::Neighbour { .. } if parsed.hop_limit <= 1 => {
-            answer(Rejection::HopLimit { node }, Reason::HopLimit)
-        }
-        Route::Link(link) => {
-            let verdict = Verdict::Redirect { ifindex: link.ifindex };
-            translate(verdict, 1, Some(link))
-        }
-        Route::Neighbour { ifindex } => translate(Verdict::RedirectNeighbour { ifindex }, 1, None),
+    let is_sent_here = matches!(route.way, Way::Link | Way::Neighbour);
+    if is_sent_here && parsed.hop_limit <= 1 {
+        return Ok(answer(Message::HopLimit, node, 0, Reason::HopLimit));
+    }
+    let verdict = match route.way {
+        Way::NotHere => return Err(Reason::NoNeighbour),
+        Way::Unreachable => return Err(Reason::NoRoute),
+        Way::TooBig => return Ok(answer(Message::TooBig, node, route.mtu, Reason::TooBig)),
+        Way::Stack => Verdict::Pass,
+        Way::Link => Verdict::Redirect,
+        Way::Neighbour => Verdict::RedirectNeighbour,
+    };
+    Ok(Plan {
+        outcome: Outcome { verdict, ifindex: route.link.ifindex, reason },
+        rejection: Rejection::default(),
+        hops: u8::from(is_sent_here),
+        link: route.link,
     })
 }
 
@@ -323,9 +319,11 @@ fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
 }
 
 #[inline(always)]
-fn answer(rejection: Rejection, reason: Reason) -> Plan {
+fn answer(message: Message, source: Addr, mtu: u16, reason: Reason) -> Plan {
     Plan {
-        outcome: Outcome { verdict: Verdict::Answer, reason },
-        change: Change::Reject(rejection),
+        outcome: Outcome { verdict: Verdict::Answer, ifindex: 0, reason },
+        rejection: Rejection { message, source, mtu },
+        hops: 0,
+        link: Link::default(),
     }
 }

@@ -3,6 +3,8 @@
 #![no_std]
 #![no_main]
 
+mod baseline;
+mod bytes;
 mod maps;
 mod socket;
 mod tables;

@@ -16,7 +16,7 @@ use headgate_abi::{
     BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
     ServiceEntry, Traffic,
 };
-use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables};
+use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
     BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS,
@@ -141,7 +141,7 @@ impl Tables for BpfTables {
             Site::Xdp { ifindex } => (ifindex, query.total_len),
             // Zero lets the kernel look at the packet itself, which may be many segments in one.
             Site::Tc { ifindex } => (ifindex, 0),
-            Site::Socket => return Route::Stack,
+            Site::Socket => return Route::STACK,
         };
         // SAFETY: the scratch belongs to this CPU.
         let fib = unsafe { &mut *self.fib };
@@ -169,26 +169,25 @@ impl Tables for BpfTables {
         // SAFETY: the context is the program's own, the struct is initialized and of that size.
         let result = unsafe { fib_lookup(self.context, fib, size, 0) };
         let is_xdp = matches!(self.site, Site::Xdp { .. });
-        match result as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => Route::NotHere,
-            BPF_FIB_LKUP_RET_SUCCESS => Route::Link(Link {
-                ifindex: fib.ifindex,
-                destination: fib.dmac,
-                source: fib.smac,
-            }),
-            BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => Route::NotHere,
-            BPF_FIB_LKUP_RET_NO_NEIGH => Route::Neighbour {
-                ifindex: fib.ifindex,
-            },
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Route::TooBig {
-                // SAFETY: the kernel wrote the MTU there for this result.
-                mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
-            },
+        let way = match result as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => Way::NotHere,
+            BPF_FIB_LKUP_RET_SUCCESS => Way::Link,
+            BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => Way::NotHere,
+            BPF_FIB_LKUP_RET_NO_NEIGH => Way::Neighbour,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig,
             BPF_FIB_LKUP_RET_BLACKHOLE
             | BPF_FIB_LKUP_RET_UNREACHABLE
-            | BPF_FIB_LKUP_RET_PROHIBIT => Route::Unreachable,
-            _ => Route::Stack,
-        }
+            | BPF_FIB_LKUP_RET_PROHIBIT => Way::Unreachable,
+            _ => Way::Stack,
+        };
+        let link = Link {
+            ifindex: fib.ifindex,
+            destination: fib.dmac,
+            source: fib.smac,
+        };
+        // SAFETY: every member of the union is an integer.
+        let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+        Route { way, link, mtu }
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@ use headgate_abi::Reason;
 use headgate_datapath::{Hook, Packet, Sum, Verdict, walk};
 
 use crate::{
+    bytes::{locate, read, write},
     maps::{count_reason, scratch},
     tables::{BpfTables, Site},
 };
@@ -28,10 +29,6 @@ struct SkbPacket<'a> {
 /// The furthest byte of a header that the walk reads: an ICMPv6 error's quoted ports.
 const HEADERS: u32 = 128;
 
-/// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
-/// pointer. No header we look at starts further in.
-const MAX_OFFSET: usize = 0xff;
-
 impl Packet for SkbPacket<'_> {
     const LEAVES_PARTIAL_CHECKSUMS: bool = false;
 
@@ -42,12 +39,11 @@ impl Packet for SkbPacket<'_> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
-        let start = self.context.data() + (offset as usize & MAX_OFFSET);
-        if start + N > self.context.data_end() {
-            return Err(Reason::Malformed);
+        match locate(self.context.data(), self.context.data_end(), offset, N) {
+            // SAFETY: `locate` found N bytes there.
+            Some(start) => Ok(unsafe { read(start) }),
+            None => Err(Reason::Malformed),
         }
-        // SAFETY: N bytes from `start` on lie before the end.
-        Ok(unsafe { (start as *const [u8; N]).read_unaligned() })
     }
 
     #[inline(always)]
@@ -57,7 +53,7 @@ impl Packet for SkbPacket<'_> {
         let staged = self.staging.as_mut_ptr();
         // SAFETY: the staging area holds N bytes; the buffer is the program's own.
         let result = unsafe {
-            staged.cast::<[u8; N]>().write(*bytes);
+            write(staged as usize, bytes);
             bpf_skb_store_bytes(skb, offset, staged.cast(), N as u32, 0)
         };
         match result {
@@ -123,10 +119,10 @@ fn run(context: &TcContext, hook: Hook) -> i32 {
         // SAFETY: the helpers only record the device.
         Verdict::Answer => unsafe { bpf_redirect(ifindex, 0) as i32 },
         // SAFETY: as above.
-        Verdict::Redirect { ifindex: to } => unsafe { bpf_redirect(to, 0) as i32 },
-        Verdict::RedirectNeighbour { ifindex: to } => {
+        Verdict::Redirect => unsafe { bpf_redirect(outcome.ifindex, 0) as i32 },
+        Verdict::RedirectNeighbour => {
             // SAFETY: as above; no parameters means that the kernel looks up the next hop.
-            unsafe { bpf_redirect_neigh(to, core::ptr::null_mut(), 0, 0) as i32 }
+            unsafe { bpf_redirect_neigh(outcome.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }
     }
 }

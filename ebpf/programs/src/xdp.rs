@@ -10,6 +10,7 @@ use headgate_abi::Reason;
 use headgate_datapath::{Hook, Packet, Verdict, walk};
 
 use crate::{
+    bytes::{locate, read, write},
     maps::{count_reason, scratch},
     tables::{BpfTables, Site},
 };
@@ -19,19 +20,11 @@ struct XdpPacket<'a> {
     context: &'a XdpContext,
 }
 
-/// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
-/// pointer. No header we look at starts further in.
-const MAX_OFFSET: usize = 0xff;
-
 impl XdpPacket<'_> {
     /// The address of `len` readable and writable bytes at `offset`.
     #[inline(always)]
     fn at(&self, offset: u32, len: usize) -> Option<usize> {
-        let start = self.context.data() + (offset as usize & MAX_OFFSET);
-        if start + len > self.context.data_end() {
-            return None;
-        }
-        Some(start)
+        locate(self.context.data(), self.context.data_end(), offset, len)
     }
 }
 
@@ -47,7 +40,7 @@ impl Packet for XdpPacket<'_> {
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
         match self.at(offset, N) {
             // SAFETY: `at` checked that N bytes are there.
-            Some(start) => Ok(unsafe { (start as *const [u8; N]).read_unaligned() }),
+            Some(start) => Ok(unsafe { read(start) }),
             None => Err(Reason::Malformed),
         }
     }
@@ -56,7 +49,7 @@ impl Packet for XdpPacket<'_> {
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason> {
         match self.at(offset, N) {
             // SAFETY: `at` checked that N bytes are there.
-            Some(start) => unsafe { (start as *mut [u8; N]).write_unaligned(*bytes) },
+            Some(start) => unsafe { write(start, bytes) },
             None => return Err(Reason::RewriteFailed),
         }
         Ok(())
@@ -84,11 +77,11 @@ fn hg_xdp_external(context: XdpContext) -> u32 {
     let outcome = walk(Hook::External, &mut packet, &mut tables, &mut scratch.notes);
     count_reason(outcome.reason);
     match outcome.verdict {
-        Verdict::Pass | Verdict::RedirectNeighbour { .. } => xdp_action::XDP_PASS,
+        Verdict::Pass | Verdict::RedirectNeighbour => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Answer => xdp_action::XDP_TX,
-        Verdict::Redirect { ifindex: to } if to == ifindex => xdp_action::XDP_TX,
+        Verdict::Redirect if outcome.ifindex == ifindex => xdp_action::XDP_TX,
         // SAFETY: the helper only records the device.
-        Verdict::Redirect { ifindex: to } => unsafe { bpf_redirect(to, 0) as u32 },
+        Verdict::Redirect => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
     }
 }

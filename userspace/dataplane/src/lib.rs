@@ -1,1 +1,15 @@
-//! Loads the programs and writes the maps.
+//! Loads the programs, attaches them and reads and writes their maps: the only crate of userspace
+//! that knows BPF, and one that knows nothing of Kubernetes.
+
+mod array;
+mod attach;
+mod error;
+mod load;
+mod maps;
+mod sys;
+
+pub use array::SharedArray;
+pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, detach};
+pub use error::Error;
+pub use load::{Options, Programs, host_netns_cookie, load};
+pub use maps::{Maps, pin_folder};

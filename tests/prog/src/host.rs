@@ -1,0 +1,157 @@
+//! The walk on the host, over ordinary collections.
+
+use std::{cell::RefCell, collections::HashMap};
+
+use headgate_abi::{
+    BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
+    ServiceEntry, SlotRange, Traffic,
+};
+use headgate_datapath::{
+    Added, Hook, Notes, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
+};
+
+use crate::Outcome;
+
+/// What the tables hold before the first packet.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// Read-only configuration.
+    pub config: DatapathConfig,
+    /// Frontends.
+    pub frontends: HashMap<FrontendKey, FrontendEntry>,
+    /// Services by id.
+    pub services: HashMap<u32, ServiceEntry>,
+    /// Backend ids by slot.
+    pub slots: Vec<u32>,
+    /// Backends by id.
+    pub backends: HashMap<u32, BackendEntry>,
+}
+
+impl State {
+    /// Adds a service that has these backends, by id, one slot each.
+    pub fn add_service(&mut self, id: u32, backends: &[u32]) {
+        let range = SlotRange {
+            first: self.slots.len() as u32,
+            count: backends.len() as u32,
+        };
+        self.slots.extend(backends);
+        self.services.insert(id, ServiceEntry::new(range, 0));
+    }
+}
+
+/// Tables in memory.
+#[derive(Debug)]
+pub struct Host {
+    state: State,
+    /// Connections by flow.
+    pub connections: HashMap<FlowKey, CtEntry>,
+    /// Traffic by service.
+    pub traffic: RefCell<HashMap<u32, Traffic>>,
+    /// Seconds on the clock.
+    pub now_s: u32,
+    /// The answer to every question for a route.
+    pub route: Route,
+    /// Most connection entries that there is room for.
+    pub capacity: usize,
+}
+
+impl Host {
+    /// A host with this state and no connection.
+    pub fn new(state: State) -> Self {
+        Self {
+            state,
+            connections: HashMap::new(),
+            traffic: RefCell::default(),
+            now_s: 1000,
+            route: Route::STACK,
+            capacity: usize::MAX,
+        }
+    }
+
+    /// Walks one frame.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let mut memory = frame.to_vec();
+        memory.resize(frame.len() + 256, 0);
+        let mut packet = SlicePacket::new(&mut memory, frame.len());
+        let outcome = walk(hook, &mut packet, self, &mut Notes::default());
+        Outcome {
+            action: match outcome.verdict {
+                Verdict::Pass => "pass",
+                Verdict::Drop => "drop",
+                Verdict::Answer => "answer",
+                Verdict::Redirect | Verdict::RedirectNeighbour => "redirect",
+            },
+            reason: outcome.reason,
+            frame: packet.frame().to_vec(),
+        }
+    }
+}
+
+impl Tables for Host {
+    fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    fn config(&self) -> &DatapathConfig {
+        &self.state.config
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        self.state.frontends.get(key).copied()
+    }
+
+    fn service(&self, id: u32) -> Option<ServiceEntry> {
+        self.state.services.get(&id).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.state.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
+        self.state.backends.get(&id).copied()
+    }
+
+    fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {
+        self.connections.get(flow).copied()
+    }
+
+    fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added {
+        if self.connections.contains_key(flow) {
+            return Added::Exists;
+        }
+        match self.put_connection(flow, entry) {
+            Ok(()) => Added::Yes,
+            Err(_) => Added::Full,
+        }
+    }
+
+    fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
+        if self.connections.len() >= self.capacity && !self.connections.contains_key(flow) {
+            return Err(Reason::ConntrackFull);
+        }
+        self.connections.insert(*flow, *entry);
+        Ok(())
+    }
+
+    fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool {
+        let Some(entry) = self.connections.get_mut(flow) else {
+            return false;
+        };
+        entry.state = state;
+        entry.seen_s = seen_s;
+        true
+    }
+
+    fn route(&self, _query: &RouteQuery) -> Route {
+        self.route
+    }
+
+    fn count(&self, service: u32, _backend: u32, bytes: u32, opens: bool) {
+        let mut traffic = self.traffic.borrow_mut();
+        let traffic = traffic.entry(service).or_default();
+        traffic.connections += u64::from(opens);
+        traffic.packets += 1;
+        traffic.bytes += u64::from(bytes);
+    }
+}

@@ -1,0 +1,172 @@
+//! The walk in the kernel, by `BPF_PROG_TEST_RUN`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use aya::programs::{TestRun, TestRunOptions};
+use headgate_abi::{FlowKey, Reason, names};
+use headgate_datapath::Hook;
+use headgate_dataplane::{Maps, Options, Programs, load};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+
+use crate::{Outcome, State};
+
+/// The loaded programs with maps of their own, pinned in a folder that goes away with it.
+pub struct Kernel {
+    programs: Programs,
+    /// The maps.
+    pub maps: Maps,
+    pins: PathBuf,
+}
+
+const BPF_FS: &str = "/sys/fs/bpf";
+
+impl Kernel {
+    /// Loads the programs over this state, in a network namespace of this thread alone.
+    pub fn new(name: &str, state: &State) -> Result<Self> {
+        // Nothing is routed here, so the kernel answers as the host walk's `Route::STACK`.
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        if !fs::read_to_string("/proc/mounts")?.contains(&format!(" {BPF_FS} bpf ")) {
+            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .context("mounting the BPF file system")?;
+        }
+        let pins = Path::new(BPF_FS).join(format!("hgtest-{}-{name}", std::process::id()));
+        let options = Options {
+            config: state.config,
+            frontends: 1024,
+            services: 64,
+            backends: 64,
+            slots: 1024,
+            connections: 4096,
+            sockets: 64,
+        };
+        let programs = load(&pins, &options)?;
+        let mut maps = Maps::open(&pins, true)?;
+        for (key, entry) in &state.frontends {
+            maps.frontends.insert(key, entry, 0)?;
+        }
+        for (index, backend) in state.slots.iter().enumerate() {
+            assert!(maps.slots.set(index as u32, *backend));
+        }
+        for (id, entry) in &state.services {
+            assert!(maps.services.set(*id, *entry));
+        }
+        for (id, entry) in &state.backends {
+            assert!(maps.backends.set(*id, *entry));
+        }
+        Ok(Self { programs, maps, pins })
+    }
+
+    /// Runs one frame through the XDP program.
+    pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Outcome> {
+        let before = self.maps.reasons()?;
+        let mut out = vec![0; 2048];
+        let program = self.programs.xdp(names::XDP_EXTERNAL)?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => "drop",
+            2 => "pass",
+            3 => "answer",
+            4 => "redirect",
+            other => bail!("XDP returned {other}"),
+        };
+        self.outcome(action, out, &before)
+    }
+
+    /// Runs one frame through the TC program of a hook.
+    pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome> {
+        let before = self.maps.reasons()?;
+        let mut out = vec![0; 2048];
+        let program = self.programs.tc(match hook {
+            Hook::External => names::TC_EXTERNAL,
+            Hook::Pod => names::TC_POD,
+            Hook::Egress => names::TC_EGRESS,
+        })?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value as i32 {
+            -1 => "pass",
+            2 => "drop",
+            7 => "answer",
+            other => bail!("TC returned {other}"),
+        };
+        self.outcome(action, out, &before)
+    }
+
+    fn outcome(
+        &self,
+        action: &'static str,
+        frame: Vec<u8>,
+        before: &[(Reason, u64)],
+    ) -> Result<Outcome> {
+        let after = self.maps.reasons()?;
+        let mut counted = after.iter().zip(before).filter(|(after, before)| after != before);
+        let Some(((reason, _), _)) = counted.next() else {
+            bail!("no reason was counted");
+        };
+        Ok(Outcome {
+            action,
+            reason: *reason,
+            frame,
+        })
+    }
+
+    /// Number of connection entries.
+    pub fn connections(&self) -> usize {
+        self.maps.connections.keys().count()
+    }
+
+    /// Forgets a flow.
+    pub fn forget(&mut self, flow: &FlowKey) -> Result<()> {
+        Ok(self.maps.connections.remove(flow)?)
+    }
+
+    /// Mean duration of an XDP program over `repeat` runs on one frame. Only for frames that the
+    /// program leaves as they are, since each run gets what the one before left.
+    pub fn time_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
+        let program = self.programs.xdp(name)?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::new()
+        })?;
+        Ok(result.duration)
+    }
+
+    /// Instructions that the verifier walked for a program.
+    pub fn verified_instructions(&mut self, name: &str) -> Result<u32> {
+        let info = if name == names::TC_EXTERNAL || name == names::TC_POD || name == names::TC_EGRESS
+        {
+            self.programs.tc(name)?.info()?
+        } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
+            self.programs.xdp(name)?.info()?
+        } else {
+            self.programs.socket_hook(name)?.info()?
+        };
+        info.verified_instruction_count().context("the kernel does not tell")
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.pins) {
+            eprintln!("left behind {}: {error}", self.pins.display());
+        }
+    }
+}

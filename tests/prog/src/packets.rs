@@ -1,0 +1,220 @@
+//! Building and checking frames.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep,
+    SlicedPacket, TransportSlice, icmpv4, icmpv6,
+};
+
+const ETHERNET_HEADER: usize = 14;
+
+/// Builds frames between two addresses of one family.
+#[derive(Clone, Copy, Debug)]
+pub struct Builder {
+    /// Sender.
+    pub source: SocketAddr,
+    /// Receiver.
+    pub destination: SocketAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+}
+
+impl Builder {
+    /// Frames from `source` to `destination`, as `address:port`.
+    pub fn new(source: &str, destination: &str) -> Self {
+        Self {
+            source: source.parse().expect("a socket address"),
+            destination: destination.parse().expect("a socket address"),
+            hop_limit: 64,
+        }
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ..self
+        }
+    }
+
+    fn network(&self) -> PacketBuilderStep<IpHeaders> {
+        let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                link.ipv4(source.octets(), destination.octets(), self.hop_limit)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                link.ipv6(source.octets(), destination.octets(), self.hop_limit)
+            }
+            _ => panic!("two families in one packet"),
+        }
+    }
+
+    /// A TCP segment with these flags, out of `SAFR`.
+    pub fn tcp(&self, flags: &str, payload: &[u8]) -> Vec<u8> {
+        let step = self.network();
+        let mut step = step.tcp(self.source.port(), self.destination.port(), 1000, 4096);
+        for flag in flags.chars() {
+            step = match flag {
+                'S' => step.syn(),
+                'A' => step.ack(77),
+                'F' => step.fin(),
+                'R' => step.rst(),
+                other => panic!("no flag {other}"),
+            };
+        }
+        let mut frame = Vec::new();
+        step.write(&mut frame, payload).expect("writing to memory");
+        frame
+    }
+
+    /// A UDP datagram.
+    pub fn udp(&self, payload: &[u8]) -> Vec<u8> {
+        let step = self.network();
+        let step = step.udp(self.source.port(), self.destination.port());
+        let mut frame = Vec::new();
+        step.write(&mut frame, payload).expect("writing to memory");
+        frame
+    }
+
+    /// A "port unreachable" from source to destination that quotes `offending`, a frame.
+    pub fn unreachable(&self, offending: &[u8]) -> Vec<u8> {
+        let quoted = &offending[ETHERNET_HEADER..];
+        let quoted = &quoted[..quoted.len().min(64)];
+        let step = self.network();
+        let mut frame = Vec::new();
+        match self.source {
+            SocketAddr::V4(_) => step
+                .icmpv4(Icmpv4Type::DestinationUnreachable(
+                    icmpv4::DestUnreachableHeader::Port,
+                ))
+                .write(&mut frame, quoted),
+            SocketAddr::V6(_) => step
+                .icmpv6(Icmpv6Type::DestinationUnreachable(
+                    icmpv6::DestUnreachableCode::Port,
+                ))
+                .write(&mut frame, quoted),
+        }
+        .expect("writing to memory");
+        frame
+    }
+
+    /// An echo request.
+    pub fn echo(&self) -> Vec<u8> {
+        let header = IcmpEchoHeader { id: 1, seq: 1 };
+        let step = self.network();
+        let mut frame = Vec::new();
+        match self.source {
+            SocketAddr::V4(_) => step
+                .icmpv4(Icmpv4Type::EchoRequest(header))
+                .write(&mut frame, b"ping"),
+            SocketAddr::V6(_) => step
+                .icmpv6(Icmpv6Type::EchoRequest(header))
+                .write(&mut frame, b"ping"),
+        }
+        .expect("writing to memory");
+        frame
+    }
+}
+
+/// `source > destination protocol`, with what matters of the transport header.
+pub fn describe(frame: &[u8]) -> String {
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
+        return "unreadable".into();
+    };
+    let (source, destination): (IpAddr, IpAddr) = match &packet.net {
+        Some(NetSlice::Ipv4(v4)) => (
+            v4.header().source_addr().into(),
+            v4.header().destination_addr().into(),
+        ),
+        Some(NetSlice::Ipv6(v6)) => (
+            v6.header().source_addr().into(),
+            v6.header().destination_addr().into(),
+        ),
+        _ => return "not IP".into(),
+    };
+    match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let flags: String = [
+                (tcp.syn(), 'S'),
+                (tcp.ack(), 'A'),
+                (tcp.fin(), 'F'),
+                (tcp.rst(), 'R'),
+            ]
+            .into_iter()
+            .filter_map(|(set, letter)| set.then_some(letter))
+            .collect();
+            format!(
+                "{source} {} > {destination} {} tcp {flags}",
+                tcp.source_port(),
+                tcp.destination_port()
+            )
+        }
+        Some(TransportSlice::Udp(udp)) => format!(
+            "{source} {} > {destination} {} udp {}",
+            udp.source_port(),
+            udp.destination_port(),
+            udp.length()
+        ),
+        Some(TransportSlice::Icmpv4(icmp)) => {
+            format!("{source} > {destination} {:?}", icmp.icmp_type())
+        }
+        Some(TransportSlice::Icmpv6(icmp)) => {
+            format!("{source} > {destination} {:?}", icmp.icmp_type())
+        }
+        _ => format!("{source} > {destination}"),
+    }
+}
+
+/// Whether the checksums of the outer headers are right, as a receiver computes them.
+pub fn is_checksum_right(frame: &[u8]) -> bool {
+    let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
+        return false;
+    };
+    let header_is_right = match &packet.net {
+        Some(NetSlice::Ipv4(v4)) => {
+            v4.header().header_checksum() == v4.header().to_header().calc_header_checksum()
+        }
+        _ => true,
+    };
+    let sums_to_zero = |pseudo: Vec<u8>, segment: &[u8]| {
+        let mut bytes = pseudo;
+        bytes.extend(segment);
+        if bytes.len() % 2 == 1 {
+            bytes.push(0);
+        }
+        let sum: u64 = bytes
+            .chunks_exact(2)
+            .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        sum % 0xffff == 0
+    };
+    let (pseudo, segment) = match &packet.net {
+        Some(NetSlice::Ipv4(v4)) => {
+            let segment = v4.payload().payload;
+            let mut pseudo = v4.header().source().to_vec();
+            pseudo.extend(v4.header().destination());
+            pseudo.extend([0, v4.header().protocol().0]);
+            pseudo.extend((segment.len() as u16).to_be_bytes());
+            if v4.header().protocol().0 == 1 {
+                pseudo.clear();
+            }
+            (pseudo, segment)
+        }
+        Some(NetSlice::Ipv6(v6)) => {
+            let segment = v6.payload().payload;
+            let mut pseudo = v6.header().source().to_vec();
+            pseudo.extend(v6.header().destination());
+            pseudo.extend((segment.len() as u32).to_be_bytes());
+            pseudo.extend([0, 0, 0, v6.header().next_header().0]);
+            (pseudo, segment)
+        }
+        _ => return false,
+    };
+    let is_udp_without = matches!(&packet.transport,
+        Some(TransportSlice::Udp(udp)) if udp.checksum() == 0);
+    header_is_right && (is_udp_without || sums_to_zero(pseudo, segment))
+}

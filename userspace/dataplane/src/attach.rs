@@ -1,0 +1,195 @@
+//! Attaching programs by pinned links. A link that is pinned already gets the new program in one
+//! step, so an upgrade or a restart loses no packet.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{
+    CgroupAttachMode, LinkOrder, ProgramFd, SchedClassifier, TcAttachType, XdpMode,
+    links::{FdLink, LinkError}, tc::TcAttachOptions,
+};
+use headgate_abi::names;
+
+use crate::{error::Error, load::Programs, maps::pin_folder, sys};
+
+/// A device and what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Device {
+    /// Out of the node.
+    External(String),
+    /// To a pod of this node: the host's end.
+    Pod(String),
+}
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// XDP in the driver, and TC.
+    Native,
+    /// TC only: the driver has no XDP.
+    TcOnly,
+}
+
+fn links(pins: &Path) -> PathBuf {
+    pin_folder(pins).join("links")
+}
+
+/// Attaches what a device needs, or replaces the programs that are there.
+pub fn attach_device(
+    programs: &mut Programs,
+    pins: &Path,
+    device: &Device,
+) -> Result<Attached, Error> {
+    match device {
+        Device::Pod(name) => {
+            tc(programs, pins, name, names::TC_POD, TcAttachType::Ingress)?;
+            Ok(Attached::TcOnly)
+        }
+        Device::External(name) => {
+            tc(programs, pins, name, names::TC_EXTERNAL, TcAttachType::Ingress)?;
+            tc(programs, pins, name, names::TC_EGRESS, TcAttachType::Egress)?;
+            xdp(programs, pins, name)
+        }
+    }
+}
+
+fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, Error> {
+    let program = programs.xdp(names::XDP_EXTERNAL)?;
+    let path = link_path(pins, names::XDP_EXTERNAL, device)?;
+    let fd = program_fd(names::XDP_EXTERNAL, program.fd())?;
+    if replace(&path, &fd)? {
+        return Ok(Attached::Native);
+    }
+    // Without XDP in the driver the generic one would only repeat what TC does, later.
+    let Ok(id) = program.attach(device, XdpMode::Driver) else {
+        return Ok(Attached::TcOnly);
+    };
+    let link = program.take_link(id).map_err(|source| Error::program(names::XDP_EXTERNAL, source))?;
+    pin(link.try_into(), names::XDP_EXTERNAL, &path)?;
+    Ok(Attached::Native)
+}
+
+fn tc(
+    programs: &mut Programs,
+    pins: &Path,
+    device: &str,
+    name: &str,
+    attach_type: TcAttachType,
+) -> Result<(), Error> {
+    let program: &mut SchedClassifier = programs.tc(name)?;
+    let path = link_path(pins, name, device)?;
+    let fd = program_fd(name, program.fd())?;
+    if replace(&path, &fd)? {
+        return Ok(());
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(device, attach_type, options)
+        .map_err(|source| Error::program(&format!("{name} on {device}"), source))?;
+    let link = program.take_link(id).map_err(|source| Error::program(name, source))?;
+    pin(link.try_into(), name, &path)
+}
+
+/// Attaches the socket hooks to a cgroup, or replaces those that are there.
+pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Result<(), Error> {
+    let open = File::open(cgroup).map_err(|source| Error::Open {
+        path: cgroup.into(),
+        source,
+    })?;
+    for name in names::SOCKET_HOOKS {
+        let program = programs.socket_hook(name)?;
+        let path = link_path(pins, name, "cgroup")?;
+        let fd = program_fd(name, program.fd())?;
+        if replace(&path, &fd)? {
+            continue;
+        }
+        let id = program
+            .attach(&open, CgroupAttachMode::AllowMultiple)
+            .map_err(|source| Error::program(name, source))?;
+        let link = program.take_link(id).map_err(|source| Error::program(name, source))?;
+        pin(link.try_into(), name, &path)?;
+    }
+    Ok(())
+}
+
+/// Names of the pinned links: `program@device`.
+pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(links(pins)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Removes the links of a device; the kernel detaches the programs.
+pub fn detach(pins: &Path, device: &str) -> io::Result<()> {
+    for name in attached(pins)? {
+        if name.split_once('@').is_some_and(|(_, on)| on == device) {
+            fs::remove_file(links(pins).join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn link_path(pins: &Path, program: &str, device: &str) -> Result<PathBuf, Error> {
+    let folder = links(pins);
+    fs::create_dir_all(&folder).map_err(|source| Error::Pin {
+        path: folder.clone(),
+        source,
+    })?;
+    Ok(folder.join(format!("{program}@{device}")))
+}
+
+fn program_fd(
+    name: &str,
+    fd: Result<&ProgramFd, aya::programs::ProgramError>,
+) -> Result<OwnedFd, Error> {
+    let fd = fd.map_err(|source| Error::program(name, source))?;
+    fd.as_fd().try_clone_to_owned().map_err(|source| Error::Open {
+        path: name.into(),
+        source,
+    })
+}
+
+/// Puts the program behind the link pinned at `path`. False if there is none, or if what it was
+/// attached to is gone: then the pin is removed.
+fn replace(path: &Path, program: &OwnedFd) -> Result<bool, Error> {
+    let failed = |source| Error::Pin {
+        path: path.into(),
+        source,
+    };
+    let link = match sys::open_pin(path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    match sys::replace_program(link.as_fd(), program.as_fd()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
+            fs::remove_file(path).map_err(failed)?;
+            Ok(false)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn pin(link: Result<FdLink, LinkError>, name: &str, path: &Path) -> Result<(), Error> {
+    let link = link.map_err(|_| Error::ForeignPin {
+        path: path.into(),
+        reason: format!("the kernel has no links for {name}"),
+    })?;
+    link.pin(path).map_err(|source| Error::PinFailed {
+        path: path.into(),
+        source: Box::new(source),
+    })?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Loading the object, with the maps that are pinned already.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
+};
+use headgate_abi::{DatapathConfig, names};
+
+use crate::{error::Error, maps::pin_folder, sys};
+
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+/// The object that `cargo xtask build` made; parsing wants it aligned.
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HEADGATE_BPF_OBJECT")));
+
+/// Sizes of the maps, in entries. They take effect when a map is made, not when it is found pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Read-only configuration of the programs.
+    pub config: DatapathConfig,
+    /// Frontends.
+    pub frontends: u32,
+    /// Services.
+    pub services: u32,
+    /// Backends.
+    pub backends: u32,
+    /// Slots of all services together.
+    pub slots: u32,
+    /// Connection entries, two for each connection.
+    pub connections: u32,
+    /// Translated sockets.
+    pub sockets: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            config: DatapathConfig::default(),
+            frontends: 1 << 16,
+            services: 1 << 16,
+            backends: 1 << 17,
+            slots: 1 << 20,
+            connections: 1 << 18,
+            sockets: 1 << 16,
+        }
+    }
+}
+
+/// The loaded object.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+/// Cookie of the calling thread's network namespace.
+pub fn host_netns_cookie() -> io::Result<u64> {
+    sys::netns_cookie()
+}
+
+/// Loads the object. Maps pinned below `pins` are used again, others are made and pinned there.
+/// Programs are loaded when they are first asked for.
+pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
+    let folder = pin_folder(pins);
+    fs::create_dir_all(&folder).map_err(|source| Error::Pin {
+        path: folder.clone(),
+        source,
+    })?;
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::CONFIG, &options.config, true)
+        .map_max_entries(names::FRONTENDS, options.frontends)
+        .map_max_entries(names::SERVICES, options.services)
+        .map_max_entries(names::SERVICE_LABELS, options.services)
+        .map_max_entries(names::SERVICE_TRAFFIC, options.services)
+        .map_max_entries(names::BACKENDS, options.backends)
+        .map_max_entries(names::BACKEND_TRAFFIC, options.backends)
+        .map_max_entries(names::SLOTS, options.slots)
+        .map_max_entries(names::CONNTRACK, options.connections)
+        .map_max_entries(names::SOCKETS, options.sockets);
+    for name in names::MAPS {
+        loader.map_pin_path(name, folder.join(name));
+    }
+    let ebpf = loader
+        .load(&OBJECT.0)
+        .map_err(|source| Error::Load(Box::new(source)))?;
+    Ok(Programs { ebpf })
+}
+
+impl Programs {
+    fn get<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+    {
+        let missing = || Error::program(name, ProgramError::NotLoaded);
+        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
+        program.try_into().map_err(|source: ProgramError| Error::program(name, source))
+    }
+
+    /// An XDP program, loaded.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp, Error> {
+        let program = self.get::<Xdp>(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| Error::program(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// A TC program, loaded.
+    pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
+        let program = self.get::<SchedClassifier>(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| Error::program(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// A socket hook, loaded.
+    pub fn socket_hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr, Error> {
+        let program = self.get::<CgroupSockAddr>(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| Error::program(name, source))?;
+        }
+        Ok(program)
+    }
+}

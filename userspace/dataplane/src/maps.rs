@@ -1,0 +1,141 @@
+//! The pinned maps, as the agent writes them and the CLI reads them.
+
+use std::{
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use headgate_abi::{
+    ABI_VERSION, BackendEntry, CtEntry, FlowKey, FrontendEntry, FrontendKey, Reason, ServiceEntry,
+    ServiceLabel, SocketEntry, SocketKey, Traffic, names,
+};
+
+use crate::{array::SharedArray, error::Error};
+
+/// The folder of this ABI version below `pins`.
+pub fn pin_folder(pins: &Path) -> PathBuf {
+    pins.join(format!("v{ABI_VERSION}"))
+}
+
+/// Every map that userspace uses. They are open files: no agent needs to run.
+#[allow(missing_debug_implementations, reason = "aya's per-CPU arrays have none")]
+pub struct Maps {
+    /// Frontends.
+    pub frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
+    /// Services by id.
+    pub services: SharedArray<ServiceEntry>,
+    /// Names of services by id.
+    pub labels: SharedArray<ServiceLabel>,
+    /// Backend ids by slot.
+    pub slots: SharedArray<u32>,
+    /// Backends by id.
+    pub backends: SharedArray<BackendEntry>,
+    /// Connections.
+    pub connections: HashMap<MapData, FlowKey, CtEntry>,
+    /// Translated sockets.
+    pub sockets: HashMap<MapData, SocketKey, SocketEntry>,
+    reasons: PerCpuArray<MapData, u64>,
+    service_traffic: PerCpuArray<MapData, Traffic>,
+    backend_traffic: PerCpuArray<MapData, Traffic>,
+}
+
+impl Maps {
+    /// Opens the maps pinned below `pins`.
+    pub fn open(pins: &Path, writable: bool) -> Result<Self, Error> {
+        let folder = pin_folder(pins);
+        Ok(Self {
+            frontends: hash(&folder, names::FRONTENDS)?,
+            services: array(&folder, names::SERVICES, writable)?,
+            labels: array(&folder, names::SERVICE_LABELS, writable)?,
+            slots: array(&folder, names::SLOTS, writable)?,
+            backends: array(&folder, names::BACKENDS, writable)?,
+            connections: hash(&folder, names::CONNTRACK)?,
+            sockets: hash(&folder, names::SOCKETS)?,
+            reasons: per_cpu(&folder, names::REASONS)?,
+            service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
+            backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,
+        })
+    }
+
+    /// How often each reason was given, all CPUs together.
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
+        Reason::ALL
+            .iter()
+            .map(|reason| {
+                let counts = self.reasons.get(&(*reason as u32), 0);
+                let counts = counts.map_err(|source| Error::map(names::REASONS, source))?;
+                Ok((*reason, counts.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Traffic of a service, all CPUs together.
+    pub fn service_traffic(&self, id: u32) -> Result<Traffic, Error> {
+        total(&self.service_traffic, names::SERVICE_TRAFFIC, id)
+    }
+
+    /// Traffic of a backend, all CPUs together.
+    pub fn backend_traffic(&self, id: u32) -> Result<Traffic, Error> {
+        total(&self.backend_traffic, names::BACKEND_TRAFFIC, id)
+    }
+}
+
+fn total(map: &PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<Traffic, Error> {
+    let parts = map.get(&id, 0).map_err(|source| Error::map(name, source))?;
+    Ok(parts.iter().fold(Traffic::default(), |sum, part| Traffic {
+        connections: sum.connections + part.connections,
+        packets: sum.packets + part.packets,
+        bytes: sum.bytes + part.bytes,
+    }))
+}
+
+fn open(folder: &Path, name: &str) -> Result<MapData, Error> {
+    MapData::from_pin(folder.join(name)).map_err(|source| Error::map(name, source))
+}
+
+fn hash<K: aya::Pod, V: aya::Pod>(
+    folder: &Path,
+    name: &str,
+) -> Result<HashMap<MapData, K, V>, Error> {
+    typed(folder, name)
+}
+
+fn per_cpu<T: aya::Pod>(folder: &Path, name: &str) -> Result<PerCpuArray<MapData, T>, Error> {
+    typed(folder, name)
+}
+
+/// A map of the type, key and value that we expect; a foreign map is refused by its pin.
+fn typed<M: TryFrom<Map, Error = MapError>>(folder: &Path, name: &str) -> Result<M, Error> {
+    let foreign = |reason: MapError| Error::ForeignPin {
+        path: folder.join(name),
+        reason: reason.to_string(),
+    };
+    let map = Map::from_map_data(open(folder, name)?).map_err(foreign)?;
+    M::try_from(map).map_err(foreign)
+}
+
+fn array<T: aya::Pod>(
+    folder: &Path,
+    name: &str,
+    writable: bool,
+) -> Result<SharedArray<T>, Error> {
+    let data = open(folder, name)?;
+    let info = data.info().map_err(|source| Error::map(name, source))?;
+    if info.value_size() as usize != size_of::<T>() {
+        return Err(Error::ForeignPin {
+            path: folder.join(name),
+            reason: format!(
+                "its values have {} bytes instead of {}",
+                info.value_size(),
+                size_of::<T>()
+            ),
+        });
+    }
+    SharedArray::map(data.fd().as_fd(), info.max_entries(), writable).map_err(|source| {
+        Error::Pin {
+            path: folder.join(name),
+            source,
+        }
+    })
+}
