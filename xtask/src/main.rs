@@ -1,3 +1,38 @@
-//! Build, demo and test commands.
+//! Build, demo and test commands: `cargo xtask --help`.
 
-fn main() {}
+mod bench;
+mod build;
+mod demo;
+mod setup;
+mod sh;
+mod test;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Build, demo and test commands of Headgate"
+)]
+enum Verb {
+    /// Find and install what the build needs
+    Setup,
+    /// Build the BPF object and the binary
+    Build,
+    /// Show it work on a small cluster of network namespaces
+    Demo(demo::Options),
+    /// Run every check and every test that can run here
+    Test(test::Options),
+    /// Print what a packet costs
+    Bench,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Verb::parse() {
+        Verb::Setup => setup::run().map(|_| ()),
+        Verb::Build => build::run(),
+        Verb::Demo(options) => demo::run(&options),
+        Verb::Test(options) => test::run(&options),
+        Verb::Bench => bench::run(),
+    }
+}

@@ -60,7 +60,9 @@ impl ServiceLabel {
     /// A label with this text, or `None` if it is too long.
     pub fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; Self::CAPACITY];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        bytes
+            .get_mut(..text.len())?
+            .copy_from_slice(text.as_bytes());
         Some(Self { bytes })
     }
 
@@ -68,6 +70,7 @@ impl ServiceLabel {
     pub fn text(&self) -> &str {
         let end = self.bytes.iter().position(|byte| *byte == 0);
         let used = self.bytes.get(..end.unwrap_or(Self::CAPACITY));
-        used.and_then(|used| core::str::from_utf8(used).ok()).unwrap_or_default()
+        used.and_then(|used| core::str::from_utf8(used).ok())
+            .unwrap_or_default()
     }
 }

@@ -70,7 +70,8 @@ pub fn next_state(state: CtState, direction: Direction, transport: Transport) ->
     }
     match (state, direction) {
         (CtState::CLOSED, _) => CtState::CLOSED,
-        (CtState::CLIENT_CLOSED, Direction::Reply) | (CtState::BACKEND_CLOSED, Direction::Original)
+        (CtState::CLIENT_CLOSED, Direction::Reply)
+        | (CtState::BACKEND_CLOSED, Direction::Original)
             if flags.any(TcpFlags::FIN) =>
         {
             CtState::CLOSED

@@ -25,7 +25,11 @@ pub(crate) fn rewrite_error<P: Packet>(
     let flow = &parsed.flow;
     let (source, destination) = outer_addresses(packet, parsed.family)?;
     // A router on the way speaks in its own name, the far end in the name the client knows.
-    let new_source = if source == flow.source { entry.source } else { source };
+    let new_source = if source == flow.source {
+        entry.source
+    } else {
+        source
+    };
 
     let inner = parsed.l4 + ICMP_HEADER;
     let inner_l4 = inner
@@ -33,7 +37,14 @@ pub(crate) fn rewrite_error<P: Packet>(
             Family::V4 => V4_HEADER,
             Family::V6 => V6_HEADER,
         };
-    rewrite_network(packet, parsed.family, inner, entry.destination, entry.source, 0)?;
+    rewrite_network(
+        packet,
+        parsed.family,
+        inner,
+        entry.destination,
+        entry.source,
+        0,
+    )?;
     let [a, b] = entry.destination_port.word().to_ne_bytes();
     let [c, d] = entry.source_port.word().to_ne_bytes();
     packet.store(inner_l4, &[a, b, c, d])?;
@@ -60,7 +71,14 @@ pub(crate) fn rewrite_error<P: Packet>(
         ),
     };
     packet.adjust_checksum(parsed.checksum_offset(), pseudo_header, quoted, false)?;
-    rewrite_network(packet, parsed.family, L3, new_source, entry.destination, hops)
+    rewrite_network(
+        packet,
+        parsed.family,
+        L3,
+        new_source,
+        entry.destination,
+        hops,
+    )
 }
 
 #[inline(always)]

@@ -34,7 +34,9 @@ impl Candidate {
                 .words()
                 .into_iter()
                 .chain([u32::from(port.word()), salt])
-                .fold(seed, |hash, word| mix(hash ^ word).wrapping_add(0x9e37_79b9))
+                .fold(seed, |hash, word| {
+                    mix(hash ^ word).wrapping_add(0x9e37_79b9)
+                })
         };
         Self {
             id,

@@ -79,7 +79,8 @@ impl Packet for SlicePacket<'_> {
 
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
         let tail = self.frame().get(offset as usize..);
-        tail.and_then(|tail| tail.first_chunk().copied()).ok_or(Reason::Malformed)
+        tail.and_then(|tail| tail.first_chunk().copied())
+            .ok_or(Reason::Malformed)
     }
 
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason> {

@@ -101,7 +101,18 @@ struct Network {
 #[inline(always)]
 fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     let header: [u8; V4_HEADER as usize] = packet.load(L3)?;
-    let [version_ihl, tos, len_hi, len_lo, _, _, fragment_hi, fragment_lo, hop_limit, ..] = header;
+    let [
+        version_ihl,
+        tos,
+        len_hi,
+        len_lo,
+        _,
+        _,
+        fragment_hi,
+        fragment_lo,
+        hop_limit,
+        ..,
+    ] = header;
     let header_len = u32::from(version_ihl & 0x0f) * 4;
     if version_ihl >> 4 != 4 || header_len < V4_HEADER {
         return Err(Reason::Malformed);
@@ -126,7 +137,17 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
 #[inline(always)]
 fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     let header: [u8; V6_HEADER as usize] = packet.load(L3)?;
-    let [first, second, _, _, len_hi, len_lo, next_header, hop_limit, ..] = header;
+    let [
+        first,
+        second,
+        _,
+        _,
+        len_hi,
+        len_lo,
+        next_header,
+        hop_limit,
+        ..,
+    ] = header;
     if first >> 4 != 6 {
         return Err(Reason::Malformed);
     }
@@ -149,7 +170,28 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
 
 #[inline(always)]
 fn network_v4(header: &[u8; V4_HEADER as usize]) -> Network {
-    let [_, _, _, _, _, _, _, _, _, protocol, _, _, a, b, c, d, e, f, g, h] = *header;
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        protocol,
+        _,
+        _,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+    ] = *header;
     Network {
         family: Family::V4,
         source: Addr::from_v4_word(u32::from_ne_bytes([a, b, c, d])),
@@ -188,7 +230,10 @@ fn parse_transport<P: Packet>(
         }
         (Protocol::UDP, _) => Transport::Udp,
         (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6) => {
-            return Ok((quoted_flow(packet, network.family, l4)?.reversed(), Transport::IcmpError));
+            return Ok((
+                quoted_flow(packet, network.family, l4)?.reversed(),
+                Transport::IcmpError,
+            ));
         }
         _ => return Err(Reason::OtherProtocol),
     };
@@ -277,7 +322,9 @@ pub(crate) fn pseudo_header(
     protocol: Protocol,
     len: u16,
 ) -> Sum {
-    let sum = Sum::default().half(u16::from(protocol.0).to_be()).half(len.to_be());
+    let sum = Sum::default()
+        .half(u16::from(protocol.0).to_be())
+        .half(len.to_be());
     match family {
         Family::V4 => sum.word(source.v4_word()).word(destination.v4_word()),
         Family::V6 => sum.words(source.words()).words(destination.words()),

@@ -77,21 +77,57 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed, flags: TcpFlags) -> Result<
     } else {
         let headers = parsed.l4 - L3 + u32::from(data_offset >> 4) * 4;
         let controls = u32::from(flags.any(TcpFlags::SYN)) + u32::from(flags.any(TcpFlags::FIN));
-        let len = u32::from(parsed.total_len).wrapping_sub(headers).wrapping_add(controls);
+        let len = u32::from(parsed.total_len)
+            .wrapping_sub(headers)
+            .wrapping_add(controls);
         let next = u32::from_be_bytes([q0, q1, q2, q3]).wrapping_add(len);
-        ([0; 4], next.to_be_bytes(), TcpFlags(TcpFlags::RST.0 | TcpFlags::ACK.0))
+        (
+            [0; 4],
+            next.to_be_bytes(),
+            TcpFlags(TcpFlags::RST.0 | TcpFlags::ACK.0),
+        )
     };
     let l4 = start_answer(packet, parsed.family, TCP_HEADER)?;
     let (source, destination) = (parsed.flow.destination, parsed.flow.source);
-    write_network(packet, parsed.family, Protocol::TCP, source, destination, TCP_HEADER)?;
+    write_network(
+        packet,
+        parsed.family,
+        Protocol::TCP,
+        source,
+        destination,
+        TCP_HEADER,
+    )?;
 
     let [p0, p1] = parsed.flow.destination_port.word().to_ne_bytes();
     let [p2, p3] = parsed.flow.source_port.word().to_ne_bytes();
     let [q0, q1, q2, q3] = sequence;
     let [a0, a1, a2, a3] = acknowledgment;
     const DATA_OFFSET: u8 = 5 << 4;
-    let head = [p0, p1, p2, p3, q0, q1, q2, q3, a0, a1, a2, a3, DATA_OFFSET, flags.0, 0, 0];
-    let pseudo = pseudo_header(parsed.family, source, destination, Protocol::TCP, TCP_HEADER);
+    let head = [
+        p0,
+        p1,
+        p2,
+        p3,
+        q0,
+        q1,
+        q2,
+        q3,
+        a0,
+        a1,
+        a2,
+        a3,
+        DATA_OFFSET,
+        flags.0,
+        0,
+        0,
+    ];
+    let pseudo = pseudo_header(
+        parsed.family,
+        source,
+        destination,
+        Protocol::TCP,
+        TCP_HEADER,
+    );
     let checksum = pseudo.fold();
     let urgent = pseudo.bytes(&head).half(checksum).checksum();
     let [c0, c1] = checksum.to_ne_bytes();
@@ -147,7 +183,11 @@ fn icmp_error<P: Packet>(
         (Family::V6, Message::TooBig) => (2, 0, rejection.mtu),
     };
     let [r0, r1] = rest.to_be_bytes();
-    let [c0, c1] = sum.plus(pseudo).bytes(&[kind, code, r0, r1]).checksum().to_ne_bytes();
+    let [c0, c1] = sum
+        .plus(pseudo)
+        .bytes(&[kind, code, r0, r1])
+        .checksum()
+        .to_ne_bytes();
     packet.store(l4, &[kind, code, c0, c1, 0, 0, r0, r1])
 }
 
@@ -167,10 +207,11 @@ fn move_bytes<P: Packet, const N: usize>(
 /// Makes the frame as long as the answer, and returns the offset of its transport header.
 #[inline(always)]
 fn start_answer<P: Packet>(packet: &mut P, family: Family, payload: u16) -> Result<u32, Reason> {
-    let l4 = L3 + match family {
-        Family::V4 => V4_HEADER,
-        Family::V6 => V6_HEADER,
-    };
+    let l4 = L3
+        + match family {
+            Family::V4 => V4_HEADER,
+            Family::V6 => V6_HEADER,
+        };
     packet.resize(l4 + u32::from(payload))?;
     Ok(l4)
 }
@@ -188,7 +229,18 @@ fn write_network<P: Packet>(
         Family::V4 => {
             let [l0, l1] = (payload + V4_HEADER as u16).to_be_bytes();
             const DONT_FRAGMENT: u8 = 0x40;
-            let head = [0x45, 0, l0, l1, 0, 0, DONT_FRAGMENT, 0, HOP_LIMIT, protocol.0];
+            let head = [
+                0x45,
+                0,
+                l0,
+                l1,
+                0,
+                0,
+                DONT_FRAGMENT,
+                0,
+                HOP_LIMIT,
+                protocol.0,
+            ];
             let checksum = Sum::default()
                 .bytes(&head)
                 .word(source.v4_word())

@@ -13,7 +13,9 @@ pub fn flow_hash(flow: &FlowKey, seed: u32) -> u32 {
     let mut hash = seed;
     for word in [a, b, c, d, ports] {
         // MurmurHash3's step: one multiply a word is what a packet can afford.
-        hash = (hash ^ word.wrapping_mul(0xcc9e_2d51)).rotate_left(13).wrapping_mul(5);
+        hash = (hash ^ word.wrapping_mul(0xcc9e_2d51))
+            .rotate_left(13)
+            .wrapping_mul(5);
         hash = hash.wrapping_add(0xe654_6b64);
     }
     mix(hash)

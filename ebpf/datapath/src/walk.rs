@@ -1,6 +1,8 @@
 //! The packet walk: the page to read first.
 
-use headgate_abi::{Addr, CtEntry, Fate, FlowKey, FrontendEntry, FrontendFlags, FrontendKey, Reason};
+use headgate_abi::{
+    Addr, CtEntry, Fate, FlowKey, FrontendEntry, FrontendFlags, FrontendKey, Reason,
+};
 
 use crate::{
     conntrack::{Direction, is_expired, is_reopening, mirror, next_state},
@@ -135,7 +137,12 @@ fn decide<P: Packet, T: Tables>(
         match new_connection(hook, tables, parsed, &frontend, notes) {
             Err(Reason::NoBackend) => {
                 let source = parsed.flow.destination;
-                return Ok(answer(Message::PortUnreachable, source, 0, Reason::NoBackend));
+                return Ok(answer(
+                    Message::PortUnreachable,
+                    source,
+                    0,
+                    Reason::NoBackend,
+                ));
             }
             result => result?,
         }
@@ -289,7 +296,11 @@ fn send<T: Tables>(
         Way::Neighbour => Verdict::RedirectNeighbour,
     };
     Ok(Plan {
-        outcome: Outcome { verdict, ifindex: route.link.ifindex, reason },
+        outcome: Outcome {
+            verdict,
+            ifindex: route.link.ifindex,
+            reason,
+        },
         rejection: Rejection::default(),
         hops: u8::from(is_sent_here),
         link: route.link,
@@ -321,8 +332,16 @@ fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
 #[inline(always)]
 fn answer(message: Message, source: Addr, mtu: u16, reason: Reason) -> Plan {
     Plan {
-        outcome: Outcome { verdict: Verdict::Answer, ifindex: 0, reason },
-        rejection: Rejection { message, source, mtu },
+        outcome: Outcome {
+            verdict: Verdict::Answer,
+            ifindex: 0,
+            reason,
+        },
+        rejection: Rejection {
+            message,
+            source,
+            mtu,
+        },
         hops: 0,
         link: Link::default(),
     }

@@ -22,7 +22,11 @@ fn hg_baseline_lookup(context: XdpContext) -> u32 {
     }
     // SAFETY: the packet reaches at least to the end of the ports.
     let (source, destination, [a, b, c, d]) = unsafe {
-        (read(data + ADDRESSES), read(data + ADDRESSES + 4), read::<4>(data + PORTS))
+        (
+            read(data + ADDRESSES),
+            read(data + ADDRESSES + 4),
+            read::<4>(data + PORTS),
+        )
     };
     let flow = headgate_abi::FlowKey {
         source: headgate_abi::Addr::from_v4_word(u32::from_ne_bytes(source)),

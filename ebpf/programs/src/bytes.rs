@@ -65,7 +65,12 @@ pub(crate) unsafe fn read<const N: usize>(start: usize) -> [u8; N] {
 pub(crate) unsafe fn write<const N: usize>(start: usize, bytes: &[u8; N]) {
     let mut done = 0;
     while done + 4 <= N {
-        let word = [bytes[done], bytes[done + 1], bytes[done + 2], bytes[done + 3]];
+        let word = [
+            bytes[done],
+            bytes[done + 1],
+            bytes[done + 2],
+            bytes[done + 3],
+        ];
         // SAFETY: within the N bytes; for the alignment see above.
         unsafe { *((start + done) as *mut u32) = u32::from_ne_bytes(word) };
         done += 4;

@@ -17,8 +17,7 @@ pub(crate) static FRONTENDS: HashMap<FrontendKey, FrontendEntry> =
     HashMap::with_max_entries(1 << 16, 0);
 
 #[map]
-pub(crate) static SERVICES: Array<ServiceEntry> =
-    Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+pub(crate) static SERVICES: Array<ServiceEntry> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static SERVICE_LABELS: Array<ServiceLabel> =
@@ -28,8 +27,7 @@ pub(crate) static SERVICE_LABELS: Array<ServiceLabel> =
 pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(1 << 20, BPF_F_MMAPABLE);
 
 #[map]
-pub(crate) static BACKENDS: Array<BackendEntry> =
-    Array::with_max_entries(1 << 17, BPF_F_MMAPABLE);
+pub(crate) static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1 << 17, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
@@ -43,12 +41,10 @@ pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);
 
 #[map]
-pub(crate) static SERVICE_TRAFFIC: PerCpuArray<Traffic> =
-    PerCpuArray::with_max_entries(1 << 16, 0);
+pub(crate) static SERVICE_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1 << 16, 0);
 
 #[map]
-pub(crate) static BACKEND_TRAFFIC: PerCpuArray<Traffic> =
-    PerCpuArray::with_max_entries(1 << 17, 0);
+pub(crate) static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1 << 17, 0);
 
 /// What would not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]
@@ -67,7 +63,9 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: one run of a program on a CPU asks once, and runs do not interrupt one another.
-    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+    SCRATCH
+        .get_ptr_mut(0)
+        .map(|scratch| unsafe { &mut *scratch })
 }
 
 /// Replaced by the loader; the verifier knows its value.

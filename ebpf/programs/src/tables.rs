@@ -19,8 +19,7 @@ use headgate_abi::{
 use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
-    BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS,
-    config,
+    BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS, config,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;

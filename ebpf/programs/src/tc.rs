@@ -80,7 +80,11 @@ impl Packet for SkbPacket<'_> {
         is_udp: bool,
     ) -> Result<(), Reason> {
         let skb = self.context.skb.skb;
-        let mangled = if is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let mangled = if is_udp {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
         let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
         // SAFETY: the buffer is the program's own; a size of zero in the flags means that the last
         // argument is a difference.

@@ -40,7 +40,10 @@ fn main() -> Result<()> {
     println!("\n{:<24} {:>8} {:>8}", "packet", "ns", "ratio");
     let look_up = best[1] as f64;
     for ((name, ..), nanoseconds) in cases.iter().zip(best) {
-        println!("{name:<24} {nanoseconds:>8} {:>8.2}", nanoseconds as f64 / look_up);
+        println!(
+            "{name:<24} {nanoseconds:>8} {:>8.2}",
+            nanoseconds as f64 / look_up
+        );
     }
     Ok(())
 }

@@ -34,8 +34,14 @@ impl Kernel {
         // Nothing is routed here, so the kernel answers as the host walk's `Route::STACK`.
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
         if !fs::read_to_string("/proc/mounts")?.contains(&format!(" {BPF_FS} bpf ")) {
-            mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), None::<&str>)
-                .context("mounting the BPF file system")?;
+            mount(
+                Some("bpf"),
+                BPF_FS,
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .context("mounting the BPF file system")?;
         }
         let pins = Path::new(BPF_FS).join(format!("hgtest-{}-{name}", std::process::id()));
         let options = Options {
@@ -61,7 +67,11 @@ impl Kernel {
         for (id, entry) in &state.backends {
             assert!(maps.backends.set(*id, *entry));
         }
-        Ok(Self { programs, maps, pins })
+        Ok(Self {
+            programs,
+            maps,
+            pins,
+        })
     }
 
     /// Runs one frame through the XDP program.
@@ -116,7 +126,10 @@ impl Kernel {
         before: &[(Reason, u64)],
     ) -> Result<Outcome> {
         let after = self.maps.reasons()?;
-        let mut counted = after.iter().zip(before).filter(|(after, before)| after != before);
+        let mut counted = after
+            .iter()
+            .zip(before)
+            .filter(|(after, before)| after != before);
         let Some(((reason, _), _)) = counted.next() else {
             bail!("no reason was counted");
         };
@@ -151,15 +164,16 @@ impl Kernel {
 
     /// Instructions that the verifier walked for a program.
     pub fn verified_instructions(&mut self, name: &str) -> Result<u32> {
-        let info = if name == names::TC_EXTERNAL || name == names::TC_POD || name == names::TC_EGRESS
-        {
-            self.programs.tc(name)?.info()?
-        } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
-            self.programs.xdp(name)?.info()?
-        } else {
-            self.programs.socket_hook(name)?.info()?
-        };
-        info.verified_instruction_count().context("the kernel does not tell")
+        let info =
+            if name == names::TC_EXTERNAL || name == names::TC_POD || name == names::TC_EGRESS {
+                self.programs.tc(name)?.info()?
+            } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
+                self.programs.xdp(name)?.info()?
+            } else {
+                self.programs.socket_hook(name)?.info()?
+            };
+        info.verified_instruction_count()
+            .context("the kernel does not tell")
     }
 }
 

@@ -60,11 +60,25 @@ fn state() -> State {
     frontend("192.168.50.1", 30081, Protocol::UDP, EMPTY, none);
     frontend("fd50::1", 30081, Protocol::TCP, EMPTY, none);
     frontend("fd50::1", 30081, Protocol::UDP, EMPTY, none);
-    frontend("192.168.50.1", 30082, Protocol::TCP, EMPTY_LOCAL, FrontendFlags::DROP_OUTSIDE);
-    state.backends.insert(1, backend("10.244.1.2", 9376, Protocol::TCP));
-    state.backends.insert(2, backend("10.244.1.3", 9376, Protocol::TCP));
-    state.backends.insert(3, backend("fd44:1::2", 9376, Protocol::TCP));
-    state.backends.insert(4, backend("10.244.1.2", 53, Protocol::UDP));
+    frontend(
+        "192.168.50.1",
+        30082,
+        Protocol::TCP,
+        EMPTY_LOCAL,
+        FrontendFlags::DROP_OUTSIDE,
+    );
+    state
+        .backends
+        .insert(1, backend("10.244.1.2", 9376, Protocol::TCP));
+    state
+        .backends
+        .insert(2, backend("10.244.1.3", 9376, Protocol::TCP));
+    state
+        .backends
+        .insert(3, backend("fd44:1::2", 9376, Protocol::TCP));
+    state
+        .backends
+        .insert(4, backend("10.244.1.2", 53, Protocol::UDP));
     state.add_service(WEB, &[1, 2]);
     state.add_service(WEB_V6, &[3]);
     state.add_service(DNS, &[4]);
@@ -85,7 +99,11 @@ impl Walks {
         let state = state();
         if !nix::unistd::geteuid().is_root() {
             println!("SKIPPED: kernel part of {name}: loading programs needs root");
-            return Self { host: Host::new(state), xdp: None, tc: None };
+            return Self {
+                host: Host::new(state),
+                xdp: None,
+                tc: None,
+            };
         }
         Self {
             xdp: Some(Kernel::new(&format!("{name}-xdp"), &state).unwrap()),
@@ -104,10 +122,18 @@ impl Walks {
         if let Some(kernel) = &mut self.tc
             && expected.reason != Reason::PartialChecksum
         {
-            compare("TC", &kernel.run_tc(Hook::External, frame).unwrap(), &expected);
+            compare(
+                "TC",
+                &kernel.run_tc(Hook::External, frame).unwrap(),
+                &expected,
+            );
         }
         if let (Some(xdp), true) = (&self.xdp, expected.reason != Reason::PartialChecksum) {
-            assert_eq!(xdp.connections(), self.host.connections.len(), "connection entries");
+            assert_eq!(
+                xdp.connections(),
+                self.host.connections.len(),
+                "connection entries"
+            );
         }
         expected
     }
@@ -115,18 +141,35 @@ impl Walks {
 
 fn compare(name: &str, actual: &Outcome, expected: &Outcome) {
     assert_eq!(
-        (actual.action, actual.reason, describe(&actual.frame), &actual.frame),
-        (expected.action, expected.reason, describe(&expected.frame), &expected.frame),
+        (
+            actual.action,
+            actual.reason,
+            describe(&actual.frame),
+            &actual.frame
+        ),
+        (
+            expected.action,
+            expected.reason,
+            describe(&expected.frame),
+            &expected.frame
+        ),
         "{name} (left) and host walk (right) differ"
     );
 }
 
 fn assert_sent(outcome: &Outcome, action: &str, reason: Reason, description: &str) {
     assert_eq!(
-        (outcome.action, outcome.reason, describe(&outcome.frame).as_str()),
+        (
+            outcome.action,
+            outcome.reason,
+            describe(&outcome.frame).as_str()
+        ),
         (action, reason, description)
     );
-    assert!(is_checksum_right(&outcome.frame), "checksum of {description}");
+    assert!(
+        is_checksum_right(&outcome.frame),
+        "checksum of {description}"
+    );
 }
 
 #[test]
@@ -136,7 +179,11 @@ fn connection_is_translated_both_ways_v4() {
     let first = walks.run(&client.tcp("S", b""));
     assert_eq!((first.action, first.reason), ("pass", Reason::ToBackend));
     assert!(is_checksum_right(&first.frame));
-    let chosen = if describe(&first.frame).contains("10.244.1.2") { "10.244.1.2" } else { "10.244.1.3" };
+    let chosen = if describe(&first.frame).contains("10.244.1.2") {
+        "10.244.1.2"
+    } else {
+        "10.244.1.3"
+    };
     let backend = Builder::new(&format!("{chosen}:9376"), "192.168.50.100:40000");
     let reply = walks.run(&backend.tcp("SA", b""));
     assert_sent(
@@ -202,13 +249,25 @@ fn service_without_endpoint_answers() {
             &walks.run(&client.tcp("S", b"early data")),
             "answer",
             Reason::NoBackend,
-            &format!("{} {} > {} {} tcp AR", from.ip(), from.port(), to.ip(), to.port()),
+            &format!(
+                "{} {} > {} {} tcp AR",
+                from.ip(),
+                from.port(),
+                to.ip(),
+                to.port()
+            ),
         );
         assert_sent(
             &walks.run(&client.tcp("A", b"")),
             "answer",
             Reason::NoBackend,
-            &format!("{} {} > {} {} tcp R", from.ip(), from.port(), to.ip(), to.port()),
+            &format!(
+                "{} {} > {} {} tcp R",
+                from.ip(),
+                from.port(),
+                to.ip(),
+                to.port()
+            ),
         );
         assert_sent(
             &walks.run(&client.udp(b"hello")),
@@ -216,7 +275,11 @@ fn service_without_endpoint_answers() {
             Reason::NoBackend,
             &format!("{} > {} DestinationUnreachable(Port)", from.ip(), to.ip()),
         );
-        assert_eq!(walks.run(&client.tcp("R", b"")).action, "drop", "no answer to a reset");
+        assert_eq!(
+            walks.run(&client.tcp("R", b"")).action,
+            "drop",
+            "no answer to a reset"
+        );
     }
 }
 
@@ -225,19 +288,36 @@ fn local_policy_without_local_endpoint_drops() {
     let mut walks = Walks::new("local");
     let client = Builder::new("192.168.50.100:40000", "192.168.50.1:30082");
     let outcome = walks.run(&client.tcp("S", b""));
-    assert_eq!((outcome.action, outcome.reason), ("drop", Reason::NoLocalBackend));
+    assert_eq!(
+        (outcome.action, outcome.reason),
+        ("drop", Reason::NoLocalBackend)
+    );
 }
 
 #[test]
 fn icmp_error_is_translated_inside_and_outside() {
     for (name, client, node, backend) in [
-        ("icmp4", "192.168.50.100:5000", "192.168.50.1:30053", "10.244.1.2:53"),
-        ("icmp6", "[fd50::100]:40000", "[fd50::1]:30080", "[fd44:1::2]:9376"),
+        (
+            "icmp4",
+            "192.168.50.100:5000",
+            "192.168.50.1:30053",
+            "10.244.1.2:53",
+        ),
+        (
+            "icmp6",
+            "[fd50::100]:40000",
+            "[fd50::1]:30080",
+            "[fd44:1::2]:9376",
+        ),
     ] {
         let mut walks = Walks::new(name);
         let client = Builder::new(client, node);
         let is_v4 = client.source.is_ipv4();
-        let sent = if is_v4 { client.udp(b"question") } else { client.tcp("S", b"") };
+        let sent = if is_v4 {
+            client.udp(b"question")
+        } else {
+            client.tcp("S", b"")
+        };
         let arrived = walks.run(&sent);
         let error = Builder::new(backend, &client.source.to_string()).unreachable(&arrived.frame);
         let outcome = walks.run(&error);
@@ -274,9 +354,15 @@ fn partial_checksum_is_left_to_tc() {
     let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
     frame[50..52].copy_from_slice(&folded.to_be_bytes());
     let outcome = walks.run(&frame);
-    assert_eq!((outcome.action, outcome.reason), ("pass", Reason::PartialChecksum));
+    assert_eq!(
+        (outcome.action, outcome.reason),
+        ("pass", Reason::PartialChecksum)
+    );
     assert_eq!(outcome.frame, frame);
-    assert!(walks.host.connections.is_empty(), "nothing was written down");
+    assert!(
+        walks.host.connections.is_empty(),
+        "nothing was written down"
+    );
 }
 
 #[test]
@@ -315,7 +401,11 @@ fn two_services_with_one_backend_get_two_source_ports() {
         protocol: Protocol::UDP,
         zero: 0,
     };
-    let entry = FrontendEntry { inside: DNS, outside: DNS, flags: FrontendFlags::default() };
+    let entry = FrontendEntry {
+        inside: DNS,
+        outside: DNS,
+        flags: FrontendFlags::default(),
+    };
     state.frontends.insert(other, entry);
     let mut host = Host::new(state);
     let one = Builder::new("192.168.50.100:5000", "192.168.50.1:30053").udp(b"a");

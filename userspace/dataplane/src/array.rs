@@ -54,7 +54,8 @@ impl<T: Pod> SharedArray<T> {
         if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let words = NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
+        let words =
+            NonNull::new(memory.cast()).ok_or_else(|| io::Error::other("mapped at zero"))?;
         Ok(Self {
             words,
             bytes,

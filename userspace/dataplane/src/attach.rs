@@ -10,7 +10,8 @@ use std::{
 
 use aya::programs::{
     CgroupAttachMode, LinkOrder, ProgramFd, SchedClassifier, TcAttachType, XdpMode,
-    links::{FdLink, LinkError}, tc::TcAttachOptions,
+    links::{FdLink, LinkError},
+    tc::TcAttachOptions,
 };
 use headgate_abi::names;
 
@@ -50,7 +51,13 @@ pub fn attach_device(
             Ok(Attached::TcOnly)
         }
         Device::External(name) => {
-            tc(programs, pins, name, names::TC_EXTERNAL, TcAttachType::Ingress)?;
+            tc(
+                programs,
+                pins,
+                name,
+                names::TC_EXTERNAL,
+                TcAttachType::Ingress,
+            )?;
             tc(programs, pins, name, names::TC_EGRESS, TcAttachType::Egress)?;
             xdp(programs, pins, name)
         }
@@ -68,7 +75,9 @@ fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, E
     let Ok(id) = program.attach(device, XdpMode::Driver) else {
         return Ok(Attached::TcOnly);
     };
-    let link = program.take_link(id).map_err(|source| Error::program(names::XDP_EXTERNAL, source))?;
+    let link = program
+        .take_link(id)
+        .map_err(|source| Error::program(names::XDP_EXTERNAL, source))?;
     pin(link.try_into(), names::XDP_EXTERNAL, &path)?;
     Ok(Attached::Native)
 }
@@ -90,7 +99,9 @@ fn tc(
     let id = program
         .attach_with_options(device, attach_type, options)
         .map_err(|source| Error::program(&format!("{name} on {device}"), source))?;
-    let link = program.take_link(id).map_err(|source| Error::program(name, source))?;
+    let link = program
+        .take_link(id)
+        .map_err(|source| Error::program(name, source))?;
     pin(link.try_into(), name, &path)
 }
 
@@ -110,7 +121,9 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
         let id = program
             .attach(&open, CgroupAttachMode::AllowMultiple)
             .map_err(|source| Error::program(name, source))?;
-        let link = program.take_link(id).map_err(|source| Error::program(name, source))?;
+        let link = program
+            .take_link(id)
+            .map_err(|source| Error::program(name, source))?;
         pin(link.try_into(), name, &path)?;
     }
     Ok(())
@@ -154,10 +167,12 @@ fn program_fd(
     fd: Result<&ProgramFd, aya::programs::ProgramError>,
 ) -> Result<OwnedFd, Error> {
     let fd = fd.map_err(|source| Error::program(name, source))?;
-    fd.as_fd().try_clone_to_owned().map_err(|source| Error::Open {
-        path: name.into(),
-        source,
-    })
+    fd.as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| Error::Open {
+            path: name.into(),
+            source,
+        })
 }
 
 /// Puts the program behind the link pinned at `path`. False if there is none, or if what it was
@@ -183,9 +198,9 @@ fn replace(path: &Path, program: &OwnedFd) -> Result<bool, Error> {
 }
 
 fn pin(link: Result<FdLink, LinkError>, name: &str, path: &Path) -> Result<(), Error> {
-    let link = link.map_err(|_| Error::ForeignPin {
+    let link = link.map_err(|source| Error::ForeignPin {
         path: path.into(),
-        reason: format!("the kernel has no links for {name}"),
+        reason: format!("the kernel has no links for {name}: {source}"),
     })?;
     link.pin(path).map_err(|source| Error::PinFailed {
         path: path.into(),

@@ -96,14 +96,18 @@ impl Programs {
     {
         let missing = || Error::program(name, ProgramError::NotLoaded);
         let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        program.try_into().map_err(|source: ProgramError| Error::program(name, source))
+        program
+            .try_into()
+            .map_err(|source: ProgramError| Error::program(name, source))
     }
 
     /// An XDP program, loaded.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp, Error> {
         let program = self.get::<Xdp>(name)?;
         if program.fd().is_err() {
-            program.load().map_err(|source| Error::program(name, source))?;
+            program
+                .load()
+                .map_err(|source| Error::program(name, source))?;
         }
         Ok(program)
     }
@@ -112,7 +116,9 @@ impl Programs {
     pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
         let program = self.get::<SchedClassifier>(name)?;
         if program.fd().is_err() {
-            program.load().map_err(|source| Error::program(name, source))?;
+            program
+                .load()
+                .map_err(|source| Error::program(name, source))?;
         }
         Ok(program)
     }
@@ -121,7 +127,9 @@ impl Programs {
     pub fn socket_hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr, Error> {
         let program = self.get::<CgroupSockAddr>(name)?;
         if program.fd().is_err() {
-            program.load().map_err(|source| Error::program(name, source))?;
+            program
+                .load()
+                .map_err(|source| Error::program(name, source))?;
         }
         Ok(program)
     }

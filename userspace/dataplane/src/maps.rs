@@ -19,7 +19,10 @@ pub fn pin_folder(pins: &Path) -> PathBuf {
 }
 
 /// Every map that userspace uses. They are open files: no agent needs to run.
-#[allow(missing_debug_implementations, reason = "aya's per-CPU arrays have none")]
+#[allow(
+    missing_debug_implementations,
+    reason = "aya's per-CPU arrays have none"
+)]
 pub struct Maps {
     /// Frontends.
     pub frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
@@ -115,11 +118,7 @@ fn typed<M: TryFrom<Map, Error = MapError>>(folder: &Path, name: &str) -> Result
     M::try_from(map).map_err(foreign)
 }
 
-fn array<T: aya::Pod>(
-    folder: &Path,
-    name: &str,
-    writable: bool,
-) -> Result<SharedArray<T>, Error> {
+fn array<T: aya::Pod>(folder: &Path, name: &str, writable: bool) -> Result<SharedArray<T>, Error> {
     let data = open(folder, name)?;
     let info = data.info().map_err(|source| Error::map(name, source))?;
     if info.value_size() as usize != size_of::<T>() {
@@ -132,10 +131,8 @@ fn array<T: aya::Pod>(
             ),
         });
     }
-    SharedArray::map(data.fd().as_fd(), info.max_entries(), writable).map_err(|source| {
-        Error::Pin {
-            path: folder.join(name),
-            source,
-        }
+    SharedArray::map(data.fd().as_fd(), info.max_entries(), writable).map_err(|source| Error::Pin {
+        path: folder.join(name),
+        source,
     })
 }

@@ -31,7 +31,12 @@ struct LinkUpdate {
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<i32> {
     // SAFETY: `attributes` is a prefix of `union bpf_attr` of the size given, which bpf(2) reads.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            &raw const *attributes,
+            size_of::<T>(),
+        )
     };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -70,7 +75,8 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 
 /// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
 pub(crate) fn netns_cookie() -> io::Result<u64> {
-    let socket = std::net::UdpSocket::bind("[::]:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    let socket =
+        std::net::UdpSocket::bind("[::]:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;

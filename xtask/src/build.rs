@@ -1,0 +1,32 @@
+//! Builds the BPF object and the binary.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::{setup, sh};
+
+const BUILT: &str = "target/ebpf/bpfel-unknown-none/release/headgate-programs";
+const OBJECT: &str = "target/ebpf/headgate.bpf.o";
+
+/// Builds everything.
+pub(crate) fn run() -> Result<()> {
+    object(setup::run()?)?;
+    sh::heading("building the binary");
+    sh::run(&mut sh::command("cargo build --release --package headgate"))?;
+    eprintln!("built target/release/headgate");
+    Ok(())
+}
+
+/// Builds the BPF object, where `headgate-dataplane` looks for it.
+pub(crate) fn object(toolchain: setup::Toolchain) -> Result<()> {
+    sh::heading("building the BPF object");
+    sh::run(&mut toolchain.cargo("build"))?;
+    let root = sh::root();
+    let built = fs::read(root.join(BUILT)).with_context(|| format!("no {BUILT}"))?;
+    // An object that did not change must not rebuild what embeds it.
+    if fs::read(root.join(OBJECT)).ok().as_deref() != Some(&built) {
+        fs::write(root.join(OBJECT), built)?;
+    }
+    Ok(())
+}
