@@ -1,0 +1,246 @@
+//! Names and addresses.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+/// A transport protocol that we balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        })
+    }
+}
+
+/// Which endpoints count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// All of the cluster.
+    #[default]
+    Cluster,
+    /// Those on this node.
+    Local,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Cluster => "cluster",
+            Self::Local => "local",
+        })
+    }
+}
+
+/// An address that we answer on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Address.
+    pub address: IpAddr,
+    /// Port, not 0.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{} {}",
+            self.protocol,
+            SocketAddr::new(self.address, self.port)
+        )
+    }
+}
+
+/// Where the address of a frontend comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// An address of the node, with `spec.ports[].nodePort`.
+    NodePort,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// An address that we send to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Address.
+    pub address: IpAddr,
+    /// Port, not 0.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{} {}",
+            self.protocol,
+            SocketAddr::new(self.address, self.port)
+        )
+    }
+}
+
+/// Namespace and name of a Kubernetes object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ServiceName {
+    /// From its parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One port of a Service, for one family and one scope: what a service id stands for.
+///
+/// Its text, `namespace/name:port/protocol/family/scope`, has at most 157 bytes if the names are
+/// those of Kubernetes objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// The Service.
+    pub service: ServiceName,
+    /// Name of the port; may be empty.
+    pub port: String,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Family of frontends and backends.
+    pub family: Family,
+    /// Which endpoints count.
+    pub scope: Scope,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            service,
+            port,
+            protocol,
+            family,
+            scope,
+        } = self;
+        write!(out, "{service}:{port}/{protocol}/{family}/{scope}")
+    }
+}
+
+/// A text that is no service key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not of the form namespace/name:port/protocol/family/scope")]
+pub struct ParseKeyError(String);
+
+impl FromStr for ServiceKey {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        parse_key(text).ok_or_else(|| ParseKeyError(text.into()))
+    }
+}
+
+fn parse_key(text: &str) -> Option<ServiceKey> {
+    let (name, rest) = text.split_once(':')?;
+    let (namespace, name) = name.split_once('/')?;
+    let mut parts = rest.split('/');
+    let key = ServiceKey {
+        service: ServiceName::new(namespace, name),
+        port: parts.next()?.into(),
+        protocol: match parts.next()? {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        },
+        family: match parts.next()? {
+            "v4" => Family::V4,
+            "v6" => Family::V6,
+            _ => return None,
+        },
+        scope: match parts.next()? {
+            "cluster" => Scope::Cluster,
+            "local" => Scope::Local,
+            _ => return None,
+        },
+    };
+    parts.next().is_none().then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ServiceKey, parse_key};
+
+    #[test]
+    fn key_survives_its_text() {
+        for text in ["default/web:http/tcp/v4/cluster", "a/b:/udp/v6/local"] {
+            assert_eq!(text.parse::<ServiceKey>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "web",
+            "default/web",
+            "default/web:http/sctp/v4/cluster",
+            "a/b:/udp/v6/local/x",
+        ] {
+            assert_eq!(parse_key(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Properties of `desired` and `diff`.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use headgate_model::{
+    Actual, Change, Endpoint, EndpointPort, EndpointSlice, Model, Node, Protocol, Scope, Service,
+    ServiceName, ServicePort, desired, diff,
+};
+use proptest::{collection::vec, prelude::*};
+
+fn node() -> Node {
+    Node {
+        name: "n1".into(),
+        addresses: vec![
+            IpAddr::from([192, 168, 50, 1]),
+            IpAddr::from([127, 0, 0, 1]),
+        ],
+    }
+}
+
+prop_compose! {
+    fn service()(
+        number in 0u8..4,
+        created_s in proptest::option::of(0i64..3),
+        node_port in proptest::option::of(30_000u16..30_003),
+        external in proptest::option::of(0u8..2),
+        local in any::<bool>(),
+    ) -> Service {
+        Service {
+            name: ServiceName::new("default", &format!("s{number}")),
+            created_s,
+            ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port }],
+            cluster_ips: vec![IpAddr::from([10, 96, 0, number])],
+            external_ips: external.map(|last| IpAddr::from([203, 0, 113, last])).into_iter().collect(),
+            load_balancer_ips: Vec::new(),
+            external_policy: if local { Scope::Local } else { Scope::Cluster },
+            internal_policy: Scope::Cluster,
+            affinity_timeout_s: None,
+            source_ranges: Vec::new(),
+        }
+    }
+}
+
+prop_compose! {
+    fn endpoint()(last in 1u8..6, on in 1u8..3, ready in any::<bool>(), terminating in any::<bool>()) -> Endpoint {
+        Endpoint {
+            address: IpAddr::from([10, 244, on, last]),
+            node: Some(format!("n{on}")),
+            ready,
+            serving: true,
+            terminating,
+        }
+    }
+}
+
+prop_compose! {
+    fn model()(
+        services in vec(service(), 0..4),
+        slices in vec((0u8..4, vec(endpoint(), 0..5)), 0..5),
+    ) -> Model {
+        let mut model = Model::default();
+        for service in services {
+            model.services.insert(service.name.clone(), service);
+        }
+        for (index, (number, endpoints)) in slices.into_iter().enumerate() {
+            let slice = EndpointSlice {
+                service: ServiceName::new("default", &format!("s{number}")),
+                ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
+                endpoints,
+            };
+            model.slices.insert(ServiceName::new("default", &format!("slice{index}")), slice);
+        }
+        model
+    }
+}
+
+fn assert_consistent(actual: &Actual) {
+    for (frontend, spec) in &actual.frontends {
+        for key in [&spec.inside, &spec.outside] {
+            assert!(
+                actual.services.contains_key(key),
+                "{frontend} names {key}, which is not there"
+            );
+        }
+    }
+    for (key, (_, spec)) in &actual.services {
+        for backend in &spec.backends {
+            assert!(
+                actual.backends.contains_key(backend),
+                "{key} names {backend}, which is not there"
+            );
+        }
+    }
+    let ids: BTreeSet<_> = actual.services.values().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), actual.services.len(), "two services with one id");
+    let ids: BTreeSet<_> = actual.backends.values().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), actual.backends.len(), "two backends with one id");
+}
+
+proptest! {
+    #[test]
+    fn changes_lead_to_desired_through_consistent_states(models in vec(model(), 1..4)) {
+        let mut actual = Actual::default();
+        for model in models {
+            let (wanted, _) = desired(&model, &node());
+            let before = actual.clone();
+            for change in diff(&before, &wanted) {
+                if let Change::PutBackend { id, .. } = &change {
+                    prop_assert_ne!(id.0, 0);
+                }
+                actual.record(&change);
+                assert_consistent(&actual);
+            }
+            prop_assert_eq!(diff(&actual, &wanted), vec![]);
+            prop_assert_eq!(&actual.frontends, &wanted.frontends);
+            prop_assert_eq!(actual.services.len(), wanted.services.len());
+            prop_assert_eq!(actual.backends.len(), wanted.backends.len());
+            for (backend, (id, _)) in &before.backends {
+                if let Some((now, _)) = actual.backends.get(backend) {
+                    prop_assert_eq!(now, id, "an id changed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backends_are_those_of_the_policy(model in model()) {
+        let (wanted, _) = desired(&model, &node());
+        for (key, spec) in &wanted.services {
+            for backend in &spec.backends {
+                let local = backend.address.to_string().starts_with("10.244.1.");
+                prop_assert!(key.scope == Scope::Cluster || local);
+                prop_assert_eq!(wanted.backends[backend].local, local);
+            }
+        }
+        let gone = Model { services: Default::default(), ..model };
+        prop_assert_eq!(desired(&gone, &node()).0, headgate_model::Desired::default());
+    }
+}
+
+#[test]
+fn older_service_wins_an_address() {
+    let claim = |name: &str, created_s| Service {
+        name: ServiceName::new("default", name),
+        created_s: Some(created_s),
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        cluster_ips: Vec::new(),
+        external_ips: vec![IpAddr::from([203, 0, 113, 7])],
+        load_balancer_ips: Vec::new(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: Vec::new(),
+    };
+    let mut model = Model::default();
+    for service in [claim("a-younger", 20), claim("b-older", 10)] {
+        model.services.insert(service.name.clone(), service);
+    }
+    let (wanted, refusals) = desired(&model, &node());
+    let spec = wanted.frontends.values().next().unwrap();
+    assert_eq!(spec.inside.service.name, "b-older");
+    assert_eq!(
+        refusals[0].to_string(),
+        "Service default/a-younger: spec.externalIPs: tcp 203.0.113.7:80 belongs to default/b-older"
+    );
+}
