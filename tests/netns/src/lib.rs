@@ -1,1 +1,12 @@
-//! Clusters of network namespaces for demo and tests.
+//! Clusters of network namespaces for demo and tests: nodes, pods and a client outside, on one
+//! machine. Everything made carries one prefix and goes away with the value that made it.
+
+mod client;
+mod cluster;
+mod netns;
+mod process;
+
+pub use client::{Answer, get, get_on, udp, udp_connected};
+pub use cluster::{Cluster, Node, Pod};
+pub use netns::Netns;
+pub use process::{Process, binary};

@@ -190,7 +190,7 @@ pub fn is_checksum_right(frame: &[u8]) -> bool {
             .chunks_exact(2)
             .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair[1]])))
             .sum();
-        sum % 0xffff == 0
+        sum.is_multiple_of(0xffff)
     };
     let (pseudo, segment) = match &packet.net {
         Some(NetSlice::Ipv4(v4)) => {

@@ -1,4 +1,5 @@
 //! Every case runs through the host walk and through the kernel's programs, byte for byte.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
     Addr, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey, Port, Protocol,

@@ -26,6 +26,15 @@ pub enum Device {
     Pod(String),
 }
 
+impl Device {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::External(name) | Self::Pod(name) => name,
+        }
+    }
+}
+
 /// What became of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attached {

@@ -1,6 +1,7 @@
 //! Loads the programs, attaches them and reads and writes their maps: the only crate of userspace
 //! that knows BPF, and one that knows nothing of Kubernetes.
 
+mod apply;
 mod array;
 mod attach;
 mod error;
@@ -8,6 +9,7 @@ mod load;
 mod maps;
 mod sys;
 
+pub use apply::Writer;
 pub use array::SharedArray;
 pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, detach};
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use headgate_abi::{
     ABI_VERSION, BackendEntry, CtEntry, FlowKey, FrontendEntry, FrontendKey, Reason, ServiceEntry,
     ServiceLabel, SocketEntry, SocketKey, Traffic, names,
@@ -41,13 +41,19 @@ pub struct Maps {
     reasons: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
+    frontend_capacity: u32,
 }
 
 impl Maps {
     /// Opens the maps pinned below `pins`.
     pub fn open(pins: &Path, writable: bool) -> Result<Self, Error> {
         let folder = pin_folder(pins);
+        let frontends = open(&folder, names::FRONTENDS)?;
+        let info = frontends
+            .info()
+            .map_err(|source| Error::map(names::FRONTENDS, source))?;
         Ok(Self {
+            frontend_capacity: info.max_entries(),
             frontends: hash(&folder, names::FRONTENDS)?,
             services: array(&folder, names::SERVICES, writable)?,
             labels: array(&folder, names::SERVICE_LABELS, writable)?,
@@ -59,6 +65,20 @@ impl Maps {
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
             backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,
         })
+    }
+
+    /// Most frontends that there is room for.
+    pub(crate) fn frontend_capacity(&self) -> u32 {
+        self.frontend_capacity
+    }
+
+    /// Sets the counters of a backend to zero.
+    pub(crate) fn reset_backend_traffic(&mut self, id: u32) -> Result<(), Error> {
+        let failed = |source: MapError| Error::map(names::BACKEND_TRAFFIC, source);
+        let cpus = self.backend_traffic.get(&id, 0).map_err(failed)?.len();
+        let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
+            .map_err(|source| failed(source.into()))?;
+        self.backend_traffic.set(id, zero, 0).map_err(failed)
     }
 
     /// How often each reason was given, all CPUs together.

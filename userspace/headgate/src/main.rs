@@ -1,3 +1,60 @@
-//! Kubernetes service load balancing in the kernel.
+//! The binary: agent and operator's commands. Composition only.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod agent;
+mod commands;
+mod node;
+mod output;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use headgate_abi::names;
+
+/// Kubernetes service load balancing in the kernel.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Folder of the pinned maps and links
+    #[arg(long, global = true, env = "HEADGATE_PINS", default_value = names::DEFAULT_PIN_DIR)]
+    pins: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Keep the kernel in step with Services and EndpointSlices
+    Agent(agent::Options),
+    /// Show hooks, map fill and what became of packets
+    Status(output::Options),
+    /// Show frontends and the services behind them
+    Services(output::Options),
+    /// Show backends and their traffic
+    Backends(output::Options),
+    /// Show connections
+    Conntrack(output::Options),
+    /// Detach every program and remove every map
+    Cleanup,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let pins = &arguments.pins;
+    let result = match arguments.command {
+        Command::Agent(options) => agent::run(pins, &options),
+        Command::Status(options) => commands::status(pins, &options),
+        Command::Services(options) => commands::services(pins, &options),
+        Command::Backends(options) => commands::backends(pins, &options),
+        Command::Conntrack(options) => commands::conntrack(pins, &options),
+        Command::Cleanup => commands::cleanup(pins),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -46,6 +46,9 @@ pub fn desired(model: &Model, node: &Node) -> (Desired, Vec<Refusal>) {
                     let spec = frontend_spec(service, port, kind, Family::of(*address));
                     // Two services that claim one address and port: the older wins.
                     if let Some(owner) = desired.frontends.get(&frontend) {
+                        if owner.inside.service == service.name {
+                            continue;
+                        }
                         refusals.push(Refusal {
                             object: format!("Service {}", service.name),
                             field: field.into(),

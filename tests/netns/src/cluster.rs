@@ -1,0 +1,309 @@
+//! A small cluster: a fabric, nodes on it, pods behind each node, and a client outside.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    netns::Netns,
+    process::{Process, binary},
+};
+
+/// Where pods serve.
+const POD_PORT: u16 = 9376;
+
+/// Nodes, pods and a client. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Cluster {
+    /// A machine outside of the cluster, on the nodes' link.
+    pub client: Netns,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The link between all of them. Last, because devices vanish with either end.
+    _fabric: Netns,
+    folder: PathBuf,
+    cgroup: PathBuf,
+    keep: bool,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name in the cluster, `n1` and so on.
+    pub name: String,
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its pods.
+    pub pods: Vec<Pod>,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// The cgroup of all its processes.
+    pub cgroup: PathBuf,
+    /// Where its agent pins.
+    pub pins: PathBuf,
+    /// Its agent, if it runs.
+    pub agent: Option<Process>,
+}
+
+/// A pod with a server that answers with its name.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Its namespace.
+    pub netns: Netns,
+    server: Process,
+}
+
+impl Cluster {
+    /// A cluster of `nodes` nodes with `pods` pods each. `prefix` names everything made; at most
+    /// seven characters, as device names are short.
+    pub fn new(prefix: &str, nodes: u8, pods: u8) -> Result<Self> {
+        let folder = std::env::temp_dir().join(prefix);
+        fs::create_dir_all(folder.join("manifests"))?;
+        let cgroup = cgroup_mount()?.join(prefix);
+        let fabric = Netns::new(&format!("{prefix}-fabric"))?;
+        fabric.batch("link add br0 type bridge\nlink set br0 up")?;
+        let client = Netns::new(&format!("{prefix}-client"))?;
+        plug(
+            &fabric,
+            &client,
+            "client",
+            "192.168.50.100/24",
+            "fd50::100/64",
+        )?;
+        let mut cluster = Self {
+            client,
+            nodes: Vec::new(),
+            _fabric: fabric,
+            folder,
+            cgroup,
+            keep: false,
+        };
+        for number in 1..=nodes {
+            let node = cluster.add_node(prefix, number, pods)?;
+            cluster.nodes.push(node);
+        }
+        for node in &cluster.nodes {
+            for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
+                let number = other.v4.octets()[3];
+                node.netns.batch(&format!(
+                    "route add 10.244.{number}.0/24 via {}\n-6 route add fd44:{number}::/32 via {}",
+                    other.v4, other.v6
+                ))?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    fn add_node(&self, prefix: &str, number: u8, pods: u8) -> Result<Node> {
+        let name = format!("n{number}");
+        let netns = Netns::new(&format!("{prefix}-{name}"))?;
+        let v4 = Ipv4Addr::new(192, 168, 50, number);
+        let v6 = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, number.into());
+        plug(
+            &self._fabric,
+            &netns,
+            &name,
+            &format!("{v4}/24"),
+            &format!("{v6}/64"),
+        )?;
+        netns.sysctl(&[
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        // Packets to service addresses leave a node, and a pod, by its default route.
+        netns.batch("route add default via 192.168.50.100\n-6 route add default via fd50::100")?;
+        let mut node = Node {
+            cgroup: self.cgroup.join(&name),
+            pins: Path::new("/sys/fs/bpf").join(prefix).join(&name),
+            name,
+            netns,
+            pods: Vec::new(),
+            v4,
+            v6,
+            agent: None,
+        };
+        fs::create_dir_all(&node.cgroup)
+            .with_context(|| format!("cannot make cgroup {}", node.cgroup.display()))?;
+        for pod in 1..=pods {
+            let pod = node.add_pod(prefix, number, pod)?;
+            node.pods.push(pod);
+        }
+        Ok(node)
+    }
+
+    /// The folder that agents read.
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.join("manifests")
+    }
+
+    /// Starts the agent of a node on the manifests and waits until it has programmed them.
+    pub fn start_agent(&mut self, index: usize) -> Result<()> {
+        let manifests = self.manifests();
+        let node = &mut self.nodes[index];
+        let mut command = node.netns.command(binary("headgate")?, None);
+        command
+            .arg("--pins")
+            .arg(&node.pins)
+            .args(["agent", "--node-name", &node.name, "--max-slots", "65536"])
+            .args(["--max-connections", "16384", "--max-backends", "4096"])
+            .args(["--max-services", "4096", "--maglev-size", "251"])
+            .arg("--source")
+            .arg(manifests)
+            .arg("--cgroup")
+            .arg(&node.cgroup);
+        node.agent = Some(Process::start(command, "ready")?);
+        Ok(())
+    }
+
+    /// Leaves everything as it is on drop.
+    pub fn keep(mut self) {
+        self.keep = true;
+        self.client.keep();
+        self._fabric.keep();
+        for node in &mut self.nodes {
+            node.netns.keep();
+            if let Some(agent) = &mut node.agent {
+                agent.keep();
+            }
+            for pod in &mut node.pods {
+                pod.netns.keep();
+                pod.server.keep();
+            }
+        }
+    }
+}
+
+impl Node {
+    fn add_pod(&self, prefix: &str, node: u8, number: u8) -> Result<Pod> {
+        let name = format!("web-{node}-{number}");
+        let netns = Netns::new(&format!("{prefix}-{name}"))?;
+        let host = number + 1;
+        let v4 = Ipv4Addr::new(10, 244, node, host);
+        let v6 = Ipv6Addr::new(0xfd44, node.into(), 0, 0, 0, 0, 0, host.into());
+        let device = format!("lxc{number}");
+        let inside = netns.name();
+        self.netns.batch(&format!(
+            "link add {device} type veth peer name eth0 netns {inside}\n\
+             link set {device} up\n\
+             address add 169.254.1.1/32 dev {device}\n\
+             -6 address add fe80::1/64 dev {device} nodad\n\
+             route add {v4}/32 dev {device}\n\
+             -6 route add {v6}/128 dev {device}"
+        ))?;
+        netns.batch(&format!(
+            "link set eth0 up\n\
+             address add {v4}/32 dev eth0\n\
+             -6 address add {v6}/128 dev eth0 nodad\n\
+             route add 169.254.1.1 dev eth0\n\
+             route add default via 169.254.1.1 dev eth0\n\
+             -6 route add default via fe80::1 dev eth0"
+        ))?;
+        let mut command = netns.command(binary("headgate-echo")?, Some(&self.cgroup));
+        command.args(["--name", &name, "--port", &POD_PORT.to_string()]);
+        let server = Process::start(command, "ready")?;
+        Ok(Pod {
+            name,
+            v4,
+            v6,
+            netns,
+            server,
+        })
+    }
+
+    /// The host end of a pod's device.
+    pub fn pod_device(&self, index: usize) -> String {
+        format!("lxc{}", index + 1)
+    }
+}
+
+/// A device `eth0` in `netns` whose other end is on the bridge.
+///
+/// What XDP sends out of a veth arrives only if the other end polls as a network card does, which
+/// generic receive offload switches on (Linux 5.13).
+fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result<()> {
+    let inside = netns.name();
+    fabric.batch(&format!(
+        "link add {port} type veth peer name eth0 netns {inside}\n\
+         link set {port} master br0\n\
+         link set {port} up"
+    ))?;
+    netns.batch(&format!(
+        "link set eth0 up\n\
+         address add {v4} dev eth0\n\
+         -6 address add {v6} dev eth0 nodad"
+    ))?;
+    let status = fabric
+        .command("ethtool", None)
+        .args(["-K", port, "gro", "on"])
+        .status()
+        .context("ethtool")?;
+    anyhow::ensure!(status.success(), "ethtool -K {port} gro on: {status}");
+    Ok(())
+}
+
+/// Where cgroup2 is mounted: not everywhere at the same place.
+fn cgroup_mount() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mut mounts = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let mount = mounts.find_map(|fields| match fields[..] {
+        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+        _ => None,
+    });
+    mount.context("cgroup2 is not mounted")
+}
+
+impl Pod {
+    /// Its address of the family of `like`.
+    pub fn address(&self, like: IpAddr) -> IpAddr {
+        if like.is_ipv4() {
+            self.v4.into()
+        } else {
+            self.v6.into()
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        for node in &mut self.nodes {
+            node.agent = None;
+            node.pods.clear();
+            // An agent that never started left nothing.
+            let _absent = fs::remove_dir_all(&node.pins);
+            let _absent = fs::remove_dir(&node.cgroup);
+            if let Some(pins) = node.pins.parent() {
+                let _not_empty = fs::remove_dir(pins);
+            }
+        }
+        for leftover in [
+            fs::remove_dir(&self.cgroup),
+            fs::remove_dir_all(&self.folder),
+        ] {
+            if let Err(error) = leftover {
+                eprintln!(
+                    "left behind something of {}: {error}",
+                    self.folder.display()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `headgate-echo`: what runs in a pod. It answers HTTP and datagrams with its name and the
+//! client's address.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+use axum::{Json, Router, extract::ConnectInfo, routing::get};
+use clap::Parser;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, UdpSocket};
+
+#[derive(Parser)]
+struct Options {
+    /// Name to answer with
+    #[arg(long)]
+    name: String,
+    /// Port for HTTP and for datagrams
+    #[arg(long)]
+    port: u16,
+}
+
+/// A peer of a dual-stack socket, as the family that it uses.
+fn answer(name: &str, peer: SocketAddr) -> Value {
+    json!({ "pod": name, "client": SocketAddr::new(peer.ip().to_canonical(), peer.port()) })
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, options.port));
+    let http = TcpListener::bind(address).await?;
+    let datagrams = UdpSocket::bind(address).await?;
+    println!("ready");
+    let name = options.name.clone();
+    let reply =
+        move |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { Json(answer(&name, peer)) };
+    let router = Router::new().route("/", get(reply));
+    let serve = axum::serve(
+        http,
+        router.into_make_service_with_connect_info::<SocketAddr>(),
+    );
+    let echo = async {
+        let mut buffer = [0; 2048];
+        loop {
+            let (_, peer) = datagrams.recv_from(&mut buffer).await?;
+            let text = answer(&options.name, peer).to_string();
+            datagrams.send_to(text.as_bytes(), peer).await?;
+        }
+    };
+    tokio::select! {
+        result = serve => result?,
+        result = echo => return result,
+    }
+    Ok(())
+}

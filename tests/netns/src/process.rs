@@ -1,0 +1,134 @@
+//! Child processes that end with the value that holds them.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Longest that a process may take to say that it is ready.
+const READY: Duration = Duration::from_secs(30);
+
+/// A running child process, killed on drop.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    keep: bool,
+}
+
+/// A binary of this workspace, next to the running one.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let mut folder = env::current_exe()?;
+    while folder.pop() {
+        let candidate = folder.join(name);
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!("there is no {name}: run `cargo xtask build` or `cargo build --bins` first")
+}
+
+impl Process {
+    /// Starts a command and waits for a line on its standard output that contains `ready`.
+    pub fn start(mut command: Command, ready: &str) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let log = Arc::new(Mutex::new(String::new()));
+        if let Some(stderr) = child.stderr.take() {
+            collect(stderr, log.clone(), None);
+        }
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            collect(stdout, log.clone(), Some(sender));
+        }
+        let process = Self {
+            child,
+            log,
+            keep: false,
+        };
+        loop {
+            match lines.recv_timeout(READY) {
+                Ok(line) if line.contains(ready) => return Ok(process),
+                Ok(_) => {}
+                Err(error) => bail!("{command:?} is not ready ({error}):\n{}", process.log()),
+            }
+        }
+    }
+
+    /// What it printed so far.
+    pub fn log(&self) -> String {
+        self.log.lock().map(|log| log.clone()).unwrap_or_default()
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    pub fn terminate(mut self) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Does not end it on drop.
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+fn collect(
+    stream: impl Read + Send + 'static,
+    log: Arc<Mutex<String>>,
+    lines: Option<mpsc::Sender<String>>,
+) {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if let Ok(mut log) = log.lock() {
+                log.push_str(&line);
+                log.push('\n');
+            }
+            if let Some(lines) = &lines {
+                // Nobody listens any more once the process is ready.
+                let _closed = lines.send(line);
+            }
+        }
+    });
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // It may have ended by itself.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- output of process {}\n{}", self.child.id(), self.log());
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! A directory of ordinary manifests, followed live: the source for machines without a cluster.
+//!
+//! What a file says wrong is told with file, object and field. A file that cannot be read and an
+//! object that cannot be taken keep what they said before, so a slip of an editor takes nothing
+//! away.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use headgate_model::{Refusal, ServiceName};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use notify::{RecursiveMode, Watcher};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_yaml_ng::Value;
+use tokio::{sync::mpsc, time::sleep};
+
+use crate::{
+    convert::{self, Refusals},
+    event::{Event, Kind},
+};
+
+/// How long to wait after a change for the rest of it: editors write a file in several steps.
+const SETTLE: Duration = Duration::from_millis(20);
+
+type Objects = BTreeMap<(Kind, ServiceName), Value>;
+
+/// Tells what the manifests in `folder` say, now and after each change, until the receiver is
+/// gone. Fails if the folder cannot be watched.
+pub async fn follow(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
+    let (changed, mut changes) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |_| {
+        // One pending change is as good as many: everything is read again.
+        let _full = changed.try_send(());
+    })?;
+    watcher
+        .watch(&folder, RecursiveMode::NonRecursive)
+        .with_context(|| format!("cannot watch {}", folder.display()))?;
+    let mut reader = Reader::default();
+    let mut told_all = false;
+    loop {
+        for event in reader.read(&folder) {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+        if !told_all {
+            for kind in [Kind::Service, Kind::EndpointSlice] {
+                if events.send(Event::Listed(kind)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            told_all = true;
+        }
+        if changes.recv().await.is_none() {
+            return Ok(());
+        }
+        sleep(SETTLE).await;
+        while changes.try_recv().is_ok() {}
+    }
+}
+
+/// What was read before.
+#[derive(Default)]
+struct Reader {
+    files: BTreeMap<PathBuf, Objects>,
+    told: Objects,
+    refused: BTreeMap<String, Vec<Refusal>>,
+}
+
+impl Reader {
+    /// Reads the folder and returns what changed.
+    fn read(&mut self, folder: &Path) -> Vec<Event> {
+        let mut refused: BTreeMap<String, Vec<Refusal>> = BTreeMap::new();
+        match manifests(folder) {
+            Ok(paths) => {
+                self.files.retain(|path, _| paths.contains(path));
+                for path in paths {
+                    let mut problems = Vec::new();
+                    let before = self.files.remove(&path).unwrap_or_default();
+                    let objects = read_file(&path, before, &mut problems);
+                    self.files.insert(path.clone(), objects);
+                    refused.insert(path.display().to_string(), problems);
+                }
+            }
+            Err(error) => {
+                let problem = file_problem(folder, &error.to_string());
+                refused.insert(folder.display().to_string(), vec![problem]);
+            }
+        }
+        let objects: Objects = self
+            .files
+            .values()
+            .flat_map(|objects| objects.clone())
+            .collect();
+        let mut events = Vec::new();
+        for (key, value) in &objects {
+            if self.told.get(key) != Some(value) {
+                events.extend(tell(key.0, &key.1, value));
+            }
+        }
+        for (kind, name) in self.told.keys().filter(|key| !objects.contains_key(key)) {
+            events.push(match kind {
+                Kind::Service => Event::Service(name.clone(), None),
+                Kind::EndpointSlice => Event::Slice(name.clone(), None),
+            });
+            events.push(Event::Refused(object_name(*kind, name), Vec::new()));
+        }
+        self.told = objects;
+        for (file, problems) in &refused {
+            if self
+                .refused
+                .get(file)
+                .map_or(!problems.is_empty(), |before| before != problems)
+            {
+                events.push(Event::Refused(file.clone(), problems.clone()));
+            }
+        }
+        let gone = self
+            .refused
+            .keys()
+            .filter(|file| !refused.contains_key(*file));
+        events.extend(gone.map(|file| Event::Refused(file.clone(), Vec::new())));
+        self.refused = refused;
+        events
+    }
+}
+
+fn object_name(kind: Kind, name: &ServiceName) -> String {
+    format!("{kind:?} {name}")
+}
+
+fn file_problem(file: &Path, reason: &str) -> Refusal {
+    Refusal {
+        object: file.display().to_string(),
+        field: String::new(),
+        reason: reason.into(),
+    }
+}
+
+fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("yaml" | "yml" | "json")) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The objects of a file. If it does not parse, those it had before.
+fn read_file(path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
+    let documents = fs::read_to_string(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| parse_documents(&text));
+    match documents {
+        Ok(documents) => {
+            let mut objects = Objects::new();
+            for document in documents {
+                add_object(path, document, &before, &mut objects, problems);
+            }
+            objects
+        }
+        Err(error) => {
+            problems.push(file_problem(
+                path,
+                &format!("{error:#}; what it said before stays"),
+            ));
+            before
+        }
+    }
+}
+
+fn parse_documents(text: &str) -> Result<Vec<Value>> {
+    let mut documents = Vec::new();
+    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+        let value = Value::deserialize(document);
+        let value = value.with_context(|| format!("document {}", index + 1))?;
+        if !value.is_null() {
+            documents.push(value);
+        }
+    }
+    Ok(documents)
+}
+
+fn add_object(
+    path: &Path,
+    document: Value,
+    before: &Objects,
+    objects: &mut Objects,
+    problems: &mut Vec<Refusal>,
+) {
+    let kind = match document.get("kind").and_then(Value::as_str) {
+        Some("Service") => Kind::Service,
+        Some("EndpointSlice") => Kind::EndpointSlice,
+        Some("List") => {
+            let items = document.get("items").and_then(Value::as_sequence).cloned();
+            for item in items.unwrap_or_default() {
+                add_object(path, item, before, objects, problems);
+            }
+            return;
+        }
+        // The manifests of an application hold more than we serve.
+        Some(_) => return,
+        None => return problems.push(file_problem(path, "a document has no kind")),
+    };
+    let checked = match kind {
+        Kind::Service => check::<core::Service>(&document),
+        Kind::EndpointSlice => check::<discovery::EndpointSlice>(&document),
+    };
+    let (name, problem) = match checked {
+        Ok(name) => (name, None),
+        Err((name, problem)) => (name, Some(problem)),
+    };
+    let Some(problem) = problem else {
+        objects.insert((kind, name), document);
+        return;
+    };
+    problems.push(file_problem(
+        path,
+        &format!("{}: {problem}", object_name(kind, &name)),
+    ));
+    if let Some((key, value)) = before.get_key_value(&(kind, name)) {
+        objects.insert(key.clone(), value.clone());
+    }
+}
+
+/// The object's name, and what is wrong with it: a wrong type, or a field that the API does not
+/// have, which `kubectl --validate=strict` refuses as well.
+fn check<K: DeserializeOwned + kube::ResourceExt>(
+    document: &Value,
+) -> Result<ServiceName, (ServiceName, String)> {
+    let mut unknown = Vec::new();
+    let object: Result<K, _> =
+        serde_ignored::deserialize(document.clone(), |path| unknown.push(path.to_string()));
+    match object {
+        Ok(object) if unknown.is_empty() => Ok(convert::name(&object)),
+        Ok(object) => Err((
+            convert::name(&object),
+            format!("unknown field {}", unknown.join(", ")),
+        )),
+        Err(error) => {
+            let text = |field: &str| document.get("metadata")?.get(field)?.as_str();
+            let namespace = text("namespace").unwrap_or("default");
+            let name = ServiceName::new(namespace, text("name").unwrap_or_default());
+            Err((name, error.to_string()))
+        }
+    }
+}
+
+/// The events of an object that was checked.
+fn tell(kind: Kind, name: &ServiceName, value: &Value) -> Vec<Event> {
+    let mut refusals = Refusals::new(object_name(kind, name));
+    let event = match kind {
+        Kind::Service => {
+            let object = core::Service::deserialize(value).unwrap_or_default();
+            Event::Service(name.clone(), convert::service(&object, &mut refusals))
+        }
+        Kind::EndpointSlice => {
+            let object = discovery::EndpointSlice::deserialize(value).unwrap_or_default();
+            Event::Slice(name.clone(), convert::slice(&object, &mut refusals))
+        }
+    };
+    vec![
+        event,
+        Event::Refused(object_name(kind, name), refusals.list),
+    ]
+}

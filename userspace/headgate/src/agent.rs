@@ -1,0 +1,288 @@
+//! The agent: a source, a dataplane and the loop between them.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use headgate_abi::{Addr, DatapathConfig, Port};
+use headgate_control::{Reconciler, Status, kube as kube_source, manifests, run as reconcile};
+use headgate_datapath::maglev;
+use headgate_dataplane::{
+    Device, Maps, Options as LoadOptions, Programs, Writer, attach_cgroup, attach_device, attached,
+    detach, host_netns_cookie, load,
+};
+use headgate_model::Node;
+use kube::Client;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tracing::{info, warn};
+
+use crate::node::{self, Facts, Selection};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Name of this node in the cluster
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Read manifests from this folder instead of asking the Kubernetes API
+    #[arg(long, value_name = "DIR")]
+    source: Option<PathBuf>,
+    /// Devices that lead out of the node, as globs; default: those with an address
+    #[arg(long, value_delimiter = ',')]
+    devices: Vec<String>,
+    /// Host ends of pods' devices, as globs
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "lxc*,veth*,cali*,cilium_*"
+    )]
+    pod_devices: Vec<String>,
+    /// Cgroup whose sockets are balanced; default: the root of cgroup2
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// Source ports of packets to other nodes. Keep them apart from `ip_local_port_range` and
+    /// node ports
+    #[arg(long, default_value = "10000-29999", value_parser = parse_ports)]
+    snat_ports: (u16, u16),
+    /// Seed of hashes, the same on every node
+    #[arg(long, default_value_t = 0x4865_6164)]
+    seed: u32,
+    /// Slots in the Maglev table of a service, at least: 251, 509, 1021, 2039, 4093, 8191, 16381,
+    /// 32749, 65521 or 131071
+    #[arg(long, default_value_t = 4093, value_parser = parse_table_size)]
+    maglev_size: u32,
+    /// Most connection entries, two a connection
+    #[arg(long, default_value_t = 1 << 19)]
+    max_connections: u32,
+    /// Most frontends
+    #[arg(long, default_value_t = 1 << 16)]
+    max_frontends: u32,
+    /// Most services, each counted once a port, family and policy
+    #[arg(long, default_value_t = 1 << 16)]
+    max_services: u32,
+    /// Most backends
+    #[arg(long, default_value_t = 1 << 17)]
+    max_backends: u32,
+    /// Slots of all services together
+    #[arg(long, default_value_t = 1 << 22)]
+    max_slots: u32,
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let ports = text.split_once('-').and_then(|(first, last)| {
+        let ports: (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        (ports.0 > 0 && ports.0 <= ports.1).then_some(ports)
+    });
+    ports.ok_or_else(|| "write FIRST-LAST, for example 10000-29999".into())
+}
+
+fn parse_table_size(text: &str) -> Result<u32, String> {
+    let size = text
+        .parse()
+        .ok()
+        .filter(|size| maglev::SIZES.contains(size));
+    size.ok_or_else(|| format!("choose one of {:?}", maglev::SIZES))
+}
+
+pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    // One thread is plenty, and network namespaces are a property of threads.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(pins, options))
+}
+
+async fn serve(pins: &Path, options: &Options) -> Result<()> {
+    let selection = Selection {
+        external: options.devices.clone(),
+        pods: options.pod_devices.clone(),
+    };
+    let first = node::read(&selection)?;
+    let (publish, mut facts) = watch::channel(first.clone());
+
+    let mut hooks = Hooks::load(pins, options, &first)?;
+    let maps = Maps::open(pins, true)?;
+    let writer = Writer::new(maps, options.seed, options.maglev_size);
+    let (nodes, node) = watch::channel(node_of(options, &first));
+    let reconciler = Reconciler::new(writer, node.borrow().clone())?;
+    let (status, mut statuses) = watch::channel(Status::default());
+    let (sender, events) = mpsc::channel(1024);
+
+    let source = async {
+        match &options.source {
+            Some(folder) => manifests::follow(folder.clone(), sender).await,
+            None => {
+                let client = Client::try_default()
+                    .await
+                    .context("cannot find the Kubernetes API")?;
+                kube_source::follow(client, sender).await;
+                Ok(())
+            }
+        }
+    };
+    let follow_devices = async {
+        loop {
+            if facts.changed().await.is_err() {
+                return Ok(());
+            }
+            let now = facts.borrow_and_update().clone();
+            nodes.send_replace(node_of(options, &now));
+            hooks.follow(options, &now)?;
+        }
+    };
+    let announce = async {
+        let ready = statuses.wait_for(|status| status.is_synced).await;
+        if let Ok(status) = ready {
+            println!(
+                "ready: {} services, {} frontends",
+                status.services, status.frontends
+            );
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = reconcile(reconciler, events, node, status, stop_signal()?) => {
+            info!("stopped; the kernel goes on with what it has");
+            Ok(())
+        }
+        result = node::follow(selection, publish) => result,
+        result = follow_devices => result,
+        result = source => result.and_then(|()| bail!("the source ended")),
+        () = announce => Ok(()),
+    }
+}
+
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Node ports are served on every address, and on loopback for the node's own processes.
+fn node_of(options: &Options, facts: &Facts) -> Node {
+    let loopback = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    ];
+    Node {
+        name: options.node_name.clone(),
+        addresses: facts.addresses.iter().copied().chain(loopback).collect(),
+    }
+}
+
+/// Loaded and attached programs.
+struct Hooks {
+    pins: PathBuf,
+    cgroup: PathBuf,
+    programs: Programs,
+    config: DatapathConfig,
+}
+
+impl Hooks {
+    fn load(pins: &Path, options: &Options, facts: &Facts) -> Result<Self> {
+        let config = config(options, facts)?;
+        let mut hooks = Self {
+            pins: pins.into(),
+            cgroup: match &options.cgroup {
+                Some(path) => path.clone(),
+                None => cgroup_root()?,
+            },
+            programs: load(pins, &load_options(options, config))?,
+            config,
+        };
+        hooks.attach(&facts.devices)?;
+        Ok(hooks)
+    }
+
+    /// New addresses mean new read-only globals, and so new programs in the place of the old.
+    fn follow(&mut self, options: &Options, facts: &Facts) -> Result<()> {
+        let config = config(options, facts)?;
+        if config != self.config {
+            self.programs = load(&self.pins, &load_options(options, config))?;
+            self.config = config;
+        }
+        self.attach(&facts.devices)
+    }
+
+    fn attach(&mut self, devices: &std::collections::BTreeSet<Device>) -> Result<()> {
+        attach_cgroup(&mut self.programs, &self.pins, &self.cgroup)?;
+        for device in devices {
+            // A device may go away while we look at it.
+            match attach_device(&mut self.programs, &self.pins, device) {
+                Ok(attached) => info!(?device, ?attached, "attached"),
+                Err(error) => warn!(?device, "{error}"),
+            }
+        }
+        let known =
+            |name: &str| name == "cgroup" || devices.iter().any(|device| device.name() == name);
+        for link in attached(&self.pins)? {
+            if let Some((_, device)) = link.split_once('@')
+                && !known(device)
+            {
+                detach(&self.pins, device)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn config(options: &Options, facts: &Facts) -> Result<DatapathConfig> {
+    let first = |is_wanted: fn(&IpAddr) -> bool| {
+        facts
+            .addresses
+            .iter()
+            .copied()
+            .find(is_wanted)
+            .map(Addr::from)
+            .unwrap_or_default()
+    };
+    Ok(DatapathConfig {
+        snat_v4: first(IpAddr::is_ipv4),
+        snat_v6: first(IpAddr::is_ipv6),
+        host_netns_cookie: host_netns_cookie().context("cannot tell the network namespace")?,
+        seed: options.seed,
+        snat_port_first: Port::new(options.snat_ports.0),
+        snat_port_last: Port::new(options.snat_ports.1),
+    })
+}
+
+fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {
+    LoadOptions {
+        config,
+        frontends: options.max_frontends,
+        services: options.max_services,
+        backends: options.max_backends,
+        slots: options.max_slots,
+        connections: options.max_connections,
+        ..LoadOptions::default()
+    }
+}
+
+/// Where cgroup2 is mounted: not everywhere at the same place.
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mut mounts = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let root = mounts.find_map(|fields| match fields[..] {
+        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
+        _ => None,
+    });
+    root.context("cgroup2 is not mounted")
+}

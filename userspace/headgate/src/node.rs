@@ -1,0 +1,122 @@
+//! Devices and addresses of this node, followed as they come and go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use anyhow::{Context, Result};
+use headgate_dataplane::Device;
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    },
+};
+use tokio::{io::unix::AsyncFd, sync::watch};
+use wildmatch::WildMatch;
+
+/// Which devices are ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    /// Names or globs of devices that lead out of the node; empty: those with an address.
+    pub(crate) external: Vec<String>,
+    /// Names or globs of the host ends of pods' devices.
+    pub(crate) pods: Vec<String>,
+}
+
+/// What the agent needs to know of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) devices: BTreeSet<Device>,
+    /// Addresses of the external devices.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+fn matches(globs: &[String], name: &str) -> bool {
+    globs.iter().any(|glob| WildMatch::new(glob).matches(name))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Reads devices and addresses of this thread's network namespace.
+pub(crate) fn read(selection: &Selection) -> Result<Facts> {
+    let mut links: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for interface in getifaddrs().context("cannot list network devices")? {
+        let addresses = links.entry(interface.interface_name).or_default();
+        let Some(address) = interface.address else {
+            continue;
+        };
+        let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::from(Ipv4Addr::from(v4.ip())),
+            (_, Some(v6)) => IpAddr::from(Ipv6Addr::from(v6.ip())),
+            _ => continue,
+        };
+        if !address.is_loopback() && !is_link_local(address) {
+            addresses.push(address);
+        }
+    }
+    let mut facts = Facts::default();
+    for (name, addresses) in links {
+        if matches(&selection.pods, &name) {
+            facts.devices.insert(Device::Pod(name));
+            continue;
+        }
+        let is_external = if selection.external.is_empty() {
+            !addresses.is_empty()
+        } else {
+            matches(&selection.external, &name)
+        };
+        if is_external {
+            facts.devices.insert(Device::External(name));
+            facts.addresses.extend(addresses);
+        }
+    }
+    Ok(facts)
+}
+
+/// Publishes the facts anew whenever the kernel says that a device or an address changed.
+pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) -> Result<()> {
+    let socket = AsyncFd::register(subscribe()?)?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        // Read after subscribing, so that nothing falls between.
+        let now = read(&selection)?;
+        facts.send_if_modified(|before| {
+            let is_new = *before != now;
+            *before = now;
+            is_new
+        });
+        let mut ready = socket.readable().await?;
+        // Only that something changed matters, also when the kernel lost messages.
+        while recv(socket.get_ref().as_raw_fd(), &mut buffer, MsgFlags::empty())
+            .is_ok_and(|len| len > 0)
+            || Errno::last() == Errno::ENOBUFS
+        {
+            Errno::clear();
+        }
+        ready.clear_ready();
+    }
+}
+
+fn subscribe() -> Result<OwnedFd> {
+    // RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
+    const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        flags,
+        SockProtocol::NetlinkRoute,
+    )
+    .context("cannot open a netlink socket")?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS)).context("cannot follow devices")?;
+    Ok(socket)
+}
