@@ -98,7 +98,7 @@ impl Cluster {
             for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
                 let number = other.v4.octets()[3];
                 node.netns.batch(&format!(
-                    "route add 10.244.{number}.0/24 via {}\n-6 route add fd44:{number}::/32 via {}",
+                    "route add 10.244.{number}.0/24 via {}\nroute add fd44:{number}::/32 via {}",
                     other.v4, other.v6
                 ))?;
             }
@@ -125,7 +125,7 @@ impl Cluster {
             ("ipv4/conf/default/rp_filter", "0"),
         ])?;
         // Packets to service addresses leave a node, and a pod, by its default route.
-        netns.batch("route add default via 192.168.50.100\n-6 route add default via fd50::100")?;
+        netns.batch("route add default via 192.168.50.100\nroute add default via fd50::100")?;
         let mut node = Node {
             cgroup: self.cgroup.join(&name),
             pins: Path::new("/sys/fs/bpf").join(prefix).join(&name),
@@ -200,17 +200,17 @@ impl Node {
             "link add {device} type veth peer name eth0 netns {inside}\n\
              link set {device} up\n\
              address add 169.254.1.1/32 dev {device}\n\
-             -6 address add fe80::1/64 dev {device} nodad\n\
+             address add fe80::1/64 dev {device} nodad\n\
              route add {v4}/32 dev {device}\n\
-             -6 route add {v6}/128 dev {device}"
+             route add {v6}/128 dev {device}"
         ))?;
         netns.batch(&format!(
             "link set eth0 up\n\
              address add {v4}/32 dev eth0\n\
-             -6 address add {v6}/128 dev eth0 nodad\n\
+             address add {v6}/128 dev eth0 nodad\n\
              route add 169.254.1.1 dev eth0\n\
              route add default via 169.254.1.1 dev eth0\n\
-             -6 route add default via fe80::1 dev eth0"
+             route add default via fe80::1 dev eth0"
         ))?;
         let mut command = netns.command(binary("headgate-echo")?, Some(&self.cgroup));
         command.args(["--name", &name, "--port", &POD_PORT.to_string()]);
@@ -222,6 +222,25 @@ impl Node {
             netns,
             server,
         })
+    }
+
+    /// Prints what its agent programmed and what became of packets.
+    fn show(&self) {
+        for command in ["status", "services", "conntrack"] {
+            let output = binary("headgate").and_then(|program| {
+                let mut show = std::process::Command::new(program);
+                Ok(show.arg("--pins").arg(&self.pins).arg(command).output()?)
+            });
+            match output {
+                Ok(output) => eprintln!(
+                    "--- {} of {}\n{}",
+                    command,
+                    self.name,
+                    String::from_utf8_lossy(&output.stdout)
+                ),
+                Err(error) => eprintln!("--- {command} of {}: {error:#}", self.name),
+            }
+        }
     }
 
     /// The host end of a pod's device.
@@ -244,7 +263,7 @@ fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result
     netns.batch(&format!(
         "link set eth0 up\n\
          address add {v4} dev eth0\n\
-         -6 address add {v6} dev eth0 nodad"
+         address add {v6} dev eth0 nodad"
     ))?;
     let status = fabric
         .command("ethtool", None)
@@ -285,6 +304,9 @@ impl Drop for Cluster {
             return;
         }
         for node in &mut self.nodes {
+            if std::thread::panicking() {
+                node.show();
+            }
             node.agent = None;
             node.pods.clear();
             // An agent that never started left nothing.

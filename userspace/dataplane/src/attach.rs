@@ -128,7 +128,8 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
             continue;
         }
         let id = program
-            .attach(&open, CgroupAttachMode::AllowMultiple)
+            // Links allow others beside them by themselves, and take no flag that says so.
+            .attach(&open, CgroupAttachMode::Single)
             .map_err(|source| Error::program(name, source))?;
         let link = program
             .take_link(id)

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
+    thread,
 };
 
 use anyhow::{Context, Result};
@@ -15,7 +16,10 @@ use nix::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
     },
 };
-use tokio::{io::unix::AsyncFd, sync::watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    watch,
+};
 use wildmatch::WildMatch;
 
 /// Which devices are ours.
@@ -55,8 +59,8 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
             continue;
         };
         let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::from(Ipv4Addr::from(v4.ip())),
-            (_, Some(v6)) => IpAddr::from(Ipv6Addr::from(v6.ip())),
+            (Some(v4), _) => IpAddr::from(v4.ip()),
+            (_, Some(v6)) => IpAddr::from(v6.ip()),
             _ => continue,
         };
         if !address.is_loopback() && !is_link_local(address) {
@@ -84,8 +88,21 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
 
 /// Publishes the facts anew whenever the kernel says that a device or an address changed.
 pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) -> Result<()> {
-    let socket = AsyncFd::register(subscribe()?)?;
-    let mut buffer = vec![0; 64 * 1024];
+    let socket = subscribe()?;
+    let (changed, mut changes) = mpsc::channel(1);
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            // Only that something changed matters, also when the kernel lost messages.
+            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            if let Err(TrySendError::Closed(())) = changed.try_send(()) {
+                return;
+            }
+        }
+    });
     loop {
         // Read after subscribing, so that nothing falls between.
         let now = read(&selection)?;
@@ -94,26 +111,20 @@ pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) ->
             *before = now;
             is_new
         });
-        let mut ready = socket.readable().await?;
-        // Only that something changed matters, also when the kernel lost messages.
-        while recv(socket.get_ref().as_raw_fd(), &mut buffer, MsgFlags::empty())
-            .is_ok_and(|len| len > 0)
-            || Errno::last() == Errno::ENOBUFS
-        {
-            Errno::clear();
-        }
-        ready.clear_ready();
+        changes
+            .recv()
+            .await
+            .context("cannot follow devices any more")?;
     }
 }
 
 fn subscribe() -> Result<OwnedFd> {
     // RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
     const GROUPS: u32 = 0x1 | 0x10 | 0x100;
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
-        flags,
+        SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )
     .context("cannot open a netlink socket")?;

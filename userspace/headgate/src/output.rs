@@ -37,7 +37,7 @@ pub(crate) fn print<T: Serialize>(
 /// A table with a column for each field.
 pub(crate) fn table<T: Serialize>(header: &[&str], rows: &[T]) -> Result<String> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|name| name.to_uppercase()));
     for row in rows {
         let Value::Object(fields) = serde_json::to_value(row)? else {

@@ -1,0 +1,448 @@
+//! Real sockets over every path: agents, kernel programs and pods of a small cluster.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use headgate_netns::{Cluster, Netns, binary, get, get_on, udp, udp_connected};
+
+const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 10));
+const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+
+/// A Service `web` with every kind of frontend, TCP and UDP.
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, 'fd96::10']
+  ipFamilies: [IPv4, IPv6]
+  ports:
+  - {name: http, port: 80, targetPort: 9376, nodePort: 30080}
+  - {name: echo, protocol: UDP, port: 7, targetPort: 9376, nodePort: 30007}
+status:
+  loadBalancer: {ingress: [{ip: 203.0.113.10}]}
+";
+
+/// Slices of both families for pods given by node and number.
+fn slices(service: &str, pods: &[(u8, u8)]) -> String {
+    let mut text = String::new();
+    for (family, address) in [("IPv4", "10.244.{n}.{h}"), ("IPv6", "fd44:{n}::{h}")] {
+        let endpoints: Vec<String> = pods
+            .iter()
+            .map(|(node, pod)| {
+                let address = address
+                    .replace("{n}", &node.to_string())
+                    .replace("{h}", &(pod + 1).to_string());
+                format!(
+                    "{{addresses: ['{address}'], nodeName: n{node}, conditions: {{ready: true}}}}"
+                )
+            })
+            .collect();
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {service}-{lower}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+             addressType: {family}\n\
+             ports: [{{name: http, port: 9376}}, {{name: echo, protocol: UDP, port: 9376}}]\n\
+             endpoints: [{}]\n",
+            endpoints.join(", "),
+            lower = family.to_lowercase(),
+        );
+    }
+    text
+}
+
+/// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
+fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: {name}: network namespaces need root");
+        return None;
+    }
+    let prefix = format!("hg{}{name}", std::process::id() % 10_000);
+    let mut cluster = Cluster::new(&prefix, nodes, pods).unwrap();
+    write(&cluster, "web.yaml", SERVICE);
+    write(&cluster, "slices.yaml", &slices("web", serving));
+    for index in 0..nodes.into() {
+        cluster.start_agent(index).unwrap();
+    }
+    let route = format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].v4);
+    cluster.client.batch(&route).unwrap();
+    Some(cluster)
+}
+
+fn write(cluster: &Cluster, file: &str, text: &str) {
+    // As an editor does: the agents never see half a file.
+    let path = cluster.manifests().join(file);
+    let temporary = cluster.manifests().join(format!(".{file}"));
+    fs::write(&temporary, text).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
+}
+
+/// Pods that answered HTTP, over enough connections that each should have.
+fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<String> {
+    from.run(move || {
+        let pod = |_| get(address).unwrap_or_else(|error| panic!("{address}: {error}")).pod;
+        (0..40).map(pod).collect()
+    })
+}
+
+fn names(pods: &[&str]) -> BTreeSet<String> {
+    pods.iter().map(|pod| (*pod).into()).collect()
+}
+
+/// Waits until `condition` holds, for as long as anything may reasonably take.
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
+/// processes are outside of it.
+fn curl(netns: &Netns, cgroup: &std::path::Path, url: &str) -> Result<String, i32> {
+    let output = netns
+        .command("curl", Some(cgroup))
+        .args([
+            "--silent",
+            "--globoff",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "3",
+            url,
+        ])
+        .output()
+        .unwrap();
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8(output.stdout).unwrap()),
+        code => Err(code.unwrap_or(-1)),
+    }
+}
+
+#[test]
+fn node_port_reaches_local_and_remote_pods() {
+    let Some(cluster) = cluster("np", 2, 1, &[(1, 1), (2, 1)]) else {
+        return;
+    };
+    let (v4, v6) = (cluster.nodes[0].v4, cluster.nodes[0].v6);
+    let both = names(&["web-1-1", "web-2-1"]);
+    assert_eq!(pods_over_http(&cluster.client, on(v4, 30080)), both);
+    assert_eq!(pods_over_http(&cluster.client, on(v6, 30080)), both);
+    assert_eq!(pods_over_http(&cluster.client, on(BALANCER, 80)), both);
+    for node in [IpAddr::from(v4), IpAddr::from(v6)] {
+        let answers: Vec<_> = cluster
+            .client
+            .run(move || (0..40).map(|_| udp(on(node, 30007)).unwrap()).collect());
+        let pods: BTreeSet<String> = answers
+            .iter()
+            .map(|(answer, _)| answer.pod.clone())
+            .collect();
+        assert_eq!(pods, both, "datagrams to {node}");
+        for (answer, peer) in &answers {
+            assert_eq!(*peer, on(node, 30007), "who the answer is from");
+            let is_local = answer.pod.starts_with("web-1");
+            let kept =
+                !answer.client.ip().to_string().ends_with(".1") && answer.client.ip() != node;
+            assert_eq!(
+                kept, is_local,
+                "client address at {}: {}",
+                answer.pod, answer.client
+            );
+        }
+    }
+}
+
+#[test]
+fn xdp_carries_what_the_wire_carries() {
+    let Some(cluster) = cluster("xdp", 2, 1, &[(1, 1), (2, 1)]) else {
+        return;
+    };
+    // Without offload packets look as on a wire, and XDP takes them itself.
+    let offload = |netns: &Netns| {
+        let status = netns
+            .command("ethtool", None)
+            .args(["-K", "eth0", "tx", "off"])
+            .output();
+        assert!(status.unwrap().status.success());
+    };
+    offload(&cluster.client);
+    for node in &cluster.nodes {
+        for pod in &node.pods {
+            offload(&pod.netns);
+        }
+    }
+    let (v4, v6) = (cluster.nodes[0].v4, cluster.nodes[0].v6);
+    let both = names(&["web-1-1", "web-2-1"]);
+    assert_eq!(pods_over_http(&cluster.client, on(v4, 30080)), both);
+    assert_eq!(pods_over_http(&cluster.client, on(v6, 30080)), both);
+}
+
+#[test]
+fn cluster_ip_by_socket_and_by_packet() {
+    let Some(cluster) = cluster("cip", 2, 2, &[(1, 1), (2, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let pod = &node.pods[1];
+    let both = names(&["web-1-1", "web-2-1"]);
+    // This test's threads are outside of the cgroup: their packets meet TC.
+    for address in [CLUSTER_V4, CLUSTER_V6] {
+        assert_eq!(
+            pods_over_http(&pod.netns, on(address, 80)),
+            both,
+            "{address} from a pod"
+        );
+        let (_, peer) = pod.netns.run(move || udp(on(address, 7)).unwrap());
+        assert_eq!(peer, on(address, 7));
+    }
+    // A process of the cgroup is balanced at its socket, from pods and from the node itself.
+    for (netns, url) in [
+        (&pod.netns, "http://10.96.0.10/".into()),
+        (&pod.netns, "http://[fd96::10]/".into()),
+        (&node.netns, "http://10.96.0.10/".into()),
+        (&node.netns, "http://[fd96::10]/".into()),
+        (&node.netns, "http://127.0.0.1:30080/".into()),
+        (&node.netns, format!("http://{}:30080/", node.v4)),
+        (&pod.netns, format!("http://{}:30080/", node.v4)),
+    ] {
+        let pods: BTreeSet<String> = (0..24)
+            .map(|_| {
+                curl(netns, &node.cgroup, &url).unwrap_or_else(|code| panic!("{url}: curl {code}"))
+            })
+            .map(|body| {
+                body.split('"')
+                    .find(|word| word.starts_with("web-"))
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(pods, both, "{url} from {}", netns.name());
+    }
+    assert!(
+        curl(&pod.netns, &node.cgroup, "http://127.0.0.1:30080/").is_err(),
+        "a pod's loopback is its own"
+    );
+}
+
+#[test]
+fn pod_reaches_itself_through_its_service() {
+    let Some(cluster) = cluster("hair", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let pod = &cluster.nodes[0].pods[0];
+    for address in [CLUSTER_V4, CLUSTER_V6] {
+        assert_eq!(
+            pods_over_http(&pod.netns, on(address, 80)),
+            names(&["web-1-1"])
+        );
+    }
+}
+
+#[test]
+fn host_network_backend_answers_in_the_frontends_name() {
+    let Some(cluster) = cluster("hostnet", 1, 1, &[]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let mut command = node.netns.command(binary("headgate-echo").unwrap(), None);
+    command.args(["--name", "host", "--port", "9376"]);
+    let _server = headgate_netns::Process::start(command, "ready").unwrap();
+    let slice = slices("web", &[(1, 1)])
+        .replace("10.244.1.2", &node.v4.to_string())
+        .replace("fd44:1::2", &node.v6.to_string());
+    write(&cluster, "slices.yaml", &slice);
+    for address in [IpAddr::from(node.v4), IpAddr::from(node.v6)] {
+        let reaches = move || get(on(address, 30080)).is_ok();
+        eventually("the host's server answers", || cluster.client.run(reaches));
+        let (answer, peer) = cluster.client.run(move || udp(on(address, 30007)).unwrap());
+        assert_eq!((answer.pod.as_str(), peer), ("host", on(address, 30007)));
+    }
+}
+
+#[test]
+fn service_without_endpoint_refuses_at_once() {
+    let Some(cluster) = cluster("none", 1, 1, &[]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let refused = |result: std::io::Result<_>| result.map(|_: ()| ()).unwrap_err().kind();
+    for address in [IpAddr::from(node.v4), IpAddr::from(node.v6)] {
+        let error = cluster
+            .client
+            .run(move || get(on(address, 30080)).map(drop));
+        assert_eq!(
+            refused(error),
+            ErrorKind::ConnectionRefused,
+            "TCP to {address}"
+        );
+        let error = cluster
+            .client
+            .run(move || udp_connected(on(address, 30007)).map(drop));
+        assert_eq!(
+            refused(error),
+            ErrorKind::ConnectionRefused,
+            "UDP to {address}"
+        );
+    }
+    let pod = &node.pods[0];
+    for address in [CLUSTER_V4, CLUSTER_V6] {
+        let error = pod.netns.run(move || get(on(address, 80)).map(drop));
+        assert_eq!(
+            refused(error),
+            ErrorKind::ConnectionRefused,
+            "TCP to {address} from a pod"
+        );
+        let error = pod
+            .netns
+            .run(move || udp_connected(on(address, 7)).map(drop));
+        assert_eq!(
+            refused(error),
+            ErrorKind::ConnectionRefused,
+            "UDP to {address} from a pod"
+        );
+    }
+    // 7: could not connect.
+    assert_eq!(curl(&pod.netns, &node.cgroup, "http://10.96.0.10/"), Err(7));
+}
+
+#[test]
+fn killed_agent_loses_nothing() {
+    let Some(mut cluster) = cluster("kill", 2, 1, &[(1, 1), (2, 1)]) else {
+        return;
+    };
+    let target = on(cluster.nodes[0].v4, 30080);
+    let kept = cluster.client.run(move || {
+        let stream = TcpStream::connect(target).unwrap();
+        get_on(&stream).unwrap();
+        stream
+    });
+    cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    let both = names(&["web-1-1", "web-2-1"]);
+    assert_eq!(
+        pods_over_http(&cluster.client, target),
+        both,
+        "while the agent is dead"
+    );
+    get_on(&kept).expect("a connection made before the crash");
+    // What changes meanwhile is made up for.
+    write(&cluster, "slices.yaml", &slices("web", &[(2, 1)]));
+    let load = {
+        let path = cluster.client.path();
+        thread::spawn(move || {
+            let netns = fs::File::open(path).unwrap();
+            nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            (0..400).filter(|_| get(target).is_err()).count()
+        })
+    };
+    for _ in 0..3 {
+        cluster.start_agent(0).unwrap();
+        cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    }
+    cluster.start_agent(0).unwrap();
+    assert_eq!(
+        load.join().unwrap(),
+        0,
+        "requests lost while agents came and went"
+    );
+    assert_eq!(pods_over_http(&cluster.client, target), names(&["web-2-1"]));
+    get_on(&kept).expect("a connection made before the crash");
+}
+
+#[test]
+fn bad_manifests_are_named_and_take_nothing_away() {
+    let Some(cluster) = cluster("bad", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let target = on(cluster.nodes[0].v4, 30080);
+    let log = || cluster.nodes[0].agent.as_ref().unwrap().log();
+    for (file, text, complaint) in [
+        (
+            "web.yaml",
+            "kind: Service\nmetadata: {name: [",
+            "web.yaml: document 1",
+        ),
+        (
+            "web.yaml",
+            &SERVICE.replace("port: 80", "prot: 80"),
+            "Service default/web: unknown field spec.ports.0.prot",
+        ),
+        (
+            "zero.yaml",
+            "kind: Service\nmetadata: {name: zero}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 0}]}",
+            "Service default/zero: spec.ports[0].port: 0 is not a port",
+        ),
+        (
+            "range.yaml",
+            "kind: Service\nmetadata: {name: range}\nspec: {clusterIP: 10.96.0.8, loadBalancerSourceRanges: [10.0.0.0/33], ports: [{port: 1}]}",
+            "Service default/range: spec.loadBalancerSourceRanges[0]: `10.0.0.0/33`",
+        ),
+    ] {
+        write(&cluster, file, text);
+        eventually(complaint, || log().contains(complaint));
+        assert_eq!(
+            pods_over_http(&cluster.client, target),
+            names(&["web-1-1"]),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
+fn commands_read_the_pins_and_cleanup_removes_them() {
+    let Some(mut cluster) = cluster("cli", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let target = on(cluster.nodes[0].v4, 30080);
+    cluster.client.run(move || get(target).unwrap());
+    cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
+    let node = &cluster.nodes[0];
+    let headgate = |words: &[&str]| {
+        let mut command = Command::new(binary("headgate").unwrap());
+        let output = command
+            .arg("--pins")
+            .arg(&node.pins)
+            .args(words)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (_, text) = headgate(&["services"]);
+    assert!(text.contains("192.168.50.1:30080"), "{text}");
+    let (_, text) = headgate(&["backends", "-o", "json"]);
+    assert!(text.contains("\"backend\": \"10.244.1.2:9376\""), "{text}");
+    let (_, text) = headgate(&["conntrack", "-o", "yaml"]);
+    assert!(
+        text.contains("service: default/web:http/tcp/v4/cluster"),
+        "{text}"
+    );
+    let (_, text) = headgate(&["status"]);
+    assert!(
+        text.contains("hg_xdp_external@eth0") && text.contains("to-backend"),
+        "{text}"
+    );
+    assert!(headgate(&["cleanup"]).0);
+    assert!(!node.pins.exists());
+    // The kernel detaches programs some time after the last pin went.
+    let is_detached = move || get(target).is_err();
+    eventually("programs are detached", || cluster.client.run(is_detached));
+    assert!(!headgate(&["status"]).0, "there is nothing to show");
+}
