@@ -19,7 +19,7 @@ enum Verb {
     Setup,
     /// Build the BPF object and the binary
     Build,
-    /// Show it work on a small cluster of network namespaces
+    /// Show it at work on a small cluster of network namespaces
     Demo(demo::Options),
     /// Run every check and every test that can run here
     Test(test::Options),

@@ -2,14 +2,22 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::{
-    netns::Netns,
+    netns::{Netns, ip},
     process::{Process, binary},
 };
 
@@ -145,9 +153,51 @@ impl Cluster {
         Ok(node)
     }
 
+    /// Removes what an earlier cluster of this prefix left: one that was kept, or whose process
+    /// was killed.
+    pub fn sweep(prefix: &str) -> Result<()> {
+        let cgroup = cgroup_mount()?.join(prefix);
+        let pins = Path::new("/sys/fs/bpf").join(prefix);
+        let mut names = Vec::new();
+        for entry in fs::read_dir("/run/netns").into_iter().flatten() {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("{prefix}-")) {
+                names.push(name);
+            }
+        }
+        for name in names {
+            for id in processes_in(&Path::new("/run/netns").join(&name))? {
+                // It may have ended meanwhile.
+                let _ended = kill(Pid::from_raw(id), Signal::SIGKILL);
+            }
+            ip(&format!("netns del {name}"))?;
+        }
+        for folder in fs::read_dir(&cgroup).into_iter().flatten() {
+            let path = folder?.path();
+            if path.is_dir() {
+                remove_cgroup(&path);
+            }
+        }
+        remove_cgroup(&cgroup);
+        for folder in [&pins, &std::env::temp_dir().join(prefix)] {
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The folder that agents read.
     pub fn manifests(&self) -> PathBuf {
         self.folder.join("manifests")
+    }
+
+    /// Writes a manifest as an editor does: agents never see half a file.
+    pub fn write(&self, file: &str, text: &str) -> Result<()> {
+        let temporary = self.folder.join(file);
+        fs::write(&temporary, text)?;
+        fs::rename(temporary, self.manifests().join(file))?;
+        Ok(())
     }
 
     /// Starts the agent of a node on the manifests and waits until it has programmed them.
@@ -274,6 +324,30 @@ fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result
     Ok(())
 }
 
+/// Ids of the processes in a network namespace.
+fn processes_in(netns: &Path) -> Result<Vec<i32>> {
+    let wanted = fs::metadata(netns)?.ino();
+    let ids = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let is_inside = |id: &i32| {
+        fs::metadata(format!("/proc/{id}/ns/net")).is_ok_and(|netns| netns.ino() == wanted)
+    };
+    Ok(ids.filter(is_inside).collect())
+}
+
+/// A cgroup can be removed only some moments after its last process ended.
+fn remove_cgroup(path: &Path) {
+    for _ in 0..100 {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            _ => return,
+        }
+    }
+    eprintln!("left behind {}", path.display());
+}
+
 /// Where cgroup2 is mounted: not everywhere at the same place.
 fn cgroup_mount() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts")?;
@@ -304,28 +378,21 @@ impl Drop for Cluster {
             return;
         }
         for node in &mut self.nodes {
-            if std::thread::panicking() {
+            if thread::panicking() {
                 node.show();
             }
             node.agent = None;
             node.pods.clear();
             // An agent that never started left nothing.
             let _absent = fs::remove_dir_all(&node.pins);
-            let _absent = fs::remove_dir(&node.cgroup);
+            remove_cgroup(&node.cgroup);
             if let Some(pins) = node.pins.parent() {
                 let _not_empty = fs::remove_dir(pins);
             }
         }
-        for leftover in [
-            fs::remove_dir(&self.cgroup),
-            fs::remove_dir_all(&self.folder),
-        ] {
-            if let Err(error) = leftover {
-                eprintln!(
-                    "left behind something of {}: {error}",
-                    self.folder.display()
-                );
-            }
+        remove_cgroup(&self.cgroup);
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            eprintln!("left behind {}: {error}", self.folder.display());
         }
     }
 }

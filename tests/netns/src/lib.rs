@@ -3,10 +3,12 @@
 
 mod client;
 mod cluster;
+mod manifests;
 mod netns;
 mod process;
 
 pub use client::{Answer, get, get_on, udp, udp_connected};
 pub use cluster::{Cluster, Node, Pod};
+pub use manifests::{SERVICE, slices};
 pub use netns::Netns;
 pub use process::{Process, binary};

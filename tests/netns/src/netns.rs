@@ -7,7 +7,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -94,15 +94,22 @@ impl Netns {
         })
     }
 
-    /// Runs a function on a thread inside the namespace.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Starts a function on a thread inside the namespace.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
         let path = self.path();
-        let thread = thread::spawn(move || {
+        thread::spawn(move || {
             let file = File::open(&path).expect("the namespace is there");
             setns(file, CloneFlags::CLONE_NEWNET).expect("entering a namespace as root");
             work()
-        });
-        match thread.join() {
+        })
+    }
+
+    /// Runs a function on a thread inside the namespace.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.spawn(work).join() {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
         }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     process::Command,
@@ -11,56 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_netns::{Cluster, Netns, binary, get, get_on, udp, udp_connected};
+use headgate_netns::{Cluster, Netns, SERVICE, binary, get, get_on, slices, udp, udp_connected};
 
 const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 10));
 const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
-
-/// A Service `web` with every kind of frontend, TCP and UDP.
-const SERVICE: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  type: LoadBalancer
-  clusterIP: 10.96.0.10
-  clusterIPs: [10.96.0.10, 'fd96::10']
-  ipFamilies: [IPv4, IPv6]
-  ports:
-  - {name: http, port: 80, targetPort: 9376, nodePort: 30080}
-  - {name: echo, protocol: UDP, port: 7, targetPort: 9376, nodePort: 30007}
-status:
-  loadBalancer: {ingress: [{ip: 203.0.113.10}]}
-";
-
-/// Slices of both families for pods given by node and number.
-fn slices(service: &str, pods: &[(u8, u8)]) -> String {
-    let mut text = String::new();
-    for (family, address) in [("IPv4", "10.244.{n}.{h}"), ("IPv6", "fd44:{n}::{h}")] {
-        let endpoints: Vec<String> = pods
-            .iter()
-            .map(|(node, pod)| {
-                let address = address
-                    .replace("{n}", &node.to_string())
-                    .replace("{h}", &(pod + 1).to_string());
-                format!(
-                    "{{addresses: ['{address}'], nodeName: n{node}, conditions: {{ready: true}}}}"
-                )
-            })
-            .collect();
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: {service}-{lower}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
-             addressType: {family}\n\
-             ports: [{{name: http, port: 9376}}, {{name: echo, protocol: UDP, port: 9376}}]\n\
-             endpoints: [{}]\n",
-            endpoints.join(", "),
-            lower = family.to_lowercase(),
-        );
-    }
-    text
-}
 
 /// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
 fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
@@ -70,22 +24,14 @@ fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Clus
     }
     let prefix = format!("hg{}{name}", std::process::id() % 10_000);
     let mut cluster = Cluster::new(&prefix, nodes, pods).unwrap();
-    write(&cluster, "web.yaml", SERVICE);
-    write(&cluster, "slices.yaml", &slices("web", serving));
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(serving)).unwrap();
     for index in 0..nodes.into() {
         cluster.start_agent(index).unwrap();
     }
     let route = format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].v4);
     cluster.client.batch(&route).unwrap();
     Some(cluster)
-}
-
-fn write(cluster: &Cluster, file: &str, text: &str) {
-    // As an editor does: the agents never see half a file.
-    let path = cluster.manifests().join(file);
-    let temporary = cluster.manifests().join(format!(".{file}"));
-    fs::write(&temporary, text).unwrap();
-    fs::rename(temporary, path).unwrap();
 }
 
 fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
@@ -95,7 +41,11 @@ fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
 /// Pods that answered HTTP, over enough connections that each should have.
 fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<String> {
     from.run(move || {
-        let pod = |_| get(address).unwrap_or_else(|error| panic!("{address}: {error}")).pod;
+        let pod = |_| {
+            get(address)
+                .unwrap_or_else(|error| panic!("{address}: {error}"))
+                .pod
+        };
         (0..40).map(pod).collect()
     })
 }
@@ -263,10 +213,10 @@ fn host_network_backend_answers_in_the_frontends_name() {
     let mut command = node.netns.command(binary("headgate-echo").unwrap(), None);
     command.args(["--name", "host", "--port", "9376"]);
     let _server = headgate_netns::Process::start(command, "ready").unwrap();
-    let slice = slices("web", &[(1, 1)])
+    let slice = slices(&[(1, 1)])
         .replace("10.244.1.2", &node.v4.to_string())
         .replace("fd44:1::2", &node.v6.to_string());
-    write(&cluster, "slices.yaml", &slice);
+    cluster.write("slices.yaml", &slice).unwrap();
     for address in [IpAddr::from(node.v4), IpAddr::from(node.v6)] {
         let reaches = move || get(on(address, 30080)).is_ok();
         eventually("the host's server answers", || cluster.client.run(reaches));
@@ -341,15 +291,9 @@ fn killed_agent_loses_nothing() {
     );
     get_on(&kept).expect("a connection made before the crash");
     // What changes meanwhile is made up for.
-    write(&cluster, "slices.yaml", &slices("web", &[(2, 1)]));
-    let load = {
-        let path = cluster.client.path();
-        thread::spawn(move || {
-            let netns = fs::File::open(path).unwrap();
-            nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            (0..400).filter(|_| get(target).is_err()).count()
-        })
-    };
+    cluster.write("slices.yaml", &slices(&[(2, 1)])).unwrap();
+    let load = move || (0..400).filter(|_| get(target).is_err()).count();
+    let load = cluster.client.spawn(load);
     for _ in 0..3 {
         cluster.start_agent(0).unwrap();
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
@@ -379,7 +323,7 @@ fn bad_manifests_are_named_and_take_nothing_away() {
         ),
         (
             "web.yaml",
-            &SERVICE.replace("port: 80", "prot: 80"),
+            &SERVICE.replace("port: 80,", "prot: 80,"),
             "Service default/web: unknown field spec.ports.0.prot",
         ),
         (
@@ -393,7 +337,7 @@ fn bad_manifests_are_named_and_take_nothing_away() {
             "Service default/range: spec.loadBalancerSourceRanges[0]: `10.0.0.0/33`",
         ),
     ] {
-        write(&cluster, file, text);
+        cluster.write(file, text).unwrap();
         eventually(complaint, || log().contains(complaint));
         assert_eq!(
             pods_over_http(&cluster.client, target),

@@ -238,8 +238,9 @@ fn check<K: DeserializeOwned + kube::ResourceExt>(
     document: &Value,
 ) -> Result<ServiceName, (ServiceName, String)> {
     let mut unknown = Vec::new();
-    let object: Result<K, _> =
-        serde_ignored::deserialize(document.clone(), |path| unknown.push(path.to_string().replace(".?", "")));
+    let object: Result<K, _> = serde_ignored::deserialize(document.clone(), |path| {
+        unknown.push(path.to_string().replace(".?", ""))
+    });
     match object {
         Ok(object) if unknown.is_empty() => Ok(convert::name(&object)),
         Ok(object) => Err((
