@@ -11,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use aya::programs::{XdpMode, links::FdLink};
+use headgate_dataplane::{Options, load};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -32,9 +34,10 @@ pub struct Cluster {
     /// The nodes.
     pub nodes: Vec<Node>,
     /// The link between all of them. Last, because devices vanish with either end.
-    _fabric: Netns,
+    fabric: Netns,
     folder: PathBuf,
     cgroup: PathBuf,
+    pins: PathBuf,
     keep: bool,
 }
 
@@ -93,15 +96,19 @@ impl Cluster {
         let mut cluster = Self {
             client,
             nodes: Vec::new(),
-            _fabric: fabric,
+            fabric: fabric,
             folder,
             cgroup,
+            pins: Path::new("/sys/fs/bpf").join(prefix),
             keep: false,
         };
         for number in 1..=nodes {
             let node = cluster.add_node(prefix, number, pods)?;
             cluster.nodes.push(node);
         }
+        let ports = cluster.nodes.iter().map(|node| node.name.clone());
+        let ports = ports.chain(["client".into()]).collect();
+        wake_ports(&cluster.fabric, ports, cluster.pins.join("fabric"))?;
         for node in &cluster.nodes {
             for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
                 let number = other.v4.octets()[3];
@@ -120,7 +127,7 @@ impl Cluster {
         let v4 = Ipv4Addr::new(192, 168, 50, number);
         let v6 = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, number.into());
         plug(
-            &self._fabric,
+            &self.fabric,
             &netns,
             &name,
             &format!("{v4}/24"),
@@ -136,7 +143,7 @@ impl Cluster {
         netns.batch("route add default via 192.168.50.100\nroute add default via fd50::100")?;
         let mut node = Node {
             cgroup: self.cgroup.join(&name),
-            pins: Path::new("/sys/fs/bpf").join(prefix).join(&name),
+            pins: self.pins.join(&name),
             name,
             netns,
             pods: Vec::new(),
@@ -223,7 +230,7 @@ impl Cluster {
     pub fn keep(mut self) {
         self.keep = true;
         self.client.keep();
-        self._fabric.keep();
+        self.fabric.keep();
         for node in &mut self.nodes {
             node.netns.keep();
             if let Some(agent) = &mut node.agent {
@@ -300,9 +307,6 @@ impl Node {
 }
 
 /// A device `eth0` in `netns` whose other end is on the bridge.
-///
-/// What XDP sends out of a veth arrives only if the other end polls as a network card does, which
-/// generic receive offload switches on (Linux 5.13).
 fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result<()> {
     let inside = netns.name();
     fabric.batch(&format!(
@@ -314,14 +318,34 @@ fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result
         "link set eth0 up\n\
          address add {v4} dev eth0\n\
          address add {v6} dev eth0 nodad"
-    ))?;
-    let status = fabric
-        .command("ethtool", None)
-        .args(["-K", port, "gro", "on"])
-        .status()
-        .context("ethtool")?;
-    anyhow::ensure!(status.success(), "ethtool -K {port} gro on: {status}");
-    Ok(())
+    ))
+}
+
+/// Makes the ends of the nodes' devices behave as network cards do.
+///
+/// What XDP sends out of a veth waits in a ring until somebody polls it, and the kernel wakes the
+/// other end only if that has an XDP program too (`veth_xdp_flush`, Linux 6.18).
+fn wake_ports(fabric: &Netns, ports: Vec<String>, pins: PathBuf) -> Result<()> {
+    fabric.run(move || {
+        const FEW: u32 = 16;
+        let options = Options {
+            frontends: FEW,
+            services: FEW,
+            backends: FEW,
+            slots: FEW,
+            connections: FEW,
+            sockets: FEW,
+            ..Options::default()
+        };
+        let mut programs = load(&pins, &options)?;
+        let pass = programs.xdp("hg_baseline_pass")?;
+        for port in ports {
+            let id = pass.attach(&port, XdpMode::Driver)?;
+            let link: FdLink = pass.take_link(id)?.try_into()?;
+            link.pin(pins.join(&port))?;
+        }
+        Ok(())
+    })
 }
 
 /// Ids of the processes in a network namespace.
@@ -383,16 +407,13 @@ impl Drop for Cluster {
             }
             node.agent = None;
             node.pods.clear();
-            // An agent that never started left nothing.
-            let _absent = fs::remove_dir_all(&node.pins);
             remove_cgroup(&node.cgroup);
-            if let Some(pins) = node.pins.parent() {
-                let _not_empty = fs::remove_dir(pins);
-            }
         }
         remove_cgroup(&self.cgroup);
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            eprintln!("left behind {}: {error}", self.folder.display());
+        for folder in [&self.pins, &self.folder] {
+            if let Err(error) = fs::remove_dir_all(folder) {
+                eprintln!("left behind {}: {error}", folder.display());
+            }
         }
     }
 }

@@ -40,6 +40,11 @@ impl Netns {
             keep: false,
         };
         netns.batch("link set lo up")?;
+        // IPv6 addresses are ours alone, and are wanted at once.
+        netns.sysctl(&[
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+        ])?;
         Ok(netns)
     }
 

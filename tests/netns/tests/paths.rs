@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_netns::{Cluster, Netns, SERVICE, binary, get, get_on, slices, udp, udp_connected};
+use headgate_netns::{
+    Cluster, Netns, Node, SERVICE, binary, get, get_on, slices, udp, udp_connected,
+};
 
 const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
-const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 10));
+const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
 const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 
 /// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
@@ -61,6 +63,21 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether a command of the binary succeeds on a node's pins, and what it prints.
+fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
+    let mut command = Command::new(binary("headgate").unwrap());
+    let output = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(words)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8(output.stdout).unwrap(),
+    )
 }
 
 /// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
@@ -141,6 +158,12 @@ fn xdp_carries_what_the_wire_carries() {
     let both = names(&["web-1-1", "web-2-1"]);
     assert_eq!(pods_over_http(&cluster.client, on(v4, 30080)), both);
     assert_eq!(pods_over_http(&cluster.client, on(v6, 30080)), both);
+    // Nothing was left to TC for its checksum.
+    let (_, status) = headgate(&cluster.nodes[0], &["status"]);
+    assert!(
+        status.contains("to-backend") && !status.contains("partial-checksum"),
+        "{status}"
+    );
 }
 
 #[test]
@@ -356,19 +379,7 @@ fn commands_read_the_pins_and_cleanup_removes_them() {
     cluster.client.run(move || get(target).unwrap());
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
     let node = &cluster.nodes[0];
-    let headgate = |words: &[&str]| {
-        let mut command = Command::new(binary("headgate").unwrap());
-        let output = command
-            .arg("--pins")
-            .arg(&node.pins)
-            .args(words)
-            .output()
-            .unwrap();
-        (
-            output.status.success(),
-            String::from_utf8(output.stdout).unwrap(),
-        )
-    };
+    let headgate = |words: &[&str]| headgate(node, words);
     let (_, text) = headgate(&["services"]);
     assert!(text.contains("192.168.50.1:30080"), "{text}");
     let (_, text) = headgate(&["backends", "-o", "json"]);

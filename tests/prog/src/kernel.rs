@@ -150,13 +150,11 @@ impl Kernel {
         Ok(self.maps.connections.remove(flow)?)
     }
 
-    /// Mean duration of an XDP program over `repeat` runs on one frame. Only for frames that the
-    /// program leaves as they are, since each run gets what the one before left.
-    pub fn time_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
+    /// How long an XDP program takes for a frame.
+    pub fn time_xdp(&mut self, name: &str, frame: &[u8]) -> Result<Duration> {
         let program = self.programs.xdp(name)?;
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
-            repeat,
             ..TestRunOptions::new()
         })?;
         Ok(result.duration)

@@ -1,0 +1,222 @@
+//! Properties of the shared logic.
+
+use std::collections::BTreeMap;
+
+use headgate_abi::{Addr, CtEntry, CtFlags, CtState, FlowKey, Port, Protocol};
+use headgate_datapath::{
+    Direction, Family, Packet, SlicePacket, Sum, TcpFlags, Transport, flow_hash, is_expired,
+    maglev::{self, Candidate},
+    mirror, next_state, parse, timeout_s,
+};
+use proptest::{collection::vec, prelude::*};
+
+/// The checksum as RFC 1071 defines it, one word after the other.
+fn reference(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        let word = u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
+        sum += u32::from(word);
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// Zero has two forms in one's complement.
+fn is_equal(one: u16, other: u16) -> bool {
+    one == other || (one == 0 && other == 0xffff) || (one == 0xffff && other == 0)
+}
+
+prop_compose! {
+    fn flow()(words in any::<[u32; 8]>(), ports in any::<[u16; 2]>(), tcp in any::<bool>()) -> FlowKey {
+        let [a, b, c, d, e, f, g, h] = words;
+        FlowKey {
+            source: Addr::from_words([a, b, c, d]),
+            destination: Addr::from_words([e, f, g, h]),
+            source_port: Port::from_word(ports[0]),
+            destination_port: Port::from_word(ports[1]),
+            protocol: if tcp { Protocol::TCP } else { Protocol::UDP },
+            zero: [0; 3],
+        }
+    }
+}
+
+prop_compose! {
+    fn entry()(flow in flow(), service in 1u32.., backend in 1u32.., reply in any::<bool>(), state in 0u8..6) -> CtEntry {
+        CtEntry {
+            source: flow.source,
+            destination: flow.destination,
+            source_port: flow.source_port,
+            destination_port: flow.destination_port,
+            service,
+            backend,
+            seen_s: 1,
+            state: CtState(state),
+            flags: if reply { CtFlags::REPLY } else { CtFlags::default() },
+            zero: [0; 2],
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn incremental_checksum_is_the_recomputed_one(
+        mut bytes in vec(any::<u8>(), 20..200),
+        word in any::<u32>(),
+        position in 0usize..4,
+    ) {
+        bytes[18] = 1; // Not all zero, as no packet is.
+        let before = reference(&bytes);
+        let at = position * 4;
+        let old = u32::from_ne_bytes(bytes[at..at + 4].try_into()?);
+        bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        let change = Sum::default().without_word(old).word(word);
+        let after = change.adjust(before);
+        prop_assert!(is_equal(after, reference(&bytes)));
+        let back = Sum::default().without_word(word).word(old);
+        prop_assert!(is_equal(back.adjust(after), before));
+    }
+
+    #[test]
+    fn parse_never_panics_and_changes_nothing(bytes in vec(any::<u8>(), 0..200)) {
+        let mut memory = bytes.clone();
+        let len = memory.len();
+        let packet = SlicePacket::new(&mut memory, len);
+        let _parsed = parse(&packet);
+        prop_assert_eq!(packet.frame(), &bytes[..]);
+    }
+
+    #[test]
+    fn parse_agrees_with_etherparse(payload in vec(any::<u8>(), 0..60), v6 in any::<bool>(), ports in any::<[u16; 2]>(), ttl in any::<u8>()) {
+        let link = etherparse::PacketBuilder::ethernet2([1; 6], [2; 6]);
+        let mut frame = Vec::new();
+        if v6 {
+            link.ipv6([1; 16], [2; 16], ttl).udp(ports[0], ports[1]).write(&mut frame, &payload)
+        } else {
+            link.ipv4([1; 4], [2; 4], ttl).udp(ports[0], ports[1]).write(&mut frame, &payload)
+        }.map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let len = frame.len();
+        let parsed = parse(&SlicePacket::new(&mut frame, len)).map_err(|reason| TestCaseError::fail(reason.name()))?;
+        prop_assert_eq!(parsed.family, if v6 { Family::V6 } else { Family::V4 });
+        prop_assert_eq!(parsed.transport, Transport::Udp);
+        prop_assert_eq!((parsed.flow.source_port.number(), parsed.flow.destination_port.number()), (ports[0], ports[1]));
+        prop_assert_eq!(parsed.hop_limit, ttl);
+        prop_assert_eq!(usize::from(parsed.total_len), len - 14);
+    }
+
+    #[test]
+    fn access_outside_of_a_frame_changes_nothing(bytes in vec(any::<u8>(), 0..40), offset in 0u32..60) {
+        let mut memory = bytes.clone();
+        let len = memory.len();
+        let mut packet = SlicePacket::new(&mut memory, len);
+        let fits = offset as usize + 4 <= len;
+        prop_assert_eq!(packet.load::<4>(offset).is_ok(), fits);
+        prop_assert_eq!(packet.store(offset, &[1, 2, 3, 4]).is_ok(), fits);
+        if !fits {
+            prop_assert_eq!(packet.frame(), &bytes[..]);
+        }
+    }
+
+    #[test]
+    fn reverse_of_reverse_is_the_flow(flow in flow()) {
+        prop_assert_eq!(flow.reversed().reversed(), flow);
+        prop_assert_eq!(flow_hash(&flow, 7), flow_hash(&flow, 7));
+    }
+
+    #[test]
+    fn mirror_of_mirror_is_the_entry(flow in flow(), entry in entry()) {
+        let (mut other_flow, mut other) = Default::default();
+        mirror(&flow, &entry, &mut other_flow, &mut other);
+        let (mut back_flow, mut back) = Default::default();
+        mirror(&other_flow, &other, &mut back_flow, &mut back);
+        prop_assert_eq!((back_flow, back), (flow, entry));
+        prop_assert_ne!(Direction::of(&entry), Direction::of(&other));
+    }
+
+    #[test]
+    fn every_state_has_a_successor_and_reset_closes(state in 0u8..6, flags in any::<u8>(), reply in any::<bool>()) {
+        let direction = if reply { Direction::Reply } else { Direction::Original };
+        let next = next_state(CtState(state), direction, Transport::Tcp(TcpFlags(flags)));
+        prop_assert!(next.0 <= CtState::CLOSED.0);
+        prop_assert_ne!(next.name(), "unknown");
+        if TcpFlags(flags).any(TcpFlags::RST) || state == CtState::CLOSED.0 {
+            prop_assert_eq!(next, CtState::CLOSED);
+        }
+        prop_assert!(timeout_s(Protocol::TCP, next) > 0);
+    }
+
+    #[test]
+    fn table_is_full_and_even(count in 1u32..40) {
+        let table = table(1..=count);
+        let mut shares = BTreeMap::new();
+        for id in &table {
+            *shares.entry(*id).or_insert(0u32) += 1;
+        }
+        prop_assert_eq!(shares.len() as u32, count);
+        let (least, most) = (shares.values().min(), shares.values().max());
+        prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1));
+    }
+
+    #[test]
+    fn removing_one_backend_moves_few_others(count in 2u32..40, gone in 1u32..40) {
+        let gone = (gone - 1) % count + 1;
+        let before = table(1..=count);
+        let after = table((1..=count).filter(|id| *id != gone));
+        let moved = before.iter().zip(&after).filter(|(before, after)| **before != gone && before != after).count();
+        // Beside the slots of the backend that went, the paper measures a few per cent.
+        prop_assert!(moved * 5 <= before.len(), "{} of {} slots moved", moved, before.len());
+    }
+}
+
+/// A table of backends that have their ids for addresses.
+fn table(ids: impl Iterator<Item = u32>) -> Vec<u32> {
+    const SIZE: u32 = 4093;
+    let mut candidates: Vec<Candidate> = ids
+        .map(|id| Candidate::new(id, Addr::from_v4_word(id), Port::new(80), 7, SIZE))
+        .collect();
+    let mut table = vec![0; SIZE as usize];
+    maglev::fill(&mut table, &mut candidates);
+    table
+}
+
+#[test]
+fn example_of_rfc_1624() {
+    // Section 4: HC = 0xdd2f, m = 0x5555, m' = 0x3285, HC' = 0x0000.
+    let adjusted = Sum::default()
+        .without_half(0x5555)
+        .half(0x3285)
+        .adjust(0xdd2f);
+    assert_eq!(adjusted, 0x0000);
+}
+
+#[test]
+fn connection_lives_as_in_nf_conntrack() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    const FIN: u8 = 1;
+    let mut state = CtState::NEW;
+    for (direction, flags, expected, timeout) in [
+        (Direction::Original, SYN, CtState::NEW, 120),
+        (Direction::Reply, SYN | ACK, CtState::ANSWERED, 60),
+        (Direction::Original, ACK, CtState::ESTABLISHED, 432_000),
+        (Direction::Reply, ACK, CtState::ESTABLISHED, 432_000),
+        (Direction::Original, FIN | ACK, CtState::CLIENT_CLOSED, 120),
+        (Direction::Reply, ACK, CtState::CLIENT_CLOSED, 120),
+        (Direction::Reply, FIN | ACK, CtState::CLOSED, 120),
+        (Direction::Original, ACK, CtState::CLOSED, 120),
+    ] {
+        state = next_state(state, direction, Transport::Tcp(TcpFlags(flags)));
+        assert_eq!(state, expected, "{direction:?} {flags:#b}");
+        assert_eq!(timeout_s(Protocol::TCP, state), timeout);
+    }
+    let entry = CtEntry {
+        seen_s: 100,
+        state: CtState::ESTABLISHED,
+        ..CtEntry::default()
+    };
+    assert!(!is_expired(&entry, Protocol::UDP, 220));
+    assert!(is_expired(&entry, Protocol::UDP, 221));
+    assert!(
+        !is_expired(&entry, Protocol::UDP, 99),
+        "a clock read earlier on another CPU"
+    );
+}
