@@ -96,7 +96,7 @@ impl Cluster {
         let mut cluster = Self {
             client,
             nodes: Vec::new(),
-            fabric: fabric,
+            fabric,
             folder,
             cgroup,
             pins: Path::new("/sys/fs/bpf").join(prefix),

@@ -1,7 +1,7 @@
 //! Services, endpoints and nodes, without Kubernetes and without BPF.
 //!
 //! [`Model`] is what exists, [`Desired`] what the maps should hold, [`Actual`] what they do hold, and
-//! [`diff`] the ordered list of [`Change`]s from one to the other. Nothing here does I/O.
+//! [`diff()`] the ordered list of [`Change`]s from one to the other. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod desired;
