@@ -1,7 +1,7 @@
 //! The bytes that cross between kernel and userspace.
 //!
 //! Every struct here is a map key, a map value or a read-only global. Sizes and offsets are
-//! asserted in [`layout`]; any change to them is a change of [`ABI_VERSION`], because pinned maps
+//! asserted in `layout.rs`; any change to them is a change of [`ABI_VERSION`], because pinned maps
 //! outlive the agent that made them.
 #![no_std]
 
