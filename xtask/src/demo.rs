@@ -1,20 +1,6 @@
-//! Shows it work: a cluster of network namespaces on this machine, with real traffic.
+//! Shows it at work.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
-
-use anyhow::{Context, Result, ensure};
-use headgate_netns::{Cluster, Netns, SERVICE, binary, get, slices, udp};
-use nix::unistd::geteuid;
+use anyhow::Result;
 
 use crate::{build, sh};
 
@@ -28,229 +14,18 @@ pub(crate) struct Options {
     down: bool,
 }
 
-const PREFIX: &str = "hgdemo";
-const NODES: u8 = 3;
-const PODS: u8 = 2;
-const REQUESTS: usize = 60;
-const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-const BALANCER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// How long each act under load lasts.
-const ACT: Duration = Duration::from_secs(2);
-
+/// Builds everything and runs `headgate-demo`, which needs the BPF object to be compiled at all.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    ensure!(
-        geteuid().is_root(),
-        "the demo makes network namespaces: run it as root"
-    );
-    if options.down {
-        return Cluster::sweep(PREFIX);
-    }
     build::run()?;
     sh::run(&mut sh::command(
         "cargo build --release --package headgate-netns --bins",
     ))?;
-
-    sh::heading(&format!(
-        "a cluster of {NODES} nodes with {PODS} pods each, and a client outside"
-    ));
-    Cluster::sweep(PREFIX)?;
-    let mut cluster = Cluster::new(PREFIX, NODES, PODS)?;
-    cluster.write("web.yaml", SERVICE)?;
-    let mut pods: Vec<(u8, u8)> = (1..=NODES)
-        .flat_map(|node| (1..=PODS).map(move |pod| (node, pod)))
-        .collect();
-    cluster.write("web-endpoints.yaml", &slices(&pods))?;
-    for index in 0..NODES.into() {
-        cluster.start_agent(index)?;
-    }
-    cluster.client.batch(&format!(
-        "route add {BALANCER}/32 via {}",
-        cluster.nodes[0].v4
-    ))?;
-    println!("Service web: port 80 -> 9376 on {} pods", pods.len());
-
-    sh::heading(&format!(
-        "{REQUESTS} requests over each path, and the pods that answered"
-    ));
-    show_paths(&cluster)?;
-
-    sh::heading("under load: a pod is scaled away");
-    let load = Load::start(
-        &cluster.client,
-        SocketAddr::from((cluster.nodes[0].v4, 30080)),
-    );
-    thread::sleep(ACT);
-    pods.pop();
-    cluster.write("web-endpoints.yaml", &slices(&pods))?;
-    thread::sleep(ACT / 10);
-    let removed = format!("web-{NODES}-{PODS}");
-    let before = load.answers(&removed);
-    thread::sleep(ACT);
-    println!(
-        "{removed} answered {before} requests, and {} after it left",
-        load.answers(&removed) - before
-    );
-    let mut lost = load.finish()?;
-
-    sh::heading("under load: the agent of n1 is killed, and started again");
-    let load = Load::start(
-        &cluster.client,
-        SocketAddr::from((cluster.nodes[0].v4, 30080)),
-    );
-    thread::sleep(ACT / 2);
-    cluster.nodes[0]
-        .agent
-        .take()
-        .context("n1 has no agent")?
-        .kill()?;
-    println!("killed");
-    thread::sleep(ACT);
-    cluster.start_agent(0)?;
-    println!("started");
-    thread::sleep(ACT / 2);
-    lost += load.finish()?;
-
-    sh::heading("what n1 says of it");
-    for words in ["services", "backends"] {
-        let mut show = std::process::Command::new(binary("headgate")?);
-        show.arg("--pins").arg(&cluster.nodes[0].pins).arg(words);
-        sh::run(&mut show)?;
-        println!();
-    }
-    println!("requests lost: {lost}");
+    let mut demo = sh::command("target/release/headgate-demo");
     if options.keep {
-        println!("\nThe cluster stays. Look around:");
-        println!(
-            "  target/release/headgate --pins {} status",
-            cluster.nodes[0].pins.display()
-        );
-        println!(
-            "  target/release/headgate --pins {} conntrack",
-            cluster.nodes[0].pins.display()
-        );
-        println!(
-            "  nsenter --net={} curl {}:30080",
-            cluster.client.path().display(),
-            cluster.nodes[0].v4
-        );
-        println!("  edit the manifests in {}", cluster.manifests().display());
-        println!("Remove it: cargo xtask demo --down");
-        cluster.keep();
+        demo.arg("--keep");
     }
-    ensure!(lost == 0, "{lost} requests were lost");
-    Ok(())
-}
-
-fn show_paths(cluster: &Cluster) -> Result<()> {
-    let node = &cluster.nodes[0];
-    let pod = &node.pods[0].netns;
-    let http = |from: &Netns, address: IpAddr, port| {
-        let address = SocketAddr::new(address, port);
-        from.run(move || tally((0..REQUESTS).map(|_| get(address).map(|answer| answer.pod))))
-    };
-    print_path(
-        "NodePort, IPv4",
-        &http(&cluster.client, node.v4.into(), 30080)?,
-    );
-    print_path(
-        "NodePort, IPv6",
-        &http(&cluster.client, node.v6.into(), 30080)?,
-    );
-    print_path("LoadBalancer", &http(&cluster.client, BALANCER.into(), 80)?);
-    print_path(
-        "ClusterIP from a pod, by packet",
-        &http(pod, CLUSTER_IP.into(), 80)?,
-    );
-    let url = format!("http://{CLUSTER_IP}/");
-    let by_socket = tally((0..REQUESTS).map(|_| {
-        let mut curl = pod.command("curl", Some(&node.cgroup));
-        let output = curl.args(["--silent", "--max-time", "3", &url]).output()?;
-        let body = String::from_utf8_lossy(&output.stdout).into_owned();
-        let name = body.split('"').find(|word| word.starts_with("web-"));
-        name.map(String::from)
-            .ok_or_else(|| io::Error::other(format!("curl: {}", output.status)))
-    }))?;
-    print_path("ClusterIP from a pod, by socket", &by_socket);
-    let address = SocketAddr::from((node.v4, 30007));
-    let datagrams = cluster
-        .client
-        .run(move || tally((0..REQUESTS).map(|_| udp(address).map(|(answer, _)| answer.pod))))?;
-    print_path("NodePort, UDP", &datagrams);
-    Ok(())
-}
-
-type Tally = BTreeMap<String, usize>;
-
-fn tally(answers: impl Iterator<Item = io::Result<String>>) -> Result<Tally> {
-    let mut tally = Tally::new();
-    for pod in answers {
-        *tally.entry(pod?).or_default() += 1;
+    if options.down {
+        demo.arg("--down");
     }
-    Ok(tally)
-}
-
-fn print_path(path: &str, tally: &Tally) {
-    let pods: Vec<String> = tally
-        .iter()
-        .map(|(pod, count)| format!("{pod} {count:>3}"))
-        .collect();
-    println!("{path:<32} {}", pods.join("   "));
-}
-
-/// New connections, one after another, until told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    tally: Arc<Mutex<Tally>>,
-    worker: JoinHandle<usize>,
-}
-
-impl Load {
-    fn start(from: &Netns, address: SocketAddr) -> Self {
-        let (stop, tally) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Tally::new())),
-        );
-        let work = {
-            let (stop, tally) = (stop.clone(), tally.clone());
-            move || {
-                let mut lost = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    match (get(address), tally.lock()) {
-                        (Ok(answer), Ok(mut tally)) => *tally.entry(answer.pod).or_default() += 1,
-                        _ => lost += 1,
-                    }
-                }
-                lost
-            }
-        };
-        Self {
-            stop,
-            tally,
-            worker: from.spawn(work),
-        }
-    }
-
-    fn answers(&self, pod: &str) -> usize {
-        self.tally
-            .lock()
-            .ok()
-            .and_then(|tally| tally.get(pod).copied())
-            .unwrap_or(0)
-    }
-
-    /// Prints what was answered, and returns how many requests were not.
-    fn finish(self) -> Result<usize> {
-        self.stop.store(true, Ordering::Relaxed);
-        let lost = self
-            .worker
-            .join()
-            .map_err(|_panic| anyhow::anyhow!("the load failed"))?;
-        if let Ok(tally) = self.tally.lock() {
-            print_path(
-                &format!("{} answered, {lost} lost:", tally.values().sum::<usize>()),
-                &tally,
-            );
-        }
-        Ok(lost)
-    }
+    sh::run(&mut demo)
 }

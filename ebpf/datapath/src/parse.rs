@@ -224,11 +224,16 @@ fn parse_transport<P: Packet>(
 ) -> Result<(FlowKey, Transport), Reason> {
     let transport = match (network.protocol, network.family) {
         (Protocol::TCP, _) => {
+            // To the end of the header: what is cut short is not ours to judge.
             const FLAGS: u32 = 13;
-            let [flags] = packet.load(l4 + FLAGS)?;
+            let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
             Transport::Tcp(TcpFlags(flags))
         }
-        (Protocol::UDP, _) => Transport::Udp,
+        (Protocol::UDP, _) => {
+            const LENGTH: u32 = 4;
+            let [_, _, _, _] = packet.load(l4 + LENGTH)?;
+            Transport::Udp
+        }
         (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6) => {
             return Ok((
                 quoted_flow(packet, network.family, l4)?.reversed(),

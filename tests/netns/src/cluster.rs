@@ -84,7 +84,7 @@ impl Cluster {
         fs::create_dir_all(folder.join("manifests"))?;
         let cgroup = cgroup_mount()?.join(prefix);
         let fabric = Netns::new(&format!("{prefix}-fabric"))?;
-        fabric.batch("link add br0 type bridge\nlink set br0 up")?;
+        fabric.batch("link add br0 type bridge mcast_snooping 0\nlink set br0 up")?;
         let client = Netns::new(&format!("{prefix}-client"))?;
         plug(
             &fabric,
