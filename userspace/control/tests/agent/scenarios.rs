@@ -1,43 +1,17 @@
 //! Manifests in, maps out: each case is a folder of manifests, and what the agent of node `n1` makes
 //! of it.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::{convert::Infallible, fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use headgate_control::{Reconciler, Status, manifests, run};
-use headgate_model::{Actual, Change, Dataplane, Node};
+use headgate_model::Actual;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
 
-/// Far longer than anything takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Maps in memory, which the test can read.
-struct Memory {
-    actual: Actual,
-    published: watch::Sender<Actual>,
-}
-
-impl Dataplane for Memory {
-    type Error = Infallible;
-
-    fn restore(&mut self) -> Result<Actual, Infallible> {
-        Ok(self.actual.clone())
-    }
-
-    fn apply(&mut self, change: &Change) -> Result<(), Infallible> {
-        self.actual.record(change);
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Infallible> {
-        self.published.send_replace(self.actual.clone());
-        Ok(())
-    }
-}
+use crate::memory::{Memory, PATIENCE, dump, node};
 
 /// A running loop over a folder.
 struct Agent {
@@ -59,10 +33,7 @@ impl Agent {
 
     async fn over(folder: tempfile::TempDir, actual: Actual) -> Self {
         let (published, maps) = watch::channel(actual.clone());
-        let node = Node {
-            name: "n1".into(),
-            addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
-        };
+        let node = node();
         let (_nodes, nodes) = watch::channel(node.clone());
         let reconciler = Reconciler::new(Memory { actual, published }, node).unwrap();
         let (sender, events) = mpsc::channel(64);
@@ -123,30 +94,6 @@ impl Agent {
         let actual = self.maps.borrow().clone();
         (self.folder, actual)
     }
-}
-
-/// One line a frontend: what serves it from inside and from outside.
-fn dump(actual: &Actual) -> String {
-    let backends = |key| {
-        let (_, spec) = &actual.services[key];
-        let backends = spec.backends.iter().map(|backend| {
-            let place = if actual.backends[backend].1.local {
-                "here"
-            } else {
-                "there"
-            };
-            format!("{}:{}@{place}", backend.address, backend.port)
-        });
-        backends.collect::<Vec<_>>().join(" ")
-    };
-    actual
-        .frontends
-        .iter()
-        .map(|(frontend, spec)| {
-            let (inside, outside) = (backends(&spec.inside), backends(&spec.outside));
-            format!("{frontend} {:?} in[{inside}] out[{outside}]\n", spec.kind)
-        })
-        .collect()
 }
 
 const WEB: &str = "

@@ -1,0 +1,65 @@
+//! Maps in memory.
+
+use std::{convert::Infallible, time::Duration};
+
+use headgate_model::{Actual, Change, Dataplane, Node};
+use tokio::sync::watch;
+
+/// Far longer than anything takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The node that agents of tests run on.
+pub(crate) fn node() -> Node {
+    Node {
+        name: "n1".into(),
+        addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+    }
+}
+
+/// Maps in memory, which the test can read.
+pub(crate) struct Memory {
+    pub(crate) actual: Actual,
+    pub(crate) published: watch::Sender<Actual>,
+}
+
+impl Dataplane for Memory {
+    type Error = Infallible;
+
+    fn restore(&mut self) -> Result<Actual, Infallible> {
+        Ok(self.actual.clone())
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), Infallible> {
+        self.actual.record(change);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Infallible> {
+        self.published.send_replace(self.actual.clone());
+        Ok(())
+    }
+}
+
+/// One line a frontend: what serves it from inside and from outside.
+pub(crate) fn dump(actual: &Actual) -> String {
+    let backends = |key| {
+        let (_, spec) = &actual.services[key];
+        let backends = spec.backends.iter().map(|backend| {
+            let place = if actual.backends[backend].1.local {
+                "here"
+            } else {
+                "there"
+            };
+            format!("{}:{}@{place}", backend.address, backend.port)
+        });
+        backends.collect::<Vec<_>>().join(" ")
+    };
+    actual
+        .frontends
+        .iter()
+        .map(|(frontend, spec)| {
+            let (inside, outside) = (backends(&spec.inside), backends(&spec.outside));
+            format!("{frontend} {:?} in[{inside}] out[{outside}]\n", spec.kind)
+        })
+        .collect()
+}
