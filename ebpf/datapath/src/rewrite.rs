@@ -44,8 +44,7 @@ fn port_difference(parsed: &Parsed, entry: &CtEntry) -> Sum {
         .half(entry.destination_port.word())
 }
 
-/// Replaces addresses and hop limit of the network header at `l3`. Returns by how much the
-/// header's own sum changed except for its checksum field: zero for IPv6, which has none.
+/// Replaces the addresses of the network header at `l3`, and takes `hops` from its hop limit.
 #[inline(always)]
 pub(crate) fn rewrite_network<P: Packet>(
     packet: &mut P,

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
@@ -299,11 +299,6 @@ impl Node {
             }
         }
     }
-
-    /// The host end of a pod's device.
-    pub fn pod_device(&self, index: usize) -> String {
-        format!("lxc{}", index + 1)
-    }
 }
 
 /// A device `eth0` in `netns` whose other end is on the bridge.
@@ -383,17 +378,6 @@ fn cgroup_mount() -> Result<PathBuf> {
         _ => None,
     });
     mount.context("cgroup2 is not mounted")
-}
-
-impl Pod {
-    /// Its address of the family of `like`.
-    pub fn address(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() {
-            self.v4.into()
-        } else {
-            self.v6.into()
-        }
-    }
 }
 
 impl Drop for Cluster {

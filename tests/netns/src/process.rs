@@ -75,11 +75,6 @@ impl Process {
         self.log.lock().map(|log| log.clone()).unwrap_or_default()
     }
 
-    /// Its id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Kills it, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::programs::{TestRun, TestRunOptions};
-use headgate_abi::{FlowKey, Reason, names};
+use headgate_abi::{Reason, names};
 use headgate_datapath::Hook;
 use headgate_dataplane::{Maps, Options, Programs, load};
 use nix::{
@@ -143,11 +143,6 @@ impl Kernel {
     /// Number of connection entries.
     pub fn connections(&self) -> usize {
         self.maps.connections.keys().count()
-    }
-
-    /// Forgets a flow.
-    pub fn forget(&mut self, flow: &FlowKey) -> Result<()> {
-        Ok(self.maps.connections.remove(flow)?)
     }
 
     /// How long an XDP program takes for a frame.

@@ -77,11 +77,6 @@ impl<D: Dataplane> Reconciler<D> {
         })
     }
 
-    /// The dataplane.
-    pub fn dataplane(&self) -> &D {
-        &self.dataplane
-    }
-
     /// How things are.
     pub fn status(&self) -> &Status {
         &self.status

@@ -46,11 +46,6 @@ impl Writer {
         }
     }
 
-    /// The maps.
-    pub fn maps(&self) -> &Maps {
-        &self.maps
-    }
-
     fn put_backend(&mut self, id: u32, backend: &Backend, spec: &BackendSpec) -> Result<(), Error> {
         let entry = BackendEntry {
             address: Addr::from(backend.address),
