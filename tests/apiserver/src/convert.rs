@@ -1,0 +1,68 @@
+//! Events are one thing with two spellings: `v1` is stored, `events.k8s.io/v1` is translated.
+
+use serde_json::{Value, json};
+
+use crate::resource::Resource;
+
+/// Stored name, name in `events.k8s.io/v1`.
+const EVENT_FIELDS: &[(&str, &str)] = &[
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+fn is_translated(resource: &Resource) -> bool {
+    resource.group == "events.k8s.io"
+}
+
+fn rename(object: &mut Value, names: impl Iterator<Item = (&'static str, &'static str)>) {
+    if let Some(object) = object.as_object_mut() {
+        for (from, to) in names {
+            if let Some(value) = object.remove(from) {
+                object.insert(to.to_owned(), value);
+            }
+        }
+    }
+}
+
+/// From the version of a request to the one in storage.
+pub(crate) fn to_stored(resource: &Resource, mut object: Value) -> Value {
+    if is_translated(resource) {
+        rename(
+            &mut object,
+            EVENT_FIELDS.iter().map(|(old, new)| (*new, *old)),
+        );
+        object["apiVersion"] = json!("v1");
+    }
+    object
+}
+
+/// From storage to the version of a request.
+pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Value {
+    if is_translated(resource) {
+        rename(&mut object, EVENT_FIELDS.iter().copied());
+        object["apiVersion"] = json!("events.k8s.io/v1");
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::find;
+
+    #[test]
+    fn events_survive_the_way_there_and_back() {
+        let events = find("events.k8s.io", "v1", "events").unwrap();
+        let new =
+            json!({"apiVersion": "events.k8s.io/v1", "note": "n", "regarding": {"name": "a"}});
+        let stored = to_stored(events, new.clone());
+        assert_eq!(stored["message"], "n");
+        assert_eq!(stored["apiVersion"], "v1");
+        assert_eq!(from_stored(events, stored), new);
+    }
+}

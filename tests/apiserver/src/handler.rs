@@ -1,0 +1,511 @@
+//! From a request to a response: who may ask, what is asked, and in which shape it is answered.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use serde_json::{Value, json};
+
+use crate::convert;
+use crate::discovery;
+use crate::error::ApiError;
+use crate::faults::Faults;
+use crate::negotiate::Shape;
+use crate::operations::{self, Deleted, Preconditions, Write, Written};
+use crate::patch::PatchKind;
+use crate::request::{Continue, ListVersion, Query, Target};
+use crate::selector::Selector;
+use crate::storage::Store;
+use crate::watch::{self, Start, WatchRequest};
+use crate::{Attributes, Authorize};
+
+/// What the API accepts, as etcd's limit makes it.
+const LARGEST_BODY: usize = 3 * 1024 * 1024;
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) faults: Faults,
+    pub(crate) token: Mutex<Option<String>>,
+    pub(crate) authorize: Option<Authorize>,
+    pub(crate) bookmark_interval: Duration,
+    pub(crate) open_watches: Arc<AtomicUsize>,
+    /// How often each verb was asked of each resource.
+    pub(crate) requests: Mutex<HashMap<(String, String), u64>>,
+}
+
+/// A request, read to its end.
+struct Asked {
+    method: Method,
+    path: String,
+    query: Query,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Asked {
+    fn header(&self, name: http::header::HeaderName) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    fn media_type(&self) -> &str {
+        let header = self.header(CONTENT_TYPE);
+        header.split(';').next().unwrap_or_default().trim()
+    }
+
+    /// The body as a value; `Null` if there is none.
+    fn body(&self) -> Result<Value, ApiError> {
+        if self.body.is_empty() {
+            return Ok(Value::Null);
+        }
+        let refused = |e: &dyn std::fmt::Display| {
+            ApiError::bad_request(format!("the request body could not be decoded: {e}"))
+        };
+        match self.media_type() {
+            "application/yaml" | "application/apply-patch+yaml" => {
+                serde_yaml_ng::from_slice(&self.body).map_err(|e| refused(&e))
+            }
+            ""
+            | "application/json"
+            | "application/json-patch+json"
+            | "application/merge-patch+json"
+            | "application/strategic-merge-patch+json" => {
+                serde_json::from_slice(&self.body).map_err(|e| refused(&e))
+            }
+            _ => Err(ApiError::unsupported_media_type(
+                "application/json, application/yaml",
+            )),
+        }
+    }
+}
+
+fn full(code: u16, media_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or_default();
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+fn json_response(code: u16, value: &Value) -> Response<Body> {
+    full(code, "application/json", value.to_string())
+}
+
+fn refusal(error: &ApiError) -> Response<Body> {
+    json_response(error.code, &error.status())
+}
+
+/// Answers a request. Refusals are answers, too.
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let knobs = shared.faults.now();
+    if !knobs.delay.is_zero() {
+        tokio::time::sleep(knobs.delay).await;
+    }
+    let said = format!("{} {}", request.method(), request.uri());
+    let response = if knobs.refusing {
+        refusal(&ApiError::unavailable())
+    } else {
+        match read(request).await {
+            Ok(asked) => route(&shared, &asked).unwrap_or_else(|error| refusal(&error)),
+            Err(error) => refusal(&error),
+        }
+    };
+    tracing::debug!(request = said, status = response.status().as_u16());
+    Ok(response)
+}
+
+async fn read(request: Request<Incoming>) -> Result<Asked, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            return Err(ApiError::too_much());
+        }
+        Err(error) => return Err(ApiError::bad_request(error.to_string())),
+    };
+    Ok(Asked {
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        query: Query::parse(parts.uri.query().unwrap_or_default()),
+        headers: parts.headers,
+        body,
+    })
+}
+
+fn route(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
+    let segments: Vec<&str> = asked.path.split('/').filter(|s| !s.is_empty()).collect();
+    // What the role system:public-info-viewer lets anybody see.
+    match segments.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => return Ok(full(200, "text/plain", "ok")),
+        ["version"] => return Ok(json_response(200, &discovery::version())),
+        _ => {}
+    }
+    authenticate(shared, asked)?;
+    if let Some(answer) = discover(&segments, asked) {
+        return answer;
+    }
+    let target = Target::parse(&segments).ok_or_else(ApiError::no_such_path)?;
+    serve(shared, asked, target)
+}
+
+fn authenticate(shared: &Shared, asked: &Asked) -> Result<(), ApiError> {
+    let wanted = shared.token.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(wanted) = wanted.as_deref() else {
+        return Ok(());
+    };
+    match asked.header(AUTHORIZATION).split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && token == wanted => Ok(()),
+        _ => Err(ApiError::unauthorized()),
+    }
+}
+
+fn discover(segments: &[&str], asked: &Asked) -> Option<Result<Response<Body>, ApiError>> {
+    let accept = asked.header(ACCEPT);
+    let answer = match segments {
+        ["api" | "apis"] => {
+            let core = segments == ["api"];
+            if let Some(media_type) = discovery::wants_aggregated(accept) {
+                let body = discovery::aggregated(core).to_string();
+                return Some(Ok(full(200, media_type, body)));
+            }
+            Some(if core {
+                discovery::core_versions()
+            } else {
+                discovery::group_list()
+            })
+        }
+        ["api", version] => discovery::resource_list("", version),
+        ["apis", group] => discovery::group(group),
+        ["apis", group, version] => discovery::resource_list(group, version),
+        ["openapi", "v2"] => {
+            // Older clients ask for protobuf alone, and do without when it is not to be had.
+            if Shape::negotiate(accept, None).is_err() {
+                return Some(Err(ApiError::not_acceptable("application/json")));
+            }
+            Some(discovery::openapi_v2())
+        }
+        ["openapi", "v3"] => Some(discovery::openapi_v3_index()),
+        ["openapi", "v3", root @ ..] => discovery::openapi_v3(&root.join("/")),
+        _ => return None,
+    };
+    let answer = answer.ok_or_else(ApiError::no_such_path);
+    Some(answer.map(|value| json_response(200, &value)))
+}
+
+fn verb(asked: &Asked, target: &Target) -> Result<&'static str, ApiError> {
+    let named = target.name.is_some();
+    match (asked.method.as_str(), named) {
+        ("GET", _) if asked.query.flag("watch") => Ok("watch"),
+        ("GET", true) => Ok("get"),
+        ("GET", false) => Ok("list"),
+        ("POST", false) if target.namespace.is_some() == target.resource.namespaced => Ok("create"),
+        ("PUT", true) => Ok("update"),
+        ("PATCH", true) => Ok("patch"),
+        ("DELETE", true) if target.subresource.is_none() => Ok("delete"),
+        ("DELETE", false) => Ok("deletecollection"),
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+fn authorize(shared: &Shared, asked: &Asked, target: &Target, verb: &str) -> Result<(), ApiError> {
+    let Some(authorize) = &shared.authorize else {
+        return Ok(());
+    };
+    let attributes = Attributes {
+        verb: verb.to_owned(),
+        group: target.resource.group.to_owned(),
+        resource: target.resource.plural.to_owned(),
+        subresource: target.subresource.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        token: asked
+            .header(AUTHORIZATION)
+            .split_once(' ')
+            .map(|(_, token)| token.to_owned()),
+    };
+    if authorize(&attributes) {
+        return Ok(());
+    }
+    let scope = match &target.namespace {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
+    let name = target.name.as_deref().unwrap_or_default();
+    Err(ApiError::forbidden(target.resource, name, verb, &scope))
+}
+
+fn serve(shared: &Shared, asked: &Asked, target: Target) -> Result<Response<Body>, ApiError> {
+    let verb = verb(asked, &target)?;
+    *shared
+        .requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .entry((verb.to_owned(), target.resource.plural.to_owned()))
+        .or_default() += 1;
+    authorize(shared, asked, &target, verb)?;
+    let shape = Shape::negotiate(asked.header(ACCEPT), asked.query.get("includeObject"))?;
+    let resource = target.resource;
+    let name = target.name.as_deref().unwrap_or_default();
+    let write = Write {
+        validation: asked.query.field_validation()?,
+        dry_run: asked.query.dry_run(),
+        status_only: target.subresource.is_some(),
+        manager: asked
+            .query
+            .get("fieldManager")
+            .unwrap_or_default()
+            .to_owned(),
+    };
+    let namespace = target.namespace();
+    match verb {
+        "watch" => start_watch(shared, asked, target, shape),
+        "list" => list(shared, asked, &target, shape),
+        "get" => {
+            let object = shared
+                .store
+                .with(|state| operations::get(state, resource, namespace, name))?;
+            Ok(json_response(200, &shape.object(resource, object, true)))
+        }
+        "create" => {
+            let object = asked.body()?;
+            let written = shared
+                .store
+                .with(|state| write.create(state, resource, namespace, object))?;
+            Ok(write_response(&target, shape, written))
+        }
+        "update" => {
+            let object = asked.body()?;
+            let written = shared
+                .store
+                .with(|state| write.update(state, resource, namespace, name, object))?;
+            Ok(write_response(&target, shape, written))
+        }
+        "patch" => {
+            let kind = PatchKind::from_media_type(asked.media_type())
+                .ok_or_else(|| ApiError::unsupported_media_type(PatchKind::MEDIA_TYPES))?;
+            if kind == PatchKind::Apply && write.manager.is_empty() {
+                return Err(ApiError::bad_request(
+                    "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                ));
+            }
+            let patch = asked.body()?;
+            let written = shared
+                .store
+                .with(|state| write.patch(state, resource, namespace, name, kind, &patch))?;
+            Ok(write_response(&target, shape, written))
+        }
+        "delete" => {
+            let only_if = preconditions(&asked.body()?);
+            let deleted = shared
+                .store
+                .with(|state| write.delete(state, resource, namespace, name, &only_if))?;
+            Ok(delete_response(&target, shape, deleted))
+        }
+        _ => delete_collection(shared, asked, &target, shape, &write),
+    }
+}
+
+fn write_response(target: &Target, shape: Shape, written: Written) -> Response<Body> {
+    let object = shape.object(target.resource, written.object, true);
+    let mut response = json_response(if written.created { 201 } else { 200 }, &object);
+    for warning in &written.warnings {
+        let text = format!("299 - {}", json!(warning));
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            response.headers_mut().append(http::header::WARNING, value);
+        }
+    }
+    response
+}
+
+fn preconditions(options: &Value) -> Preconditions {
+    let wanted = |field: &str| options["preconditions"][field].as_str().map(str::to_owned);
+    Preconditions {
+        uid: wanted("uid"),
+        resource_version: wanted("resourceVersion"),
+    }
+}
+
+fn delete_response(target: &Target, shape: Shape, deleted: Deleted) -> Response<Body> {
+    let resource = target.resource;
+    match deleted {
+        Deleted::Marked(object) => json_response(200, &shape.object(resource, object, true)),
+        Deleted::Gone(object) if resource.returns_deleted => {
+            json_response(200, &shape.object(resource, object, true))
+        }
+        Deleted::Gone(object) => {
+            let metadata = &object["metadata"];
+            let mut details =
+                json!({"name": metadata["name"], "kind": resource.plural, "uid": metadata["uid"]});
+            if !resource.group.is_empty() {
+                details["group"] = json!(resource.group);
+            }
+            let status = json!({
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Success",
+                "details": details,
+            });
+            json_response(200, &status)
+        }
+    }
+}
+
+fn selector(asked: &Asked, target: &Target) -> Result<Selector, ApiError> {
+    let query = &asked.query;
+    let (labels, fields) = (query.get("labelSelector"), query.get("fieldSelector"));
+    Selector::parse(target.resource, labels, fields)
+}
+
+fn list(
+    shared: &Shared,
+    asked: &Asked,
+    target: &Target,
+    shape: Shape,
+) -> Result<Response<Body>, ApiError> {
+    let resource = target.resource;
+    let namespace = target.namespace.as_deref();
+    let selector = selector(asked, target)?;
+    let wanted = asked.query.list_version()?;
+    let limit = asked.query.limit()?;
+    let (version, objects) = shared.store.with(|state| {
+        let current = state.version();
+        let version = match &wanted {
+            ListVersion::Current => current,
+            ListVersion::AtLeast(version) if *version > current => {
+                return Err(ApiError::too_large(*version, current));
+            }
+            ListVersion::AtLeast(_) => current,
+            ListVersion::Exactly(version) => *version,
+            ListVersion::Continued(token) => token.version,
+        };
+        let objects = state.list_at(resource.table, namespace, version)?;
+        Ok((version, objects))
+    })?;
+    let place = |object: &Value| {
+        let metadata = &object["metadata"];
+        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+        (text("namespace"), text("name"))
+    };
+    let mut selected: Vec<Value> = objects
+        .iter()
+        .filter(|object| selector.matches(object))
+        .filter(|object| match &wanted {
+            ListVersion::Continued(token) => place(object) > token.after,
+            _ => true,
+        })
+        .map(|object| convert::from_stored(resource, Value::clone(object)))
+        .collect();
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if limit > 0 && selected.len() > limit {
+        let remaining = selected.len() - limit;
+        selected.truncate(limit);
+        let after = selected.last().map(place).unwrap_or_default();
+        metadata["continue"] = json!(Continue { version, after }.encode());
+        // The API does not count what a selector would leave out.
+        if selector.is_empty() {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+    }
+    Ok(json_response(
+        200,
+        &shape.list(resource, selected, &metadata),
+    ))
+}
+
+fn delete_collection(
+    shared: &Shared,
+    asked: &Asked,
+    target: &Target,
+    shape: Shape,
+    write: &Write,
+) -> Result<Response<Body>, ApiError> {
+    let resource = target.resource;
+    let selector = selector(asked, target)?;
+    let (version, deleted) = shared.store.with(|state| {
+        let mut deleted = Vec::new();
+        for object in state.list(resource.table, target.namespace.as_deref()) {
+            if !selector.matches(&object) {
+                continue;
+            }
+            let metadata = &object["metadata"];
+            let namespace = metadata["namespace"].as_str().unwrap_or_default();
+            let name = metadata["name"].as_str().unwrap_or_default();
+            let only_if = Preconditions::default();
+            let (Deleted::Gone(object) | Deleted::Marked(object)) =
+                write.delete(state, resource, namespace, name, &only_if)?;
+            deleted.push(object);
+        }
+        Ok::<_, ApiError>((state.version(), deleted))
+    })?;
+    let metadata = json!({"resourceVersion": version.to_string()});
+    Ok(json_response(
+        200,
+        &shape.list(resource, deleted, &metadata),
+    ))
+}
+
+fn start_watch(
+    shared: &Shared,
+    asked: &Asked,
+    target: Target,
+    shape: Shape,
+) -> Result<Response<Body>, ApiError> {
+    let mut selector = selector(asked, &target)?;
+    if let Some(name) = &target.name {
+        selector = selector.named(name);
+    }
+    let start = asked.query.watch_start()?;
+    if let Start::After(version) = start
+        && shared.faults.now().gone_as_status
+    {
+        let oldest = shared.store.with(|state| state.compacted());
+        if version < oldest {
+            return Err(ApiError::too_old(version, oldest));
+        }
+    }
+    let request = WatchRequest {
+        resource: target.resource,
+        namespace: target.namespace,
+        selector,
+        shape,
+        start,
+        bookmarks: asked.query.flag("allowWatchBookmarks"),
+        timeout: asked.query.timeout()?,
+    };
+    let lines = watch::watch(
+        request,
+        &shared.store,
+        &shared.faults,
+        shared.bookmark_interval,
+        &shared.open_watches,
+    );
+    use futures::StreamExt as _;
+    let body = StreamBody::new(lines.map(|line| line.map(Frame::data))).boxed_unsync();
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

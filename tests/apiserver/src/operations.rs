@@ -1,0 +1,550 @@
+//! The verbs that change something, between a decoded request and the store.
+//!
+//! Every write goes through [`Write::finish`]: decode, keep what clients may not set, default,
+//! validate, compare, store. All of it runs under the store's lock, so that a write is atomic.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::convert;
+use crate::error::ApiError;
+use crate::patch::{self, PatchKind};
+use crate::resource::Resource;
+use crate::service;
+use crate::storage::{Key, State};
+use crate::validation;
+
+/// What `fieldValidation` asks to do with unknown fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    #[default]
+    Warn,
+    Strict,
+}
+
+/// How to write: the parts of a request that all writing verbs share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Write {
+    pub(crate) validation: FieldValidation,
+    pub(crate) dry_run: bool,
+    /// Only `status` is written.
+    pub(crate) status_only: bool,
+    pub(crate) manager: String,
+}
+
+/// An object as a client shall see it after a write.
+pub(crate) struct Written {
+    pub(crate) object: Value,
+    pub(crate) created: bool,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a DELETE did.
+pub(crate) enum Deleted {
+    /// It is gone; this was its last state.
+    Gone(Value),
+    /// Finalizers hold it; it is marked.
+    Marked(Value),
+}
+
+/// `preconditions` of DeleteOptions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Preconditions {
+    pub(crate) uid: Option<String>,
+    pub(crate) resource_version: Option<String>,
+}
+
+pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Key {
+    Key {
+        table: resource.table,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+pub(crate) fn get(
+    state: &State,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+) -> Result<Value, ApiError> {
+    state
+        .get(&key(resource, namespace, name))
+        .map(|object| convert::from_stored(resource, Value::clone(object)))
+        .ok_or_else(|| ApiError::not_found(resource, name))
+}
+
+/// Checks what an object says about itself against the address it was sent to.
+fn place(
+    resource: &Resource,
+    namespace: &str,
+    name: Option<&str>,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    if !object.is_object() {
+        return Err(ApiError::bad_request(
+            "the body of the request is not an object",
+        ));
+    }
+    let api_version = resource.api_version();
+    for (field, expected) in [("kind", resource.kind), ("apiVersion", &*api_version)] {
+        let given = object[field].as_str().unwrap_or_default();
+        if !given.is_empty() && given != expected {
+            return Err(ApiError::bad_request(format!(
+                "{field} in body ({given}) does not match the expected {field} ({expected})"
+            )));
+        }
+        object[field] = json!(expected);
+    }
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    let metadata = &mut object["metadata"];
+    if resource.namespaced {
+        let given = metadata["namespace"].as_str().unwrap_or_default();
+        if !given.is_empty() && given != namespace {
+            return Err(ApiError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        metadata["namespace"] = json!(namespace);
+    } else if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("namespace");
+    }
+    if let Some(name) = name {
+        let given = metadata["name"].as_str().unwrap_or_default();
+        if !given.is_empty() && given != name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        metadata["name"] = json!(name);
+    }
+    Ok(())
+}
+
+/// A name from `generateName`: the prefix and five letters that make no words.
+fn generated_name(prefix: &str) -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let random = uuid::Uuid::new_v4();
+    let suffix = random
+        .as_bytes()
+        .iter()
+        .take(5)
+        .map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()]));
+    prefix.chars().chain(suffix).collect()
+}
+
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string()
+}
+
+impl Write {
+    pub(crate) fn create(
+        &self,
+        state: &mut State,
+        resource: &Resource,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<Written, ApiError> {
+        place(resource, namespace, None, &mut object)?;
+        let metadata = &mut object["metadata"];
+        if metadata["resourceVersion"]
+            .as_str()
+            .is_some_and(|v| !v.is_empty())
+        {
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        if metadata["name"].as_str().is_none_or(str::is_empty) {
+            let prefix = metadata["generateName"].as_str().unwrap_or_default();
+            if prefix.is_empty() {
+                let cause = crate::error::Cause::required(
+                    "metadata.name",
+                    "name or generateName is required",
+                );
+                return Err(ApiError::invalid(resource, "", &[cause]));
+            }
+            metadata["name"] = json!(generated_name(prefix));
+        }
+        let name = metadata["name"].as_str().unwrap_or_default().to_owned();
+        let key = key(resource, namespace, &name);
+        if state.get(&key).is_some() {
+            return Err(ApiError::already_exists(resource, &name));
+        }
+        if resource.namespaced {
+            namespace_exists(state, namespace)?;
+        }
+        self.finish(state, resource, &key, None, object)
+    }
+
+    pub(crate) fn update(
+        &self,
+        state: &mut State,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        mut object: Value,
+    ) -> Result<Written, ApiError> {
+        place(resource, namespace, Some(name), &mut object)?;
+        let key = key(resource, namespace, name);
+        let Some(old) = state.get(&key).cloned() else {
+            if resource.create_on_update && !self.status_only {
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("resourceVersion");
+                }
+                return self.create(state, resource, namespace, object);
+            }
+            return Err(ApiError::not_found(resource, name));
+        };
+        let version = object["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
+        if version.is_empty() && !resource.unconditional_update {
+            let cause = crate::error::Cause::invalid(
+                "metadata.resourceVersion",
+                &json!(0),
+                "must be specified for an update",
+            );
+            return Err(ApiError::invalid(resource, name, &[cause]));
+        }
+        self.finish(state, resource, &key, Some(old), object)
+    }
+
+    pub(crate) fn patch(
+        &self,
+        state: &mut State,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        kind: PatchKind,
+        patch: &Value,
+    ) -> Result<Written, ApiError> {
+        let key = key(resource, namespace, name);
+        let applying = (key.clone(), self.manager.clone());
+        let Some(old) = state.get(&key).cloned() else {
+            if kind != PatchKind::Apply || self.status_only {
+                return Err(ApiError::not_found(resource, name));
+            }
+            let mut object = patch.clone();
+            place(resource, namespace, Some(name), &mut object)?;
+            let written = self.create(state, resource, namespace, object)?;
+            if !self.dry_run {
+                state.applied.insert(applying, patch.clone());
+            }
+            return Ok(written);
+        };
+        let current = convert::from_stored(resource, Value::clone(&old));
+        let mut next = match kind {
+            PatchKind::Json => patch::json_patch(&current, patch)?,
+            PatchKind::Merge => patch::merge_patch(&current, patch),
+            PatchKind::Strategic => patch::strategic_merge(resource.kind, &current, patch),
+            PatchKind::Apply => patch::apply_patch(&current, state.applied.get(&applying), patch),
+        };
+        place(resource, namespace, Some(name), &mut next)?;
+        let written = self.finish(state, resource, &key, Some(old), next)?;
+        if kind == PatchKind::Apply && !self.dry_run {
+            state.applied.insert(applying, patch.clone());
+        }
+        Ok(written)
+    }
+
+    /// From the object a client wants to the one that is stored.
+    fn finish(
+        &self,
+        state: &mut State,
+        resource: &Resource,
+        key: &Key,
+        old: Option<Arc<Value>>,
+        object: Value,
+    ) -> Result<Written, ApiError> {
+        let (decoded, warnings) = self.decode(resource, object)?;
+        let mut next = convert::to_stored(resource, decoded);
+        match &old {
+            Some(old) => self.keep(resource, key, old, &mut next)?,
+            None => {
+                let metadata = &mut next["metadata"];
+                metadata["uid"] = json!(uuid::Uuid::new_v4().to_string());
+                metadata["creationTimestamp"] = json!(now());
+                if resource.generation {
+                    metadata["generation"] = json!(1);
+                }
+                if resource.status && !resource.status_at_creation {
+                    next["status"] = initial_status(resource);
+                }
+            }
+        }
+        if !self.status_only {
+            let mut causes = validation::check(resource, &next, old.as_deref());
+            causes.extend(match resource.plural {
+                "services" => service::admit(key, &mut next, old.as_deref(), &state.allocations),
+                _ => {
+                    complete(resource, &mut next);
+                    Vec::new()
+                }
+            });
+            if !causes.is_empty() {
+                return Err(ApiError::invalid(resource, &key.name, &causes));
+            }
+        }
+        drop_nulls(&mut next);
+        if let Some(old) = old.as_deref().filter(|_| resource.generation) {
+            let generation = old["metadata"]["generation"].as_u64().unwrap_or(1);
+            let same = wanted(old) == wanted(&next);
+            next["metadata"]["generation"] = json!(if same { generation } else { generation + 1 });
+        }
+        let unchanged = old.as_deref().is_some_and(|old| {
+            next["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+            *old == next
+        });
+        let released = !next["metadata"]["deletionTimestamp"].is_null()
+            && next["metadata"]["finalizers"]
+                .as_array()
+                .is_none_or(Vec::is_empty);
+        let object = if unchanged || self.dry_run {
+            next
+        } else if released {
+            state.remove(key);
+            next
+        } else {
+            Value::clone(&*state.put(key, next))
+        };
+        Ok(Written {
+            object: convert::from_stored(resource, object),
+            created: old.is_none(),
+            warnings,
+        })
+    }
+
+    fn decode(&self, resource: &Resource, object: Value) -> Result<(Value, Vec<String>), ApiError> {
+        let decoded = resource.decode(object).map_err(|why| {
+            ApiError::bad_request(format!(
+                "{kind} in version \"{version}\" cannot be handled as a {kind}: json: {why}",
+                kind = resource.kind,
+                version = resource.version,
+            ))
+        })?;
+        let said: Vec<String> = decoded
+            .unknown
+            .iter()
+            .map(|path| format!("unknown field \"{path}\""))
+            .collect();
+        match self.validation {
+            FieldValidation::Strict if !said.is_empty() => Err(ApiError::bad_request(format!(
+                "strict decoding error: {}",
+                said.join(", ")
+            ))),
+            FieldValidation::Ignore => Ok((decoded.object, Vec::new())),
+            FieldValidation::Strict | FieldValidation::Warn => Ok((decoded.object, said)),
+        }
+    }
+
+    /// Puts back what this request may not change, and checks what it was based on.
+    fn keep(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        old: &Value,
+        next: &mut Value,
+    ) -> Result<(), ApiError> {
+        let before = &old["metadata"];
+        let version = next["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default();
+        if !version.is_empty() && before["resourceVersion"] != version {
+            return Err(ApiError::modified(resource, &key.name));
+        }
+        let uid = &next["metadata"]["uid"];
+        if !uid.is_null() && *uid != before["uid"] {
+            return Err(ApiError::conflict(
+                resource,
+                &key.name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    before["uid"]
+                ),
+            ));
+        }
+        if self.status_only {
+            let status = next["status"].take();
+            *next = old.clone();
+            next["status"] = status;
+            return Ok(());
+        }
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "generation",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+        ] {
+            next["metadata"][field] = before[field].clone();
+        }
+        if resource.status {
+            next["status"] = old["status"].clone();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn delete(
+        &self,
+        state: &mut State,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        only_if: &Preconditions,
+    ) -> Result<Deleted, ApiError> {
+        let key = key(resource, namespace, name);
+        let Some(old) = state.get(&key).cloned() else {
+            return Err(ApiError::not_found(resource, name));
+        };
+        let metadata = &old["metadata"];
+        for (what, wanted, found) in [
+            ("UID", &only_if.uid, &metadata["uid"]),
+            (
+                "ResourceVersion",
+                &only_if.resource_version,
+                &metadata["resourceVersion"],
+            ),
+        ] {
+            if let Some(wanted) = wanted
+                && found != wanted
+            {
+                return Err(ApiError::conflict(
+                    resource,
+                    name,
+                    &format!(
+                        "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated"
+                    ),
+                ));
+            }
+        }
+        let held = metadata["finalizers"]
+            .as_array()
+            .is_some_and(|f| !f.is_empty());
+        if held {
+            let mut marked = Value::clone(&old);
+            if marked["metadata"]["deletionTimestamp"].is_null() {
+                marked["metadata"]["deletionTimestamp"] = json!(now());
+                marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+                if !self.dry_run {
+                    marked = Value::clone(&*state.put(&key, marked));
+                }
+            }
+            return Ok(Deleted::Marked(convert::from_stored(resource, marked)));
+        }
+        if !self.dry_run {
+            state.remove(&key);
+            if resource.plural == "namespaces" {
+                empty_namespace(state, name);
+            }
+        }
+        let last = Value::clone(&old);
+        Ok(Deleted::Gone(convert::from_stored(resource, last)))
+    }
+}
+
+/// Everything but metadata and status: what `generation` counts.
+fn wanted(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(object) = object.as_object_mut() {
+        object.remove("metadata");
+        object.remove("status");
+    }
+    object
+}
+
+fn namespace_exists(state: &State, namespace: &str) -> Result<(), ApiError> {
+    let Some(namespaces) = crate::resource::find("", "v1", "namespaces") else {
+        return Ok(());
+    };
+    match state.get(&key(namespaces, "", namespace)) {
+        Some(_) => Ok(()),
+        None => Err(ApiError::not_found(namespaces, namespace)),
+    }
+}
+
+/// What the namespace controller does in a cluster, at once.
+fn empty_namespace(state: &mut State, namespace: &str) {
+    let mut seen = Vec::new();
+    for resource in crate::resource::RESOURCES.iter().filter(|r| r.namespaced) {
+        if seen.contains(&resource.table) {
+            continue;
+        }
+        seen.push(resource.table);
+        for object in state.list(resource.table, Some(namespace)) {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            state.remove(&key(resource, namespace, name));
+        }
+    }
+}
+
+fn initial_status(resource: &Resource) -> Value {
+    match resource.plural {
+        "services" | "ingresses" => json!({"loadBalancer": {}}),
+        "namespaces" => json!({"phase": "Active"}),
+        "pods" => json!({"phase": "Pending"}),
+        _ => json!({}),
+    }
+}
+
+/// Defaults of the kinds that need few.
+fn complete(resource: &Resource, object: &mut Value) {
+    match resource.plural {
+        "namespaces" => {
+            let name = object["metadata"]["name"].clone();
+            if !object["metadata"]["labels"].is_object() {
+                object["metadata"]["labels"] = json!({});
+            }
+            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
+        }
+        "secrets" => {
+            if object["type"].is_null() {
+                object["type"] = json!("Opaque");
+            }
+            write_string_data(object);
+        }
+        "endpointslices" => {
+            for port in object["ports"].as_array_mut().into_iter().flatten() {
+                for (field, default) in [("name", ""), ("protocol", "TCP")] {
+                    if port[field].is_null() {
+                        port[field] = json!(default);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `stringData` is write-only: it ends up, encoded, in `data`.
+fn write_string_data(secret: &mut Value) {
+    use base64::Engine as _;
+    let Some(plain) = secret.as_object_mut().and_then(|s| s.remove("stringData")) else {
+        return;
+    };
+    for (name, text) in plain.as_object().into_iter().flatten() {
+        let text = text.as_str().unwrap_or_default();
+        if !secret["data"].is_object() {
+            secret["data"] = json!({});
+        }
+        secret["data"][name] = json!(base64::engine::general_purpose::STANDARD.encode(text));
+    }
+}
+
+/// Fields set to null are fields not set.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

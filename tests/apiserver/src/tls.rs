@@ -1,0 +1,90 @@
+//! A certificate authority made for one server, and the kubeconfig that trusts it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::options::StartError;
+
+/// What a server needs to speak TLS, and its clients to believe it.
+pub(crate) struct Identity {
+    pub(crate) ca_pem: String,
+    pub(crate) config: Arc<ServerConfig>,
+}
+
+fn failed(source: impl std::error::Error + Send + Sync + 'static) -> StartError {
+    StartError::Tls {
+        source: Box::new(source),
+    }
+}
+
+/// Makes an authority and a leaf for the addresses and the names a cluster uses.
+pub(crate) fn identity(addresses: &[IpAddr], names: &[String]) -> Result<Identity, StartError> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "headgate test authority");
+    let key = KeyPair::generate().map_err(failed)?;
+    let authority = CertifiedIssuer::self_signed(authority, key).map_err(failed)?;
+
+    let mut dns = vec![
+        "localhost".to_owned(),
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        "kubernetes.default.svc.cluster.local".to_owned(),
+    ];
+    dns.extend(names.iter().cloned());
+    let mut leaf = CertificateParams::new(dns).map_err(failed)?;
+    leaf.distinguished_name
+        .push(DnType::CommonName, "kube-apiserver");
+    leaf.subject_alt_names
+        .extend(addresses.iter().copied().map(SanType::IpAddress));
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let leaf_key = KeyPair::generate().map_err(failed)?;
+    let leaf = leaf.signed_by(&leaf_key, &authority).map_err(failed)?;
+
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], private)
+        .map_err(failed)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Identity {
+        ca_pem: authority.pem(),
+        config: Arc::new(config),
+    })
+}
+
+/// A kubeconfig with one cluster, one user and one context.
+pub(crate) fn kubeconfig(url: &str, ca_pem: Option<&str>, token: Option<&str>) -> String {
+    use base64::Engine as _;
+    let mut text = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: headgate\n  cluster:\n    server: {url}\n"
+    );
+    if let Some(pem) = ca_pem {
+        let data = base64::engine::general_purpose::STANDARD.encode(pem);
+        text.push_str(&format!("    certificate-authority-data: {data}\n"));
+    }
+    text.push_str("users:\n- name: headgate\n  user:");
+    match token {
+        Some(token) => text.push_str(&format!("\n    token: {}\n", serde_json::json!(token))),
+        None => text.push_str(" {}\n"),
+    }
+    text.push_str(
+        "contexts:\n- name: headgate\n  context:\n    cluster: headgate\n    user: headgate\ncurrent-context: headgate\n",
+    );
+    text
+}
