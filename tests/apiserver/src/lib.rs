@@ -1,7 +1,8 @@
 //! A stand-in Kubernetes API server for tests: real protocol, small server, no etcd.
 //!
 //! [`ApiServer`] serves the resources a service load balancer deals with to any client, `kubectl`
-//! and client libraries included, and can be broken on demand.
+//! and client libraries included, and can be broken on demand. [`TestServer`] is either this one or,
+//! if `KUBEBUILDER_ASSETS` names its folder, the real one.
 //!
 //! # Like the real one
 //!
@@ -65,6 +66,7 @@ mod negotiate;
 mod operations;
 mod options;
 mod patch;
+mod real;
 mod request;
 mod resource;
 mod selector;
@@ -79,3 +81,4 @@ mod watch;
 pub use error::ApiError;
 pub use handle::ApiServer;
 pub use options::{Attributes, Authorize, Options, StartError};
+pub use real::{ASSETS, RealServer, TestServer};

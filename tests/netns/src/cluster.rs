@@ -2,16 +2,18 @@
 
 use std::{
     fs,
-    io::ErrorKind,
-    net::{Ipv4Addr, Ipv6Addr},
+    io::{ErrorKind, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    process::Stdio,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
+use headgate_apiserver::{Options as ApiOptions, TestServer};
 use headgate_dataplane::{Options, load};
 use nix::{
     sys::signal::{Signal, kill},
@@ -23,12 +25,16 @@ use crate::{
     process::{Process, binary},
 };
 
+/// The machine outside.
+const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// Where pods serve.
 const POD_PORT: u16 = 9376;
 
 /// Nodes, pods and a client. Dropping it removes everything.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a server has none")]
 pub struct Cluster {
+    /// The API server that agents ask, if they do not read manifests.
+    pub api: Option<TestServer>,
     /// A machine outside of the cluster, on the nodes' link.
     pub client: Netns,
     /// The nodes.
@@ -94,6 +100,7 @@ impl Cluster {
             "fd50::100/64",
         )?;
         let mut cluster = Self {
+            api: None,
             client,
             nodes: Vec::new(),
             fabric,
@@ -207,9 +214,53 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts the agent of a node on the manifests and waits until it has programmed them.
+    /// Starts an API server beside the client; agents started from now on ask it.
+    pub fn serve_api(&mut self) -> Result<()> {
+        let options = ApiOptions {
+            listen: SocketAddr::from((CLIENT_V4, 6443)),
+            token: Some("headgate".into()),
+            service_cidrs: vec!["10.96.0.0/16".parse()?, "fd96::/112".parse()?],
+            ..ApiOptions::default()
+        };
+        let server = self.client.run(move || TestServer::start(options))?;
+        fs::write(self.kubeconfig(), server.kubeconfig())?;
+        self.api = Some(server);
+        Ok(())
+    }
+
+    /// The file that tells clients where the API server is.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    /// Runs `kubectl`, with `input` as its standard input, and returns what it prints.
+    pub fn kubectl(&self, words: &[&str], input: &str) -> Result<String> {
+        let mut command = self.client.command("kubectl", None);
+        let mut child = command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(words)
+            .env("HOME", &self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {words:?}: {error}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts the agent of a node and waits until it has programmed what its source says: the API
+    /// server's objects if there is one, else the manifests.
     pub fn start_agent(&mut self, index: usize) -> Result<()> {
         let manifests = self.manifests();
+        let kubeconfig = self.kubeconfig();
+        let is_api = self.api.is_some();
         let node = &mut self.nodes[index];
         let mut command = node.netns.command(binary("headgate")?, None);
         command
@@ -218,10 +269,13 @@ impl Cluster {
             .args(["agent", "--node-name", &node.name, "--max-slots", "65536"])
             .args(["--max-connections", "16384", "--max-backends", "4096"])
             .args(["--max-services", "4096", "--maglev-size", "251"])
-            .arg("--source")
-            .arg(manifests)
             .arg("--cgroup")
             .arg(&node.cgroup);
+        if is_api {
+            command.env("KUBECONFIG", kubeconfig);
+        } else {
+            command.arg("--source").arg(manifests);
+        }
         node.agent = Some(Process::start(command, "ready")?);
         Ok(())
     }

@@ -1,106 +1,19 @@
 //! Real sockets over every path: agents, kernel programs and pods of a small cluster.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod common;
+
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    process::Command,
-    thread,
-    time::{Duration, Instant},
+    net::{IpAddr, TcpStream},
 };
 
-use headgate_netns::{
-    Cluster, Netns, Node, SERVICE, binary, get, get_on, slices, udp, udp_connected,
+use common::{
+    BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, curl, eventually, headgate, names, on,
+    pods_over_http,
 };
-
-const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
-const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
-const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
-
-/// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
-fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: {name}: network namespaces need root");
-        return None;
-    }
-    let prefix = format!("hg{}{name}", std::process::id() % 10_000);
-    let mut cluster = Cluster::new(&prefix, nodes, pods).unwrap();
-    cluster.write("web.yaml", SERVICE).unwrap();
-    cluster.write("slices.yaml", &slices(serving)).unwrap();
-    for index in 0..nodes.into() {
-        cluster.start_agent(index).unwrap();
-    }
-    let route = format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].v4);
-    cluster.client.batch(&route).unwrap();
-    Some(cluster)
-}
-
-fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
-    SocketAddr::new(address.into(), port)
-}
-
-/// Pods that answered HTTP, over enough connections that each should have.
-fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<String> {
-    from.run(move || {
-        let pod = |_| {
-            get(address)
-                .unwrap_or_else(|error| panic!("{address}: {error}"))
-                .pod
-        };
-        (0..40).map(pod).collect()
-    })
-}
-
-fn names(pods: &[&str]) -> BTreeSet<String> {
-    pods.iter().map(|pod| (*pod).into()).collect()
-}
-
-/// Waits until `condition` holds, for as long as anything may reasonably take.
-fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Whether a command of the binary succeeds on a node's pins, and what it prints.
-fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
-    let mut command = Command::new(binary("headgate").unwrap());
-    let output = command
-        .arg("--pins")
-        .arg(&node.pins)
-        .args(words)
-        .output()
-        .unwrap();
-    (
-        output.status.success(),
-        String::from_utf8(output.stdout).unwrap(),
-    )
-}
-
-/// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
-/// processes are outside of it.
-fn curl(netns: &Netns, cgroup: &std::path::Path, url: &str) -> Result<String, i32> {
-    let output = netns
-        .command("curl", Some(cgroup))
-        .args([
-            "--silent",
-            "--globoff",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "3",
-            url,
-        ])
-        .output()
-        .unwrap();
-    match output.status.code() {
-        Some(0) => Ok(String::from_utf8(output.stdout).unwrap()),
-        code => Err(code.unwrap_or(-1)),
-    }
-}
+use headgate_netns::{Netns, SERVICE, binary, get, get_on, slices, udp, udp_connected};
 
 #[test]
 fn node_port_reaches_local_and_remote_pods() {

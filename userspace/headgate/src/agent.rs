@@ -93,7 +93,9 @@ pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+            // The client repeats what the source says.
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into()),
         )
         .init();
     // One thread is plenty, and network namespaces are a property of threads.

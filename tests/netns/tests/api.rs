@@ -1,0 +1,124 @@
+//! The agent's binary and the Kubernetes API: what `kubectl` applies is served on real sockets.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::process::Command;
+
+use common::{BALANCER, cluster_without_agents, eventually, names, on, pods_over_http};
+use headgate_apiserver::{ASSETS, ApiServer, TestServer};
+use headgate_netns::{Cluster, SERVICE, get, slices, udp};
+
+fn can_run(name: &str) -> bool {
+    let has_kubectl = Command::new("kubectl").arg("help").output().is_ok();
+    if !has_kubectl {
+        println!("SKIPPED: {name}: kubectl is not on the PATH");
+    }
+    has_kubectl
+}
+
+fn api(cluster: &Cluster) -> &ApiServer {
+    match &cluster.api {
+        Some(TestServer::StandIn(server)) => server,
+        _ => panic!("the stand-in runs unless the real one is named"),
+    }
+}
+
+fn apply(cluster: &Cluster, text: &str) {
+    cluster.kubectl(&["apply", "-f", "-"], text).unwrap();
+}
+
+#[test]
+fn what_kubectl_applies_is_served() {
+    if !can_run("what_kubectl_applies_is_served") {
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("api", 2, 1) else {
+        return;
+    };
+    cluster.serve_api().unwrap();
+    for index in 0..2 {
+        cluster.start_agent(index).unwrap();
+    }
+    apply(&cluster, SERVICE);
+    apply(&cluster, &slices(&[(1, 1), (2, 1)]));
+    let node = on(cluster.nodes[0].v4, 30080);
+    let both = names(&["web-1-1", "web-2-1"]);
+    eventually("the node port answers", || {
+        cluster.client.run(move || get(node).is_ok())
+    });
+    assert_eq!(pods_over_http(&cluster.client, node), both);
+    let datagrams = on(cluster.nodes[0].v6, 30007);
+    let (_, peer) = cluster.client.run(move || udp(datagrams).unwrap());
+    assert_eq!(peer, datagrams);
+
+    // The load balancer's controller writes its address into the status.
+    let balancer = on(BALANCER, 80);
+    assert!(cluster.client.run(move || get(balancer).is_err()));
+    let status = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.10"}]}}}"#;
+    let patch = [
+        "patch",
+        "service",
+        "web",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        status,
+    ];
+    cluster.kubectl(&patch, "").unwrap();
+    eventually("the load balancer's address answers", || {
+        cluster.client.run(move || get(balancer).is_ok())
+    });
+    let table = cluster.kubectl(&["get", "services"], "").unwrap();
+    assert!(
+        table.contains("203.0.113.10") && table.contains("80:30080/TCP"),
+        "{table}"
+    );
+
+    // An agent that comes back finds what changed while it was away.
+    cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    apply(&cluster, &slices(&[(2, 1)]));
+    assert_eq!(
+        pods_over_http(&cluster.client, node),
+        both,
+        "while the agent is dead"
+    );
+    cluster.start_agent(0).unwrap();
+    assert_eq!(pods_over_http(&cluster.client, node), names(&["web-2-1"]));
+
+    cluster.kubectl(&["delete", "service", "web"], "").unwrap();
+    eventually("the service is gone", || {
+        cluster.client.run(move || get(node).is_err())
+    });
+    let log = cluster.nodes[0].agent.as_ref().unwrap().log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn absent_api_takes_nothing_away() {
+    if std::env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: absent_api_takes_nothing_away: the real API server cannot be cut off");
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("noapi", 1, 2) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    cluster.serve_api().unwrap();
+    api(&cluster).apply_yaml(SERVICE).unwrap();
+    api(&cluster).apply_yaml(&slices(&[(1, 1)])).unwrap();
+    cluster.start_agent(0).unwrap();
+    let node = on(cluster.nodes[0].v4, 30080);
+    assert_eq!(pods_over_http(&cluster.client, node), names(&["web-1-1"]));
+    runtime.block_on(api(&cluster).stop());
+    let log = || cluster.nodes[0].agent.as_ref().unwrap().log();
+    eventually("the agent says so", || log().contains("disconnected"));
+    assert_eq!(pods_over_http(&cluster.client, node), names(&["web-1-1"]));
+    api(&cluster).apply_yaml(&slices(&[(1, 2)])).unwrap();
+    runtime.block_on(api(&cluster).resume()).unwrap();
+    eventually("what changed meanwhile is served", || {
+        pods_over_http(&cluster.client, node) == names(&["web-1-2"])
+    });
+}

@@ -1,0 +1,107 @@
+//! What tests on a cluster share.
+#![allow(dead_code, reason = "not every file of tests uses all of it")]
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use headgate_netns::{Cluster, Netns, Node, SERVICE, binary, get, slices};
+
+pub(crate) const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
+pub(crate) const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
+pub(crate) const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+
+/// A cluster whose agents are not started yet; `None` if this cannot run here.
+pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<Cluster> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: {name}: network namespaces need root");
+        return None;
+    }
+    let prefix = format!("hg{}{name}", std::process::id() % 10_000);
+    let cluster = Cluster::new(&prefix, nodes, pods).unwrap();
+    let route = format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].v4);
+    cluster.client.batch(&route).unwrap();
+    Some(cluster)
+}
+
+/// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
+pub(crate) fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
+    let mut cluster = cluster_without_agents(name, nodes, pods)?;
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(serving)).unwrap();
+    for index in 0..nodes.into() {
+        cluster.start_agent(index).unwrap();
+    }
+    Some(cluster)
+}
+
+pub(crate) fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
+}
+
+/// Pods that answered HTTP, over enough connections that each should have.
+pub(crate) fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<String> {
+    from.run(move || {
+        let pod = |_| {
+            get(address)
+                .unwrap_or_else(|error| panic!("{address}: {error}"))
+                .pod
+        };
+        (0..40).map(pod).collect()
+    })
+}
+
+pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
+    pods.iter().map(|pod| (*pod).into()).collect()
+}
+
+/// Waits until `condition` holds, for as long as anything may reasonably take.
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a command of the binary succeeds on a node's pins, and what it prints.
+pub(crate) fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
+    let mut command = Command::new(binary("headgate").unwrap());
+    let output = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(words)
+        .output()
+        .unwrap();
+    (
+        output.status.success(),
+        String::from_utf8(output.stdout).unwrap(),
+    )
+}
+
+/// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
+/// processes are outside of it.
+pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i32> {
+    let output = netns
+        .command("curl", Some(cgroup))
+        .args([
+            "--silent",
+            "--globoff",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "3",
+            url,
+        ])
+        .output()
+        .unwrap();
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8(output.stdout).unwrap()),
+        code => Err(code.unwrap_or(-1)),
+    }
+}
