@@ -23,6 +23,13 @@ impl Addr {
         Self(words)
     }
 
+    /// What stands for a network namespace where a client's address is not known yet: a multicast
+    /// address, which nobody sends from.
+    #[inline(always)]
+    pub const fn of_netns(cookie: u64) -> Self {
+        Self([u32::MAX, 0, (cookie >> 32) as u32, cookie as u32])
+    }
+
     /// The four words in network order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {

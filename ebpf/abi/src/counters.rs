@@ -65,7 +65,7 @@ reasons! {
     OtherProtocol = 2, Pass, "other-protocol";
     /// No service answers on this address and port, and no connection is known.
     NotOurs = 3, Pass, "not-ours";
-    /// A fragment of a larger packet.
+    /// A later fragment of a packet whose first one was not seen, for no service that we know of.
     Fragment = 4, Pass, "fragment";
     /// The checksum is left to the device, which XDP cannot do: handed to TC.
     PartialChecksum = 5, Pass, "partial-checksum";
@@ -97,6 +97,14 @@ reasons! {
     RewriteFailed = 39, Drop, "rewrite-failed";
     /// The connection table took no entry.
     ConntrackFull = 40, Drop, "conntrack-full";
+    /// The client is not in the source ranges of the load balancer.
+    SourceRange = 41, Drop, "source-range";
+    /// From a loopback or service address, which nobody may send from.
+    Spoofed = 42, Drop, "spoofed";
+    /// No Service uses this port of its address.
+    NoPort = 43, Reject, "no-port";
+    /// A later fragment of a packet for a service, of which the first one was not forwarded.
+    FragmentUnknown = 44, Drop, "fragment-unknown";
 }
 
 impl Reason {

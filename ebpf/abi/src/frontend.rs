@@ -38,6 +38,8 @@ impl FrontendFlags {
     pub const DROP_INSIDE: Self = Self(1);
     /// Without backend, traffic from outside is dropped instead of rejected.
     pub const DROP_OUTSIDE: Self = Self(2);
+    /// Only the service's source ranges may use it.
+    pub const SOURCE_RANGES: Self = Self(4);
     /// The kind, for people: two bits, see [`FrontendFlags::kind`].
     pub const KIND_SHIFT: u32 = 8;
 

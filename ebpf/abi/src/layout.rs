@@ -4,7 +4,8 @@
 use core::mem::{offset_of, size_of};
 
 use crate::{
-    BackendEntry, CtEntry, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, ServiceEntry,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, ServiceEntry,
     ServiceLabel, SocketEntry, SocketKey, Traffic,
 };
 
@@ -23,7 +24,7 @@ macro_rules! layout {
 
 layout!(FrontendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
 layout!(FrontendEntry, 12, inside at 0, outside at 4, flags at 8);
-layout!(ServiceEntry, 16, affinity_timeout_s at 8, zero at 12);
+layout!(ServiceEntry, 16, affinity_timeout_s at 8, flags at 12);
 layout!(ServiceLabel, 192);
 layout!(BackendEntry, 20, address at 0, port at 16, protocol at 18, local at 19);
 layout!(FlowKey, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
@@ -31,7 +32,15 @@ layout!(FlowKey, 40, source at 0, destination at 16, source_port at 32, destinat
 layout!(CtEntry, 52, source at 0, destination at 16, source_port at 32, destination_port at 34,
     service at 36, backend at 40, seen_s at 44, state at 48, flags at 49, zero at 50);
 layout!(SocketKey, 32, cookie at 0, address at 8, port at 24, protocol at 26, zero at 27);
-layout!(SocketEntry, 24, address at 0, port at 16, zero at 18, backend at 20);
+layout!(SocketEntry, 28, address at 0, port at 16, zero at 18, service at 20, backend at 24);
+layout!(Addr, 16);
+layout!(AddressEntry, 4);
+layout!(AffinityKey, 20, client at 0, service at 16);
+layout!(AffinityEntry, 8, backend at 0, seen_s at 4);
+layout!(MemberKey, 8, service at 0, backend at 4);
+layout!(RangeKey, 20, service at 0, address at 4);
+layout!(FragmentKey, 40, source at 0, destination at 16, id at 32, protocol at 36, zero at 37);
+layout!(FragmentEntry, 4, source_port at 0, destination_port at 2);
 layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
 layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
     snat_port_first at 44, snat_port_last at 46);

@@ -6,23 +6,31 @@
 #![no_std]
 
 mod addr;
+mod address;
+mod affinity;
 mod backend;
 mod config;
 mod conntrack;
 mod counters;
+mod fragment;
 mod frontend;
 mod layout;
 pub mod names;
+mod range;
 mod service;
 mod socket;
 
 pub use addr::{Addr, Port, Protocol};
+pub use address::AddressEntry;
+pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
 pub use backend::BackendEntry;
 pub use config::DatapathConfig;
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
 pub use counters::{Fate, Reason, Traffic};
+pub use fragment::{FragmentEntry, FragmentKey};
 pub use frontend::{FrontendEntry, FrontendFlags, FrontendKey};
-pub use service::{ServiceEntry, ServiceLabel, SlotRange};
+pub use range::RangeKey;
+pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
 
 /// Version of everything in this crate; part of the pin path.

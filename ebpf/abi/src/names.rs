@@ -3,6 +3,8 @@
 /// Where pins live unless told otherwise; below it a folder for each ABI version.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/headgate";
 
+/// `Addr` → `AddressEntry`, hash. The agent writes.
+pub const ADDRESSES: &str = "ADDRESSES";
 /// `FrontendKey` → `FrontendEntry`, hash. The agent writes.
 pub const FRONTENDS: &str = "FRONTENDS";
 /// Service id → `ServiceEntry`, array. The agent writes.
@@ -13,10 +15,18 @@ pub const SERVICE_LABELS: &str = "SERVICE_LABELS";
 pub const SLOTS: &str = "SLOTS";
 /// Backend id → `BackendEntry`, array. The agent writes.
 pub const BACKENDS: &str = "BACKENDS";
+/// `RangeKey` → nothing, longest prefix. The agent writes.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// `MemberKey` → nothing, hash. The agent writes.
+pub const AFFINITY_MEMBERS: &str = "AFFINITY_MEMBERS";
+/// `AffinityKey` → `AffinityEntry`, LRU hash. Programs write.
+pub const AFFINITY: &str = "AFFINITY";
 /// `FlowKey` → `CtEntry`, LRU hash. Programs write, the agent sweeps.
 pub const CONNTRACK: &str = "CONNTRACK";
 /// `SocketKey` → `SocketEntry`, LRU hash. Programs write.
 pub const SOCKETS: &str = "SOCKETS";
+/// `FragmentKey` → `FragmentEntry`, LRU hash. Programs write.
+pub const FRAGMENTS: &str = "FRAGMENTS";
 /// `Reason` → packets, per-CPU array. Programs write.
 pub const REASONS: &str = "REASONS";
 /// Service id → `Traffic`, per-CPU array. Programs write.
@@ -25,14 +35,19 @@ pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
 pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 10] = [
+pub const MAPS: [&str; 15] = [
+    ADDRESSES,
     FRONTENDS,
     SERVICES,
     SERVICE_LABELS,
     SLOTS,
     BACKENDS,
+    SOURCE_RANGES,
+    AFFINITY_MEMBERS,
+    AFFINITY,
     CONNTRACK,
     SOCKETS,
+    FRAGMENTS,
     REASONS,
     SERVICE_TRAFFIC,
     BACKEND_TRAFFIC,

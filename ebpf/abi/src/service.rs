@@ -17,17 +17,27 @@ pub struct ServiceEntry {
     table: u64,
     /// `sessionAffinity: ClientIP` timeout in seconds; 0 is off.
     pub affinity_timeout_s: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// See [`ServiceFlags`].
+    pub flags: ServiceFlags,
+}
+
+/// Facts about a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ServiceFlags(pub u32);
+
+impl ServiceFlags {
+    /// Its slots are a Maglev table. For the agent alone.
+    pub const CONSISTENT: Self = Self(1);
 }
 
 impl ServiceEntry {
     /// An entry whose slots are in `range`.
-    pub const fn new(range: SlotRange, affinity_timeout_s: u32) -> Self {
+    pub const fn new(range: SlotRange, affinity_timeout_s: u32, flags: ServiceFlags) -> Self {
         Self {
             table: Self::pack(range),
             affinity_timeout_s,
-            zero: 0,
+            flags,
         }
     }
 

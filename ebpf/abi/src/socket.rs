@@ -28,6 +28,8 @@ pub struct SocketEntry {
     pub port: Port,
     /// Always zero.
     pub zero: [u8; 2],
+    /// The service that the socket was translated for.
+    pub service: u32,
     /// The selected backend.
     pub backend: u32,
 }

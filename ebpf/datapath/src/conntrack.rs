@@ -63,7 +63,7 @@ pub fn next_state(state: CtState, direction: Direction, transport: Transport) ->
         Transport::Tcp(flags) => flags,
         Transport::Udp if direction == Direction::Reply => return CtState::ESTABLISHED,
         // An error says that something went wrong, not that anything changed.
-        Transport::Udp | Transport::IcmpError => return state,
+        Transport::Udp | Transport::IcmpError | Transport::LaterFragment => return state,
     };
     if flags.any(TcpFlags::RST) {
         return CtState::CLOSED;
@@ -100,12 +100,20 @@ pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
     }
 }
 
+/// Seconds between two readings of the clock. Another CPU may have read it a moment later than we
+/// did: that is no age.
+#[inline(always)]
+pub(crate) fn age_s(seen_s: u32, now_s: u32) -> u32 {
+    match now_s.wrapping_sub(seen_s) {
+        age if age < u32::MAX / 2 => age,
+        _ => 0,
+    }
+}
+
 /// Whether an entry has outlived its timeout.
 #[inline(always)]
 pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
-    // Another CPU may have read its clock a moment later than we did: that is no age.
-    let age_s = now_s.wrapping_sub(entry.seen_s);
-    age_s < u32::MAX / 2 && age_s > timeout_s(protocol, entry.state)
+    age_s(entry.seen_s, now_s) > timeout_s(protocol, entry.state)
 }
 
 /// Whether a packet starts a new connection although an entry of its flow is still there: the

@@ -59,6 +59,19 @@ pub enum Transport {
     /// An ICMP error that quotes a packet of the flow's *other* direction: the flow of the parsed
     /// packet is the one that the error travels with.
     IcmpError,
+    /// A part of a TCP segment or UDP datagram that lies behind its header.
+    LaterFragment,
+}
+
+/// Place of a packet in what was fragmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not a fragment.
+    Whole,
+    /// The one with the header of TCP or UDP.
+    First,
+    /// Any other.
+    Later,
 }
 
 /// A packet as far as the walk needs to know it.
@@ -66,12 +79,17 @@ pub enum Transport {
 pub struct Parsed {
     /// Family of the network header.
     pub family: Family,
-    /// Addresses and ports. Of an ICMP error: those of the quoted packet, reversed.
+    /// Addresses and ports. Of an ICMP error: those of the quoted packet, reversed. A later fragment
+    /// has no ports.
     pub flow: FlowKey,
     /// Offset of the TCP, UDP or ICMP header in the frame.
     pub l4: u32,
     /// What is there.
     pub transport: Transport,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+    /// Identification of a fragment.
+    pub fragment_id: u32,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Type of service or traffic class.
@@ -106,8 +124,8 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         tos,
         len_hi,
         len_lo,
-        _,
-        _,
+        id_hi,
+        id_lo,
         fragment_hi,
         fragment_lo,
         hop_limit,
@@ -117,17 +135,19 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     if version_ihl >> 4 != 4 || header_len < V4_HEADER {
         return Err(Reason::Malformed);
     }
-    // "More fragments" and the offset; "don't fragment" says nothing about this packet.
-    if u16::from_be_bytes([fragment_hi, fragment_lo]) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
-    }
+    const MORE: u16 = 0x2000;
+    const OFFSET: u16 = 0x1fff;
+    let field = u16::from_be_bytes([fragment_hi, fragment_lo]);
+    let fragment = fragment(field & OFFSET, field & MORE != 0);
     let network = network_v4(&header);
-    let (flow, transport) = parse_transport(packet, &network, L3 + header_len)?;
+    let (flow, transport) = parse_transport(packet, &network, L3 + header_len, fragment)?;
     Ok(Parsed {
         family: Family::V4,
         flow,
         l4: L3 + header_len,
         transport,
+        fragment,
+        fragment_id: u32::from_ne_bytes([id_hi, id_lo, 0, 0]),
         hop_limit,
         tos,
         total_len: u16::from_be_bytes([len_hi, len_lo]),
@@ -151,21 +171,38 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     if first >> 4 != 6 {
         return Err(Reason::Malformed);
     }
+    let mut network = network_v6(&header);
+    let (mut l4, mut part, mut fragment_id) = (L3 + V6_HEADER, Fragment::Whole, 0);
     const FRAGMENT_HEADER: u8 = 44;
     if next_header == FRAGMENT_HEADER {
-        return Err(Reason::Fragment);
+        let [next, _, offset_hi, offset_lo, a, b, c, d] = packet.load(L3 + V6_HEADER)?;
+        let field = u16::from_be_bytes([offset_hi, offset_lo]);
+        part = fragment(field >> 3, field & 1 != 0);
+        fragment_id = u32::from_ne_bytes([a, b, c, d]);
+        network.protocol = Protocol(next);
+        l4 += 8;
     }
-    let network = network_v6(&header);
-    let (flow, transport) = parse_transport(packet, &network, L3 + V6_HEADER)?;
+    let (flow, transport) = parse_transport(packet, &network, l4, part)?;
     Ok(Parsed {
         family: Family::V6,
         flow,
-        l4: L3 + V6_HEADER,
+        l4,
         transport,
+        fragment: part,
+        fragment_id,
         hop_limit,
         tos: first << 4 | second >> 4,
         total_len: u16::from_be_bytes([len_hi, len_lo]).saturating_add(V6_HEADER as u16),
     })
+}
+
+#[inline(always)]
+fn fragment(offset: u16, more: bool) -> Fragment {
+    match (offset, more) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
+    }
 }
 
 #[inline(always)]
@@ -221,7 +258,12 @@ fn parse_transport<P: Packet>(
     packet: &P,
     network: &Network,
     l4: u32,
+    fragment: Fragment,
 ) -> Result<(FlowKey, Transport), Reason> {
+    if fragment == Fragment::Later && matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
+        let none = Port::default();
+        return Ok((flow(network, none, none), Transport::LaterFragment));
+    }
     let transport = match (network.protocol, network.family) {
         (Protocol::TCP, _) => {
             // To the end of the header: what is cut short is not ours to judge.
@@ -234,7 +276,9 @@ fn parse_transport<P: Packet>(
             let [_, _, _, _] = packet.load(l4 + LENGTH)?;
             Transport::Udp
         }
-        (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6) => {
+        (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6)
+            if fragment == Fragment::Whole =>
+        {
             return Ok((
                 quoted_flow(packet, network.family, l4)?.reversed(),
                 Transport::IcmpError,
@@ -242,20 +286,27 @@ fn parse_transport<P: Packet>(
         }
         _ => return Err(Reason::OtherProtocol),
     };
-    Ok((flow(packet, network, l4)?, transport))
+    Ok((load_flow(packet, network, l4)?, transport))
 }
 
 #[inline(always)]
-fn flow<P: Packet>(packet: &P, network: &Network, l4: u32) -> Result<FlowKey, Reason> {
+fn load_flow<P: Packet>(packet: &P, network: &Network, l4: u32) -> Result<FlowKey, Reason> {
     let [a, b, c, d] = packet.load(l4)?;
-    Ok(FlowKey {
+    let source_port = Port::from_word(u16::from_ne_bytes([a, b]));
+    let destination_port = Port::from_word(u16::from_ne_bytes([c, d]));
+    Ok(flow(network, source_port, destination_port))
+}
+
+#[inline(always)]
+fn flow(network: &Network, source_port: Port, destination_port: Port) -> FlowKey {
+    FlowKey {
         source: network.source,
         destination: network.destination,
-        source_port: Port::from_word(u16::from_ne_bytes([a, b])),
-        destination_port: Port::from_word(u16::from_ne_bytes([c, d])),
+        source_port,
+        destination_port,
         protocol: network.protocol,
         zero: [0; 3],
-    })
+    }
 }
 
 /// The flow of the packet that an ICMP error quotes (RFC 792; RFC 4443, 3).
@@ -281,7 +332,7 @@ fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey
         Family::V4 | Family::V6 => return Err(Reason::OtherProtocol),
     };
     match network.protocol {
-        Protocol::TCP | Protocol::UDP => flow(packet, &network, inner_l4),
+        Protocol::TCP | Protocol::UDP => load_flow(packet, &network, inner_l4),
         _ => Err(Reason::OtherProtocol),
     }
 }
@@ -294,7 +345,7 @@ impl Parsed {
             + match self.transport {
                 Transport::Tcp(_) => 16,
                 Transport::Udp => 6,
-                Transport::IcmpError => 2,
+                Transport::IcmpError | Transport::LaterFragment => 2,
             }
     }
 
@@ -302,7 +353,7 @@ impl Parsed {
     /// there when a device is to do the rest. A finished checksum looks so once in 65,536 packets.
     #[inline(always)]
     pub(crate) fn has_partial_checksum<P: Packet>(&self, packet: &P) -> Result<bool, Reason> {
-        if self.transport == Transport::IcmpError {
+        if self.transport == Transport::IcmpError || self.fragment != Fragment::Whole {
             return Ok(false);
         }
         let field = u16::from_ne_bytes(packet.load(self.checksum_offset())?);

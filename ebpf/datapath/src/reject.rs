@@ -17,7 +17,8 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     parse::{
-        Family, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER, V6_HEADER, pseudo_header,
+        Family, Fragment, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER, V6_HEADER,
+        pseudo_header,
     },
     rewrite::address_bytes,
 };
@@ -55,6 +56,10 @@ pub(crate) fn reject<P: Packet>(
     parsed: &Parsed,
     rejection: &Rejection,
 ) -> Result<(), Reason> {
+    // The sender learns from the error about a whole packet, if at all.
+    if parsed.fragment != Fragment::Whole {
+        return Err(Reason::FragmentUnknown);
+    }
     match (parsed.transport, rejection.message) {
         (Transport::Tcp(flags), Message::PortUnreachable) => reset(packet, parsed, flags)?,
         // No error about an error (RFC 1122, 3.2.2).

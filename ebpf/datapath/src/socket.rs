@@ -1,8 +1,10 @@
 //! Load balancing at the socket: the destination is chosen once, when the application names it.
 
-use headgate_abi::{Addr, BackendEntry, FrontendFlags, FrontendKey, Port, Protocol, Reason};
+use headgate_abi::{
+    Addr, AddressEntry, BackendEntry, FrontendFlags, FrontendKey, Port, Protocol, Reason,
+};
 
-use crate::{select::select, tables::Tables};
+use crate::{select::choose, tables::Tables};
 
 /// What to do with an application's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,12 +13,14 @@ pub enum Decision {
     Leave,
     /// Use this backend instead.
     Backend {
+        /// Service id.
+        service: u32,
         /// Backend id.
         id: u32,
         /// Where to.
         entry: BackendEntry,
     },
-    /// Refuse at once: the service has no eligible endpoint.
+    /// Refuse at once.
     Refuse(Reason),
 }
 
@@ -29,15 +33,19 @@ pub struct Destination {
     pub port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Whether the socket lives in the node's own network namespace.
-    pub is_host: bool,
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
 }
 
 /// Chooses a backend. The source port is not known yet, so `random` takes the place of the hash.
 #[inline(always)]
 pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
+    if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP) {
+        return Decision::Leave;
+    }
+    let is_host = wanted.netns == tables.config().host_netns_cookie;
     // Loopback node ports belong to the node's own processes; a pod's loopback is the pod's.
-    if wanted.address.is_loopback() && !wanted.is_host {
+    if wanted.address.is_loopback() && !is_host {
         return Decision::Leave;
     }
     let key = FrontendKey {
@@ -47,8 +55,26 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
         zero: 0,
     };
     let Some(frontend) = tables.frontend(&key) else {
-        return Decision::Leave;
+        return match tables.address(&wanted.address) {
+            Some(AddressEntry::SERVICE) => Decision::Refuse(Reason::NoPort),
+            _ => Decision::Leave,
+        };
     };
+    if frontend.flags.has(FrontendFlags::SOURCE_RANGES) {
+        // A pod's address is not known yet: its packets are looked at.
+        if !is_host {
+            return Decision::Leave;
+        }
+        let config = tables.config();
+        let node = if wanted.address.is_v4() {
+            config.snat_v4
+        } else {
+            config.snat_v6
+        };
+        if !tables.admits(frontend.outside, &node) {
+            return Decision::Refuse(Reason::SourceRange);
+        }
+    }
     let reason = if frontend.flags.has(FrontendFlags::DROP_INSIDE) {
         Reason::NoLocalBackend
     } else {
@@ -57,11 +83,16 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
     let Some(service) = tables.service(frontend.inside) else {
         return Decision::Refuse(reason);
     };
-    match select(tables, &service, random) {
+    let client = Addr::of_netns(wanted.netns);
+    match choose(tables, frontend.inside, &service, &client, random) {
         None => Decision::Refuse(reason),
         Some((id, entry)) => {
             tables.count(frontend.inside, id, 0, true);
-            Decision::Backend { id, entry }
+            Decision::Backend {
+                service: frontend.inside,
+                id,
+                entry,
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Everything the logic may ask.
 
 use headgate_abi::{
-    Addr, BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey,
-    Port, Protocol, Reason, ServiceEntry,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Port, Protocol,
+    Reason, ServiceEntry,
 };
 
 use crate::parse::Family;
@@ -15,7 +16,9 @@ pub trait Tables {
     /// What was fixed at load time.
     fn config(&self) -> &DatapathConfig;
 
-    /// What answers on an address.
+    /// What is known of an address; `None` if no frontend is on it.
+    fn address(&self, address: &Addr) -> Option<AddressEntry>;
+    /// What answers on an address and port.
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     /// A service by id.
     fn service(&self, id: u32) -> Option<ServiceEntry>;
@@ -23,6 +26,21 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend by id.
     fn backend(&self, id: u32) -> Option<BackendEntry>;
+
+    /// Whether the source ranges of a service admit a client.
+    fn admits(&self, service: u32, client: &Addr) -> bool;
+
+    /// The backend that a client of a service got last.
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
+    /// Remembers which backend a client got. If there is no room, it is forgotten.
+    fn put_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry);
+    /// Whether a backend is eligible for a service with affinity.
+    fn is_member(&self, key: &MemberKey) -> bool;
+
+    /// The ports that the first fragment carried.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
+    /// Remembers the ports of a first fragment. If there is no room, they are forgotten.
+    fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry);
 
     /// The connection entry of a flow, however old.
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry>;

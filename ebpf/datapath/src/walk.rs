@@ -1,7 +1,8 @@
 //! The packet walk: the page to read first.
 
 use headgate_abi::{
-    Addr, CtEntry, Fate, FlowKey, FrontendEntry, FrontendFlags, FrontendKey, Reason,
+    Addr, AddressEntry, CtEntry, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
+    FrontendFlags, FrontendKey, Reason,
 };
 
 use crate::{
@@ -9,10 +10,10 @@ use crate::{
     icmp::rewrite_error,
     nat::{open_connection, plan_dnat, snat_address},
     packet::Packet,
-    parse::{Family, Parsed, Transport, parse},
+    parse::{Family, Fragment, L3, Parsed, Transport, parse},
     reject::{Message, Rejection, reject},
-    rewrite::{rewrite, rewrite_link},
-    select::{flow_hash, select},
+    rewrite::{rewrite, rewrite_link, rewrite_network},
+    select::{choose, flow_hash},
     tables::{Link, Route, RouteQuery, Tables, Way},
 };
 
@@ -66,6 +67,8 @@ pub struct Notes {
     pub(crate) other_flow: FlowKey,
     /// The entry for it.
     pub(crate) other: CtEntry,
+    /// If the packet is a fragment, of what.
+    pub(crate) fragment: FragmentKey,
 }
 
 /// Decides about one packet, changes it accordingly, and records the connection.
@@ -109,7 +112,8 @@ fn steps<P: Packet, T: Tables>(
     tables: &mut T,
     notes: &mut Notes,
 ) -> Result<Outcome, Reason> {
-    let parsed = parse(packet)?;
+    let mut parsed = parse(packet)?;
+    find_ports(tables, &mut parsed, notes)?;
     let plan = decide(hook, packet, tables, &parsed, notes)?;
     carry_out(packet, &parsed, &notes.entry, &plan)?;
     Ok(plan.outcome)
@@ -132,18 +136,13 @@ fn decide<P: Packet, T: Tables>(
         leave_partial_checksum(packet, parsed)?;
         track(tables, parsed, notes)?;
     } else {
-        let frontend = look_up_frontend(hook, tables, parsed)?;
+        let frontend = match look_up_frontend(hook, tables, parsed) {
+            Err(Reason::NoPort) => return Ok(refuse(parsed, Reason::NoPort)),
+            result => result?,
+        };
         leave_partial_checksum(packet, parsed)?;
         match new_connection(hook, tables, parsed, &frontend, notes) {
-            Err(Reason::NoBackend) => {
-                let source = parsed.flow.destination;
-                return Ok(answer(
-                    Message::PortUnreachable,
-                    source,
-                    0,
-                    Reason::NoBackend,
-                ));
-            }
+            Err(Reason::NoBackend) => return Ok(refuse(parsed, Reason::NoBackend)),
             result => result?,
         }
     }
@@ -168,10 +167,55 @@ fn carry_out<P: Packet>(
     match parsed.transport {
         Transport::Tcp(_) | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
         Transport::IcmpError => rewrite_error(packet, parsed, entry, plan.hops)?,
+        Transport::LaterFragment => rewrite_network(
+            packet,
+            parsed.family,
+            L3,
+            entry.source,
+            entry.destination,
+            plan.hops,
+        )?,
     }
     if plan.outcome.verdict == Verdict::Redirect {
         rewrite_link(packet, &plan.link)?;
     }
+    Ok(())
+}
+
+/// Gives a later fragment the ports that the first one had.
+#[inline(always)]
+fn find_ports<T: Tables>(
+    tables: &mut T,
+    parsed: &mut Parsed,
+    notes: &mut Notes,
+) -> Result<(), Reason> {
+    if parsed.fragment == Fragment::Whole {
+        return Ok(());
+    }
+    let flow = &mut parsed.flow;
+    notes.fragment = FragmentKey {
+        source: flow.source,
+        destination: flow.destination,
+        id: parsed.fragment_id,
+        protocol: flow.protocol,
+        zero: [0; 3],
+    };
+    if parsed.fragment == Fragment::First {
+        let ports = FragmentEntry {
+            source_port: flow.source_port,
+            destination_port: flow.destination_port,
+        };
+        tables.put_fragment(&notes.fragment, &ports);
+        return Ok(());
+    }
+    let Some(ports) = tables.fragment(&notes.fragment) else {
+        return Err(match tables.address(&flow.destination) {
+            Some(AddressEntry::SERVICE) => Reason::FragmentUnknown,
+            _ => Reason::Fragment,
+        });
+    };
+    flow.source_port = ports.source_port;
+    flow.destination_port = ports.destination_port;
     Ok(())
 }
 
@@ -224,13 +268,31 @@ fn look_up_frontend<T: Tables>(
     if hook == Hook::Egress || parsed.transport == Transport::IcmpError {
         return Err(Reason::NotOurs);
     }
+    let flow = &parsed.flow;
+    // Whoever sent this would reach what listens on the node's loopback (CVE-2020-8558).
+    if flow.source.is_loopback() || flow.destination.is_loopback() {
+        return Err(Reason::Spoofed);
+    }
+    let address = tables.address(&flow.destination).ok_or(Reason::NotOurs)?;
     let key = FrontendKey {
-        address: parsed.flow.destination,
-        port: parsed.flow.destination_port,
-        protocol: parsed.flow.protocol,
+        address: flow.destination,
+        port: flow.destination_port,
+        protocol: flow.protocol,
         zero: 0,
     };
-    tables.frontend(&key).ok_or(Reason::NotOurs)
+    let Some(frontend) = tables.frontend(&key) else {
+        return Err(match address {
+            AddressEntry::SERVICE => Reason::NoPort,
+            _ => Reason::NotOurs,
+        });
+    };
+    if parsed.transport == Transport::LaterFragment {
+        return Err(Reason::FragmentUnknown);
+    }
+    if tables.address(&flow.source) == Some(AddressEntry::SERVICE) {
+        return Err(Reason::Spoofed);
+    }
+    Ok(frontend)
 }
 
 #[inline(always)]
@@ -251,9 +313,15 @@ fn new_connection<T: Tables>(
         Reason::NoBackend
     };
     let flow = &parsed.flow;
+    if frontend.flags.has(FrontendFlags::SOURCE_RANGES)
+        && !tables.admits(frontend.outside, &flow.source)
+    {
+        return Err(Reason::SourceRange);
+    }
     let service = tables.service(service_id).ok_or(empty)?;
     let hash = flow_hash(flow, tables.config().seed);
-    let (backend_id, backend) = select(tables, &service, hash).ok_or(empty)?;
+    let (backend_id, backend) =
+        choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
     let snat = snat_address(hook, tables, parsed.family, flow, &backend)?;
     notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
     open_connection(tables, flow, notes, hash, snat)
@@ -327,6 +395,12 @@ fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
         Family::V4 => tables.config().snat_v4,
         Family::V6 => tables.config().snat_v6,
     }
+}
+
+/// Tells the sender that nobody serves this.
+#[inline(always)]
+fn refuse(parsed: &Parsed, reason: Reason) -> Plan {
+    answer(Message::PortUnreachable, parsed.flow.destination, 0, reason)
 }
 
 #[inline(always)]

@@ -2,15 +2,19 @@
 //! the loader replaces.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, bpf_fib_lookup},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use headgate_abi::{
-    BackendEntry, CtEntry, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
     ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
 };
 use headgate_datapath::Notes;
+
+#[map]
+pub(crate) static ADDRESSES: HashMap<Addr, AddressEntry> = HashMap::with_max_entries(1 << 16, 0);
 
 #[map]
 pub(crate) static FRONTENDS: HashMap<FrontendKey, FrontendEntry> =
@@ -30,12 +34,28 @@ pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(1 << 20, BPF_F_MMA
 pub(crate) static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1 << 17, BPF_F_MMAPABLE);
 
 #[map]
+pub(crate) static SOURCE_RANGES: LpmTrie<RangeKey, u32> =
+    LpmTrie::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static AFFINITY_MEMBERS: HashMap<MemberKey, u32> =
+    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityEntry> =
+    LruHashMap::with_max_entries(1 << 16, 0);
+
+#[map]
 pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
     LruHashMap::with_max_entries(1 << 18, 0);
 
 #[map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
     LruHashMap::with_max_entries(1 << 16, 0);
+
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
+    LruHashMap::with_max_entries(1 << 13, 0);
 
 #[map]
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);

@@ -7,14 +7,14 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use headgate_abi::{Addr, Port, Protocol, Reason, SocketEntry, SocketKey};
+use headgate_abi::{Addr, Fate, Port, Protocol, Reason, SocketEntry, SocketKey};
 use headgate_datapath::{
     Family,
     socket::{Decision, Destination, translate},
 };
 
 use crate::{
-    maps::{SOCKETS, config, count_reason, scratch},
+    maps::{SOCKETS, count_reason, scratch},
     tables::{BpfTables, Site},
 };
 
@@ -69,9 +69,9 @@ impl SocketAddress<'_> {
     }
 
     #[inline(always)]
-    fn is_host(&self) -> bool {
+    fn netns(&self) -> u64 {
         // SAFETY: the context is the program's own.
-        unsafe { bpf_get_netns_cookie(self.context.as_ptr()) == config().host_netns_cookie }
+        unsafe { bpf_get_netns_cookie(self.context.as_ptr()) }
     }
 
     /// Replaces the address; a backend of the other family cannot be written down and is left.
@@ -103,7 +103,7 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
         address: peer.address(),
         port: peer.port(),
         protocol: peer.protocol(),
-        is_host: peer.is_host(),
+        netns: peer.netns(),
     };
     let cookie = peer.cookie();
     let Some(scratch) = scratch() else {
@@ -117,11 +117,14 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
         Decision::Leave => ALLOW,
         Decision::Refuse(reason) => {
             count_reason(reason);
-            // SAFETY: the helper only records the error that connect or sendmsg returns.
-            unsafe { bpf_set_retval(-ECONNREFUSED) };
+            // What is dropped in silence elsewhere is EPERM here, as for a packet that netfilter drops.
+            if reason.fate() == Fate::Reject {
+                // SAFETY: the helper only records the error that connect or sendmsg returns.
+                unsafe { bpf_set_retval(-ECONNREFUSED) };
+            }
             REFUSE
         }
-        Decision::Backend { id, entry } => {
+        Decision::Backend { service, id, entry } => {
             let key = SocketKey {
                 cookie,
                 address: entry.address,
@@ -133,6 +136,7 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
                 address: wanted.address,
                 port: wanted.port,
                 zero: [0; 2],
+                service,
                 backend: id,
             };
             // SAFETY: the entry is compared at once.

@@ -10,16 +10,18 @@ use aya_ebpf::{
         BPF_NOEXIST, bpf_fib_lookup,
     },
     helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns},
-    maps::PerCpuArray,
+    maps::{PerCpuArray, lpm_trie::Key},
 };
 use headgate_abi::{
-    BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
     ServiceEntry, Traffic,
 };
 use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
-    BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS, config,
+    ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRAGMENTS,
+    FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -72,6 +74,12 @@ impl Tables for BpfTables {
     }
 
     #[inline(always)]
+    fn address(&self, address: &Addr) -> Option<AddressEntry> {
+        // SAFETY: a copy is taken at once.
+        unsafe { ADDRESSES.get(address).copied() }
+    }
+
+    #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         // SAFETY: the agent replaces whole entries; a copy is taken at once.
         unsafe { FRONTENDS.get(key).copied() }
@@ -93,6 +101,42 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn admits(&self, service: u32, client: &Addr) -> bool {
+        let address = *client;
+        let key = Key::new(RangeKey::BITS, RangeKey { service, address });
+        SOURCE_RANGES.get(&key).is_some()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        // SAFETY: a copy is taken at once. One that is mixed with its successor names a backend
+        // that is asked for again.
+        unsafe { AFFINITY.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) {
+        let _forgotten = AFFINITY.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn is_member(&self, key: &MemberKey) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { AFFINITY_MEMBERS.get(key).is_some() }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        // SAFETY: a copy is taken at once; for what a mixed one would do see `connection`.
+        unsafe { FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
+        let _forgotten = FRAGMENTS.insert(key, entry, 0);
     }
 
     #[inline(always)]

@@ -29,8 +29,8 @@ fn apply(cluster: &Cluster, text: &str) {
 }
 
 #[test]
-fn what_kubectl_applies_is_served() {
-    if !can_run("what_kubectl_applies_is_served") {
+fn s01_s12_what_kubectl_applies_is_served() {
+    if !can_run("s01_s12_what_kubectl_applies_is_served") {
         return;
     }
     let Some(mut cluster) = cluster_without_agents("api", 2, 1) else {
@@ -95,9 +95,11 @@ fn what_kubectl_applies_is_served() {
 }
 
 #[test]
-fn absent_api_takes_nothing_away() {
+fn s62_absent_api_takes_nothing_away() {
     if std::env::var_os(ASSETS).is_some() {
-        println!("SKIPPED: absent_api_takes_nothing_away: the real API server cannot be cut off");
+        println!(
+            "SKIPPED: s62_absent_api_takes_nothing_away: the real API server cannot be cut off"
+        );
         return;
     }
     let Some(mut cluster) = cluster_without_agents("noapi", 1, 2) else {

@@ -16,7 +16,7 @@ use common::{
 use headgate_netns::{Netns, SERVICE, binary, get, get_on, slices, udp, udp_connected};
 
 #[test]
-fn node_port_reaches_local_and_remote_pods() {
+fn s11_s20_node_port_reaches_local_and_remote_pods() {
     let Some(cluster) = cluster("np", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -49,7 +49,7 @@ fn node_port_reaches_local_and_remote_pods() {
 }
 
 #[test]
-fn xdp_carries_what_the_wire_carries() {
+fn s46_xdp_carries_what_the_wire_carries() {
     let Some(cluster) = cluster("xdp", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -80,7 +80,7 @@ fn xdp_carries_what_the_wire_carries() {
 }
 
 #[test]
-fn cluster_ip_by_socket_and_by_packet() {
+fn s01_s42_cluster_ip_by_socket_and_by_packet() {
     let Some(cluster) = cluster("cip", 2, 2, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -127,7 +127,7 @@ fn cluster_ip_by_socket_and_by_packet() {
 }
 
 #[test]
-fn pod_reaches_itself_through_its_service() {
+fn s40_pod_reaches_itself_through_its_service() {
     let Some(cluster) = cluster("hair", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -141,7 +141,7 @@ fn pod_reaches_itself_through_its_service() {
 }
 
 #[test]
-fn host_network_backend_answers_in_the_frontends_name() {
+fn s41_host_network_backend_answers_in_the_frontends_name() {
     let Some(cluster) = cluster("hostnet", 1, 1, &[]) else {
         return;
     };
@@ -162,7 +162,7 @@ fn host_network_backend_answers_in_the_frontends_name() {
 }
 
 #[test]
-fn service_without_endpoint_refuses_at_once() {
+fn s36_service_without_endpoint_refuses_at_once() {
     let Some(cluster) = cluster("none", 1, 1, &[]) else {
         return;
     };
@@ -208,7 +208,7 @@ fn service_without_endpoint_refuses_at_once() {
 }
 
 #[test]
-fn killed_agent_loses_nothing() {
+fn s61_killed_agent_loses_nothing() {
     let Some(mut cluster) = cluster("kill", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -245,7 +245,7 @@ fn killed_agent_loses_nothing() {
 }
 
 #[test]
-fn bad_manifests_are_named_and_take_nothing_away() {
+fn s65_bad_manifests_are_named_and_take_nothing_away() {
     let Some(cluster) = cluster("bad", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -284,7 +284,7 @@ fn bad_manifests_are_named_and_take_nothing_away() {
 }
 
 #[test]
-fn commands_read_the_pins_and_cleanup_removes_them() {
+fn s64_commands_read_the_pins_and_cleanup_removes_them() {
     let Some(mut cluster) = cluster("cli", 1, 1, &[(1, 1)]) else {
         return;
     };

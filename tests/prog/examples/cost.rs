@@ -1,7 +1,7 @@
 //! What a packet costs: instructions that the verifier walks, and nanoseconds beside two baselines.
 
 use anyhow::Result;
-use headgate_abi::{BackendEntry, FrontendEntry, FrontendKey, Port, Protocol, names};
+use headgate_abi::{AddressEntry, BackendEntry, FrontendEntry, FrontendKey, Port, Protocol, names};
 use headgate_prog::{Builder, Kernel, State};
 
 const RUNS: usize = 20_000;
@@ -24,6 +24,9 @@ fn main() -> Result<()> {
             ..FrontendEntry::default()
         };
         state.frontends.insert(frontend, entry);
+        state
+            .addresses
+            .insert(frontend.address, AddressEntry::SERVICE);
         let entry = BackendEntry {
             address: backend.ip().into(),
             port: Port::new(backend.port()),
@@ -31,7 +34,7 @@ fn main() -> Result<()> {
             local: 1,
         };
         state.backends.insert(id, entry);
-        state.add_service(id, &[id]);
+        state.add_service(id, &[id], 0);
     }
     let mut kernel = Kernel::new("cost", &state)?;
     println!("{:<20} {:>12}", "program", "verified");

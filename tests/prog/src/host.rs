@@ -1,10 +1,14 @@
 //! The walk on the host, over ordinary collections.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+};
 
 use headgate_abi::{
-    BackendEntry, CtEntry, CtState, DatapathConfig, FlowKey, FrontendEntry, FrontendKey, Reason,
-    ServiceEntry, SlotRange, Traffic,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Reason,
+    ServiceEntry, ServiceFlags, SlotRange, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Notes, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -17,6 +21,8 @@ use crate::Outcome;
 pub struct State {
     /// Read-only configuration.
     pub config: DatapathConfig,
+    /// Addresses.
+    pub addresses: HashMap<Addr, AddressEntry>,
     /// Frontends.
     pub frontends: HashMap<FrontendKey, FrontendEntry>,
     /// Services by id.
@@ -25,24 +31,42 @@ pub struct State {
     pub slots: Vec<u32>,
     /// Backends by id.
     pub backends: HashMap<u32, BackendEntry>,
+    /// Ranges by service: the first bits of an address, and how many count of all 128.
+    pub ranges: Vec<(u32, Addr, u32)>,
+    /// Backends of services with affinity.
+    pub members: HashSet<MemberKey>,
 }
 
 impl State {
     /// Adds a service that has these backends, by id, one slot each.
-    pub fn add_service(&mut self, id: u32, backends: &[u32]) {
+    pub fn add_service(&mut self, id: u32, backends: &[u32], affinity_timeout_s: u32) {
         let range = SlotRange {
             first: self.slots.len() as u32,
             count: backends.len() as u32,
         };
         self.slots.extend(backends);
-        self.services.insert(id, ServiceEntry::new(range, 0));
+        self.services.insert(
+            id,
+            ServiceEntry::new(range, affinity_timeout_s, ServiceFlags::default()),
+        );
+        if affinity_timeout_s != 0 {
+            let members = backends.iter().map(|backend| MemberKey {
+                service: id,
+                backend: *backend,
+            });
+            self.members.extend(members);
+        }
     }
 }
 
 /// Tables in memory.
 #[derive(Debug)]
 pub struct Host {
-    state: State,
+    /// What the agent wrote.
+    pub state: State,
+    /// Last backends of clients.
+    pub affinities: HashMap<AffinityKey, AffinityEntry>,
+    fragments: HashMap<FragmentKey, FragmentEntry>,
     /// Connections by flow.
     pub connections: HashMap<FlowKey, CtEntry>,
     /// Traffic by service.
@@ -60,6 +84,8 @@ impl Host {
     pub fn new(state: State) -> Self {
         Self {
             state,
+            affinities: HashMap::new(),
+            fragments: HashMap::new(),
             connections: HashMap::new(),
             traffic: RefCell::default(),
             now_s: 1000,
@@ -87,6 +113,14 @@ impl Host {
     }
 }
 
+/// An address as a number whose first bit is the first on the wire.
+fn bits_of(address: &Addr) -> u128 {
+    let words = address.words().map(u32::from_be);
+    words
+        .into_iter()
+        .fold(0, |bits, word| bits << 32 | u128::from(word))
+}
+
 impl Tables for Host {
     fn now_s(&self) -> u32 {
         self.now_s
@@ -94,6 +128,10 @@ impl Tables for Host {
 
     fn config(&self) -> &DatapathConfig {
         &self.state.config
+    }
+
+    fn address(&self, address: &Addr) -> Option<AddressEntry> {
+        self.state.addresses.get(address).copied()
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
@@ -110,6 +148,33 @@ impl Tables for Host {
 
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         self.state.backends.get(&id).copied()
+    }
+
+    fn admits(&self, service: u32, client: &Addr) -> bool {
+        self.state.ranges.iter().any(|(of, range, bits)| {
+            let differing = bits_of(range) ^ bits_of(client);
+            *of == service && (*bits == 0 || differing >> (128 - bits) == 0)
+        })
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        self.affinities.get(key).copied()
+    }
+
+    fn put_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) {
+        self.affinities.insert(*key, *entry);
+    }
+
+    fn is_member(&self, key: &MemberKey) -> bool {
+        self.state.members.contains(key)
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        self.fragments.get(key).copied()
+    }
+
+    fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
+        self.fragments.insert(*key, *entry);
     }
 
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {

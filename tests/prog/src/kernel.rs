@@ -7,8 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{TestRun, TestRunOptions};
-use headgate_abi::{Reason, names};
+use aya::{
+    maps::lpm_trie,
+    programs::{TestRun, TestRunOptions},
+};
+use headgate_abi::{RangeKey, Reason, names};
 use headgate_datapath::Hook;
 use headgate_dataplane::{Maps, Options, Programs, load};
 use nix::{
@@ -52,9 +55,24 @@ impl Kernel {
             slots: 1024,
             connections: 4096,
             sockets: 64,
+            ..Options::default()
         };
         let programs = load(&pins, &options)?;
         let mut maps = Maps::open(&pins, true)?;
+        for (address, entry) in &state.addresses {
+            maps.addresses.insert(address, entry, 0)?;
+        }
+        for (service, address, bits) in &state.ranges {
+            let key = RangeKey {
+                service: *service,
+                address: *address,
+            };
+            let key = lpm_trie::Key::new(32 + bits, key);
+            maps.source_ranges.insert(&key, 0, 0)?;
+        }
+        for member in &state.members {
+            maps.members.insert(member, 0, 0)?;
+        }
         for (key, entry) in &state.frontends {
             maps.frontends.insert(key, entry, 0)?;
         }

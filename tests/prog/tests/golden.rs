@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey, Port, Protocol,
-    Reason,
+    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey,
+    Port, Protocol, Reason,
 };
 use headgate_datapath::Hook;
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
@@ -52,6 +52,7 @@ fn state() -> State {
             flags,
         };
         state.frontends.insert(key, entry);
+        state.addresses.insert(key.address, AddressEntry::SHARED);
     };
     let none = FrontendFlags::default();
     frontend("192.168.50.1", 30080, Protocol::TCP, WEB, none);
@@ -80,11 +81,11 @@ fn state() -> State {
     state
         .backends
         .insert(4, backend("10.244.1.2", 53, Protocol::UDP));
-    state.add_service(WEB, &[1, 2]);
-    state.add_service(WEB_V6, &[3]);
-    state.add_service(DNS, &[4]);
-    state.add_service(EMPTY, &[]);
-    state.add_service(EMPTY_LOCAL, &[]);
+    state.add_service(WEB, &[1, 2], 0);
+    state.add_service(WEB_V6, &[3], 0);
+    state.add_service(DNS, &[4], 0);
+    state.add_service(EMPTY, &[], 0);
+    state.add_service(EMPTY_LOCAL, &[], 0);
     state
 }
 
@@ -222,7 +223,7 @@ fn connection_is_translated_both_ways_v6() {
 }
 
 #[test]
-fn datagram_without_checksum_stays_without() {
+fn s46_datagram_without_checksum_stays_without() {
     let mut walks = Walks::new("udp0");
     let client = Builder::new("192.168.50.100:5000", "192.168.50.1:30053");
     assert_sent(
@@ -238,7 +239,7 @@ fn datagram_without_checksum_stays_without() {
 }
 
 #[test]
-fn service_without_endpoint_answers() {
+fn s36_service_without_endpoint_answers() {
     let mut walks = Walks::new("reject");
     for (client, node) in [
         ("192.168.50.100:40000", "192.168.50.1:30081"),
@@ -285,7 +286,7 @@ fn service_without_endpoint_answers() {
 }
 
 #[test]
-fn local_policy_without_local_endpoint_drops() {
+fn s21_local_policy_without_local_endpoint_drops() {
     let mut walks = Walks::new("local");
     let client = Builder::new("192.168.50.100:40000", "192.168.50.1:30082");
     let outcome = walks.run(&client.tcp("S", b""));
@@ -296,7 +297,7 @@ fn local_policy_without_local_endpoint_drops() {
 }
 
 #[test]
-fn icmp_error_is_translated_inside_and_outside() {
+fn s45_icmp_error_is_translated_inside_and_outside() {
     for (name, client, node, backend) in [
         (
             "icmp4",
@@ -342,7 +343,7 @@ fn icmp_error_is_translated_inside_and_outside() {
 }
 
 #[test]
-fn partial_checksum_is_left_to_tc() {
+fn s46_partial_checksum_is_left_to_tc() {
     let mut walks = Walks::new("partial");
     let client = Builder::new("192.168.50.100:40000", "192.168.50.1:30080");
     let mut frame = client.tcp("S", b"");
@@ -367,7 +368,7 @@ fn partial_checksum_is_left_to_tc() {
 }
 
 #[test]
-fn what_is_not_ours_stays_as_it_is() {
+fn s46_what_is_not_ours_stays_as_it_is() {
     let mut walks = Walks::new("pass");
     let node = Builder::new("192.168.50.100:40000", "192.168.50.1:22");
     let mut fragment = node.udp(b"part");
@@ -382,7 +383,7 @@ fn what_is_not_ours_stays_as_it_is() {
         (node.tcp("S", b""), Reason::NotOurs),
         (node.udp(b"hello"), Reason::NotOurs),
         (node.echo(), Reason::OtherProtocol),
-        (fragment, Reason::Fragment),
+        (fragment, Reason::NotOurs),
         (tagged, Reason::NotIp),
         (short, Reason::Malformed),
         (bad_length, Reason::Malformed),
@@ -394,7 +395,7 @@ fn what_is_not_ours_stays_as_it_is() {
 }
 
 #[test]
-fn two_services_with_one_backend_get_two_source_ports() {
+fn s48_two_services_with_one_backend_get_two_source_ports() {
     let mut state = state();
     let other = FrontendKey {
         address: address("192.168.50.1"),

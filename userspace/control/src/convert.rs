@@ -4,27 +4,32 @@
 use std::net::IpAddr;
 
 use headgate_model::{
-    Endpoint, EndpointPort, EndpointSlice, Protocol, Refusal, Scope, Service, ServiceName,
-    ServicePort,
+    Endpoint, EndpointPort, EndpointSlice, ObjectName, Protocol, Refusal, Scope, Service,
+    ServiceName, ServicePort,
 };
 use ipnet::IpNet;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::ResourceExt;
 
+use crate::event::NodeState;
+
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The cluster autoscaler is about to remove the node.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
 
 /// Collects refusals of one object.
 pub(crate) struct Refusals {
-    object: String,
+    object: ObjectName,
     pub(crate) list: Vec<Refusal>,
 }
 
 impl Refusals {
-    pub(crate) fn new(object: String) -> Self {
+    pub(crate) fn new(object: ObjectName) -> Self {
         Self {
             object,
             list: Vec::new(),
@@ -84,8 +89,9 @@ pub(crate) fn service(object: &core::Service, refusals: &mut Refusals) -> Option
         external_policy: scope(spec.external_traffic_policy.as_deref()),
         internal_policy: scope(spec.internal_traffic_policy.as_deref()),
         affinity_timeout_s: has_affinity.then(|| {
-            spec.session_affinity_config
-                .and_then(|config| config.client_ip?.timeout_seconds)
+            let config = spec.session_affinity_config.as_ref();
+            config
+                .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
                 .and_then(|seconds| u32::try_from(seconds).ok())
                 .unwrap_or(AFFINITY_TIMEOUT_S)
         }),
@@ -95,6 +101,7 @@ pub(crate) fn service(object: &core::Service, refusals: &mut Refusals) -> Option
                 .unwrap_or_default(),
             refusals,
         ),
+        health_check_node_port: health_check_node_port(&spec, type_, refusals),
     })
 }
 
@@ -152,9 +159,22 @@ fn addresses(field: &str, texts: &[String], refusals: &mut Refusals) -> Vec<IpAd
     addresses
 }
 
-/// An unreadable range is left out. If none is left, nobody is admitted: one that admits nobody
-/// stands in.
-fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Vec<IpNet> {
+/// The port where a load balancer asks; it means something for local traffic alone.
+fn health_check_node_port(
+    spec: &core::ServiceSpec,
+    type_: &str,
+    refusals: &mut Refusals,
+) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    if type_ != "LoadBalancer" || !is_local {
+        return None;
+    }
+    refusals.keep("spec.healthCheckNodePort", port_number(number))
+}
+
+/// An unreadable range is left out. If none is left, nobody is admitted.
+fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>> {
     let mut ranges: Vec<IpNet> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         let range = text
@@ -164,10 +184,7 @@ fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Vec<IpNet> {
         let field = format!("spec.loadBalancerSourceRanges[{index}]");
         ranges.extend(refusals.keep(&field, range));
     }
-    if ranges.is_empty() && !texts.is_empty() {
-        ranges.push(IpNet::from(IpAddr::from([0, 0, 0, 0])));
-    }
-    ranges
+    (!texts.is_empty()).then_some(ranges)
 }
 
 /// An EndpointSlice, or `None` if it is nothing for us.
@@ -213,7 +230,12 @@ pub(crate) fn slice(
         let conditions = endpoint.conditions.clone().unwrap_or_default();
         // What is not said means yes, and serving means what ready means.
         let ready = conditions.ready.unwrap_or(true);
+        let hints = endpoint.hints.clone().unwrap_or_default();
+        let zones = hints.for_zones.into_iter().flatten();
+        let nodes = hints.for_nodes.into_iter().flatten();
         endpoints.push(Endpoint {
+            zone_hints: zones.map(|zone| zone.name).collect(),
+            node_hints: nodes.map(|node| node.name).collect(),
             address,
             node: endpoint.node_name.clone(),
             ready,
@@ -227,6 +249,19 @@ pub(crate) fn slice(
         ports,
         endpoints,
     })
+}
+
+/// What matters of a Node.
+pub(crate) fn node(object: &core::Node) -> NodeState {
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let is_tainted = taints.is_some_and(|taints| {
+        let mut keys = taints.iter().map(|taint| taint.key.as_str());
+        keys.any(|key| key == LEAVING_TAINT)
+    });
+    NodeState {
+        zone: object.labels().get(ZONE).cloned(),
+        is_leaving: is_tainted || object.metadata.deletion_timestamp.is_some(),
+    }
 }
 
 /// An endpoint of these kinds would be the node itself, whoever runs there (CVE-2021-25737).

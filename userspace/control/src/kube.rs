@@ -4,8 +4,10 @@
 use std::{collections::BTreeSet, fmt::Debug};
 
 use futures::{StreamExt, TryStreamExt};
-use headgate_model::{Refusal, ServiceName};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, Client, Resource,
     runtime::{WatchStreamExt, watcher},
@@ -21,10 +23,12 @@ use crate::{
 /// A receiver that is gone ends a watch.
 struct Closed;
 
-/// Tells what the API server says, now and after each change, until the receiver is gone.
-pub async fn follow(client: Client, events: mpsc::Sender<Event>) {
+/// Tells what the API server says of Services, EndpointSlices and the node of this name, now and
+/// after each change, until the receiver is gone.
+pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
     let services = watch(
         Api::<Service>::all(client.clone()),
+        watcher::Config::default(),
         Kind::Service,
         events.clone(),
         |object, refusals| {
@@ -32,16 +36,25 @@ pub async fn follow(client: Client, events: mpsc::Sender<Event>) {
         },
     );
     let slices = watch(
-        Api::<EndpointSlice>::all(client),
+        Api::<EndpointSlice>::all(client.clone()),
+        watcher::Config::default(),
         Kind::EndpointSlice,
-        events,
+        events.clone(),
         |object, refusals| Event::Slice(convert::name(object), convert::slice(object, refusals)),
     );
-    let _closed = futures::join!(services, slices);
+    let nodes = watch(
+        Api::<Node>::all(client),
+        watcher::Config::default().fields(&format!("metadata.name={node}")),
+        Kind::Node,
+        events,
+        |object, _| Event::Node(convert::node(object)),
+    );
+    let _closed = futures::join!(services, slices, nodes);
 }
 
 async fn watch<K>(
     api: Api<K>,
+    config: watcher::Config,
     kind: Kind,
     events: mpsc::Sender<Event>,
     convert: impl Fn(&K, &mut Refusals) -> Event,
@@ -51,9 +64,7 @@ where
     K::DynamicType: Default,
 {
     let send = async |event: Event| events.send(event).await.map_err(|_gone| Closed);
-    let mut stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .boxed();
+    let mut stream = watcher(api, config).default_backoff().boxed();
     // Names told so far, and those of the list that is being read.
     let mut known = BTreeSet::new();
     let mut listed = BTreeSet::new();
@@ -78,9 +89,9 @@ where
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
                 let name = convert::name(&object);
-                let mut refusals = Refusals::new(format!("{kind:?} {name}"));
+                let mut refusals = Refusals::new(kind.object(&name));
                 send(convert(&object, &mut refusals)).await?;
-                send(refused(kind, &name, refusals.list)).await?;
+                send(Event::Refused(kind.object(&name), refusals.list)).await?;
                 listed.insert(name.clone());
                 known.insert(name);
             }
@@ -88,29 +99,18 @@ where
                 let name = convert::name(&object);
                 known.remove(&name);
                 listed.remove(&name);
-                send(gone(kind, name.clone())).await?;
-                send(refused(kind, &name, Vec::new())).await?;
+                send(Event::Refused(kind.object(&name), Vec::new())).await?;
+                send(kind.gone(name)).await?;
             }
             watcher::Event::InitDone => {
                 // What went away while nobody watched.
                 for name in known.difference(&listed) {
-                    send(gone(kind, name.clone())).await?;
-                    send(refused(kind, name, Vec::new())).await?;
+                    send(Event::Refused(kind.object(name), Vec::new())).await?;
+                    send(kind.gone(name.clone())).await?;
                 }
                 known.clone_from(&listed);
                 send(Event::Listed(kind)).await?;
             }
         }
     }
-}
-
-fn gone(kind: Kind, name: ServiceName) -> Event {
-    match kind {
-        Kind::Service => Event::Service(name, None),
-        Kind::EndpointSlice => Event::Slice(name, None),
-    }
-}
-
-fn refused(kind: Kind, name: &ServiceName, refusals: Vec<Refusal>) -> Event {
-    Event::Refused(format!("{kind:?} {name}"), refusals)
 }

@@ -1,8 +1,8 @@
-//! Watches Services and EndpointSlices and keeps a dataplane in step with them.
+//! Watches Services, EndpointSlices and the own Node, and keeps a dataplane in step with them.
 //!
 //! ```text
 //! manifests ─┐
-//!            ├─► Event ─► Model ─► desired ─► diff ─► Dataplane
+//!            ├─► Event ─► Planner ─► diff ─► Dataplane
 //! kube ──────┘
 //! ```
 //!
@@ -14,6 +14,8 @@ mod event;
 pub mod kube;
 pub mod manifests;
 mod reconcile;
+mod report;
 
-pub use event::{Event, Kind};
-pub use reconcile::{Failure, Reconciler, Status, run};
+pub use event::{Event, Kind, NodeState};
+pub use reconcile::{Failure, Inputs, Reconciler, Status, run};
+pub use report::report;

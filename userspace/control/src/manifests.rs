@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_model::{Refusal, ServiceName};
+use headgate_model::{ObjectName, Refusal, ServiceName};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -29,9 +29,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 type Objects = BTreeMap<(Kind, ServiceName), Value>;
 
-/// Tells what the manifests in `folder` say, now and after each change, until the receiver is
-/// gone. Fails if the folder cannot be watched.
-pub async fn follow(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
+/// Tells what the manifests in `folder` say of Services, EndpointSlices and the node of this name,
+/// now and after each change, until the receiver is gone. Fails if the folder cannot be watched.
+pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) -> Result<()> {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_| {
         // One pending change is as good as many: everything is read again.
@@ -40,7 +40,10 @@ pub async fn follow(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> 
     watcher
         .watch(&folder, RecursiveMode::NonRecursive)
         .with_context(|| format!("cannot watch {}", folder.display()))?;
-    let mut reader = Reader::default();
+    let mut reader = Reader {
+        node: node.into(),
+        ..Reader::default()
+    };
     let mut told_all = false;
     loop {
         for event in reader.read(&folder) {
@@ -49,7 +52,7 @@ pub async fn follow(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> 
             }
         }
         if !told_all {
-            for kind in [Kind::Service, Kind::EndpointSlice] {
+            for kind in Kind::ALL {
                 if events.send(Event::Listed(kind)).await.is_err() {
                     return Ok(());
                 }
@@ -67,15 +70,16 @@ pub async fn follow(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> 
 /// What was read before.
 #[derive(Default)]
 struct Reader {
+    node: String,
     files: BTreeMap<PathBuf, Objects>,
     told: Objects,
-    refused: BTreeMap<String, Vec<Refusal>>,
+    refused: BTreeMap<ObjectName, Vec<Refusal>>,
 }
 
 impl Reader {
     /// Reads the folder and returns what changed.
     fn read(&mut self, folder: &Path) -> Vec<Event> {
-        let mut refused: BTreeMap<String, Vec<Refusal>> = BTreeMap::new();
+        let mut refused: BTreeMap<ObjectName, Vec<Refusal>> = BTreeMap::new();
         match manifests(folder) {
             Ok(paths) => {
                 self.files.retain(|path, _| paths.contains(path));
@@ -84,18 +88,19 @@ impl Reader {
                     let before = self.files.remove(&path).unwrap_or_default();
                     let objects = read_file(&path, before, &mut problems);
                     self.files.insert(path.clone(), objects);
-                    refused.insert(path.display().to_string(), problems);
+                    refused.insert(file_name(&path), problems);
                 }
             }
             Err(error) => {
                 let problem = file_problem(folder, &error.to_string());
-                refused.insert(folder.display().to_string(), vec![problem]);
+                refused.insert(file_name(folder), vec![problem]);
             }
         }
         let objects: Objects = self
             .files
             .values()
             .flat_map(|objects| objects.clone())
+            .filter(|((kind, name), _)| *kind != Kind::Node || name.name == self.node)
             .collect();
         let mut events = Vec::new();
         for (key, value) in &objects {
@@ -104,11 +109,8 @@ impl Reader {
             }
         }
         for (kind, name) in self.told.keys().filter(|key| !objects.contains_key(key)) {
-            events.push(match kind {
-                Kind::Service => Event::Service(name.clone(), None),
-                Kind::EndpointSlice => Event::Slice(name.clone(), None),
-            });
-            events.push(Event::Refused(object_name(*kind, name), Vec::new()));
+            events.push(kind.gone(name.clone()));
+            events.push(Event::Refused(kind.object(name), Vec::new()));
         }
         self.told = objects;
         for (file, problems) in &refused {
@@ -130,13 +132,13 @@ impl Reader {
     }
 }
 
-fn object_name(kind: Kind, name: &ServiceName) -> String {
-    format!("{kind:?} {name}")
+fn file_name(file: &Path) -> ObjectName {
+    ObjectName::File(file.display().to_string())
 }
 
 fn file_problem(file: &Path, reason: &str) -> Refusal {
     Refusal {
-        object: file.display().to_string(),
+        object: file_name(file),
         field: String::new(),
         reason: reason.into(),
     }
@@ -200,6 +202,7 @@ fn add_object(
     let kind = match document.get("kind").and_then(Value::as_str) {
         Some("Service") => Kind::Service,
         Some("EndpointSlice") => Kind::EndpointSlice,
+        Some("Node") => Kind::Node,
         Some("List") => {
             let items = document.get("items").and_then(Value::as_sequence).cloned();
             for item in items.unwrap_or_default() {
@@ -214,6 +217,7 @@ fn add_object(
     let checked = match kind {
         Kind::Service => check::<core::Service>(&document),
         Kind::EndpointSlice => check::<discovery::EndpointSlice>(&document),
+        Kind::Node => check::<core::Node>(&document),
     };
     let (name, problem) = match checked {
         Ok(name) => (name, None),
@@ -225,7 +229,7 @@ fn add_object(
     };
     problems.push(file_problem(
         path,
-        &format!("{}: {problem}", object_name(kind, &name)),
+        &format!("{}: {problem}", kind.object(&name)),
     ));
     if let Some((key, value)) = before.get_key_value(&(kind, name)) {
         objects.insert(key.clone(), value.clone());
@@ -258,7 +262,7 @@ fn check<K: DeserializeOwned + kube::ResourceExt>(
 
 /// The events of an object that was checked.
 fn tell(kind: Kind, name: &ServiceName, value: &Value) -> Vec<Event> {
-    let mut refusals = Refusals::new(object_name(kind, name));
+    let mut refusals = Refusals::new(kind.object(name));
     let event = match kind {
         Kind::Service => {
             let object = core::Service::deserialize(value).unwrap_or_default();
@@ -268,9 +272,10 @@ fn tell(kind: Kind, name: &ServiceName, value: &Value) -> Vec<Event> {
             let object = discovery::EndpointSlice::deserialize(value).unwrap_or_default();
             Event::Slice(name.clone(), convert::slice(&object, &mut refusals))
         }
+        Kind::Node => {
+            let object = core::Node::deserialize(value).unwrap_or_default();
+            Event::Node(convert::node(&object))
+        }
     };
-    vec![
-        event,
-        Event::Refused(object_name(kind, name), refusals.list),
-    ]
+    vec![event, Event::Refused(kind.object(name), refusals.list)]
 }

@@ -1,28 +1,35 @@
-//! The loop: events into the model, the model into changes, changes into the dataplane.
+//! The loop: events into the planner, what they touch into changes, changes into the dataplane.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use headgate_model::{Actual, Change, Dataplane, Model, Node, Refusal, desired, diff};
+use headgate_model::{
+    Actual, Change, Dataplane, HealthCheck, Node, ObjectName, Planner, Refusal, ServiceName,
+    Touched, diff,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tracing::{error, info, warn};
 
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, NodeState};
 
 /// After this long the maps are written although a source has not listed everything.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before changes that failed are tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the maps are compared with what was written.
+const AUDIT: Duration = Duration::from_secs(60);
 
 /// A change that the dataplane refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
+    /// The Service it was for, if it was for one alone.
+    pub service: Option<ServiceName>,
     /// What it was about.
     pub object: String,
     /// Why it failed.
@@ -48,30 +55,41 @@ pub struct Status {
     pub failures: Vec<Failure>,
     /// Why the source cannot be reached.
     pub disconnected: Option<String>,
+    /// What load balancers are told.
+    pub health_checks: BTreeMap<ServiceName, HealthCheck>,
+    /// What the API says of this node.
+    pub node: NodeState,
+    /// Entries that an audit found changed by somebody else and put right.
+    pub repaired: u64,
+    /// Events taken up, by kind.
+    pub events: BTreeMap<Kind, u64>,
+    /// When the last pass ended, and how long it took.
+    pub last_pass: Option<(SystemTime, Duration)>,
 }
 
 /// State of the loop.
 #[derive(Debug)]
 pub struct Reconciler<D> {
     dataplane: D,
-    model: Model,
-    node: Node,
+    planner: Planner,
     actual: Actual,
     missing: BTreeSet<Kind>,
-    refused: BTreeMap<String, Vec<Refusal>>,
+    /// Whether every key is to be compared, and not those alone that were touched.
+    is_full: bool,
+    refused: BTreeMap<ObjectName, Vec<Refusal>>,
     status: Status,
 }
 
 impl<D: Dataplane> Reconciler<D> {
     /// Starts from what the dataplane holds.
     pub fn new(mut dataplane: D, node: Node) -> Result<Self, D::Error> {
-        let actual = dataplane.restore()?;
+        let (actual, _) = dataplane.restore()?;
         Ok(Self {
             dataplane,
-            model: Model::default(),
-            node,
+            planner: Planner::new(node),
             actual,
-            missing: BTreeSet::from([Kind::Service, Kind::EndpointSlice]),
+            missing: BTreeSet::from(Kind::ALL),
+            is_full: true,
             refused: BTreeMap::new(),
             status: Status::default(),
         })
@@ -84,27 +102,32 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// Takes up what a source told.
     pub fn note(&mut self, event: Event) {
+        let mut count = |kind| *self.status.events.entry(kind).or_default() += 1;
         match event {
-            Event::Service(name, Some(service)) => {
-                self.model.services.insert(name, service);
+            Event::Service(name, service) => {
+                count(Kind::Service);
+                self.planner.set_service(&name, service);
             }
-            Event::Service(name, None) => {
-                self.model.services.remove(&name);
+            Event::Slice(name, slice) => {
+                count(Kind::EndpointSlice);
+                self.planner.set_slice(&name, slice);
             }
-            Event::Slice(name, Some(slice)) => {
-                self.model.slices.insert(name, slice);
-            }
-            Event::Slice(name, None) => {
-                self.model.slices.remove(&name);
+            Event::Node(state) => {
+                count(Kind::Node);
+                let mut node = self.planner.node().clone();
+                node.zone.clone_from(&state.zone);
+                self.planner.set_node(node);
+                self.status.node = state;
             }
             Event::Listed(kind) => {
                 self.missing.remove(&kind);
             }
             Event::Refused(object, refusals) => {
-                let before = self
-                    .refused
-                    .insert(object, refusals.clone())
-                    .unwrap_or_default();
+                let before = match refusals.is_empty() {
+                    true => self.refused.remove(&object),
+                    false => self.refused.insert(object, refusals.clone()),
+                };
+                let before = before.unwrap_or_default();
                 for refusal in refusals.iter().filter(|refusal| !before.contains(refusal)) {
                     warn!("{refusal}");
                 }
@@ -120,9 +143,10 @@ impl<D: Dataplane> Reconciler<D> {
         }
     }
 
-    /// Takes up new addresses of this node.
+    /// Takes up new addresses of this node. Its zone is the API's to say.
     pub fn note_node(&mut self, node: Node) {
-        self.node = node;
+        let zone = self.status.node.zone.clone();
+        self.planner.set_node(Node { zone, ..node });
     }
 
     /// Whether every kind was listed. Before that a list may lack what the maps rightly hold.
@@ -140,45 +164,46 @@ impl<D: Dataplane> Reconciler<D> {
         }
     }
 
+    /// Compares the maps with what was written. The next pass repairs what somebody else changed.
+    pub fn audit(&mut self) -> Result<(), D::Error> {
+        let (found, strays) = self.dataplane.restore()?;
+        let differing = differences(&found, &self.actual) + strays;
+        if differing > 0 {
+            warn!(
+                entries = differing,
+                "somebody else wrote to the maps: repaired"
+            );
+            self.status.repaired += differing as u64;
+            self.actual = found;
+            self.is_full = true;
+        }
+        Ok(())
+    }
+
     /// Brings the dataplane in step. False if something failed and should be tried again.
     pub fn reconcile(&mut self) -> bool {
-        let (wanted, conflicts) = desired(&self.model, &self.node);
-        let changes = diff(&self.actual, &wanted);
-        let mut failures = Vec::new();
-        for change in &changes {
-            match self.dataplane.apply(change) {
-                Ok(()) => self.actual.record(change),
-                Err(reason) => failures.push(Failure {
-                    object: object(change),
-                    reason: reason.to_string(),
-                }),
-            }
+        let start = Instant::now();
+        let mut touched = self.planner.update();
+        if std::mem::take(&mut self.is_full) {
+            touched = Touched::everything(&self.actual, self.planner.desired());
         }
-        if let Err(reason) = self.dataplane.finish() {
-            failures.push(Failure {
-                object: "connections".into(),
-                reason: reason.to_string(),
-            });
-        }
+        let changes = diff(&self.actual, self.planner.desired(), &touched);
+        let failures = self.apply(&changes);
         for failure in failures
             .iter()
             .filter(|failure| !self.status.failures.contains(failure))
         {
             error!("{}: {}", failure.object, failure.reason);
         }
-        let refusals: Vec<Refusal> = self
-            .refused
-            .values()
-            .flatten()
-            .cloned()
-            .chain(conflicts.clone())
-            .collect();
-        for conflict in conflicts
+        let lost = self.planner.refusals();
+        for refusal in lost
             .iter()
             .filter(|new| !self.status.refusals.contains(new))
         {
-            warn!("{conflict}");
+            warn!("{refusal}");
         }
+        let told = self.refused.values().flatten().cloned();
+        self.status.refusals = told.chain(lost).collect();
         self.status.revision += 1;
         if !changes.is_empty() {
             info!(
@@ -195,45 +220,141 @@ impl<D: Dataplane> Reconciler<D> {
         self.status.services = self.actual.services.len();
         self.status.backends = self.actual.backends.len();
         self.status.frontends = self.actual.frontends.len();
-        self.status.refusals = refusals;
+        let health_checks = &self.planner.desired().health_checks;
+        self.status.health_checks.clone_from(health_checks);
+        self.status.last_pass = Some((SystemTime::now(), start.elapsed()));
         self.status.failures = failures;
-        self.status.failures.is_empty()
+        self.is_full = !self.status.failures.is_empty();
+        !self.is_full
+    }
+
+    /// Makes the changes that can be made: one that failed holds up those that build on it, and no
+    /// others.
+    fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for change in changes {
+            let result = match !failures.is_empty() && !is_possible(&self.actual, change) {
+                true => Err("waits for what it refers to".to_owned()),
+                false => self
+                    .dataplane
+                    .apply(change)
+                    .map_err(|error| error.to_string()),
+            };
+            match result {
+                Ok(()) => self.actual.record(change),
+                Err(reason) => failures.push(failure(change, reason)),
+            }
+        }
+        if let Err(error) = self.dataplane.finish() {
+            failures.push(Failure {
+                service: None,
+                object: "connections".into(),
+                reason: error.to_string(),
+            });
+        }
+        failures
     }
 }
 
-/// What a change is about.
-fn object(change: &Change) -> String {
+/// Whether everything is there that a change refers to, or nothing is that refers to what it
+/// removes.
+fn is_possible(actual: &Actual, change: &Change) -> bool {
     match change {
+        Change::PutService { spec, .. } => spec
+            .backends
+            .iter()
+            .all(|backend| actual.backends.contains_key(backend)),
+        Change::PutFrontend { spec, .. } => [&spec.inside, &spec.outside]
+            .into_iter()
+            .all(|key| actual.services.contains_key(key)),
+        Change::DeleteService { key, .. } => !actual
+            .frontends
+            .values()
+            .any(|spec| spec.inside == *key || spec.outside == *key),
+        Change::DeleteBackend { backend, .. } => !actual
+            .services
+            .values()
+            .any(|(_, spec)| spec.backends.contains(backend)),
+        Change::PutBackend { .. }
+        | Change::PutAddress { .. }
+        | Change::DeleteAddress { .. }
+        | Change::DeleteFrontend { .. } => true,
+    }
+}
+
+/// Number of keys that differ.
+fn differences(a: &Actual, b: &Actual) -> usize {
+    fn of<K: Ord, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> usize {
+        let missing = b.keys().filter(|key| !a.contains_key(key)).count();
+        missing
+            + a.iter()
+                .filter(|(key, value)| b.get(key) != Some(value))
+                .count()
+    }
+    of(&a.services, &b.services)
+        + of(&a.backends, &b.backends)
+        + of(&a.frontends, &b.frontends)
+        + of(&a.addresses, &b.addresses)
+}
+
+fn failure(change: &Change, reason: String) -> Failure {
+    let (service, object) = match change {
         Change::PutBackend { backend, .. } | Change::DeleteBackend { backend, .. } => {
-            format!("backend {backend}")
+            (None, format!("backend {backend}"))
         }
         Change::PutService { key, .. } | Change::DeleteService { key, .. } => {
-            format!("Service {key}")
+            (Some(key.service.clone()), format!("Service {key}"))
         }
         Change::PutFrontend { frontend, spec, .. } => {
-            format!("Service {}, frontend {frontend}", spec.inside.service)
+            let service = &spec.inside.service;
+            (
+                Some(service.clone()),
+                format!("Service {service}, frontend {frontend}"),
+            )
         }
-        Change::DeleteFrontend { frontend } => format!("frontend {frontend}"),
+        Change::DeleteFrontend { frontend } => (None, format!("frontend {frontend}")),
+        Change::PutAddress { address, .. } | Change::DeleteAddress { address } => {
+            (None, format!("address {address}"))
+        }
+    };
+    Failure {
+        service,
+        object,
+        reason,
     }
+}
+
+/// What the loop listens to.
+#[derive(Debug)]
+pub struct Inputs {
+    /// What the source tells.
+    pub events: mpsc::Receiver<Event>,
+    /// What the node is like.
+    pub nodes: watch::Receiver<Node>,
+    /// Asks for an audit now.
+    pub audits: mpsc::Receiver<()>,
 }
 
 /// Runs until `shutdown`: events that come together are one pass.
 pub async fn run<D: Dataplane>(
     mut reconciler: Reconciler<D>,
-    mut events: mpsc::Receiver<Event>,
-    mut nodes: watch::Receiver<Node>,
+    inputs: Inputs,
     status: watch::Sender<Status>,
     shutdown: impl Future<Output = ()>,
 ) {
+    let Inputs {
+        mut events,
+        mut nodes,
+        mut audits,
+    } = inputs;
     let mut shutdown = std::pin::pin!(shutdown);
     let give_up = Instant::now() + LIST_TIMEOUT;
+    let mut next_audit = Instant::now() + AUDIT;
     let mut retry = None;
     loop {
-        let wake = if reconciler.is_listed() {
-            retry
-        } else {
-            Some(give_up)
-        };
+        let is_listed = reconciler.is_listed();
+        let wake = if is_listed { retry } else { Some(give_up) };
+        let mut is_audit = false;
         tokio::select! {
             () = &mut shutdown => return,
             event = events.recv() => {
@@ -245,7 +366,17 @@ pub async fn run<D: Dataplane>(
             }
             Ok(()) = nodes.changed() => reconciler.note_node(nodes.borrow_and_update().clone()),
             () = sleep_until(wake.unwrap_or(give_up)), if wake.is_some() => {
-                reconciler.stop_waiting();
+                if !is_listed {
+                    reconciler.stop_waiting();
+                }
+            }
+            Some(()) = audits.recv() => is_audit = true,
+            () = sleep_until(next_audit) => is_audit = true,
+        }
+        if is_audit {
+            next_audit = Instant::now() + AUDIT;
+            if let Err(error) = reconciler.audit() {
+                error!("audit: {error}");
             }
         }
         if reconciler.is_listed() {

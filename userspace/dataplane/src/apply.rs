@@ -1,27 +1,25 @@
 //! The one writer of the maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::{Duration, Instant},
 };
 
-use aya::maps::MapError;
+use aya::maps::{MapError, lpm_trie};
 use headgate_abi::{
-    Addr, BackendEntry, CtState, FrontendEntry, FrontendFlags, FrontendKey, Port, ServiceEntry,
-    ServiceLabel, SlotRange, names,
+    Addr, AddressEntry, BackendEntry, CtState, FrontendEntry, FrontendFlags, FrontendKey,
+    MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, names,
 };
 use headgate_datapath::maglev::{self, Candidate};
 use headgate_model::{
-    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, Frontend, FrontendKind,
-    FrontendSpec, Protocol, Scope, ServiceId, ServiceKey, ServiceSpec,
+    Actual, AddressKind, Backend, BackendId, BackendSpec, Change, Dataplane, Frontend,
+    FrontendKind, FrontendSpec, Protocol, Scope, ServiceId, ServiceKey, ServiceSpec,
 };
+use ipnet::IpNet;
 
-use crate::{error::Error, maps::Maps};
+use crate::{error::Error, maps::Maps, slots::Slots, sockets};
 
-/// How long slots that no service refers to are left alone. A program that read the old range
-/// finishes within microseconds; nothing but a stopped virtual machine takes it longer.
-const QUARANTINE: Duration = Duration::from_secs(2);
+type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 
 /// Writes the maps.
 pub struct Writer {
@@ -29,7 +27,8 @@ pub struct Writer {
     seed: u32,
     table_size: u32,
     slots: Slots,
-    removed: BTreeSet<u32>,
+    /// Service and backend ids that belong together no more.
+    removed: BTreeSet<MemberKey>,
 }
 
 impl Writer {
@@ -62,7 +61,6 @@ impl Writer {
         {
             self.maps.reset_backend_traffic(id)?;
         }
-        self.removed.remove(&id);
         full_unless(
             self.maps.backends.set(id, entry),
             names::BACKENDS,
@@ -79,9 +77,12 @@ impl Writer {
     ) -> Result<(), Error> {
         let label =
             ServiceLabel::new(&key.to_string()).ok_or_else(|| Error::Label(key.to_string()))?;
-        let old = self.maps.services.get(id);
         let capacity = self.maps.services.len();
-        full_unless(old.is_some(), names::SERVICES, capacity)?;
+        let old = self.maps.services.get(id);
+        let old = old.ok_or(Error::Full {
+            name: names::SERVICES,
+            capacity,
+        })?;
         let table = self.table(spec, backends);
         let range = self.slots.take(table.len() as u32)?;
         for (slot, backend) in (range.first..).zip(&table) {
@@ -96,10 +97,91 @@ impl Writer {
             names::SERVICE_LABELS,
             capacity,
         )?;
-        let entry = ServiceEntry::new(range, spec.affinity_timeout_s);
+        let before = self.backends_in(old.slots());
+        let now: BTreeSet<u32> = backends.iter().map(|backend| backend.0).collect();
+        self.set_source_ranges(id, &spec.source_ranges)?;
+        if spec.affinity_timeout_s != 0 {
+            for backend in &now {
+                self.add_member(id, *backend)?;
+            }
+        }
+        let flags = if spec.consistent {
+            ServiceFlags::CONSISTENT
+        } else {
+            ServiceFlags::default()
+        };
+        let entry = ServiceEntry::new(range, spec.affinity_timeout_s, flags);
         full_unless(self.maps.services.set(id, entry), names::SERVICES, capacity)?;
-        self.slots.give_back(old.unwrap_or_default().slots());
+        self.slots.give_back(old.slots());
+        let has_affinity = spec.affinity_timeout_s != 0;
+        let gone = before.difference(&now);
+        let no_members = before.iter().filter(|_| !has_affinity);
+        let gone: BTreeSet<u32> = gone.copied().collect();
+        for backend in gone.iter().chain(no_members) {
+            self.remove_member(id, *backend)?;
+        }
+        let pairs = gone.into_iter().map(|backend| MemberKey {
+            service: id,
+            backend,
+        });
+        self.removed.extend(pairs);
         Ok(())
+    }
+
+    fn backends_in(&self, range: SlotRange) -> BTreeSet<u32> {
+        let slots = range.first..range.first.saturating_add(range.count);
+        slots.filter_map(|slot| self.maps.slots.get(slot)).collect()
+    }
+
+    fn add_member(&mut self, service: u32, backend: u32) -> Result<(), Error> {
+        let result = self
+            .maps
+            .members
+            .insert(MemberKey { service, backend }, 0, 0);
+        result.map_err(|source| full_or(names::AFFINITY_MEMBERS, source))
+    }
+
+    fn remove_member(&mut self, service: u32, backend: u32) -> Result<(), Error> {
+        let result = self.maps.members.remove(&MemberKey { service, backend });
+        removed(names::AFFINITY_MEMBERS, result)
+    }
+
+    /// Additions first, so that no client is turned away in between.
+    fn set_source_ranges(&mut self, service: u32, ranges: &[IpNet]) -> Result<(), Error> {
+        let old = self.source_ranges()?.remove(&service).unwrap_or_default();
+        for range in ranges.iter().filter(|range| !old.contains(range)) {
+            let result = self
+                .maps
+                .source_ranges
+                .insert(&range_key(service, range), 0, 0);
+            result.map_err(|source| full_or(names::SOURCE_RANGES, source))?;
+        }
+        for range in old.iter().filter(|range| !ranges.contains(range)) {
+            let result = self.maps.source_ranges.remove(&range_key(service, range));
+            removed(names::SOURCE_RANGES, result)?;
+        }
+        Ok(())
+    }
+
+    /// Source ranges by service id, sorted.
+    fn source_ranges(&self) -> Result<BTreeMap<u32, Vec<IpNet>>, Error> {
+        let mut ranges: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        for key in self.maps.source_ranges.keys() {
+            let key = key.map_err(|source| Error::map(names::SOURCE_RANGES, source))?;
+            let RangeKey { service, address } = key.data();
+            let address = IpAddr::from(address);
+            let before = match address {
+                IpAddr::V4(_) => RangeKey::BITS_BEFORE_V4,
+                IpAddr::V6(_) => RangeKey::BITS_BEFORE_V6,
+            };
+            if let Ok(range) = IpNet::new(address, key.prefix_len().saturating_sub(before) as u8) {
+                ranges.entry(service).or_default().push(range);
+            }
+        }
+        for ranges in ranges.values_mut() {
+            ranges.sort();
+        }
+        Ok(ranges)
     }
 
     /// Backend ids in the order of the slots. Where nodes need not agree, a plain list is shorter,
@@ -140,33 +222,63 @@ impl Writer {
             flags: flags(spec),
         };
         let result = self.maps.frontends.insert(frontend_key(frontend), entry, 0);
-        result.map_err(|source| match source {
-            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
-                Error::Full {
-                    name: names::FRONTENDS,
-                    capacity: self.maps.frontend_capacity(),
-                }
-            }
-            source => Error::map(names::FRONTENDS, source),
-        })
+        result.map_err(|source| full_or(names::FRONTENDS, source))
     }
 
-    fn delete_service(&mut self, id: u32) {
-        if let Some(old) = self.maps.services.get(id) {
-            self.slots.give_back(old.slots());
+    fn put_address(&mut self, address: IpAddr, kind: AddressKind) -> Result<(), Error> {
+        let entry = match kind {
+            AddressKind::Shared => AddressEntry::SHARED,
+            AddressKind::Service => AddressEntry::SERVICE,
+        };
+        let result = self.maps.addresses.insert(Addr::from(address), entry, 0);
+        result.map_err(|source| full_or(names::ADDRESSES, source))
+    }
+
+    fn delete_service(&mut self, id: u32) -> Result<(), Error> {
+        let old = self.maps.services.get(id).unwrap_or_default();
+        for backend in self.backends_in(old.slots()) {
+            self.remove_member(id, backend)?;
+            self.removed.insert(MemberKey {
+                service: id,
+                backend,
+            });
         }
+        self.set_source_ranges(id, &[])?;
+        self.slots.give_back(old.slots());
         // An id that was given out is within the maps.
         let _is_there = self.maps.services.set(id, ServiceEntry::default());
         if let Some(label) = ServiceLabel::new("") {
             let _is_there = self.maps.labels.set(id, label);
         }
+        Ok(())
     }
 
+    fn restore_backends(&self) -> BTreeMap<u32, (Backend, BackendSpec)> {
+        let entries = (1..self.maps.backends.len()).filter_map(|id| {
+            let entry = self.maps.backends.get(id)?;
+            (entry.port.number() != 0).then_some((id, entry))
+        });
+        let known = entries.map(|(id, entry)| {
+            let backend = Backend {
+                address: IpAddr::from(entry.address),
+                port: entry.port.number(),
+                protocol: model_protocol(entry.protocol),
+            };
+            let local = entry.local != 0;
+            (id, (backend, BackendSpec { local }))
+        });
+        known.collect()
+    }
+
+    /// Services, and the members that those with affinity should have.
     fn restore_services(
         &mut self,
-        backends: &BTreeMap<u32, Backend>,
-    ) -> BTreeMap<ServiceKey, (ServiceId, ServiceSpec)> {
+        backends: &BTreeMap<u32, (Backend, BackendSpec)>,
+    ) -> Result<(Services, BTreeSet<MemberKey>), Error> {
         let mut services = BTreeMap::new();
+        let mut members = BTreeSet::new();
+        let mut used = Vec::new();
+        let mut ranges = self.source_ranges()?;
         for id in 1..self.maps.services.len() {
             let (Some(entry), Some(label)) = (self.maps.services.get(id), self.maps.labels.get(id))
             else {
@@ -175,37 +287,57 @@ impl Writer {
             let Ok(key) = label.text().parse::<ServiceKey>() else {
                 continue;
             };
-            let range = entry.slots();
-            self.slots.keep(range);
-            let slots = range.first..range.first.saturating_add(range.count);
-            let ids: BTreeSet<u32> = slots.filter_map(|slot| self.maps.slots.get(slot)).collect();
-            let mut backends: Vec<Backend> = ids
-                .iter()
-                .filter_map(|id| backends.get(id))
-                .copied()
-                .collect();
+            used.push(entry.slots());
+            let ids = self.backends_in(entry.slots());
+            if entry.affinity_timeout_s != 0 {
+                members.extend(ids.iter().map(|backend| MemberKey {
+                    service: id,
+                    backend: *backend,
+                }));
+            }
+            let known = ids.iter().filter_map(|id| backends.get(id));
+            let mut backends: Vec<Backend> = known.map(|(backend, _)| *backend).collect();
             backends.sort();
             let spec = ServiceSpec {
-                consistent: range.count as usize > ids.len(),
                 backends,
+                consistent: entry.flags == ServiceFlags::CONSISTENT,
                 affinity_timeout_s: entry.affinity_timeout_s,
+                source_ranges: ranges.remove(&id).unwrap_or_default(),
             };
             services.insert(key, (ServiceId(id), spec));
         }
-        services
+        self.slots.restore(used);
+        Ok((services, members))
     }
 
+    /// Makes the members of services with affinity what they should be; returns how many were not.
+    fn restore_members(&mut self, wanted: &BTreeSet<MemberKey>) -> Result<usize, Error> {
+        let failed = |source| Error::map(names::AFFINITY_MEMBERS, source);
+        let found = self.maps.members.keys().collect::<Result<BTreeSet<_>, _>>();
+        let found = found.map_err(failed)?;
+        for key in found.difference(wanted) {
+            self.remove_member(key.service, key.backend)?;
+        }
+        for key in wanted.difference(&found) {
+            self.add_member(key.service, key.backend)?;
+        }
+        Ok(found.symmetric_difference(wanted).count())
+    }
+
+    /// Frontends; those that name no service are removed and counted.
     fn restore_frontends(
-        &self,
-        services: &BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>,
-    ) -> Result<BTreeMap<Frontend, FrontendSpec>, Error> {
+        &mut self,
+        services: &Services,
+    ) -> Result<(BTreeMap<Frontend, FrontendSpec>, usize), Error> {
         let keys: BTreeMap<u32, &ServiceKey> =
             services.iter().map(|(key, (id, _))| (id.0, key)).collect();
         let mut frontends = BTreeMap::new();
+        let mut strays = Vec::new();
         for item in self.maps.frontends.iter() {
             let (key, entry) = item.map_err(|source| Error::map(names::FRONTENDS, source))?;
-            let (Some(inside), Some(outside)) = (keys.get(&entry.inside), keys.get(&entry.outside))
-            else {
+            let services = (keys.get(&entry.inside), keys.get(&entry.outside));
+            let (Some(inside), Some(outside)) = services else {
+                strays.push(key);
                 continue;
             };
             let frontend = Frontend {
@@ -223,46 +355,96 @@ impl Writer {
                 kind,
                 inside: (*inside).clone(),
                 outside: (*outside).clone(),
+                is_restricted: entry.flags.has(FrontendFlags::SOURCE_RANGES),
             };
             frontends.insert(frontend, spec);
         }
-        Ok(frontends)
+        for key in &strays {
+            removed(names::FRONTENDS, self.maps.frontends.remove(key))?;
+        }
+        Ok((frontends, strays.len()))
+    }
+
+    fn restore_addresses(&self) -> Result<BTreeMap<IpAddr, AddressKind>, Error> {
+        let entries = self.maps.addresses.iter().map(|item| {
+            let (address, entry) = item.map_err(|source| Error::map(names::ADDRESSES, source))?;
+            let kind = match entry {
+                AddressEntry::SERVICE => AddressKind::Service,
+                _ => AddressKind::Shared,
+            };
+            Ok((IpAddr::from(address), kind))
+        });
+        entries.collect()
+    }
+
+    /// Forgets the connections of removed pairs that nobody would miss: UDP, which has no end of
+    /// its own, and TCP that was never answered. Established TCP ends as its ends see fit.
+    fn forget_connections(&mut self) -> Result<(), Error> {
+        let mut stale = Vec::new();
+        for item in self.maps.connections.iter() {
+            let (flow, entry) = item.map_err(|source| Error::map(names::CONNTRACK, source))?;
+            let pair = MemberKey {
+                service: entry.service,
+                backend: entry.backend,
+            };
+            let is_dispensable =
+                flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW;
+            if is_dispensable && self.removed.contains(&pair) {
+                stale.push(flow);
+            }
+        }
+        for flow in stale {
+            removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the connected UDP sockets of removed pairs.
+    fn end_sockets(&mut self) -> Result<(), Error> {
+        let mut stale = Vec::new();
+        for item in self.maps.sockets.iter() {
+            let (key, entry) = item.map_err(|source| Error::map(names::SOCKETS, source))?;
+            let pair = MemberKey {
+                service: entry.service,
+                backend: entry.backend,
+            };
+            if key.protocol == headgate_abi::Protocol::UDP && self.removed.contains(&pair) {
+                stale.push(key);
+            }
+        }
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let cookies = stale.iter().map(|key| key.cookie).collect();
+        sockets::destroy_udp(&cookies).map_err(Error::Sockets)?;
+        for key in stale {
+            removed(names::SOCKETS, self.maps.sockets.remove(&key))?;
+        }
+        Ok(())
     }
 }
 
 impl Dataplane for Writer {
     type Error = Error;
 
-    fn restore(&mut self) -> Result<Actual, Error> {
-        let mut backends = BTreeMap::new();
-        let mut by_id = BTreeMap::new();
-        for id in 1..self.maps.backends.len() {
-            let Some(entry) = self
-                .maps
-                .backends
-                .get(id)
-                .filter(|entry| entry.port.number() != 0)
-            else {
-                continue;
-            };
-            let backend = Backend {
-                address: IpAddr::from(entry.address),
-                port: entry.port.number(),
-                protocol: model_protocol(entry.protocol),
-            };
-            let spec = BackendSpec {
-                local: entry.local != 0,
-            };
-            backends.insert(backend, (BackendId(id), spec));
-            by_id.insert(id, backend);
-        }
-        let services = self.restore_services(&by_id);
-        let frontends = self.restore_frontends(&services)?;
-        Ok(Actual {
+    fn restore(&mut self) -> Result<(Actual, usize), Error> {
+        let by_id = self.restore_backends();
+        let (services, members) = self.restore_services(&by_id)?;
+        let (frontends, strays) = self.restore_frontends(&services)?;
+        let strays = strays + self.restore_members(&members)?;
+        let backends: BTreeMap<Backend, (BackendId, BackendSpec)> = by_id
+            .into_iter()
+            .map(|(id, (backend, spec))| (backend, (BackendId(id), spec)))
+            .collect();
+        let actual = Actual {
+            service_ids: services.values().map(|(id, _)| id.0).collect(),
+            backend_ids: backends.values().map(|(id, _)| id.0).collect(),
             services,
             backends,
             frontends,
-        })
+            addresses: self.restore_addresses()?,
+        };
+        Ok((actual, strays))
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
@@ -280,45 +462,29 @@ impl Dataplane for Writer {
                 inside,
                 outside,
             } => self.put_frontend(frontend, spec, *inside, *outside),
-            Change::DeleteFrontend { frontend } => self
-                .maps
-                .frontends
-                .remove(&frontend_key(frontend))
-                .map_err(|source| Error::map(names::FRONTENDS, source)),
-            Change::DeleteService { id, .. } => {
-                self.delete_service(id.0);
-                Ok(())
+            Change::PutAddress { address, kind } => self.put_address(*address, *kind),
+            Change::DeleteAddress { address } => {
+                let result = self.maps.addresses.remove(&Addr::from(*address));
+                removed(names::ADDRESSES, result)
             }
+            Change::DeleteFrontend { frontend } => {
+                let result = self.maps.frontends.remove(&frontend_key(frontend));
+                removed(names::FRONTENDS, result)
+            }
+            Change::DeleteService { id, .. } => self.delete_service(id.0),
             Change::DeleteBackend { id, .. } => {
                 let _is_there = self.maps.backends.set(id.0, BackendEntry::default());
-                self.removed.insert(id.0);
                 Ok(())
             }
         }
     }
 
-    /// Forgets the connections to removed backends that nobody would miss: UDP, which has no end of
-    /// its own, and TCP that was never answered. Established TCP ends as its ends see fit.
     fn finish(&mut self) -> Result<(), Error> {
         if self.removed.is_empty() {
             return Ok(());
         }
-        let mut stale = Vec::new();
-        for item in self.maps.connections.iter() {
-            let (flow, entry) = item.map_err(|source| Error::map(names::CONNTRACK, source))?;
-            let is_dispensable =
-                flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW;
-            if is_dispensable && self.removed.contains(&entry.backend) {
-                stale.push(flow);
-            }
-        }
-        for flow in stale {
-            match self.maps.connections.remove(&flow) {
-                // The table may have dropped it meanwhile.
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(Error::map(names::CONNTRACK, source)),
-            }
-        }
+        self.forget_connections()?;
+        self.end_sockets()?;
         self.removed.clear();
         Ok(())
     }
@@ -330,6 +496,46 @@ fn full_unless(fits: bool, name: &'static str, capacity: u32) -> Result<(), Erro
     } else {
         Err(Error::Full { name, capacity })
     }
+}
+
+/// An error of an insertion, which for a map without room names the map.
+fn full_or(name: &'static str, source: MapError) -> Error {
+    match &source {
+        MapError::SyscallError(error)
+            if matches!(
+                error.io_error.raw_os_error(),
+                Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM)
+            ) =>
+        {
+            Error::NoRoom { name }
+        }
+        _ => Error::map(name, source),
+    }
+}
+
+/// The result of a removal. What is gone already, evicted or removed by hand, is as wanted.
+fn removed(name: &str, result: Result<(), MapError>) -> Result<(), Error> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(Error::map(name, source)),
+    }
+}
+
+fn range_key(service: u32, range: &IpNet) -> lpm_trie::Key<RangeKey> {
+    let before = match range {
+        IpNet::V4(_) => RangeKey::BITS_BEFORE_V4,
+        IpNet::V6(_) => RangeKey::BITS_BEFORE_V6,
+    };
+    let address = Addr::from(range.network());
+    lpm_trie::Key::new(
+        before + u32::from(range.prefix_len()),
+        RangeKey { service, address },
+    )
 }
 
 fn protocol(protocol: Protocol) -> headgate_abi::Protocol {
@@ -370,62 +576,8 @@ fn flags(spec: &FrontendSpec) -> FrontendFlags {
     if spec.outside.scope == Scope::Local {
         flags |= FrontendFlags::DROP_OUTSIDE.0;
     }
+    if spec.is_restricted {
+        flags |= FrontendFlags::SOURCE_RANGES.0;
+    }
     FrontendFlags(flags)
-}
-
-/// Which slots are free.
-struct Slots {
-    capacity: u32,
-    /// First slot and number of slots of each range in use or in quarantine.
-    used: BTreeMap<u32, u32>,
-    quarantine: VecDeque<(Instant, u32)>,
-}
-
-impl Slots {
-    fn new(capacity: u32) -> Self {
-        Self {
-            capacity,
-            used: BTreeMap::new(),
-            quarantine: VecDeque::new(),
-        }
-    }
-
-    fn keep(&mut self, range: SlotRange) {
-        if range.count > 0 {
-            self.used.insert(range.first, range.count);
-        }
-    }
-
-    /// The first gap that is large enough.
-    fn take(&mut self, count: u32) -> Result<SlotRange, Error> {
-        while let Some((since, first)) = self.quarantine.front() {
-            if since.elapsed() < QUARANTINE {
-                break;
-            }
-            self.used.remove(first);
-            self.quarantine.pop_front();
-        }
-        let mut first = 0;
-        for (start, len) in &self.used {
-            if start - first >= count {
-                break;
-            }
-            first = start + len;
-        }
-        if self.capacity - first < count {
-            return Err(Error::Full {
-                name: names::SLOTS,
-                capacity: self.capacity,
-            });
-        }
-        let range = SlotRange { first, count };
-        self.keep(range);
-        Ok(range)
-    }
-
-    fn give_back(&mut self, range: SlotRange) {
-        if range.count > 0 {
-            self.quarantine.push_back((Instant::now(), range.first));
-        }
-    }
 }

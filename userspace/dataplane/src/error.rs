@@ -34,6 +34,12 @@ pub enum Error {
         /// Its size.
         capacity: u32,
     },
+    /// A hash map takes no more; its size is an option of the agent.
+    #[error("map {name} is full")]
+    NoRoom {
+        /// Name of the map.
+        name: &'static str,
+    },
     /// A pin could not be made or read.
     #[error("cannot use pin {}: {source}", path.display())]
     Pin {
@@ -66,6 +72,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Sockets of a removed backend could not be ended.
+    #[error("cannot end UDP sockets of removed backends: {0}")]
+    Sockets(#[source] io::Error),
     /// A service's name does not fit into the label map.
     #[error("the name of service {0} is too long")]
     Label(String),

@@ -7,6 +7,8 @@ mod attach;
 mod error;
 mod load;
 mod maps;
+mod slots;
+mod sockets;
 mod sys;
 
 pub use apply::Writer;

@@ -29,6 +29,10 @@ pub struct Options {
     pub backends: u32,
     /// Slots of all services together.
     pub slots: u32,
+    /// Source ranges of all services together.
+    pub source_ranges: u32,
+    /// Clients of services with affinity.
+    pub affinities: u32,
     /// Connection entries, two for each connection.
     pub connections: u32,
     /// Translated sockets.
@@ -43,6 +47,8 @@ impl Default for Options {
             services: 1 << 16,
             backends: 1 << 17,
             slots: 1 << 20,
+            source_ranges: 1 << 16,
+            affinities: 1 << 16,
             connections: 1 << 18,
             sockets: 1 << 16,
         }
@@ -72,6 +78,10 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
     loader
         .override_global(names::CONFIG, &options.config, true)
         .map_max_entries(names::FRONTENDS, options.frontends)
+        .map_max_entries(names::ADDRESSES, options.frontends)
+        .map_max_entries(names::SOURCE_RANGES, options.source_ranges)
+        .map_max_entries(names::AFFINITY, options.affinities)
+        .map_max_entries(names::AFFINITY_MEMBERS, options.backends)
         .map_max_entries(names::SERVICES, options.services)
         .map_max_entries(names::SERVICE_LABELS, options.services)
         .map_max_entries(names::SERVICE_TRAFFIC, options.services)

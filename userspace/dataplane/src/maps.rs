@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
 use headgate_abi::{
-    ABI_VERSION, BackendEntry, CtEntry, FlowKey, FrontendEntry, FrontendKey, Reason, ServiceEntry,
-    ServiceLabel, SocketEntry, SocketKey, Traffic, names,
+    ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, FlowKey,
+    FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason, ServiceEntry, ServiceLabel,
+    SocketEntry, SocketKey, Traffic, names,
 };
 
 use crate::{array::SharedArray, error::Error};
@@ -24,6 +25,8 @@ pub fn pin_folder(pins: &Path) -> PathBuf {
     reason = "aya's per-CPU arrays have none"
 )]
 pub struct Maps {
+    /// Addresses of frontends.
+    pub addresses: HashMap<MapData, Addr, AddressEntry>,
     /// Frontends.
     pub frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
     /// Services by id.
@@ -34,6 +37,12 @@ pub struct Maps {
     pub slots: SharedArray<u32>,
     /// Backends by id.
     pub backends: SharedArray<BackendEntry>,
+    /// Source ranges by service.
+    pub source_ranges: LpmTrie<MapData, RangeKey, u32>,
+    /// Backends of services with affinity.
+    pub members: HashMap<MapData, MemberKey, u32>,
+    /// Last backends of clients.
+    pub affinities: HashMap<MapData, AffinityKey, AffinityEntry>,
     /// Connections.
     pub connections: HashMap<MapData, FlowKey, CtEntry>,
     /// Translated sockets.
@@ -41,35 +50,28 @@ pub struct Maps {
     reasons: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
-    frontend_capacity: u32,
 }
 
 impl Maps {
     /// Opens the maps pinned below `pins`.
     pub fn open(pins: &Path, writable: bool) -> Result<Self, Error> {
         let folder = pin_folder(pins);
-        let frontends = open(&folder, names::FRONTENDS)?;
-        let info = frontends
-            .info()
-            .map_err(|source| Error::map(names::FRONTENDS, source))?;
         Ok(Self {
-            frontend_capacity: info.max_entries(),
+            addresses: hash(&folder, names::ADDRESSES)?,
             frontends: hash(&folder, names::FRONTENDS)?,
             services: array(&folder, names::SERVICES, writable)?,
             labels: array(&folder, names::SERVICE_LABELS, writable)?,
             slots: array(&folder, names::SLOTS, writable)?,
             backends: array(&folder, names::BACKENDS, writable)?,
+            source_ranges: typed(&folder, names::SOURCE_RANGES)?,
+            members: hash(&folder, names::AFFINITY_MEMBERS)?,
+            affinities: hash(&folder, names::AFFINITY)?,
             connections: hash(&folder, names::CONNTRACK)?,
             sockets: hash(&folder, names::SOCKETS)?,
             reasons: per_cpu(&folder, names::REASONS)?,
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
             backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,
         })
-    }
-
-    /// Most frontends that there is room for.
-    pub(crate) fn frontend_capacity(&self) -> u32 {
-        self.frontend_capacity
     }
 
     /// Sets the counters of a backend to zero.

@@ -2,27 +2,39 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use headgate_abi::{Addr, DatapathConfig, Port};
-use headgate_control::{Reconciler, Status, kube as kube_source, manifests, run as reconcile};
+use headgate_control::{
+    Inputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
+};
 use headgate_datapath::maglev;
 use headgate_dataplane::{
     Device, Maps, Options as LoadOptions, Programs, Writer, attach_cgroup, attach_device, attached,
     detach, host_netns_cookie, load,
 };
 use headgate_model::Node;
-use kube::Client;
+use ipnet::IpNet;
+use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 use tracing::{info, warn};
 
-use crate::node::{self, Facts, Selection};
+use crate::{
+    health,
+    metrics::Metrics,
+    node::{self, Facts, Selection},
+};
+
+/// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
+/// send a bookmark about every minute.
+const SILENCE: Duration = Duration::from_secs(150);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -45,6 +57,19 @@ pub(crate) struct Options {
     /// Cgroup whose sockets are balanced; default: the root of cgroup2
     #[arg(long)]
     cgroup: Option<PathBuf>,
+    /// Addresses that node ports are served on: CIDRs, or `primary` for the first of each family;
+    /// default: every address of the external devices, and loopback for the node itself
+    #[arg(long, value_delimiter = ',', value_parser = parse_node_port_addresses)]
+    nodeport_addresses: Vec<NodePortAddresses>,
+    /// Do not serve `spec.externalIPs`, with which whoever may make Services can take any address
+    #[arg(long)]
+    no_external_ips: bool,
+    /// Where `/healthz`, `/livez` and `/readyz` are served
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    healthz_bind_address: SocketAddr,
+    /// Where `/metrics` is served
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    metrics_bind_address: SocketAddr,
     /// Source ports of packets to other nodes. Keep them apart from `ip_local_port_range` and
     /// node ports
     #[arg(long, default_value = "10000-29999", value_parser = parse_ports)]
@@ -71,6 +96,23 @@ pub(crate) struct Options {
     /// Slots of all services together
     #[arg(long, default_value_t = 1 << 22)]
     max_slots: u32,
+}
+
+/// Which addresses serve node ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NodePortAddresses {
+    /// The first of each family.
+    Primary,
+    /// Those in a range.
+    Range(IpNet),
+}
+
+fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let range = text.parse().map(NodePortAddresses::Range);
+    range.map_err(|_not_one| "write a CIDR, or `primary`".into())
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16), String> {
@@ -118,17 +160,25 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
     let writer = Writer::new(maps, options.seed, options.maglev_size);
     let (nodes, node) = watch::channel(node_of(options, &first));
     let reconciler = Reconciler::new(writer, node.borrow().clone())?;
-    let (status, mut statuses) = watch::channel(Status::default());
+    let (status, statuses) = watch::channel(Status::default());
     let (sender, events) = mpsc::channel(1024);
+    let (audit, audits) = mpsc::channel(1);
+    let metrics = Metrics::new(statuses.clone());
+    let inputs = Inputs {
+        events,
+        nodes: node.clone(),
+        audits,
+    };
 
     let source = async {
         match &options.source {
-            Some(folder) => manifests::follow(folder.clone(), sender).await,
+            Some(folder) => manifests::follow(folder.clone(), &options.node_name, sender).await,
             None => {
-                let client = Client::try_default()
-                    .await
-                    .context("cannot find the Kubernetes API")?;
-                kube_source::follow(client, sender).await;
+                let client = client().await?;
+                tokio::join!(
+                    kube_source::follow(client.clone(), &options.node_name, sender),
+                    report(client, &options.node_name, status.subscribe()),
+                );
                 Ok(())
             }
         }
@@ -143,8 +193,9 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
             hooks.follow(options, &now)?;
         }
     };
+    let mut first_status = statuses.clone();
     let announce = async {
-        let ready = statuses.wait_for(|status| status.is_synced).await;
+        let ready = first_status.wait_for(|status| status.is_synced).await;
         if let Ok(status) = ready {
             println!(
                 "ready: {} services, {} frontends",
@@ -154,14 +205,19 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = reconcile(reconciler, events, node, status, stop_signal()?) => {
+        () = reconcile(reconciler, inputs, status.clone(), stop_signal()?) => {
             info!("stopped; the kernel goes on with what it has");
             Ok(())
         }
         result = node::follow(selection, publish) => result,
         result = follow_devices => result,
         result = source => result.and_then(|()| bail!("the source ended")),
+        result = forward_hangups(audit) => result,
         () = announce => Ok(()),
+        () = metrics.clone().follow() => Ok(()),
+        () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
+        () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
+        () = health::node_ports(statuses, node) => Ok(()),
     }
 }
 
@@ -176,15 +232,44 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Node ports are served on every address, and on loopback for the node's own processes.
+async fn client() -> Result<Client> {
+    const FAILED: &str = "cannot find the Kubernetes API";
+    let mut config = Config::infer().await.context(FAILED)?;
+    config.read_timeout = Some(SILENCE);
+    Client::try_from(config).context(FAILED)
+}
+
+/// SIGHUP asks for an audit.
+async fn forward_hangups(audit: mpsc::Sender<()>) -> Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    while hangups.recv().await.is_some() && audit.send(()).await.is_ok() {}
+    Ok(())
+}
+
 fn node_of(options: &Options, facts: &Facts) -> Node {
     let loopback = [
         IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::from(Ipv6Addr::LOCALHOST),
     ];
+    let primary: Vec<IpAddr> = [IpAddr::is_ipv4, IpAddr::is_ipv6]
+        .iter()
+        .filter_map(|is_wanted| facts.addresses.iter().copied().find(*is_wanted))
+        .collect();
+    let is_wanted = |address: &IpAddr| {
+        let mut choices = options.nodeport_addresses.iter();
+        options.nodeport_addresses.is_empty()
+            || choices.any(|choice| match choice {
+                NodePortAddresses::Primary => primary.contains(address),
+                NodePortAddresses::Range(range) => range.contains(address),
+            })
+    };
+    let candidates = facts.addresses.iter().copied().chain(loopback);
     Node {
         name: options.node_name.clone(),
-        addresses: facts.addresses.iter().copied().chain(loopback).collect(),
+        zone: None,
+        addresses: facts.addresses.clone(),
+        node_port_addresses: candidates.filter(is_wanted).collect(),
+        serves_external_ips: !options.no_external_ips,
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod agent;
 mod commands;
+mod health;
+mod metrics;
 mod node;
 mod output;
 
@@ -26,7 +28,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Keep the kernel in step with Services and EndpointSlices
-    Agent(agent::Options),
+    Agent(Box<agent::Options>),
     /// Show hooks, map fill and what became of packets
     Status(output::Options),
     /// Show frontends and the services behind them

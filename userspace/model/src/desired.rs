@@ -1,84 +1,72 @@
-//! What Services mean: the rules of the Service API, one function a rule.
+//! What a Service means: the rules of the Service API, one function a rule.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
-
-use crate::{
-    Backend, BackendSpec, Desired, Endpoint, Family, Frontend, FrontendKind, FrontendSpec, Model,
-    Node, Scope, Service, ServiceKey, ServicePort, ServiceSpec,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
-/// Something that was asked for and is not done.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Refusal {
-    /// Kind, namespace and name of the object, or the file.
-    pub object: String,
-    /// The field.
-    pub field: String,
-    /// Why not.
-    pub reason: String,
+use ipnet::IpNet;
+
+use crate::{
+    AddressKind, Backend, BackendSpec, Endpoint, EndpointSlice, Family, Frontend, FrontendKind,
+    FrontendSpec, HealthCheck, Node, ObjectName, Refusal, Scope, Service, ServiceKey, ServicePort,
+    ServiceSpec,
+};
+
+/// What one Service asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Frontends. Two Services may claim the same one.
+    pub claims: Vec<Claim>,
+    /// Services by port, family and scope.
+    pub services: BTreeMap<ServiceKey, ServiceSpec>,
+    /// Backends of all of them.
+    pub backends: BTreeMap<Backend, BackendSpec>,
+    /// Addresses of the frontends.
+    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    /// What its health-check node port tells.
+    pub health_check: Option<HealthCheck>,
+    /// What it asks for and does not get.
+    pub refusals: Vec<Refusal>,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            object,
-            field,
-            reason,
-        } = self;
-        if field.is_empty() {
-            return write!(out, "{object}: {reason}");
-        }
-        write!(out, "{object}: {field}: {reason}")
-    }
+/// A frontend that a Service asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The field that says so.
+    pub field: &'static str,
+    /// Where.
+    pub frontend: Frontend,
+    /// What.
+    pub spec: FrontendSpec,
 }
 
-/// What the maps of `node` should hold. The same input gives the same output.
-pub fn desired(model: &Model, node: &Node) -> (Desired, Vec<Refusal>) {
-    let mut desired = Desired::default();
-    let mut refusals = Vec::new();
-    for service in by_age(model) {
-        for (field, addresses, kind) in addresses(service, node, &mut refusals) {
-            for port in &service.ports {
-                for address in &addresses {
-                    let Some(frontend) = frontend(kind, *address, port) else {
-                        continue;
-                    };
-                    let spec = frontend_spec(service, port, kind, Family::of(*address));
-                    // Two services that claim one address and port: the older wins.
-                    if let Some(owner) = desired.frontends.get(&frontend) {
-                        if owner.inside.service == service.name {
-                            continue;
-                        }
-                        refusals.push(Refusal {
-                            object: format!("Service {}", service.name),
-                            field: field.into(),
-                            reason: format!("{frontend} belongs to {}", owner.inside.service),
-                        });
-                        continue;
-                    }
-                    add_service(&mut desired, model, node, service, &spec.inside, false);
-                    let is_reached = kind != FrontendKind::ClusterIp;
-                    add_service(
-                        &mut desired,
-                        model,
-                        node,
-                        service,
-                        &spec.outside,
-                        is_reached,
-                    );
-                    desired.frontends.insert(frontend, spec);
-                }
+/// What `service` with these slices means on `node`. The same input gives the same output.
+pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share {
+    let mut share = Share::default();
+    for (field, addresses, kind) in addresses(service, node, &mut share.refusals) {
+        for port in &service.ports {
+            for address in &addresses {
+                let Some(frontend) = frontend(kind, *address, port) else {
+                    continue;
+                };
+                let spec = frontend_spec(service, port, kind, Family::of(*address));
+                let is_reached = kind != FrontendKind::ClusterIp;
+                add_service(&mut share, service, slices, node, &spec.inside, false);
+                add_service(&mut share, service, slices, node, &spec.outside, is_reached);
+                let address_kind = address_kind(kind, *address, node);
+                let known = share.addresses.entry(*address).or_default();
+                *known = address_kind.max(*known);
+                share.claims.push(Claim {
+                    field,
+                    frontend,
+                    spec,
+                });
             }
         }
     }
-    (desired, refusals)
-}
-
-/// The oldest first; among equals by name.
-fn by_age(model: &Model) -> Vec<&Service> {
-    let mut services: Vec<&Service> = model.services.values().collect();
-    services.sort_by_key(|service| (service.created_s.unwrap_or(i64::MAX), &service.name));
-    services
+    share.health_check = health_check(service, slices, node);
+    share
 }
 
 /// The addresses of a service by the field they come from.
@@ -86,8 +74,26 @@ fn addresses(
     service: &Service,
     node: &Node,
     refusals: &mut Vec<Refusal>,
-) -> Vec<(&'static str, Vec<IpAddr>, FrontendKind)> {
-    let mut addresses = vec![
+) -> [(&'static str, Vec<IpAddr>, FrontendKind); 4] {
+    let mut refuse = |reason: String| {
+        refusals.push(Refusal {
+            object: ObjectName::Service(service.name.clone()),
+            field: "spec.externalIPs".into(),
+            reason,
+        });
+    };
+    let mut external = Vec::new();
+    for address in &service.external_ips {
+        if !node.serves_external_ips {
+            refuse(format!("{address}: external IPs are not served here"));
+        } else if node.addresses.contains(address) {
+            // An address that the node holds for itself is not a service's to take (CVE-2020-8554).
+            refuse(format!("{address} is an address of this node"));
+        } else {
+            external.push(*address);
+        }
+    }
+    [
         (
             "spec.clusterIPs",
             service.cluster_ips.clone(),
@@ -95,35 +101,16 @@ fn addresses(
         ),
         (
             "spec.ports.nodePort",
-            node.addresses.clone(),
+            node.node_port_addresses.clone(),
             FrontendKind::NodePort,
         ),
-    ];
-    // An address that the node holds for itself is not a service's to take (CVE-2020-8554).
-    let (own, external): (Vec<IpAddr>, Vec<IpAddr>) = service
-        .external_ips
-        .iter()
-        .partition(|address| node.addresses.contains(address));
-    for address in own {
-        refusals.push(Refusal {
-            object: format!("Service {}", service.name),
-            field: "spec.externalIPs".into(),
-            reason: format!("{address} is an address of this node"),
-        });
-    }
-    addresses.push(("spec.externalIPs", external, FrontendKind::ExternalIp));
-    if service.source_ranges.is_empty() {
-        let ips = service.load_balancer_ips.clone();
-        addresses.push(("status.loadBalancer", ips, FrontendKind::LoadBalancer));
-    } else if !service.load_balancer_ips.is_empty() {
-        refusals.push(Refusal {
-            object: format!("Service {}", service.name),
-            field: "spec.loadBalancerSourceRanges".into(),
-            reason: "source ranges are not enforced yet, so its load-balancer IPs are not served"
-                .into(),
-        });
-    }
-    addresses
+        ("spec.externalIPs", external, FrontendKind::ExternalIp),
+        (
+            "status.loadBalancer",
+            service.load_balancer_ips.clone(),
+            FrontendKind::LoadBalancer,
+        ),
+    ]
 }
 
 fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<Frontend> {
@@ -138,6 +125,18 @@ fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<F
         port: number,
         protocol: port.protocol,
     })
+}
+
+/// Ports that nobody uses are refused on addresses of services alone. An external IP may be
+/// another machine's, and some load balancers give out the node's own address.
+fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind {
+    match kind {
+        FrontendKind::ClusterIp => AddressKind::Service,
+        FrontendKind::LoadBalancer if !node.addresses.contains(&address) => AddressKind::Service,
+        FrontendKind::LoadBalancer | FrontendKind::NodePort | FrontendKind::ExternalIp => {
+            AddressKind::Shared
+        }
+    }
 }
 
 /// Which endpoints serve a frontend (KEP-2086 for cluster IPs).
@@ -167,76 +166,135 @@ fn frontend_spec(
         kind,
         inside: key(inside),
         outside: key(outside),
+        is_restricted: kind == FrontendKind::LoadBalancer && service.source_ranges.is_some(),
     }
 }
 
 fn add_service(
-    desired: &mut Desired,
-    model: &Model,
-    node: &Node,
+    share: &mut Share,
     service: &Service,
+    slices: &[&EndpointSlice],
+    node: &Node,
     key: &ServiceKey,
     is_reached_from_outside: bool,
 ) {
-    if !desired.services.contains_key(key) {
-        let backends = eligible_backends(model, node, key);
+    if !share.services.contains_key(key) {
+        let backends = eligible_backends(slices, node, key);
         let spec = ServiceSpec {
             backends: backends.iter().map(|(backend, _)| *backend).collect(),
             consistent: false,
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+            source_ranges: source_ranges(service, key.family),
         };
-        desired.services.insert(key.clone(), spec);
-        desired.backends.extend(backends);
+        share.services.insert(key.clone(), spec);
+        share.backends.extend(backends);
     }
-    if let Some(spec) = desired.services.get_mut(key) {
+    if let Some(spec) = share.services.get_mut(key) {
         spec.consistent |= is_reached_from_outside;
     }
 }
 
-/// Ready endpoints; if there is none, those that still serve while they terminate (KEP-1669).
-fn eligible_backends(model: &Model, node: &Node, key: &ServiceKey) -> Vec<(Backend, BackendSpec)> {
-    let ready = backends(model, node, key, |endpoint| endpoint.ready);
-    if !ready.is_empty() {
-        return ready;
-    }
-    backends(model, node, key, |endpoint| {
-        endpoint.serving && endpoint.terminating
-    })
+/// The ranges of one family, each once, sorted.
+fn source_ranges(service: &Service, family: Family) -> Vec<IpNet> {
+    let ranges = service.source_ranges.iter().flatten();
+    let ranges: BTreeSet<IpNet> = ranges
+        .filter(|range| Family::of(range.addr()) == family)
+        .map(IpNet::trunc)
+        .collect();
+    ranges.into_iter().collect()
 }
 
-/// Endpoints of all slices of the service that `counts` admits, each once, sorted.
-fn backends(
-    model: &Model,
+/// An endpoint of a service's port.
+type Candidate<'a> = (&'a Endpoint, u16);
+
+/// Ready endpoints, near ones if hints say so; if there is none, those that still serve while they
+/// terminate (KEP-1669).
+fn eligible_backends(
+    slices: &[&EndpointSlice],
+    node: &Node,
+    key: &ServiceKey,
+) -> Vec<(Backend, BackendSpec)> {
+    let mut eligible = candidates(slices, node, key, |endpoint| endpoint.ready);
+    if eligible.is_empty() {
+        eligible = candidates(slices, node, key, |endpoint| {
+            endpoint.serving && endpoint.terminating
+        });
+    } else if key.scope == Scope::Cluster {
+        eligible = near(&eligible, node).unwrap_or(eligible);
+    }
+    let backends: BTreeMap<Backend, BackendSpec> = eligible
+        .into_iter()
+        .map(|(endpoint, port)| {
+            let backend = Backend {
+                address: endpoint.address,
+                port,
+                protocol: key.protocol,
+            };
+            let local = is_local(endpoint, node);
+            (backend, BackendSpec { local })
+        })
+        .collect();
+    backends.into_iter().collect()
+}
+
+fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
+    endpoint.node.as_deref() == Some(node.name.as_str())
+}
+
+/// Endpoints of the key's port, family and scope that `counts` admits.
+fn candidates<'a>(
+    slices: &[&'a EndpointSlice],
     node: &Node,
     key: &ServiceKey,
     counts: impl Fn(&Endpoint) -> bool,
-) -> Vec<(Backend, BackendSpec)> {
-    let mut seen = BTreeSet::new();
-    let mut backends = Vec::new();
-    for slice in model
-        .slices
-        .values()
-        .filter(|slice| slice.service == key.service)
-    {
+) -> Vec<Candidate<'a>> {
+    let mut candidates = Vec::new();
+    for slice in slices {
         for port in &slice.ports {
             if port.name != key.port || port.protocol != key.protocol {
                 continue;
             }
-            for endpoint in slice.endpoints.iter().filter(|endpoint| counts(endpoint)) {
-                let local = endpoint.node.as_deref() == Some(node.name.as_str());
-                let is_in_scope = key.scope == Scope::Cluster || local;
-                let backend = Backend {
-                    address: endpoint.address,
-                    port: port.port,
-                    protocol: port.protocol,
-                };
-                if is_in_scope && Family::of(endpoint.address) == key.family && seen.insert(backend)
-                {
-                    backends.push((backend, BackendSpec { local }));
-                }
-            }
+            let admitted = slice.endpoints.iter().filter(|endpoint| {
+                counts(endpoint)
+                    && Family::of(endpoint.address) == key.family
+                    && (key.scope == Scope::Cluster || is_local(endpoint, node))
+            });
+            candidates.extend(admitted.map(|endpoint| (endpoint, port.port)));
         }
     }
-    backends.sort_by_key(|(backend, _)| *backend);
-    backends
+    candidates
+}
+
+/// Endpoints that hints give to this node, else those given to its zone (KEP-2433, KEP-4444).
+fn near<'a>(ready: &[Candidate<'a>], node: &Node) -> Option<Vec<Candidate<'a>>> {
+    let of_node = hinted(ready, |endpoint| &endpoint.node_hints, &node.name);
+    of_node.or_else(|| hinted(ready, |endpoint| &endpoint.zone_hints, node.zone.as_ref()?))
+}
+
+/// Hints count only if every ready endpoint has one and some are for here (KEP-2433).
+fn hinted<'a>(
+    ready: &[Candidate<'a>],
+    hints: impl Fn(&Endpoint) -> &[String],
+    here: &String,
+) -> Option<Vec<Candidate<'a>>> {
+    if ready.iter().any(|(endpoint, _)| hints(endpoint).is_empty()) {
+        return None;
+    }
+    let is_here = |(endpoint, _): &&Candidate<'a>| hints(endpoint).contains(here);
+    let near: Vec<Candidate<'a>> = ready.iter().filter(is_here).copied().collect();
+    (!near.is_empty()).then_some(near)
+}
+
+/// How many endpoints of this node are ready, for load balancers that ask.
+fn health_check(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Option<HealthCheck> {
+    let port = service.health_check_node_port?;
+    let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+    let ready: BTreeSet<IpAddr> = endpoints
+        .filter(|endpoint| endpoint.ready && is_local(endpoint, node))
+        .map(|endpoint| endpoint.address)
+        .collect();
+    Some(HealthCheck {
+        port,
+        local_endpoints: ready.len(),
+    })
 }

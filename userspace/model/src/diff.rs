@@ -1,46 +1,50 @@
 //! From actual to desired.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use crate::{Actual, Backend, BackendId, Change, Desired, ServiceId, ServiceKey};
+use crate::{Actual, Backend, BackendId, Change, Desired, Ids, ServiceId, ServiceKey, Touched};
 
-/// The changes that lead from `actual` to `desired`.
+/// The changes that lead from `actual` to `desired` where `touched` says that they may differ.
 ///
 /// Additions come first, from what is referred to up to what refers, removals last and the other
 /// way round: after every change of the list, each frontend names existing services and each
 /// service existing backends. Ids that exist are kept; new ones are the lowest that neither is
 /// nor, in this list, was in use.
-pub fn diff(actual: &Actual, desired: &Desired) -> Vec<Change> {
+pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change> {
     let mut changes = Vec::new();
-    let mut ids = Ids::new(actual);
-    for (backend, spec) in &desired.backends {
+    let mut ids = NewIds::of(actual);
+    for backend in &touched.backends {
+        let Some(spec) = desired.backends.get(backend) else {
+            continue;
+        };
         let known = actual.backends.get(backend);
         if known.is_none_or(|(_, known)| known != spec) {
-            let id = ids.backend(backend);
             changes.push(Change::PutBackend {
-                id,
+                id: ids.backend(backend),
                 backend: *backend,
                 spec: *spec,
             });
         }
     }
-    for (key, spec) in &desired.services {
+    for key in &touched.services {
+        let Some(spec) = desired.services.get(key) else {
+            continue;
+        };
         let known = actual.services.get(key);
         if known.is_none_or(|(_, known)| known != spec) {
-            let backends = spec
-                .backends
-                .iter()
-                .map(|backend| ids.backend(backend))
-                .collect();
+            let backends = spec.backends.iter();
             changes.push(Change::PutService {
                 id: ids.service(key),
                 key: key.clone(),
                 spec: spec.clone(),
-                backends,
+                backends: backends.map(|backend| ids.backend(backend)).collect(),
             });
         }
     }
-    for (frontend, spec) in &desired.frontends {
+    for frontend in &touched.frontends {
+        let Some(spec) = desired.frontends.get(frontend) else {
+            continue;
+        };
         if actual.frontends.get(frontend) != Some(spec) {
             changes.push(Change::PutFrontend {
                 frontend: *frontend,
@@ -50,87 +54,87 @@ pub fn diff(actual: &Actual, desired: &Desired) -> Vec<Change> {
             });
         }
     }
-    let gone = actual
-        .frontends
-        .keys()
-        .filter(|known| !desired.frontends.contains_key(known));
-    changes.extend(gone.map(|frontend| Change::DeleteFrontend {
-        frontend: *frontend,
-    }));
-    let gone = actual
-        .services
-        .iter()
-        .filter(|(key, _)| !desired.services.contains_key(key));
-    changes.extend(gone.map(|(key, (id, _))| Change::DeleteService {
-        id: *id,
-        key: key.clone(),
-    }));
-    let gone = actual
-        .backends
-        .iter()
-        .filter(|(known, _)| !desired.backends.contains_key(known));
-    changes.extend(gone.map(|(backend, (id, _))| Change::DeleteBackend {
-        id: *id,
-        backend: *backend,
-    }));
+    for address in &touched.addresses {
+        if let Some(kind) = desired.addresses.get(address)
+            && actual.addresses.get(address) != Some(kind)
+        {
+            changes.push(Change::PutAddress {
+                address: *address,
+                kind: *kind,
+            });
+        }
+    }
+    for address in &touched.addresses {
+        if actual.addresses.contains_key(address) && !desired.addresses.contains_key(address) {
+            changes.push(Change::DeleteAddress { address: *address });
+        }
+    }
+    for frontend in &touched.frontends {
+        if actual.frontends.contains_key(frontend) && !desired.frontends.contains_key(frontend) {
+            changes.push(Change::DeleteFrontend {
+                frontend: *frontend,
+            });
+        }
+    }
+    for key in &touched.services {
+        if let Some((id, _)) = actual.services.get(key)
+            && !desired.services.contains_key(key)
+        {
+            changes.push(Change::DeleteService {
+                id: *id,
+                key: key.clone(),
+            });
+        }
+    }
+    for backend in &touched.backends {
+        if let Some((id, _)) = actual.backends.get(backend)
+            && !desired.backends.contains_key(backend)
+        {
+            changes.push(Change::DeleteBackend {
+                id: *id,
+                backend: *backend,
+            });
+        }
+    }
     changes
 }
 
 /// Ids in use, and those given out by this diff.
-struct Ids<'a> {
+struct NewIds<'a> {
     actual: &'a Actual,
-    services: Allocator<ServiceKey>,
-    backends: Allocator<Backend>,
+    services: BTreeMap<ServiceKey, u32>,
+    backends: BTreeMap<Backend, u32>,
+    free_services: Box<dyn Iterator<Item = u32> + 'a>,
+    free_backends: Box<dyn Iterator<Item = u32> + 'a>,
 }
 
-struct Allocator<K> {
-    used: BTreeSet<u32>,
-    next: u32,
-    given: std::collections::BTreeMap<K, u32>,
-}
-
-impl<K: Ord + Clone> Allocator<K> {
-    fn new(used: BTreeSet<u32>) -> Self {
-        Self {
-            used,
-            next: 1,
-            given: Default::default(),
-        }
-    }
-
-    fn get(&mut self, key: &K) -> u32 {
-        if let Some(id) = self.given.get(key) {
-            return *id;
-        }
-        while self.used.contains(&self.next) {
-            self.next += 1;
-        }
-        self.given.insert(key.clone(), self.next);
-        self.next += 1;
-        self.next - 1
-    }
-}
-
-impl<'a> Ids<'a> {
-    fn new(actual: &'a Actual) -> Self {
+impl<'a> NewIds<'a> {
+    fn of(actual: &'a Actual) -> Self {
+        let free = |ids: &'a Ids| Box::new(ids.free());
         Self {
             actual,
-            services: Allocator::new(actual.services.values().map(|(id, _)| id.0).collect()),
-            backends: Allocator::new(actual.backends.values().map(|(id, _)| id.0).collect()),
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            free_services: free(&actual.service_ids),
+            free_backends: free(&actual.backend_ids),
         }
     }
 
     fn service(&mut self, key: &ServiceKey) -> ServiceId {
-        match self.actual.services.get(key) {
-            Some((id, _)) => *id,
-            None => ServiceId(self.services.get(key)),
+        if let Some((id, _)) = self.actual.services.get(key) {
+            return *id;
         }
+        let free = &mut self.free_services;
+        let id = self.services.entry(key.clone());
+        ServiceId(*id.or_insert_with(|| free.next().unwrap_or(0)))
     }
 
     fn backend(&mut self, backend: &Backend) -> BackendId {
-        match self.actual.backends.get(backend) {
-            Some((id, _)) => *id,
-            None => BackendId(self.backends.get(backend)),
+        if let Some((id, _)) = self.actual.backends.get(backend) {
+            return *id;
         }
+        let free = &mut self.free_backends;
+        let id = self.backends.entry(*backend);
+        BackendId(*id.or_insert_with(|| free.next().unwrap_or(0)))
     }
 }

@@ -1,23 +1,28 @@
 //! Services, endpoints and nodes, without Kubernetes and without BPF.
 //!
-//! [`Model`] is what exists, [`Desired`] what the maps should hold, [`Actual`] what they do hold, and
-//! [`diff()`] the ordered list of [`Change`]s from one to the other. Nothing here does I/O.
+//! [`share()`] says what one Service means, [`Planner`] what all of them together do: [`Desired`] is
+//! what the maps should hold, [`Actual`] what they do hold, and [`diff()`] the ordered list of
+//! [`Change`]s from one to the other. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod desired;
 mod diff;
 mod frontend;
 mod plan;
+mod planner;
+mod refusal;
 mod service;
 
-pub use desired::{Refusal, desired};
+pub use desired::{Claim, Share, share};
 pub use diff::diff;
 pub use frontend::{
     Backend, Family, Frontend, FrontendKind, ParseKeyError, Protocol, Scope, ServiceKey,
     ServiceName,
 };
 pub use plan::{
-    Actual, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec, ServiceId,
-    ServiceSpec,
+    Actual, AddressKind, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec,
+    HealthCheck, Ids, ServiceId, ServiceSpec,
 };
-pub use service::{Endpoint, EndpointPort, EndpointSlice, Model, Node, Service, ServicePort};
+pub use planner::{Planner, Touched};
+pub use refusal::{ObjectName, Refusal};
+pub use service::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort};

@@ -1,8 +1,14 @@
 //! What the maps should hold, what they hold, and the steps between.
 
-use std::{collections::BTreeMap, error::Error};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    net::IpAddr,
+};
 
-use crate::{Backend, Frontend, FrontendKind, ServiceKey};
+use ipnet::IpNet;
+
+use crate::{Backend, Frontend, FrontendKind, ServiceKey, ServiceName};
 
 /// Number of a service; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +35,8 @@ pub struct ServiceSpec {
     pub consistent: bool,
     /// Affinity timeout in seconds; 0 is off.
     pub affinity_timeout_s: u32,
+    /// Clients that restricted frontends admit, of the key's family, sorted.
+    pub source_ranges: Vec<IpNet>,
 }
 
 /// What a frontend should be.
@@ -40,6 +48,27 @@ pub struct FrontendSpec {
     pub inside: ServiceKey,
     /// Serves what arrives from other machines.
     pub outside: ServiceKey,
+    /// Admits the source ranges of `outside` alone.
+    pub is_restricted: bool,
+}
+
+/// Whose an address is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressKind {
+    /// The node's, or perhaps another machine's, as well.
+    #[default]
+    Shared,
+    /// Of services alone: a port that none uses is refused.
+    Service,
+}
+
+/// What a load balancer is told about the endpoints of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
 }
 
 /// What the maps should hold.
@@ -51,6 +80,10 @@ pub struct Desired {
     pub backends: BTreeMap<Backend, BackendSpec>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
+    /// Addresses of the frontends.
+    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    /// Health-check node ports.
+    pub health_checks: BTreeMap<ServiceName, HealthCheck>,
 }
 
 /// What the maps hold: what was written or restored.
@@ -62,6 +95,54 @@ pub struct Actual {
     pub backends: BTreeMap<Backend, (BackendId, BackendSpec)>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
+    /// Addresses.
+    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    /// Ids of the services.
+    pub service_ids: Ids,
+    /// Ids of the backends.
+    pub backend_ids: Ids,
+}
+
+/// Numbers in use, from 1 on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// The highest in use; 0 if none is.
+    last: u32,
+    /// Those below it that are not.
+    gaps: BTreeSet<u32>,
+}
+
+impl Ids {
+    /// Those not in use, the lowest first.
+    pub fn free(&self) -> impl Iterator<Item = u32> {
+        self.gaps.iter().copied().chain(self.last + 1..)
+    }
+
+    fn take(&mut self, id: u32) {
+        if id > self.last {
+            self.gaps.extend(self.last + 1..id);
+            self.last = id;
+        } else {
+            self.gaps.remove(&id);
+        }
+    }
+
+    fn give_back(&mut self, id: u32) {
+        self.gaps.insert(id);
+        while self.gaps.remove(&self.last) {
+            self.last -= 1;
+        }
+    }
+}
+
+impl FromIterator<u32> for Ids {
+    fn from_iter<I: IntoIterator<Item = u32>>(used: I) -> Self {
+        let mut ids = Self::default();
+        for id in used {
+            ids.take(id);
+        }
+        ids
+    }
 }
 
 /// One step.
@@ -76,7 +157,8 @@ pub enum Change {
         /// Its facts.
         spec: BackendSpec,
     },
-    /// Adds a service, or puts a new table in its place.
+    /// Adds a service, or puts a new table in its place. Connections to backends that it has no more
+    /// are forgotten if they are over UDP, or were never answered.
     PutService {
         /// Its id.
         id: ServiceId,
@@ -98,6 +180,18 @@ pub enum Change {
         /// Id of the outside service.
         outside: ServiceId,
     },
+    /// Adds an address, or says whose it is now.
+    PutAddress {
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        kind: AddressKind,
+    },
+    /// Removes an address.
+    DeleteAddress {
+        /// The address.
+        address: IpAddr,
+    },
     /// Removes a frontend.
     DeleteFrontend {
         /// Its address.
@@ -110,7 +204,7 @@ pub enum Change {
         /// Its name.
         key: ServiceKey,
     },
-    /// Removes a backend. Connections that it never answered, and all over UDP, are forgotten.
+    /// Removes a backend.
     DeleteBackend {
         /// Its id.
         id: BackendId,
@@ -124,21 +218,31 @@ impl Actual {
     pub fn record(&mut self, change: &Change) {
         match change.clone() {
             Change::PutBackend { id, backend, spec } => {
+                self.backend_ids.take(id.0);
                 self.backends.insert(backend, (id, spec));
             }
             Change::PutService { id, key, spec, .. } => {
+                self.service_ids.take(id.0);
                 self.services.insert(key, (id, spec));
             }
             Change::PutFrontend { frontend, spec, .. } => {
                 self.frontends.insert(frontend, spec);
             }
+            Change::PutAddress { address, kind } => {
+                self.addresses.insert(address, kind);
+            }
+            Change::DeleteAddress { address } => {
+                self.addresses.remove(&address);
+            }
             Change::DeleteFrontend { frontend } => {
                 self.frontends.remove(&frontend);
             }
-            Change::DeleteService { key, .. } => {
+            Change::DeleteService { id, key } => {
+                self.service_ids.give_back(id.0);
                 self.services.remove(&key);
             }
-            Change::DeleteBackend { backend, .. } => {
+            Change::DeleteBackend { id, backend } => {
+                self.backend_ids.give_back(id.0);
                 self.backends.remove(&backend);
             }
         }
@@ -150,8 +254,8 @@ pub trait Dataplane {
     /// What can go wrong.
     type Error: Error + Send + Sync + 'static;
 
-    /// Reads what is there.
-    fn restore(&mut self) -> Result<Actual, Self::Error>;
+    /// Reads what is there. Entries that make no sense are removed and counted.
+    fn restore(&mut self) -> Result<(Actual, usize), Self::Error>;
 
     /// Makes one change.
     fn apply(&mut self, change: &Change) -> Result<(), Self::Error>;

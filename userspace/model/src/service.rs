@@ -1,6 +1,6 @@
 //! What exists.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -27,8 +27,10 @@ pub struct Service {
     pub internal_policy: Scope,
     /// Timeout of `sessionAffinity: ClientIP` in seconds.
     pub affinity_timeout_s: Option<u32>,
-    /// Who may use the load-balancer IPs; empty means everybody.
-    pub source_ranges: Vec<IpNet>,
+    /// Who may use the load-balancer IPs; `None` means everybody.
+    pub source_ranges: Option<Vec<IpNet>>,
+    /// Where load balancers ask whether this node has endpoints.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// A port of a Service.
@@ -79,22 +81,23 @@ pub struct Endpoint {
     pub serving: bool,
     /// Is going away.
     pub terminating: bool,
+    /// Zones whose clients it should serve; empty if that is not said.
+    pub zone_hints: Vec<String>,
+    /// Nodes whose clients it should serve; empty if that is not said.
+    pub node_hints: Vec<String>,
 }
 
-/// This node.
+/// This node, and what is served on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its name in the cluster.
     pub name: String,
-    /// Addresses that node ports are served on.
+    /// Its zone, if it has one.
+    pub zone: Option<String>,
+    /// Addresses that it holds for itself.
     pub addresses: Vec<IpAddr>,
-}
-
-/// Everything that exists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Model {
-    /// Services by name.
-    pub services: BTreeMap<ServiceName, Service>,
-    /// Slices by their own name.
-    pub slices: BTreeMap<ServiceName, EndpointSlice>,
+    /// Addresses that node ports are served on.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// Whether `spec.externalIPs` are served (CVE-2020-8554).
+    pub serves_external_ips: bool,
 }

@@ -1,20 +1,26 @@
 //! Properties of `desired` and `diff`.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use headgate_model::{
-    Actual, Change, Endpoint, EndpointPort, EndpointSlice, Model, Node, Protocol, Scope, Service,
-    ServiceName, ServicePort, desired, diff,
+    Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, Node, Planner, Protocol, Scope,
+    Service, ServiceName, ServicePort, Touched, diff,
 };
 use proptest::{collection::vec, prelude::*};
 
 fn node() -> Node {
     Node {
         name: "n1".into(),
-        addresses: vec![
+        zone: Some("z1".into()),
+        addresses: vec![IpAddr::from([192, 168, 50, 1])],
+        node_port_addresses: vec![
             IpAddr::from([192, 168, 50, 1]),
             IpAddr::from([127, 0, 0, 1]),
         ],
+        serves_external_ips: true,
     }
 }
 
@@ -36,7 +42,8 @@ prop_compose! {
             external_policy: if local { Scope::Local } else { Scope::Cluster },
             internal_policy: Scope::Cluster,
             affinity_timeout_s: None,
-            source_ranges: Vec::new(),
+            source_ranges: None,
+            health_check_node_port: None,
         }
     }
 }
@@ -49,8 +56,17 @@ prop_compose! {
             ready,
             serving: true,
             terminating,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
         }
     }
+}
+
+/// Everything that was told.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    services: BTreeMap<ServiceName, Service>,
+    slices: BTreeMap<ServiceName, EndpointSlice>,
 }
 
 prop_compose! {
@@ -72,6 +88,24 @@ prop_compose! {
         }
         model
     }
+}
+
+/// Tells the planner that this is what exists now.
+fn tell(planner: &mut Planner, before: &Model, model: &Model) -> Touched {
+    for name in before.services.keys().chain(model.services.keys()) {
+        planner.set_service(name, model.services.get(name).cloned());
+    }
+    for name in before.slices.keys().chain(model.slices.keys()) {
+        planner.set_slice(name, model.slices.get(name).cloned());
+    }
+    planner.update()
+}
+
+/// What follows from a model alone.
+fn desired(model: &Model) -> Desired {
+    let mut planner = Planner::new(node());
+    tell(&mut planner, &Model::default(), model);
+    planner.desired().clone()
 }
 
 fn assert_consistent(actual: &Actual) {
@@ -101,17 +135,24 @@ proptest! {
     #[test]
     fn changes_lead_to_desired_through_consistent_states(models in vec(model(), 1..4)) {
         let mut actual = Actual::default();
+        let mut planner = Planner::new(node());
+        let mut told = Model::default();
         for model in models {
-            let (wanted, _) = desired(&model, &node());
+            let touched = tell(&mut planner, &told, &model);
+            told = model;
+            let wanted = planner.desired().clone();
+            prop_assert_eq!(&wanted, &desired(&told), "the history matters");
             let before = actual.clone();
-            for change in diff(&before, &wanted) {
+            for change in diff(&before, &wanted, &touched) {
                 if let Change::PutBackend { id, .. } = &change {
                     prop_assert_ne!(id.0, 0);
                 }
                 actual.record(&change);
                 assert_consistent(&actual);
             }
-            prop_assert_eq!(diff(&actual, &wanted), vec![]);
+            let everything = Touched::everything(&actual, &wanted);
+            prop_assert_eq!(diff(&actual, &wanted, &everything), vec![]);
+            prop_assert_eq!(&actual.addresses, &wanted.addresses);
             prop_assert_eq!(&actual.frontends, &wanted.frontends);
             prop_assert_eq!(actual.services.len(), wanted.services.len());
             prop_assert_eq!(actual.backends.len(), wanted.backends.len());
@@ -125,7 +166,7 @@ proptest! {
 
     #[test]
     fn backends_are_those_of_the_policy(model in model()) {
-        let (wanted, _) = desired(&model, &node());
+        let wanted = desired(&model);
         for (key, spec) in &wanted.services {
             for backend in &spec.backends {
                 let local = backend.address.to_string().starts_with("10.244.1.");
@@ -134,7 +175,7 @@ proptest! {
             }
         }
         let gone = Model { services: Default::default(), ..model };
-        prop_assert_eq!(desired(&gone, &node()).0, headgate_model::Desired::default());
+        prop_assert_eq!(desired(&gone), Desired::default());
     }
 }
 
@@ -155,13 +196,16 @@ fn older_service_wins_an_address() {
         external_policy: Scope::Cluster,
         internal_policy: Scope::Cluster,
         affinity_timeout_s: None,
-        source_ranges: Vec::new(),
+        source_ranges: None,
+        health_check_node_port: None,
     };
     let mut model = Model::default();
     for service in [claim("a-younger", 20), claim("b-older", 10)] {
         model.services.insert(service.name.clone(), service);
     }
-    let (wanted, refusals) = desired(&model, &node());
+    let mut planner = Planner::new(node());
+    tell(&mut planner, &Model::default(), &model);
+    let (wanted, refusals) = (planner.desired(), planner.refusals());
     let spec = wanted.frontends.values().next().unwrap();
     assert_eq!(spec.inside.service.name, "b-older");
     assert_eq!(

@@ -1,7 +1,7 @@
 //! The Kubernetes source through everything that an API server does to a watch.
 
 use headgate_apiserver::{ApiServer, Options};
-use headgate_control::{Reconciler, Status, kube as source, run};
+use headgate_control::{Inputs, Reconciler, Status, kube as source, run};
 use headgate_model::Actual;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Client, Config};
@@ -32,17 +32,16 @@ async fn agent(server: &ApiServer) -> (watch::Receiver<Actual>, watch::Receiver<
     let reconciler = Reconciler::new(memory, node()).unwrap();
     let (sender, events) = mpsc::channel(64);
     let (status_sender, status) = watch::channel(Status::default());
-    tokio::spawn(source::follow(client, sender));
+    tokio::spawn(async move { source::follow(client, "n1", sender).await });
     tokio::spawn(async move {
         let (_nodes, nodes) = watch::channel(node());
-        run(
-            reconciler,
+        let (_audits, audits) = mpsc::channel(1);
+        let inputs = Inputs {
             events,
             nodes,
-            status_sender,
-            std::future::pending(),
-        )
-        .await;
+            audits,
+        };
+        run(reconciler, inputs, status_sender, std::future::pending()).await;
     });
     (maps, status)
 }

@@ -12,7 +12,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn node() -> Node {
     Node {
         name: "n1".into(),
+        zone: None,
         addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+        node_port_addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+        serves_external_ips: true,
     }
 }
 
@@ -25,8 +28,8 @@ pub(crate) struct Memory {
 impl Dataplane for Memory {
     type Error = Infallible;
 
-    fn restore(&mut self) -> Result<Actual, Infallible> {
-        Ok(self.actual.clone())
+    fn restore(&mut self) -> Result<(Actual, usize), Infallible> {
+        Ok((self.actual.clone(), 0))
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Infallible> {

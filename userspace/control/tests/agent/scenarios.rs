@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use headgate_control::{Reconciler, Status, manifests, run};
+use headgate_control::{Inputs, Reconciler, Status, manifests, run};
 use headgate_model::Actual;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -42,9 +42,15 @@ impl Agent {
         let path = folder.path().to_owned();
         let task = tokio::spawn(async move {
             let stopped = async { stopped.await.unwrap_or_default() };
-            let source = manifests::follow(path, sender);
+            let source = manifests::follow(path, "n1", sender);
+            let (_audits, audits) = mpsc::channel(1);
+            let inputs = Inputs {
+                events,
+                nodes,
+                audits,
+            };
             tokio::select! {
-                () = run(reconciler, events, nodes, status_sender, stopped) => {}
+                () = run(reconciler, inputs, status_sender, stopped) => {}
                 result = source => result.unwrap(),
             }
         });

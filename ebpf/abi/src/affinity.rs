@@ -1,0 +1,33 @@
+//! `sessionAffinity: ClientIP`.
+
+use crate::Addr;
+
+/// A client of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// Address of the client; for a socket, [`Addr::of_netns`].
+    pub client: Addr,
+    /// Service id.
+    pub service: u32,
+}
+
+/// The backend that a client got last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AffinityEntry {
+    /// Backend id.
+    pub backend: u32,
+    /// When the client last made a connection, in seconds of the monotonic clock.
+    pub seen_s: u32,
+}
+
+/// Says that a backend is eligible for a service with affinity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct MemberKey {
+    /// Service id.
+    pub service: u32,
+    /// Backend id.
+    pub backend: u32,
+}

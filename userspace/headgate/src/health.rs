@@ -1,0 +1,160 @@
+//! What probes, load balancers and Prometheus ask over HTTP, with kube-proxy's contract.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use headgate_control::Status;
+use headgate_model::{Node, ServiceName};
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::sleep};
+use tracing::warn;
+
+use crate::metrics::Metrics;
+
+/// How long to wait before an address that was taken is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+type Statuses = watch::Receiver<Status>;
+
+/// Answers on an address until it is dropped; waits while it is taken.
+async fn serve(address: SocketAddr, router: Router) {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => warn!("cannot listen on {address}: {error}"),
+        }
+        sleep(RETRY).await;
+    };
+    if let Err(error) = axum::serve(listener, router).await {
+        warn!("{address}: {error}");
+    }
+}
+
+/// `/healthz`, `/livez` and `/readyz`.
+///
+/// `/healthz` is for load balancers: 503 as well when the node is about to go (KEP-3836). `/livez`
+/// is not: that the API cannot be reached is no reason to start the agent anew.
+pub(crate) async fn probes(address: SocketAddr, statuses: Statuses, metrics: Metrics) {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state((statuses, metrics));
+    serve(address, router).await;
+}
+
+fn probe(status: &Status, is_well: bool) -> Response {
+    let updated = status
+        .last_pass
+        .map_or(SystemTime::UNIX_EPOCH, |(at, _)| at);
+    let updated = Timestamp::try_from(updated).unwrap_or_default();
+    let code = if is_well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = json!({
+        "lastUpdated": updated.to_string(),
+        "currentTime": Timestamp::now().to_string(),
+        "nodeEligible": !status.node.is_leaving,
+    });
+    (code, nosniff(), Json(body)).into_response()
+}
+
+fn nosniff() -> [(HeaderName, &'static str); 1] {
+    [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")]
+}
+
+async fn healthz(State((statuses, metrics)): State<(Statuses, Metrics)>) -> Response {
+    let status = statuses.borrow().clone();
+    let answer = probe(&status, status.is_synced && !status.node.is_leaving);
+    metrics.count_healthz(answer.status().as_u16());
+    answer
+}
+
+async fn livez(State((statuses, metrics)): State<(Statuses, Metrics)>) -> Response {
+    let answer = probe(&statuses.borrow(), true);
+    metrics.count_livez(answer.status().as_u16());
+    answer
+}
+
+async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
+    let status = statuses.borrow().clone();
+    probe(&status, status.is_synced)
+}
+
+/// `/metrics`.
+pub(crate) async fn metrics(address: SocketAddr, metrics: Metrics) {
+    let answer = |State(metrics): State<Metrics>| async move {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        ([(header::CONTENT_TYPE, kind)], metrics.text())
+    };
+    let router = Router::new()
+        .route("/metrics", get(answer))
+        .with_state(metrics);
+    serve(address, router).await;
+}
+
+/// Serves `spec.healthCheckNodePort` of every service on the addresses of node ports, as services
+/// come and go.
+pub(crate) async fn node_ports(mut statuses: Statuses, mut nodes: watch::Receiver<Node>) {
+    let mut servers: BTreeMap<SocketAddr, (ServiceName, JoinHandle<()>)> = BTreeMap::new();
+    loop {
+        let mut wanted = BTreeMap::new();
+        for (name, check) in &statuses.borrow_and_update().health_checks {
+            for address in &nodes.borrow_and_update().node_port_addresses {
+                wanted.insert(SocketAddr::new(*address, check.port), name.clone());
+            }
+        }
+        servers.retain(|address, (name, server)| {
+            let stays = wanted.get(address) == Some(name);
+            if !stays {
+                server.abort();
+            }
+            stays
+        });
+        for (address, name) in wanted {
+            servers.entry(address).or_insert_with(|| {
+                let router = Router::new()
+                    .fallback(get(local_endpoints))
+                    .with_state((name.clone(), statuses.clone()));
+                (name, tokio::spawn(serve(address, router)))
+            });
+        }
+        tokio::select! {
+            Ok(()) = statuses.changed() => {}
+            Ok(()) = nodes.changed() => {}
+            else => return,
+        }
+    }
+}
+
+async fn local_endpoints(State((name, statuses)): State<(ServiceName, Statuses)>) -> Response {
+    let status = statuses.borrow().clone();
+    let check = status.health_checks.get(&name);
+    let count = check.map_or(0, |check| check.local_endpoints);
+    let is_healthy = status.is_synced && !status.node.is_leaving;
+    let code = if count > 0 && is_healthy {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
+    let body = json!({
+        "service": {"namespace": name.namespace, "name": name.name},
+        "localEndpoints": count,
+        "serviceProxyHealthy": is_healthy,
+    });
+    (code, nosniff(), [(WEIGHT, count.to_string())], Json(body)).into_response()
+}
