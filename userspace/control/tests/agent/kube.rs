@@ -72,7 +72,7 @@ fn line(frontend: &str, backend: &str) -> String {
 }
 
 #[tokio::test]
-async fn maps_follow_the_api_through_cuts_and_410() {
+async fn s62_maps_follow_the_api_through_cuts_and_410() {
     let server = start().await;
     put(&server, "a", "10.96.0.1", "10.244.1.2");
     let (mut maps, _status) = agent(&server).await;
@@ -105,7 +105,7 @@ async fn maps_follow_the_api_through_cuts_and_410() {
 }
 
 #[tokio::test]
-async fn absent_server_takes_nothing_away_and_is_told() {
+async fn s62_absent_server_takes_nothing_away_and_is_told() {
     let server = start().await;
     put(&server, "a", "10.96.0.1", "10.244.1.2");
     let (mut maps, mut status) = agent(&server).await;

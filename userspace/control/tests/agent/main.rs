@@ -4,3 +4,5 @@
 mod kube;
 mod memory;
 mod scenarios;
+mod services;
+mod source;

@@ -1,0 +1,578 @@
+//! The rules of the Service API, from both sources: what the agent of node `n1` makes of objects.
+
+use crate::{
+    memory::node,
+    source::{Agent, Source, service, slice},
+};
+
+/// Runs a case on manifests, and on an API server whose watches break all the time.
+macro_rules! on_both_sources {
+    ($($name:ident;)+) => {
+        mod manifests {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::source::Agent::on_manifests().await).await;
+            })+
+        }
+        mod api {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(crate::source::Agent::on_api().await).await;
+            })+
+        }
+    };
+}
+
+on_both_sources! {
+    s02_headless_and_external_names_program_nothing;
+    s03_labels_give_services_and_slices_to_others;
+    s04_slices_are_joined_each_endpoint_once;
+    s05_ports_are_joined_by_name_and_protocol;
+    s06_endpoints_that_would_be_the_node_itself_are_refused;
+    s07_no_order_leaves_a_stray;
+    s08_second_family_is_taken_up_later;
+    s09_change_of_type_and_ports_moves_frontends;
+    s12_load_balancer_addresses_by_mode;
+    s14_load_balancer_without_node_ports;
+    s15_external_ips_but_not_the_nodes_own;
+    s17_older_service_wins_and_the_next_takes_over;
+    s21_s23_local_policies;
+    s22_health_check_counts_ready_endpoints_of_the_node;
+    s25_hints_are_followed_if_all_have_them;
+    s26_hints_do_not_count_under_local_policy;
+    s30_s31_s32_endpoints_by_readiness;
+    s50_sctp_is_refused_by_name;
+    s60_node_that_leaves_is_told;
+}
+
+const PORT: &str = "{name: '', port: 8080}";
+
+fn line(frontend: &str, kind: &str, backends: &str) -> String {
+    format!("tcp {frontend} {kind} in[{backends}] out[{backends}]\n")
+}
+
+fn web(spec: &str) -> String {
+    service("web", &format!("clusterIP: 10.96.0.1, {spec}"))
+}
+
+fn pods(endpoints: &str) -> String {
+    slice("web-1", "web", PORT, endpoints)
+}
+
+async fn s02_headless_and_external_names_program_nothing(mut agent: Agent) {
+    let text = service("headless", "clusterIP: None, ports: [{port: 80}]")
+        + &service("external", "type: ExternalName, externalName: example.com")
+        + &web("ports: [{port: 80}]");
+    agent.write("a.yaml", &text).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    assert_eq!(agent.refusals(), "");
+}
+
+async fn s03_labels_give_services_and_slices_to_others(mut agent: Agent) {
+    let text = web("ports: [{port: 80}]");
+    agent.write("web.yaml", &text).await;
+    let label =
+        |text: &str, label: &str| text.replace("metadata: {", &format!("metadata: {{{label}"));
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    let other = label(
+        &text,
+        "labels: {service.kubernetes.io/service-proxy-name: other}, ",
+    );
+    agent.write("web.yaml", &other).await;
+    agent.holds("").await;
+    agent.write("web.yaml", &text).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    let endpoints = pods("{addresses: [10.244.1.2], nodeName: n1}");
+    let headless = endpoints.replace("labels: {", "labels: {service.kubernetes.io/headless: '', ");
+    agent.write("pods.yaml", &endpoints).await;
+    agent
+        .holds(&line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@here"))
+        .await;
+    agent.write("pods.yaml", &headless).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+}
+
+async fn s04_slices_are_joined_each_endpoint_once(mut agent: Agent) {
+    agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
+    let text = slice(
+        "a",
+        "web",
+        PORT,
+        "{addresses: [10.244.1.2]}, {addresses: [10.244.1.3]}",
+    ) + &slice(
+        "b",
+        "web",
+        PORT,
+        "{addresses: [10.244.1.3]}, {addresses: [10.244.1.4]}",
+    ) + &slice("c", "web", PORT, "{addresses: ['fd44::2']}")
+        + &slice("d", "other", PORT, "{addresses: [10.244.1.5]}");
+    agent.write("slices.yaml", &text).await;
+    let three = "10.244.1.2:8080@there 10.244.1.3:8080@there 10.244.1.4:8080@there";
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", three)).await;
+    let moved = text.replace(
+        "kubernetes.io/service-name: other",
+        "kubernetes.io/service-name: web",
+    );
+    agent.write("slices.yaml", &moved).await;
+    let four = format!("{three} 10.244.1.5:8080@there");
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", &four)).await;
+    agent.write("slices.yaml", &text).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", three)).await;
+}
+
+async fn s05_ports_are_joined_by_name_and_protocol(mut agent: Agent) {
+    let ports = "ports: [{name: http, port: 80, targetPort: web}, {name: dns, port: 53, protocol: UDP}, \
+                 {name: dns-tcp, port: 53}, {name: idle, port: 99}]";
+    let text = web(ports)
+        + &slice(
+            "a",
+            "web",
+            "{name: http, port: 8080}, {name: dns, port: 5353, protocol: UDP}",
+            "{addresses: [10.244.1.2]}",
+        )
+        + &slice(
+            "b",
+            "web",
+            "{name: http, port: 9090}, {name: dns-tcp, port: 5354}",
+            "{addresses: [10.244.1.3]}",
+        );
+    agent.write("web.yaml", &text).await;
+    let udp = "udp 10.96.0.1:53 ClusterIp in[10.244.1.2:5353@there] out[10.244.1.2:5353@there]\n";
+    let expected = line("10.96.0.1:53", "ClusterIp", "10.244.1.3:5354@there")
+        + udp
+        + &line(
+            "10.96.0.1:80",
+            "ClusterIp",
+            "10.244.1.2:8080@there 10.244.1.3:9090@there",
+        )
+        + &line("10.96.0.1:99", "ClusterIp", "");
+    agent.holds(&expected).await;
+}
+
+async fn s06_endpoints_that_would_be_the_node_itself_are_refused(mut agent: Agent) {
+    agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
+    agent
+        .write("pods.yaml", &pods("{addresses: [192.0.2.1]}"))
+        .await;
+    agent
+        .holds(&line("10.96.0.1:80", "ClusterIp", "192.0.2.1:8080@there"))
+        .await;
+    if let Source::Api(_) = &agent.source {
+        // The API refuses them itself.
+        return;
+    }
+    let bad = "{addresses: [127.0.0.1]}, {addresses: [169.254.1.1]}, {addresses: [224.0.0.1]}";
+    agent.write("pods.yaml", &pods(bad)).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    for (index, address) in ["127.0.0.1", "169.254.1.1", "224.0.0.1"].iter().enumerate() {
+        let complaint = format!(
+            "EndpointSlice default/web-1: endpoints[{index}].addresses[0]: {address} is no address"
+        );
+        agent.complains(&complaint).await;
+    }
+}
+
+async fn s07_no_order_leaves_a_stray(mut agent: Agent) {
+    let endpoints = pods("{addresses: [10.244.1.2], nodeName: n1}");
+    agent.write("pods.yaml", &endpoints).await;
+    agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
+    let here = "10.244.1.2:8080@here";
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", here)).await;
+    agent.write("pods.yaml", "").await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    agent.write("web.yaml", "").await;
+    agent.holds("").await;
+    let again = service("web", "clusterIP: 10.96.0.2, ports: [{port: 81}]");
+    agent.write("web.yaml", &again).await;
+    agent.holds(&line("10.96.0.2:81", "ClusterIp", "")).await;
+    agent.write("pods.yaml", &endpoints).await;
+    agent.holds(&line("10.96.0.2:81", "ClusterIp", here)).await;
+    let mut agent = agent.restart().await;
+    agent.holds(&line("10.96.0.2:81", "ClusterIp", here)).await;
+    agent.write("web.yaml", "").await;
+    agent.holds("").await;
+    agent.write("pods.yaml", "").await;
+    let actual = agent.maps.borrow().clone();
+    assert!(
+        actual.backends.is_empty() && actual.services.is_empty() && actual.addresses.is_empty()
+    );
+}
+
+async fn s08_second_family_is_taken_up_later(mut agent: Agent) {
+    let one = web("ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, ports: [{port: 80}]");
+    let both = service(
+        "web",
+        "clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd96::1'], ipFamilies: [IPv4, IPv6], \
+         ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]",
+    );
+    let endpoints = pods("{addresses: [10.244.1.2]}")
+        + &slice("web-6", "web", PORT, "{addresses: ['fd44::2']}");
+    agent.write("pods.yaml", &endpoints).await;
+    agent.write("web.yaml", &one).await;
+    let v4 = line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@there");
+    agent.holds(&v4).await;
+    agent.write("web.yaml", &both).await;
+    let v6 = line("[fd96::1]:80", "ClusterIp", "[fd44::2]:8080@there");
+    let v6 = v6
+        .replace("[[", "[")
+        .replace("in[fd44::2]", "in[fd44::2")
+        .replace("out[fd44::2]", "out[fd44::2");
+    agent.holds(&(v4 + &v6)).await;
+}
+
+async fn s09_change_of_type_and_ports_moves_frontends(mut agent: Agent) {
+    let spec = |text: &str| web(text);
+    agent
+        .write(
+            "web.yaml",
+            &spec("type: NodePort, ports: [{port: 80, nodePort: 30080}]"),
+        )
+        .await;
+    let node_ports = |port: u16| {
+        line(&format!("192.168.50.1:{port}"), "NodePort", "")
+            + &line(&format!("[fd50::1]:{port}"), "NodePort", "")
+    };
+    agent
+        .holds(&(line("10.96.0.1:80", "ClusterIp", "") + &node_ports(30080)))
+        .await;
+    agent
+        .write(
+            "web.yaml",
+            &spec("type: NodePort, ports: [{port: 81, nodePort: 30081}]"),
+        )
+        .await;
+    agent
+        .holds(&(line("10.96.0.1:81", "ClusterIp", "") + &node_ports(30081)))
+        .await;
+    agent
+        .write(
+            "web.yaml",
+            &spec("type: ClusterIP, ports: [{port: 81, protocol: UDP}]"),
+        )
+        .await;
+    agent
+        .holds(&line("10.96.0.1:81", "ClusterIp", "").replace("tcp", "udp"))
+        .await;
+    agent
+        .write(
+            "web.yaml",
+            &service("web", "type: ExternalName, externalName: example.com"),
+        )
+        .await;
+    agent.holds("").await;
+    agent.write("web.yaml", &spec("ports: [{port: 80}]")).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+}
+
+/// A LoadBalancer without node ports whose status is this.
+fn balanced(spec: &str, ingress: &str) -> String {
+    web(&format!(
+        "type: LoadBalancer, allocateLoadBalancerNodePorts: false, {spec} ports: [{{port: 80}}]"
+    )) + &format!("status: {{loadBalancer: {{ingress: [{ingress}]}}}}\n")
+}
+
+async fn s12_load_balancer_addresses_by_mode(mut agent: Agent) {
+    let ingress = "{ip: 203.0.113.1}, {ip: 203.0.113.2, ipMode: VIP}, \
+                   {ip: 203.0.113.3, ipMode: Proxy}, {hostname: lb.example.com}";
+    agent.write("web.yaml", &balanced("", ingress)).await;
+    let expected = line("10.96.0.1:80", "ClusterIp", "")
+        + &line("203.0.113.1:80", "LoadBalancer", "")
+        + &line("203.0.113.2:80", "LoadBalancer", "");
+    agent.holds(&expected).await;
+}
+
+async fn s14_load_balancer_without_node_ports(mut agent: Agent) {
+    let text = balanced("loadBalancerClass: example.com/other,", "{ip: 203.0.113.1}");
+    agent.write("web.yaml", &text).await;
+    let expected =
+        line("10.96.0.1:80", "ClusterIp", "") + &line("203.0.113.1:80", "LoadBalancer", "");
+    agent.holds(&expected).await;
+}
+
+async fn s15_external_ips_but_not_the_nodes_own(mut agent: Agent) {
+    let text = web("externalIPs: [198.51.100.1, 192.168.50.1], ports: [{port: 80}]");
+    agent.write("web.yaml", &text).await;
+    let cluster_ip = line("10.96.0.1:80", "ClusterIp", "");
+    agent
+        .holds(&(cluster_ip.clone() + &line("198.51.100.1:80", "ExternalIp", "")))
+        .await;
+    let own = "Service default/web: spec.externalIPs: 192.168.50.1 is an address of this node";
+    agent.complains(own).await;
+    agent.set_node(headgate_model::Node {
+        serves_external_ips: false,
+        ..node()
+    });
+    agent.holds(&cluster_ip).await;
+    agent
+        .complains("198.51.100.1: external IPs are not served here")
+        .await;
+}
+
+async fn s17_older_service_wins_and_the_next_takes_over(mut agent: Agent) {
+    let claim = |name: &str, created: &str, number: u8| {
+        let spec = format!(
+            "clusterIP: 10.96.0.{number}, externalIPs: [198.51.100.1], ports: [{{port: 80}}]"
+        );
+        service(name, &spec).replace(
+            "metadata: {",
+            &format!("metadata: {{creationTimestamp: '{created}', "),
+        )
+    };
+    let endpoints = slice("old-1", "old", PORT, "{addresses: [10.244.1.2]}")
+        + &slice("new-1", "new", PORT, "{addresses: [10.244.1.3]}");
+    agent.write("pods.yaml", &endpoints).await;
+    agent
+        .write("old.yaml", &claim("old", "2026-01-01T00:00:00Z", 2))
+        .await;
+    if let Source::Api(_) = &agent.source {
+        // The server gives out the time of creation, in whole seconds.
+        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    }
+    agent
+        .write("new.yaml", &claim("new", "2026-02-01T00:00:00Z", 1))
+        .await;
+    let [old, new] = ["10.244.1.2:8080@there", "10.244.1.3:8080@there"];
+    let expected = line("10.96.0.1:80", "ClusterIp", new)
+        + &line("10.96.0.2:80", "ClusterIp", old)
+        + &line("198.51.100.1:80", "ExternalIp", old);
+    agent.holds(&expected).await;
+    let lost = "Service default/new: spec.externalIPs: tcp 198.51.100.1:80 belongs to default/old";
+    agent.complains(lost).await;
+    agent.write("old.yaml", "").await;
+    let expected =
+        line("10.96.0.1:80", "ClusterIp", new) + &line("198.51.100.1:80", "ExternalIp", new);
+    agent.holds(&expected).await;
+}
+
+async fn s21_s23_local_policies(mut agent: Agent) {
+    let text = web(
+        "type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local, \
+         ports: [{port: 80, nodePort: 30080}]",
+    );
+    let both = "{addresses: [10.244.1.2], nodeName: n1}, {addresses: [10.244.2.2], nodeName: n2}";
+    agent.write("web.yaml", &text).await;
+    agent.write("pods.yaml", &pods(both)).await;
+    let [here, there] = ["10.244.1.2:8080@here", "10.244.2.2:8080@there"];
+    let expected = line("10.96.0.1:80", "ClusterIp", here)
+        + &format!("tcp 192.168.50.1:30080 NodePort in[{here} {there}] out[{here}]\n")
+        + "tcp [fd50::1]:30080 NodePort in[] out[]\n";
+    agent.holds(&expected).await;
+    agent
+        .write(
+            "pods.yaml",
+            &pods("{addresses: [10.244.2.2], nodeName: n2}"),
+        )
+        .await;
+    let expected = line("10.96.0.1:80", "ClusterIp", "")
+        + &format!("tcp 192.168.50.1:30080 NodePort in[{there}] out[]\n")
+        + "tcp [fd50::1]:30080 NodePort in[] out[]\n";
+    agent.holds(&expected).await;
+}
+
+async fn s22_health_check_counts_ready_endpoints_of_the_node(mut agent: Agent) {
+    let text = balanced(
+        "externalTrafficPolicy: Local, healthCheckNodePort: 30999,",
+        "{ip: 203.0.113.1}",
+    );
+    let counts = |endpoints: &'static str| (pods(endpoints), text.clone());
+    for (endpoints, expected) in [
+        (
+            "{addresses: [10.244.1.2], nodeName: n1}, {addresses: [10.244.1.3], nodeName: n1}, \
+             {addresses: [10.244.2.2], nodeName: n2}",
+            2,
+        ),
+        (
+            "{addresses: [10.244.1.2], nodeName: n1, conditions: {ready: false}}",
+            0,
+        ),
+    ] {
+        let (pods, text) = counts(endpoints);
+        agent.write("web.yaml", &text).await;
+        agent.write("pods.yaml", &pods).await;
+        let is_so = agent.status.wait_for(|status| {
+            let checks: Vec<_> = status.health_checks.values().collect();
+            matches!(checks[..], [check] if check.port == 30999 && check.local_endpoints == expected)
+        });
+        let result = tokio::time::timeout(crate::memory::PATIENCE, is_so).await;
+        assert!(result.is_ok(), "{expected} endpoints");
+    }
+    agent.write("web.yaml", "").await;
+    let is_so = agent
+        .status
+        .wait_for(|status| status.health_checks.is_empty());
+    assert!(
+        tokio::time::timeout(crate::memory::PATIENCE, is_so)
+            .await
+            .is_ok()
+    );
+}
+
+fn zone(zone: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Node\n\
+         metadata: {{name: n1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+    )
+}
+
+const HINTED: &str = "{addresses: [10.244.1.2], hints: {forZones: [{name: a}]}}, \
+                      {addresses: [10.244.1.3], hints: {forZones: [{name: b}]}}";
+
+async fn s25_hints_are_followed_if_all_have_them(mut agent: Agent) {
+    let frontend = |backends: &str| line("10.96.0.1:80", "ClusterIp", backends);
+    let [a, b] = ["10.244.1.2:8080@there", "10.244.1.3:8080@there"];
+    let text = web("trafficDistribution: PreferClose, ports: [{port: 80}]");
+    agent.write("web.yaml", &text).await;
+    agent.write("pods.yaml", &pods(HINTED)).await;
+    agent.holds(&frontend(&format!("{a} {b}"))).await;
+    for (name, backends) in [
+        ("a", a.to_owned()),
+        ("b", b.to_owned()),
+        ("c", format!("{a} {b}")),
+    ] {
+        agent.write("node.yaml", &zone(name)).await;
+        agent.holds(&frontend(&backends)).await;
+    }
+    agent.write("node.yaml", &zone("a")).await;
+    agent.holds(&frontend(a)).await;
+    let one_without = HINTED.replace(", hints: {forZones: [{name: b}]}", "");
+    agent.write("pods.yaml", &pods(&one_without)).await;
+    agent.holds(&frontend(&format!("{a} {b}"))).await;
+    let by_node = "{addresses: [10.244.1.2], hints: {forZones: [{name: a}], forNodes: [{name: n2}]}}, \
+                   {addresses: [10.244.1.3], hints: {forZones: [{name: b}], forNodes: [{name: n1}]}}";
+    agent.write("pods.yaml", &pods(by_node)).await;
+    agent.holds(&frontend(b)).await;
+}
+
+async fn s26_hints_do_not_count_under_local_policy(mut agent: Agent) {
+    agent.write("node.yaml", &zone("b")).await;
+    let text = web("internalTrafficPolicy: Local, sessionAffinity: ClientIP, ports: [{port: 80}]");
+    agent.write("web.yaml", &text).await;
+    let local = HINTED.replace("10.244.1.2]", "10.244.1.2], nodeName: n1");
+    agent.write("pods.yaml", &pods(&local)).await;
+    agent
+        .holds(&line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@here"))
+        .await;
+    let actual = agent.maps.borrow().clone();
+    let timeouts: Vec<u32> = actual
+        .services
+        .values()
+        .map(|(_, spec)| spec.affinity_timeout_s)
+        .collect();
+    assert_eq!(timeouts, [10_800], "the default of the API");
+}
+
+async fn s30_s31_s32_endpoints_by_readiness(mut agent: Agent) {
+    let frontend = |backends: &str| line("10.96.0.1:80", "ClusterIp", backends);
+    let endpoint = |last: u8, conditions: &str| {
+        format!("{{addresses: [10.244.1.{last}], conditions: {{{conditions}}}}}, ")
+    };
+    agent
+        .write(
+            "web.yaml",
+            &web("publishNotReadyAddresses: true, ports: [{port: 80}]"),
+        )
+        .await;
+    let leaving = endpoint(3, "ready: false, serving: true, terminating: true")
+        + &endpoint(4, "ready: false, serving: false, terminating: true")
+        + &endpoint(5, "ready: false");
+    // Nothing said means ready.
+    agent
+        .write("pods.yaml", &pods(&(endpoint(2, "") + &leaving)))
+        .await;
+    agent.holds(&frontend("10.244.1.2:8080@there")).await;
+    agent.write("pods.yaml", &pods(&leaving)).await;
+    agent.holds(&frontend("10.244.1.3:8080@there")).await;
+    agent
+        .write("pods.yaml", &pods(&endpoint(5, "ready: false")))
+        .await;
+    agent.holds(&frontend("")).await;
+    // What publishNotReadyAddresses makes of it comes as ready.
+    agent
+        .write(
+            "pods.yaml",
+            &pods(&endpoint(5, "ready: true, serving: false")),
+        )
+        .await;
+    agent.holds(&frontend("10.244.1.5:8080@there")).await;
+}
+
+async fn s50_sctp_is_refused_by_name(mut agent: Agent) {
+    let text = web("ports: [{name: a, port: 80}, {name: b, port: 81, protocol: SCTP}]");
+    agent.write("web.yaml", &text).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    let complaint = "Service default/web: spec.ports[1].protocol: protocol SCTP is not supported";
+    agent.complains(complaint).await;
+}
+
+async fn s60_node_that_leaves_is_told(mut agent: Agent) {
+    agent.write("node.yaml", &zone("a")).await;
+    let taint = "spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}\n";
+    agent.write("node.yaml", &(zone("a") + taint)).await;
+    let leaves = agent.status.wait_for(|status| status.node.is_leaving);
+    assert!(
+        tokio::time::timeout(crate::memory::PATIENCE, leaves)
+            .await
+            .is_ok()
+    );
+    agent.write("node.yaml", &zone("a")).await;
+    let stays = agent.status.wait_for(|status| !status.node.is_leaving);
+    assert!(
+        tokio::time::timeout(crate::memory::PATIENCE, stays)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s65_refusals_become_events() {
+    use k8s_openapi::api::events::v1::Event;
+    let mut agent = Agent::on_api().await;
+    let text = web("externalIPs: [192.168.50.1], ports: [{port: 80}]");
+    agent.write("web.yaml", &text).await;
+    agent
+        .complains("192.168.50.1 is an address of this node")
+        .await;
+    let Source::Api(server) = &agent.source else {
+        unreachable!("it runs on an API server");
+    };
+    let told = || {
+        server.list::<Event>().into_iter().any(|event| {
+            let note = event.note.unwrap_or_default();
+            let name = event.regarding.and_then(|object| object.name);
+            note.contains("192.168.50.1") && name.as_deref() == Some("web")
+        })
+    };
+    for _ in 0..1000 {
+        if told() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("no Event: {:?}", server.list::<Event>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s62_stalled_watch_is_noticed() {
+    let mut agent = Agent::on_api().await;
+    agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    let Source::Api(server) = &agent.source else {
+        unreachable!("it runs on an API server");
+    };
+    server.stall_watches(true);
+    server
+        .apply_yaml(&pods("{addresses: [10.244.1.2]}"))
+        .unwrap();
+    let told = agent
+        .status
+        .wait_for(|status| status.disconnected.is_some());
+    assert!(
+        tokio::time::timeout(crate::memory::PATIENCE, told)
+            .await
+            .is_ok()
+    );
+    server.stall_watches(false);
+    agent
+        .holds(&line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@there"))
+        .await;
+}

@@ -1,0 +1,244 @@
+//! An agent on either source: a folder of manifests, or an API server that has bad days.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use headgate_apiserver::{ApiServer, Options};
+use headgate_control::{Inputs, Reconciler, Status, kube as api, manifests, report, run};
+use headgate_model::{Actual, Node};
+use k8s_openapi::api::{
+    core::v1::{Node as ApiNode, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Client, Config};
+use serde::Deserialize;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::memory::{Memory, PATIENCE, dump, node};
+
+/// Where the agent learns what exists.
+pub(crate) enum Source {
+    Manifests(tempfile::TempDir),
+    Api(ApiServer),
+}
+
+/// A running loop over a source.
+pub(crate) struct Agent {
+    pub(crate) source: Source,
+    pub(crate) maps: watch::Receiver<Actual>,
+    pub(crate) status: watch::Receiver<Status>,
+    nodes: watch::Sender<Node>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    /// Objects by the file that said so.
+    files: BTreeMap<String, BTreeSet<(String, String)>>,
+    writes: usize,
+}
+
+impl Agent {
+    pub(crate) async fn on_manifests() -> Self {
+        Self::over(
+            Source::Manifests(tempfile::tempdir().unwrap()),
+            Actual::default(),
+        )
+        .await
+    }
+
+    pub(crate) async fn on_api() -> Self {
+        let options = Options {
+            tls: false,
+            kubernetes_service: false,
+            service_cidrs: vec![
+                "10.96.0.0/16".parse().unwrap(),
+                "fd96::/112".parse().unwrap(),
+            ],
+            ..Options::default()
+        };
+        let server = ApiServer::start(options).await.unwrap();
+        Self::over(Source::Api(server), Actual::default()).await
+    }
+
+    pub(crate) async fn over(source: Source, actual: Actual) -> Self {
+        let (published, maps) = watch::channel(actual.clone());
+        let node = node();
+        let (nodes, node_changes) = watch::channel(node.clone());
+        let reconciler = Reconciler::new(Memory { actual, published }, node).unwrap();
+        let (sender, events) = mpsc::channel(64);
+        let (status_sender, mut status) = watch::channel(Status::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = match &source {
+            Source::Manifests(folder) => {
+                let path = folder.path().to_owned();
+                Box::pin(async move { manifests::follow(path, "n1", sender).await.unwrap() })
+            }
+            Source::Api(server) => {
+                let mut config = Config::new(server.url().parse().unwrap());
+                // Long enough for a bookmark, short enough to notice that none comes.
+                config.read_timeout = Some(Duration::from_secs(2));
+                let client = Client::try_from(config).unwrap();
+                let statuses = status.clone();
+                Box::pin(async move {
+                    tokio::join!(
+                        api::follow(client.clone(), "n1", sender),
+                        report(client, "n1", statuses)
+                    );
+                })
+            }
+        };
+        let task = tokio::spawn(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            let (_audits, audits) = mpsc::channel(1);
+            let inputs = Inputs {
+                events,
+                nodes: node_changes,
+                audits,
+            };
+            tokio::select! {
+                () = run(reconciler, inputs, status_sender, stopped) => {}
+                () = follow => {}
+            }
+        });
+        let is_synced = status.wait_for(|status| status.is_synced);
+        timeout(PATIENCE, is_synced).await.unwrap().unwrap();
+        Self {
+            source,
+            maps,
+            status,
+            nodes,
+            stop: Some(stop),
+            task,
+            files: BTreeMap::new(),
+            writes: 0,
+        }
+    }
+
+    /// Stops the loop and starts another over the same maps.
+    pub(crate) async fn restart(self) -> Self {
+        let Self {
+            source,
+            maps,
+            stop,
+            task,
+            files,
+            writes,
+            ..
+        } = self;
+        stop.unwrap().send(()).unwrap();
+        timeout(PATIENCE, task).await.unwrap().unwrap();
+        let actual = maps.borrow().clone();
+        Self {
+            files,
+            writes,
+            ..Self::over(source, actual).await
+        }
+    }
+
+    pub(crate) fn set_node(&self, node: Node) {
+        self.nodes.send_replace(node);
+    }
+
+    /// Makes `text` the content of a file: objects that it said before and no longer says go.
+    pub(crate) async fn write(&mut self, file: &str, text: &str) {
+        self.writes += 1;
+        match &self.source {
+            Source::Manifests(folder) => {
+                let temporary = folder.path().join(format!(".{file}"));
+                fs::write(&temporary, text).unwrap();
+                fs::rename(temporary, folder.path().join(file)).unwrap();
+            }
+            Source::Api(server) => {
+                // Nothing of this may make a difference.
+                match self.writes % 4 {
+                    0 => server.drop_watches(),
+                    1 => server.expire_watches(),
+                    2 => server.set_delay(Duration::from_millis(20)),
+                    _ => {
+                        server.stop().await;
+                        server.compact(server.version());
+                    }
+                }
+                let objects = objects(text);
+                let before = self.files.insert(file.into(), objects.clone());
+                for (kind, name) in before.unwrap_or_default().difference(&objects) {
+                    match kind.as_str() {
+                        "Service" => server.delete::<Service>("default", name).unwrap(),
+                        "EndpointSlice" => server.delete::<EndpointSlice>("default", name).unwrap(),
+                        _ => server.delete::<ApiNode>("", name).unwrap(),
+                    }
+                }
+                server.apply_yaml(text).unwrap();
+                server.resume().await.unwrap();
+                server.set_delay(Duration::ZERO);
+            }
+        }
+    }
+
+    /// Waits until the maps hold this.
+    pub(crate) async fn holds(&mut self, expected: &str) {
+        let is_so = self.maps.wait_for(|actual| dump(actual) == expected);
+        let result = timeout(PATIENCE, is_so).await.is_ok();
+        let now = dump(&self.maps.borrow());
+        assert!(
+            result,
+            "expected\n{expected}have\n{now}refusals\n{}",
+            self.refusals()
+        );
+    }
+
+    /// Waits until a refusal says this.
+    pub(crate) async fn complains(&mut self, text: &str) {
+        let says = |status: &Status| {
+            let mut refusals = status.refusals.iter();
+            refusals.any(|refusal| refusal.to_string().contains(text))
+        };
+        let result = timeout(PATIENCE, self.status.wait_for(says)).await.is_ok();
+        assert!(result, "expected `{text}` in\n{}", self.refusals());
+    }
+
+    pub(crate) fn refusals(&self) -> String {
+        let status = self.status.borrow();
+        let lines = status.refusals.iter().map(|refusal| format!("{refusal}\n"));
+        lines.collect()
+    }
+}
+
+/// Kinds and names of the objects in a text.
+fn objects(text: &str) -> BTreeSet<(String, String)> {
+    let field = |value: &serde_yaml_ng::Value| value.as_str().unwrap().to_owned();
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
+        .filter(|document| !document.is_null())
+        .map(|document| {
+            (
+                field(&document["kind"]),
+                field(&document["metadata"]["name"]),
+            )
+        })
+        .collect()
+}
+
+/// A Service with this spec, in YAML's flow style.
+pub(crate) fn service(name: &str, spec: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+/// A slice of a service.
+pub(crate) fn slice(name: &str, service: &str, ports: &str, endpoints: &str) -> String {
+    let family = if endpoints.contains("::") {
+        "IPv6"
+    } else {
+        "IPv4"
+    };
+    format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\n\
+         metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         ports: [{ports}]\nendpoints: [{endpoints}]\n"
+    )
+}
