@@ -71,6 +71,8 @@ reasons! {
     PartialChecksum = 5, Pass, "partial-checksum";
     /// The link address of the next hop is not known yet: handed to TC or to the kernel.
     NoNeighbour = 6, Pass, "no-neighbour";
+    /// XDP could not make the frame longer for an answer: handed to TC.
+    NoTailroom = 7, Pass, "no-tailroom";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
     /// Translated back towards the client.

@@ -23,7 +23,8 @@ pub trait Packet {
     /// Replaces `N` bytes at `offset`, or [`Reason::RewriteFailed`].
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason>;
 
-    /// Cuts or extends the frame at its end to `len` bytes, or [`Reason::RewriteFailed`].
+    /// Cuts or extends the frame at its end to `len` bytes, or says why it cannot; then nothing has
+    /// changed.
     fn resize(&mut self, len: u32) -> Result<(), Reason>;
 
     /// Whether this view must not change a packet whose checksum is still to be completed by a

@@ -137,7 +137,10 @@ fn decide<P: Packet, T: Tables>(
         track(tables, parsed, notes)?;
     } else {
         let frontend = match look_up_frontend(hook, tables, parsed) {
-            Err(Reason::NoPort) => return Ok(refuse(parsed, Reason::NoPort)),
+            Err(Reason::NoPort) => {
+                leave_partial_checksum(packet, parsed)?;
+                return Ok(refuse(parsed, Reason::NoPort));
+            }
             result => result?,
         };
         leave_partial_checksum(packet, parsed)?;

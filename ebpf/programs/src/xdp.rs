@@ -61,7 +61,7 @@ impl Packet for XdpPacket<'_> {
         // SAFETY: the context is the program's own; every later access loads the pointers anew.
         match unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) } {
             0 => Ok(()),
-            _ => Err(Reason::RewriteFailed),
+            _ => Err(Reason::NoTailroom),
         }
     }
 }

@@ -55,6 +55,20 @@ pub fn get_on(mut stream: &TcpStream) -> io::Result<Answer> {
     answer(&body)
 }
 
+/// Status code, and headers with body, of a path.
+pub fn http(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let code = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((code.ok_or(io::ErrorKind::InvalidData)?, text))
+}
+
 fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any = if peer.is_ipv4() {
         "0.0.0.0:0"
@@ -68,19 +82,36 @@ fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {
 
 /// One datagram from an unconnected socket, and who the answer seems to be from.
 pub fn udp(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
+    udp_of_length(address, 1)
+}
+
+/// One datagram of at least this length from an unconnected socket, and who the answer seems to be
+/// from.
+pub fn udp_of_length(address: SocketAddr, len: usize) -> io::Result<(Answer, SocketAddr)> {
     let socket = socket(address)?;
-    socket.send_to(b"hello", address)?;
+    socket.send_to(&vec![b'x'; len], address)?;
+    let mut buffer = vec![0; 1 << 16];
+    let (received, peer) = socket.recv_from(&mut buffer)?;
+    if received < len {
+        return Err(io::Error::other(format!(
+            "{received} of {len} bytes came back"
+        )));
+    }
+    Ok((answer(&buffer[..received])?, peer))
+}
+
+/// One datagram and its answer over a connected socket.
+pub fn udp_exchange(socket: &UdpSocket) -> io::Result<Answer> {
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.send(b"hello")?;
     let mut buffer = [0; 1024];
-    let (len, peer) = socket.recv_from(&mut buffer)?;
-    Ok((answer(&buffer[..len])?, peer))
+    let len = socket.recv(&mut buffer)?;
+    answer(&buffer[..len])
 }
 
 /// One datagram from a connected socket, and its peer's name.
 pub fn udp_connected(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
     let socket = socket(address)?;
     socket.connect(address)?;
-    socket.send(b"hello")?;
-    let mut buffer = [0; 1024];
-    let len = socket.recv(&mut buffer)?;
-    Ok((answer(&buffer[..len])?, socket.peer_addr()?))
+    Ok((udp_exchange(&socket)?, socket.peer_addr()?))
 }

@@ -258,6 +258,11 @@ impl Cluster {
     /// Starts the agent of a node and waits until it has programmed what its source says: the API
     /// server's objects if there is one, else the manifests.
     pub fn start_agent(&mut self, index: usize) -> Result<()> {
+        self.start_agent_with(index, &[])
+    }
+
+    /// The same with further options.
+    pub fn start_agent_with(&mut self, index: usize, options: &[&str]) -> Result<()> {
         let manifests = self.manifests();
         let kubeconfig = self.kubeconfig();
         let is_api = self.api.is_some();
@@ -270,7 +275,8 @@ impl Cluster {
             .args(["--max-connections", "16384", "--max-backends", "4096"])
             .args(["--max-services", "4096", "--maglev-size", "251"])
             .arg("--cgroup")
-            .arg(&node.cgroup);
+            .arg(&node.cgroup)
+            .args(options);
         if is_api {
             command.env("KUBECONFIG", kubeconfig);
         } else {

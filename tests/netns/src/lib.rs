@@ -6,9 +6,11 @@ mod cluster;
 mod manifests;
 mod netns;
 mod process;
+mod talk;
 
-pub use client::{Answer, get, get_on, udp, udp_connected};
+pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};
 pub use cluster::{Cluster, Node, Pod};
 pub use manifests::{SERVICE, slices};
 pub use netns::Netns;
 pub use process::{Process, binary};
+pub use talk::Talk;

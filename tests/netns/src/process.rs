@@ -84,8 +84,14 @@ impl Process {
 
     /// Asks it to end, and waits.
     pub fn terminate(mut self) -> Result<()> {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.child.id() as i32), signal)?;
         Ok(())
     }
 

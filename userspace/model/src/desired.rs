@@ -285,7 +285,8 @@ fn hinted<'a>(
     (!near.is_empty()).then_some(near)
 }
 
-/// How many endpoints of this node are ready, for load balancers that ask.
+/// How many endpoints of this node are ready, for load balancers that ask. With two families every
+/// pod is in two slices; it counts once.
 fn health_check(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Option<HealthCheck> {
     let port = service.health_check_node_port?;
     let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
@@ -293,8 +294,9 @@ fn health_check(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Op
         .filter(|endpoint| endpoint.ready && is_local(endpoint, node))
         .map(|endpoint| endpoint.address)
         .collect();
+    let v4 = ready.iter().filter(|address| address.is_ipv4()).count();
     Some(HealthCheck {
         port,
-        local_endpoints: ready.len(),
+        local_endpoints: v4.max(ready.len() - v4),
     })
 }

@@ -40,10 +40,11 @@ async fn main() -> Result<()> {
         router.into_make_service_with_connect_info::<SocketAddr>(),
     );
     let echo = async {
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 1 << 16];
         loop {
-            let (_, peer) = datagrams.recv_from(&mut buffer).await?;
-            let text = answer(&options.name, peer).to_string();
+            let (len, peer) = datagrams.recv_from(&mut buffer).await?;
+            // An answer as long as the question, so that what is fragmented one way is so the other.
+            let text = format!("{:<len$}", answer(&options.name, peer).to_string());
             datagrams.send_to(text.as_bytes(), peer).await?;
         }
     };

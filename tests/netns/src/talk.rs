@@ -1,0 +1,64 @@
+//! A process with one UDP socket, for what socket hooks do: they see processes of a cgroup alone.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{netns::Netns, process::binary};
+
+/// A running `headgate-talk`, killed on drop.
+#[derive(Debug)]
+pub struct Talk {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Talk {
+    /// Starts it as a process of a cgroup, connected if an address is given.
+    pub fn start(netns: &Netns, cgroup: &Path, connect: Option<SocketAddr>) -> Result<Self> {
+        let mut command = netns.command(binary("headgate-talk")?, Some(cgroup));
+        if let Some(address) = connect {
+            command.args(["--connect", &address.to_string()]);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().context("no standard input")?;
+        let output = child.stdout.take().context("no standard output")?;
+        let mut talk = Self {
+            child,
+            input,
+            output: BufReader::new(output),
+        };
+        let first = talk.line()?;
+        ensure!(first == "ready", "headgate-talk says {first}");
+        Ok(talk)
+    }
+
+    /// Sends a datagram, and returns `pod client peer` or `error why`.
+    pub fn to(&mut self, address: SocketAddr) -> Result<String> {
+        writeln!(self.input, "{address}")?;
+        self.line()
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim_end().into())
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}

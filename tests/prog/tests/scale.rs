@@ -1,0 +1,255 @@
+//! Many Services through the loop into real maps, and maps that are too small.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use headgate_control::{Event, Kind, Reconciler};
+use headgate_dataplane::{Maps, Options, Programs, Writer, load};
+use headgate_model::{
+    Endpoint, EndpointPort, EndpointSlice, Node, Protocol, Scope, Service, ServiceName, ServicePort,
+};
+
+/// Pinned maps that go away with it.
+struct Pins {
+    path: PathBuf,
+    _programs: Programs,
+}
+
+impl Pins {
+    fn new(name: &str, options: &Options) -> Self {
+        let path = Path::new("/sys/fs/bpf").join(format!("hgtest-{}-{name}", std::process::id()));
+        let programs = load(&path, options).unwrap();
+        Self {
+            path,
+            _programs: programs,
+        }
+    }
+
+    fn maps(&self) -> Maps {
+        Maps::open(&self.path, true).unwrap()
+    }
+
+    fn reconciler(&self) -> Reconciler<Writer> {
+        let node = Node {
+            name: "n1".into(),
+            ..Node::default()
+        };
+        let mut reconciler = Reconciler::new(Writer::new(self.maps(), 7, 251), node).unwrap();
+        for kind in Kind::ALL {
+            reconciler.note(Event::Listed(kind));
+        }
+        reconciler
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.path).unwrap();
+    }
+}
+
+fn is_root(name: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        println!("SKIPPED: {name}: making maps needs root");
+    }
+    is_root
+}
+
+fn name(number: u32) -> ServiceName {
+    ServiceName::new("default", &format!("s{number}"))
+}
+
+fn service(number: u32) -> Event {
+    let [_, _, high, low] = number.to_be_bytes();
+    let service = Service {
+        name: name(number),
+        created_s: Some(i64::from(number)),
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        cluster_ips: vec![IpAddr::from([10, 96, high, low])],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: None,
+        health_check_node_port: None,
+    };
+    Event::Service(name(number), Some(service))
+}
+
+fn slice(number: u32, endpoints: u32) -> Event {
+    let endpoint = |index: u32| {
+        let [_, a, b, c] = (number * 16 + index).to_be_bytes();
+        Endpoint {
+            address: IpAddr::from([10, 128 + a, b, c]),
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        }
+    };
+    let slice = EndpointSlice {
+        service: name(number),
+        ports: vec![EndpointPort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 8080,
+        }],
+        endpoints: (0..endpoints).map(endpoint).collect(),
+    };
+    Event::Slice(name(number), Some(slice))
+}
+
+#[test]
+fn s66_ten_thousand_services_with_a_hundred_thousand_endpoints() {
+    const SERVICES: u32 = 10_000;
+    const ENDPOINTS: u32 = 10;
+    if !is_root("s66_ten_thousand_services_with_a_hundred_thousand_endpoints") {
+        return;
+    }
+    let pins = Pins::new("scale", &Options::default());
+    let mut reconciler = pins.reconciler();
+    let timed = |what: &str, reconciler: &mut Reconciler<Writer>| {
+        let start = Instant::now();
+        assert!(
+            reconciler.reconcile(),
+            "{:?}",
+            reconciler.status().failures.first()
+        );
+        println!("{what}: {:?}", start.elapsed());
+    };
+    for number in 1..=SERVICES {
+        reconciler.note(service(number));
+        reconciler.note(slice(number, ENDPOINTS));
+    }
+    timed("first sync", &mut reconciler);
+    let count = |pins: &Pins| pins.maps().frontends.keys().count();
+    assert_eq!(count(&pins), SERVICES as usize);
+    let backends = |reconciler: &Reconciler<Writer>| reconciler.status().backends;
+    assert_eq!(backends(&reconciler), (SERVICES * ENDPOINTS) as usize);
+
+    // One change in the midst of many takes what one change takes.
+    reconciler.note(slice(5000, ENDPOINTS - 1));
+    timed("one endpoint less", &mut reconciler);
+    assert_eq!(backends(&reconciler), (SERVICES * ENDPOINTS - 1) as usize);
+
+    // A restart finds everything as it was.
+    let mut reconciler = pins.reconciler();
+    for number in 1..=SERVICES {
+        reconciler.note(service(number));
+        let less = u32::from(number == 5000);
+        reconciler.note(slice(number, ENDPOINTS - less));
+    }
+    timed("sync after a restart", &mut reconciler);
+    reconciler.audit().unwrap();
+    assert_eq!(reconciler.status().repaired, 0);
+
+    for number in 1..=SERVICES {
+        reconciler.note(Event::Service(name(number), None));
+    }
+    timed("all deleted", &mut reconciler);
+    assert_eq!((count(&pins), backends(&reconciler)), (0, 0));
+    assert_eq!(pins.maps().addresses.keys().count(), 0);
+}
+
+#[test]
+fn s66_full_map_refuses_the_newest_and_recovers() {
+    if !is_root("s66_full_map_refuses_the_newest_and_recovers") {
+        return;
+    }
+    let roomy = Options {
+        frontends: 64,
+        services: 64,
+        backends: 64,
+        slots: 64,
+        connections: 64,
+        sockets: 64,
+        ..Options::default()
+    };
+    let small = [
+        (
+            "FRONTENDS",
+            Options {
+                frontends: 4,
+                ..roomy
+            },
+        ),
+        (
+            "SERVICES",
+            Options {
+                services: 5,
+                ..roomy
+            },
+        ),
+        (
+            "BACKENDS",
+            Options {
+                backends: 5,
+                ..roomy
+            },
+        ),
+        ("SLOTS", Options { slots: 4, ..roomy }),
+    ];
+    for (map, options) in small {
+        let pins = Pins::new(&format!("full-{}", map.to_lowercase()), &options);
+        let mut reconciler = pins.reconciler();
+        for number in 1..=4 {
+            reconciler.note(service(number));
+            reconciler.note(slice(number, 1));
+            assert!(
+                reconciler.reconcile(),
+                "{map}: {:?}",
+                reconciler.status().failures
+            );
+        }
+        let before = pins.maps().frontends.keys().count();
+        reconciler.note(service(5));
+        reconciler.note(slice(5, 1));
+        assert!(!reconciler.reconcile(), "{map} has room for a fifth");
+        let failures = reconciler.status().failures.clone();
+        assert!(
+            failures
+                .iter()
+                .any(|failure| failure.reason.contains(&format!("map {map} is full"))),
+            "{map}: {failures:?}"
+        );
+        let named = failures
+            .iter()
+            .filter_map(|failure| failure.service.as_ref());
+        assert!(
+            named.clone().all(|service| *service == name(5)),
+            "{map}: {failures:?}"
+        );
+        assert_eq!(before, 4);
+        let frontends = pins.maps().frontends.keys().count();
+        assert_eq!(
+            frontends, 4,
+            "{map}: the older ones stay, the new one waits"
+        );
+        reconciler.note(Event::Service(name(1), None));
+        let mut is_done = false;
+        for _ in 0..500 {
+            is_done = reconciler.reconcile();
+            if is_done {
+                break;
+            }
+            // Freed slots rest for two seconds.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(is_done, "{map}: {:?}", reconciler.status().failures);
+        assert_eq!(pins.maps().frontends.keys().count(), 4);
+    }
+}
