@@ -1,5 +1,6 @@
 //! Build, demo and test commands: `cargo xtask --help`.
 
+mod behaviours;
 mod bench;
 mod build;
 mod demo;

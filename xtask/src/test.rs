@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{build, setup, sh};
+use crate::{behaviours, build, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// No lints
     #[arg(long)]
     fast: bool,
+    /// Only tests of numbered behaviours, and how each behaviour fares; no lints
+    #[arg(long, conflicts_with = "filter")]
+    behaviours: bool,
 }
 
 const HOST: &str = "--workspace --exclude headgate-programs";
@@ -24,7 +27,7 @@ const HOST: &str = "--workspace --exclude headgate-programs";
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let toolchain = setup::run()?;
-    let lints = !options.fast && options.filter.is_none();
+    let lints = !options.fast && !options.behaviours && options.filter.is_none();
     if lints {
         sh::heading("format");
         sh::run(&mut sh::command("cargo fmt --all --check"))?;
@@ -44,14 +47,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     sh::heading("building the binaries");
     sh::run(&mut sh::command(&format!("cargo build {HOST} --bins")))?;
     sh::heading("tests");
-    let count = nextest(options.filter.as_deref())?;
+    let lines = nextest(options)?;
+    let count = summarize(&lines).context("cargo nextest gave no summary")?;
+    let checked = match options.filter {
+        Some(_) => Ok(()),
+        None => behaviours::check(&lines, options.behaviours),
+    };
     eprintln!("finished in {} s", start.elapsed().as_secs());
     println!(
         "{} passed, {} failed, {} skipped",
         count.passed, count.failed, count.skipped
     );
     ensure!(count.failed == 0, "{} tests failed", count.failed);
-    Ok(())
+    checked
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,8 +69,9 @@ struct Count {
     skipped: usize,
 }
 
-/// Runs the tests and shows what they print. One that could not run says `SKIPPED: why`.
-fn nextest(filter: Option<&str>) -> Result<Count> {
+/// Runs the tests, shows what they print, and returns it. One that could not run says
+/// `SKIPPED: why`.
+fn nextest(options: &Options) -> Result<Vec<String>> {
     let mut command = sh::command(&format!("cargo nextest run {HOST} --no-fail-fast"));
     command
         .args([
@@ -73,7 +82,14 @@ fn nextest(filter: Option<&str>) -> Result<Count> {
             "--color",
             "never",
         ])
-        .args(filter)
+        .args(options.filter.as_deref())
+        .args(
+            options
+                .behaviours
+                .then_some(["-E", behaviours::FILTER])
+                .into_iter()
+                .flatten(),
+        )
         .env("RUST_BACKTRACE", "0")
         .stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot run cargo nextest")?;
@@ -87,12 +103,9 @@ fn nextest(filter: Option<&str>) -> Result<Count> {
         lines.push(line);
     }
     let status = child.wait()?;
-    let count = summarize(&lines).with_context(|| format!("cargo nextest: {status}"))?;
-    ensure!(
-        status.success() || count.failed > 0,
-        "cargo nextest: {status}"
-    );
-    Ok(count)
+    let failed = summarize(&lines).is_some_and(|count| count.failed > 0);
+    ensure!(status.success() || failed, "cargo nextest: {status}");
+    Ok(lines)
 }
 
 /// Reads `Summary [ 2.3s] 9 tests run: 7 passed (1 slow), 2 failed, 0 skipped`.

@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    health,
+    health, leftovers,
     metrics::Metrics,
     node::{self, Facts, Selection},
 };
@@ -155,6 +155,9 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
     let first = node::read(&selection)?;
     let (publish, mut facts) = watch::channel(first.clone());
 
+    for line in leftovers::find() {
+        info!("{line}");
+    }
     let mut hooks = Hooks::load(pins, options, &first)?;
     let maps = Maps::open(pins, true)?;
     let writer = Writer::new(maps, options.seed, options.maglev_size);

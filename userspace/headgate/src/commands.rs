@@ -14,7 +14,10 @@ use headgate_dataplane::{Maps, attached, pin_folder};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::output::{Options, print, table};
+use crate::{
+    leftovers,
+    output::{Options, print, table},
+};
 
 fn open(pins: &Path) -> Result<Maps> {
     Maps::open(pins, false)
@@ -287,6 +290,9 @@ pub(crate) fn cleanup(pins: &Path) -> Result<()> {
     // The folder of another ABI version may still be there.
     if fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_none()) {
         fs::remove_dir(pins)?;
+    }
+    for line in leftovers::find() {
+        println!("{line}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod agent;
 mod commands;
 mod health;
+mod leftovers;
 mod metrics;
 mod node;
 mod output;
