@@ -1,11 +1,13 @@
 //! How a new connection is translated.
 
-use headgate_abi::{Addr, BackendEntry, CtEntry, CtFlags, CtState, FlowKey, Port, Reason};
+use headgate_abi::{
+    BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Reason,
+};
 
 use crate::{
     conntrack::{is_expired, mirror},
     parse::Family,
-    select::mix,
+    select::{flow_hash, mix},
     tables::{Added, Tables},
     walk::{Hook, Notes},
 };
@@ -13,25 +15,27 @@ use crate::{
 /// How many source ports are tried before a connection is refused.
 const PORT_TRIES: u32 = 16;
 
-/// The address that replaces the client's, or `None` if the client's is kept.
+/// Replaces the noted source by the node's address where it must be, and the port by one for that.
 ///
 /// It must be replaced where the backend's answer would not come back through us: a backend on
 /// another node, or a pod that reaches itself (hairpin) and would answer itself directly.
 #[inline(always)]
-pub(crate) fn snat_address<T: Tables>(
+pub(crate) fn plan_snat<T: Tables>(
     hook: Hook,
     tables: &T,
     family: Family,
-    flow: &FlowKey,
+    hash: u32,
     backend: &BackendEntry,
-) -> Result<Option<Addr>, Reason> {
+    notes: &mut Notes,
+) -> Result<(), Reason> {
+    let entry = &mut notes.entry;
     let is_needed = match hook {
         Hook::External => backend.local == 0,
-        Hook::Pod => backend.address == flow.source,
+        Hook::Pod => backend.address == entry.source,
         Hook::Egress => false,
     };
     if !is_needed {
-        return Ok(None);
+        return Ok(());
     }
     let config = tables.config();
     let address = match family {
@@ -41,11 +45,15 @@ pub(crate) fn snat_address<T: Tables>(
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
     }
-    Ok(Some(address))
+    entry.source = address;
+    let port = entry.source_port.number();
+    if port < config.snat_port_first.number() || port > config.snat_port_last.number() {
+        entry.source_port = port_in_range(config, hash);
+    }
+    Ok(())
 }
 
-/// Adds both entries of a connection: the noted one for the client's packets, in which another
-/// source may be put, and its mirror.
+/// Adds both entries of a connection: the noted one for the client's packets, and its mirror.
 ///
 /// The reply's entry is the one that must be unique: two clients, or one client through two
 /// services, may otherwise look the same to a backend. It is added first, and another source port
@@ -55,20 +63,8 @@ pub(crate) fn open_connection<T: Tables>(
     tables: &mut T,
     flow: &FlowKey,
     notes: &mut Notes,
-    hash: u32,
-    snat: Option<Addr>,
 ) -> Result<(), Reason> {
-    let first = tables.config().snat_port_first.number();
-    let last = tables.config().snat_port_last.number();
-    let span = u32::from(last.wrapping_sub(first)) + 1;
-    if let Some(address) = snat {
-        notes.entry.source = address;
-        let client_port = flow.source_port.number();
-        if client_port < first || client_port > last {
-            notes.entry.source_port = port_in_range(first, span, hash);
-        }
-    }
-    let mut candidate = hash;
+    let mut candidate = flow_hash(flow, tables.config().seed);
     for _ in 0..PORT_TRIES {
         mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
         match tables.add_connection(&notes.other_flow, &notes.other) {
@@ -81,13 +77,15 @@ pub(crate) fn open_connection<T: Tables>(
             return tables.put_connection(flow, &notes.entry);
         }
         candidate = mix(candidate.wrapping_add(1));
-        notes.entry.source_port = port_in_range(first, span, candidate);
+        notes.entry.source_port = port_in_range(tables.config(), candidate);
     }
     Err(Reason::SnatPortsExhausted)
 }
 
 #[inline(always)]
-fn port_in_range(first: u16, span: u32, hash: u32) -> Port {
+fn port_in_range(config: &DatapathConfig, hash: u32) -> Port {
+    let first = config.snat_port_first.number();
+    let span = u32::from(config.snat_port_last.number().wrapping_sub(first)) + 1;
     let offset = (u64::from(hash) * u64::from(span)) >> 32;
     Port::new(first.wrapping_add(offset as u16))
 }

@@ -1,14 +1,14 @@
 //! The packet walk: the page to read first.
 
 use headgate_abi::{
-    Addr, AddressEntry, CtEntry, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
-    FrontendFlags, FrontendKey, Reason,
+    Addr, AddressEntry, BackendEntry, CtEntry, Fate, FlowKey, FragmentEntry, FragmentKey,
+    FrontendEntry, FrontendFlags, FrontendKey, Reason,
 };
 
 use crate::{
     conntrack::{Direction, is_expired, is_reopening, mirror, next_state},
     icmp::rewrite_error,
-    nat::{open_connection, plan_dnat, snat_address},
+    nat::{open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Family, Fragment, L3, Parsed, Transport, parse},
     reject::{Message, Rejection, reject},
@@ -136,17 +136,15 @@ fn decide<P: Packet, T: Tables>(
         leave_partial_checksum(packet, parsed)?;
         track(tables, parsed, notes)?;
     } else {
-        let frontend = match look_up_frontend(hook, tables, parsed) {
-            Err(Reason::NoPort) => {
-                leave_partial_checksum(packet, parsed)?;
-                return Ok(refuse(parsed, Reason::NoPort));
-            }
-            result => result?,
-        };
+        let is_planned = plan_connection(hook, tables, parsed, notes);
         leave_partial_checksum(packet, parsed)?;
-        match new_connection(hook, tables, parsed, &frontend, notes) {
-            Err(Reason::NoBackend) => return Ok(refuse(parsed, Reason::NoBackend)),
-            result => result?,
+        match is_planned {
+            Err(reason @ (Reason::NoBackend | Reason::NoPort)) => {
+                let source = parsed.flow.destination;
+                return Ok(answer(Message::PortUnreachable, source, 0, reason));
+            }
+            Err(reason) => return Err(reason),
+            Ok(()) => open_connection(tables, &parsed.flow, notes)?,
         }
     }
     let plan = send(hook, tables, parsed, &notes.entry)?;
@@ -262,12 +260,14 @@ fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Resul
     tables.put_connection(&notes.other_flow, &notes.other)
 }
 
+/// Notes what becomes of the packets of a new connection, as long as its source port is free.
 #[inline(always)]
-fn look_up_frontend<T: Tables>(
+fn plan_connection<T: Tables>(
     hook: Hook,
-    tables: &T,
+    tables: &mut T,
     parsed: &Parsed,
-) -> Result<FrontendEntry, Reason> {
+    notes: &mut Notes,
+) -> Result<(), Reason> {
     if hook == Hook::Egress || parsed.transport == Transport::IcmpError {
         return Err(Reason::NotOurs);
     }
@@ -276,7 +276,9 @@ fn look_up_frontend<T: Tables>(
     if flow.source.is_loopback() || flow.destination.is_loopback() {
         return Err(Reason::Spoofed);
     }
-    let address = tables.address(&flow.destination).ok_or(Reason::NotOurs)?;
+    let Some(address) = tables.address(&flow.destination) else {
+        return straight(tables, parsed, notes);
+    };
     let key = FrontendKey {
         address: flow.destination,
         port: flow.destination_port,
@@ -284,10 +286,10 @@ fn look_up_frontend<T: Tables>(
         zero: 0,
     };
     let Some(frontend) = tables.frontend(&key) else {
-        return Err(match address {
-            AddressEntry::SERVICE => Reason::NoPort,
-            _ => Reason::NotOurs,
-        });
+        return match address {
+            AddressEntry::SERVICE => Err(Reason::NoPort),
+            _ => straight(tables, parsed, notes),
+        };
     };
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);
@@ -295,11 +297,34 @@ fn look_up_frontend<T: Tables>(
     if tables.address(&flow.source) == Some(AddressEntry::SERVICE) {
         return Err(Reason::Spoofed);
     }
-    Ok(frontend)
+    balance(hook, tables, parsed, &frontend, notes)
+}
+
+/// A connection past all services is not ours, unless its answers would be taken for those of a
+/// connection that came to the same backend through a service: same client, same source port. As
+/// `nf_conntrack` does it, it is then tracked as well, and gets a source port of its own.
+#[inline(always)]
+fn straight<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
+    let flow = &parsed.flow;
+    let is_opening = matches!(parsed.transport, Transport::Tcp(flags) if flags.is_opening());
+    if !is_opening {
+        return Err(Reason::NotOurs);
+    }
+    let taken = tables.connection(&flow.reversed()).ok_or(Reason::NotOurs)?;
+    if Direction::of(&taken) == Direction::Original {
+        return Err(Reason::NotOurs);
+    }
+    let itself = BackendEntry {
+        address: flow.destination,
+        port: flow.destination_port,
+        ..BackendEntry::default()
+    };
+    notes.entry = plan_dnat(flow, 0, 0, &itself, tables.now_s());
+    Ok(())
 }
 
 #[inline(always)]
-fn new_connection<T: Tables>(
+fn balance<T: Tables>(
     hook: Hook,
     tables: &mut T,
     parsed: &Parsed,
@@ -325,9 +350,8 @@ fn new_connection<T: Tables>(
     let hash = flow_hash(flow, tables.config().seed);
     let (backend_id, backend) =
         choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
-    let snat = snat_address(hook, tables, parsed.family, flow, &backend)?;
     notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
-    open_connection(tables, flow, notes, hash, snat)
+    plan_snat(hook, tables, parsed.family, hash, &backend, notes)
 }
 
 /// How the packet goes on its way.
@@ -398,12 +422,6 @@ fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
         Family::V4 => tables.config().snat_v4,
         Family::V6 => tables.config().snat_v6,
     }
-}
-
-/// Tells the sender that nobody serves this.
-#[inline(always)]
-fn refuse(parsed: &Parsed, reason: Reason) -> Plan {
-    answer(Message::PortUnreachable, parsed.flow.destination, 0, reason)
 }
 
 #[inline(always)]

@@ -406,6 +406,37 @@ fn s48_client_reuses_its_port_after_the_end() {
 }
 
 #[test]
+fn s48_straight_connection_beside_one_through_a_service() {
+    let mut walks = Walks::new("s48s");
+    let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
+    let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
+    let straight = backend.reversed();
+    assert_eq!(walks.run(&straight.tcp("S", b"")).reason, Reason::NotOurs);
+    for _ in 0..2 {
+        walks.run(&client.tcp("S", b""));
+        walks.run(&backend.tcp("SA", b""));
+        walks.run(&client.tcp("A", b""));
+        let moved = describe(&walks.run(&straight.tcp("S", b"")).frame);
+        let port = moved.split(' ').nth(1).unwrap();
+        assert_ne!(port, "1000", "{moved}");
+        let answer = Builder::new("10.244.1.2:9376", &format!("198.51.100.7:{port}"));
+        let answer = describe(&walks.run(&answer.tcp("SA", b"")).frame);
+        assert_eq!(answer, "10.244.1.2 9376 > 198.51.100.7 1000 tcp SA");
+        let through = describe(&walks.run(&backend.tcp("A", b"data")).frame);
+        assert_eq!(through, "10.96.0.10 80 > 198.51.100.7 1000 tcp A");
+        // Both end, and the port is the client's to use again, for either.
+        for frame in [client.tcp("R", b""), straight.tcp("R", b"")] {
+            walks.run(&frame);
+        }
+        let kept = describe(&walks.run(&straight.tcp("S", b"")).frame);
+        assert_eq!(kept, "198.51.100.7 1000 > 10.244.1.2 9376 tcp S");
+        let answer = describe(&walks.run(&backend.tcp("SA", b"")).frame);
+        assert_eq!(answer, "10.244.1.2 9376 > 198.51.100.7 1000 tcp SA");
+        walks.run(&straight.tcp("R", b""));
+    }
+}
+
+#[test]
 fn s49_idle_connection_survives_days_and_its_end_does_not() {
     const DAY: u32 = 24 * 3600;
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
