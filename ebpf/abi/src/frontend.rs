@@ -16,6 +16,19 @@ pub struct FrontendKey {
     pub zero: u8,
 }
 
+impl FrontendKey {
+    /// The key of a frontend.
+    #[inline(always)]
+    pub const fn new(address: Addr, port: Port, protocol: Protocol) -> Self {
+        Self {
+            address,
+            port,
+            protocol,
+            zero: 0,
+        }
+    }
+}
+
 /// Which services serve a frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -48,12 +48,7 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
     if wanted.address.is_loopback() && !is_host {
         return Decision::Leave;
     }
-    let key = FrontendKey {
-        address: wanted.address,
-        port: wanted.port,
-        protocol: wanted.protocol,
-        zero: 0,
-    };
+    let key = FrontendKey::new(wanted.address, wanted.port, wanted.protocol);
     let Some(frontend) = tables.frontend(&key) else {
         return match tables.address(&wanted.address) {
             Some(AddressEntry::SERVICE) => Decision::Refuse(Reason::NoPort),

@@ -279,12 +279,7 @@ fn plan_connection<T: Tables>(
     let Some(address) = tables.address(&flow.destination) else {
         return straight(tables, parsed, notes);
     };
-    let key = FrontendKey {
-        address: flow.destination,
-        port: flow.destination_port,
-        protocol: flow.protocol,
-        zero: 0,
-    };
+    let key = FrontendKey::new(flow.destination, flow.destination_port, flow.protocol);
     let Some(frontend) = tables.frontend(&key) else {
         return match address {
             AddressEntry::SERVICE => Err(Reason::NoPort),

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
 use headgate_apiserver::{Options as ApiOptions, TestServer};
-use headgate_dataplane::{Options, load};
+use headgate_dataplane::{Options, cgroup_root, load};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -427,17 +427,8 @@ fn remove_cgroup(path: &Path) {
     eprintln!("left behind {}", path.display());
 }
 
-/// Where cgroup2 is mounted: not everywhere at the same place.
 fn cgroup_mount() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let mut mounts = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let mount = mounts.find_map(|fields| match fields[..] {
-        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
-        _ => None,
-    });
-    mount.context("cgroup2 is not mounted")
+    cgroup_root()?.context("cgroup2 is not mounted")
 }
 
 impl Drop for Cluster {

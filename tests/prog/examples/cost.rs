@@ -1,7 +1,7 @@
 //! What a packet costs: instructions that the verifier walks, and nanoseconds beside two baselines.
 
 use anyhow::Result;
-use headgate_abi::{AddressEntry, BackendEntry, FrontendEntry, FrontendKey, Port, Protocol, names};
+use headgate_abi::{AddressEntry, BackendEntry, FrontendFlags, FrontendKey, Port, Protocol, names};
 use headgate_prog::{Builder, Kernel, State};
 
 const RUNS: usize = 20_000;
@@ -12,21 +12,14 @@ fn main() -> Result<()> {
     let mut state = State::default();
     for (id, client, backend) in [(1, v4, "10.0.0.3:8080"), (2, v6, "[fd00::3]:8080")] {
         let backend: std::net::SocketAddr = backend.parse()?;
-        let frontend = FrontendKey {
-            address: client.destination.ip().into(),
-            port: Port::new(client.destination.port()),
-            protocol: Protocol::TCP,
-            zero: 0,
-        };
-        let entry = FrontendEntry {
-            inside: id,
-            outside: id,
-            ..FrontendEntry::default()
-        };
-        state.frontends.insert(frontend, entry);
-        state
-            .addresses
-            .insert(frontend.address, AddressEntry::SERVICE);
+        let port = Port::new(client.destination.port());
+        let frontend = FrontendKey::new(client.destination.ip().into(), port, Protocol::TCP);
+        state.add_frontend(
+            frontend,
+            id,
+            FrontendFlags::default(),
+            AddressEntry::SERVICE,
+        );
         let entry = BackendEntry {
             address: backend.ip().into(),
             port: Port::new(backend.port()),

@@ -7,8 +7,8 @@ use std::{
 
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Reason,
-    ServiceEntry, ServiceFlags, SlotRange, Traffic,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey, MemberKey,
+    Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Notes, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -38,6 +38,23 @@ pub struct State {
 }
 
 impl State {
+    /// Adds a frontend that one service serves for everybody, and its address.
+    pub fn add_frontend(
+        &mut self,
+        key: FrontendKey,
+        service: u32,
+        flags: FrontendFlags,
+        address: AddressEntry,
+    ) {
+        let entry = FrontendEntry {
+            inside: service,
+            outside: service,
+            flags,
+        };
+        self.frontends.insert(key, entry);
+        self.addresses.insert(key.address, address);
+    }
+
     /// Adds a service that has these backends, by id, one slot each.
     pub fn add_service(&mut self, id: u32, backends: &[u32], affinity_timeout_s: u32) {
         let range = SlotRange {

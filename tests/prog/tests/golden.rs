@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey,
-    Port, Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, Port, Protocol,
+    Reason,
 };
 use headgate_datapath::Hook;
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
@@ -40,19 +40,8 @@ fn state() -> State {
         ..State::default()
     };
     let mut frontend = |text: &str, port, protocol, service, flags| {
-        let key = FrontendKey {
-            address: address(text),
-            port: Port::new(port),
-            protocol,
-            zero: 0,
-        };
-        let entry = FrontendEntry {
-            inside: service,
-            outside: service,
-            flags,
-        };
-        state.frontends.insert(key, entry);
-        state.addresses.insert(key.address, AddressEntry::SHARED);
+        let key = FrontendKey::new(address(text), Port::new(port), protocol);
+        state.add_frontend(key, service, flags, AddressEntry::SHARED);
     };
     let none = FrontendFlags::default();
     frontend("192.168.50.1", 30080, Protocol::TCP, WEB, none);
@@ -397,18 +386,8 @@ fn s46_what_is_not_ours_stays_as_it_is() {
 #[test]
 fn s48_two_services_with_one_backend_get_two_source_ports() {
     let mut state = state();
-    let other = FrontendKey {
-        address: address("192.168.50.1"),
-        port: Port::new(30099),
-        protocol: Protocol::UDP,
-        zero: 0,
-    };
-    let entry = FrontendEntry {
-        inside: DNS,
-        outside: DNS,
-        flags: FrontendFlags::default(),
-    };
-    state.frontends.insert(other, entry);
+    let other = FrontendKey::new(address("192.168.50.1"), Port::new(30099), Protocol::UDP);
+    state.add_frontend(other, DNS, FrontendFlags::default(), AddressEntry::SHARED);
     let mut host = Host::new(state);
     let one = Builder::new("192.168.50.100:5000", "192.168.50.1:30053").udp(b"a");
     let two = Builder::new("192.168.50.100:5000", "192.168.50.1:30099").udp(b"b");

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey,
-    MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
+    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, MemberKey, Port,
+    Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
 };
 use headgate_datapath::{Hook, Link, Route, Way};
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
@@ -53,19 +53,8 @@ fn state() -> State {
     state.add_service(4, &[14], 0);
     state.add_service(5, &[3], 0);
     let mut frontend = |text: &str, port, protocol, service, flags| {
-        let key = FrontendKey {
-            address: address(text),
-            port: Port::new(port),
-            protocol,
-            zero: 0,
-        };
-        let entry = FrontendEntry {
-            inside: service,
-            outside: service,
-            flags,
-        };
-        state.frontends.insert(key, entry);
-        state.addresses.insert(key.address, AddressEntry::SERVICE);
+        let key = FrontendKey::new(address(text), Port::new(port), protocol);
+        state.add_frontend(key, service, flags, AddressEntry::SERVICE);
     };
     let none = FrontendFlags::default();
     frontend(CLUSTER_IP, 80, Protocol::TCP, WEB, none);

@@ -554,12 +554,11 @@ fn model_protocol(protocol: headgate_abi::Protocol) -> Protocol {
 }
 
 fn frontend_key(frontend: &Frontend) -> FrontendKey {
-    FrontendKey {
-        address: Addr::from(frontend.address),
-        port: Port::new(frontend.port),
-        protocol: protocol(frontend.protocol),
-        zero: 0,
-    }
+    FrontendKey::new(
+        Addr::from(frontend.address),
+        Port::new(frontend.port),
+        protocol(frontend.protocol),
+    )
 }
 
 fn flags(spec: &FrontendSpec) -> FrontendFlags {

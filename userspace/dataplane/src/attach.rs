@@ -139,6 +139,16 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
     Ok(())
 }
 
+/// Where cgroup2 is mounted, if it is: not everywhere at the same place.
+pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    Ok(fields.find_map(|mut fields| {
+        let path = fields.nth(1)?;
+        (fields.next()? == "cgroup2").then(|| path.into())
+    }))
+}
+
 /// Names of the pinned links: `program@device`.
 pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(links(pins)) {

@@ -13,7 +13,7 @@ mod sys;
 
 pub use apply::Writer;
 pub use array::SharedArray;
-pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, detach};
+pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, cgroup_root, detach};
 pub use error::Error;
 pub use load::{Options, Programs, host_netns_cookie, load};
 pub use maps::{Maps, pin_folder};

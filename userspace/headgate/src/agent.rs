@@ -1,7 +1,6 @@
 //! The agent: a source, a dataplane and the loop between them.
 
 use std::{
-    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -15,7 +14,7 @@ use headgate_control::{
 use headgate_datapath::maglev;
 use headgate_dataplane::{
     Device, Maps, Options as LoadOptions, Programs, Writer, attach_cgroup, attach_device, attached,
-    detach, host_netns_cookie, load,
+    cgroup_root, detach, host_netns_cookie, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
@@ -291,7 +290,7 @@ impl Hooks {
             pins: pins.into(),
             cgroup: match &options.cgroup {
                 Some(path) => path.clone(),
-                None => cgroup_root()?,
+                None => cgroup_root()?.context("cgroup2 is not mounted")?,
             },
             programs: load(pins, &load_options(options, config))?,
             config,
@@ -362,17 +361,4 @@ fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {
         connections: options.max_connections,
         ..LoadOptions::default()
     }
-}
-
-/// Where cgroup2 is mounted: not everywhere at the same place.
-fn cgroup_root() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let mut mounts = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
-    let root = mounts.find_map(|fields| match fields[..] {
-        [_, path, "cgroup2", ..] => Some(PathBuf::from(path)),
-        _ => None,
-    });
-    root.context("cgroup2 is not mounted")
 }

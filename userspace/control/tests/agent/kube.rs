@@ -1,69 +1,25 @@
-//! The Kubernetes source through everything that an API server does to a watch.
+//! What only an API server can do to an agent.
 
-use headgate_apiserver::{ApiServer, Options};
-use headgate_control::{Inputs, Reconciler, Status, kube as source, run};
-use headgate_model::Actual;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use kube::{Client, Config};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice, events::v1::Event};
+use tokio::time::timeout;
+
+use crate::{
+    memory::{PATIENCE, dump},
+    source::{Agent, service, slice},
 };
 
-use crate::memory::{Memory, PATIENCE, dump, node};
-
-async fn start() -> ApiServer {
-    let options = Options {
-        tls: false,
-        kubernetes_service: false,
-        ..Options::default()
-    };
-    ApiServer::start(options).await.unwrap()
-}
-
-/// Runs the loop on a server, and returns its maps and its status.
-async fn agent(server: &ApiServer) -> (watch::Receiver<Actual>, watch::Receiver<Status>) {
-    let client = Client::try_from(Config::new(server.url().parse().unwrap())).unwrap();
-    let (published, maps) = watch::channel(Actual::default());
-    let memory = Memory {
-        actual: Actual::default(),
-        published,
-    };
-    let reconciler = Reconciler::new(memory, node()).unwrap();
-    let (sender, events) = mpsc::channel(64);
-    let (status_sender, status) = watch::channel(Status::default());
-    tokio::spawn(async move { source::follow(client, "n1", sender).await });
-    tokio::spawn(async move {
-        let (_nodes, nodes) = watch::channel(node());
-        let (_audits, audits) = mpsc::channel(1);
-        let inputs = Inputs {
-            events,
-            nodes,
-            audits,
-        };
-        run(reconciler, inputs, status_sender, std::future::pending()).await;
-    });
-    (maps, status)
-}
-
-async fn until(maps: &mut watch::Receiver<Actual>, expected: &str) {
-    let result = timeout(PATIENCE, maps.wait_for(|actual| dump(actual) == expected))
-        .await
-        .is_ok();
-    assert!(result, "expected\n{expected}have\n{}", dump(&maps.borrow()));
-}
-
 /// Service `name` with its slice `name-1`.
-fn put(server: &ApiServer, name: &str, cluster_ip: &str, endpoint: &str) {
-    let text = format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
-         spec: {{clusterIP: {cluster_ip}, ports: [{{port: 80}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-         metadata: {{name: {name}-1, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         ports: [{{name: '', port: 8080}}]\n\
-         endpoints: [{{addresses: [{endpoint}], nodeName: n1}}]\n"
-    );
-    server.apply_yaml(&text).unwrap();
+fn web(name: &str, cluster_ip: &str, endpoint: &str) -> String {
+    let endpoint = format!("{{addresses: [{endpoint}], nodeName: n1}}");
+    service(
+        name,
+        &format!("clusterIP: {cluster_ip}, ports: [{{port: 80}}]"),
+    ) + &slice(
+        &format!("{name}-1"),
+        name,
+        "{name: '', port: 8080}",
+        &endpoint,
+    )
 }
 
 fn line(frontend: &str, backend: &str) -> String {
@@ -71,52 +27,94 @@ fn line(frontend: &str, backend: &str) -> String {
     format!("tcp {frontend}:80 ClusterIp in[{backend}] out[{backend}]\n")
 }
 
-#[tokio::test]
-async fn s62_maps_follow_the_api_through_cuts_and_410() {
-    let server = start().await;
-    put(&server, "a", "10.96.0.1", "10.244.1.2");
-    let (mut maps, _status) = agent(&server).await;
-    until(&mut maps, &line("10.96.0.1", "10.244.1.2")).await;
-
-    put(&server, "a", "10.96.0.1", "10.244.1.3");
-    until(&mut maps, &line("10.96.0.1", "10.244.1.3")).await;
-
-    // Watches end, as they do every few minutes, and go on from where they were.
-    server.drop_watches();
-    put(&server, "b", "10.96.0.2", "10.244.1.4");
-    let both = line("10.96.0.1", "10.244.1.3") + &line("10.96.0.2", "10.244.1.4");
-    until(&mut maps, &both).await;
-
-    // What was deleted while nobody watched, and the server forgot, is found by listing again.
+#[tokio::test(flavor = "multi_thread")]
+async fn s62_what_was_forgotten_is_found_by_listing() {
+    let mut agent = Agent::on_api().await;
+    let text = web("a", "10.96.0.1", "10.244.1.2") + &web("b", "10.96.0.2", "10.244.1.4");
+    agent.api().apply_yaml(&text).unwrap();
+    let both = line("10.96.0.1", "10.244.1.2") + &line("10.96.0.2", "10.244.1.4");
+    agent.holds(&both).await;
+    let server = agent.api();
     server.stop().await;
     server.delete::<Service>("default", "a").unwrap();
     server.delete::<EndpointSlice>("default", "a-1").unwrap();
-    put(&server, "b", "10.96.0.2", "10.244.1.5");
     server.compact(server.version());
     let lists = server.requests("list", "services");
     server.resume().await.unwrap();
-    until(&mut maps, &line("10.96.0.2", "10.244.1.5")).await;
-    assert!(server.requests("list", "services") > lists);
-
-    // A watch that is told in the middle that it expired lists again as well.
-    server.expire_watches();
-    put(&server, "b", "10.96.0.2", "10.244.1.6");
-    until(&mut maps, &line("10.96.0.2", "10.244.1.6")).await;
+    agent.holds(&line("10.96.0.2", "10.244.1.4")).await;
+    assert!(agent.api().requests("list", "services") > lists);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn s62_absent_server_takes_nothing_away_and_is_told() {
-    let server = start().await;
-    put(&server, "a", "10.96.0.1", "10.244.1.2");
-    let (mut maps, mut status) = agent(&server).await;
-    until(&mut maps, &line("10.96.0.1", "10.244.1.2")).await;
-    server.stop().await;
-    let told = status.wait_for(|status| status.disconnected.is_some());
+    let mut agent = Agent::on_api().await;
+    agent
+        .api()
+        .apply_yaml(&web("a", "10.96.0.1", "10.244.1.2"))
+        .unwrap();
+    agent.holds(&line("10.96.0.1", "10.244.1.2")).await;
+    agent.api().stop().await;
+    let told = agent
+        .status
+        .wait_for(|status| status.disconnected.is_some());
     assert!(timeout(PATIENCE, told).await.is_ok());
-    assert_eq!(dump(&maps.borrow()), line("10.96.0.1", "10.244.1.2"));
-    put(&server, "a", "10.96.0.1", "10.244.1.9");
-    server.resume().await.unwrap();
-    until(&mut maps, &line("10.96.0.1", "10.244.1.9")).await;
-    let told = status.wait_for(|status| status.disconnected.is_none());
+    assert_eq!(dump(&agent.maps.borrow()), line("10.96.0.1", "10.244.1.2"));
+    agent
+        .api()
+        .apply_yaml(&web("a", "10.96.0.1", "10.244.1.9"))
+        .unwrap();
+    agent.api().resume().await.unwrap();
+    agent.holds(&line("10.96.0.1", "10.244.1.9")).await;
+    let told = agent
+        .status
+        .wait_for(|status| status.disconnected.is_none());
     assert!(timeout(PATIENCE, told).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s62_stalled_watch_is_noticed() {
+    let mut agent = Agent::on_api().await;
+    agent
+        .api()
+        .apply_yaml(&web("a", "10.96.0.1", "10.244.1.2"))
+        .unwrap();
+    agent.holds(&line("10.96.0.1", "10.244.1.2")).await;
+    agent.api().stall_watches(true);
+    agent
+        .api()
+        .apply_yaml(&web("a", "10.96.0.1", "10.244.1.9"))
+        .unwrap();
+    let told = agent
+        .status
+        .wait_for(|status| status.disconnected.is_some());
+    assert!(timeout(PATIENCE, told).await.is_ok());
+    agent.api().stall_watches(false);
+    agent.holds(&line("10.96.0.1", "10.244.1.9")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s65_refusals_become_events() {
+    let mut agent = Agent::on_api().await;
+    let text = service(
+        "web",
+        "clusterIP: 10.96.0.1, externalIPs: [192.168.50.1], ports: [{port: 80}]",
+    );
+    agent.api().apply_yaml(&text).unwrap();
+    agent
+        .complains("192.168.50.1 is an address of this node")
+        .await;
+    let is_told = |agent: &Agent| {
+        agent.api().list::<Event>().into_iter().any(|event| {
+            let note = event.note.unwrap_or_default();
+            let name = event.regarding.and_then(|object| object.name);
+            note.contains("192.168.50.1") && name.as_deref() == Some("web")
+        })
+    };
+    for _ in 0..1000 {
+        if is_told(&agent) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("no Event: {:?}", agent.api().list::<Event>());
 }

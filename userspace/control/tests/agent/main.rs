@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod kube;
+mod manifests;
 mod memory;
-mod scenarios;
 mod services;
 mod source;

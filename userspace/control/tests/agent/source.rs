@@ -140,6 +140,14 @@ impl Agent {
         }
     }
 
+    /// The API server, for what only it can do.
+    pub(crate) fn api(&self) -> &ApiServer {
+        match &self.source {
+            Source::Api(server) => server,
+            Source::Manifests(_) => panic!("it runs on manifests"),
+        }
+    }
+
     pub(crate) fn set_node(&self, node: Node) {
         self.nodes.send_replace(node);
     }

@@ -1,0 +1,72 @@
+//! What only manifests can do: be wrong where an API server would have refused them.
+
+use headgate_model::Actual;
+use tokio::time::timeout;
+
+use crate::{
+    memory::{PATIENCE, dump},
+    source::{Agent, Source, service, slice},
+};
+
+#[tokio::test]
+async fn s65_bad_input_is_named_and_the_rest_stands() {
+    let web = |ports: &str| service("web", &format!("clusterIP: 10.96.0.1, ports: {ports}"));
+    let mut agent = Agent::on_manifests().await;
+    let good = "tcp 10.96.0.1:80 ClusterIp in[] out[]\n";
+    agent.write("web.yaml", &web("[{port: 80}]")).await;
+    agent.holds(good).await;
+    for (text, complaint) in [
+        (web("[{port: 80"), "web.yaml: document 1"),
+        (
+            web("[{port: 80, prot: TCP}]"),
+            "unknown field spec.ports.0.prot",
+        ),
+        (web("[{port: eighty}]"), "Service default/web: "),
+    ] {
+        agent.write("web.yaml", &text).await;
+        agent.complains(complaint).await;
+        agent.holds(good).await;
+    }
+    agent
+        .write("web.yaml", &web("[{port: 80}, {name: zero, port: 0}]"))
+        .await;
+    agent
+        .complains("Service default/web: spec.ports[1].port: 0 is not a port (1 to 65535)")
+        .await;
+    agent.holds(good).await;
+}
+
+#[tokio::test]
+async fn s61_restart_keeps_ids_and_makes_up_for_what_it_missed() {
+    let pods = |address: &str| {
+        let endpoint = format!("{{addresses: [{address}], nodeName: n1}}");
+        slice("web-1", "web", "{name: '', port: 8080}", &endpoint)
+    };
+    let mut agent = Agent::on_manifests().await;
+    let web = service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]");
+    agent.write("web.yaml", &web).await;
+    agent.write("pods.yaml", &pods("10.244.1.2")).await;
+    let line = |backend: &str| {
+        format!("tcp 10.96.0.1:80 ClusterIp in[{backend}:8080@here] out[{backend}:8080@here]\n")
+    };
+    agent.holds(&line("10.244.1.2")).await;
+    let before = agent.maps.borrow().clone();
+    let mut agent = agent.restart().await;
+    assert_eq!(
+        dump(&agent.maps.borrow()),
+        line("10.244.1.2"),
+        "nothing shrank"
+    );
+    agent.write("pods.yaml", &pods("10.244.1.9")).await;
+    agent.holds(&line("10.244.1.9")).await;
+    for (key, (id, _)) in &before.services {
+        assert_eq!(agent.maps.borrow().services[key].0, *id, "id of {key}");
+    }
+    let Source::Manifests(folder) = &agent.source else {
+        unreachable!("it runs on manifests");
+    };
+    std::fs::remove_file(folder.path().join("web.yaml")).unwrap();
+    let mut maps = agent.maps.clone();
+    let is_empty = maps.wait_for(|actual| *actual == Actual::default());
+    timeout(PATIENCE, is_empty).await.unwrap().unwrap();
+}
