@@ -61,7 +61,7 @@ pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
 }
 
 /// Waits until `condition` holds, for as long as anything may reasonably take.
-pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
