@@ -84,11 +84,18 @@ async fn s03_labels_give_services_and_slices_to_others(mut agent: Agent) {
     agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
     let endpoints = pods("{addresses: [10.244.1.2], nodeName: n1}");
     let headless = endpoints.replace("labels: {", "labels: {service.kubernetes.io/headless: '', ");
+    let served = line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@here");
     agent.write("pods.yaml", &endpoints).await;
-    agent
-        .holds(&line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@here"))
-        .await;
+    agent.holds(&served).await;
     agent.write("pods.yaml", &headless).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    agent.write("pods.yaml", &endpoints).await;
+    agent.holds(&served).await;
+    let others = endpoints.replace(
+        "labels: {",
+        "labels: {service.kubernetes.io/service-proxy-name: other, ",
+    );
+    agent.write("pods.yaml", &others).await;
     agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
 }
 
@@ -447,11 +454,10 @@ async fn s26_hints_do_not_count_under_local_policy(mut agent: Agent) {
     agent.write("node.yaml", &zone("b")).await;
     let text = web("internalTrafficPolicy: Local, sessionAffinity: ClientIP, ports: [{port: 80}]");
     agent.write("web.yaml", &text).await;
-    let local = HINTED.replace("10.244.1.2]", "10.244.1.2], nodeName: n1");
+    let local = HINTED.replace("], hints", "], nodeName: n1, hints");
     agent.write("pods.yaml", &pods(&local)).await;
-    agent
-        .holds(&line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@here"))
-        .await;
+    let both = "10.244.1.2:8080@here 10.244.1.3:8080@here";
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", both)).await;
     let actual = agent.maps.borrow().clone();
     let timeouts: Vec<u32> = actual
         .services
