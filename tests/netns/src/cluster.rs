@@ -6,14 +6,14 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
-use headgate_apiserver::{Options as ApiOptions, TestServer};
+use headgate_apiserver::{Authorize, Options as ApiOptions, TestServer};
 use headgate_dataplane::{Options, cgroup_root, load};
 use nix::{
     sys::signal::{Signal, kill},
@@ -216,10 +216,16 @@ impl Cluster {
 
     /// Starts an API server beside the client; agents started from now on ask it.
     pub fn serve_api(&mut self) -> Result<()> {
+        self.serve_api_to(None)
+    }
+
+    /// The same, deciding about each request.
+    pub fn serve_api_to(&mut self, authorize: Option<Authorize>) -> Result<()> {
         let options = ApiOptions {
             listen: SocketAddr::from((CLIENT_V4, 6443)),
             token: Some("headgate".into()),
             service_cidrs: vec!["10.96.0.0/16".parse()?, "fd96::/112".parse()?],
+            authorize,
             ..ApiOptions::default()
         };
         let server = self.client.run(move || TestServer::start(options))?;
@@ -263,11 +269,30 @@ impl Cluster {
 
     /// The same with further options.
     pub fn start_agent_with(&mut self, index: usize, options: &[&str]) -> Result<()> {
+        let command = self.nodes[index].netns.command(binary("headgate")?, None);
+        self.start_agent_by(index, command, options)
+    }
+
+    /// The same with capabilities as setpriv(1) writes them, `-all,+net_admin` for example.
+    pub fn start_agent_as(&mut self, index: usize, capabilities: &str) -> Result<()> {
+        let mut command = self.nodes[index].netns.command("setpriv", None);
+        command
+            .args(["--no-new-privs", "--bounding-set", capabilities])
+            .args(["--inh-caps", capabilities])
+            .arg(binary("headgate")?);
+        self.start_agent_by(index, command, &[])
+    }
+
+    fn start_agent_by(
+        &mut self,
+        index: usize,
+        mut command: Command,
+        options: &[&str],
+    ) -> Result<()> {
         let manifests = self.manifests();
         let kubeconfig = self.kubeconfig();
         let is_api = self.api.is_some();
         let node = &mut self.nodes[index];
-        let mut command = node.netns.command(binary("headgate")?, None);
         command
             .arg("--pins")
             .arg(&node.pins)
