@@ -30,6 +30,14 @@ impl Addr {
         Self([u32::MAX, 0, (cookie >> 32) as u32, cookie as u32])
     }
 
+    /// The cookie in an address made by [`Addr::of_netns`].
+    pub const fn netns(self) -> Option<u64> {
+        match self.0 {
+            [u32::MAX, 0, high, low] => Some((high as u64) << 32 | low as u64),
+            _ => None,
+        }
+    }
+
     /// The four words in network order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {

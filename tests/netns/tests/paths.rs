@@ -299,7 +299,7 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
     assert!(text.contains("\"backend\": \"10.244.1.2:9376\""), "{text}");
     let (_, text) = headgate(&["conntrack", "-o", "yaml"]);
     assert!(
-        text.contains("service: default/web:http/tcp/v4/cluster"),
+        text.contains("service: default/web\n") && text.contains("backend: 10.244.1.2:9376"),
         "{text}"
     );
     let (_, text) = headgate(&["status"]);
@@ -307,6 +307,44 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
         text.contains("hg_xdp_external@eth0") && text.contains("to-backend"),
         "{text}"
     );
+    let (_, text) = headgate(&[
+        "conntrack",
+        "--namespace",
+        "default",
+        "--address",
+        "10.244.1.2",
+    ]);
+    assert!(text.contains("10.244.1.2:9376"), "{text}");
+    for filter in [
+        ["--namespace", "other"],
+        ["--name", "we"],
+        ["--address", "10.244.1.9"],
+    ] {
+        let (_, text) = headgate(&["conntrack", filter[0], filter[1]]);
+        assert!(!text.contains("10.244.1.2"), "{filter:?}: {text}");
+    }
+    let (_, text) = headgate(&["maps", "-o", "json"]);
+    let fills: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let services = fills
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|fill| fill["map"] == "SERVICES");
+    assert_eq!(services.unwrap()["entries"], 4);
+    assert!(services.unwrap()["kib"].as_u64().unwrap() > 0);
+    assert!(
+        !headgate(&["drops"]).1.contains("to-backend"),
+        "what is forwarded is no drop"
+    );
+    for reason in ["no-backend", "32"] {
+        let (_, text) = headgate(&["explain", reason]);
+        assert!(
+            text.starts_with("no-backend (32), reject: The service has no"),
+            "{text}"
+        );
+    }
+    assert!(!headgate(&["explain", "no-reason"]).0);
+    assert!(!headgate(&["drops", "--colour"]).0);
     // What kube-proxy left is found, and left alone.
     let in_node = |program: std::path::PathBuf, words: &[&str]| {
         let mut command = node.netns.command(program, None);

@@ -345,6 +345,14 @@ fn s24_session_affinity() {
         })
         .collect();
     assert_eq!(by_socket.len(), 1, "a pod is one client at its socket, too");
+    let (_, table) = headgate(
+        &cluster.nodes[0],
+        &["affinity", "--address", "192.168.50.100"],
+    );
+    assert!(
+        table.contains("default/web") && !table.contains("netns"),
+        "{table}"
+    );
     // It survives the agent, and other endpoints leaving.
     cluster.nodes[0].agent.take().unwrap().kill().unwrap();
     cluster.start_agent(0).unwrap();

@@ -16,4 +16,4 @@ pub use array::SharedArray;
 pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, cgroup_root, detach};
 pub use error::Error;
 pub use load::{Options, Programs, host_netns_cookie, load};
-pub use maps::{Maps, pin_folder};
+pub use maps::{Maps, Usage, pin_folder};

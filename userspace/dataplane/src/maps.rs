@@ -1,15 +1,15 @@
 //! The pinned maps, as the agent writes them and the CLI reads them.
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
 };
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
 use headgate_abi::{
     ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, FlowKey,
-    FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    SocketEntry, SocketKey, Traffic, names,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
+    ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
 };
 
 use crate::{array::SharedArray, error::Error};
@@ -74,6 +74,50 @@ impl Maps {
         })
     }
 
+    /// How full the maps are that can be full.
+    pub fn usage(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
+        let folder = pin_folder(pins);
+        let fragments: HashMap<MapData, FragmentKey, FragmentEntry> =
+            hash(&folder, names::FRAGMENTS)?;
+        let services = (1..self.services.len()).filter_map(|id| self.labels.get(id));
+        let backends = (1..self.backends.len()).filter_map(|id| self.backends.get(id));
+        let ranges = (1..self.services.len()).filter_map(|id| self.services.get(id));
+        [
+            (names::ADDRESSES, self.addresses.keys().count()),
+            (names::FRONTENDS, self.frontends.keys().count()),
+            (
+                names::SERVICES,
+                services.filter(|label| !label.text().is_empty()).count(),
+            ),
+            (
+                names::BACKENDS,
+                backends.filter(|entry| entry.port.number() != 0).count(),
+            ),
+            (
+                names::SLOTS,
+                ranges.map(|entry| entry.slots().count as usize).sum(),
+            ),
+            (names::SOURCE_RANGES, self.source_ranges.keys().count()),
+            (names::AFFINITY_MEMBERS, self.members.keys().count()),
+            (names::AFFINITY, self.affinities.keys().count()),
+            (names::CONNTRACK, self.connections.keys().count()),
+            (names::SOCKETS, self.sockets.keys().count()),
+            (names::FRAGMENTS, fragments.keys().count()),
+        ]
+        .into_iter()
+        .map(|(name, entries)| {
+            let data = open(&folder, name)?;
+            let info = data.info().map_err(|source| Error::map(name, source))?;
+            Ok(Usage {
+                name,
+                entries: entries as u64,
+                capacity: info.max_entries(),
+                bytes: memory(&data).unwrap_or(0),
+            })
+        })
+        .collect()
+    }
+
     /// Sets the counters of a backend to zero.
     pub(crate) fn reset_backend_traffic(&mut self, id: u32) -> Result<(), Error> {
         let failed = |source: MapError| Error::map(names::BACKEND_TRAFFIC, source);
@@ -104,6 +148,29 @@ impl Maps {
     pub fn backend_traffic(&self, id: u32) -> Result<Traffic, Error> {
         total(&self.backend_traffic, names::BACKEND_TRAFFIC, id)
     }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Name of the map.
+    pub name: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Most entries that there is room for.
+    pub capacity: u32,
+    /// Memory in the kernel, in bytes; 0 if the kernel does not tell.
+    pub bytes: u64,
+}
+
+/// What the kernel says about a map's memory (`memlock` of proc_pid_fdinfo(5)).
+fn memory(map: &MapData) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("memlock:"))?;
+    line.trim().parse().ok()
 }
 
 fn total(map: &PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<Traffic, Error> {

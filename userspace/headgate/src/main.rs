@@ -11,7 +11,7 @@ mod output;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use headgate_abi::names;
 
 /// Kubernetes service load balancing in the kernel.
@@ -38,6 +38,26 @@ enum Command {
     Backends(output::Options),
     /// Show connections
     Conntrack(output::Options),
+    /// Show which backends the clients of services with session affinity got
+    Affinity(output::Options),
+    /// Show how full the maps are, and their memory
+    Maps(output::Options),
+    /// Show what became of packets and sockets, and why
+    Counters(output::Options),
+    /// Show why packets and sockets were dropped or refused
+    Drops(output::Options),
+    /// Tell what a reason means
+    Explain {
+        /// Its name or number, as `drops` shows it
+        reason: String,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
     /// Detach every program and remove every map
     Cleanup,
 }
@@ -51,6 +71,19 @@ fn main() -> ExitCode {
         Command::Services(options) => commands::services(pins, &options),
         Command::Backends(options) => commands::backends(pins, &options),
         Command::Conntrack(options) => commands::conntrack(pins, &options),
+        Command::Affinity(options) => commands::affinity(pins, &options),
+        Command::Maps(options) => commands::maps(pins, &options),
+        Command::Counters(options) => commands::counters(pins, &options),
+        Command::Drops(options) => commands::drops(pins, &options),
+        Command::Explain { reason } => commands::explain(&reason),
+        Command::Completions { shell } => {
+            let mut out = std::io::stdout();
+            clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut out);
+            Ok(())
+        }
+        Command::Man => clap_mangen::Man::new(Arguments::command())
+            .render(&mut std::io::stdout())
+            .map_err(Into::into),
         Command::Cleanup => commands::cleanup(pins),
     };
     match result {

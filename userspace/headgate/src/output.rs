@@ -1,5 +1,7 @@
 //! Rows as a table for people, or as JSON or YAML for programs.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
@@ -11,6 +13,15 @@ pub(crate) struct Options {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub(crate) output: Form,
+    /// Only what is of Services in this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only what is of Services of this name
+    #[arg(long)]
+    name: Option<String>,
+    /// Only what has this address
+    #[arg(long)]
+    address: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -18,6 +29,49 @@ pub(crate) enum Form {
     Table,
     Json,
     Yaml,
+}
+
+impl Options {
+    /// Whether a row is asked for. One that is of no Service, or has no address, is not if these are.
+    fn asks_for(&self, row: &Value) -> bool {
+        let service = row["service"]
+            .as_str()
+            .and_then(|text| text.split_once('/'));
+        let is_wanted = |wanted: &Option<String>, part: Option<&str>| {
+            wanted.as_ref().is_none_or(|wanted| part == Some(wanted))
+        };
+        is_wanted(&self.namespace, service.map(|(namespace, _)| namespace))
+            && is_wanted(&self.name, service.map(|(_, name)| name))
+            && self.address.is_none_or(|address| has_address(row, address))
+    }
+}
+
+/// Whether some text in a value is this address, with or without a port.
+fn has_address(value: &Value, address: IpAddr) -> bool {
+    match value {
+        Value::String(text) => {
+            text.parse() == Ok(address)
+                || text
+                    .parse::<SocketAddr>()
+                    .is_ok_and(|socket| socket.ip() == address)
+        }
+        Value::Array(items) => items.iter().any(|item| has_address(item, address)),
+        Value::Object(fields) => fields.values().any(|field| has_address(field, address)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Prints the rows that are asked for.
+pub(crate) fn print_rows<T: Serialize>(
+    options: &Options,
+    header: &[&str],
+    rows: Vec<T>,
+) -> Result<()> {
+    let rows: Result<Vec<Value>, _> = rows.iter().map(serde_json::to_value).collect();
+    let mut rows = rows?;
+    rows.retain(|row| options.asks_for(row));
+    let text = table(header, &rows)?;
+    print(options, &rows, || text)
 }
 
 /// Prints a value for programs; for people, what `table` makes of it.

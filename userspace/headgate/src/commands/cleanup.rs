@@ -1,0 +1,28 @@
+//! Removing what an agent leaves in the kernel.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context, Result};
+use headgate_dataplane::pin_folder;
+
+use crate::leftovers;
+
+/// Removing the last pin of a link detaches its program, and of a map frees it.
+pub(crate) fn cleanup(pins: &Path) -> Result<()> {
+    let folder = pin_folder(pins);
+    match fs::remove_dir_all(&folder) {
+        Ok(()) => println!("removed {}", folder.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            println!("nothing at {}", folder.display());
+        }
+        Err(error) => return Err(error).context(format!("removing {}", folder.display())),
+    }
+    // The folder of another ABI version may still be there.
+    if fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_none()) {
+        fs::remove_dir(pins)?;
+    }
+    for line in leftovers::find() {
+        println!("{line}");
+    }
+    Ok(())
+}
