@@ -39,6 +39,8 @@ pub struct FrontendEntry {
     pub outside: u32,
     /// See [`FrontendFlags`].
     pub flags: FrontendFlags,
+    /// When the agent wrote it, in seconds of the monotonic clock. For people.
+    pub programmed_s: u32,
 }
 
 /// Facts about a frontend.

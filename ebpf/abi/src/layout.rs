@@ -4,9 +4,9 @@
 use core::mem::{offset_of, size_of};
 
 use crate::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, ServiceEntry,
-    ServiceLabel, SocketEntry, SocketKey, Traffic,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, Event,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, MonitorEntry,
+    RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
 };
 
 macro_rules! layout {
@@ -23,7 +23,7 @@ macro_rules! layout {
 }
 
 layout!(FrontendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
-layout!(FrontendEntry, 12, inside at 0, outside at 4, flags at 8);
+layout!(FrontendEntry, 16, inside at 0, outside at 4, flags at 8, programmed_s at 12);
 layout!(ServiceEntry, 16, affinity_timeout_s at 8, flags at 12);
 layout!(ServiceLabel, 192);
 layout!(BackendEntry, 20, address at 0, port at 16, protocol at 18, local at 19);
@@ -44,3 +44,7 @@ layout!(FragmentEntry, 4, source_port at 0, destination_port at 2);
 layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
 layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
     snat_port_first at 44, snat_port_last at 46);
+layout!(Event, 104, time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80,
+    destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100,
+    site at 101, zero at 102);
+layout!(MonitorEntry, 16, until_s at 0, share at 4, lost at 8);

@@ -33,9 +33,17 @@ pub const REASONS: &str = "REASONS";
 pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
 /// Backend id → `Traffic`, per-CPU array. Programs write.
 pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
+/// 0 → `MonitorEntry`, array. Who looks at events writes.
+pub const MONITOR: &str = "MONITOR";
+/// `Event`, ring buffer. Programs write.
+pub const EVENTS: &str = "EVENTS";
+/// 0 → `DatapathConfig` of the programs, array. The agent writes; no program reads.
+pub const LOADED: &str = "LOADED";
+/// 0 → what the agent says of itself, as text, hash. The agent writes; no program reads.
+pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 15] = [
+pub const MAPS: [&str; 19] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -51,7 +59,14 @@ pub const MAPS: [&str; 15] = [
     REASONS,
     SERVICE_TRAFFIC,
     BACKEND_TRAFFIC,
+    MONITOR,
+    EVENTS,
+    LOADED,
+    REPORT,
 ];
+
+/// Size of the values of [`REPORT`], in bytes; zeros follow the text.
+pub const REPORT_SIZE: usize = 1 << 14;
 
 /// The read-only global of type `DatapathConfig`.
 pub const CONFIG: &str = "CONFIG";

@@ -1,7 +1,8 @@
 //! Load balancing at the socket: the destination is chosen once, when the application names it.
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, FrontendFlags, FrontendKey, Port, Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol,
+    Reason,
 };
 
 use crate::{select::choose, tables::Tables};
@@ -37,9 +38,39 @@ pub struct Destination {
     pub netns: u64,
 }
 
-/// Chooses a backend. The source port is not known yet, so `random` takes the place of the hash.
+/// Chooses a backend, and tells who looks. The source port is not known yet, so `random` takes the
+/// place of the hash.
 #[inline(always)]
 pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
+    let decision = decide(tables, wanted, random);
+    let flow = FlowKey {
+        source: Addr::of_netns(wanted.netns),
+        destination: wanted.address,
+        destination_port: wanted.port,
+        protocol: wanted.protocol,
+        ..FlowKey::default()
+    };
+    match &decision {
+        Decision::Leave => {}
+        Decision::Refuse(reason) => tables.tell(*reason, &flow, &CtEntry::default()),
+        Decision::Backend { service, id, entry } => {
+            tables.count(*service, *id, 0, true);
+            let entry = CtEntry {
+                source: flow.source,
+                destination: entry.address,
+                destination_port: entry.port,
+                service: *service,
+                backend: *id,
+                ..CtEntry::default()
+            };
+            tables.tell(Reason::SocketTranslated, &flow, &entry);
+        }
+    }
+    decision
+}
+
+#[inline(always)]
+fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
     if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP) {
         return Decision::Leave;
     }
@@ -81,13 +112,10 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
     let client = Addr::of_netns(wanted.netns);
     match choose(tables, frontend.inside, &service, &client, random) {
         None => Decision::Refuse(reason),
-        Some((id, entry)) => {
-            tables.count(frontend.inside, id, 0, true);
-            Decision::Backend {
-                service: frontend.inside,
-                id,
-                entry,
-            }
-        }
+        Some((id, entry)) => Decision::Backend {
+            service: frontend.inside,
+            id,
+            entry,
+        },
     }
 }

@@ -56,6 +56,10 @@ pub trait Tables {
 
     /// Counts a translated packet; `opens` says that it made the connection.
     fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool);
+
+    /// Tells whoever looks that a connection opened, or that something goes no further.
+    /// `entry` says what it is translated to, and means nothing unless it is forwarded.
+    fn tell(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry);
 }
 
 /// Result of [`Tables::add_connection`].

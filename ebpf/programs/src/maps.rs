@@ -4,12 +4,12 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
-    ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, MonitorEntry, RangeKey,
+    Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
 };
 use headgate_datapath::Notes;
 
@@ -65,6 +65,18 @@ pub(crate) static SERVICE_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_
 
 #[map]
 pub(crate) static BACKEND_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(1 << 17, 0);
+
+#[map]
+pub(crate) static MONITOR: Array<MonitorEntry> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+#[map]
+pub(crate) static LOADED: Array<DatapathConfig> = Array::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static REPORT: HashMap<u32, [u8; REPORT_SIZE]> = HashMap::with_max_entries(1, 0);
 
 /// What would not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]

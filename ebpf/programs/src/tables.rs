@@ -9,19 +9,25 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
         BPF_NOEXIST, bpf_fib_lookup,
     },
-    helpers::generated::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{
+            bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
+            bpf_ktime_get_ns,
+        },
+    },
     maps::{PerCpuArray, lpm_trie::Key},
 };
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
-    ServiceEntry, Traffic,
+    Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
+    MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, Traffic,
 };
 use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
-    ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, FRAGMENTS,
-    FRONTENDS, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
+    ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
+    FRONTENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -237,6 +243,55 @@ impl Tables for BpfTables {
     fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
         add_traffic(&SERVICE_TRAFFIC, service, bytes, opens);
         add_traffic(&BACKEND_TRAFFIC, backend, bytes, opens);
+    }
+
+    #[inline(always)]
+    fn tell(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry) {
+        let Some(monitor) = MONITOR.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: the entry stays mapped; who looks replaces whole words.
+        let MonitorEntry { until_s, share, .. } = unsafe { *monitor };
+        // SAFETY: the helper has no preconditions.
+        if until_s <= self.now_s || unsafe { bpf_get_prandom_u32() } > share {
+            return;
+        }
+        let Some(mut record) = EVENTS.reserve::<Event>(0) else {
+            // SAFETY: as above. Two CPUs at once may count one of two, which is good enough.
+            unsafe { (*monitor).lost += 1 };
+            return;
+        };
+        let (site, ifindex) = match self.site {
+            Site::Xdp { ifindex } => (EventSite::XDP, ifindex),
+            Site::Tc { ifindex } => (EventSite::TC, ifindex),
+            Site::Socket => (EventSite::SOCKET, 0),
+        };
+        let is_forwarded = reason.fate() == Fate::Forward;
+        let entry = if is_forwarded {
+            *entry
+        } else {
+            CtEntry::default()
+        };
+        record.write(Event {
+            // SAFETY: the helper has no preconditions.
+            time_ns: unsafe { bpf_ktime_get_ns() },
+            flow: *flow,
+            source: entry.source,
+            destination: entry.destination,
+            source_port: entry.source_port,
+            destination_port: entry.destination_port,
+            service: entry.service,
+            backend: entry.backend,
+            ifindex,
+            pid: match self.site {
+                Site::Socket => (bpf_get_current_pid_tgid() >> 32) as u32,
+                Site::Xdp { .. } | Site::Tc { .. } => 0,
+            },
+            reason: reason as u8,
+            site,
+            zero: [0; 2],
+        });
+        record.submit(0);
     }
 }
 

@@ -304,7 +304,9 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
     );
     let (_, text) = headgate(&["status"]);
     assert!(
-        text.contains("hg_xdp_external@eth0") && text.contains("to-backend"),
+        text.contains("eth0: hg_tc_egress hg_tc_external hg_xdp_external")
+            && text.contains("in sync: ")
+            && text.contains("to-backend"),
         "{text}"
     );
     let (_, text) = headgate(&[

@@ -50,6 +50,7 @@ impl State {
             inside: service,
             outside: service,
             flags,
+            programmed_s: 0,
         };
         self.frontends.insert(key, entry);
         self.addresses.insert(key.address, address);
@@ -88,6 +89,8 @@ pub struct Host {
     pub connections: HashMap<FlowKey, CtEntry>,
     /// Traffic by service.
     pub traffic: RefCell<HashMap<u32, Traffic>>,
+    /// What was told to who looks.
+    pub told: RefCell<Vec<(Reason, FlowKey)>>,
     /// Seconds on the clock.
     pub now_s: u32,
     /// The answer to every question for a route.
@@ -105,6 +108,7 @@ impl Host {
             fragments: HashMap::new(),
             connections: HashMap::new(),
             traffic: RefCell::default(),
+            told: RefCell::default(),
             now_s: 1000,
             route: Route::STACK,
             capacity: usize::MAX,
@@ -227,6 +231,10 @@ impl Tables for Host {
 
     fn route(&self, _query: &RouteQuery) -> Route {
         self.route
+    }
+
+    fn tell(&self, reason: Reason, flow: &FlowKey, _entry: &CtEntry) {
+        self.told.borrow_mut().push((reason, *flow));
     }
 
     fn count(&self, service: u32, _backend: u32, bytes: u32, opens: bool) {

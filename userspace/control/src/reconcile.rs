@@ -34,6 +34,8 @@ pub struct Failure {
     pub object: String,
     /// Why it failed.
     pub reason: String,
+    /// When it failed first.
+    pub since: SystemTime,
 }
 
 /// How things are.
@@ -188,12 +190,15 @@ impl<D: Dataplane> Reconciler<D> {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
         let changes = diff(&self.actual, self.planner.desired(), &touched);
-        let failures = self.apply(&changes);
-        for failure in failures
-            .iter()
-            .filter(|failure| !self.status.failures.contains(failure))
-        {
-            error!("{}: {}", failure.object, failure.reason);
+        let mut failures = self.apply(&changes);
+        for failure in &mut failures {
+            let mut before = self.status.failures.iter();
+            let same =
+                |old: &&Failure| (&old.object, &old.reason) == (&failure.object, &failure.reason);
+            match before.find(same) {
+                Some(old) => failure.since = old.since,
+                None => error!("{}: {}", failure.object, failure.reason),
+            }
         }
         let lost = self.planner.refusals();
         for refusal in lost
@@ -250,6 +255,7 @@ impl<D: Dataplane> Reconciler<D> {
                 service: None,
                 object: "connections".into(),
                 reason: error.to_string(),
+                since: SystemTime::now(),
             });
         }
         failures
@@ -321,6 +327,7 @@ fn failure(change: &Change, reason: String) -> Failure {
         service,
         object,
         reason,
+        since: SystemTime::now(),
     }
 }
 

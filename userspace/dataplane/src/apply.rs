@@ -17,7 +17,7 @@ use headgate_model::{
 };
 use ipnet::IpNet;
 
-use crate::{error::Error, maps::Maps, slots::Slots, sockets};
+use crate::{error::Error, maps::Maps, slots::Slots, sockets, sys::now_s};
 
 type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 
@@ -220,6 +220,7 @@ impl Writer {
             inside: inside.0,
             outside: outside.0,
             flags: flags(spec),
+            programmed_s: now_s(),
         };
         let result = self.maps.frontends.insert(frontend_key(frontend), entry, 0);
         result.map_err(|source| full_or(names::FRONTENDS, source))

@@ -112,6 +112,13 @@ impl<T: Pod> SharedArray<T> {
     }
 }
 
+/// A value of these bytes.
+pub(crate) fn from_bytes<T: Pod, const N: usize>(bytes: &[u8; N]) -> T {
+    const { assert!(size_of::<T>() == N) }
+    // SAFETY: as many bytes as T has, and any bytes make a T (`Pod`).
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
 impl<T> Drop for SharedArray<T> {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and nothing refers to it any more. It cannot fail for a

@@ -64,6 +64,9 @@ pub enum Error {
         /// What the kernel said.
         source: Box<PinError>,
     },
+    /// Events are told once, and somebody else listens.
+    #[error("somebody else looks at events; one can at a time")]
+    MonitorTaken,
     /// A file could not be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {

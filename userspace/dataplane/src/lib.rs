@@ -7,6 +7,8 @@ mod attach;
 mod error;
 mod load;
 mod maps;
+mod monitor;
+mod report;
 mod slots;
 mod sockets;
 mod sys;
@@ -17,3 +19,6 @@ pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, cgrou
 pub use error::Error;
 pub use load::{Options, Programs, host_netns_cookie, load};
 pub use maps::{Maps, Usage, pin_folder};
+pub use monitor::Monitor;
+pub use report::Report;
+pub use sys::now_s;

@@ -4,11 +4,16 @@ use std::{fs, io, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::{Array, MapData},
     programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
 };
 use headgate_abi::{DatapathConfig, names};
 
-use crate::{error::Error, maps::pin_folder, sys};
+use crate::{
+    error::Error,
+    maps::{pin_folder, typed},
+    sys,
+};
 
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
@@ -96,6 +101,9 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
     let ebpf = loader
         .load(&OBJECT.0)
         .map_err(|source| Error::Load(Box::new(source)))?;
+    let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
+    let result = loaded.set(0, options.config, 0);
+    result.map_err(|source| Error::map(names::LOADED, source))?;
     Ok(Programs { ebpf })
 }
 

@@ -182,11 +182,11 @@ fn total(map: &PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<Tra
     }))
 }
 
-fn open(folder: &Path, name: &str) -> Result<MapData, Error> {
+pub(crate) fn open(folder: &Path, name: &str) -> Result<MapData, Error> {
     MapData::from_pin(folder.join(name)).map_err(|source| Error::map(name, source))
 }
 
-fn hash<K: aya::Pod, V: aya::Pod>(
+pub(crate) fn hash<K: aya::Pod, V: aya::Pod>(
     folder: &Path,
     name: &str,
 ) -> Result<HashMap<MapData, K, V>, Error> {
@@ -198,7 +198,10 @@ fn per_cpu<T: aya::Pod>(folder: &Path, name: &str) -> Result<PerCpuArray<MapData
 }
 
 /// A map of the type, key and value that we expect; a foreign map is refused by its pin.
-fn typed<M: TryFrom<Map, Error = MapError>>(folder: &Path, name: &str) -> Result<M, Error> {
+pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(
+    folder: &Path,
+    name: &str,
+) -> Result<M, Error> {
     let foreign = |reason: MapError| Error::ForeignPin {
         path: folder.join(name),
         reason: reason.to_string(),

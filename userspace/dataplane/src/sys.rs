@@ -10,6 +10,8 @@ use std::{
     path::Path,
 };
 
+use nix::time::{ClockId, clock_gettime};
+
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -71,6 +73,12 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         },
     )?;
     Ok(())
+}
+
+/// The clock of the programs, in seconds: monotonic, without the time that the machine slept.
+pub fn now_s() -> u32 {
+    // It fails only for clocks that the kernel does not have.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u32)
 }
 
 /// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).

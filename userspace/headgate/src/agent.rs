@@ -13,8 +13,8 @@ use headgate_control::{
 };
 use headgate_datapath::maglev;
 use headgate_dataplane::{
-    Device, Maps, Options as LoadOptions, Programs, Writer, attach_cgroup, attach_device, attached,
-    cgroup_root, detach, host_netns_cookie, load,
+    Device, Maps, Options as LoadOptions, Programs, Report as ReportMap, Writer, attach_cgroup,
+    attach_device, attached, cgroup_root, detach, host_netns_cookie, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
@@ -22,6 +22,7 @@ use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    time::sleep,
 };
 use tracing::{info, warn};
 
@@ -29,6 +30,7 @@ use crate::{
     health, leftovers,
     metrics::Metrics,
     node::{self, Facts, Selection},
+    view::{INTERVAL, Report},
 };
 
 /// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
@@ -217,6 +219,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         result = forward_hangups(audit) => result,
         () = announce => Ok(()),
         () = metrics.clone().follow() => Ok(()),
+        result = keep_report(pins, &options.node_name, statuses.clone()) => result,
         () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
         () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
@@ -239,6 +242,19 @@ async fn client() -> Result<Client> {
     let mut config = Config::infer().await.context(FAILED)?;
     config.read_timeout = Some(SILENCE);
     Client::try_from(config).context(FAILED)
+}
+
+/// Writes down how things are, for those who look when the agent may be gone.
+async fn keep_report(pins: &Path, node: &str, mut statuses: watch::Receiver<Status>) -> Result<()> {
+    let mut map = ReportMap::open(pins)?;
+    loop {
+        let report = Report::of(&statuses.borrow_and_update(), node);
+        map.write(&report.text()?)?;
+        tokio::select! {
+            changed = statuses.changed() => changed?,
+            () = sleep(INTERVAL) => {}
+        }
+    }
 }
 
 /// SIGHUP asks for an audit.

@@ -8,6 +8,7 @@ mod leftovers;
 mod metrics;
 mod node;
 mod output;
+mod view;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -30,14 +31,16 @@ struct Arguments {
 enum Command {
     /// Keep the kernel in step with Services and EndpointSlices
     Agent(Box<agent::Options>),
-    /// Show hooks, map fill and what became of packets
+    /// Show agent, hooks, map fill and what became of packets
     Status(output::Options),
     /// Show frontends and the services behind them
     Services(output::Options),
     /// Show backends and their traffic
     Backends(output::Options),
     /// Show connections
-    Conntrack(output::Options),
+    Conntrack(commands::Conntrack),
+    /// Show connections whose source is translated, by the backend that sees this node
+    Nat(output::Options),
     /// Show which backends the clients of services with session affinity got
     Affinity(output::Options),
     /// Show how full the maps are, and their memory
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Services(options) => commands::services(pins, &options),
         Command::Backends(options) => commands::backends(pins, &options),
         Command::Conntrack(options) => commands::conntrack(pins, &options),
+        Command::Nat(options) => commands::nat(pins, &options),
         Command::Affinity(options) => commands::affinity(pins, &options),
         Command::Maps(options) => commands::maps(pins, &options),
         Command::Counters(options) => commands::counters(pins, &options),

@@ -27,6 +27,8 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
     Table,
+    /// A table with every column
+    Wide,
     Json,
     Yaml,
 }
@@ -34,14 +36,18 @@ pub(crate) enum Form {
 impl Options {
     /// Whether a row is asked for. One that is of no Service, or has no address, is not if these are.
     fn asks_for(&self, row: &Value) -> bool {
-        let service = row["service"]
-            .as_str()
-            .and_then(|text| text.split_once('/'));
-        let is_wanted = |wanted: &Option<String>, part: Option<&str>| {
-            wanted.as_ref().is_none_or(|wanted| part == Some(wanted))
+        let many = row["services"].as_array().into_iter().flatten();
+        let mut services = many
+            .chain([&row["service"]])
+            .filter_map(|text| text.as_str()?.split_once('/'));
+        let is_wanted = |wanted: &Option<String>, part: &str| {
+            wanted.as_ref().is_none_or(|wanted| part == wanted)
         };
-        is_wanted(&self.namespace, service.map(|(namespace, _)| namespace))
-            && is_wanted(&self.name, service.map(|(_, name)| name))
+        let is_any = self.namespace.is_none() && self.name.is_none();
+        (is_any
+            || services.any(|(namespace, name)| {
+                is_wanted(&self.namespace, namespace) && is_wanted(&self.name, name)
+            }))
             && self.address.is_none_or(|address| has_address(row, address))
     }
 }
@@ -61,16 +67,21 @@ fn has_address(value: &Value, address: IpAddr) -> bool {
     }
 }
 
-/// Prints the rows that are asked for.
+/// Prints the rows that are asked for, with further columns if these are.
 pub(crate) fn print_rows<T: Serialize>(
     options: &Options,
     header: &[&str],
-    rows: Vec<T>,
+    wide: &[&str],
+    rows: &[T],
 ) -> Result<()> {
     let rows: Result<Vec<Value>, _> = rows.iter().map(serde_json::to_value).collect();
     let mut rows = rows?;
     rows.retain(|row| options.asks_for(row));
-    let text = table(header, &rows)?;
+    let mut header = header.to_vec();
+    if options.output == Form::Wide {
+        header.extend(wide);
+    }
+    let text = table(&header, &rows)?;
     print(options, &rows, || text)
 }
 
@@ -81,7 +92,7 @@ pub(crate) fn print<T: Serialize>(
     table: impl FnOnce() -> String,
 ) -> Result<()> {
     match options.output {
-        Form::Table => println!("{}", table()),
+        Form::Table | Form::Wide => println!("{}", table()),
         Form::Json => println!("{}", serde_json::to_string_pretty(value)?),
         Form::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
     }

@@ -1,98 +1,86 @@
 //! Connections, and the clients that affinity remembers.
 
-use std::path::Path;
+use std::{net::SocketAddr, path::Path};
 
-use anyhow::Result;
-use headgate_abi::{CtEntry, CtFlags, FlowKey};
-use headgate_datapath::{is_expired, timeout_s};
-use serde::Serialize;
+use anyhow::{Result, bail};
+use clap::Args;
+use headgate_abi::FlowKey;
+use headgate_datapath::mirror;
+use headgate_dataplane::Maps;
 
-use super::{backend_entries, endpoint, labels, now_s, open, protocol, service_of};
-use crate::output::{Options, print_rows};
+use super::flow::{self, Protocol};
+use crate::{
+    output::{Options, print_rows},
+    view::{Connection, View},
+};
 
-#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Connection {
-    service: String,
-    protocol: &'static str,
-    client: String,
-    frontend: String,
-    source: String,
-    backend: String,
-    state: &'static str,
-    idle_s: u32,
-    timeout_s: u32,
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Conntrack {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    action: Option<Action>,
 }
 
-pub(crate) fn conntrack(pins: &Path, options: &Options) -> Result<()> {
-    let maps = open(pins)?;
-    let labels = labels(&maps);
-    let now_s = now_s()?;
-    let mut rows = Vec::new();
-    for item in maps.connections.iter() {
-        let (flow, entry) = item?;
-        if !entry.flags.has(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
-            rows.push(connection(&flow, &entry, labels.get(&entry.service), now_s));
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Forget one connection: its packets are balanced anew
+    Flush {
+        /// The client, as ADDRESS:PORT
+        client: SocketAddr,
+        protocol: Protocol,
+        /// What the client talks to, as ADDRESS:PORT
+        frontend: SocketAddr,
+    },
+}
+
+const HEADER: [&str; 8] = [
+    "service", "protocol", "client", "frontend", "source", "backend", "state", "idle_s",
+];
+
+pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
+    match command.action {
+        Some(Action::Flush {
+            client,
+            protocol,
+            frontend,
+        }) => flush(pins, &flow::key(client, protocol, frontend)?),
+        None => {
+            let rows = View::open(pins)?.connections()?;
+            print_rows(&command.options, &HEADER, &["timeout_s"], &rows)
         }
     }
-    rows.sort();
+}
+
+/// Both halves, so that neither brings the other back.
+fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
+    let mut maps = Maps::open(pins, true)?;
+    let Ok(entry) = maps.connections.get(flow, 0) else {
+        bail!("no connection of this client to this frontend: `headgate conntrack` lists them");
+    };
+    let (mut other_flow, mut other) = Default::default();
+    mirror(flow, &entry, &mut other_flow, &mut other);
+    maps.connections.remove(flow)?;
+    // The table may have evicted it.
+    let _evicted = maps.connections.remove(&other_flow);
+    println!("forgotten");
+    Ok(())
+}
+
+/// Connections whose source is translated: the backend sees this node, and answers it.
+pub(crate) fn nat(pins: &Path, options: &Options) -> Result<()> {
+    let mut rows = View::open(pins)?.connections()?;
+    rows.retain(|row| row.client != row.source);
+    rows.sort_by(|a: &Connection, b| (&a.backend, &a.source).cmp(&(&b.backend, &b.source)));
     let header = [
-        "service", "protocol", "client", "frontend", "source", "backend", "state", "idle_s",
+        "backend", "protocol", "source", "client", "frontend", "service",
     ];
-    print_rows(options, &header, rows)
-}
-
-fn connection(flow: &FlowKey, entry: &CtEntry, label: Option<&String>, now_s: u32) -> Connection {
-    Connection {
-        service: label.map_or_else(|| "?".into(), |label| service_of(label)),
-        protocol: protocol(flow.protocol),
-        client: endpoint(flow.source, flow.source_port),
-        frontend: endpoint(flow.destination, flow.destination_port),
-        source: endpoint(entry.source, entry.source_port),
-        backend: endpoint(entry.destination, entry.destination_port),
-        state: entry.state.name(),
-        idle_s: now_s.saturating_sub(entry.seen_s),
-        timeout_s: timeout_s(flow.protocol, entry.state),
-    }
-}
-
-#[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
-struct Affinity {
-    service: String,
-    client: String,
-    backend: String,
-    idle_s: u32,
-    timeout_s: u32,
+    print_rows(options, &header, &["state", "idle_s"], &rows)
 }
 
 pub(crate) fn affinity(pins: &Path, options: &Options) -> Result<()> {
-    let maps = open(pins)?;
-    let labels = labels(&maps);
-    let backends = backend_entries(&maps);
-    let now_s = now_s()?;
-    let mut rows = Vec::new();
-    for item in maps.affinities.iter() {
-        let (key, entry) = item?;
-        let idle_s = now_s.saturating_sub(entry.seen_s);
-        let service = maps.services.get(key.service).unwrap_or_default();
-        let (Some(label), Some(backend)) = (labels.get(&key.service), backends.get(&entry.backend))
-        else {
-            continue;
-        };
-        if idle_s > service.affinity_timeout_s {
-            continue;
-        }
-        rows.push(Affinity {
-            service: service_of(label),
-            client: match key.client.netns() {
-                Some(cookie) => format!("netns {cookie}"),
-                None => std::net::IpAddr::from(key.client).to_string(),
-            },
-            backend: endpoint(backend.address, backend.port),
-            idle_s,
-            timeout_s: service.affinity_timeout_s,
-        });
-    }
-    rows.sort();
+    let rows = View::open(pins)?.affinities()?;
     let header = ["service", "client", "backend", "idle_s", "timeout_s"];
-    print_rows(options, &header, rows)
+    print_rows(options, &header, &[], &rows)
 }

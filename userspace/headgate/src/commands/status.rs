@@ -1,124 +1,128 @@
-//! Hooks, map fill and what became of packets.
+//! Agent, hooks, map fill, and what became of packets.
 
-use std::path::Path;
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
-use anyhow::{Context, Result};
-use headgate_abi::{Fate, Reason};
-use headgate_dataplane::{Maps, Usage, attached};
+use anyhow::Result;
+use headgate_dataplane::attached;
 use serde::Serialize;
 
-use super::open;
-use crate::output::{Options, print, print_rows, table};
+use crate::{
+    output::{Options, print, print_rows, table},
+    view::{Counter, Report, View},
+};
 
 #[derive(Serialize)]
-struct Status {
-    hooks: Vec<String>,
-    maps: Vec<Fill>,
+struct Status<F> {
+    agent: Option<Report>,
+    kernel: String,
+    /// Programs by device; those of sockets by `cgroup`.
+    hooks: BTreeMap<String, Vec<String>>,
+    maps: Vec<F>,
     counters: Vec<Counter>,
-}
-
-#[derive(Serialize)]
-struct Fill {
-    map: &'static str,
-    entries: u64,
-    capacity: u32,
-    fill: String,
-    kib: u64,
-}
-
-#[derive(Serialize)]
-struct Counter {
-    fate: &'static str,
-    reason: &'static str,
-    count: u64,
-    meaning: &'static str,
 }
 
 const COUNTERS: [&str; 4] = ["fate", "reason", "count", "meaning"];
 const FILLS: [&str; 5] = ["map", "entries", "capacity", "fill", "kib"];
 
-fn fate(reason: Reason) -> &'static str {
-    match reason.fate() {
-        Fate::Pass => "pass",
-        Fate::Forward => "forward",
-        Fate::Reject => "reject",
-        Fate::Drop => "drop",
-    }
-}
-
-/// Counts of the reasons that were given at least once.
-fn counts(maps: &Maps) -> Result<Vec<Counter>> {
-    let counts = maps.reasons()?.into_iter();
-    let given = counts.filter(|(_, count)| *count > 0);
-    Ok(given
-        .map(|(reason, count)| Counter {
-            fate: fate(reason),
-            reason: reason.name(),
-            count,
-            meaning: reason.sentence().trim(),
-        })
-        .collect())
-}
-
-fn fills(pins: &Path, maps: &Maps) -> Result<Vec<Fill>> {
-    let usage = maps.usage(pins)?;
-    let fill = |usage: Usage| Fill {
-        map: usage.name,
-        entries: usage.entries,
-        capacity: usage.capacity,
-        fill: format!(
-            "{}%",
-            usage.entries * 100 / u64::from(usage.capacity.max(1))
-        ),
-        kib: usage.bytes / 1024,
+/// The agent in words, a fact a line.
+fn describe(report: Option<&Report>) -> String {
+    let Some(report) = report else {
+        return "  has not said anything yet\n".into();
     };
-    Ok(usage.into_iter().map(fill).collect())
+    let mut text = String::new();
+    let mut say = |line: String| writeln!(text, "  {line}").unwrap_or_default();
+    let Report {
+        version, pid, node, ..
+    } = report;
+    let age_s = report.age_s();
+    say(match report.is_alive() {
+        true => format!("version {version}, process {pid}, node {node}"),
+        false => format!(
+            "version {version}, node {node}: silent for {age_s} s; the kernel goes on with what it has"
+        ),
+    });
+    say(match report.is_synced {
+        true => format!(
+            "in sync: {} services, {} backends, {} frontends (pass {}, {} ms)",
+            report.services,
+            report.backends,
+            report.frontends,
+            report.revision,
+            report.last_pass_ms
+        ),
+        false => "not in sync: the source has not listed everything yet".into(),
+    });
+    if let Some(reason) = &report.disconnected {
+        say(format!("disconnected from its source: {reason}"));
+    }
+    if report.repaired > 0 {
+        say(format!(
+            "drift: {} map entries that somebody else changed were put right",
+            report.repaired
+        ));
+    }
+    for (word, list) in [("failed", &report.failures), ("refused", &report.refusals)] {
+        for complaint in list {
+            say(format!(
+                "{word}: {}: {}",
+                complaint.object, complaint.reason
+            ));
+        }
+    }
+    if report.more > 0 {
+        say(format!("and {} more: see the agent's log", report.more));
+    }
+    text
+}
+
+fn hooks(pins: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for link in attached(pins)? {
+        if let Some((program, device)) = link.split_once('@') {
+            hooks.entry(device.into()).or_default().push(program.into());
+        }
+    }
+    Ok(hooks)
 }
 
 pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
-    let maps = open(pins)?;
+    let view = View::open(pins)?;
     let status = Status {
-        hooks: attached(pins)?,
-        maps: fills(pins, &maps)?,
-        counters: counts(&maps)?,
+        agent: Report::read(pins)?,
+        kernel: nix::sys::utsname::uname()?
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        hooks: hooks(pins)?,
+        maps: view.fills(pins)?,
+        counters: view.counters()?,
     };
     let fills = table(&FILLS, &status.maps)?;
     let counters = table(&COUNTERS, &status.counters)?;
+    let hooks: String = status
+        .hooks
+        .iter()
+        .map(|(device, programs)| format!("\n  {device}: {}", programs.join(" ")))
+        .collect();
     print(options, &status, || {
         format!(
-            "hooks\n  {}\n\n{fills}\n\n{counters}",
-            status.hooks.join("\n  ")
+            "agent\n{}\nhooks (Linux {}){hooks}\n\n{fills}\n\n{counters}",
+            describe(status.agent.as_ref()),
+            status.kernel,
         )
     })
 }
 
 pub(crate) fn counters(pins: &Path, options: &Options) -> Result<()> {
-    print_rows(options, &COUNTERS, counts(&open(pins)?)?)
+    print_rows(options, &COUNTERS, &[], &View::open(pins)?.counters()?)
 }
 
 pub(crate) fn drops(pins: &Path, options: &Options) -> Result<()> {
-    let mut rows = counts(&open(pins)?)?;
+    let mut rows = View::open(pins)?.counters()?;
     rows.retain(|row| matches!(row.fate, "reject" | "drop"));
-    print_rows(options, &COUNTERS, rows)
+    print_rows(options, &COUNTERS, &[], &rows)
 }
 
 pub(crate) fn maps(pins: &Path, options: &Options) -> Result<()> {
-    print_rows(options, &FILLS, fills(pins, &open(pins)?)?)
-}
-
-/// Tells what a reason means, by its number or its name.
-pub(crate) fn explain(text: &str) -> Result<()> {
-    let is_it = |reason: &&Reason| reason.name() == text || text.parse() == Ok(**reason as u32);
-    let reason = Reason::ALL.iter().find(is_it).with_context(|| {
-        let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-        format!("there is no reason {text}; there are {}", names.join(", "))
-    })?;
-    println!(
-        "{} ({}), {}: {}",
-        reason.name(),
-        *reason as u32,
-        fate(*reason),
-        reason.sentence().trim()
-    );
-    Ok(())
+    print_rows(options, &FILLS, &[], &View::open(pins)?.fills(pins)?)
 }

@@ -1,0 +1,51 @@
+//! What the agent says of itself: text in a pinned map, so that it can be read when no agent runs.
+
+use std::path::Path;
+
+use aya::maps::{HashMap, MapData, MapError};
+use headgate_abi::names::{REPORT, REPORT_SIZE};
+
+use crate::{
+    error::Error,
+    maps::{hash, pin_folder},
+};
+
+const KEY: u32 = 0;
+
+/// The map with the text.
+#[derive(Debug)]
+pub struct Report {
+    map: HashMap<MapData, u32, [u8; REPORT_SIZE]>,
+}
+
+impl Report {
+    /// The longest text that fits, in bytes.
+    pub const CAPACITY: usize = REPORT_SIZE;
+
+    /// Opens the map pinned below `pins`.
+    pub fn open(pins: &Path) -> Result<Self, Error> {
+        let map = hash(&pin_folder(pins), REPORT)?;
+        Ok(Self { map })
+    }
+
+    /// The text that was written last; `None` if none ever was.
+    pub fn read(&self) -> Result<Option<String>, Error> {
+        let bytes = match self.map.get(&KEY, 0) {
+            Ok(bytes) => bytes,
+            Err(MapError::KeyNotFound) => return Ok(None),
+            Err(source) => return Err(Error::map(REPORT, source)),
+        };
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(Some(String::from_utf8_lossy(text).into_owned()))
+    }
+
+    /// Replaces the text; what is beyond the capacity is cut off.
+    pub fn write(&mut self, text: &str) -> Result<(), Error> {
+        let mut bytes = [0; REPORT_SIZE];
+        for (byte, from) in bytes.iter_mut().zip(text.bytes()) {
+            *byte = from;
+        }
+        let result = self.map.insert(KEY, bytes, 0);
+        result.map_err(|source| Error::map(REPORT, source))
+    }
+}

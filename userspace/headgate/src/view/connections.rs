@@ -1,0 +1,103 @@
+//! Connections, and the clients that affinity remembers.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+use headgate_abi::{Addr, CtEntry, CtFlags, FlowKey};
+use headgate_datapath::{is_expired, timeout_s};
+use headgate_dataplane::now_s;
+use serde::Serialize;
+
+use super::{View, endpoint, protocol};
+
+/// One connection, as the client opened it and as the backend sees it.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Connection {
+    pub(crate) service: String,
+    pub(crate) protocol: &'static str,
+    pub(crate) client: String,
+    pub(crate) frontend: String,
+    /// The client as the backend sees it.
+    pub(crate) source: String,
+    pub(crate) backend: String,
+    pub(crate) state: &'static str,
+    pub(crate) idle_s: u32,
+    pub(crate) timeout_s: u32,
+}
+
+/// The backend that a client of a service with affinity got last.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Affinity {
+    pub(crate) service: String,
+    /// Address, or `netns` and the cookie of the network namespace for processes.
+    pub(crate) client: String,
+    pub(crate) backend: String,
+    pub(crate) idle_s: u32,
+    pub(crate) timeout_s: u32,
+}
+
+/// An address, or the network namespace that stands for one.
+pub(crate) fn client(address: Addr) -> String {
+    match address.netns() {
+        Some(cookie) => format!("netns {cookie}"),
+        None => IpAddr::from(address).to_string(),
+    }
+}
+
+impl View {
+    /// Live connections.
+    pub(crate) fn connections(&self) -> Result<Vec<Connection>> {
+        let now_s = now_s();
+        let mut rows = Vec::new();
+        for item in self.maps.connections.iter() {
+            let (flow, entry) = item?;
+            if !entry.flags.has(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
+                rows.push(self.connection(&flow, &entry, now_s));
+            }
+        }
+        rows.sort();
+        Ok(rows)
+    }
+
+    fn connection(&self, flow: &FlowKey, entry: &CtEntry, now_s: u32) -> Connection {
+        Connection {
+            service: match entry.service {
+                0 => "none".into(),
+                id => self.service_name(id),
+            },
+            protocol: protocol(flow.protocol),
+            client: endpoint(flow.source, flow.source_port),
+            frontend: endpoint(flow.destination, flow.destination_port),
+            source: endpoint(entry.source, entry.source_port),
+            backend: endpoint(entry.destination, entry.destination_port),
+            state: entry.state.name(),
+            idle_s: now_s.saturating_sub(entry.seen_s),
+            timeout_s: timeout_s(flow.protocol, entry.state),
+        }
+    }
+
+    /// What affinity remembers and would still follow.
+    pub(crate) fn affinities(&self) -> Result<Vec<Affinity>> {
+        let now_s = now_s();
+        let mut rows = Vec::new();
+        for item in self.maps.affinities.iter() {
+            let (key, entry) = item?;
+            let idle_s = now_s.saturating_sub(entry.seen_s);
+            let timeout_s = self.entry(key.service).affinity_timeout_s;
+            let is_known = self.labels.contains_key(&key.service)
+                && self.backends.contains_key(&entry.backend);
+            if !is_known || idle_s > timeout_s {
+                continue;
+            }
+            rows.push(Affinity {
+                service: self.service_name(key.service),
+                client: client(key.client),
+                backend: self.backend_name(entry.backend),
+                idle_s,
+                timeout_s,
+            });
+        }
+        rows.sort();
+        Ok(rows)
+    }
+}
