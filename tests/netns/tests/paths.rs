@@ -338,14 +338,6 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
         !headgate(&["drops"]).1.contains("to-backend"),
         "what is forwarded is no drop"
     );
-    for reason in ["no-backend", "32"] {
-        let (_, text) = headgate(&["explain", reason]);
-        assert!(
-            text.starts_with("no-backend (32), reject: The service has no"),
-            "{text}"
-        );
-    }
-    assert!(!headgate(&["explain", "no-reason"]).0);
     assert!(!headgate(&["drops", "--colour"]).0);
     // What kube-proxy left is found, and left alone.
     let in_node = |program: std::path::PathBuf, words: &[&str]| {

@@ -16,10 +16,10 @@ use crate::{
 };
 
 #[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
+pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
 
 /// The object that `cargo xtask build` made; parsing wants it aligned.
-static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HEADGATE_BPF_OBJECT")));
+pub(crate) static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HEADGATE_BPF_OBJECT")));
 
 /// Sizes of the maps, in entries. They take effect when a map is made, not when it is found pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,10 +104,14 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
     let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
     let result = loaded.set(0, options.config, 0);
     result.map_err(|source| Error::map(names::LOADED, source))?;
-    Ok(Programs { ebpf })
+    Ok(Programs::new(ebpf))
 }
 
 impl Programs {
+    pub(crate) fn new(ebpf: Ebpf) -> Self {
+        Self { ebpf }
+    }
+
     fn get<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
     where
         &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::LpmTrie};
+use aya::maps::{
+    HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+    lpm_trie::{Key, LpmTrie},
+};
 use headgate_abi::{
     ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, FlowKey,
     FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
@@ -72,6 +75,19 @@ impl Maps {
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
             backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,
         })
+    }
+
+    /// Whether the source ranges of a service admit a client.
+    pub fn admits(&self, service: u32, client: Addr) -> Result<bool, Error> {
+        let key = RangeKey {
+            service,
+            address: client,
+        };
+        match self.source_ranges.get(&Key::new(RangeKey::BITS, key), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(source) => Err(Error::map(names::SOURCE_RANGES, source)),
+        }
     }
 
     /// How full the maps are that can be full.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
 
@@ -87,8 +87,8 @@ impl Monitor {
     }
 
     /// Becomes readable when there are events.
-    pub fn fd(&self) -> RawFd {
-        self.events.as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
     }
 
     /// Events that there was no room for, since the map was made.

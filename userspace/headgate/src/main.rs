@@ -3,6 +3,7 @@
 
 mod agent;
 mod commands;
+mod explain;
 mod health;
 mod leftovers;
 mod metrics;
@@ -49,11 +50,10 @@ enum Command {
     Counters(output::Options),
     /// Show why packets and sockets were dropped or refused
     Drops(output::Options),
-    /// Tell what a reason means
-    Explain {
-        /// Its name or number, as `drops` shows it
-        reason: String,
-    },
+    /// Tell what becomes of a packet, step by step, and why
+    Explain(commands::Explain),
+    /// Show new connections, and what is rejected or dropped, as it happens
+    Monitor(commands::Monitor),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -79,7 +79,8 @@ fn main() -> ExitCode {
         Command::Maps(options) => commands::maps(pins, &options),
         Command::Counters(options) => commands::counters(pins, &options),
         Command::Drops(options) => commands::drops(pins, &options),
-        Command::Explain { reason } => commands::explain(&reason),
+        Command::Explain(command) => commands::explain(pins, &command),
+        Command::Monitor(command) => commands::monitor(pins, &command),
         Command::Completions { shell } => {
             let mut out = std::io::stdout();
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut out);

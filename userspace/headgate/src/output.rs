@@ -35,7 +35,7 @@ pub(crate) enum Form {
 
 impl Options {
     /// Whether a row is asked for. One that is of no Service, or has no address, is not if these are.
-    fn asks_for(&self, row: &Value) -> bool {
+    pub(crate) fn asks_for(&self, row: &Value) -> bool {
         let many = row["services"].as_array().into_iter().flatten();
         let mut services = many
             .chain([&row["service"]])
@@ -82,16 +82,16 @@ pub(crate) fn print_rows<T: Serialize>(
         header.extend(wide);
     }
     let text = table(&header, &rows)?;
-    print(options, &rows, || text)
+    print(options.output, &rows, || text)
 }
 
 /// Prints a value for programs; for people, what `table` makes of it.
 pub(crate) fn print<T: Serialize>(
-    options: &Options,
+    form: Form,
     value: &T,
     table: impl FnOnce() -> String,
 ) -> Result<()> {
-    match options.output {
+    match form {
         Form::Table | Form::Wide => println!("{}", table()),
         Form::Json => println!("{}", serde_json::to_string_pretty(value)?),
         Form::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),

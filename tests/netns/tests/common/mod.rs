@@ -84,6 +84,22 @@ pub(crate) fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
     )
 }
 
+/// Runs a command of the binary in a node's namespace, as an operator does; what it prints, or its
+/// complaint.
+pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
+    let mut command = node.netns.command(binary("headgate").unwrap(), None);
+    let output = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(words)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => Ok(String::from_utf8(output.stdout).unwrap()),
+        false => Err(String::from_utf8(output.stderr).unwrap()),
+    }
+}
+
 /// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
 /// processes are outside of it.
 pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i32> {

@@ -4,11 +4,13 @@ mod cleanup;
 mod connections;
 mod explain;
 pub(crate) mod flow;
+mod monitor;
 mod services;
 mod status;
 
 pub(crate) use cleanup::cleanup;
 pub(crate) use connections::{Conntrack, affinity, conntrack, nat};
-pub(crate) use explain::explain;
+pub(crate) use explain::{Explain, explain};
+pub(crate) use monitor::{Monitor, monitor};
 pub(crate) use services::{backends, services};
 pub(crate) use status::{counters, drops, maps, status};

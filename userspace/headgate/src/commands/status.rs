@@ -104,7 +104,7 @@ pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
         .iter()
         .map(|(device, programs)| format!("\n  {device}: {}", programs.join(" ")))
         .collect();
-    print(options, &status, || {
+    print(options.output, &status, || {
         format!(
             "agent\n{}\nhooks (Linux {}){hooks}\n\n{fills}\n\n{counters}",
             describe(status.agent.as_ref()),

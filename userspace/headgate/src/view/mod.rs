@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use headgate_abi::{Addr, BackendEntry, Port, Protocol, ServiceEntry};
 use headgate_dataplane::Maps;
 
-pub(crate) use connections::Connection;
+pub(crate) use connections::{Connection, client};
 pub(crate) use counters::{Counter, fate};
 pub(crate) use report::{INTERVAL, Report};
 
@@ -55,7 +55,7 @@ impl View {
     }
 
     /// Ids of the backends of a service.
-    fn backends_of(&self, service: u32) -> Vec<u32> {
+    pub(crate) fn backends_of(&self, service: u32) -> Vec<u32> {
         let slots = self.entry(service).slots();
         let slots = slots.first..slots.first.saturating_add(slots.count);
         let mut ids: Vec<u32> = slots.filter_map(|slot| self.maps.slots.get(slot)).collect();

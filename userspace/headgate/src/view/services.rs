@@ -84,7 +84,7 @@ impl View {
         Ok(rows)
     }
 
-    fn frontend(&self, key: &FrontendKey, entry: &FrontendEntry) -> Result<Frontend> {
+    pub(crate) fn frontend(&self, key: &FrontendKey, entry: &FrontendEntry) -> Result<Frontend> {
         let service = self.entry(entry.outside);
         let mut traffic = self.maps.service_traffic(entry.outside)?;
         let mut backends = self.backends_of(entry.outside);

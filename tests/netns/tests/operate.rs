@@ -1,0 +1,283 @@
+//! Commands that look into a running node: what they say is what happens.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::Stdio,
+};
+
+use common::{BALANCER, CLUSTER_V4, cluster, curl, on, on_node};
+use etherparse::PacketBuilder;
+use headgate_netns::{Node, SERVICE, binary, get, slices, udp};
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use serde_json::Value;
+
+fn json(node: &Node, words: &[&str]) -> Value {
+    let words = [words, &["-o", "json"]].concat();
+    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
+}
+
+fn explain(node: &Node, source: &str, protocol: &str, destination: SocketAddr) -> Value {
+    let destination = destination.to_string();
+    json(node, &["explain", source, protocol, &destination])[0].take()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// Everything that packets for services change.
+fn state(node: &Node) -> [Value; 3] {
+    let mut connections = json(node, &["conntrack"]);
+    for row in connections.as_array_mut().unwrap() {
+        row.as_object_mut().unwrap().remove("idle_s");
+    }
+    let mut counters = json(node, &["counters"]);
+    // Others, of neighbour discovery for one, come all the time.
+    let is_forwarded = |row: &Value| row["fate"] == "forward";
+    counters.as_array_mut().unwrap().retain(is_forwarded);
+    [connections, counters, json(node, &["backends"])]
+}
+
+#[test]
+fn explanation_is_what_happens_and_changes_nothing() {
+    let Some(cluster) = cluster("expl", 2, 2, &[(1, 1), (1, 2), (2, 1), (2, 2)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let target = on(node.v4, 30080);
+    for port in 40000..40012 {
+        let before = state(node);
+        let said = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
+        assert_eq!(before, state(node));
+
+        let url = format!("http://{target}/");
+        let mut client = cluster.client.command("curl", None);
+        let local = port.to_string();
+        client.args(["--silent", "--max-time", "3", "--local-port", &local, &url]);
+        let output = client.output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let pods = cluster.nodes.iter().flat_map(|node| &node.pods);
+        let mut pods = pods.filter(|pod| text(&answer["pod"]) == pod.name);
+        let pod = pods.next().unwrap();
+        let result = text(&said["result"]);
+        assert!(
+            result.contains(&format!("→ {}:9376 tcp SYN", pod.v4)),
+            "{answer} but {said}"
+        );
+        assert!(
+            result.starts_with(&format!("{} ", text(&answer["client"]))),
+            "the pod sees {answer}, but {said}"
+        );
+
+        // Whatever comes next of this connection is known.
+        let again = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
+        let first = text(&again["steps"][0]);
+        assert!(
+            first.contains("of service default/web (closed"),
+            "it ended: {first}"
+        );
+    }
+}
+
+#[test]
+fn explanation_names_what_stands_in_the_way() {
+    let Some(cluster) = cluster("why", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let reason = |said: &Value| text(&said["reason"]).to_owned();
+    let out = "192.168.50.100:4000";
+
+    let said = explain(node, "[fd50::100]:4000", "udp", on(node.v6, 30007));
+    assert_eq!(reason(&said), "to-backend", "{said}");
+    assert!(
+        text(&said["result"]).contains("→ [fd44:1::2]:9376 udp"),
+        "{said}"
+    );
+    let said = explain(node, out, "tcp", on(CLUSTER_V4, 81));
+    assert_eq!(reason(&said), "no-port", "{said}");
+    assert!(text(&said["result"]).contains("RST+ACK"), "{said}");
+    let said = explain(node, out, "tcp", on([192, 168, 50, 77], 81));
+    assert_eq!(reason(&said), "not-ours", "{said}");
+    let source = "10.244.1.2:4000";
+    let words = ["explain", source, "tcp", "10.96.0.10:80", "--dev", "lxc1"];
+    let said = json(node, &words)[0].take();
+    assert_eq!(text(&said["program"]), "hg_tc_pod");
+    assert!(
+        said["steps"]
+            .to_string()
+            .contains("the source becomes 192.168.50.1:"),
+        "the pod reaches itself: {said}"
+    );
+    let said = json(node, &["explain", "connect", "tcp", "10.96.0.10:80"])[0].take();
+    assert_eq!(text(&said["result"]), "10.244.1.2:9376");
+
+    let restricted = SERVICE.replace(
+        "  type: ",
+        "  loadBalancerSourceRanges: [198.51.100.0/24]\n  type: ",
+    );
+    cluster.write("web.yaml", &restricted).unwrap();
+    common::eventually("the range is explained", || {
+        let said = explain(node, out, "tcp", on(BALANCER, 80));
+        reason(&said) == "source-range" && said["steps"].to_string().contains("do not admit")
+    });
+    cluster.write("slices.yaml", &slices(&[])).unwrap();
+    common::eventually("the lack of backends is explained", || {
+        reason(&explain(node, out, "tcp", on(node.v4, 30080))) == "no-backend"
+    });
+
+    for (words, complaint) in [
+        (
+            &["explain", "1.1.1.1:1", "tcp", "2.2.2.2:2", "--dev", "nope"][..],
+            "no program is attached to device nope; there are eth0, lxc1",
+        ),
+        (
+            &["explain", "1.1.1.1:1", "tcp", "[::1]:2"],
+            "are not of one family",
+        ),
+        (
+            &["explain", "drop", "no-reason"],
+            "there is no reason no-reason; there are",
+        ),
+        (&["explain", "pcap", "/nowhere"], "cannot open /nowhere"),
+        (
+            &["explain", "pcap", "/etc/hostname"],
+            "/etc/hostname is no capture",
+        ),
+    ] {
+        let error = on_node(node, words).unwrap_err();
+        assert!(
+            error.starts_with("headgate: ") && error.contains(complaint),
+            "{error}"
+        );
+    }
+    for name in ["no-backend", "32"] {
+        let text = on_node(node, &["explain", "drop", name]).unwrap();
+        assert!(
+            text.starts_with("no-backend (32), reject: The service has no"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn capture_is_explained_packet_by_packet() {
+    let Some(cluster) = cluster("pcap", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let segment = |is_first: bool| {
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([192, 168, 50, 100], node.v4.octets(), 64)
+            .tcp(4000, 30080, 1, 1000);
+        let builder = if is_first {
+            builder.syn()
+        } else {
+            builder.ack(1)
+        };
+        let mut frame = Vec::new();
+        builder.write(&mut frame, b"").unwrap();
+        frame
+    };
+    let path = cluster.manifests().join("capture.pcap");
+    let mut writer = PcapWriter::new(std::fs::File::create(&path).unwrap()).unwrap();
+    for frame in [segment(true), segment(false)] {
+        let packet = PcapPacket::new(Default::default(), frame.len() as u32, &frame);
+        writer.write_packet(&packet).unwrap();
+    }
+    drop(writer);
+    let said = json(node, &["explain", "pcap", path.to_str().unwrap()]);
+    assert!(
+        text(&said[0]["steps"][0]).starts_with("no connection"),
+        "{said}"
+    );
+    assert!(
+        text(&said[1]["steps"][0]).starts_with("known as an open connection"),
+        "what the first opened, the second finds: {said}"
+    );
+    assert!(json(node, &["conntrack"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn monitor_tells_what_happens() {
+    let Some(cluster) = cluster("mon", 2, 1, &[(2, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let mut command = node.netns.command(binary("headgate").unwrap(), None);
+    let mut monitor = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(["monitor", "--count", "4", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    let mut stderr = BufReader::new(monitor.stderr.take().unwrap());
+    stderr.read_line(&mut ready).unwrap();
+    assert!(ready.contains("Ctrl-C ends"), "{ready}");
+    let second = on_node(node, &["monitor", "--count", "1"]).unwrap_err();
+    assert!(second.contains("one can at a time"), "{second}");
+
+    let (tcp, datagram, closed) = (on(node.v4, 30080), on(node.v6, 30007), on(CLUSTER_V4, 81));
+    let route = format!("route add {CLUSTER_V4}/32 via {}", node.v4);
+    cluster.client.batch(&route).unwrap();
+    cluster.client.run(move || {
+        get(tcp).unwrap();
+        udp(datagram).unwrap();
+        assert!(get(closed).is_err());
+    });
+    curl(&node.netns, &node.cgroup, &format!("http://{CLUSTER_V4}/")).unwrap();
+    let output = monitor.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let rows: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let [opened, datagram, refused, socket] = rows.as_slice() else {
+        panic!("{rows:?}");
+    };
+    assert_eq!(text(&opened["service"]), "default/web");
+    assert_eq!(text(&opened["to"]), format!("{tcp}"));
+    assert_eq!(text(&opened["backend"]), "10.244.2.2:9376");
+    assert!(
+        text(&opened["source"]).starts_with("192.168.50.1:"),
+        "{opened}"
+    );
+    assert!(text(&opened["at"]).starts_with("eth0, "), "{opened}");
+    assert_eq!(text(&datagram["protocol"]), "udp");
+    assert_eq!(
+        (text(&refused["fate"]), text(&refused["reason"])),
+        ("reject", "no-port")
+    );
+    assert_eq!(text(&socket["reason"]), "socket-translated");
+    assert!(
+        text(&socket["at"]).contains("process ") && text(&socket["from"]).starts_with("netns "),
+        "{socket}"
+    );
+}
+
+#[test]
+fn flushed_connection_is_gone_and_translations_are_shown() {
+    let Some(cluster) = cluster("flush", 2, 1, &[(2, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let target = on(node.v4, 30080);
+    cluster.client.run(move || get(target).unwrap());
+    let rows = json(node, &["nat"]);
+    let row = &rows[0];
+    assert!(text(&row["source"]).starts_with("192.168.50.1:"), "{rows}");
+    let client = text(&row["client"]);
+    let words = ["conntrack", "flush", client, "tcp", "192.168.50.1:30080"];
+    assert_eq!(on_node(node, &words).unwrap(), "forgotten\n");
+    assert!(json(node, &["conntrack"]).as_array().unwrap().is_empty());
+    let error = on_node(node, &words).unwrap_err();
+    assert!(error.contains("no connection of this client"), "{error}");
+}

@@ -1,0 +1,172 @@
+//! Programs to try packets with: they read the live maps and write maps of their own, so that
+//! nothing on this node notices.
+
+use std::{collections::HashSet, hash::Hash, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray},
+    programs::{TestRun, TestRunOptions},
+};
+use headgate_abi::{AffinityEntry, AffinityKey, CtEntry, DatapathConfig, FlowKey, Reason, names};
+
+use crate::{
+    error::Error,
+    load::{OBJECT, Programs},
+    maps::{pin_folder, typed},
+};
+
+/// What programs only read.
+const LIVE: [&str; 7] = [
+    names::ADDRESSES,
+    names::FRONTENDS,
+    names::SERVICES,
+    names::SLOTS,
+    names::BACKENDS,
+    names::SOURCE_RANGES,
+    names::AFFINITY_MEMBERS,
+];
+/// Room for entries that packets of one trial make or meet.
+const ENTRIES: u32 = 1 << 14;
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// What the program returned: `enum xdp_action`, or a `TC_ACT_` number.
+    pub action: i32,
+    /// Why.
+    pub reason: Reason,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// The programs of this binary over the live maps.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Probe {
+    programs: Programs,
+    reasons: PerCpuArray<MapData, u64>,
+    connections: HashMap<MapData, FlowKey, CtEntry>,
+    affinities: HashMap<MapData, AffinityKey, AffinityEntry>,
+    known: HashSet<FlowKey>,
+}
+
+/// What the running programs were loaded with.
+pub fn loaded_config(pins: &Path) -> Result<DatapathConfig, Error> {
+    let map: Array<MapData, DatapathConfig> = typed(&pin_folder(pins), names::LOADED)?;
+    let config = map.get(&0, 0);
+    config.map_err(|source| Error::map(names::LOADED, source))
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<M, Error> {
+    let missing = || aya::maps::MapError::InvalidName { name: name.into() };
+    let map = ebpf.take_map(name).ok_or_else(missing);
+    map.and_then(M::try_from)
+        .map_err(|source| Error::map(name, source))
+}
+
+fn put<K: Pod + Eq + Hash, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &str,
+    key: &K,
+    value: &V,
+) -> Result<(), Error> {
+    let result = map.insert(key, value, 0);
+    result.map_err(|source| Error::map(name, source))
+}
+
+impl Probe {
+    /// Loads the programs over the maps pinned below `pins`.
+    pub fn load(pins: &Path) -> Result<Self, Error> {
+        let config = loaded_config(pins)?;
+        let folder = pin_folder(pins);
+        let mut loader = EbpfLoader::new();
+        loader.override_global(names::CONFIG, &config, true);
+        for name in LIVE {
+            loader.map_pin_path(name, folder.join(name));
+        }
+        for name in [names::CONNTRACK, names::AFFINITY] {
+            loader.map_max_entries(name, ENTRIES);
+        }
+        let few = [
+            names::SERVICE_LABELS,
+            names::SERVICE_TRAFFIC,
+            names::BACKEND_TRAFFIC,
+            names::SOCKETS,
+        ];
+        for name in few {
+            loader.map_max_entries(name, 1);
+        }
+        let mut ebpf = loader
+            .load(&OBJECT.0)
+            .map_err(|source| Error::Load(Box::new(source)))?;
+        Ok(Self {
+            reasons: take(&mut ebpf, names::REASONS)?,
+            connections: take(&mut ebpf, names::CONNTRACK)?,
+            affinities: take(&mut ebpf, names::AFFINITY)?,
+            programs: Programs::new(ebpf),
+            known: HashSet::new(),
+        })
+    }
+
+    /// Lets the programs find an entry of the live table, unless they met this flow before.
+    pub fn know_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Error> {
+        if self.known.insert(*flow) {
+            put(&mut self.connections, names::CONNTRACK, flow, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the programs find which backend a client got last.
+    pub fn know_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) -> Result<(), Error> {
+        put(&mut self.affinities, names::AFFINITY, key, entry)
+    }
+
+    fn counts(&self) -> Result<Vec<u64>, Error> {
+        let counts = Reason::ALL.iter().map(|reason| {
+            let parts = self.reasons.get(&(*reason as u32), 0);
+            let parts = parts.map_err(|source| Error::map(names::REASONS, source))?;
+            Ok(parts.iter().sum())
+        });
+        counts.collect()
+    }
+
+    /// Runs one Ethernet frame through a program, as if it had come in on a device.
+    pub fn run(&mut self, program: &str, ifindex: u32, frame: &[u8]) -> Result<Trial, Error> {
+        let before = self.counts()?;
+        let mut out = vec![0; frame.len() + 256];
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let mut context = vec![0u32; 6];
+        if program == names::XDP_EXTERNAL {
+            context[1] = frame.len() as u32;
+            context[3] = ifindex;
+        } else {
+            // `struct __sk_buff`: the eleventh field is `ifindex`.
+            context.resize(11, 0);
+            context[10] = ifindex;
+        }
+        let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::new()
+        };
+        let result = match program {
+            names::XDP_EXTERNAL => self.programs.xdp(program)?.test_run(options),
+            _ => self.programs.tc(program)?.test_run(options),
+        };
+        let result = result.map_err(|source| Error::program(program, source))?;
+        out.truncate(result.data_size_out as usize);
+        let after = self.counts()?;
+        let mut counted = Reason::ALL.iter().zip(before.iter().zip(&after));
+        let reason = counted.find(|(_, (before, after))| before != after);
+        Ok(Trial {
+            action: result.return_value as i32,
+            reason: reason.map_or(Reason::Malformed, |(reason, _)| *reason),
+            frame: out,
+        })
+    }
+}

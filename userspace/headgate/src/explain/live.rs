@@ -1,0 +1,296 @@
+//! The walk's questions answered by the live maps, and each answer noted in words. What the walk
+//! would write stays here.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use headgate_abi::{
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Reason,
+    ServiceEntry, ServiceFlags,
+};
+use headgate_datapath::{Added, Direction, Route, RouteQuery, Tables, is_expired};
+use headgate_dataplane::now_s;
+
+use crate::view::{View, client, endpoint, protocol};
+
+/// Live maps, read only, below what this walk wrote.
+pub(super) struct LiveTables<'a> {
+    view: &'a View,
+    config: DatapathConfig,
+    now_s: u32,
+    connections: HashMap<FlowKey, CtEntry>,
+    affinities: HashMap<AffinityKey, AffinityEntry>,
+    fragments: HashMap<FragmentKey, FragmentEntry>,
+    steps: RefCell<Vec<String>>,
+    /// Entries of the live tables that were asked for.
+    pub(super) met: RefCell<Met>,
+}
+
+/// Entries of the live tables that a walk met.
+#[derive(Default)]
+pub(super) struct Met {
+    pub(super) connections: HashMap<FlowKey, CtEntry>,
+    pub(super) affinities: HashMap<AffinityKey, AffinityEntry>,
+}
+
+impl<'a> LiveTables<'a> {
+    pub(super) fn new(view: &'a View, config: DatapathConfig) -> Self {
+        Self {
+            view,
+            config,
+            now_s: now_s(),
+            connections: HashMap::new(),
+            affinities: HashMap::new(),
+            fragments: HashMap::new(),
+            steps: RefCell::default(),
+            met: RefCell::default(),
+        }
+    }
+
+    /// What was noted since the last time, each thing once.
+    pub(super) fn take_steps(&self) -> Vec<String> {
+        let mut told = BTreeSet::new();
+        let mut steps = self.steps.take();
+        steps.retain(|step| told.insert(step.clone()));
+        steps
+    }
+
+    fn note(&self, step: String) {
+        self.steps.borrow_mut().push(step);
+    }
+
+    fn describe_connection(&self, flow: &FlowKey, entry: &CtEntry) -> String {
+        let age_s = self.now_s.saturating_sub(entry.seen_s);
+        let what = match (
+            is_expired(entry, flow.protocol, self.now_s),
+            Direction::of(entry),
+        ) {
+            (true, _) => "an expired connection",
+            (false, Direction::Original) => "an open connection",
+            (false, Direction::Reply) => "answers of an open connection",
+        };
+        let of = match entry.service {
+            0 => "past all services".into(),
+            id => format!("of service {}", self.view.service_name(id)),
+        };
+        format!(
+            "known as {what} {of} ({}, last packet {age_s} s ago): {} → {} becomes {} → {}",
+            entry.state.name(),
+            endpoint(flow.source, flow.source_port),
+            endpoint(flow.destination, flow.destination_port),
+            endpoint(entry.source, entry.source_port),
+            endpoint(entry.destination, entry.destination_port),
+        )
+    }
+
+    /// Says so if a new connection's source is translated, by the entry for its answers.
+    fn note_source(&self, flow: &FlowKey, entry: &CtEntry) {
+        let source = endpoint(flow.destination, flow.destination_port);
+        if source != endpoint(entry.destination, entry.destination_port) {
+            self.note(format!(
+                "answers must come back this way, so the source becomes {source}"
+            ));
+        }
+    }
+}
+
+impl Tables for LiveTables<'_> {
+    fn now_s(&self) -> u32 {
+        self.now_s
+    }
+
+    fn config(&self) -> &DatapathConfig {
+        &self.config
+    }
+
+    fn address(&self, address: &Addr) -> Option<AddressEntry> {
+        let entry = self.view.maps.addresses.get(address, 0).ok();
+        let name = IpAddr::from(*address);
+        self.note(match entry {
+            None => format!("{name} is no address of a service"),
+            Some(AddressEntry::SERVICE) => format!("{name} is an address of services alone"),
+            Some(_) => {
+                format!("{name} is an address of services that the node or others hold as well")
+            }
+        });
+        entry
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        let entry = self.view.maps.frontends.get(key, 0).ok();
+        let name = endpoint(key.address, key.port);
+        let protocol = protocol(key.protocol);
+        self.note(match &entry {
+            None => format!("no Service uses {name} over {protocol}"),
+            Some(entry) => match self.view.frontend(key, entry) {
+                Ok(row) => format!(
+                    "{name} over {protocol} is {} of Service {} (external traffic policy {}, \
+                     internal {})",
+                    row.kind, row.service, row.policy, row.internal_policy
+                ),
+                Err(error) => format!("{name} over {protocol}: {error}"),
+            },
+        });
+        entry
+    }
+
+    fn service(&self, id: u32) -> Option<ServiceEntry> {
+        let entry = self.view.maps.services.get(id)?;
+        let (count, slots) = (self.view.backends_of(id).len(), entry.slots().count);
+        let how = match entry.flags == ServiceFlags::CONSISTENT {
+            true => format!("by a Maglev table of {slots} slots"),
+            false => "by a plain list".into(),
+        };
+        let affinity = match entry.affinity_timeout_s {
+            0 => String::new(),
+            timeout_s => format!(", with session affinity for {timeout_s} s"),
+        };
+        self.note(format!(
+            "the service has {count} eligible backends, chosen {how}{affinity}"
+        ));
+        Some(entry)
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        let id = self.view.maps.slots.get(index)?;
+        self.note(format!("a hash of who asks picks slot {index}"));
+        Some(id)
+    }
+
+    fn backend(&self, id: u32) -> Option<BackendEntry> {
+        let entry = self.view.maps.backends.get(id)?;
+        let node = match entry.local {
+            0 => "another node",
+            _ => "this node",
+        };
+        self.note(format!(
+            "the backend is {}, on {node}",
+            endpoint(entry.address, entry.port)
+        ));
+        Some(entry)
+    }
+
+    fn admits(&self, service: u32, client: &Addr) -> bool {
+        let admits = self.view.maps.admits(service, *client).unwrap_or(false);
+        let verb = if admits { "admit" } else { "do not admit" };
+        let name = self.view.service_name(service);
+        let client = IpAddr::from(*client);
+        self.note(format!("the source ranges of {name} {verb} {client}"));
+        admits
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
+        if let Some(entry) = self.affinities.get(key) {
+            return Some(*entry);
+        }
+        let entry = self.view.maps.affinities.get(key, 0).ok();
+        let client = client(key.client);
+        self.note(match &entry {
+            None => format!("{client} has no backend of this service yet"),
+            Some(entry) => format!(
+                "{client} got {} last, {} s ago",
+                self.view.backend_name(entry.backend),
+                self.now_s.saturating_sub(entry.seen_s)
+            ),
+        });
+        if let Some(entry) = entry {
+            self.met.borrow_mut().affinities.insert(*key, entry);
+        }
+        entry
+    }
+
+    fn put_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) {
+        self.affinities.insert(*key, *entry);
+    }
+
+    fn is_member(&self, key: &MemberKey) -> bool {
+        let is_member = self.view.maps.members.get(key, 0).is_ok();
+        if !is_member {
+            self.note("that backend is not eligible any more".into());
+        }
+        is_member
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
+        let entry = self.fragments.get(key).copied();
+        if entry.is_none() {
+            self.note("the first fragment was not seen".into());
+        }
+        entry
+    }
+
+    fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
+        self.fragments.insert(*key, *entry);
+    }
+
+    fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {
+        if let Some(entry) = self.connections.get(flow) {
+            self.note(self.describe_connection(flow, entry));
+            return Some(*entry);
+        }
+        let entry = self.view.maps.connections.get(flow, 0).ok();
+        match &entry {
+            None => self.note("no connection of this flow is open".into()),
+            Some(entry) => {
+                self.note(self.describe_connection(flow, entry));
+                self.met.borrow_mut().connections.insert(*flow, *entry);
+            }
+        }
+        entry
+    }
+
+    fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added {
+        let taken = self.connections.get(flow).copied();
+        let taken = taken.or_else(|| self.view.maps.connections.get(flow, 0).ok());
+        if let Some(taken) = taken {
+            self.met.borrow_mut().connections.insert(*flow, taken);
+            let source = endpoint(flow.destination, flow.destination_port);
+            let backend = endpoint(flow.source, flow.source_port);
+            self.note(format!("{source} was used towards {backend} before"));
+            return Added::Exists;
+        }
+        self.connections.insert(*flow, *entry);
+        self.note_source(flow, entry);
+        Added::Yes
+    }
+
+    fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
+        if Direction::of(entry) == Direction::Reply {
+            self.note("that connection is over, so the port is free".into());
+            self.note_source(flow, entry);
+        }
+        self.connections.insert(*flow, *entry);
+        Ok(())
+    }
+
+    fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool {
+        let known = self.met.borrow().connections.get(flow).copied();
+        let known = self.connections.get(flow).copied().or(known);
+        let known = known.or_else(|| self.view.maps.connections.get(flow, 0).ok());
+        let Some(mut entry) = known else {
+            return false;
+        };
+        self.met
+            .borrow_mut()
+            .connections
+            .entry(*flow)
+            .or_insert(entry);
+        entry.state = state;
+        entry.seen_s = seen_s;
+        self.connections.insert(*flow, entry);
+        true
+    }
+
+    /// The kernel's answer is what the program's run shows.
+    fn route(&self, _query: &RouteQuery) -> Route {
+        Route::STACK
+    }
+
+    fn count(&self, _service: u32, _backend: u32, _bytes: u32, _opens: bool) {}
+
+    fn tell(&self, _reason: Reason, _flow: &FlowKey, _entry: &CtEntry) {}
+}

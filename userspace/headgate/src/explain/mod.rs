@@ -1,0 +1,261 @@
+//! What becomes of a packet, and why.
+//!
+//! The walk runs here, over the live maps, and says each step in words. Then the very programs that
+//! run in the kernel get the same packet (`BPF_PROG_TEST_RUN`) over the same maps, with tables of
+//! their own where they write: what they say holds.
+
+mod live;
+mod packet;
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Context, Result, bail};
+use headgate_abi::{Addr, DatapathConfig, Fate, Port, Reason, names};
+use headgate_datapath::{
+    Hook, Notes, SlicePacket,
+    socket::{Decision, Destination, translate},
+    walk,
+};
+use headgate_dataplane::{Probe, Trial, attached, loaded_config};
+use nix::net::if_::if_nametoindex;
+use serde::Serialize;
+
+use self::live::LiveTables;
+use crate::{
+    commands::flow::Protocol,
+    view::{View, endpoint, fate},
+};
+
+/// A packet that somebody asks about.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) source: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) destination: SocketAddr,
+    /// The device that it comes in on; if there is one external device alone, that.
+    pub(crate) device: Option<String>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Explanation {
+    /// The packet as it came, or what the process asked for.
+    pub(crate) packet: String,
+    pub(crate) device: Option<String>,
+    /// The program that had the last word.
+    pub(crate) program: Option<String>,
+    pub(crate) steps: Vec<String>,
+    /// `pass`, `forward`, `reject` or `drop`.
+    pub(crate) fate: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) meaning: &'static str,
+    /// What happens to it, in words.
+    pub(crate) verdict: &'static str,
+    /// The packet afterwards, if it changed.
+    pub(crate) result: Option<String>,
+}
+
+/// Explains packets on one node, one after the other: what one opens, the next finds open.
+pub(crate) struct Explainer<'a> {
+    tables: LiveTables<'a>,
+    probe: Probe,
+    device: String,
+    ifindex: u32,
+    programs: Vec<&'static str>,
+}
+
+/// Programs that see what comes in on a device, in their order.
+fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
+    let links = attached(pins)?;
+    let order = [names::XDP_EXTERNAL, names::TC_EXTERNAL, names::TC_POD];
+    let is_there = |program: &&str| links.contains(&format!("{program}@{device}"));
+    let programs: Vec<&str> = order.into_iter().filter(is_there).collect();
+    if programs.is_empty() {
+        let mut devices: Vec<&str> = links
+            .iter()
+            .filter_map(|link| Some(link.split_once('@')?.1))
+            .filter(|device| *device != "cgroup")
+            .collect();
+        devices.sort_unstable();
+        devices.dedup();
+        bail!(
+            "no program is attached to device {device}; there are {}",
+            devices.join(", ")
+        );
+    }
+    Ok(programs)
+}
+
+/// The one external device.
+fn default_device(pins: &Path) -> Result<String> {
+    let links = attached(pins)?;
+    let mut external = links.iter().filter_map(|link| {
+        let (program, device) = link.split_once('@')?;
+        (program == names::TC_EXTERNAL).then_some(device)
+    });
+    match (external.next(), external.next()) {
+        (Some(device), None) => Ok(device.into()),
+        (None, _) => bail!("no program is attached to an external device: say --dev DEVICE"),
+        (Some(_), Some(_)) => bail!("there are several external devices: say --dev DEVICE"),
+    }
+}
+
+impl<'a> Explainer<'a> {
+    pub(crate) fn new(pins: &Path, view: &'a View, device: Option<&str>) -> Result<Self> {
+        let device = match device {
+            Some(device) => device.into(),
+            None => default_device(pins)?,
+        };
+        let programs = programs_on(pins, &device)?;
+        let ifindex = if_nametoindex(device.as_str());
+        Ok(Self {
+            tables: LiveTables::new(view, loaded_config(pins)?),
+            probe: Probe::load(pins)?,
+            ifindex: ifindex.with_context(|| format!("there is no device {device} here"))?,
+            device,
+            programs,
+        })
+    }
+
+    /// Explains one Ethernet frame.
+    pub(crate) fn frame(&mut self, frame: &[u8]) -> Result<Explanation> {
+        let (steps, expected) = self.walk(frame);
+        {
+            let met = self.tables.met.take();
+            for (flow, entry) in &met.connections {
+                self.probe.know_connection(flow, entry)?;
+            }
+            for (key, entry) in &met.affinities {
+                self.probe.know_affinity(key, entry)?;
+            }
+        }
+        let (program, trial) = self.run(frame)?;
+        let mut steps = steps;
+        let verdict = verdict(program, &trial);
+        // Routing is the kernel's to know; on all else both must agree.
+        let is_routing = matches!(
+            trial.reason,
+            Reason::NoRoute | Reason::NoNeighbour | Reason::TooBig | Reason::HopLimit
+        );
+        if trial.reason != expected && !is_routing {
+            steps.push(format!(
+                "but the program says otherwise ({} instead of {}): the maps changed meanwhile, or \
+                 the programs are of another version",
+                trial.reason.name(),
+                expected.name()
+            ));
+        }
+        let changed = trial.frame != frame;
+        Ok(Explanation {
+            packet: packet::describe(frame),
+            device: Some(self.device.clone()),
+            program: Some(program.into()),
+            steps,
+            fate: fate(trial.reason),
+            reason: trial.reason.name(),
+            meaning: trial.reason.sentence().trim(),
+            verdict,
+            result: changed.then(|| packet::describe(&trial.frame)),
+        })
+    }
+
+    fn hook(&self) -> Hook {
+        match self.programs.contains(&names::TC_POD) {
+            true => Hook::Pod,
+            false => Hook::External,
+        }
+    }
+
+    fn walk(&mut self, frame: &[u8]) -> (Vec<String>, Reason) {
+        let mut memory = frame.to_vec();
+        memory.resize(frame.len() + 256, 0);
+        let mut packet = SlicePacket::new(&mut memory, frame.len());
+        let hook = self.hook();
+        let outcome = walk(hook, &mut packet, &mut self.tables, &mut Notes::default());
+        (self.tables.take_steps(), outcome.reason)
+    }
+
+    /// Runs the programs of the device until one does something with the packet.
+    fn run(&mut self, frame: &[u8]) -> Result<(&'static str, Trial)> {
+        let mut last = None;
+        for program in &self.programs {
+            let trial = self.probe.run(program, self.ifindex, frame)?;
+            let is_handed_on = matches!(
+                trial.reason,
+                Reason::PartialChecksum | Reason::NoNeighbour | Reason::NoTailroom
+            );
+            last = Some((*program, trial));
+            if !is_handed_on {
+                break;
+            }
+        }
+        last.context("no program")
+    }
+}
+
+/// What a program's return value does to the packet.
+fn verdict(program: &str, trial: &Trial) -> &'static str {
+    const XDP_DROP: i32 = 1;
+    const XDP_PASS: i32 = 2;
+    const TC_ACT_UNSPEC: i32 = -1;
+    const TC_ACT_SHOT: i32 = 2;
+    let (passed, dropped) = match program {
+        names::XDP_EXTERNAL => (XDP_PASS, XDP_DROP),
+        _ => (TC_ACT_UNSPEC, TC_ACT_SHOT),
+    };
+    match (trial.action, trial.reason.fate()) {
+        (action, _) if action == dropped => "it is dropped",
+        (action, Fate::Forward) if action == passed => {
+            "it is translated, and the kernel routes it on"
+        }
+        (action, _) if action == passed => "it is left to the kernel as it is",
+        (_, Fate::Reject) => "it is answered: what goes back is below",
+        _ => "it is translated and sent on at once, past the kernel's own routing",
+    }
+}
+
+/// Explains the first packet of a connection.
+pub(crate) fn run(pins: &Path, question: &Question) -> Result<Explanation> {
+    let view = View::open(pins)?;
+    let frame = packet::first(question.source, question.protocol, question.destination)?;
+    Explainer::new(pins, &view, question.device.as_deref())?.frame(&frame)
+}
+
+/// Explains what becomes of a `connect` or `sendmsg` of a process of this node. Socket hooks cannot
+/// be tried in the kernel, so this is the walk's word alone.
+pub(crate) fn connect(pins: &Path, protocol: Protocol, to: SocketAddr) -> Result<Explanation> {
+    let view = View::open(pins)?;
+    let config: DatapathConfig = loaded_config(pins)?;
+    let mut tables = LiveTables::new(&view, config);
+    let wanted = Destination {
+        address: Addr::from(to.ip()),
+        port: Port::new(to.port()),
+        protocol: protocol.into(),
+        netns: config.host_netns_cookie,
+    };
+    let decision = translate(&mut tables, &wanted, 0);
+    let (reason, verdict, result) = match decision {
+        Decision::Leave => (
+            Reason::NotOurs,
+            "the socket is left alone; its packets are looked at where they go",
+            None,
+        ),
+        Decision::Refuse(reason) => (reason, "the call fails", None),
+        Decision::Backend { entry, .. } => (
+            Reason::SocketTranslated,
+            "the socket talks to a backend, such as",
+            Some(endpoint(entry.address, entry.port)),
+        ),
+    };
+    Ok(Explanation {
+        packet: format!("a process of this node to {to}"),
+        device: None,
+        program: None,
+        steps: tables.take_steps(),
+        fate: fate(reason),
+        reason: reason.name(),
+        meaning: reason.sentence().trim(),
+        verdict,
+        result,
+    })
+}
