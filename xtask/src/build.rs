@@ -9,9 +9,20 @@ use crate::{setup, sh};
 const BUILT: &str = "target/ebpf/bpfel-unknown-none/release/headgate-programs";
 const OBJECT: &str = "target/ebpf/headgate.bpf.o";
 
+#[derive(Default, clap::Args)]
+pub(crate) struct Options {
+    /// Programs that log what each packet became, which the agent prints: slow
+    #[arg(long)]
+    trace: bool,
+}
+
 /// Builds everything.
-pub(crate) fn run() -> Result<()> {
-    object(setup::run()?)?;
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let features: &[&str] = match options.trace {
+        true => &["--features", "trace"],
+        false => &[],
+    };
+    object_with(setup::run()?, features)?;
     sh::heading("building the binary");
     sh::run(&mut sh::command("cargo build --release --package headgate"))?;
     eprintln!("built target/release/headgate");
@@ -20,8 +31,12 @@ pub(crate) fn run() -> Result<()> {
 
 /// Builds the BPF object, where `headgate-dataplane` looks for it.
 pub(crate) fn object(toolchain: setup::Toolchain) -> Result<()> {
+    object_with(toolchain, &[])
+}
+
+fn object_with(toolchain: setup::Toolchain, features: &[&str]) -> Result<()> {
     sh::heading("building the BPF object");
-    sh::run(&mut toolchain.cargo("build"))?;
+    sh::run(toolchain.cargo("build").args(features))?;
     let root = sh::root();
     let built = fs::read(root.join(BUILT)).with_context(|| format!("no {BUILT}"))?;
     // An object that did not change must not rebuild what embeds it.

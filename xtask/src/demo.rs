@@ -16,7 +16,7 @@ pub(crate) struct Options {
 
 /// Builds everything and runs `headgate-demo`, which needs the BPF object to be compiled at all.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    build::run()?;
+    build::run(&build::Options::default())?;
     sh::run(&mut sh::command(
         "cargo build --release --package headgate-netns --bins",
     ))?;

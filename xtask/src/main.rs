@@ -19,7 +19,7 @@ enum Verb {
     /// Find and install what the build needs
     Setup,
     /// Build the BPF object and the binary
-    Build,
+    Build(build::Options),
     /// Show it at work on a small cluster of network namespaces
     Demo(demo::Options),
     /// Run every check and every test that can run here
@@ -31,7 +31,7 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Verb::parse() {
         Verb::Setup => setup::run().map(|_| ()),
-        Verb::Build => build::run(),
+        Verb::Build(options) => build::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::Bench => bench::run(),

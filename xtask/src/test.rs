@@ -35,7 +35,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::object(toolchain)?;
     if lints {
         sh::heading("lints, bpf target");
-        sh::run(toolchain.cargo("clippy").args(["--", "-D", "warnings"]))?;
+        sh::run(
+            toolchain
+                .cargo("clippy")
+                .args(["--all-features", "--", "-D", "warnings"]),
+        )?;
         sh::heading("lints, host");
         let clippy = format!("cargo clippy {HOST} --all-targets -- -D warnings");
         sh::run(&mut sh::command(&clippy))?;

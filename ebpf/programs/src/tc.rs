@@ -116,6 +116,13 @@ fn run(context: &TcContext, hook: Hook) -> i32 {
     let mut packet = SkbPacket { context, staging };
     let outcome = walk(hook, &mut packet, &mut tables, &mut scratch.notes);
     count_reason(outcome.reason);
+    #[cfg(feature = "trace")]
+    aya_log_ebpf::trace!(
+        context,
+        "tc: device {}, reason {}",
+        ifindex,
+        outcome.reason as u8
+    );
     match outcome.verdict {
         // Not the last word: other programs on the device run after this one.
         Verdict::Pass => TC_ACT_UNSPEC,

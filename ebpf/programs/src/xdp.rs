@@ -76,6 +76,13 @@ fn hg_xdp_external(context: XdpContext) -> u32 {
     let mut packet = XdpPacket { context: &context };
     let outcome = walk(Hook::External, &mut packet, &mut tables, &mut scratch.notes);
     count_reason(outcome.reason);
+    #[cfg(feature = "trace")]
+    aya_log_ebpf::trace!(
+        &context,
+        "xdp: device {}, reason {}",
+        ifindex,
+        outcome.reason as u8
+    );
     match outcome.verdict {
         Verdict::Pass | Verdict::RedirectNeighbour => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,

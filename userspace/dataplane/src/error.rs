@@ -67,6 +67,9 @@ pub enum Error {
     /// Events are told once, and somebody else listens.
     #[error("somebody else looks at events; one can at a time")]
     MonitorTaken,
+    /// The log of the programs could not be read.
+    #[error("cannot read the log of the programs: {0}")]
+    Trace(#[source] aya_log::Error),
     /// A file could not be opened.
     #[error("cannot open {}: {source}", path.display())]
     Open {

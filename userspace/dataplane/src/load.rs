@@ -7,6 +7,7 @@ use aya::{
     maps::{Array, MapData},
     programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
 };
+use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
 
 use crate::{
@@ -121,6 +122,16 @@ impl Programs {
         program
             .try_into()
             .map_err(|source: ProgramError| Error::program(name, source))
+    }
+
+    /// What reads the log of programs that were built to trace (`cargo xtask build --trace`). There
+    /// is one for each loaded object, to be kept as long as that.
+    pub fn logger(&mut self) -> Result<Option<EbpfLogger<&'static dyn log::Log>>, Error> {
+        match EbpfLogger::init(&mut self.ebpf) {
+            Ok(logger) => Ok(Some(logger)),
+            Err(aya_log::Error::MapNotFound) => Ok(None),
+            Err(error) => Err(Error::Trace(error)),
+        }
     }
 
     /// An XDP program, loaded.

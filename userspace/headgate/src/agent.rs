@@ -22,6 +22,7 @@ use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::sleep,
 };
 use tracing::{info, warn};
@@ -297,6 +298,7 @@ struct Hooks {
     cgroup: PathBuf,
     programs: Programs,
     config: DatapathConfig,
+    log: Option<JoinHandle<()>>,
 }
 
 impl Hooks {
@@ -310,7 +312,9 @@ impl Hooks {
             },
             programs: load(pins, &load_options(options, config))?,
             config,
+            log: None,
         };
+        hooks.follow_log()?;
         hooks.attach(&facts.devices)?;
         Ok(hooks)
     }
@@ -321,8 +325,25 @@ impl Hooks {
         if config != self.config {
             self.programs = load(&self.pins, &load_options(options, config))?;
             self.config = config;
+            self.follow_log()?;
         }
         self.attach(&facts.devices)
+    }
+
+    /// Prints what the programs log, if they were built to.
+    fn follow_log(&mut self) -> Result<()> {
+        if let Some(log) = self.log.take() {
+            log.abort();
+        }
+        if let Some(mut logger) = self.programs.logger()? {
+            self.log = Some(tokio::spawn(async move {
+                loop {
+                    logger.flush();
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }));
+        }
+        Ok(())
     }
 
     fn attach(&mut self, devices: &std::collections::BTreeSet<Device>) -> Result<()> {
