@@ -281,3 +281,34 @@ fn flushed_connection_is_gone_and_translations_are_shown() {
     let error = on_node(node, &words).unwrap_err();
     assert!(error.contains("no connection of this client"), "{error}");
 }
+
+#[test]
+fn pins_that_cannot_be_read_are_named() {
+    let Some(mut cluster) = cluster("pins", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
+    let node = &cluster.nodes[0];
+    let folder = node.pins.join("v1");
+    std::fs::rename(folder.join("CONNTRACK"), folder.join("FRONTENDS")).unwrap();
+    let frontends = folder.join("FRONTENDS").display().to_string();
+    let error = on_node(node, &["services"]).unwrap_err();
+    assert!(
+        error.starts_with(&format!(
+            "headgate: pin {frontends} is not a map of Headgate"
+        )),
+        "{error}"
+    );
+    std::fs::remove_file(&frontends).unwrap();
+    let error = on_node(node, &["services"]).unwrap_err();
+    assert!(
+        error.contains("FRONTENDS") && error.lines().count() == 1,
+        "{error}"
+    );
+    std::fs::rename(&folder, node.pins.join("v0")).unwrap();
+    let error = on_node(node, &["services"]).unwrap_err();
+    assert!(error.contains("/v0: is this the version"), "{error}");
+    std::fs::remove_dir_all(&node.pins).unwrap();
+    let error = on_node(node, &["services"]).unwrap_err();
+    assert!(error.contains("has an agent run here?"), "{error}");
+}

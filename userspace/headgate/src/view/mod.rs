@@ -8,13 +8,14 @@ mod services;
 
 use std::{
     collections::BTreeMap,
+    fs,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail, ensure};
 use headgate_abi::{Addr, BackendEntry, Port, Protocol, ServiceEntry};
-use headgate_dataplane::Maps;
+use headgate_dataplane::{Maps, pin_folder};
 
 pub(crate) use connections::{Connection, client};
 pub(crate) use counters::{Counter, fate};
@@ -30,8 +31,8 @@ pub(crate) struct View {
 impl View {
     /// Reads the maps pinned below `pins`.
     pub(crate) fn open(pins: &Path) -> Result<Self> {
-        let maps = Maps::open(pins, false)
-            .with_context(|| format!("no maps below {}: has an agent run here?", pins.display()))?;
+        ensure_pinned(pins)?;
+        let maps = Maps::open(pins, false)?;
         let labels = (1..maps.labels.len()).filter_map(|id| {
             let label = maps.labels.get(id)?;
             (!label.text().is_empty()).then(|| (id, label.text().to_owned()))
@@ -74,6 +75,29 @@ impl View {
             .get(&id)
             .map_or_else(|| "?".into(), |entry| endpoint(entry.address, entry.port))
     }
+}
+
+/// Says so if there is nothing at all, or what another version left.
+fn ensure_pinned(pins: &Path) -> Result<()> {
+    let folder = pin_folder(pins);
+    if folder.try_exists()? {
+        return Ok(());
+    }
+    let others: Vec<String> = fs::read_dir(pins)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().display().to_string()))
+        .collect();
+    ensure!(
+        others.is_empty(),
+        "there are no maps at {}, but {}: is this the version that the agent is?",
+        folder.display(),
+        others.join(" ")
+    );
+    bail!(
+        "there are no maps at {}: has an agent run here?",
+        folder.display()
+    )
 }
 
 /// Namespace and name of the Service in a label.
