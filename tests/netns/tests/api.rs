@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::process::Command;
+use std::{net::SocketAddr, process::Command};
 
-use common::{BALANCER, cluster_without_agents, eventually, names, on, pods_over_http};
+use common::{BALANCER, cluster_without_agents, eventually, headgate, names, on, pods_over_http};
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
-use headgate_netns::{Cluster, SERVICE, get, slices, udp};
+use headgate_netns::{Cluster, SERVICE, get, http, slices, udp};
 
 fn can_run(name: &str) -> bool {
     let has_kubectl = Command::new("kubectl").arg("help").output().is_ok();
@@ -123,4 +123,50 @@ fn s62_absent_api_takes_nothing_away() {
     eventually("what changed meanwhile is served", || {
         pods_over_http(&cluster.client, node) == names(&["web-1-2"])
     });
+}
+
+#[test]
+fn time_from_a_change_to_the_maps_is_measured_once() {
+    if !can_run("time_from_a_change_to_the_maps_is_measured_once") {
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("lat", 1, 1) else {
+        return;
+    };
+    cluster.serve_api().unwrap();
+    apply(&cluster, SERVICE);
+    let with_trigger = |at: &str| {
+        let annotation = format!(
+            "annotations: {{endpoints.kubernetes.io/last-change-trigger-time: \"{at}\"}}\n  labels:"
+        );
+        slices(&[(1, 1)]).replacen("labels:", &annotation, 1)
+    };
+    apply(&cluster, &with_trigger("2020-01-01T00:00:00Z"));
+    cluster.start_agent(0).unwrap();
+    let count = || {
+        let address = SocketAddr::from(([127, 0, 0, 1], 10249));
+        let ask = move || http(address, "/metrics").unwrap().1;
+        let text = cluster.nodes[0].netns.run(ask);
+        let line = text.lines().find_map(|line| {
+            line.strip_prefix("kubeproxy_network_programming_duration_seconds_count ")
+        });
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(
+        count(),
+        0,
+        "what happened before the agent was there is not its doing"
+    );
+    let later = with_trigger("2099-01-01T00:00:00Z");
+    apply(&cluster, &later);
+    eventually("the change is measured", || count() == 1);
+    // The same change, told again with other contents.
+    apply(&cluster, &later.replace("9376", "9377"));
+    let is_taken_up = || {
+        headgate(&cluster.nodes[0], &["backends"])
+            .1
+            .contains(":9377")
+    };
+    eventually("the other contents are there", is_taken_up);
+    assert_eq!(count(), 1);
 }

@@ -4,15 +4,17 @@
 mod common;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::Stdio,
 };
 
-use common::{BALANCER, CLUSTER_V4, cluster, curl, on, on_node};
+use common::{BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, on, on_node};
 use etherparse::PacketBuilder;
-use headgate_netns::{Node, SERVICE, binary, get, slices, udp};
+use headgate_netns::{Node, SERVICE, binary, get, http, slices, udp};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+use promql_parser::parser::{Expr, VectorSelector, parse};
 use serde_json::Value;
 
 fn json(node: &Node, words: &[&str]) -> Value {
@@ -311,4 +313,172 @@ fn pins_that_cannot_be_read_are_named() {
     std::fs::remove_dir_all(&node.pins).unwrap();
     let error = on_node(node, &["services"]).unwrap_err();
     assert!(error.contains("has an agent run here?"), "{error}");
+}
+
+/// Samples by name and labels, as Prometheus reads them (OpenMetrics 1.0, text).
+fn scrape(node: &Node) -> Vec<(String, BTreeMap<String, String>, f64)> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 10249));
+    let (code, text) = node.netns.run(move || http(address, "/metrics").unwrap());
+    assert_eq!(code, 200, "{text}");
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    let lines = body.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let expression = parse(line.rsplit_once(' ').unwrap().0).unwrap();
+            let Expr::VectorSelector(selector) = expression else {
+                panic!("{line} is no sample");
+            };
+            let labels = selector.matchers.matchers.iter();
+            let labels = labels.map(|label| (label.name.clone(), label.value.clone()));
+            let value = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+            (selector.name.unwrap(), labels.collect(), value)
+        })
+        .collect()
+}
+
+#[test]
+fn metrics_count_what_was_sent() {
+    let Some(cluster) = cluster("count", 1, 2, &[(1, 1), (1, 2)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let (target, unused) = (on(node.v4, 30080), on(CLUSTER_V4, 81));
+    let route = format!("route add {CLUSTER_V4}/32 via {}", node.v4);
+    cluster.client.batch(&route).unwrap();
+    cluster.client.run(move || {
+        for _ in 0..7 {
+            get(target).unwrap();
+        }
+        assert!(get(unused).is_err());
+    });
+    let samples = scrape(node);
+    let sum = |name: &str, wanted: &[(&str, &str)]| -> f64 {
+        let has = |labels: &BTreeMap<String, String>| {
+            wanted
+                .iter()
+                .all(|(label, value)| labels.get(*label).is_some_and(|is| is == value))
+        };
+        let found = samples
+            .iter()
+            .filter(|(is, labels, _)| is == name && has(labels));
+        found.map(|(_, _, value)| value).sum()
+    };
+    let web = [("namespace", "default"), ("service", "web")];
+    assert_eq!(sum("headgate_service_connections_total", &web), 7.0);
+    assert!(sum("headgate_service_packets_total", &web) > 40.0);
+    assert!(sum("headgate_service_bytes_total", &web) > 3000.0);
+    let tcp = [("protocol", "tcp")];
+    assert_eq!(sum("headgate_backend_connections_total", &tcp), 7.0);
+    let refused = [("fate", "reject"), ("reason", "no-port")];
+    assert_eq!(sum("headgate_packets_total", &refused), 1.0);
+    assert_eq!(sum("headgate_map_entries", &[("map", "BACKENDS")]), 8.0);
+    assert_eq!(sum("headgate_map_capacity", &[("map", "BACKENDS")]), 4096.0);
+    assert_eq!(sum("headgate_synced", &[]), 1.0);
+}
+
+#[test]
+fn metrics_beyond_the_limit_are_summed_up() {
+    let Some(mut cluster) = cluster_without_agents("series", 1, 2) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster
+        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+        .unwrap();
+    cluster
+        .start_agent_with(0, &["--metrics-max-series", "1"])
+        .unwrap();
+    let node = &cluster.nodes[0];
+    let target = on(node.v4, 30080);
+    cluster.client.run(move || {
+        for _ in 0..20 {
+            get(target).unwrap();
+        }
+    });
+    let samples = scrape(node);
+    let backends = samples
+        .iter()
+        .filter(|(name, _, _)| name == "headgate_backend_connections_total");
+    let backends: Vec<_> = backends.collect();
+    let mut names: Vec<&str> = backends
+        .iter()
+        .map(|(_, labels, _)| labels["backend"].as_str())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names[1..], ["other", "other"], "one for each protocol");
+    let sum: f64 = backends.iter().map(|(_, _, value)| value).sum();
+    assert_eq!(sum, 20.0);
+}
+
+/// Calls `see` with every selector in an expression.
+fn selectors(expression: &Expr, see: &mut impl FnMut(&VectorSelector)) {
+    match expression {
+        Expr::VectorSelector(selector) => see(selector),
+        Expr::MatrixSelector(matrix) => see(&matrix.vs),
+        Expr::Aggregate(aggregate) => selectors(&aggregate.expr, see),
+        Expr::Unary(unary) => selectors(&unary.expr, see),
+        Expr::Binary(binary) => {
+            selectors(&binary.lhs, see);
+            selectors(&binary.rhs, see);
+        }
+        Expr::Paren(paren) => selectors(&paren.expr, see),
+        Expr::Subquery(subquery) => selectors(&subquery.expr, see),
+        Expr::Call(call) => call.args.args.iter().for_each(|part| selectors(part, see)),
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
+    }
+}
+
+#[test]
+fn dashboard_and_alerts_use_metrics_that_exist() {
+    let Some(cluster) = cluster("names", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (name, labels, _) in scrape(&cluster.nodes[0]) {
+        let all = known.entry(name).or_default();
+        all.extend(labels.into_keys());
+        // Prometheus adds these.
+        all.extend(["instance".into(), "job".into()]);
+    }
+    known.insert(
+        "up".into(),
+        BTreeSet::from(["instance".into(), "job".into()]),
+    );
+    let rules: Value =
+        serde_yaml_ng::from_str(include_str!("../../../deploy/alerts/headgate.yaml")).unwrap();
+    let dashboard: Value =
+        serde_json::from_str(include_str!("../../../deploy/dashboards/headgate.json")).unwrap();
+    let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap();
+    for rule in rules {
+        for text in ["summary", "description"] {
+            assert!(
+                rule["annotations"][text].is_string(),
+                "{rule} has no {text}"
+            );
+        }
+    }
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let expressions: Vec<String> = rules
+        .iter()
+        .chain(targets)
+        .map(|of| text(&of["expr"]).replace("$__rate_interval", "5m"))
+        .collect();
+    assert!(expressions.len() > 20);
+    for expression in expressions {
+        let parsed = parse(&expression).unwrap_or_else(|error| panic!("{expression}: {error}"));
+        selectors(&parsed, &mut |selector| {
+            let name = selector.name.as_ref().unwrap();
+            let labels = known.get(name);
+            let labels = labels.unwrap_or_else(|| panic!("{expression}: there is no {name}"));
+            for label in &selector.matchers.matchers {
+                assert!(
+                    labels.contains(&label.name),
+                    "{expression}: no {}",
+                    label.name
+                );
+            }
+        });
+    }
 }

@@ -1,7 +1,7 @@
 //! From Kubernetes objects to the model. What cannot be taken is refused by field; the rest of the
 //! object stands.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, ObjectName, Protocol, Refusal, Scope, Service,
@@ -9,6 +9,7 @@ use headgate_model::{
 };
 use ipnet::IpNet;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::event::NodeState;
@@ -18,6 +19,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The cluster autoscaler is about to remove the node.
 const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -244,10 +246,14 @@ pub(crate) fn slice(
         });
     }
     let service = ServiceName::new(&name(object).namespace, service);
+    // kube-controller-manager's; without it nothing is measured.
+    let trigger = object.annotations().get(TRIGGER_TIME);
+    let trigger = trigger.and_then(|text| text.parse::<Timestamp>().ok());
     Some(EndpointSlice {
         service,
         ports,
         endpoints,
+        triggered: trigger.map(SystemTime::from),
     })
 }
 

@@ -17,5 +17,5 @@ mod reconcile;
 mod report;
 
 pub use event::{Event, Kind, NodeState};
-pub use reconcile::{Failure, Inputs, Reconciler, Status, run};
+pub use reconcile::{Failure, Inputs, Outputs, Pass, Reconciler, Status, run};
 pub use report::report;

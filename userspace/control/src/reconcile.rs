@@ -69,6 +69,17 @@ pub struct Status {
     pub last_pass: Option<(SystemTime, Duration)>,
 }
 
+/// One pass of the loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// How long it took.
+    pub took: Duration,
+    /// For each change of endpoints that it brought into the maps: how long ago that happened.
+    pub latencies: Vec<Duration>,
+    /// Changes that failed.
+    pub failures: usize,
+}
+
 /// State of the loop.
 #[derive(Debug)]
 pub struct Reconciler<D> {
@@ -79,6 +90,9 @@ pub struct Reconciler<D> {
     /// Whether every key is to be compared, and not those alone that were touched.
     is_full: bool,
     refused: BTreeMap<ObjectName, Vec<Refusal>>,
+    started: SystemTime,
+    /// When changes happened that are not in the maps yet.
+    triggers: Vec<SystemTime>,
     status: Status,
 }
 
@@ -93,6 +107,8 @@ impl<D: Dataplane> Reconciler<D> {
             missing: BTreeSet::from(Kind::ALL),
             is_full: true,
             refused: BTreeMap::new(),
+            started: SystemTime::now(),
+            triggers: Vec::new(),
             status: Status::default(),
         })
     }
@@ -112,6 +128,10 @@ impl<D: Dataplane> Reconciler<D> {
             }
             Event::Slice(name, slice) => {
                 count(Kind::EndpointSlice);
+                let before = self.planner.slice(&name).and_then(|slice| slice.triggered);
+                let trigger = slice.as_ref().and_then(|slice| slice.triggered);
+                let is_new = |at: &SystemTime| Some(*at) != before && *at > self.started;
+                self.triggers.extend(trigger.filter(is_new));
                 self.planner.set_slice(&name, slice);
             }
             Event::Node(state) => {
@@ -182,8 +202,8 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(())
     }
 
-    /// Brings the dataplane in step. False if something failed and should be tried again.
-    pub fn reconcile(&mut self) -> bool {
+    /// Brings the dataplane in step. What failed should be tried again.
+    pub fn reconcile(&mut self) -> Pass {
         let start = Instant::now();
         let mut touched = self.planner.update();
         if std::mem::take(&mut self.is_full) {
@@ -227,10 +247,20 @@ impl<D: Dataplane> Reconciler<D> {
         self.status.frontends = self.actual.frontends.len();
         let health_checks = &self.planner.desired().health_checks;
         self.status.health_checks.clone_from(health_checks);
-        self.status.last_pass = Some((SystemTime::now(), start.elapsed()));
+        let (now, took) = (SystemTime::now(), start.elapsed());
+        self.status.last_pass = Some((now, took));
         self.status.failures = failures;
         self.is_full = !self.status.failures.is_empty();
-        !self.is_full
+        let triggers = match self.is_full {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.triggers),
+        };
+        let latency = |at| now.duration_since(at).unwrap_or_default();
+        Pass {
+            took,
+            latencies: triggers.into_iter().map(latency).collect(),
+            failures: self.status.failures.len(),
+        }
     }
 
     /// Makes the changes that can be made: one that failed holds up those that build on it, and no
@@ -342,11 +372,20 @@ pub struct Inputs {
     pub audits: mpsc::Receiver<()>,
 }
 
+/// Whom the loop tells.
+#[derive(Debug)]
+pub struct Outputs {
+    /// How things are.
+    pub status: watch::Sender<Status>,
+    /// Each pass.
+    pub passes: mpsc::UnboundedSender<Pass>,
+}
+
 /// Runs until `shutdown`: events that come together are one pass.
 pub async fn run<D: Dataplane>(
     mut reconciler: Reconciler<D>,
     inputs: Inputs,
-    status: watch::Sender<Status>,
+    outputs: Outputs,
     shutdown: impl Future<Output = ()>,
 ) {
     let Inputs {
@@ -387,9 +426,11 @@ pub async fn run<D: Dataplane>(
             }
         }
         if reconciler.is_listed() {
-            let is_done = reconciler.reconcile();
-            retry = (!is_done).then(|| Instant::now() + RETRY);
-            status.send_replace(reconciler.status().clone());
+            let pass = reconciler.reconcile();
+            retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
+            outputs.status.send_replace(reconciler.status().clone());
+            // Whoever counts passes may be gone.
+            let _uncounted = outputs.passes.send(pass);
         }
     }
 }

@@ -92,6 +92,15 @@ impl Writer {
                 self.maps.slots.len(),
             )?;
         }
+        // Whoever had this id before is none of this service's traffic.
+        if self
+            .maps
+            .labels
+            .get(id)
+            .is_some_and(|old| old.text().is_empty())
+        {
+            self.maps.reset_service_traffic(id)?;
+        }
         full_unless(
             self.maps.labels.set(id, label),
             names::SERVICE_LABELS,

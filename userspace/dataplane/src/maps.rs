@@ -90,57 +90,54 @@ impl Maps {
         }
     }
 
-    /// How full the maps are that can be full.
+    /// How full the maps are that the agent writes: what is beyond their room is not served.
     pub fn usage(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
-        let folder = pin_folder(pins);
-        let fragments: HashMap<MapData, FragmentKey, FragmentEntry> =
-            hash(&folder, names::FRAGMENTS)?;
         let services = (1..self.services.len()).filter_map(|id| self.labels.get(id));
         let backends = (1..self.backends.len()).filter_map(|id| self.backends.get(id));
         let ranges = (1..self.services.len()).filter_map(|id| self.services.get(id));
+        let services = services.filter(|label| !label.text().is_empty()).count();
+        let backends = backends.filter(|entry| entry.port.number() != 0).count();
+        let slots = ranges.map(|entry| entry.slots().count as usize).sum();
+        let folder = pin_folder(pins);
         [
             (names::ADDRESSES, self.addresses.keys().count()),
             (names::FRONTENDS, self.frontends.keys().count()),
-            (
-                names::SERVICES,
-                services.filter(|label| !label.text().is_empty()).count(),
-            ),
-            (
-                names::BACKENDS,
-                backends.filter(|entry| entry.port.number() != 0).count(),
-            ),
-            (
-                names::SLOTS,
-                ranges.map(|entry| entry.slots().count as usize).sum(),
-            ),
+            (names::SERVICES, services),
+            (names::BACKENDS, backends),
+            (names::SLOTS, slots),
             (names::SOURCE_RANGES, self.source_ranges.keys().count()),
             (names::AFFINITY_MEMBERS, self.members.keys().count()),
+        ]
+        .into_iter()
+        .map(|(name, entries)| usage(&folder, name, entries))
+        .collect()
+    }
+
+    /// How full the maps are that programs write. They replace their oldest entries by new ones, so
+    /// being full is what becomes of them, and counting takes a system call an entry.
+    pub fn usage_of_caches(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
+        let folder = pin_folder(pins);
+        let fragments: HashMap<MapData, FragmentKey, FragmentEntry> =
+            hash(&folder, names::FRAGMENTS)?;
+        [
             (names::AFFINITY, self.affinities.keys().count()),
             (names::CONNTRACK, self.connections.keys().count()),
             (names::SOCKETS, self.sockets.keys().count()),
             (names::FRAGMENTS, fragments.keys().count()),
         ]
         .into_iter()
-        .map(|(name, entries)| {
-            let data = open(&folder, name)?;
-            let info = data.info().map_err(|source| Error::map(name, source))?;
-            Ok(Usage {
-                name,
-                entries: entries as u64,
-                capacity: info.max_entries(),
-                bytes: memory(&data).unwrap_or(0),
-            })
-        })
+        .map(|(name, entries)| usage(&folder, name, entries))
         .collect()
     }
 
     /// Sets the counters of a backend to zero.
     pub(crate) fn reset_backend_traffic(&mut self, id: u32) -> Result<(), Error> {
-        let failed = |source: MapError| Error::map(names::BACKEND_TRAFFIC, source);
-        let cpus = self.backend_traffic.get(&id, 0).map_err(failed)?.len();
-        let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
-            .map_err(|source| failed(source.into()))?;
-        self.backend_traffic.set(id, zero, 0).map_err(failed)
+        reset(&mut self.backend_traffic, names::BACKEND_TRAFFIC, id)
+    }
+
+    /// Sets the counters of a service to zero.
+    pub(crate) fn reset_service_traffic(&mut self, id: u32) -> Result<(), Error> {
+        reset(&mut self.service_traffic, names::SERVICE_TRAFFIC, id)
     }
 
     /// How often each reason was given, all CPUs together.
@@ -179,6 +176,17 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+fn usage(folder: &Path, name: &'static str, entries: usize) -> Result<Usage, Error> {
+    let data = open(folder, name)?;
+    let info = data.info().map_err(|source| Error::map(name, source))?;
+    Ok(Usage {
+        name,
+        entries: entries as u64,
+        capacity: info.max_entries(),
+        bytes: memory(&data).unwrap_or(0),
+    })
+}
+
 /// What the kernel says about a map's memory (`memlock` of proc_pid_fdinfo(5)).
 fn memory(map: &MapData) -> Option<u64> {
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
@@ -187,6 +195,14 @@ fn memory(map: &MapData) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("memlock:"))?;
     line.trim().parse().ok()
+}
+
+fn reset(map: &mut PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<(), Error> {
+    let failed = |source: MapError| Error::map(name, source);
+    let cpus = map.get(&id, 0).map_err(failed)?.len();
+    let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
+        .map_err(|source| failed(source.into()))?;
+    map.set(id, zero, 0).map_err(failed)
 }
 
 fn total(map: &PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<Traffic, Error> {

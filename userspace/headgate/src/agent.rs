@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use headgate_abi::{Addr, DatapathConfig, Port};
 use headgate_control::{
-    Inputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
+    Inputs, Outputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
 };
 use headgate_datapath::maglev;
 use headgate_dataplane::{
@@ -72,6 +72,9 @@ pub(crate) struct Options {
     /// Where `/metrics` is served
     #[arg(long, default_value = "127.0.0.1:10249")]
     metrics_bind_address: SocketAddr,
+    /// Most services, and most backends, that `/metrics` lists one by one; the rest is summed up
+    #[arg(long, default_value_t = 1000)]
+    metrics_max_series: usize,
     /// Source ports of packets to other nodes. Keep them apart from `ip_local_port_range` and
     /// node ports
     #[arg(long, default_value = "10000-29999", value_parser = parse_ports)]
@@ -168,11 +171,16 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
     let (status, statuses) = watch::channel(Status::default());
     let (sender, events) = mpsc::channel(1024);
     let (audit, audits) = mpsc::channel(1);
-    let metrics = Metrics::new(statuses.clone());
+    let (passes, passed) = mpsc::unbounded_channel();
+    let metrics = Metrics::new(pins, options.metrics_max_series, statuses.clone());
     let inputs = Inputs {
         events,
         nodes: node.clone(),
         audits,
+    };
+    let outputs = Outputs {
+        status: status.clone(),
+        passes,
     };
 
     let source = async {
@@ -210,7 +218,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = reconcile(reconciler, inputs, status.clone(), stop_signal()?) => {
+        () = reconcile(reconciler, inputs, outputs, stop_signal()?) => {
             info!("stopped; the kernel goes on with what it has");
             Ok(())
         }
@@ -219,7 +227,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         result = source => result.and_then(|()| bail!("the source ended")),
         result = forward_hangups(audit) => result,
         () = announce => Ok(()),
-        () = metrics.clone().follow() => Ok(()),
+        () = metrics.clone().follow(passed) => Ok(()),
         result = keep_report(pins, &options.node_name, statuses.clone()) => result,
         () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
         () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),

@@ -17,7 +17,12 @@ use headgate_control::Status;
 use headgate_model::{Node, ServiceName};
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, spawn_blocking},
+    time::sleep,
+};
 use tracing::warn;
 
 use crate::metrics::Metrics;
@@ -98,7 +103,12 @@ async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
 pub(crate) async fn metrics(address: SocketAddr, metrics: Metrics) {
     let answer = |State(metrics): State<Metrics>| async move {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        ([(header::CONTENT_TYPE, kind)], metrics.text())
+        // Not on the thread that keeps the maps in step.
+        let text = spawn_blocking(move || metrics.text()).await;
+        match text.map_err(anyhow::Error::from).flatten() {
+            Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")).into_response(),
+        }
     };
     let router = Router::new()
         .route("/metrics", get(answer))

@@ -97,6 +97,11 @@ impl Planner {
         replace(&mut self.slices, name, slice);
     }
 
+    /// An EndpointSlice as it was told last.
+    pub fn slice(&self, name: &ServiceName) -> Option<&EndpointSlice> {
+        self.slices.get(name)
+    }
+
     /// The node is so. Everything is looked at again if it was not.
     pub fn set_node(&mut self, node: Node) {
         if self.node != node {

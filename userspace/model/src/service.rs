@@ -1,6 +1,6 @@
 //! What exists.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use ipnet::IpNet;
 
@@ -55,6 +55,8 @@ pub struct EndpointSlice {
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When that happened which the slice was last changed for, if anybody says so.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A target port.

@@ -80,6 +80,7 @@ prop_compose! {
         }
         for (index, (number, endpoints)) in slices.into_iter().enumerate() {
             let slice = EndpointSlice {
+                triggered: None,
                 service: ServiceName::new("default", &format!("s{number}")),
                 ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
                 endpoints,

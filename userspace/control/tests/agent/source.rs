@@ -7,7 +7,7 @@ use std::{
 };
 
 use headgate_apiserver::{ApiServer, Options};
-use headgate_control::{Inputs, Reconciler, Status, kube as api, manifests, report, run};
+use headgate_control::{Inputs, Outputs, Reconciler, Status, kube as api, manifests, report, run};
 use headgate_model::{Actual, Node};
 use k8s_openapi::api::{
     core::v1::{Node as ApiNode, Service},
@@ -100,8 +100,12 @@ impl Agent {
                 nodes: node_changes,
                 audits,
             };
+            let outputs = Outputs {
+                status: status_sender,
+                passes: mpsc::unbounded_channel().0,
+            };
             tokio::select! {
-                () = run(reconciler, inputs, status_sender, stopped) => {}
+                () = run(reconciler, inputs, outputs, stopped) => {}
                 () = follow => {}
             }
         });

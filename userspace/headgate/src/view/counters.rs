@@ -56,7 +56,8 @@ impl View {
 
     /// How full the maps are.
     pub(crate) fn fills(&self, pins: &Path) -> Result<Vec<Fill>> {
-        let usage = self.maps.usage(pins)?;
+        let mut usage = self.maps.usage(pins)?;
+        usage.extend(self.maps.usage_of_caches(pins)?);
         let fill = |usage: Usage| Fill {
             map: usage.name,
             entries: usage.entries,

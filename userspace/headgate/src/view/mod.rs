@@ -48,6 +48,11 @@ impl View {
         })
     }
 
+    /// Ids of the services.
+    pub(crate) fn service_ids(&self) -> impl Iterator<Item = u32> {
+        self.labels.keys().copied()
+    }
+
     /// Namespace and name of a service, or `?`.
     pub(crate) fn service_name(&self, id: u32) -> String {
         self.labels
