@@ -26,11 +26,14 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 const DEBIAN_PACKAGES: &str = "rustc-web rust-web-src rust-web-clippy llvm-22-dev \
     libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev";
 /// What the demo and the tests call, and the package it is in.
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [(&str, &str); 7] = [
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/ethtool", "ethtool"),
     ("/usr/bin/curl", "curl"),
+    ("/usr/sbin/iptables", "iptables"),
+    ("/usr/sbin/ipset", "ipset"),
+    ("/usr/bin/tmux", "tmux"),
 ];
 const BPF_FS: &str = "/sys/fs/bpf";
 

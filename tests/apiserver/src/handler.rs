@@ -165,8 +165,43 @@ fn route(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
     if let Some(answer) = discover(&segments, asked) {
         return answer;
     }
+    if segments
+        == [
+            "apis",
+            "authorization.k8s.io",
+            "v1",
+            "selfsubjectaccessreviews",
+        ]
+    {
+        return review(shared, asked);
+    }
     let target = Target::parse(&segments).ok_or_else(ApiError::no_such_path)?;
     serve(shared, asked, target)
+}
+
+fn bearer(asked: &Asked) -> Option<String> {
+    let (_, token) = asked.header(AUTHORIZATION).split_once(' ')?;
+    Some(token.to_owned())
+}
+
+/// SelfSubjectAccessReview: whether the caller may do something. Whoever is known may ask.
+fn review(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
+    let mut review = asked.body()?;
+    let wanted = &review["spec"]["resourceAttributes"];
+    let field = |name: &str| wanted[name].as_str().filter(|text| !text.is_empty());
+    let text = |name: &str| field(name).unwrap_or_default().to_owned();
+    let attributes = Attributes {
+        verb: text("verb"),
+        group: text("group"),
+        resource: text("resource"),
+        subresource: field("subresource").map(String::from),
+        namespace: field("namespace").map(String::from),
+        name: field("name").map(String::from),
+        token: bearer(asked),
+    };
+    let is_allowed = shared.authorize.as_ref().is_none_or(|may| may(&attributes));
+    review["status"] = json!({"allowed": is_allowed});
+    Ok(json_response(201, &review))
 }
 
 fn authenticate(shared: &Shared, asked: &Asked) -> Result<(), ApiError> {
@@ -239,10 +274,7 @@ fn authorize(shared: &Shared, asked: &Asked, target: &Target, verb: &str) -> Res
         subresource: target.subresource.clone(),
         namespace: target.namespace.clone(),
         name: target.name.clone(),
-        token: asked
-            .header(AUTHORIZATION)
-            .split_once(' ')
-            .map(|(_, token)| token.to_owned()),
+        token: bearer(asked),
     };
     if authorize(&attributes) {
         return Ok(());

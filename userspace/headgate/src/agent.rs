@@ -46,16 +46,8 @@ pub(crate) struct Options {
     /// Read manifests from this folder instead of asking the Kubernetes API
     #[arg(long, value_name = "DIR")]
     source: Option<PathBuf>,
-    /// Devices that lead out of the node, as globs; default: those with an address
-    #[arg(long, value_delimiter = ',')]
-    devices: Vec<String>,
-    /// Host ends of pods' devices, as globs
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "lxc*,veth*,cali*,cilium_*"
-    )]
-    pod_devices: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Cgroup whose sockets are balanced; default: the root of cgroup2
     #[arg(long)]
     cgroup: Option<PathBuf>,
@@ -153,15 +145,12 @@ pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
 }
 
 async fn serve(pins: &Path, options: &Options) -> Result<()> {
-    let selection = Selection {
-        external: options.devices.clone(),
-        pods: options.pod_devices.clone(),
-    };
+    let selection = options.selection.clone();
     let first = node::read(&selection)?;
     let (publish, mut facts) = watch::channel(first.clone());
 
-    for line in leftovers::find() {
-        info!("{line}");
+    for leftover in leftovers::find().0 {
+        warn!("kube-proxy left {leftover}: `headgate replace-kube-proxy` removes it");
     }
     let mut hooks = Hooks::load(pins, options, &first)?;
     let maps = Maps::open(pins, true)?;
@@ -246,7 +235,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-async fn client() -> Result<Client> {
+pub(crate) async fn client() -> Result<Client> {
     const FAILED: &str = "cannot find the Kubernetes API";
     let mut config = Config::infer().await.context(FAILED)?;
     config.read_timeout = Some(SILENCE);

@@ -3,6 +3,7 @@
 
 mod agent;
 mod commands;
+mod doctor;
 mod explain;
 mod health;
 mod leftovers;
@@ -61,6 +62,14 @@ enum Command {
     },
     /// Print the manual page
     Man,
+    /// Look at everything that could be wrong with this node, and say what to do
+    Doctor(doctor::Options),
+    /// Remove what kube-proxy left on this node; without --yes, say what that would be
+    ReplaceKubeProxy {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
     /// Detach every program and remove every map
     Cleanup,
 }
@@ -89,25 +98,18 @@ fn main() -> ExitCode {
         Command::Man => clap_mangen::Man::new(Arguments::command())
             .render(&mut std::io::stdout())
             .map_err(Into::into),
+        Command::Doctor(options) => match commands::doctor(pins, &options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::ReplaceKubeProxy { yes } => commands::replace_kube_proxy(pins, yes),
         Command::Cleanup => commands::cleanup(pins),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("headgate: {}", in_one_line(&error));
+            eprintln!("headgate: {}", output::in_one_line(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes, those that it names itself left out.
-fn in_one_line(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |line, cause| {
-        let cause = cause.to_string();
-        match line.is_empty() {
-            true => cause,
-            false if line.contains(&cause) => line,
-            false => format!("{line}: {cause}"),
-        }
-    })
 }

@@ -23,12 +23,18 @@ use tokio::sync::{
 use wildmatch::WildMatch;
 
 /// Which devices are ours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// Names or globs of devices that lead out of the node; empty: those with an address.
-    pub(crate) external: Vec<String>,
-    /// Names or globs of the host ends of pods' devices.
-    pub(crate) pods: Vec<String>,
+    /// Devices that lead out of the node, as globs; default: those with an address
+    #[arg(long = "devices", value_delimiter = ',')]
+    external: Vec<String>,
+    /// Host ends of pods' devices, as globs
+    #[arg(
+        long = "pod-devices",
+        value_delimiter = ',',
+        default_value = "lxc*,veth*,cali*,cilium_*"
+    )]
+    pods: Vec<String>,
 }
 
 /// What the agent needs to know of the node.
@@ -37,6 +43,17 @@ pub(crate) struct Facts {
     pub(crate) devices: BTreeSet<Device>,
     /// Addresses of the external devices.
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl Facts {
+    /// Names of the devices that lead out of the node.
+    pub(crate) fn external(&self) -> Vec<&str> {
+        let names = self.devices.iter().filter_map(|device| match device {
+            Device::External(name) => Some(name.as_str()),
+            Device::Pod(_) => None,
+        });
+        names.collect()
+    }
 }
 
 fn matches(globs: &[String], name: &str) -> bool {

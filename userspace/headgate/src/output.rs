@@ -123,3 +123,15 @@ pub(crate) fn table<T: Serialize>(header: &[&str], rows: &[T]) -> Result<String>
     }
     Ok(table.trim_fmt())
 }
+
+/// An error with its causes, those that it names itself left out.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |line, cause| {
+        let cause = cause.to_string();
+        match line.is_empty() {
+            true => cause,
+            false if line.contains(&cause) => line,
+            false => format!("{line}: {cause}"),
+        }
+    })
+}

@@ -21,8 +21,8 @@ pub(crate) fn cleanup(pins: &Path) -> Result<()> {
     if fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_none()) {
         fs::remove_dir(pins)?;
     }
-    for line in leftovers::find() {
-        println!("{line}");
+    for leftover in leftovers::find().0 {
+        println!("kube-proxy left {leftover}: `headgate replace-kube-proxy` removes it");
     }
     Ok(())
 }

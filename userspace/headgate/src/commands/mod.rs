@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod connections;
+mod doctor;
 mod explain;
 pub(crate) mod flow;
 mod monitor;
@@ -10,6 +11,7 @@ mod status;
 
 pub(crate) use cleanup::cleanup;
 pub(crate) use connections::{Conntrack, affinity, conntrack, nat};
+pub(crate) use doctor::{doctor, replace_kube_proxy};
 pub(crate) use explain::{Explain, explain};
 pub(crate) use monitor::{Monitor, monitor};
 pub(crate) use services::{backends, services};

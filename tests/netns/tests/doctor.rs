@@ -1,0 +1,272 @@
+//! What `doctor` finds, and what `replace-kube-proxy` removes.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use common::{cluster, cluster_without_agents, on_node};
+use headgate_apiserver::{ASSETS, Attributes, TestServer};
+use headgate_netns::{Cluster, Netns, SERVICE, binary, slices};
+use serde_json::Value;
+
+const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}";
+
+/// Whether it found no error, and what it found.
+fn doctor(cluster: &Cluster, words: &[&str]) -> (bool, Vec<Value>) {
+    let node = &cluster.nodes[0];
+    let mut command = node.netns.command(binary("headgate").unwrap(), None);
+    let output = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(["doctor", "-o", "json"])
+        .args(words)
+        .env("NODE_NAME", "n1")
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .output()
+        .unwrap();
+    let findings = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.success(), findings)
+}
+
+/// The findings that are not as they should be, without their cures.
+fn complaints(findings: &[Value]) -> Vec<String> {
+    let wrong = findings.iter().filter(|finding| finding["level"] != "ok");
+    wrong
+        .map(|finding| {
+            assert!(finding["cure"].is_string(), "no cure: {finding}");
+            let part = |name: &str| finding[name].as_str().unwrap();
+            format!("{} {}: {}", part("level"), part("about"), part("what"))
+        })
+        .collect()
+}
+
+fn write_sysctl(netns: &Netns, key: &'static str, value: &'static str) {
+    netns.run(move || fs::write(format!("/proc/sys/net/{key}"), value).unwrap());
+}
+
+fn run(netns: &Netns, line: &str, input: &str) -> String {
+    let mut words = line.split(' ');
+    let mut child: std::process::Child = netns
+        .command(words.next().unwrap(), None)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{line}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn doctor_finds_what_is_broken_and_nothing_else() {
+    const NAME: &str = "doctor_finds_what_is_broken_and_nothing_else";
+    if std::env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: {NAME}: the stand-in alone can be told whom to refuse");
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("doc", 1, 1) else {
+        return;
+    };
+    let refuses = Arc::new(AtomicBool::new(false));
+    let is_refusing = refuses.clone();
+    cluster
+        .serve_api_to(Some(Arc::new(move |asked: &Attributes| {
+            let is_watch = asked.verb == "watch" && asked.resource == "services";
+            !(is_refusing.load(Ordering::Relaxed) && is_watch)
+        })))
+        .unwrap();
+    let Some(TestServer::StandIn(api)) = &cluster.api else {
+        unreachable!("the stand-in runs unless the real one is named");
+    };
+    for text in [NODE, SERVICE, &slices(&[(1, 1)])] {
+        api.apply_yaml(text).unwrap();
+    }
+    cluster.start_agent(0).unwrap();
+    let (is_well, findings) = doctor(&cluster, &[]);
+    assert_eq!(complaints(&findings), Vec::<String>::new());
+    assert!(is_well && findings.len() > 15, "{findings:?}");
+
+    // One thing after the other is broken and repaired.
+    let expect = |words: &[&str], is_error: bool, complaint: &str| {
+        let (is_well, findings) = doctor(&cluster, words);
+        let complaints = complaints(&findings);
+        assert_eq!(is_well, !is_error, "{complaints:?}");
+        assert!(
+            complaints.len() == 1 && complaints[0].contains(complaint),
+            "{complaint} expected, but {complaints:?}"
+        );
+    };
+    let netns = &cluster.nodes[0].netns;
+    write_sysctl(netns, "ipv4/ip_forward", "0");
+    expect(
+        &[],
+        true,
+        "error forwarding: IPv4 packets are not forwarded",
+    );
+    write_sysctl(netns, "ipv4/ip_forward", "1");
+    write_sysctl(netns, "ipv4/conf/eth0/rp_filter", "1");
+    expect(&[], false, "warning rp_filter: strict on eth0");
+    write_sysctl(netns, "ipv4/conf/eth0/rp_filter", "0");
+    write_sysctl(netns, "ipv4/ip_local_port_range", "20000 60999");
+    expect(&[], false, "overlap with ip_local_port_range 20000-60999");
+    write_sysctl(netns, "ipv4/ip_local_port_range", "32768 60999");
+    run(netns, "nft add table ip6 kube-proxy", "");
+    expect(
+        &[],
+        false,
+        "kube-proxy left table ip6 kube-proxy of nftables",
+    );
+    run(netns, "nft delete table ip6 kube-proxy", "");
+    expect(&["--node-name", "n9"], false, "there is no node n9");
+    expect(
+        &["--pod-devices", "tap*"],
+        false,
+        "no pod's device is known",
+    );
+    fs::create_dir(cluster.nodes[0].pins.join("v0")).unwrap();
+    expect(&[], false, "v0 is of another version");
+    fs::remove_dir(cluster.nodes[0].pins.join("v0")).unwrap();
+    refuses.store(true, Ordering::Relaxed);
+    expect(&[], true, "the role does not allow: watch services");
+    refuses.store(false, Ordering::Relaxed);
+    let link = cluster.nodes[0].pins.join("v1/links/hg_tc_external@eth0");
+    fs::remove_file(&link).unwrap();
+    expect(&[], true, "hg_tc_external is not attached");
+    cluster.nodes[0].netns.batch("link set eth0 down").unwrap();
+    let start = std::time::Instant::now();
+    let (_, findings) = doctor(&cluster, &[]);
+    assert!(start.elapsed().as_secs() < 20, "it must not hang");
+    let all = complaints(&findings).join("\n");
+    assert!(all.contains("error API: "), "{all}");
+    let (_, findings) = doctor(&cluster, &["--no-api"]);
+    assert!(!complaints(&findings).join("\n").contains("API"));
+    fs::write(cluster.kubeconfig(), "nonsense").unwrap();
+    let (_, findings) = doctor(&cluster, &[]);
+    assert!(
+        complaints(&findings)
+            .join("\n")
+            .contains("error API: not configured")
+    );
+}
+
+/// Rules of kube-proxy's shape (Kubernetes 1.36, `iptables-save` of a node) beside those of others.
+const IPTABLES: &str = "*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-SEP-AAAAAAAAAAAAAAAA - [0:0]
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-BBBBBBBBBBBBBBBB - [0:0]
+:MINE - [0:0]
+-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A PREROUTING -j MINE
+-A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment \"kubernetes postrouting rules\" -j KUBE-POSTROUTING
+-A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-SEP-AAAAAAAAAAAAAAAA -p tcp -m tcp -j DNAT --to-destination 10.244.1.2:9376
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-BBBBBBBBBBBBBBBB
+-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+-A KUBE-SVC-BBBBBBBBBBBBBBBB ! -s 10.244.0.0/16 -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ
+-A KUBE-SVC-BBBBBBBBBBBBBBBB -j KUBE-SEP-AAAAAAAAAAAAAAAA
+-A MINE -p udp -j RETURN
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:KUBE-FIREWALL - [0:0]
+:KUBE-FORWARD - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A FORWARD -j KUBE-FORWARD
+-A KUBE-FIREWALL -s 127.0.0.0/8 -j DROP
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+COMMIT
+";
+
+/// What is there that does not name what kube-proxy alone has.
+fn foreign_rules(netns: &Netns) -> Vec<String> {
+    let kept = ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY"];
+    let mut lines = Vec::new();
+    for program in ["iptables-nft-save", "iptables-legacy-save"] {
+        let text = run(netns, program, "");
+        let rules = text.lines().filter(|line| !line.starts_with('#'));
+        let is_foreign =
+            |line: &&str| !line.contains("KUBE-") || kept.iter().any(|name| line.contains(name));
+        lines.extend(rules.filter(is_foreign).map(String::from));
+    }
+    lines.push(run(netns, "nft list table inet mine", ""));
+    lines
+}
+
+#[test]
+fn what_kube_proxy_left_is_removed_and_nothing_else() {
+    let Some(cluster) = cluster("repl", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let netns = &node.netns;
+    if Command::new("ipset").arg("version").output().is_err() {
+        println!("SKIPPED: what_kube_proxy_left_is_removed_and_nothing_else: there is no ipset");
+        return;
+    }
+    let replace = |words: &[&str]| on_node(node, &[&["replace-kube-proxy"], words].concat());
+    assert!(replace(&[]).unwrap().contains("kube-proxy left nothing"));
+    run(netns, "iptables-nft-restore", IPTABLES);
+    run(netns, "iptables-legacy-restore", IPTABLES);
+    run(netns, "ipset create KUBE-CLUSTER-IP hash:ip,port", "");
+    run(netns, "ipset create mine hash:ip", "");
+    let tables = "table ip kube-proxy {\n chain services {\n counter\n }\n }
+        table ip6 kube-proxy {\n }
+        table inet mine {\n chain input {\n counter accept\n }\n }\n";
+    run(netns, "nft -f -", tables);
+    let before = foreign_rules(netns);
+    assert!(before.len() > 20, "{before:?}");
+
+    let text = replace(&[]).unwrap();
+    for part in [
+        "would remove table ip kube-proxy of nftables",
+        "would remove table ip6 kube-proxy of nftables",
+        "would remove 6 chains in table nat of iptables-nft, and 3 rules that jump there",
+        "would remove 6 chains in table nat of iptables-legacy, and 3 rules that jump there",
+        "would remove 1 chains in table filter of iptables-nft, and 1 rules that jump there",
+        "would remove set KUBE-CLUSTER-IP of ipset",
+        "Nothing was changed",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert_eq!(replace(&[]).unwrap(), text);
+    let text = replace(&["--yes"]).unwrap();
+    assert!(text.contains("To go back"), "{text}");
+    assert!(
+        replace(&["--yes"])
+            .unwrap()
+            .contains("kube-proxy left nothing")
+    );
+    assert_eq!(foreign_rules(netns), before);
+    assert_eq!(run(netns, "ipset list -n", "").trim(), "mine");
+
+    fs::rename(node.pins.join("v1"), node.pins.join("v0")).unwrap();
+    let error = replace(&["--yes"]).unwrap_err();
+    assert!(error.contains("not yet: there are no maps"), "{error}");
+}

@@ -1,0 +1,159 @@
+//! Kernel, mounts, capabilities.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use headgate_abi::names;
+use headgate_dataplane::{Error, Options, cgroup_root, load, pin_folder};
+use nix::sys::{
+    statfs::{BPF_FS_MAGIC, statfs},
+    utsname::uname,
+};
+
+use super::Finding;
+
+/// TCX is from there on.
+const OLDEST: (u32, u32) = (6, 6);
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
+
+pub(super) fn kernel() -> Vec<Finding> {
+    const ABOUT: &str = "kernel";
+    let release = uname().map(|name| name.release().to_string_lossy().into_owned());
+    let release = release.unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let mut findings = vec![match version >= OLDEST {
+        true => Finding::ok(ABOUT, format!("Linux {release}")),
+        false => Finding::error(
+            ABOUT,
+            format!("Linux {release} has no TCX"),
+            format!("use Linux {}.{} or newer", OLDEST.0, OLDEST.1),
+        ),
+    }];
+    if !Path::new(BTF).exists() {
+        findings.push(Finding::error(
+            ABOUT,
+            format!("there is no {BTF}"),
+            "use a kernel with CONFIG_DEBUG_INFO_BTF",
+        ));
+    }
+    if fs::read_to_string(JIT).is_ok_and(|text| text.trim() == "0") {
+        findings.push(Finding::warning(
+            ABOUT,
+            "BPF programs are interpreted, which is slow",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ));
+    }
+    findings
+}
+
+pub(super) fn mounts(pins: &Path) -> Vec<Finding> {
+    const ABOUT: &str = "mounts";
+    let mut existing = pins;
+    while !existing.exists() {
+        match existing.parent() {
+            Some(parent) => existing = parent,
+            None => break,
+        }
+    }
+    let is_bpf = statfs(existing).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    let shown = pins.display();
+    let pinned = match is_bpf {
+        true => Finding::ok(ABOUT, format!("{shown} is in the BPF file system")),
+        false => Finding::error(
+            ABOUT,
+            format!("{shown} is not in the BPF file system"),
+            "mount -t bpf bpf /sys/fs/bpf, and in a container mount the host's",
+        ),
+    };
+    let cgroup = match cgroup_root() {
+        Ok(Some(path)) => Finding::ok(ABOUT, format!("cgroup2 is at {}", path.display())),
+        Ok(None) | Err(_) => Finding::error(
+            ABOUT,
+            "cgroup2 is not mounted: sockets are not balanced",
+            "mount -t cgroup2 cgroup2 /sys/fs/cgroup",
+        ),
+    };
+    vec![pinned, cgroup]
+}
+
+/// Bits of `capabilities(7)` that the agent needs.
+const CAPABILITIES: [(u32, &str); 5] = [
+    (12, "NET_ADMIN"),
+    (19, "SYS_PTRACE"),
+    (21, "SYS_ADMIN"),
+    (38, "PERFMON"),
+    (39, "BPF"),
+];
+
+pub(super) fn capabilities() -> Vec<Finding> {
+    const ABOUT: &str = "capabilities";
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    let effective = effective.unwrap_or(0);
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|(_, name)| *name)
+        .collect();
+    vec![match missing.is_empty() {
+        true => Finding::ok(ABOUT, "this process has those that the agent needs"),
+        false => Finding::error(
+            ABOUT,
+            format!("this process lacks {}", missing.join(", ")),
+            "run it as root, or in the agent's container",
+        ),
+    }]
+}
+
+/// Loads every program with small maps of its own, and removes them again.
+pub(super) fn programs_load(pins: &Path) -> Vec<Finding> {
+    const ABOUT: &str = "programs";
+    let folder = pins.join(format!("doctor-{}", std::process::id()));
+    let result = load_all(&folder);
+    // It may not have been made.
+    let _absent = fs::remove_dir_all(pin_folder(&folder));
+    let _absent = fs::remove_dir(&folder);
+    // Nobody else's folder goes: only an empty one can be removed.
+    let _in_use = fs::remove_dir(pins);
+    vec![match result {
+        Ok(count) => Finding::ok(ABOUT, format!("the kernel loads all {count}")),
+        Err(error) => Finding::error(
+            ABOUT,
+            format!("the kernel does not load them: {error}"),
+            "see `kernel` and `capabilities` above",
+        ),
+    }]
+}
+
+fn load_all(folder: &PathBuf) -> Result<usize, Error> {
+    const FEW: u32 = 16;
+    let options = Options {
+        frontends: FEW,
+        services: FEW,
+        backends: FEW,
+        slots: FEW,
+        source_ranges: FEW,
+        affinities: FEW,
+        connections: FEW,
+        sockets: FEW,
+        ..Options::default()
+    };
+    let mut programs = load(folder, &options)?;
+    programs.xdp(names::XDP_EXTERNAL)?;
+    let tc = [names::TC_EXTERNAL, names::TC_POD, names::TC_EGRESS];
+    for name in tc {
+        programs.tc(name)?;
+    }
+    for name in names::SOCKET_HOOKS {
+        programs.socket_hook(name)?;
+    }
+    Ok(1 + tc.len() + names::SOCKET_HOOKS.len())
+}
