@@ -12,7 +12,7 @@ use crate::{
 
 /// Fails if there is an error among the findings.
 pub(crate) fn doctor(pins: &Path, options: &Options) -> Result<ExitCode> {
-    let findings = examine(&pins.to_path_buf(), options);
+    let findings = examine(pins, options);
     let worst = findings.iter().map(|finding| finding.level).max();
     print(options.output, &findings, || text(&findings))?;
     Ok(match worst {

@@ -1,9 +1,6 @@
 //! Kernel, mounts, capabilities.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use headgate_abi::names;
 use headgate_dataplane::{Error, Options, cgroup_root, load, pin_folder};
@@ -133,7 +130,7 @@ pub(super) fn programs_load(pins: &Path) -> Vec<Finding> {
     }]
 }
 
-fn load_all(folder: &PathBuf) -> Result<usize, Error> {
+fn load_all(folder: &Path) -> Result<usize, Error> {
     const FEW: u32 = 16;
     let options = Options {
         frontends: FEW,

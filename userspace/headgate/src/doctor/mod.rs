@@ -5,7 +5,7 @@ mod host;
 mod network;
 mod state;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
@@ -82,7 +82,7 @@ impl Finding {
 }
 
 /// Looks at everything.
-pub(crate) fn examine(pins: &PathBuf, options: &Options) -> Vec<Finding> {
+pub(crate) fn examine(pins: &Path, options: &Options) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(host::kernel());
     findings.extend(host::mounts(pins));

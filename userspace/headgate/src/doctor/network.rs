@@ -65,13 +65,15 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
 pub(super) fn forwarding(selection: &Selection) -> Vec<Finding> {
     const ABOUT: &str = "forwarding";
     let addresses = facts(selection).addresses;
-    let families: [(fn(&IpAddr) -> bool, &str, &str); 2] = [
-        (IpAddr::is_ipv4, "IPv4", "ipv4/ip_forward"),
-        (IpAddr::is_ipv6, "IPv6", "ipv6/conf/all/forwarding"),
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        addresses.iter().partition(|address| address.is_ipv4());
+    let families = [
+        (v4, "IPv4", "ipv4/ip_forward"),
+        (v6, "IPv6", "ipv6/conf/all/forwarding"),
     ];
     let mut findings = Vec::new();
-    for (is_of, family, key) in families {
-        if !addresses.iter().any(is_of) {
+    for (addresses, family, key) in families {
+        if addresses.is_empty() {
             findings.push(Finding::warning(
                 ABOUT,
                 format!(

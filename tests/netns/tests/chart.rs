@@ -1,0 +1,300 @@
+//! The Helm chart: what it renders is what the kustomize base says, and values are checked.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use gtmpl::{Context, FuncError, Template, Value as Go};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+/// Names a real `helm` to render with.
+const HELM: &str = "HELM";
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
+}
+
+fn chart() -> PathBuf {
+    deploy().join("helm/headgate")
+}
+
+fn default_values() -> Value {
+    let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
+    serde_yaml_ng::from_str(&text).unwrap()
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+fn go(value: &Value) -> Go {
+    match value {
+        Value::Null => Go::NoValue,
+        Value::Bool(is_set) => Go::from(*is_set),
+        Value::Number(number) => Go::from(number.as_i64().unwrap()),
+        Value::String(text) => Go::from(text.as_str()),
+        Value::Array(items) => Go::Array(items.iter().map(go).collect()),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| (key.clone(), go(value)));
+            Go::Object(fields.collect::<HashMap<_, _>>())
+        }
+    }
+}
+
+fn plain(value: &Go) -> Value {
+    match value {
+        Go::Bool(is_set) => json!(is_set),
+        Go::String(text) => json!(text),
+        Go::Number(number) => json!(number.as_i64()),
+        Go::Array(items) => items.iter().map(plain).collect(),
+        Go::Object(fields) | Go::Map(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.clone(), plain(value)))
+            .collect(),
+        Go::Nil | Go::NoValue | Go::Function(_) => Value::Null,
+    }
+}
+
+fn text(value: &Go) -> String {
+    match value {
+        Go::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+// The functions of Helm's own that the chart uses.
+
+fn quote(words: &[Go]) -> Result<Go, FuncError> {
+    Ok(Go::from(serde_json::to_string(&text(&words[0])).unwrap()))
+}
+
+fn to_string(words: &[Go]) -> Result<Go, FuncError> {
+    Ok(Go::from(text(&words[0])))
+}
+
+fn default(words: &[Go]) -> Result<Go, FuncError> {
+    let is_empty = matches!(&words[1], Go::Nil | Go::NoValue) || text(&words[1]).is_empty();
+    Ok(words[usize::from(!is_empty)].clone())
+}
+
+fn to_yaml(words: &[Go]) -> Result<Go, FuncError> {
+    let yaml = serde_yaml_ng::to_string(&plain(&words[0])).unwrap();
+    Ok(Go::from(yaml.trim_end()))
+}
+
+fn nindent(words: &[Go]) -> Result<Go, FuncError> {
+    let Go::Number(width) = &words[0] else {
+        return Err(FuncError::Generic("nindent wants a number".into()));
+    };
+    let margin = " ".repeat(width.as_u64().unwrap() as usize);
+    let lines = text(&words[1]);
+    let lines: Vec<String> = lines
+        .lines()
+        .map(|line| format!("{margin}{line}"))
+        .collect();
+    Ok(Go::from(format!("\n{}", lines.join("\n"))))
+}
+
+/// Renders the chart by the real `helm` if it is named, else by a library for Go's templates.
+fn render(values: &Value) -> String {
+    if let Some(helm) = std::env::var_os(HELM) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, values.to_string()).unwrap();
+        let mut command = Command::new(helm);
+        command.args([
+            "template",
+            "headgate",
+            "--namespace",
+            "kube-system",
+            "--values",
+        ]);
+        let output = command.arg(file.path()).arg(chart()).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return String::from_utf8(output.stdout).unwrap();
+    }
+    let mut merged = default_values();
+    merge(&mut merged, values);
+    let about: Value =
+        serde_yaml_ng::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
+    let context = json!({
+        "Values": merged,
+        "Release": {"Namespace": "kube-system", "Name": "headgate"},
+        "Chart": {"AppVersion": about["appVersion"]},
+    });
+    let mut documents = Vec::new();
+    for name in ["rbac.yaml", "config.yaml", "daemonset.yaml"] {
+        let mut template = Template::default();
+        template.add_funcs(&[
+            ("quote", quote as gtmpl::Func),
+            ("toString", to_string),
+            ("default", default),
+            ("toYaml", to_yaml),
+            ("nindent", nindent),
+        ]);
+        let source = fs::read_to_string(chart().join("templates").join(name)).unwrap();
+        template.parse(&source).unwrap();
+        let rendered = template.render(&Context::from(go(&context)));
+        documents.push(rendered.unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+    documents.join("\n---\n")
+}
+
+/// Objects by kind, every field of which the API has.
+fn objects(text: &str) -> BTreeMap<String, Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
+        .filter(|document| !document.is_null());
+    let checked = documents.map(|document| {
+        let kind = document["kind"].as_str().unwrap().to_owned();
+        let value = match kind.as_str() {
+            "DaemonSet" => checked::<DaemonSet>(document),
+            "ConfigMap" => checked::<ConfigMap>(document),
+            "ServiceAccount" => checked::<ServiceAccount>(document),
+            "ClusterRole" => checked::<ClusterRole>(document),
+            "ClusterRoleBinding" => checked::<ClusterRoleBinding>(document),
+            other => panic!("nobody expects a {other}"),
+        };
+        (kind, value)
+    });
+    checked.collect()
+}
+
+fn checked<K: DeserializeOwned + serde::Serialize>(document: serde_yaml_ng::Value) -> Value {
+    let mut unknown = Vec::new();
+    let object: K =
+        serde_ignored::deserialize(document, |path| unknown.push(path.to_string())).unwrap();
+    assert!(unknown.is_empty(), "the API has no {unknown:?}");
+    serde_json::to_value(object).unwrap()
+}
+
+fn complaints(values: &Value) -> Vec<String> {
+    let schema: Value =
+        serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap())
+            .unwrap();
+    let mut merged = default_values();
+    merge(&mut merged, values);
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors = validator.iter_errors(&merged);
+    errors
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
+}
+
+#[test]
+fn chart_renders_what_the_base_says() {
+    let kustomize = Command::new("kubectl")
+        .arg("kustomize")
+        .arg(deploy().join("base"))
+        .output();
+    let Ok(output) = kustomize else {
+        println!("SKIPPED: chart_renders_what_the_base_says: kubectl is not on the PATH");
+        return;
+    };
+    assert!(output.status.success());
+    let base = objects(&String::from_utf8(output.stdout).unwrap());
+    let chart = objects(&render(
+        &json!({"apiServer": {"host": "control-plane.invalid"}}),
+    ));
+    assert_eq!(base.len(), 5);
+    for (kind, object) in &base {
+        assert_eq!(Some(object), chart.get(kind), "{kind}");
+    }
+}
+
+#[test]
+fn values_reach_the_agent() {
+    let values = json!({
+        "apiServer": {"host": "192.0.2.10", "port": 443},
+        "image": {"repository": "registry.example.com/headgate", "tag": "9"},
+        "imagePullSecrets": [{"name": "pull"}],
+        "agent": {
+            "devices": ["eth*", "bond0"],
+            "nodePortAddresses": ["primary"],
+            "metricsBindAddress": "0.0.0.0:10249",
+            "extraArgs": ["--no-external-ips"],
+        },
+        "privileged": true,
+        "priorityClassName": "",
+    });
+    assert_eq!(complaints(&values), Vec::<String>::new());
+    let objects = objects(&render(&values));
+    let pod = &objects["DaemonSet"]["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], "registry.example.com/headgate:9");
+    assert_eq!(
+        container["args"],
+        json!([
+            "agent",
+            "--cgroup=/run/headgate/cgroup",
+            "--devices=eth*",
+            "--devices=bond0",
+            "--nodeport-addresses=primary",
+            "--metrics-bind-address=0.0.0.0:10249",
+            "--no-external-ips",
+        ])
+    );
+    assert_eq!(
+        container["securityContext"],
+        json!({"privileged": true, "readOnlyRootFilesystem": true})
+    );
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]));
+    assert_eq!(pod.get("priorityClassName"), None);
+    assert_eq!(
+        objects["ConfigMap"]["data"],
+        json!({"KUBERNETES_SERVICE_HOST": "192.0.2.10", "KUBERNETES_SERVICE_PORT": "443"})
+    );
+}
+
+#[test]
+fn bad_values_are_refused_by_name() {
+    let host = json!({"apiServer": {"host": "192.0.2.10"}});
+    assert_eq!(complaints(&host), Vec::<String>::new());
+    for (values, complaint) in [
+        (json!({}), "/apiServer/host"),
+        (json!({"apiServer": {"port": 70000}}), "/apiServer/port"),
+        (json!({"agents": {}}), "agents"),
+        (json!({"agent": {"device": ["eth0"]}}), "device"),
+        (
+            json!({"agent": {"extraArgs": ["--a", "b"]}}),
+            "/agent/extraArgs/1",
+        ),
+        (json!({"privileged": "yes"}), "/privileged"),
+        (
+            json!({"image": {"pullPolicy": "Sometimes"}}),
+            "/image/pullPolicy",
+        ),
+    ] {
+        let mut all = host.clone();
+        if values != json!({}) {
+            merge(&mut all, &values);
+        } else {
+            all = json!({});
+        }
+        let found = complaints(&all);
+        assert!(
+            found.iter().any(|line| line.contains(complaint)),
+            "{values}: {found:?}"
+        );
+    }
+}
