@@ -7,10 +7,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
-use common::{BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, on, on_node};
+use common::{
+    BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, on, on_node,
+};
 use etherparse::PacketBuilder;
 use headgate_netns::{Node, SERVICE, binary, get, http, slices, udp};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
@@ -123,12 +125,12 @@ fn explanation_names_what_stands_in_the_way() {
         "  loadBalancerSourceRanges: [198.51.100.0/24]\n  type: ",
     );
     cluster.write("web.yaml", &restricted).unwrap();
-    common::eventually("the range is explained", || {
+    eventually("the range is explained", || {
         let said = explain(node, out, "tcp", on(BALANCER, 80));
         reason(&said) == "source-range" && said["steps"].to_string().contains("do not admit")
     });
     cluster.write("slices.yaml", &slices(&[])).unwrap();
-    common::eventually("the lack of backends is explained", || {
+    eventually("the lack of backends is explained", || {
         reason(&explain(node, out, "tcp", on(node.v4, 30080))) == "no-backend"
     });
 
@@ -481,4 +483,76 @@ fn dashboard_and_alerts_use_metrics_that_exist() {
             }
         });
     }
+}
+
+/// A tmux server of its own socket, ended on drop.
+struct Screen(String);
+
+impl Screen {
+    fn tmux(&self, words: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        let output = command.args(["-L", &self.0]).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn shows(&self, what: &str, is_shown: impl Fn(&str) -> bool) {
+        eventually(what, || is_shown(&self.tmux(&["capture-pane", "-p"])));
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn top_shows_rates_and_obeys_keys() {
+    if Command::new("tmux").arg("-V").output().is_err() {
+        println!("SKIPPED: top_shows_rates_and_obeys_keys: there is no tmux");
+        return;
+    }
+    let Some(cluster) = cluster("top", 1, 2, &[(1, 1), (1, 2)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let error = on_node(node, &["top"]).unwrap_err();
+    assert!(error.contains("top wants a terminal"), "{error}");
+    let screen = Screen(format!("hgtop{}", std::process::id()));
+    let line = format!(
+        "nsenter --net={} {} --pins {} top",
+        node.netns.path().display(),
+        binary("headgate").unwrap().display(),
+        node.pins.display()
+    );
+    screen.tmux(&["new-session", "-d", "-x", "120", "-y", "30", &line]);
+    let target = on(node.v4, 30080);
+    screen.shows("a rate of the service", |text| {
+        cluster.client.run(move || {
+            for _ in 0..20 {
+                get(target).unwrap();
+            }
+        });
+        let row = text.lines().find(|line| line.starts_with("default/web"));
+        let rate = row.and_then(|row| row.split_whitespace().nth(1));
+        text.contains("agent in sync") && rate.is_some_and(|rate| rate != "0")
+    });
+    screen.tmux(&["send-keys", "Enter"]);
+    screen.shows("the service's backends", |text| {
+        text.contains("10.244.1.2:9376") && text.contains("backends of default/web")
+    });
+    screen.tmux(&["send-keys", "3"]);
+    screen.shows("the reasons", |text| {
+        text.contains("Translated towards a backend.")
+    });
+    screen.tmux(&["send-keys", "/to-cl", "Enter"]);
+    screen.shows("what is filtered", |text| {
+        text.contains("to-client") && !text.contains("to-backend")
+    });
+    screen.tmux(&["send-keys", "?"]);
+    screen.shows("help", |text| text.contains("sort by the next column"));
+    screen.tmux(&["send-keys", "q"]);
+    eventually("it ends", || {
+        !screen.tmux(&["list-sessions"]).contains("1 windows")
+    });
 }

@@ -10,6 +10,7 @@ mod leftovers;
 mod metrics;
 mod node;
 mod output;
+mod top;
 mod view;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -55,6 +56,8 @@ enum Command {
     Explain(commands::Explain),
     /// Show new connections, and what is rejected or dropped, as it happens
     Monitor(commands::Monitor),
+    /// Look at rates, drops and maps, live
+    Top(top::Options),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Drops(options) => commands::drops(pins, &options),
         Command::Explain(command) => commands::explain(pins, &command),
         Command::Monitor(command) => commands::monitor(pins, &command),
+        Command::Top(options) => top::run(pins, &options),
         Command::Completions { shell } => {
             let mut out = std::io::stdout();
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut out);

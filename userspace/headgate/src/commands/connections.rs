@@ -47,7 +47,7 @@ pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
             frontend,
         }) => flush(pins, &flow::key(client, protocol, frontend)?),
         None => {
-            let rows = View::open(pins)?.connections()?;
+            let rows = View::open(pins)?.connections(usize::MAX)?;
             print_rows(&command.options, &HEADER, &["timeout_s"], &rows)
         }
     }
@@ -70,7 +70,7 @@ fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
 
 /// Connections whose source is translated: the backend sees this node, and answers it.
 pub(crate) fn nat(pins: &Path, options: &Options) -> Result<()> {
-    let mut rows = View::open(pins)?.connections()?;
+    let mut rows = View::open(pins)?.connections(usize::MAX)?;
     rows.retain(|row| row.client != row.source);
     rows.sort_by(|a: &Connection, b| (&a.backend, &a.source).cmp(&(&b.backend, &b.source)));
     let header = [

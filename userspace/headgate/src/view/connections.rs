@@ -45,14 +45,17 @@ pub(crate) fn client(address: Addr) -> String {
 }
 
 impl View {
-    /// Live connections.
-    pub(crate) fn connections(&self) -> Result<Vec<Connection>> {
+    /// Live connections, at most so many.
+    pub(crate) fn connections(&self, most: usize) -> Result<Vec<Connection>> {
         let now_s = now_s();
         let mut rows = Vec::new();
         for item in self.maps.connections.iter() {
             let (flow, entry) = item?;
             if !entry.flags.has(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
                 rows.push(self.connection(&flow, &entry, now_s));
+            }
+            if rows.len() == most {
+                break;
             }
         }
         rows.sort();

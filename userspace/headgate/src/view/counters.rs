@@ -56,18 +56,26 @@ impl View {
 
     /// How full the maps are.
     pub(crate) fn fills(&self, pins: &Path) -> Result<Vec<Fill>> {
-        let mut usage = self.maps.usage(pins)?;
-        usage.extend(self.maps.usage_of_caches(pins)?);
-        let fill = |usage: Usage| Fill {
-            map: usage.name,
-            entries: usage.entries,
-            capacity: usage.capacity,
-            fill: format!(
-                "{}%",
-                usage.entries * 100 / u64::from(usage.capacity.max(1))
-            ),
-            kib: usage.bytes / 1024,
-        };
-        Ok(usage.into_iter().map(fill).collect())
+        let mut fills = self.agent_fills(pins)?;
+        fills.extend(self.maps.usage_of_caches(pins)?.into_iter().map(fill));
+        Ok(fills)
+    }
+
+    /// How full the maps are that the agent writes: cheap to tell.
+    pub(crate) fn agent_fills(&self, pins: &Path) -> Result<Vec<Fill>> {
+        Ok(self.maps.usage(pins)?.into_iter().map(fill).collect())
+    }
+}
+
+fn fill(usage: Usage) -> Fill {
+    Fill {
+        map: usage.name,
+        entries: usage.entries,
+        capacity: usage.capacity,
+        fill: format!(
+            "{}%",
+            usage.entries * 100 / u64::from(usage.capacity.max(1))
+        ),
+        kib: usage.bytes / 1024,
     }
 }

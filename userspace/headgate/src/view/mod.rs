@@ -4,6 +4,7 @@
 mod connections;
 mod counters;
 mod report;
+mod sample;
 mod services;
 
 use std::{
@@ -20,6 +21,8 @@ use headgate_dataplane::{Maps, pin_folder};
 pub(crate) use connections::{Connection, client};
 pub(crate) use counters::{Counter, fate};
 pub(crate) use report::{INTERVAL, Report};
+pub(crate) use sample::{Sample, Service};
+pub(crate) use services::Backend;
 
 /// The maps, with the names and backends that most rows refer to.
 pub(crate) struct View {

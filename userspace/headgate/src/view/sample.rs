@@ -1,0 +1,85 @@
+//! Everything that counts, at one moment: for whoever looks again and again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::Result;
+use headgate_abi::Traffic;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    Report, View,
+    counters::{Counter, Fill},
+    services::Backend,
+};
+
+/// A Service, all its ports and frontends together.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Service {
+    pub(crate) service: String,
+    pub(crate) backends: Vec<String>,
+    pub(crate) connections: u64,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What the maps and the agent say at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) time: Timestamp,
+    pub(crate) agent: Option<Report>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) counters: Vec<Counter>,
+    /// Of the maps that the agent writes.
+    pub(crate) maps: Vec<Fill>,
+}
+
+impl Sample {
+    /// Reads the maps pinned below `pins`.
+    pub(crate) fn take(pins: &Path) -> Result<Self> {
+        let view = View::open(pins)?;
+        Ok(Self {
+            time: Timestamp::now(),
+            agent: Report::read(pins)?,
+            services: view.services()?,
+            backends: view.backends()?,
+            counters: view.counters()?,
+            maps: view.agent_fills(pins)?,
+        })
+    }
+
+    /// Seconds since an earlier sample.
+    pub(crate) fn seconds_since(&self, before: &Self) -> f64 {
+        self.time.duration_since(before.time).as_secs_f64()
+    }
+}
+
+impl View {
+    /// Services by name.
+    fn services(&self) -> Result<Vec<Service>> {
+        let mut services: BTreeMap<String, (Traffic, BTreeSet<String>)> = BTreeMap::new();
+        for id in self.service_ids() {
+            let (sum, backends) = services.entry(self.service_name(id)).or_default();
+            let traffic = self.maps.service_traffic(id)?;
+            sum.connections += traffic.connections;
+            sum.packets += traffic.packets;
+            sum.bytes += traffic.bytes;
+            let ids = self.backends_of(id);
+            backends.extend(ids.into_iter().map(|id| self.backend_name(id)));
+        }
+        let rows = services
+            .into_iter()
+            .map(|(service, (sum, backends))| Service {
+                service,
+                backends: backends.into_iter().collect(),
+                connections: sum.connections,
+                packets: sum.packets,
+                bytes: sum.bytes,
+            });
+        Ok(rows.collect())
+    }
+}
