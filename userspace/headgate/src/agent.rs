@@ -31,6 +31,7 @@ use crate::{
     health, leftovers,
     metrics::Metrics,
     node::{self, Facts, Selection},
+    page,
     view::{INTERVAL, Report},
 };
 
@@ -64,6 +65,10 @@ pub(crate) struct Options {
     /// Where `/metrics` is served
     #[arg(long, default_value = "127.0.0.1:10249")]
     metrics_bind_address: SocketAddr,
+    /// Where a page for browsers is served, for example 127.0.0.1:10254; default: nowhere. It asks
+    /// nobody who they are, so leave it on loopback
+    #[arg(long, value_name = "ADDR:PORT")]
+    page_bind_address: Option<SocketAddr>,
     /// Most services, and most backends, that `/metrics` lists one by one; the rest is summed up
     #[arg(long, default_value_t = 1000)]
     metrics_max_series: usize,
@@ -206,6 +211,12 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         }
         std::future::pending::<()>().await;
     };
+    let page = async {
+        match options.page_bind_address {
+            Some(address) => page::serve(address, pins, &options.node_name).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = reconcile(reconciler, inputs, outputs, stop_signal()?) => {
             info!("stopped; the kernel goes on with what it has");
@@ -221,6 +232,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
         () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
+        () = page => Ok(()),
     }
 }
 

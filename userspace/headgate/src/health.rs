@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(5);
 type Statuses = watch::Receiver<Status>;
 
 /// Answers on an address until it is dropped; waits while it is taken.
-async fn serve(address: SocketAddr, router: Router) {
+pub(crate) async fn serve(address: SocketAddr, router: Router) {
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,

@@ -10,6 +10,7 @@ mod leftovers;
 mod metrics;
 mod node;
 mod output;
+mod page;
 mod top;
 mod view;
 

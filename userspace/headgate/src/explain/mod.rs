@@ -19,6 +19,7 @@ use headgate_datapath::{
 use headgate_dataplane::{Probe, Trial, attached, loaded_config};
 use nix::net::if_::if_nametoindex;
 use serde::Serialize;
+use thiserror::Error;
 
 use self::live::LiveTables;
 use crate::{
@@ -34,6 +35,15 @@ pub(crate) struct Question {
     pub(crate) destination: SocketAddr,
     /// The device that it comes in on; if there is one external device alone, that.
     pub(crate) device: Option<String>,
+}
+
+/// A question that cannot be answered as it was asked.
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub(crate) struct Mistake {
+    /// What is wrong with it: `dev` or `destination`.
+    pub(crate) about: &'static str,
+    why: String,
 }
 
 /// The answer.
@@ -64,6 +74,10 @@ pub(crate) struct Explainer<'a> {
     programs: Vec<&'static str>,
 }
 
+fn no_device(why: String) -> Mistake {
+    Mistake { about: "dev", why }
+}
+
 /// Programs that see what comes in on a device, in their order.
 fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
     let links = attached(pins)?;
@@ -78,10 +92,10 @@ fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
             .collect();
         devices.sort_unstable();
         devices.dedup();
-        bail!(
+        bail!(no_device(format!(
             "no program is attached to device {device}; there are {}",
             devices.join(", ")
-        );
+        )));
     }
     Ok(programs)
 }
@@ -95,8 +109,12 @@ fn default_device(pins: &Path) -> Result<String> {
     });
     match (external.next(), external.next()) {
         (Some(device), None) => Ok(device.into()),
-        (None, _) => bail!("no program is attached to an external device: say --dev DEVICE"),
-        (Some(_), Some(_)) => bail!("there are several external devices: say --dev DEVICE"),
+        (None, _) => bail!(no_device(
+            "no program is attached to an external device: say --dev DEVICE".into()
+        )),
+        (Some(_), Some(_)) => bail!(no_device(
+            "there are several external devices: say --dev DEVICE".into()
+        )),
     }
 }
 

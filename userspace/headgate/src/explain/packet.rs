@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, bail};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
 
+use super::Mistake;
 use crate::commands::flow::Protocol;
 
 const HOP_LIMIT: u8 = 64;
@@ -15,7 +16,10 @@ pub(super) fn first(from: SocketAddr, protocol: Protocol, to: SocketAddr) -> Res
     let network = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), HOP_LIMIT),
         (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), HOP_LIMIT),
-        _ => bail!("{from} and {to} are not of one family"),
+        _ => bail!(Mistake {
+            about: "destination",
+            why: format!("{from} and {to} are not of one family"),
+        }),
     };
     let mut frame = Vec::new();
     match protocol {

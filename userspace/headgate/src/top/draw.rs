@@ -12,6 +12,7 @@ use super::{
     state::{State, Tab},
     tables::{Cell, Content, short},
 };
+use crate::view::Totals;
 
 const HELP: &str = "\
 Tab, ←→, 1-5   page
@@ -65,7 +66,7 @@ fn header(state: &State) -> Text<'_> {
         .agent
         .as_ref()
         .map_or("?", |report| report.node.as_str());
-    let [connections, packets, bytes, drops] = state.totals();
+    let Totals { traffic, drops } = state.totals();
     let drops = Span::from(format!("{} drops/s", short(drops))).style(match drops > 0.0 {
         true => Style::new().fg(Color::Red).bold(),
         false => Style::new(),
@@ -80,9 +81,9 @@ fn header(state: &State) -> Text<'_> {
         Line::from(vec![
             format!(
                 "{} conn/s  {} pkt/s  {}B/s  ",
-                short(connections),
-                short(packets),
-                short(bytes)
+                short(traffic.connections),
+                short(traffic.packets),
+                short(traffic.bytes)
             )
             .into(),
             drops,

@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::tables::{self, Cell, Content};
-use crate::view::{Connection, Sample};
+use crate::view::{Connection, Rates, Sample, Totals};
 
 /// A page of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +102,9 @@ impl State {
     /// The rows that are shown, in their order.
     pub(super) fn content(&self) -> Content {
         let mut content = match self.tab {
-            Tab::Services => tables::services(&self.before, &self.now),
-            Tab::Backends => tables::backends(&self.before, &self.now, self.service.as_deref()),
-            Tab::Reasons => tables::reasons(&self.before, &self.now),
+            Tab::Services => tables::services(&self.rates(), &self.now),
+            Tab::Backends => tables::backends(&self.rates(), &self.now, self.service.as_deref()),
+            Tab::Reasons => tables::reasons(&self.rates(), &self.now),
             Tab::Maps => tables::maps(&self.now),
             Tab::Connections => tables::connections(&self.connections),
         };
@@ -125,26 +125,13 @@ impl State {
         content
     }
 
-    /// What happens a second, all services together: new connections, packets, bytes, drops.
-    pub(super) fn totals(&self) -> [f64; 4] {
-        let seconds = self.now.seconds_since(&self.before);
-        let sum = |sample: &Sample| {
-            let drops = sample.counters.iter().filter(|row| row.fate == "drop");
-            [
-                sample.services.iter().map(|row| row.connections).sum(),
-                sample.services.iter().map(|row| row.packets).sum(),
-                sample.services.iter().map(|row| row.bytes).sum(),
-                drops.map(|row| row.count).sum::<u64>(),
-            ]
-        };
-        let (before, now) = (sum(&self.before), sum(&self.now));
-        let mut rates = [0.0; 4];
-        for ((rate, now), before) in rates.iter_mut().zip(now).zip(before) {
-            if seconds > 0.0 {
-                *rate = now.saturating_sub(before) as f64 / seconds;
-            }
-        }
-        rates
+    fn rates(&self) -> Rates<'_> {
+        Rates::new(&self.before, &self.now)
+    }
+
+    /// What happens a second, all services together.
+    pub(super) fn totals(&self) -> Totals {
+        self.rates().totals(&self.now)
     }
 
     fn open(&mut self, tab: Tab) {
@@ -307,7 +294,7 @@ mod tests {
         state.look(sample(2, [5, 45]), Vec::new());
         assert_eq!(names(&state), ["default/web", "default/api"], "by rate");
         assert_eq!(state.content().rows[0][1].shown(), "20");
-        assert_eq!(state.totals()[0], 20.0);
+        assert_eq!(state.totals().traffic.connections, 20.0);
         press(&mut state, "r");
         assert_eq!(names(&state), ["default/api", "default/web"]);
         press(&mut state, "r/ap\n");

@@ -1,8 +1,8 @@
 //! What each tab shows, as rows of cells.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
 
-use crate::view::{Connection, Sample};
+use crate::view::{Connection, Rate, Rates, Sample};
 
 /// A cell: text, or a number that is sorted and drawn as one.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,42 +59,14 @@ fn number(of: u64) -> Cell {
     Cell::Number(of as f64)
 }
 
-/// Increase a second of counters, by the name of what they count.
-struct Rates<'a> {
-    before: HashMap<&'a str, [u64; 3]>,
-    seconds: f64,
+/// Connections, packets and bytes a second.
+fn cells(rate: Rate) -> [Cell; 3] {
+    [rate.connections, rate.packets, rate.bytes].map(Cell::Number)
 }
 
-impl<'a> Rates<'a> {
-    fn new(before: impl Iterator<Item = (&'a str, [u64; 3])>, seconds: f64) -> Self {
-        Self {
-            before: before.collect(),
-            seconds,
-        }
-    }
-
-    /// Zero for what was not there before, and for what began anew.
-    fn of(&self, name: &str, now: [u64; 3]) -> [Cell; 3] {
-        let before = self.before.get(name).copied().unwrap_or(now);
-        let mut rates = [Cell::Number(0.0), Cell::Number(0.0), Cell::Number(0.0)];
-        for ((rate, now), before) in rates.iter_mut().zip(now).zip(before) {
-            if self.seconds > 0.0 {
-                *rate = Cell::Number(now.saturating_sub(before) as f64 / self.seconds);
-            }
-        }
-        rates
-    }
-}
-
-pub(super) fn services(before: &Sample, now: &Sample) -> Content {
-    let counts = |sample: &crate::view::Service| [sample.connections, sample.packets, sample.bytes];
-    let old = before
-        .services
-        .iter()
-        .map(|row| (row.service.as_str(), counts(row)));
-    let rates = Rates::new(old, now.seconds_since(before));
+pub(super) fn services(rates: &Rates<'_>, now: &Sample) -> Content {
     let rows = now.services.iter().map(|row| {
-        let [connections, packets, bytes] = rates.of(&row.service, counts(row));
+        let [connections, packets, bytes] = cells(rates.service(row));
         let total = number(row.connections);
         let backends = number(row.backends.len() as u64);
         vec![
@@ -120,18 +92,10 @@ pub(super) fn services(before: &Sample, now: &Sample) -> Content {
 }
 
 /// Backends; those of one service alone if one is named, with their shares of its new connections.
-pub(super) fn backends(before: &Sample, now: &Sample, of: Option<&str>) -> Content {
+pub(super) fn backends(rates: &Rates<'_>, now: &Sample, of: Option<&str>) -> Content {
     let is_wanted = |row: &&crate::view::Backend| {
         of.is_none_or(|service| row.services.iter().any(|name| name == service))
     };
-    let counts = |row: &crate::view::Backend| [row.connections, row.packets, row.bytes];
-    let key = |row: &crate::view::Backend| format!("{} {}", row.backend, row.protocol);
-    let names: Vec<String> = before.backends.iter().map(key).collect();
-    let old = names
-        .iter()
-        .map(String::as_str)
-        .zip(before.backends.iter().map(counts));
-    let rates = Rates::new(old, now.seconds_since(before));
     let total: u64 = now
         .backends
         .iter()
@@ -139,7 +103,7 @@ pub(super) fn backends(before: &Sample, now: &Sample, of: Option<&str>) -> Conte
         .map(|row| row.connections)
         .sum();
     let rows = now.backends.iter().filter(is_wanted).map(|row| {
-        let [connections, packets, bytes] = rates.of(&key(row), counts(row));
+        let [connections, packets, bytes] = cells(rates.backend(row));
         let share = row.connections as f64 * 100.0 / total.max(1) as f64;
         vec![
             text(&row.backend),
@@ -169,14 +133,9 @@ pub(super) fn backends(before: &Sample, now: &Sample, of: Option<&str>) -> Conte
     }
 }
 
-pub(super) fn reasons(before: &Sample, now: &Sample) -> Content {
-    let old = before
-        .counters
-        .iter()
-        .map(|row| (row.reason, [row.count, 0, 0]));
-    let rates = Rates::new(old, now.seconds_since(before));
+pub(super) fn reasons(rates: &Rates<'_>, now: &Sample) -> Content {
     let rows = now.counters.iter().map(|row| {
-        let [rate, ..] = rates.of(row.reason, [row.count, 0, 0]);
+        let rate = Cell::Number(rates.reason(row));
         vec![
             text(row.reason),
             text(row.fate),

@@ -3,6 +3,7 @@
 
 mod connections;
 mod counters;
+mod rates;
 mod report;
 mod sample;
 mod services;
@@ -19,10 +20,11 @@ use headgate_abi::{Addr, BackendEntry, Port, Protocol, ServiceEntry};
 use headgate_dataplane::{Maps, pin_folder};
 
 pub(crate) use connections::{Connection, client};
-pub(crate) use counters::{Counter, fate};
+pub(crate) use counters::{Counter, Fill, fate};
+pub(crate) use rates::{Rate, Rates, Totals};
 pub(crate) use report::{INTERVAL, Report};
 pub(crate) use sample::{Sample, Service};
-pub(crate) use services::Backend;
+pub(crate) use services::{Address, Backend};
 
 /// The maps, with the names and backends that most rows refer to.
 pub(crate) struct View {

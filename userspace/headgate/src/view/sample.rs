@@ -41,7 +41,11 @@ pub(crate) struct Sample {
 impl Sample {
     /// Reads the maps pinned below `pins`.
     pub(crate) fn take(pins: &Path) -> Result<Self> {
-        let view = View::open(pins)?;
+        Self::of(&View::open(pins)?, pins)
+    }
+
+    /// The same, of maps that are open already.
+    pub(crate) fn of(view: &View, pins: &Path) -> Result<Self> {
         Ok(Self {
             time: Timestamp::now(),
             agent: Report::read(pins)?,

@@ -38,6 +38,14 @@ pub(crate) struct Frontend {
     pub(crate) bytes: u64,
 }
 
+/// What a Service is reached by.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Address {
+    pub(crate) kind: &'static str,
+    pub(crate) frontend: String,
+    pub(crate) protocol: &'static str,
+}
+
 /// Where connections go.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Backend {
@@ -50,6 +58,16 @@ pub(crate) struct Backend {
     pub(crate) connections: u64,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
+}
+
+/// The word for a kind of frontend.
+fn kind(entry: &FrontendEntry) -> &'static str {
+    match entry.flags.kind() {
+        0 => "ClusterIP",
+        1 => "NodePort",
+        2 => "LoadBalancer",
+        _ => "ExternalIP",
+    }
 }
 
 impl View {
@@ -106,12 +124,7 @@ impl View {
         };
         Ok(Frontend {
             service: self.service_name(entry.outside),
-            kind: match entry.flags.kind() {
-                0 => "ClusterIP",
-                1 => "NodePort",
-                2 => "LoadBalancer",
-                _ => "ExternalIP",
-            },
+            kind: kind(entry),
             protocol: protocol(key.protocol),
             frontend: endpoint(key.address, key.port),
             state: "programmed".into(),
@@ -129,6 +142,21 @@ impl View {
             packets: traffic.packets,
             bytes: traffic.bytes,
         })
+    }
+
+    /// What is programmed for each Service: cheap to tell.
+    pub(crate) fn addresses(&self) -> Result<BTreeMap<String, BTreeSet<Address>>> {
+        let mut addresses: BTreeMap<String, BTreeSet<Address>> = BTreeMap::new();
+        for item in self.maps.frontends.iter() {
+            let (key, entry) = item?;
+            let service = self.service_name(entry.outside);
+            addresses.entry(service).or_default().insert(Address {
+                kind: kind(&entry),
+                frontend: endpoint(key.address, key.port),
+                protocol: protocol(key.protocol),
+            });
+        }
+        Ok(addresses)
     }
 
     /// Every backend, by id.

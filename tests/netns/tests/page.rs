@@ -1,0 +1,525 @@
+//! The page that an agent serves to browsers.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    fs,
+    net::UdpSocket,
+    path::Path,
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use common::{CLUSTER_V4, cluster, cluster_without_agents, eventually, on, on_node};
+use headgate_netns::{Cluster, Netns, Node, Process, SERVICE, get, slices};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const PAGE: &str = "127.0.0.1:10254";
+
+fn cluster_with_page(name: &str, pods: u8) -> Option<Cluster> {
+    let mut cluster = cluster_without_agents(name, 1, pods)?;
+    let serving: Vec<(u8, u8)> = (1..=pods).map(|pod| (1, pod)).collect();
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&serving)).unwrap();
+    let options = ["--page-bind-address", PAGE];
+    cluster.start_agent_with(0, &options).unwrap();
+    Some(cluster)
+}
+
+fn curl(node: &Node, words: &[&str]) -> Output {
+    let mut command = node.netns.command("curl", None);
+    command.args([
+        "--silent",
+        "--noproxy",
+        "*",
+        "--globoff",
+        "--max-time",
+        "20",
+    ]);
+    command.args(words).output().unwrap()
+}
+
+/// Status code, headers and body of what the page answers.
+fn ask(node: &Node, path: &str, words: &[&str]) -> (u16, String, String) {
+    let url = format!("http://{PAGE}{path}");
+    let output = curl(node, &[words, &["--include", &url]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, head.to_lowercase(), body.into())
+}
+
+fn sample(node: &Node, filter: &str) -> Value {
+    let (code, head, body) = ask(node, &format!("/api/sample?filter={filter}"), &[]);
+    assert_eq!(code, 200, "{body}");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Clients that ask again and again until this is dropped.
+struct Traffic {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        Self {
+            is_over: Arc::default(),
+            clients: Vec::new(),
+        }
+    }
+
+    fn from(mut self, netns: &Netns, pause_ms: u64, ask: impl Fn() + Send + 'static) -> Self {
+        let is_over = self.is_over.clone();
+        self.clients.push(netns.spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                ask();
+                thread::sleep(Duration::from_millis(pause_ms));
+            }
+        }));
+        self
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            assert!(client.join().is_ok() || thread::panicking());
+        }
+    }
+}
+
+#[test]
+fn page_tells_rates_of_services_backends_and_reasons() {
+    let Some(cluster) = cluster_with_page("rows", 2) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let route = format!("route add {CLUSTER_V4}/32 via {}", node.v4);
+    cluster.client.batch(&route).unwrap();
+    let (target, unused) = (on(node.v4, 30080), on(CLUSTER_V4, 81));
+    let _traffic = Traffic::new().from(&cluster.client, 10, move || {
+        get(target).unwrap();
+        assert!(get(unused).is_err());
+    });
+    let is_positive = |rate: &Value| rate.as_f64().unwrap() > 0.0;
+    let row = |rows: &Value, is_it: &dyn Fn(&Value) -> bool| {
+        let rows = rows.as_array().unwrap().clone();
+        rows.into_iter().find(|row| is_it(row)).unwrap_or_default()
+    };
+    eventually("there are rates", || {
+        let now = sample(node, "");
+        let service = &now["services"]["rows"][0];
+        assert_eq!(service["service"], "default/web");
+        let address =
+            json!({"kind": "NodePort", "frontend": "192.168.50.1:30080", "protocol": "tcp"});
+        let addresses = service["addresses"].as_array().unwrap();
+        assert!(addresses.contains(&address), "{service}");
+        let is_it = |row: &Value| row["backend"] == "10.244.1.2:9376" && row["protocol"] == "tcp";
+        let backend = row(&now["backends"]["rows"], &is_it);
+        assert_eq!(backend["services"], json!(["default/web"]));
+        let reason = row(&now["counters"], &|row| row["reason"] == "no-port");
+        now["interval_s"] != 0.0
+            && reason["meaning"] == "No Service uses this port of its address."
+            && is_positive(&reason["per_second"])
+            && ["connections", "packets", "bytes"].iter().all(|what| {
+                is_positive(&service["per_second"][what])
+                    && is_positive(&backend["per_second"][what])
+                    && is_positive(&now["totals"][what])
+            })
+    });
+    let rows = |filter: &str| {
+        let now = sample(node, filter);
+        ["services", "backends"].map(|kind| now[kind]["rows"].as_array().unwrap().len())
+    };
+    assert_eq!(rows(""), [1, 8]);
+    assert_eq!(
+        rows("10.244.1.2:9376"),
+        [1, 2],
+        "one over TCP, one over UDP"
+    );
+    assert_eq!(rows("nobody"), [0, 0]);
+    eventually("who asks at once shares a look", || {
+        sample(node, "")["time"] == sample(node, "")["time"]
+    });
+}
+
+#[test]
+fn page_explains_as_the_command_does() {
+    let Some(cluster) = cluster_with_page("pexpl", 1) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let explain = |parameters: &str| ask(node, &format!("/api/explain?{parameters}"), &[]);
+    let (source, target) = ("192.168.50.100:4000", "192.168.50.1:30080");
+    let words = ["explain", source, "tcp", target, "-o", "json"];
+    let command: Value = serde_json::from_str(&on_node(node, &words).unwrap()).unwrap();
+    let question = format!("source={source}&protocol=tcp&destination={target}");
+    let (code, _, body) = explain(&question);
+    assert_eq!(code, 200, "{body}");
+    let page: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(page, command[0]);
+    assert_eq!(page["reason"], "to-backend");
+    for (parameters, complaint) in [
+        ("", "source is missing: write ADDRESS:PORT"),
+        ("source=here", "source \"here\" is not ADDRESS:PORT"),
+        (
+            &format!("source={source}&protocol=icmp"),
+            "protocol \"icmp\" is not tcp or udp",
+        ),
+        (
+            &format!("source={source}&protocol=udp"),
+            "destination is missing",
+        ),
+        (
+            "source=1.1.1.1:1&protocol=udp&destination=[::1]:2",
+            "destination: 1.1.1.1:1 and [::1]:2 are not of one family",
+        ),
+        (
+            &format!("{question}&dev=nope"),
+            "dev: no program is attached to device nope; there are eth0, lxc1",
+        ),
+    ] {
+        let (code, _, body) = explain(parameters);
+        assert_eq!(code, 400, "{parameters}: {body}");
+        assert!(
+            body.starts_with(complaint) && body.lines().count() == 1,
+            "{parameters}: {body}"
+        );
+    }
+}
+
+#[test]
+fn page_only_reads_and_answers_to_its_own_names() {
+    let Some(cluster) = cluster_with_page("guard", 1) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let is_strict = |head: &str| {
+        [
+            "content-security-policy: default-src 'none'; script-src 'self';",
+            "x-content-type-options: nosniff",
+            "referrer-policy: no-referrer",
+            "cache-control: no-store",
+        ]
+        .iter()
+        .all(|line| head.contains(line))
+    };
+    let paths = ["/", "/page.css", "/page.js", "/api/sample"];
+    for path in paths {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+            let (code, head, _) = ask(node, path, &["--request", method]);
+            assert_eq!(code, 405, "{method} {path}");
+            assert!(is_strict(&head), "{head}");
+        }
+        let (code, head, body) = ask(node, path, &["--head"]);
+        assert_eq!((code, body.as_str()), (200, ""), "{path}");
+        assert!(is_strict(&head), "{head}");
+        for host in [
+            "attacker.example",
+            "127.0.0.1.attacker.example:10254",
+            "n2",
+            "",
+        ] {
+            let (code, head, body) = ask(node, path, &["--header", &format!("Host: {host}")]);
+            assert_eq!(code, 421, "{host}{path}: {body}");
+            assert!(
+                is_strict(&head) && body.contains("as localhost or as n1"),
+                "{head} {body}"
+            );
+        }
+        for host in ["localhost:10254", "n1:10254", "[::1]:10254", "192.168.50.1"] {
+            let (code, head, _) = ask(node, path, &["--header", &format!("Host: {host}")]);
+            assert_eq!(code, 200, "{host}{path}");
+            assert!(is_strict(&head), "{head}");
+        }
+    }
+    let (code, head, _) = ask(node, "/etc/passwd", &[]);
+    assert_eq!(code, 404);
+    assert!(is_strict(&head), "{head}");
+}
+
+#[test]
+fn page_is_off_unless_asked_for_and_warns_off_loopback() {
+    let Some(mut cluster) = cluster("off", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let address = on([127, 0, 0, 1], 10254);
+    let is_served = |cluster: &Cluster| {
+        let connect = move || std::net::TcpStream::connect(address).is_ok();
+        cluster.nodes[0].netns.run(connect)
+    };
+    assert!(!is_served(&cluster));
+    for (bind, is_warned) in [(PAGE, false), ("0.0.0.0:10254", true)] {
+        cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
+        let options = ["--page-bind-address", bind];
+        cluster.start_agent_with(0, &options).unwrap();
+        eventually("it is served", || is_served(&cluster));
+        let log = cluster.nodes[0].agent.as_ref().unwrap().log();
+        assert_eq!(log.contains("is not on loopback"), is_warned, "{log}");
+    }
+}
+
+/// A browser in a node's namespace, driven by the WebDriver protocol, and ended on drop.
+struct Browser<'a> {
+    node: &'a Node,
+    session: String,
+    _driver: Process,
+    _folder: TempDir,
+}
+
+impl<'a> Browser<'a> {
+    fn start(node: &'a Node) -> Self {
+        let mut command = node.netns.command("chromedriver", None);
+        command.arg("--port=0");
+        let driver = Process::start(command, "started successfully on port").unwrap();
+        let log = driver.log();
+        let port = log.split("successfully on port ").nth(1).unwrap();
+        let port: u16 = port.split('.').next().unwrap().parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--user-data-dir={}", folder.path().display()),
+        ];
+        let mut browser = Self {
+            node,
+            session: format!("http://127.0.0.1:{port}/session"),
+            _driver: driver,
+            _folder: folder,
+        };
+        let options = json!({
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"browser": "ALL"},
+        });
+        let made = browser.post("", &json!({"capabilities": {"alwaysMatch": options}}));
+        browser.session = format!(
+            "{}/{}",
+            browser.session,
+            made["sessionId"].as_str().unwrap()
+        );
+        browser
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let url = format!("{}{path}", self.session);
+        let output = curl(self.node, &["--json", &body.to_string(), &url]);
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let value = answer["value"].clone();
+        assert!(value.get("error").is_none(), "{path} {body}: {value}");
+        value
+    }
+
+    fn run(&self, script: &str) -> Value {
+        self.post("/execute/sync", &json!({"script": script, "args": []}))
+    }
+
+    fn text(&self, selector: &str) -> String {
+        let script = format!("return document.querySelector('{selector}')?.textContent ?? ''");
+        self.run(&script).as_str().unwrap().into()
+    }
+
+    fn element(&self, selector: &str, action: &str, body: &Value) {
+        let found = self.post(
+            "/element",
+            &json!({"using": "css selector", "value": selector}),
+        );
+        let id = found.as_object().unwrap().values().next().unwrap();
+        self.post(&format!("/element/{}/{action}", id.as_str().unwrap()), body);
+    }
+
+    fn enter(&self, selector: &str, text: &str) {
+        self.element(selector, "value", &json!({"text": text}));
+    }
+
+    fn click(&self, selector: &str) {
+        self.element(selector, "click", &json!({}));
+    }
+
+    fn chrome(&self, command: &str, parameters: Value) -> Value {
+        let body = json!({"cmd": command, "params": parameters});
+        self.post("/goog/cdp/execute", &body)
+    }
+
+    fn resize(&self, width: u32) {
+        let metrics = json!({
+            "width": width, "height": 900, "deviceScaleFactor": 2, "mobile": width < 500,
+        });
+        self.chrome("Emulation.setDeviceMetricsOverride", metrics);
+    }
+
+    fn prefer(&self, scheme: &str) {
+        let feature = json!({"name": "prefers-color-scheme", "value": scheme});
+        self.chrome("Emulation.setEmulatedMedia", json!({"features": [feature]}));
+    }
+
+    /// All of the page, as `target/screenshots/NAME.png`.
+    fn shoot(&self, name: &str) {
+        let shot = self.chrome(
+            "Page.captureScreenshot",
+            json!({"captureBeyondViewport": true}),
+        );
+        let image = BASE64_STANDARD
+            .decode(shot["data"].as_str().unwrap())
+            .unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/screenshots");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{name}.png")), image).unwrap();
+    }
+}
+
+impl Drop for Browser<'_> {
+    fn drop(&mut self) {
+        curl(self.node, &["--request", "DELETE", &self.session]);
+    }
+}
+
+/// Further Services on these pods: one as usual, and one that admits nobody who is here.
+fn write_more(cluster: &Cluster, pods: &[(u8, u8)]) {
+    for (name, host, more) in [
+        ("cart", 20, ""),
+        (
+            "ledger",
+            30,
+            "  loadBalancerSourceRanges: [198.51.100.0/24]\n",
+        ),
+    ] {
+        let service = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: {name}}}\n\
+             spec:\n  clusterIP: 10.96.0.{host}\n  type: LoadBalancer\n{more}  ports:\n  \
+             - {{name: http, port: 80}}\n  - {{name: echo, port: 7, protocol: UDP}}\n\
+             status: {{loadBalancer: {{ingress: [{{ip: 203.0.113.{host}}}]}}}}\n"
+        );
+        cluster.write(&format!("{name}.yaml"), &service).unwrap();
+        let slices = slices(pods)
+            .replace("service-name: web", &format!("service-name: {name}"))
+            .replace("name: web", &format!("namespace: shop\n  name: {name}"));
+        let file = format!("{name}-slices.yaml");
+        cluster.write(&file, &slices).unwrap();
+    }
+}
+
+#[test]
+fn page_draws_rates_and_explains_in_a_browser() {
+    const NAME: &str = "page_draws_rates_and_explains_in_a_browser";
+    for program in ["chromium", "chromedriver"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            println!("SKIPPED: {NAME}: there is no {program}");
+            return;
+        }
+    }
+    let Some(cluster) = cluster_with_page("brows", 3) else {
+        return;
+    };
+    write_more(&cluster, &[(1, 1), (1, 2)]);
+    let node = &cluster.nodes[0];
+    eventually("all of them are served", || {
+        let backends = sample(node, "shop/ledger")["backends"]["rows"].take();
+        backends.as_array().unwrap().len() == 4
+    });
+    let client = &cluster.client;
+    let route = format!("route add 10.96.0.0/16 via {}", node.v4);
+    client.batch(&route).unwrap();
+    let (web, cart, unused) = (
+        on(node.v4, 30080),
+        on([203, 0, 113, 20], 80),
+        on(CLUSTER_V4, 81),
+    );
+    let ledger = on([203, 0, 113, 30], 7);
+    let _traffic = Traffic::new()
+        .from(client, 15, move || drop(get(web).unwrap()))
+        .from(client, 60, move || drop(get(cart).unwrap()))
+        .from(client, 200, move || assert!(get(unused).is_err()))
+        .from(client, 150, move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(b"x", ledger).unwrap();
+        });
+
+    let browser = Browser::start(node);
+    browser.prefer("light");
+    browser.resize(1360);
+    browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
+    eventually("a rate of the service", || {
+        let rate = browser.text("#services tbody tr:first-child .rate .value");
+        browser.text("#state") == "In sync"
+            && browser.text("#services tbody .name") == "default/web"
+            && !["", "0", "–"].contains(&rate.as_str())
+    });
+    eventually("the reasons", || {
+        browser
+            .text("#reasons")
+            .contains("No Service uses this port")
+    });
+    assert!(browser.text("#backends").contains("10.244.1.2:9376"));
+
+    eventually("a line of the last seconds", || {
+        let script = "return document.querySelector('#services .rate .line').points.length";
+        browser.run(script).as_u64().unwrap() > 4
+    });
+
+    browser.enter("[name=source]", "192.168.50.100");
+    browser.enter("[name=destination]", "192.168.50.1:30080");
+    browser.click("#explain button");
+    eventually("what is wrong with the question", || {
+        browser
+            .text("#explanation")
+            .starts_with("source \"192.168.50.100\" is not ADDRESS:PORT")
+    });
+    browser.enter("[name=source]", ":4000");
+    browser.click("#explain button");
+    eventually("the steps", || {
+        let steps = browser.text("#explanation ol");
+        steps.contains("is NodePort of Service default/web")
+            && browser
+                .text("#explanation .verdict")
+                .starts_with("to-backend")
+    });
+
+    for width in [1360, 390] {
+        browser.resize(width);
+        let mut grounds = ["light", "dark"].map(|scheme| {
+            browser.prefer(scheme);
+            browser.shoot(&format!("page-{scheme}-{width}"));
+            browser.run("return getComputedStyle(document.body).backgroundColor")
+        });
+        grounds.sort_by_key(Value::to_string);
+        assert_ne!(grounds[0], grounds[1], "one for each scheme");
+        let script =
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.run(script), 0, "nothing is wider than {width}");
+    }
+
+    browser.enter("#filter", "nobody");
+    eventually("nothing is left", || {
+        browser.text("#services + .empty") == "No service contains “nobody”."
+    });
+    let mut complaints = browser.post("/se/log", &json!({"type": "browser"}));
+    // The refused question is one.
+    let is_ours = |row: &Value| row["source"] != "network";
+    complaints.as_array_mut().unwrap().retain(is_ours);
+    assert_eq!(complaints, json!([]), "what the browser complains about");
+
+    let agent = node.agent.as_ref().unwrap();
+    agent.signal(Signal::SIGTERM).unwrap();
+    eventually("that the agent is gone is told", || {
+        browser.text("#state").starts_with("Agent unreachable")
+    });
+    browser.shoot("page-unreachable");
+}

@@ -1,0 +1,108 @@
+//! What happens a second, by two samples.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{Backend, Counter, Sample, Service};
+
+/// Increase of traffic a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Rate {
+    pub(crate) connections: f64,
+    pub(crate) packets: f64,
+    pub(crate) bytes: f64,
+}
+
+/// Increase of everything together, a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Totals {
+    #[serde(flatten)]
+    pub(crate) traffic: Rate,
+    pub(crate) drops: f64,
+}
+
+/// New connections, packets and bytes.
+type Counts = [u64; 3];
+
+/// Increases since an earlier sample, for each row of a later one. Zero for what was not there
+/// before, and for what began anew.
+pub(crate) struct Rates<'a> {
+    seconds: f64,
+    services: HashMap<&'a str, Counts>,
+    backends: HashMap<(&'a str, &'a str), Counts>,
+    reasons: HashMap<&'a str, u64>,
+}
+
+fn of_service(row: &Service) -> Counts {
+    [row.connections, row.packets, row.bytes]
+}
+
+fn of_backend(row: &Backend) -> Counts {
+    [row.connections, row.packets, row.bytes]
+}
+
+fn key(row: &Backend) -> (&str, &str) {
+    (&row.backend, row.protocol)
+}
+
+impl<'a> Rates<'a> {
+    pub(crate) fn new(before: &'a Sample, now: &Sample) -> Self {
+        let services = before.services.iter();
+        let backends = before.backends.iter();
+        let reasons = before.counters.iter();
+        Self {
+            seconds: now.seconds_since(before),
+            services: services
+                .map(|row| (row.service.as_str(), of_service(row)))
+                .collect(),
+            backends: backends.map(|row| (key(row), of_backend(row))).collect(),
+            reasons: reasons.map(|row| (row.reason, row.count)).collect(),
+        }
+    }
+
+    fn rate(&self, before: u64, now: u64) -> f64 {
+        match self.seconds > 0.0 {
+            true => now.saturating_sub(before) as f64 / self.seconds,
+            false => 0.0,
+        }
+    }
+
+    fn traffic(&self, before: Option<&Counts>, now: Counts) -> Rate {
+        let before = before.copied().unwrap_or(now);
+        let [connections, packets, bytes] =
+            [0, 1, 2].map(|at: usize| self.rate(before[at], now[at]));
+        Rate {
+            connections,
+            packets,
+            bytes,
+        }
+    }
+
+    pub(crate) fn service(&self, row: &Service) -> Rate {
+        self.traffic(self.services.get(row.service.as_str()), of_service(row))
+    }
+
+    pub(crate) fn backend(&self, row: &Backend) -> Rate {
+        self.traffic(self.backends.get(&key(row)), of_backend(row))
+    }
+
+    /// A reason that was not listed before was not given before.
+    pub(crate) fn reason(&self, row: &Counter) -> f64 {
+        let before = self.reasons.get(row.reason).copied();
+        self.rate(before.unwrap_or(0), row.count)
+    }
+
+    /// All services together, and all drops.
+    pub(crate) fn totals(&self, now: &Sample) -> Totals {
+        let mut totals = Totals::default();
+        for rate in now.services.iter().map(|row| self.service(row)) {
+            totals.traffic.connections += rate.connections;
+            totals.traffic.packets += rate.packets;
+            totals.traffic.bytes += rate.bytes;
+        }
+        let drops = now.counters.iter().filter(|row| row.fate == "drop");
+        totals.drops = drops.map(|row| self.reason(row)).sum();
+        totals
+    }
+}
