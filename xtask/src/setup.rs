@@ -26,7 +26,7 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 const DEBIAN_PACKAGES: &str = "rustc-web rust-web-src rust-web-clippy llvm-22-dev \
     libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev";
 /// What the demo and the tests call, and the package it is in.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 9] = [
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/ethtool", "ethtool"),
@@ -34,6 +34,8 @@ const TOOLS: [(&str, &str); 7] = [
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/ipset", "ipset"),
     ("/usr/bin/tmux", "tmux"),
+    ("/usr/bin/chromium", "chromium"),
+    ("/usr/bin/chromedriver", "chromium-driver"),
 ];
 const BPF_FS: &str = "/sys/fs/bpf";
 

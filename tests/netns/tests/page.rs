@@ -308,6 +308,8 @@ impl<'a> Browser<'a> {
         let options = json!({
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
+            // The page that a tab has at first asks for names that nobody here resolves.
+            "pageLoadStrategy": "none",
         });
         let made = browser.post("", &json!({"capabilities": {"alwaysMatch": options}}));
         browser.session = format!(
@@ -391,13 +393,14 @@ impl Drop for Browser<'_> {
     }
 }
 
-/// Further Services on these pods: one as usual, and one that admits nobody who is here.
-fn write_more(cluster: &Cluster, pods: &[(u8, u8)]) {
-    for (name, host, more) in [
-        ("cart", 20, ""),
+/// Two more Services: one as usual, and one that admits nobody who is here.
+fn write_more(cluster: &Cluster) {
+    for (name, host, pods, more) in [
+        ("cart", 20, &[(1, 3), (1, 4)][..], ""),
         (
             "ledger",
             30,
+            &[(1, 5)],
             "  loadBalancerSourceRanges: [198.51.100.0/24]\n",
         ),
     ] {
@@ -425,14 +428,17 @@ fn page_draws_rates_and_explains_in_a_browser() {
             return;
         }
     }
-    let Some(cluster) = cluster_with_page("brows", 3) else {
+    let Some(cluster) = cluster_with_page("brows", 5) else {
         return;
     };
-    write_more(&cluster, &[(1, 1), (1, 2)]);
+    write_more(&cluster);
+    cluster
+        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+        .unwrap();
     let node = &cluster.nodes[0];
     eventually("all of them are served", || {
         let backends = sample(node, "shop/ledger")["backends"]["rows"].take();
-        backends.as_array().unwrap().len() == 4
+        backends.as_array().unwrap().len() == 2
     });
     let client = &cluster.client;
     let route = format!("route add 10.96.0.0/16 via {}", node.v4);
@@ -453,9 +459,9 @@ fn page_draws_rates_and_explains_in_a_browser() {
         });
 
     let browser = Browser::start(node);
+    browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
     browser.prefer("light");
     browser.resize(1360);
-    browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
     eventually("a rate of the service", || {
         let rate = browser.text("#services tbody tr:first-child .rate .value");
         browser.text("#state") == "In sync"

@@ -1,7 +1,7 @@
 //! Samples as rows with their rates, for those who look again and again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -67,6 +67,25 @@ struct Addressed {
     addresses: BTreeSet<Address>,
 }
 
+#[derive(Serialize)]
+struct Shared {
+    #[serde(flatten)]
+    backend: Backend,
+    /// By service: its part of what it and its peers got, in percent; none if that is nothing.
+    shares: BTreeMap<String, Option<f64>>,
+}
+
+/// Backends of one service, protocol, family and port: these share out connections.
+type Peers<'a> = (&'a str, &'static str, bool, &'a str);
+
+fn peers<'a>(row: &'a Backend, service: &'a str) -> Peers<'a> {
+    let port = row.backend.rsplit(':').next().unwrap_or_default();
+    (service, row.protocol, row.backend.starts_with('['), port)
+}
+
+/// Connections of all peers together.
+struct Sums<'a>(HashMap<Peers<'a>, u64>);
+
 /// The busiest rows of those that are asked for.
 #[derive(Serialize)]
 struct Rows<T> {
@@ -84,7 +103,7 @@ pub(super) struct Drawing {
     agent: Option<Report>,
     totals: Totals,
     services: Rows<Addressed>,
-    backends: Rows<Backend>,
+    backends: Rows<Shared>,
     counters: Vec<Rated<Counter, f64>>,
     maps: Vec<Fill>,
 }
@@ -140,10 +159,14 @@ impl Looks {
             per_second: rates.service(row),
             row: addressed(row),
         });
+        let sums = Sums::new(&sample.backends);
         let backends = sample.backends.iter().filter(|row| contains(row, filter));
         let backends = backends.map(|row| Rated {
             per_second: rates.backend(row),
-            row: row.clone(),
+            row: Shared {
+                backend: row.clone(),
+                shares: sums.of(row),
+            },
         });
         let counters = sample.counters.iter().map(|row| Rated {
             per_second: rates.reason(row),
@@ -162,6 +185,27 @@ impl Looks {
     }
 }
 
+impl<'a> Sums<'a> {
+    fn new(backends: &'a [Backend]) -> Self {
+        let mut sums = HashMap::new();
+        for row in backends {
+            for service in &row.services {
+                *sums.entry(peers(row, service)).or_default() += row.connections;
+            }
+        }
+        Self(sums)
+    }
+
+    fn of(&self, row: &Backend) -> BTreeMap<String, Option<f64>> {
+        let shares = row.services.iter().map(|service| {
+            let sum = self.0.get(&peers(row, service)).filter(|sum| **sum > 0);
+            let share = sum.map(|sum| row.connections as f64 * 100.0 / *sum as f64);
+            (service.clone(), share)
+        });
+        shares.collect()
+    }
+}
+
 impl Addressed {
     fn contains(&self, filter: &str) -> bool {
         let addresses = self.addresses.iter().map(|address| &address.frontend);
@@ -177,7 +221,32 @@ fn contains(backend: &Backend, filter: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST, Rate, Rated, Rows};
+    use super::{Backend, MOST, Rate, Rated, Rows, Sums};
+
+    #[test]
+    fn shares_are_among_those_who_could_have_been_chosen() {
+        let backend = |protocol, backend: &str, connections| Backend {
+            id: 1,
+            protocol,
+            backend: backend.into(),
+            node: "this",
+            services: vec!["default/web".into()],
+            connections,
+            packets: 0,
+            bytes: 0,
+        };
+        let rows = [
+            backend("tcp", "10.0.0.1:80", 30),
+            backend("tcp", "10.0.0.2:80", 10),
+            backend("tcp", "10.0.0.2:81", 7),
+            backend("tcp", "[fd00::1]:80", 7),
+            backend("udp", "10.0.0.1:80", 0),
+        ];
+        let sums = Sums::new(&rows);
+        let shares = rows.each_ref().map(|row| sums.of(row)["default/web"]);
+        let all = Some(100.0);
+        assert_eq!(shares, [Some(75.0), Some(25.0), all, all, None]);
+    }
 
     #[test]
     fn busiest_rows_stay_and_the_rest_is_counted() {

@@ -73,7 +73,7 @@ class Spark {
     const history = histories.get(key) ?? [];
     const most = Math.max(1, ...history.map((point) => point.value));
     const at = ({ time: when, value }) =>
-      [100 - ((time - when) * 100) / WINDOW_MS, 19 - (value * 18) / most];
+      [100 - ((time - when) * 100) / WINDOW_MS, 19 - (value * 17) / most];
     const points = history.map(at);
     this.line.setAttribute("points", points.join(" "));
     const [first, last] = [points.at(0), points.at(-1)];
@@ -108,12 +108,10 @@ class Bar {
     this.node.append(track, this.number);
   }
 
-  draw(part, whole) {
-    const percent = whole > 0 ? (part * 100) / whole : 0;
-    this.full.style.width = `${percent}%`;
-    const shown = percent > 0 && percent < 1 ? "< 1" : percent.toFixed(0);
-    write(this.number, whole > 0 ? `${shown} %` : "–");
-    return percent;
+  draw(percent) {
+    this.full.style.width = `${percent ?? 0}%`;
+    const shown = percent > 0 && percent < 1 ? "< 1" : percent?.toFixed(0);
+    write(this.number, shown ? `${shown} %` : "–");
   }
 }
 
@@ -158,7 +156,7 @@ function heading(className, scope = "row") {
   return node;
 }
 
-function explainEmptiness(table, { rows, more }, kind, nothing) {
+function drawEmptiness(table, { rows, more }, kind, nothing) {
   const text = rows.length > 0 ? "" : filter.value ? `No ${kind} contains “${filter.value}”.` : nothing;
   const left = more > 0 ? `${more} more: these are the busiest. Filter to see others.` : "";
   table.hidden = rows.length === 0;
@@ -175,20 +173,19 @@ const TOTALS = [
 ];
 
 function drawTotals(now) {
-  const make = ([, title]) => {
+  const make = ([name, title]) => {
     const node = element("div");
     const number = element("span");
-    const value = element("dd");
+    const value = element("dd", name === "drops" ? "drop" : "");
     const spark = new Spark();
     value.append(number, spark.node);
     node.append(element("dt", "", title), value);
-    return { node, number, spark };
+    return { node, value, number, spark };
   };
-  const draw = ({ number, spark }, [name]) => {
-    const value = now.totals[name];
-    write(number, now.interval_s > 0 ? short(value) : "–");
-    number.classList.toggle("bad", name === "drops" && value > 0);
-    spark.node.classList.toggle("bad", name === "drops");
+  const draw = ({ value, number, spark }, [name]) => {
+    const rate = now.totals[name];
+    write(number, now.interval_s > 0 ? short(rate) : "–");
+    value.classList.toggle("busy", rate > 0);
     spark.draw(`total ${name}`, Date.parse(now.time));
   };
   drawRows(find("#totals"), TOTALS, ([name]) => name, make, draw);
@@ -272,12 +269,12 @@ function drawServices(now) {
   const table = find("#services");
   const items = now.services.rows.toSorted(order);
   drawRows(table.tBodies[0], items, (item) => item.service, make, draw);
-  explainEmptiness(table, now.services, "service", "No Service is programmed on this node yet.");
+  drawEmptiness(table, now.services, "service", "No Service is programmed on this node yet.");
 }
 
 // Backends
 
-/** Backends that share out connections: of one service, protocol, port and family. */
+/** Backends that share out connections. */
 function peers(backends) {
   const groups = new Map();
   for (const backend of backends) {
@@ -287,39 +284,57 @@ function peers(backends) {
     const services = backend.services.length > 0 ? backend.services : ["No Service any more"];
     for (const service of services) {
       const key = `${service} ${what}`;
-      const group = groups.get(key) ?? { key, service, what, backends: [], connections: 0 };
+      const group = groups.get(key) ?? { key, service, what, backends: [] };
       group.backends.push(backend);
-      group.connections += backend.connections;
       groups.set(key, group);
     }
   }
   return [...groups.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
 }
 
+/** Those that nobody uses are closed, unless somebody opens them. */
+function setOpen({ node, toggle }, isOpen) {
+  node.className = isOpen ? "" : "closed";
+  toggle.setAttribute("aria-expanded", isOpen);
+}
+
 function drawBackends(now) {
   const makeGroup = ({ service, what }) => {
     const node = element("tbody");
     const title = heading("", "rowgroup");
-    title.colSpan = 5;
-    title.append(element("span", "", `${service} `), element("span", "soft", what));
+    title.colSpan = 4;
+    const toggle = element("button");
+    toggle.type = "button";
+    const count = element("span", "soft");
+    toggle.append(element("span", "name", service), element("span", "soft", what), count);
+    title.append(toggle);
     const line = row([title]);
     line.className = "group";
     node.append(line);
-    return { node };
+    const parts = { node, toggle, count, isChosen: false };
+    toggle.addEventListener("click", () => {
+      parts.isChosen = true;
+      setOpen(parts, node.className === "closed");
+    });
+    return parts;
   };
   const make = ({ backend }) => {
-    const name = heading("address");
-    name.textContent = backend;
-    const state = cell("soft");
+    const name = heading("");
+    const state = element("span", "soft");
+    name.append(element("span", "address", backend), " ", state);
     const bar = new Bar();
     const connections = cell("number wide");
     const packets = cell("number");
-    return { node: row([name, state, cell("", bar.node), connections, packets]), state, bar, connections, packets };
+    return { node: row([name, cell("", bar.node), connections, packets]), state, bar, connections, packets };
   };
-  const drawGroup = ({ node }, group) => {
-    const draw = (parts, { services, node: where, connections, per_second }) => {
-      write(parts.state, services.length > 0 ? `${where} node` : "leaving");
-      parts.bar.draw(connections, group.connections);
+  const drawGroup = (parts, group) => {
+    const { node, count, isChosen } = parts;
+    if (!isChosen) setOpen(parts, group.backends.some(({ connections }) => connections > 0));
+    const isOne = group.backends.length === 1;
+    write(count, `${group.backends.length} ${isOne ? "backend" : "backends"}`);
+    const draw = (parts, { services, node: where, shares, connections, per_second }) => {
+      write(parts.state, services.length > 0 ? `on ${where} node` : "leaving");
+      parts.bar.draw(shares[group.service]);
       write(parts.connections, short(connections));
       write(parts.packets, now.interval_s > 0 ? short(per_second.packets) : "–");
     };
@@ -328,7 +343,7 @@ function drawBackends(now) {
   };
   const table = find("#backends");
   drawRows(table, peers(now.backends.rows), (group) => group.key, makeGroup, drawGroup);
-  explainEmptiness(table, now.backends, "backend", "No Service has a backend yet.");
+  drawEmptiness(table, now.backends, "backend", "No Service has a backend yet.");
 }
 
 // Reasons and maps
@@ -339,7 +354,7 @@ function drawReasons(now) {
     name.append(element("span", "", reason), element("span", `soft fate ${fate}`, fate), element("p", "soft", meaning));
     const count = cell("number");
     const rate = new Rate();
-    return { node: row([name, count, cell("number", rate.node)]), count, rate };
+    return { node: row([name, count, cell(`number ${fate}`, rate.node)]), count, rate };
   };
   const draw = (parts, { reason, count, per_second }) => {
     write(parts.count, short(count));
@@ -358,11 +373,12 @@ function drawMaps(now) {
     name.textContent = map;
     const bar = new Bar();
     const entries = cell("number");
-    const capacity = cell("number");
+    const capacity = cell("number wide");
     return { node: row([name, cell("", bar.node), entries, capacity]), bar, entries, capacity };
   };
   const draw = ({ bar, entries, capacity }, fill) => {
-    const percent = bar.draw(fill.entries, fill.capacity);
+    const percent = (fill.entries * 100) / fill.capacity;
+    bar.draw(percent);
     bar.node.classList.toggle("warn", percent >= 80 && percent < 95);
     bar.node.classList.toggle("bad", percent >= 95);
     write(entries, short(fill.entries));
@@ -425,15 +441,12 @@ let timer;
 let request = 0;
 
 async function ask(path, parameters) {
-  const answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, {
-    signal: AbortSignal.timeout(GIVE_UP_MS),
+  const url = `${path}?${new URLSearchParams(parameters)}`;
+  const answer = await fetch(url, { signal: AbortSignal.timeout(GIVE_UP_MS) }).catch(() => {
+    throw new Error("Agent unreachable");
   });
   if (!answer.ok) throw new Error((await answer.text()).trim());
   return answer.json();
-}
-
-function isUnreachable(error) {
-  return error instanceof TypeError || error.name === "TimeoutError";
 }
 
 async function look() {
@@ -450,7 +463,7 @@ async function look() {
     if (mine !== request) return;
     find("main").classList.add("stale");
     const since = last ? `; what you see is of ${new Date(last.time).toLocaleTimeString()}` : "";
-    say("bad", isUnreachable(error) ? `Agent unreachable${since}` : error.message);
+    say("bad", error.message + since);
   }
   if (!document.hidden) timer = setTimeout(look, POLL_MS);
 }
@@ -477,8 +490,7 @@ async function explain(event) {
   try {
     drawExplanation(await ask("api/explain", new FormData(form)));
   } catch (error) {
-    const text = isUnreachable(error) ? "The agent cannot be reached." : error.message;
-    find("#explanation").replaceChildren(element("p", "verdict error", text));
+    find("#explanation").replaceChildren(element("p", "verdict error", error.message));
   }
   button.disabled = false;
 }

@@ -106,3 +106,49 @@ impl<'a> Rates<'a> {
         totals
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::{Rate, Rates};
+    use crate::view::{Counter, Sample, Service};
+
+    fn sample(second: i64, services: &[(&str, u64)], drops: Option<u64>) -> Sample {
+        let services = services.iter().map(|(name, packets)| Service {
+            service: (*name).into(),
+            packets: *packets,
+            ..Service::default()
+        });
+        let counters = drops.into_iter().map(|count| Counter {
+            fate: "drop",
+            reason: "spoofed",
+            count,
+            meaning: "",
+        });
+        Sample {
+            time: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second),
+            agent: None,
+            services: services.collect(),
+            backends: Vec::new(),
+            counters: counters.collect(),
+            maps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_new_counts_from_now_on_but_reasons_at_once() {
+        let before = sample(0, &[("old", 10), ("reset", 10)], None);
+        let now = sample(2, &[("new", 100), ("old", 40), ("reset", 3)], Some(8));
+        let rates = Rates::new(&before, &now);
+        let services = now.services.iter().map(|row| rates.service(row).packets);
+        assert_eq!(services.collect::<Vec<f64>>(), [0.0, 15.0, 0.0]);
+        assert_eq!(rates.reason(&now.counters[0]), 4.0);
+        let totals = rates.totals(&now);
+        assert_eq!((totals.traffic.packets, totals.drops), (15.0, 4.0));
+
+        let first = Rates::new(&now, &now);
+        assert_eq!(first.service(&now.services[0]), Rate::default());
+        assert_eq!(first.totals(&now).drops, 0.0);
+    }
+}
