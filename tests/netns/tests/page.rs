@@ -5,7 +5,7 @@ mod common;
 
 use std::{
     fs,
-    net::UdpSocket,
+    net::{TcpStream, UdpSocket},
     path::Path,
     process::{Command, Output},
     sync::{
@@ -257,7 +257,7 @@ fn page_is_off_unless_asked_for_and_warns_off_loopback() {
     };
     let address = on([127, 0, 0, 1], 10254);
     let is_served = |cluster: &Cluster| {
-        let connect = move || std::net::TcpStream::connect(address).is_ok();
+        let connect = move || TcpStream::connect(address).is_ok();
         cluster.nodes[0].netns.run(connect)
     };
     assert!(!is_served(&cluster));
@@ -266,7 +266,12 @@ fn page_is_off_unless_asked_for_and_warns_off_loopback() {
         let options = ["--page-bind-address", bind];
         cluster.start_agent_with(0, &options).unwrap();
         eventually("it is served", || is_served(&cluster));
-        let log = cluster.nodes[0].agent.as_ref().unwrap().log();
+        let agent = cluster.nodes[0].agent.as_ref().unwrap();
+        agent.signal(Signal::SIGTERM).unwrap();
+        eventually("it says all it has to say", || {
+            agent.log().contains("stopped;")
+        });
+        let log = agent.log();
         assert_eq!(log.contains("is not on loopback"), is_warned, "{log}");
     }
 }
@@ -281,13 +286,13 @@ struct Browser<'a> {
 
 impl<'a> Browser<'a> {
     fn start(node: &'a Node) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let mut command = node.netns.command("chromedriver", None);
-        command.arg("--port=0");
+        command.arg("--port=0").env("TMPDIR", folder.path());
         let driver = Process::start(command, "started successfully on port").unwrap();
         let log = driver.log();
         let port = log.split("successfully on port ").nth(1).unwrap();
         let port: u16 = port.split('.').next().unwrap().parse().unwrap();
-        let folder = tempfile::tempdir().unwrap();
         let arguments = [
             "--headless",
             "--no-sandbox",
@@ -297,7 +302,10 @@ impl<'a> Browser<'a> {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            &format!("--user-data-dir={}", folder.path().display()),
+            &format!(
+                "--user-data-dir={}",
+                folder.path().join("profile").display()
+            ),
         ];
         let mut browser = Self {
             node,

@@ -150,8 +150,8 @@ function cell(className, content) {
   return node;
 }
 
-function heading(className, scope = "row") {
-  const node = element("th", className);
+function heading(scope = "row") {
+  const node = element("th");
   node.scope = scope;
   return node;
 }
@@ -249,7 +249,7 @@ class Addresses {
 
 function drawServices(now) {
   const make = ({ service }) => {
-    const name = heading("");
+    const name = heading();
     const addresses = new Addresses();
     name.append(element("span", "name", service), addresses.node);
     const backends = cell("number wide");
@@ -301,7 +301,7 @@ function setOpen({ node, toggle }, isOpen) {
 function drawBackends(now) {
   const makeGroup = ({ service, what }) => {
     const node = element("tbody");
-    const title = heading("", "rowgroup");
+    const title = heading("rowgroup");
     title.colSpan = 4;
     const toggle = element("button");
     toggle.type = "button";
@@ -319,7 +319,7 @@ function drawBackends(now) {
     return parts;
   };
   const make = ({ backend }) => {
-    const name = heading("");
+    const name = heading();
     const state = element("span", "soft");
     name.append(element("span", "address", backend), " ", state);
     const bar = new Bar();
@@ -350,7 +350,7 @@ function drawBackends(now) {
 
 function drawReasons(now) {
   const make = ({ reason, fate, meaning }) => {
-    const name = heading("");
+    const name = heading();
     name.append(element("span", "", reason), element("span", `soft fate ${fate}`, fate), element("p", "soft", meaning));
     const count = cell("number");
     const rate = new Rate();
@@ -369,7 +369,7 @@ function drawReasons(now) {
 
 function drawMaps(now) {
   const make = ({ map }) => {
-    const name = heading("");
+    const name = heading();
     name.textContent = map;
     const bar = new Bar();
     const entries = cell("number");

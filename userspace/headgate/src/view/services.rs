@@ -42,8 +42,8 @@ pub(crate) struct Frontend {
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Address {
     pub(crate) kind: &'static str,
-    pub(crate) frontend: String,
     pub(crate) protocol: &'static str,
+    pub(crate) frontend: String,
 }
 
 /// Where connections go.
@@ -152,8 +152,8 @@ impl View {
             let service = self.service_name(entry.outside);
             addresses.entry(service).or_default().insert(Address {
                 kind: kind(&entry),
-                frontend: endpoint(key.address, key.port),
                 protocol: protocol(key.protocol),
+                frontend: endpoint(key.address, key.port),
             });
         }
         Ok(addresses)
