@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 
 use crate::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, Event,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, MonitorEntry,
-    RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, ListenerKey, MemberKey,
+    MonitorEntry, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
 };
 
 macro_rules! layout {
@@ -41,6 +41,7 @@ layout!(MemberKey, 8, service at 0, backend at 4);
 layout!(RangeKey, 20, service at 0, address at 4);
 layout!(FragmentKey, 40, source at 0, destination at 16, id at 32, protocol at 36, zero at 37);
 layout!(FragmentEntry, 4, source_port at 0, destination_port at 2);
+layout!(ListenerKey, 4, port at 0, protocol at 2, family at 3);
 layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
 layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
     snat_port_first at 44, snat_port_last at 46);

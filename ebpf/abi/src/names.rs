@@ -27,6 +27,8 @@ pub const CONNTRACK: &str = "CONNTRACK";
 pub const SOCKETS: &str = "SOCKETS";
 /// `FragmentKey` → `FragmentEntry`, LRU hash. Programs write.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// `ListenerKey` → socket, sock hash. The L7 proxy writes; an entry goes when its socket closes.
+pub const LISTENERS: &str = "LISTENERS";
 /// `Reason` → packets, per-CPU array. Programs write.
 pub const REASONS: &str = "REASONS";
 /// Service id → `Traffic`, per-CPU array. Programs write.
@@ -43,7 +45,7 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 20] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -56,6 +58,7 @@ pub const MAPS: [&str; 19] = [
     CONNTRACK,
     SOCKETS,
     FRAGMENTS,
+    LISTENERS,
     REASONS,
     SERVICE_TRAFFIC,
     BACKEND_TRAFFIC,
@@ -79,6 +82,8 @@ pub const TC_EXTERNAL: &str = "hg_tc_external";
 pub const TC_POD: &str = "hg_tc_pod";
 /// TC egress on external devices.
 pub const TC_EGRESS: &str = "hg_tc_egress";
+/// Socket look-up of the node's network namespace.
+pub const SK_LOOKUP: &str = "hg_sk_lookup";
 /// Socket hooks, each with the name of the cgroup attach type.
 pub const SOCKET_HOOKS: [&str; 8] = [
     "hg_connect4",

@@ -5,6 +5,7 @@
 
 mod baseline;
 mod bytes;
+mod lookup;
 mod maps;
 mod socket;
 mod tables;

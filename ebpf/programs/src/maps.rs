@@ -4,12 +4,13 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, MonitorEntry, RangeKey,
-    Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, ListenerKey, MemberKey, MonitorEntry,
+    RangeKey, Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    names::REPORT_SIZE,
 };
 use headgate_datapath::Notes;
 
@@ -56,6 +57,9 @@ pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
     LruHashMap::with_max_entries(1 << 13, 0);
+
+#[map]
+pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(1 << 10, 0);
 
 #[map]
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::COUNT, 0);

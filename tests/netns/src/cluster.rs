@@ -274,13 +274,18 @@ impl Cluster {
     }
 
     /// The same with capabilities as setpriv(1) writes them, `-all,+net_admin` for example.
-    pub fn start_agent_as(&mut self, index: usize, capabilities: &str) -> Result<()> {
+    pub fn start_agent_as(
+        &mut self,
+        index: usize,
+        capabilities: &str,
+        options: &[&str],
+    ) -> Result<()> {
         let mut command = self.nodes[index].netns.command("setpriv", None);
         command
             .args(["--no-new-privs", "--bounding-set", capabilities])
             .args(["--inh-caps", capabilities])
             .arg(binary("headgate")?);
-        self.start_agent_by(index, command, &[])
+        self.start_agent_by(index, command, options)
     }
 
     fn start_agent_by(

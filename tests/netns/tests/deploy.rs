@@ -77,7 +77,7 @@ fn agent_gets_along_with_its_role_and_capabilities() {
         .map(|name| format!("+{}", name.to_lowercase()))
         .collect();
     cluster
-        .start_agent_as(0, &format!("-all,{}", capabilities.join(",")))
+        .start_agent_as(0, &format!("-all,{}", capabilities.join(",")), &[])
         .unwrap();
     let target = on(node_ip, 30080);
     assert_eq!(pods_over_http(&cluster.client, target), names(&["web-1-1"]));

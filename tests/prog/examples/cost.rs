@@ -36,6 +36,7 @@ fn main() -> Result<()> {
         names::TC_EXTERNAL,
         names::TC_POD,
         names::TC_EGRESS,
+        names::SK_LOOKUP,
         "hg_baseline_pass",
         "hg_baseline_lookup",
     ];

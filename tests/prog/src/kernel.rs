@@ -180,6 +180,8 @@ impl Kernel {
                 self.programs.tc(name)?.info()?
             } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
                 self.programs.xdp(name)?.info()?
+            } else if name == names::SK_LOOKUP {
+                self.programs.lookup(name)?.info()?
             } else {
                 self.programs.socket_hook(name)?.info()?
             };

@@ -8,10 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{
-    CgroupAttachMode, LinkOrder, ProgramFd, SchedClassifier, TcAttachType, XdpMode,
-    links::{FdLink, LinkError},
-    tc::TcAttachOptions,
+use aya::{
+    programs::{
+        CgroupAttachMode, LinkOrder, ProgramFd, ProgramType, SchedClassifier, TcAttachType,
+        XdpMode,
+        links::{FdLink, LinkError},
+        tc::TcAttachOptions,
+    },
+    sys::is_program_supported,
 };
 use headgate_abi::names;
 
@@ -139,6 +143,35 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
     Ok(())
 }
 
+/// Whether the kernel has socket look-up (Linux 5.9, with `CONFIG_INET`).
+pub fn has_lookup() -> Result<bool, Error> {
+    is_program_supported(ProgramType::SkLookup)
+        .map_err(|source| Error::program(names::SK_LOOKUP, source))
+}
+
+/// Attaches the socket look-up to this thread's network namespace, or replaces the program that is
+/// there.
+pub fn attach_lookup(programs: &mut Programs, pins: &Path) -> Result<(), Error> {
+    const NETNS: &str = "/proc/thread-self/ns/net";
+    let program = programs.lookup(names::SK_LOOKUP)?;
+    let path = link_path(pins, names::SK_LOOKUP, "netns")?;
+    let fd = program_fd(names::SK_LOOKUP, program.fd())?;
+    if replace(&path, &fd)? {
+        return Ok(());
+    }
+    let netns = File::open(NETNS).map_err(|source| Error::Open {
+        path: NETNS.into(),
+        source,
+    })?;
+    let id = program
+        .attach(netns)
+        .map_err(|source| Error::program(names::SK_LOOKUP, source))?;
+    let link = program
+        .take_link(id)
+        .map_err(|source| Error::program(names::SK_LOOKUP, source))?;
+    pin(Ok(link.into()), names::SK_LOOKUP, &path)
+}
+
 /// Where cgroup2 is mounted, if it is: not everywhere at the same place.
 pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     let mounts = fs::read_to_string("/proc/mounts")?;
@@ -149,7 +182,7 @@ pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     }))
 }
 
-/// Names of the pinned links: `program@device`.
+/// Names of the pinned links: `program@device`, where a device may also be `cgroup` or `netns`.
 pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(links(pins)) {
         Ok(entries) => entries,

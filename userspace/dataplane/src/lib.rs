@@ -13,11 +13,15 @@ mod probe;
 mod report;
 mod slots;
 mod sockets;
+mod steering;
 mod sys;
 
 pub use apply::Writer;
 pub use array::SharedArray;
-pub use attach::{Attached, Device, attach_cgroup, attach_device, attached, cgroup_root, detach};
+pub use attach::{
+    Attached, Device, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach,
+    has_lookup,
+};
 pub use error::Error;
 pub use foreign::foreign_programs;
 pub use load::{Options, Programs, host_netns_cookie, load};
@@ -25,4 +29,5 @@ pub use maps::{Maps, Usage, pin_folder};
 pub use monitor::Monitor;
 pub use probe::{Probe, Trial, loaded_config};
 pub use report::Report;
+pub use steering::Steering;
 pub use sys::now_s;

@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
+    programs::{CgroupSockAddr, ProgramError, SchedClassifier, SkLookup, Xdp},
 };
 use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
@@ -148,6 +148,17 @@ impl Programs {
     /// A TC program, loaded.
     pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
         let program = self.get::<SchedClassifier>(name)?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(|source| Error::program(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// The socket look-up, loaded.
+    pub fn lookup(&mut self, name: &str) -> Result<&mut SkLookup, Error> {
+        let program = self.get::<SkLookup>(name)?;
         if program.fd().is_err() {
             program
                 .load()

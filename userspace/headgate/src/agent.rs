@@ -6,15 +6,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use headgate_abi::{Addr, DatapathConfig, Port};
 use headgate_control::{
     Inputs, Outputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
 };
 use headgate_datapath::maglev;
 use headgate_dataplane::{
-    Device, Maps, Options as LoadOptions, Programs, Report as ReportMap, Writer, attach_cgroup,
-    attach_device, attached, cgroup_root, detach, host_netns_cookie, load,
+    Device, Maps, Options as LoadOptions, Programs, Report as ReportMap, Steering, Writer,
+    attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach, has_lookup,
+    host_netns_cookie, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
@@ -56,6 +57,10 @@ pub(crate) struct Options {
     /// default: every address of the external devices, and loopback for the node itself
     #[arg(long, value_delimiter = ',', value_parser = parse_node_port_addresses)]
     nodeport_addresses: Vec<NodePortAddresses>,
+    /// User id of the L7 proxy, which may then take connections to any port of this node; needs
+    /// CAP_CHOWN
+    #[arg(long, value_name = "UID")]
+    proxy_user: Option<u32>,
     /// Do not serve `spec.externalIPs`, with which whoever may make Services can take any address
     #[arg(long)]
     no_external_ips: bool,
@@ -305,6 +310,7 @@ fn node_of(options: &Options, facts: &Facts) -> Node {
 struct Hooks {
     pins: PathBuf,
     cgroup: PathBuf,
+    proxy_user: Option<u32>,
     programs: Programs,
     config: DatapathConfig,
     log: Option<JoinHandle<()>>,
@@ -319,6 +325,7 @@ impl Hooks {
                 Some(path) => path.clone(),
                 None => cgroup_root()?.context("cgroup2 is not mounted")?,
             },
+            proxy_user: options.proxy_user,
             programs: load(pins, &load_options(options, config))?,
             config,
             log: None,
@@ -357,6 +364,11 @@ impl Hooks {
 
     fn attach(&mut self, devices: &std::collections::BTreeSet<Device>) -> Result<()> {
         attach_cgroup(&mut self.programs, &self.pins, &self.cgroup)?;
+        if let Some(user) = self.proxy_user
+            && let Err(error) = self.steer(user)
+        {
+            warn!("the L7 proxy gets no connections: {error:#}");
+        }
         for device in devices {
             // A device may go away while we look at it.
             match attach_device(&mut self.programs, &self.pins, device) {
@@ -364,8 +376,11 @@ impl Hooks {
                 Err(error) => warn!(?device, "{error}"),
             }
         }
-        let known =
-            |name: &str| name == "cgroup" || devices.iter().any(|device| device.name() == name);
+        let known = |name: &str| match name {
+            "cgroup" => true,
+            "netns" => self.proxy_user.is_some(),
+            _ => devices.iter().any(|device| device.name() == name),
+        };
         for link in attached(&self.pins)? {
             if let Some((_, device)) = link.split_once('@')
                 && !known(device)
@@ -373,6 +388,17 @@ impl Hooks {
                 detach(&self.pins, device)?;
             }
         }
+        Ok(())
+    }
+
+    /// Lets the proxy of this user have connections.
+    fn steer(&mut self, user: u32) -> Result<()> {
+        ensure!(
+            has_lookup()?,
+            "this kernel has no socket look-up (Linux 5.9)"
+        );
+        attach_lookup(&mut self.programs, &self.pins)?;
+        Steering::allow(&self.pins, user)?;
         Ok(())
     }
 }

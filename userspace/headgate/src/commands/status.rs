@@ -15,7 +15,7 @@ use crate::{
 struct Status<F> {
     agent: Option<Report>,
     kernel: String,
-    /// Programs by device; those of sockets by `cgroup`.
+    /// Programs by device; those of sockets by `cgroup` and `netns`.
     hooks: BTreeMap<String, Vec<String>>,
     maps: Vec<F>,
     counters: Vec<Counter>,

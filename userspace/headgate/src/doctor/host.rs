@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use headgate_abi::names;
-use headgate_dataplane::{Error, Options, cgroup_root, load, pin_folder};
+use headgate_dataplane::{Error, Options, cgroup_root, has_lookup, load, pin_folder};
 use nix::sys::{
     statfs::{BPF_FS_MAGIC, statfs},
     utsname::uname,
@@ -152,5 +152,9 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
     for name in names::SOCKET_HOOKS {
         programs.socket_hook(name)?;
     }
-    Ok(1 + tc.len() + names::SOCKET_HOOKS.len())
+    let has_lookup = has_lookup()?;
+    if has_lookup {
+        programs.lookup(names::SK_LOOKUP)?;
+    }
+    Ok(1 + tc.len() + names::SOCKET_HOOKS.len() + usize::from(has_lookup))
 }

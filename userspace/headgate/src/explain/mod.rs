@@ -88,7 +88,7 @@ fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
         let mut devices: Vec<&str> = links
             .iter()
             .filter_map(|link| Some(link.split_once('@')?.1))
-            .filter(|device| *device != "cgroup")
+            .filter(|device| !["cgroup", "netns"].contains(device))
             .collect();
         devices.sort_unstable();
         devices.dedup();
