@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 const TABLE: &str = "tests/README.md";
 
 /// Chooses the tests that carry a number.
-pub(crate) const FILTER: &str = r"test(/\bs[0-9][0-9]_/)";
+pub(crate) const FILTER: &str = r"test(/\b[ls][0-9][0-9]_/)";
 
 struct Row {
     number: String,
@@ -31,7 +31,17 @@ pub(crate) fn check(lines: &[String], print: bool) -> Result<()> {
     let text = fs::read_to_string(TABLE).context(TABLE)?;
     let ran = outcomes(lines);
     let mut wrong = Vec::new();
-    for row in rows(&text) {
+    let rows = rows(&text);
+    let mut unknown: BTreeSet<&String> = ran.keys().collect();
+    for row in &rows {
+        unknown.remove(&row.number);
+    }
+    wrong.extend(
+        unknown
+            .iter()
+            .map(|number| format!("| {number} | what it is | |")),
+    );
+    for row in rows {
         let held = ran.get(&row.number).cloned().unwrap_or_default();
         let names: BTreeSet<String> = held.keys().cloned().collect();
         let outcome = match held.values().max() {
@@ -83,7 +93,9 @@ fn rows(text: &str) -> Vec<Row> {
 
 fn is_number(text: &str) -> bool {
     let mut bytes = text.bytes();
-    bytes.next() == Some(b's') && text.len() == 3 && bytes.all(|byte| byte.is_ascii_digit())
+    matches!(bytes.next(), Some(b'l' | b's'))
+        && text.len() == 3
+        && bytes.all(|byte| byte.is_ascii_digit())
 }
 
 /// Tests by number, from lines like `PASS [ 1.2s] ( 2/10) package::file module::s22_name`. One that

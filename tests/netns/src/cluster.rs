@@ -29,6 +29,8 @@ use crate::{
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// Where pods serve.
 const POD_PORT: u16 = 9376;
+/// The user that the L7 proxy runs as.
+pub const PROXY_USER: &str = "65532";
 
 /// Nodes, pods and a client. Dropping it removes everything.
 #[allow(missing_debug_implementations, reason = "a server has none")]
@@ -66,6 +68,8 @@ pub struct Node {
     pub pins: PathBuf,
     /// Its agent, if it runs.
     pub agent: Option<Process>,
+    /// Its L7 proxy, if it runs.
+    pub proxy: Option<Process>,
 }
 
 /// A pod with a server that answers with its name.
@@ -157,6 +161,7 @@ impl Cluster {
             v4,
             v6,
             agent: None,
+            proxy: None,
         };
         fs::create_dir_all(&node.cgroup)
             .with_context(|| format!("cannot make cgroup {}", node.cgroup.display()))?;
@@ -316,6 +321,52 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts an L7 proxy on a node, without capabilities and as a user of its own, once its agent
+    /// runs with `--proxy-user`. It serves the same source as the agent, and takes the place of the
+    /// one that runs there already, which is returned.
+    pub fn start_proxy(&mut self, index: usize, options: &[&str]) -> Result<Option<Process>> {
+        let program = self.shared_binary()?;
+        let node = &mut self.nodes[index];
+        let mut command = node.netns.command("setpriv", None);
+        command
+            .args([
+                "--reuid",
+                PROXY_USER,
+                "--regid",
+                PROXY_USER,
+                "--clear-groups",
+            ])
+            .args([
+                "--no-new-privs",
+                "--bounding-set",
+                "-all",
+                "--inh-caps",
+                "-all",
+            ])
+            .arg(program)
+            // A pod has the folder mounted. Here it is where the process starts, as those above it
+            // may be root's alone.
+            .current_dir(&node.pins)
+            .args(["--pins", ".", "proxy", "--node-name", &node.name])
+            .args(options);
+        if self.api.is_some() {
+            command.env("KUBECONFIG", self.folder.join("kubeconfig"));
+        } else {
+            command.arg("--source").arg(self.folder.join("manifests"));
+        }
+        Ok(node.proxy.replace(Process::start(command, "ready")?))
+    }
+
+    /// The binary, at a place where every user may come.
+    fn shared_binary(&self) -> Result<PathBuf> {
+        let (built, shared) = (binary("headgate")?, self.folder.join("headgate"));
+        if !shared.exists() && fs::hard_link(&built, &shared).is_err() {
+            // Another file system.
+            fs::copy(&built, &shared)?;
+        }
+        Ok(shared)
+    }
+
     /// Leaves everything as it is on drop.
     pub fn keep(mut self) {
         self.keep = true;
@@ -323,8 +374,8 @@ impl Cluster {
         self.fabric.keep();
         for node in &mut self.nodes {
             node.netns.keep();
-            if let Some(agent) = &mut node.agent {
-                agent.keep();
+            for process in [&mut node.agent, &mut node.proxy].into_iter().flatten() {
+                process.keep();
             }
             for pod in &mut node.pods {
                 pod.netns.keep();
@@ -471,6 +522,7 @@ impl Drop for Cluster {
                 node.show();
             }
             node.agent = None;
+            node.proxy = None;
             node.pods.clear();
             remove_cgroup(&node.cgroup);
         }

@@ -9,8 +9,8 @@ mod process;
 mod talk;
 
 pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};
-pub use cluster::{Cluster, Node, Pod};
-pub use manifests::{SERVICE, slices};
+pub use cluster::{Cluster, Node, PROXY_USER, Pod};
+pub use manifests::{Certificate, INGRESSES, SERVICE, slices};
 pub use netns::Netns;
 pub use process::{Process, binary};
 pub use talk::Talk;

@@ -1,4 +1,8 @@
-//! The example: a Service and its endpoints.
+//! The examples: a Service and its endpoints, and Ingresses.
+
+use anyhow::Result;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// A Service `web` with every kind of frontend, over TCP and UDP and both families.
 pub const SERVICE: &str = include_str!("../../../deploy/examples/web.yaml");
@@ -33,4 +37,51 @@ pub fn slices(pods: &[(u8, u8)]) -> String {
         }
     }
     text
+}
+
+/// Ingresses with two hosts for `web`, one of them over TLS with the Secret `shop-tls`.
+pub const INGRESSES: &str = include_str!("../../../deploy/examples/ingress.yaml");
+
+/// A certificate for some hosts, signed by an authority of its own.
+#[derive(Debug)]
+pub struct Certificate {
+    /// What clients trust, PEM.
+    pub authority: String,
+    /// What the server shows, PEM.
+    pub chain: String,
+    /// Its key, PEM.
+    pub key: String,
+}
+
+impl Certificate {
+    /// Makes one.
+    pub fn new(hosts: &[&str]) -> Result<Self> {
+        let mut authority = CertificateParams::new(Vec::new())?;
+        let name = &mut authority.distinguished_name;
+        name.push(DnType::CommonName, "authority of the tests");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).into()).collect();
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(hosts)?.signed_by(&key, &authority)?;
+        Ok(Self {
+            authority: authority.pem(),
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        })
+    }
+
+    /// The Secret of this name.
+    pub fn secret(&self, name: &str) -> String {
+        let encode = |text: &str| BASE64_STANDARD.encode(text);
+        format!(
+            "apiVersion: v1\n\
+             kind: Secret\n\
+             metadata:\n  name: {name}\n\
+             type: kubernetes.io/tls\n\
+             data:\n  tls.crt: {}\n  tls.key: {}\n",
+            encode(&self.chain),
+            encode(&self.key),
+        )
+    }
 }

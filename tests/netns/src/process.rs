@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -24,6 +24,8 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Process {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Reads its standard error.
+    errors: Option<JoinHandle<()>>,
     keep: bool,
 }
 
@@ -41,7 +43,28 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 
 impl Process {
     /// Starts a command and waits for a line on its standard output that contains `ready`.
-    pub fn start(mut command: Command, ready: &str) -> Result<Self> {
+    pub fn start(command: Command, ready: &str) -> Result<Self> {
+        let (mut process, lines) = Self::launch(command)?;
+        loop {
+            match lines.recv_timeout(READY) {
+                Ok(line) if line.contains(ready) => return Ok(process),
+                Ok(_) => {}
+                Err(error) => {
+                    process.child.kill()?;
+                    // Its last words may still be on the way.
+                    let _read = process.errors.take().map(JoinHandle::join);
+                    bail!("not ready ({error}):\n{}", process.log());
+                }
+            }
+        }
+    }
+
+    /// Starts a command that does not say when it is ready.
+    pub fn spawn(command: Command) -> Result<Self> {
+        Self::launch(command).map(|(process, _)| process)
+    }
+
+    fn launch(mut command: Command) -> Result<(Self, mpsc::Receiver<String>)> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -49,9 +72,8 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let log = Arc::new(Mutex::new(String::new()));
-        if let Some(stderr) = child.stderr.take() {
-            collect(stderr, log.clone(), None);
-        }
+        let stderr = child.stderr.take();
+        let errors = stderr.map(|stderr| collect(stderr, log.clone(), None));
         let (sender, lines) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
             collect(stdout, log.clone(), Some(sender));
@@ -59,15 +81,15 @@ impl Process {
         let process = Self {
             child,
             log,
+            errors,
             keep: false,
         };
-        loop {
-            match lines.recv_timeout(READY) {
-                Ok(line) if line.contains(ready) => return Ok(process),
-                Ok(_) => {}
-                Err(error) => bail!("{command:?} is not ready ({error}):\n{}", process.log()),
-            }
-        }
+        Ok((process, lines))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it printed so far.
@@ -105,7 +127,7 @@ fn collect(
     stream: impl Read + Send + 'static,
     log: Arc<Mutex<String>>,
     lines: Option<mpsc::Sender<String>>,
-) {
+) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
             if let Ok(mut log) = log.lock() {
@@ -117,7 +139,7 @@ fn collect(
                 let _closed = lines.send(line);
             }
         }
-    });
+    })
 }
 
 impl Drop for Process {

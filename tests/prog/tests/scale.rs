@@ -8,10 +8,11 @@ use std::{
     time::Instant,
 };
 
-use headgate_control::{Event, Kind, Reconciler};
+use headgate_control::{Event, Interest, Reconciler};
 use headgate_dataplane::{Maps, Options, Programs, Writer, load};
 use headgate_model::{
-    Endpoint, EndpointPort, EndpointSlice, Node, Protocol, Scope, Service, ServiceName, ServicePort,
+    Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Protocol, Scope, Service,
+    ServicePort,
 };
 
 /// Pinned maps that go away with it.
@@ -40,8 +41,8 @@ impl Pins {
             ..Node::default()
         };
         let mut reconciler = Reconciler::new(Writer::new(self.maps(), 7, 251), node).unwrap();
-        for kind in Kind::ALL {
-            reconciler.note(Event::Listed(kind));
+        for kind in Interest::Services.kinds() {
+            reconciler.note(Event::Listed(*kind));
         }
         reconciler
     }
@@ -61,8 +62,8 @@ fn is_root(name: &str) -> bool {
     is_root
 }
 
-fn name(number: u32) -> ServiceName {
-    ServiceName::new("default", &format!("s{number}"))
+fn name(number: u32) -> NamespacedName {
+    NamespacedName::new("default", &format!("s{number}"))
 }
 
 fn service(number: u32) -> Event {

@@ -12,26 +12,39 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_model::{ObjectName, Refusal, ServiceName};
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use headgate_model::{NamespacedName, ObjectName, Refusal};
+use k8s_openapi::api::{
+    core::v1::{Node, Secret, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
+};
 use notify::{RecursiveMode, Watcher};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_yaml_ng::Value;
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
-    convert::{self, Refusals},
-    event::{Event, Kind},
+    convert::{self, Object},
+    event::{Event, Interest, Kind},
 };
 
 /// How long to wait after a change for the rest of it: editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
 
-type Objects = BTreeMap<(Kind, ServiceName), Value>;
+type Objects = BTreeMap<(Kind, NamespacedName), Value>;
 
 /// Tells what the manifests in `folder` say of Services, EndpointSlices and the node of this name,
 /// now and after each change, until the receiver is gone. Fails if the folder cannot be watched.
 pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) -> Result<()> {
+    read_on(folder, Reader::new(Interest::Services, node), events).await
+}
+
+/// As [`follow`], what they say of Ingresses, their classes, Services, EndpointSlices and Secrets.
+pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
+    read_on(folder, Reader::new(Interest::Ingress, ""), events).await
+}
+
+async fn read_on(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event>) -> Result<()> {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_| {
         // One pending change is as good as many: everything is read again.
@@ -40,10 +53,6 @@ pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) ->
     watcher
         .watch(&folder, RecursiveMode::NonRecursive)
         .with_context(|| format!("cannot watch {}", folder.display()))?;
-    let mut reader = Reader {
-        node: node.into(),
-        ..Reader::default()
-    };
     let mut told_all = false;
     loop {
         for event in reader.read(&folder) {
@@ -52,8 +61,8 @@ pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) ->
             }
         }
         if !told_all {
-            for kind in Kind::ALL {
-                if events.send(Event::Listed(kind)).await.is_err() {
+            for kind in reader.interest.kinds() {
+                if events.send(Event::Listed(*kind)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -68,8 +77,8 @@ pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) ->
 }
 
 /// What was read before.
-#[derive(Default)]
 struct Reader {
+    interest: Interest,
     node: String,
     files: BTreeMap<PathBuf, Objects>,
     told: Objects,
@@ -77,6 +86,16 @@ struct Reader {
 }
 
 impl Reader {
+    fn new(interest: Interest, node: &str) -> Self {
+        Self {
+            interest,
+            node: node.into(),
+            files: BTreeMap::new(),
+            told: Objects::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
     /// Reads the folder and returns what changed.
     fn read(&mut self, folder: &Path) -> Vec<Event> {
         let mut refused: BTreeMap<ObjectName, Vec<Refusal>> = BTreeMap::new();
@@ -86,7 +105,7 @@ impl Reader {
                 for path in paths {
                     let mut problems = Vec::new();
                     let before = self.files.remove(&path).unwrap_or_default();
-                    let objects = read_file(&path, before, &mut problems);
+                    let objects = self.read_file(&path, before, &mut problems);
                     self.files.insert(path.clone(), objects);
                     refused.insert(file_name(&path), problems);
                 }
@@ -105,7 +124,7 @@ impl Reader {
         let mut events = Vec::new();
         for (key, value) in &objects {
             if self.told.get(key) != Some(value) {
-                events.extend(tell(key.0, &key.1, value));
+                events.extend(tell(key.0, self.interest, value));
             }
         }
         for (kind, name) in self.told.keys().filter(|key| !objects.contains_key(key)) {
@@ -129,6 +148,70 @@ impl Reader {
         events.extend(gone.map(|file| Event::Refused(file.clone(), Vec::new())));
         self.refused = refused;
         events
+    }
+
+    /// The objects of a file. If it does not parse, those it had before.
+    fn read_file(&self, path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
+        let documents = fs::read_to_string(path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| parse_documents(&text));
+        match documents {
+            Ok(documents) => {
+                let mut objects = Objects::new();
+                for document in documents {
+                    self.add_object(path, document, &before, &mut objects, problems);
+                }
+                objects
+            }
+            Err(error) => {
+                problems.push(file_problem(
+                    path,
+                    &format!("{error:#}; what it said before stays"),
+                ));
+                before
+            }
+        }
+    }
+
+    fn add_object(
+        &self,
+        path: &Path,
+        document: Value,
+        before: &Objects,
+        objects: &mut Objects,
+        problems: &mut Vec<Refusal>,
+    ) {
+        let kind = match document.get("kind").and_then(Value::as_str) {
+            Some("List") => {
+                let items = document.get("items").and_then(Value::as_sequence).cloned();
+                for item in items.unwrap_or_default() {
+                    self.add_object(path, item, before, objects, problems);
+                }
+                return;
+            }
+            Some(kind) => Kind::named(kind),
+            None => return problems.push(file_problem(path, "a document has no kind")),
+        };
+        // The manifests of an application hold more than anybody asks for.
+        let Some(kind) = kind.filter(|kind| self.interest.kinds().contains(kind)) else {
+            return;
+        };
+        let checked = check_as(kind, &document);
+        let (name, problem) = match checked {
+            Ok(name) => (name, None),
+            Err((name, problem)) => (name, Some(problem)),
+        };
+        let Some(problem) = problem else {
+            objects.insert((kind, name), document);
+            return;
+        };
+        problems.push(file_problem(
+            path,
+            &format!("{}: {problem}", kind.object(&name)),
+        ));
+        if let Some((key, value)) = before.get_key_value(&(kind, name)) {
+            objects.insert(key.clone(), value.clone());
+        }
     }
 }
 
@@ -157,29 +240,6 @@ fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The objects of a file. If it does not parse, those it had before.
-fn read_file(path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
-    let documents = fs::read_to_string(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|text| parse_documents(&text));
-    match documents {
-        Ok(documents) => {
-            let mut objects = Objects::new();
-            for document in documents {
-                add_object(path, document, &before, &mut objects, problems);
-            }
-            objects
-        }
-        Err(error) => {
-            problems.push(file_problem(
-                path,
-                &format!("{error:#}; what it said before stays"),
-            ));
-            before
-        }
-    }
-}
-
 fn parse_documents(text: &str) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
     for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
@@ -192,55 +252,9 @@ fn parse_documents(text: &str) -> Result<Vec<Value>> {
     Ok(documents)
 }
 
-fn add_object(
-    path: &Path,
-    document: Value,
-    before: &Objects,
-    objects: &mut Objects,
-    problems: &mut Vec<Refusal>,
-) {
-    let kind = match document.get("kind").and_then(Value::as_str) {
-        Some("Service") => Kind::Service,
-        Some("EndpointSlice") => Kind::EndpointSlice,
-        Some("Node") => Kind::Node,
-        Some("List") => {
-            let items = document.get("items").and_then(Value::as_sequence).cloned();
-            for item in items.unwrap_or_default() {
-                add_object(path, item, before, objects, problems);
-            }
-            return;
-        }
-        // The manifests of an application hold more than we serve.
-        Some(_) => return,
-        None => return problems.push(file_problem(path, "a document has no kind")),
-    };
-    let checked = match kind {
-        Kind::Service => check::<core::Service>(&document),
-        Kind::EndpointSlice => check::<discovery::EndpointSlice>(&document),
-        Kind::Node => check::<core::Node>(&document),
-    };
-    let (name, problem) = match checked {
-        Ok(name) => (name, None),
-        Err((name, problem)) => (name, Some(problem)),
-    };
-    let Some(problem) = problem else {
-        objects.insert((kind, name), document);
-        return;
-    };
-    problems.push(file_problem(
-        path,
-        &format!("{}: {problem}", kind.object(&name)),
-    ));
-    if let Some((key, value)) = before.get_key_value(&(kind, name)) {
-        objects.insert(key.clone(), value.clone());
-    }
-}
-
 /// The object's name, and what is wrong with it: a wrong type, or a field that the API does not
 /// have, which `kubectl --validate=strict` refuses as well.
-fn check<K: DeserializeOwned + kube::ResourceExt>(
-    document: &Value,
-) -> Result<ServiceName, (ServiceName, String)> {
+fn check<K: Object>(document: &Value) -> Result<NamespacedName, (NamespacedName, String)> {
     let mut unknown = Vec::new();
     let object: Result<K, _> = serde_ignored::deserialize(document.clone(), |path| {
         unknown.push(path.to_string().replace(".?", ""))
@@ -254,28 +268,39 @@ fn check<K: DeserializeOwned + kube::ResourceExt>(
         Err(error) => {
             let text = |field: &str| document.get("metadata")?.get(field)?.as_str();
             let namespace = text("namespace").unwrap_or("default");
-            let name = ServiceName::new(namespace, text("name").unwrap_or_default());
-            Err((name, error.to_string()))
+            let name = NamespacedName::new(namespace, text("name").unwrap_or_default());
+            let reason = match K::KIND {
+                // What does not fit would be quoted.
+                Kind::Secret => "a field has a wrong type, or `data` is not base64".into(),
+                _ => error.to_string(),
+            };
+            Err((name, reason))
         }
     }
 }
 
+fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedName, String)> {
+    match kind {
+        Kind::Service => check::<Service>(document),
+        Kind::EndpointSlice => check::<EndpointSlice>(document),
+        Kind::Node => check::<Node>(document),
+        Kind::Ingress => check::<Ingress>(document),
+        Kind::IngressClass => check::<IngressClass>(document),
+        Kind::Secret => check::<Secret>(document),
+    }
+}
+
 /// The events of an object that was checked.
-fn tell(kind: Kind, name: &ServiceName, value: &Value) -> Vec<Event> {
-    let mut refusals = Refusals::new(kind.object(name));
-    let event = match kind {
-        Kind::Service => {
-            let object = core::Service::deserialize(value).unwrap_or_default();
-            Event::Service(name.clone(), convert::service(&object, &mut refusals))
-        }
-        Kind::EndpointSlice => {
-            let object = discovery::EndpointSlice::deserialize(value).unwrap_or_default();
-            Event::Slice(name.clone(), convert::slice(&object, &mut refusals))
-        }
-        Kind::Node => {
-            let object = core::Node::deserialize(value).unwrap_or_default();
-            Event::Node(convert::node(&object))
-        }
-    };
-    vec![event, Event::Refused(kind.object(name), refusals.list)]
+fn tell(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
+    fn tell_as<K: Object>(interest: Interest, value: &Value) -> [Event; 2] {
+        convert::events(&K::deserialize(value).unwrap_or_default(), interest)
+    }
+    match kind {
+        Kind::Service => tell_as::<Service>(interest, value),
+        Kind::EndpointSlice => tell_as::<EndpointSlice>(interest, value),
+        Kind::Node => tell_as::<Node>(interest, value),
+        Kind::Ingress => tell_as::<Ingress>(interest, value),
+        Kind::IngressClass => tell_as::<IngressClass>(interest, value),
+        Kind::Secret => tell_as::<Secret>(interest, value),
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, Change, Dataplane, HealthCheck, Node, ObjectName, Planner, Refusal, ServiceName,
+    Actual, Change, Dataplane, HealthCheck, NamespacedName, Node, ObjectName, Planner, Refusal,
     Touched, diff,
 };
 use tokio::{
@@ -16,10 +16,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::event::{Event, Kind, NodeState};
+use crate::event::{Event, Interest, Kind, NodeState};
 
-/// After this long the maps are written although a source has not listed everything.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// After this long a loop goes on although a source has not listed everything.
+pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before changes that failed are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the maps are compared with what was written.
@@ -29,7 +29,7 @@ const AUDIT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The Service it was for, if it was for one alone.
-    pub service: Option<ServiceName>,
+    pub service: Option<NamespacedName>,
     /// What it was about.
     pub object: String,
     /// Why it failed.
@@ -58,7 +58,7 @@ pub struct Status {
     /// Why the source cannot be reached.
     pub disconnected: Option<String>,
     /// What load balancers are told.
-    pub health_checks: BTreeMap<ServiceName, HealthCheck>,
+    pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
     /// What the API says of this node.
     pub node: NodeState,
     /// Entries that an audit found changed by somebody else and put right.
@@ -104,7 +104,7 @@ impl<D: Dataplane> Reconciler<D> {
             dataplane,
             planner: Planner::new(node),
             actual,
-            missing: BTreeSet::from(Kind::ALL),
+            missing: BTreeSet::from_iter(Interest::Services.kinds().iter().copied()),
             is_full: true,
             refused: BTreeMap::new(),
             started: SystemTime::now(),
@@ -141,6 +141,8 @@ impl<D: Dataplane> Reconciler<D> {
                 self.planner.set_node(node);
                 self.status.node = state;
             }
+            // Nobody tells these to an agent.
+            Event::Ingress(..) | Event::IngressClass(..) | Event::Secret(..) => {}
             Event::Listed(kind) => {
                 self.missing.remove(&kind);
             }

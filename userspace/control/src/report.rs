@@ -2,8 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use headgate_model::{ObjectName, ServiceName};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use headgate_model::{NamespacedName, ObjectName, Refusal};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{ObjectReference, Secret, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
+    },
+};
 use kube::{
     Api, Client, Resource,
     api::PartialObjectMeta,
@@ -12,23 +19,60 @@ use kube::{
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::reconcile::Status;
+use crate::{convert::Object, ingress::IngressStatus, reconcile::Status};
 
 /// Who, why, and what to tell.
 type Complaint = (ObjectName, &'static str, String);
 
-/// Publishes Events of this node's agent until the status is gone. Each complaint is told once
-/// while it lasts.
-pub async fn report(client: Client, node: &str, mut statuses: watch::Receiver<Status>) {
+/// The status of a loop, which says what is not done.
+pub trait Complain {
+    /// Who tells it.
+    const CONTROLLER: &str;
+
+    /// What is not done.
+    fn complaints(&self) -> BTreeSet<Complaint>;
+}
+
+impl Complain for Status {
+    const CONTROLLER: &str = "headgate";
+
+    fn complaints(&self) -> BTreeSet<Complaint> {
+        let failures = self.failures.iter().filter_map(|failure| {
+            let object = ObjectName::Service(failure.service.clone()?);
+            let text = format!("{}: {}", failure.object, failure.reason);
+            Some((object, "FailedToProgram", text))
+        });
+        let refusals = self.refusals.iter().map(refused);
+        refusals.chain(failures).collect()
+    }
+}
+
+impl Complain for IngressStatus {
+    const CONTROLLER: &str = "headgate-ingress";
+
+    fn complaints(&self) -> BTreeSet<Complaint> {
+        self.refusals.iter().map(refused).collect()
+    }
+}
+
+fn refused(refusal: &Refusal) -> Complaint {
+    let text = format!("{}: {}", refusal.field, refusal.reason);
+    (refusal.object.clone(), "Refused", text)
+}
+
+/// Publishes Events of this node's loop until the status is gone. Each complaint is told once while
+/// it lasts.
+pub async fn report<S: Complain>(client: Client, node: &str, mut statuses: watch::Receiver<S>) {
     let reporter = Reporter {
-        controller: "headgate".into(),
+        controller: S::CONTROLLER.into(),
         instance: Some(node.into()),
     };
-    let recorder = Recorder::new(client.clone(), reporter);
     let mut told = BTreeSet::new();
     loop {
-        let now = complaints(&statuses.borrow_and_update());
+        let now = statuses.borrow_and_update().complaints();
         for complaint in now.difference(&told) {
+            // One that knew the others would take what differs in its text alone for the same.
+            let recorder = Recorder::new(client.clone(), reporter.clone());
             if let Err(error) = publish(&client, &recorder, complaint).await {
                 warn!("cannot write an Event about {}: {error}", complaint.0);
             }
@@ -40,31 +84,23 @@ pub async fn report(client: Client, node: &str, mut statuses: watch::Receiver<St
     }
 }
 
-fn complaints(status: &Status) -> BTreeSet<Complaint> {
-    let refusals = status.refusals.iter().map(|refusal| {
-        let text = format!("{}: {}", refusal.field, refusal.reason);
-        (refusal.object.clone(), "Refused", text)
-    });
-    let failures = status.failures.iter().filter_map(|failure| {
-        let object = ObjectName::Service(failure.service.clone()?);
-        let text = format!("{}: {}", failure.object, failure.reason);
-        Some((object, "FailedToProgram", text))
-    });
-    refusals.chain(failures).collect()
-}
-
 async fn publish(
     client: &Client,
     recorder: &Recorder,
     (object, reason, text): &Complaint,
 ) -> kube::Result<()> {
-    let reference = match object {
-        ObjectName::Service(name) => metadata::<Service>(client, name).await?,
-        ObjectName::EndpointSlice(name) => metadata::<EndpointSlice>(client, name).await?,
+    let found = match object {
+        ObjectName::Service(name) => in_namespace::<Service>(client, name).await?,
+        ObjectName::EndpointSlice(name) => in_namespace::<EndpointSlice>(client, name).await?,
+        ObjectName::Ingress(name) => in_namespace::<Ingress>(client, name).await?,
+        ObjectName::Secret(name) => in_namespace::<Secret>(client, name).await?,
+        ObjectName::IngressClass(name) => {
+            reference(Api::<IngressClass>::all(client.clone()), name).await?
+        }
         ObjectName::Node(_) | ObjectName::File(_) => None,
     };
     // An object that is gone needs no Event.
-    let Some(reference) = reference else {
+    let Some(found) = found else {
         return Ok(());
     };
     let event = Event {
@@ -74,20 +110,22 @@ async fn publish(
         action: "Program".into(),
         secondary: None,
     };
-    recorder.publish(&event, &reference).await
+    recorder.publish(&event, &found).await
+}
+
+async fn in_namespace<K>(
+    client: &Client,
+    name: &NamespacedName,
+) -> kube::Result<Option<ObjectReference>>
+where
+    K: Object + Resource<Scope = NamespaceResourceScope>,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &name.namespace);
+    reference(api, &name.name).await
 }
 
 /// A reference with the object's uid, by which `kubectl describe` finds Events.
-async fn metadata<K>(
-    client: &Client,
-    name: &ServiceName,
-) -> kube::Result<Option<k8s_openapi::api::core::v1::ObjectReference>>
-where
-    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug,
-    K: serde::de::DeserializeOwned,
-    K::DynamicType: Default,
-{
-    let api: Api<K> = Api::namespaced(client.clone(), &name.namespace);
-    let found: Option<PartialObjectMeta<K>> = api.get_metadata_opt(&name.name).await?;
-    Ok(found.map(|found| found.object_ref(&K::DynamicType::default())))
+async fn reference<K: Object>(api: Api<K>, name: &str) -> kube::Result<Option<ObjectReference>> {
+    let found: Option<PartialObjectMeta<K>> = api.get_metadata_opt(name).await?;
+    Ok(found.map(|found| found.object_ref(&())))
 }

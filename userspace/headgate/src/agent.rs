@@ -19,7 +19,6 @@ use headgate_dataplane::{
 };
 use headgate_model::Node;
 use ipnet::IpNet;
-use kube::{Client, Config};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
@@ -32,13 +31,9 @@ use crate::{
     health, leftovers,
     metrics::Metrics,
     node::{self, Facts, Selection},
-    page,
+    page, process,
     view::{INTERVAL, Report},
 };
-
-/// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
-/// send a bookmark about every minute.
-const SILENCE: Duration = Duration::from_secs(150);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -139,14 +134,7 @@ fn parse_table_size(text: &str) -> Result<u32, String> {
 }
 
 pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            // The client repeats what the source says.
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into()),
-        )
-        .init();
+    process::start_log();
     // One thread is plenty, and network namespaces are a property of threads.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -186,7 +174,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         match &options.source {
             Some(folder) => manifests::follow(folder.clone(), &options.node_name, sender).await,
             None => {
-                let client = client().await?;
+                let client = process::client().await?;
                 tokio::join!(
                     kube_source::follow(client.clone(), &options.node_name, sender),
                     report(client, &options.node_name, status.subscribe()),
@@ -223,7 +211,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         }
     };
     tokio::select! {
-        () = reconcile(reconciler, inputs, outputs, stop_signal()?) => {
+        () = reconcile(reconciler, inputs, outputs, process::stop_signal()?) => {
             info!("stopped; the kernel goes on with what it has");
             Ok(())
         }
@@ -235,28 +223,10 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         () = metrics.clone().follow(passed) => Ok(()),
         result = keep_report(pins, &options.node_name, statuses.clone()) => result,
         () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
-        () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
+        () = health::metrics(options.metrics_bind_address, move || metrics.text()) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
         () = page => Ok(()),
     }
-}
-
-fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-pub(crate) async fn client() -> Result<Client> {
-    const FAILED: &str = "cannot find the Kubernetes API";
-    let mut config = Config::infer().await.context(FAILED)?;
-    config.read_timeout = Some(SILENCE);
-    Client::try_from(config).context(FAILED)
 }
 
 /// Writes down how things are, for those who look when the agent may be gone.

@@ -13,8 +13,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use headgate_control::Status;
-use headgate_model::{Node, ServiceName};
+use headgate_control::{IngressStatus, Status};
+use headgate_model::{NamespacedName, Node};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::{
@@ -99,12 +99,33 @@ async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
     probe(&status, status.is_synced)
 }
 
-/// `/metrics`.
-pub(crate) async fn metrics(address: SocketAddr, metrics: Metrics) {
-    let answer = |State(metrics): State<Metrics>| async move {
+/// `/livez` and `/readyz` of the proxy: it is ready once it has routes.
+pub(crate) async fn proxy_probes(address: SocketAddr, statuses: watch::Receiver<IngressStatus>) {
+    let ready = |State(statuses): State<watch::Receiver<IngressStatus>>| async move {
+        match statuses.borrow().is_synced {
+            true => (StatusCode::OK, "ready\n"),
+            false => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the source was not listed yet\n",
+            ),
+        }
+    };
+    let router = Router::new()
+        .route("/livez", get("alive\n"))
+        .route("/readyz", get(ready))
+        .with_state(statuses);
+    serve(address, router).await;
+}
+
+/// `/metrics`, from a function that says what they are.
+pub(crate) async fn metrics<F>(address: SocketAddr, text: F)
+where
+    F: Fn() -> anyhow::Result<String> + Clone + Send + Sync + 'static,
+{
+    let answer = |State(text): State<F>| async move {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         // Not on the thread that keeps the maps in step.
-        let text = spawn_blocking(move || metrics.text()).await;
+        let text = spawn_blocking(text).await;
         match text.map_err(anyhow::Error::from).flatten() {
             Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")).into_response(),
@@ -112,14 +133,14 @@ pub(crate) async fn metrics(address: SocketAddr, metrics: Metrics) {
     };
     let router = Router::new()
         .route("/metrics", get(answer))
-        .with_state(metrics);
+        .with_state(text);
     serve(address, router).await;
 }
 
 /// Serves `spec.healthCheckNodePort` of every service on the addresses of node ports, as services
 /// come and go.
 pub(crate) async fn node_ports(mut statuses: Statuses, mut nodes: watch::Receiver<Node>) {
-    let mut servers: BTreeMap<SocketAddr, (ServiceName, JoinHandle<()>)> = BTreeMap::new();
+    let mut servers: BTreeMap<SocketAddr, (NamespacedName, JoinHandle<()>)> = BTreeMap::new();
     loop {
         let mut wanted = BTreeMap::new();
         for (name, check) in &statuses.borrow_and_update().health_checks {
@@ -150,7 +171,7 @@ pub(crate) async fn node_ports(mut statuses: Statuses, mut nodes: watch::Receive
     }
 }
 
-async fn local_endpoints(State((name, statuses)): State<(ServiceName, Statuses)>) -> Response {
+async fn local_endpoints(State((name, statuses)): State<(NamespacedName, Statuses)>) -> Response {
     let status = statuses.borrow().clone();
     let check = status.health_checks.get(&name);
     let count = check.map_or(0, |check| check.local_endpoints);

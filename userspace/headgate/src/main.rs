@@ -11,6 +11,8 @@ mod metrics;
 mod node;
 mod output;
 mod page;
+mod process;
+mod proxy;
 mod top;
 mod view;
 
@@ -35,6 +37,8 @@ struct Arguments {
 enum Command {
     /// Keep the kernel in step with Services and EndpointSlices
     Agent(Box<agent::Options>),
+    /// Serve Ingresses
+    Proxy(Box<proxy::Options>),
     /// Show agent, hooks, map fill and what became of packets
     Status(output::Options),
     /// Show frontends and the services behind them
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
     let pins = &arguments.pins;
     let result = match arguments.command {
         Command::Agent(options) => agent::run(pins, &options),
+        Command::Proxy(options) => proxy::run(pins, &options),
         Command::Status(options) => commands::status(pins, &options),
         Command::Services(options) => commands::services(pins, &options),
         Command::Backends(options) => commands::backends(pins, &options),

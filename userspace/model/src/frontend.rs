@@ -131,14 +131,14 @@ impl fmt::Display for Backend {
 
 /// Namespace and name of a Kubernetes object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName {
+pub struct NamespacedName {
     /// Namespace.
     pub namespace: String,
     /// Name.
     pub name: String,
 }
 
-impl ServiceName {
+impl NamespacedName {
     /// From its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
@@ -148,7 +148,7 @@ impl ServiceName {
     }
 }
 
-impl fmt::Display for ServiceName {
+impl fmt::Display for NamespacedName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.namespace, self.name)
     }
@@ -161,7 +161,7 @@ impl fmt::Display for ServiceName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// The Service.
-    pub service: ServiceName,
+    pub service: NamespacedName,
     /// Name of the port; may be empty.
     pub port: String,
     /// Protocol of the port.
@@ -203,7 +203,7 @@ fn parse_key(text: &str) -> Option<ServiceKey> {
     let (namespace, name) = name.split_once('/')?;
     let mut parts = rest.split('/');
     let key = ServiceKey {
-        service: ServiceName::new(namespace, name),
+        service: NamespacedName::new(namespace, name),
         port: parts.next()?.into(),
         protocol: match parts.next()? {
             "tcp" => Protocol::Tcp,

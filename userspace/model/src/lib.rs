@@ -2,12 +2,13 @@
 //!
 //! [`share()`] says what one Service means, [`Planner`] what all of them together do: [`Desired`] is
 //! what the maps should hold, [`Actual`] what they do hold, and [`diff()`] the ordered list of
-//! [`Change`]s from one to the other. Nothing here does I/O.
+//! [`Change`]s from one to the other. [`ingress`] does the same for a proxy. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod desired;
 mod diff;
 mod frontend;
+pub mod ingress;
 mod plan;
 mod planner;
 mod refusal;
@@ -16,8 +17,8 @@ mod service;
 pub use desired::{Claim, Share, share};
 pub use diff::diff;
 pub use frontend::{
-    Backend, Family, Frontend, FrontendKind, ParseKeyError, Protocol, Scope, ServiceKey,
-    ServiceName,
+    Backend, Family, Frontend, FrontendKind, NamespacedName, ParseKeyError, Protocol, Scope,
+    ServiceKey,
 };
 pub use plan::{
     Actual, AddressKind, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec,

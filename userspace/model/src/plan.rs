@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Backend, Frontend, FrontendKind, ServiceKey, ServiceName};
+use crate::{Backend, Frontend, FrontendKind, NamespacedName, ServiceKey};
 
 /// Number of a service; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,7 +83,7 @@ pub struct Desired {
     /// Addresses of the frontends.
     pub addresses: BTreeMap<IpAddr, AddressKind>,
     /// Health-check node ports.
-    pub health_checks: BTreeMap<ServiceName, HealthCheck>,
+    pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
 }
 
 /// What the maps hold: what was written or restored.

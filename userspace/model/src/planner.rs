@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Actual, AddressKind, Backend, BackendSpec, Desired, EndpointSlice, Frontend, FrontendSpec,
-    Node, ObjectName, Refusal, Service, ServiceKey, ServiceName, Share, share,
+    NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey, Share, share,
 };
 
 /// Keys whose desired state may differ from what it was.
@@ -40,27 +40,27 @@ impl Touched {
 }
 
 /// The oldest Service first; among equals by name. Those without an age are the youngest.
-type Age = (i64, ServiceName);
+type Age = (i64, NamespacedName);
 
 /// What was told, and what follows.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     node: Node,
-    services: BTreeMap<ServiceName, Service>,
-    slices: BTreeMap<ServiceName, EndpointSlice>,
+    services: BTreeMap<NamespacedName, Service>,
+    slices: BTreeMap<NamespacedName, EndpointSlice>,
     /// Names of slices by the Service that they are of.
-    slices_of: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
+    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// Services to look at again.
-    dirty: BTreeSet<ServiceName>,
-    shares: BTreeMap<ServiceName, (Age, Share)>,
+    dirty: BTreeSet<NamespacedName>,
+    shares: BTreeMap<NamespacedName, (Age, Share)>,
     /// Who wants a frontend, with the field that says so: the oldest gets it.
     claims: BTreeMap<Frontend, BTreeMap<Age, (&'static str, FrontendSpec)>>,
-    users: BTreeMap<Backend, BTreeMap<ServiceName, BackendSpec>>,
-    holders: BTreeMap<IpAddr, BTreeMap<ServiceName, AddressKind>>,
+    users: BTreeMap<Backend, BTreeMap<NamespacedName, BackendSpec>>,
+    holders: BTreeMap<IpAddr, BTreeMap<NamespacedName, AddressKind>>,
     /// Frontends that more than one Service wants.
     contested: BTreeSet<Frontend>,
     /// Services that do not get all they want.
-    refused: BTreeSet<ServiceName>,
+    refused: BTreeSet<NamespacedName>,
     desired: Desired,
 }
 
@@ -74,14 +74,14 @@ impl Planner {
     }
 
     /// A Service is so, or gone.
-    pub fn set_service(&mut self, name: &ServiceName, service: Option<Service>) {
+    pub fn set_service(&mut self, name: &NamespacedName, service: Option<Service>) {
         if replace(&mut self.services, name, service) {
             self.dirty.insert(name.clone());
         }
     }
 
     /// An EndpointSlice is so, or gone.
-    pub fn set_slice(&mut self, name: &ServiceName, slice: Option<EndpointSlice>) {
+    pub fn set_slice(&mut self, name: &NamespacedName, slice: Option<EndpointSlice>) {
         if let Some(old) = self.slices.get(name) {
             self.dirty.insert(old.service.clone());
             withdraw(&mut self.slices_of, &old.service, |slices| {
@@ -98,7 +98,7 @@ impl Planner {
     }
 
     /// An EndpointSlice as it was told last.
-    pub fn slice(&self, name: &ServiceName) -> Option<&EndpointSlice> {
+    pub fn slice(&self, name: &NamespacedName) -> Option<&EndpointSlice> {
         self.slices.get(name)
     }
 
@@ -142,7 +142,7 @@ impl Planner {
         touched
     }
 
-    fn withdraw(&mut self, name: &ServiceName, age: &Age, old: &Share, touched: &mut Touched) {
+    fn withdraw(&mut self, name: &NamespacedName, age: &Age, old: &Share, touched: &mut Touched) {
         for claim in &old.claims {
             touched.frontends.insert(claim.frontend);
             withdraw(&mut self.claims, &claim.frontend, |claims| {
@@ -172,7 +172,7 @@ impl Planner {
         self.desired.health_checks.remove(name);
     }
 
-    fn enter(&mut self, name: &ServiceName, age: &Age, new: &Share, touched: &mut Touched) {
+    fn enter(&mut self, name: &NamespacedName, age: &Age, new: &Share, touched: &mut Touched) {
         for claim in &new.claims {
             touched.frontends.insert(claim.frontend);
             let claims = self.claims.entry(claim.frontend).or_default();

@@ -2,17 +2,23 @@
 
 use std::fmt;
 
-use crate::ServiceName;
+use crate::NamespacedName;
 
 /// What a refusal is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectName {
     /// A Service.
-    Service(ServiceName),
+    Service(NamespacedName),
     /// An EndpointSlice.
-    EndpointSlice(ServiceName),
+    EndpointSlice(NamespacedName),
     /// A Node.
     Node(String),
+    /// An Ingress.
+    Ingress(NamespacedName),
+    /// An IngressClass.
+    IngressClass(String),
+    /// A Secret.
+    Secret(NamespacedName),
     /// A file of manifests.
     File(String),
 }
@@ -23,6 +29,9 @@ impl fmt::Display for ObjectName {
             Self::Service(name) => write!(out, "Service {name}"),
             Self::EndpointSlice(name) => write!(out, "EndpointSlice {name}"),
             Self::Node(name) => write!(out, "Node {name}"),
+            Self::Ingress(name) => write!(out, "Ingress {name}"),
+            Self::IngressClass(name) => write!(out, "IngressClass {name}"),
+            Self::Secret(name) => write!(out, "Secret {name}"),
             Self::File(name) => out.write_str(name),
         }
     }

@@ -4,13 +4,13 @@ use std::{net::IpAddr, time::SystemTime};
 
 use ipnet::IpNet;
 
-use crate::{Protocol, Scope, ServiceName};
+use crate::{NamespacedName, Protocol, Scope};
 
 /// A Kubernetes Service, as far as it matters for balancing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
-    pub name: ServiceName,
+    pub name: NamespacedName,
     /// When it was created, in seconds since 1970; objects without are the youngest.
     pub created_s: Option<i64>,
     /// Its ports.
@@ -50,7 +50,7 @@ pub struct ServicePort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     /// The Service.
-    pub service: ServiceName,
+    pub service: NamespacedName,
     /// Target ports by the name of the Service's port.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, Node, Planner, Protocol, Scope,
-    Service, ServiceName, ServicePort, Touched, diff,
+    Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Planner,
+    Protocol, Scope, Service, ServicePort, Touched, diff,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -33,7 +33,7 @@ prop_compose! {
         local in any::<bool>(),
     ) -> Service {
         Service {
-            name: ServiceName::new("default", &format!("s{number}")),
+            name: NamespacedName::new("default", &format!("s{number}")),
             created_s,
             ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port }],
             cluster_ips: vec![IpAddr::from([10, 96, 0, number])],
@@ -65,8 +65,8 @@ prop_compose! {
 /// Everything that was told.
 #[derive(Clone, Debug, Default)]
 struct Model {
-    services: BTreeMap<ServiceName, Service>,
-    slices: BTreeMap<ServiceName, EndpointSlice>,
+    services: BTreeMap<NamespacedName, Service>,
+    slices: BTreeMap<NamespacedName, EndpointSlice>,
 }
 
 prop_compose! {
@@ -81,11 +81,11 @@ prop_compose! {
         for (index, (number, endpoints)) in slices.into_iter().enumerate() {
             let slice = EndpointSlice {
                 triggered: None,
-                service: ServiceName::new("default", &format!("s{number}")),
+                service: NamespacedName::new("default", &format!("s{number}")),
                 ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
                 endpoints,
             };
-            model.slices.insert(ServiceName::new("default", &format!("slice{index}")), slice);
+            model.slices.insert(NamespacedName::new("default", &format!("slice{index}")), slice);
         }
         model
     }
@@ -183,7 +183,7 @@ proptest! {
 #[test]
 fn older_service_wins_an_address() {
     let claim = |name: &str, created_s| Service {
-        name: ServiceName::new("default", name),
+        name: NamespacedName::new("default", name),
         created_s: Some(created_s),
         ports: vec![ServicePort {
             name: String::new(),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
@@ -14,7 +14,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use headgate_netns::{Cluster, Netns, SERVICE, binary, get, slices, udp};
+use headgate_netns::{
+    Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE, binary, get, slices, udp,
+};
 use nix::unistd::geteuid;
 
 #[derive(Parser)]
@@ -33,6 +35,9 @@ const PODS: u8 = 2;
 const REQUESTS: usize = 60;
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const BALANCER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The hosts of the example.
+const SHOP: &str = "shop.example.com";
+const API: &str = "api.example.com";
 /// How long each act under load lasts.
 const ACT: Duration = Duration::from_secs(2);
 
@@ -60,7 +65,7 @@ fn main() -> Result<()> {
         .collect();
     cluster.write("web-endpoints.yaml", &slices(&pods))?;
     for index in 0..NODES.into() {
-        cluster.start_agent(index)?;
+        cluster.start_agent_with(index, &["--proxy-user", PROXY_USER])?;
     }
     cluster.client.batch(&format!(
         "route add {BALANCER}/32 via {}",
@@ -72,6 +77,9 @@ fn main() -> Result<()> {
         "{REQUESTS} requests over each path, and the pods that answered"
     ));
     show_paths(&cluster)?;
+
+    heading("Ingress: two hosts, TLS and paths, from outside");
+    show_ingress(&mut cluster)?;
 
     heading("under load: a pod is scaled away");
     let load = Load::start(
@@ -104,7 +112,7 @@ fn main() -> Result<()> {
         .kill()?;
     println!("killed");
     thread::sleep(ACT);
-    cluster.start_agent(0)?;
+    cluster.start_agent_with(0, &["--proxy-user", PROXY_USER])?;
     println!("started");
     thread::sleep(ACT / 2);
     lost += load.finish()?;
@@ -176,6 +184,51 @@ fn show_paths(cluster: &Cluster) -> Result<()> {
         .client
         .run(move || tally((0..REQUESTS).map(|_| udp(address).map(|(answer, _)| answer.pod))))?;
     print_path("NodePort, UDP", &datagrams);
+    Ok(())
+}
+
+/// Serves the example by proxies on every node, and asks the first one with curl.
+fn show_ingress(cluster: &mut Cluster) -> Result<()> {
+    let certificate = Certificate::new(&[SHOP])?;
+    let authority = cluster.manifests().with_file_name("authority.pem");
+    fs::write(&authority, &certificate.authority)?;
+    cluster.write("secret.yaml", &certificate.secret("shop-tls"))?;
+    cluster.write("ingress.yaml", INGRESSES)?;
+    for index in 0..NODES.into() {
+        cluster.start_proxy(index, &["--access-log", "off"])?;
+    }
+    let node = &cluster.nodes[0];
+    for (title, url) in [
+        ("HTTPS, certificate checked", format!("https://{SHOP}/cart")),
+        ("HTTP where there is TLS", format!("http://{SHOP}/cart")),
+        ("path rewritten to /users", format!("http://{API}/v1/users")),
+        ("path without a rule", format!("http://{API}/v2")),
+    ] {
+        let mut curl = cluster.client.command("curl", None);
+        curl.args(["--silent", "--max-time", "5", "--noproxy", "*", "--cacert"])
+            .arg(&authority)
+            .args([
+                "--write-out",
+                " %{http_version} %{http_code} %{redirect_url}",
+            ]);
+        for at in [
+            format!("{SHOP}:443"),
+            format!("{SHOP}:80"),
+            format!("{API}:80"),
+        ] {
+            curl.args(["--resolve", &format!("{at}:{}", node.v4)]);
+        }
+        let output = curl.arg(&url).output().context("curl")?;
+        ensure!(output.status.success(), "curl {url}: {}", output.status);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, result) = text.rsplit_once(['\n', '}']).unwrap_or(("", &text));
+        let pod = body.split('"').find(|word| word.starts_with("web-"));
+        println!(
+            "{title:<32} {url:<34} HTTP/{} {}",
+            result.trim(),
+            pod.unwrap_or_default()
+        );
+    }
     Ok(())
 }
 

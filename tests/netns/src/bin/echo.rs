@@ -1,12 +1,15 @@
 //! `headgate-echo`: what runs in a pod. It answers HTTP and datagrams with its name and the
-//! client's address.
+//! client's address, and HTTP also with what it was asked.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
-use axum::{Json, Router, extract::ConnectInfo, routing::get};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Request},
+};
 use clap::Parser;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 
 #[derive(Parser)]
@@ -24,6 +27,19 @@ fn answer(name: &str, peer: SocketAddr) -> Value {
     json!({ "pod": name, "client": SocketAddr::new(peer.ip().to_canonical(), peer.port()) })
 }
 
+/// Values that came for one name are joined.
+fn headers(request: &Request) -> Value {
+    let mut all = Map::new();
+    for name in request.headers().keys() {
+        let values = request.headers().get_all(name).iter();
+        let values: Vec<_> = values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
+        all.insert(name.to_string(), values.join(", ").into());
+    }
+    all.into()
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
@@ -32,9 +48,14 @@ async fn main() -> Result<()> {
     let datagrams = UdpSocket::bind(address).await?;
     println!("ready");
     let name = options.name.clone();
-    let reply =
-        move |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { Json(answer(&name, peer)) };
-    let router = Router::new().route("/", get(reply));
+    let reply = move |ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| async move {
+        let mut answer = answer(&name, peer);
+        answer["method"] = request.method().as_str().into();
+        answer["target"] = request.uri().to_string().into();
+        answer["headers"] = headers(&request);
+        Json(answer)
+    };
+    let router = Router::new().fallback(reply);
     let serve = axum::serve(
         http,
         router.into_make_service_with_connect_info::<SocketAddr>(),

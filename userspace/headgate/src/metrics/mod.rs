@@ -1,6 +1,7 @@
 //! Prometheus metrics, under kube-proxy's names where the meaning is the same.
 
 mod maps;
+mod proxy;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -17,6 +18,8 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::sync::{mpsc, watch};
+
+pub(crate) use proxy::proxy;
 
 type Codes = Family<[(&'static str, String); 1], Counter>;
 

@@ -1,0 +1,317 @@
+//! Ingress on a real cluster: the proxy of a node without privileges, steered to by its agent, and
+//! curl as the client outside.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use common::{cluster_without_agents, eventually};
+use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE, slices};
+use serde_json::Value;
+
+const SHOP: &str = "shop.example.com";
+const API: &str = "api.example.com";
+
+/// A cluster of one node whose proxy serves the example, and what clients trust.
+fn ingress_cluster(name: &str, options: &[&str]) -> Option<(Cluster, PathBuf)> {
+    let mut cluster = cluster_without_agents(name, 1, 2)?;
+    let certificate = Certificate::new(&[SHOP]).unwrap();
+    let authority = cluster.manifests().with_file_name("authority.pem");
+    fs::write(&authority, &certificate.authority).unwrap();
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster
+        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+        .unwrap();
+    cluster
+        .write("secret.yaml", &certificate.secret("shop-tls"))
+        .unwrap();
+    cluster.write("ingress.yaml", INGRESSES).unwrap();
+    cluster
+        .start_agent_with(0, &["--proxy-user", PROXY_USER])
+        .unwrap();
+    cluster.start_proxy(0, options).unwrap();
+    Some((cluster, authority))
+}
+
+/// Status, headers and body.
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Response {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn pod(&self) -> String {
+        self.json()["pod"].as_str().unwrap().into()
+    }
+
+    fn header(&self, name: &str) -> Option<String> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let found = lines.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim().into())
+    }
+}
+
+/// Runs curl outside of the cluster; hosts of the example are at the node, over IPv6 if asked.
+fn curl(cluster: &Cluster, words: &[&str]) -> Response {
+    let node = &cluster.nodes[0];
+    let v6 = words.contains(&"--ipv6");
+    let address = if v6 {
+        format!("[{}]", node.v6)
+    } else {
+        node.v4.to_string()
+    };
+    let mut command = cluster.client.command("curl", None);
+    command.args([
+        "--silent",
+        "--show-error",
+        "--include",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "10",
+    ]);
+    for host in [SHOP, API, "other.example.com"] {
+        for port in [80, 443] {
+            command.args(["--resolve", &format!("{host}:{port}:{address}")]);
+        }
+    }
+    let output = command.args(words).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "curl {words:?}: {complaint}");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Response {
+        status,
+        head: head.into(),
+        body: body.into(),
+    }
+}
+
+#[test]
+fn l01_l10_hosts_paths_and_tls_from_outside() {
+    let Some((cluster, authority)) = ingress_cluster("inghost", &[]) else {
+        return;
+    };
+    let trust = ["--cacert", authority.to_str().unwrap()];
+    let https = format!("https://{SHOP}/cart?id=7");
+    for version in ["--http1.1", "--http2"] {
+        for family in ["--ipv4", "--ipv6"] {
+            let words = [&trust[..], &[version, family, &https]].concat();
+            let answer = curl(&cluster, &words);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let json = answer.json();
+            assert_eq!(json["target"], "/cart?id=7");
+            assert_eq!(json["headers"]["host"], SHOP);
+            assert_eq!(json["headers"]["x-forwarded-proto"], "https");
+            let client = match family {
+                "--ipv4" => "192.168.50.100",
+                _ => "fd50::100",
+            };
+            assert_eq!(
+                json["headers"]["x-forwarded-for"], client,
+                "the client's address"
+            );
+            let hsts = answer.header("strict-transport-security");
+            assert!(hsts.unwrap().starts_with("max-age=31536000"));
+        }
+    }
+    let plain = curl(&cluster, &[&format!("http://{SHOP}/cart?id=7")]);
+    assert_eq!((plain.status, plain.header("location")), (308, Some(https)));
+
+    let answer = curl(&cluster, &[&format!("http://{API}/v1/users/1?x=y")]);
+    assert_eq!(answer.json()["target"], "/users/1?x=y");
+    for (url, status) in [
+        (format!("http://{API}/v2"), 404),
+        ("http://other.example.com/".into(), 404),
+    ] {
+        assert_eq!(curl(&cluster, &[&url]).status, status, "{url}");
+    }
+    let pods: BTreeSet<String> = (0..4)
+        .map(|_| curl(&cluster, &[&format!("http://{API}/v1/")]).pod())
+        .collect();
+    assert_eq!(pods.len(), 2, "every endpoint gets a share");
+    // A name that nobody has a certificate for is shown one that nobody trusts.
+    let other = curl(&cluster, &["--insecure", "https://other.example.com/"]);
+    assert_eq!(other.status, 404);
+}
+
+#[test]
+fn l36_a_cookie_keeps_a_client_at_its_pod() {
+    let Some((cluster, _)) = ingress_cluster("ingcook", &[]) else {
+        return;
+    };
+    let url = format!("http://{API}/v1/");
+    let first = curl(&cluster, &[&url]);
+    let cookie = first.header("set-cookie").unwrap();
+    let (cookie, attributes) = cookie.split_once(';').unwrap();
+    assert_eq!(attributes, " Path=/; HttpOnly");
+    for _ in 0..6 {
+        let again = curl(&cluster, &["--cookie", cookie, &url]);
+        assert_eq!(again.pod(), first.pod());
+        assert_eq!(again.header("set-cookie"), None);
+    }
+    // The pod leaves: the next one gets the client, and keeps it.
+    let rest = if first.pod() == "web-1-1" {
+        (1, 2)
+    } else {
+        (1, 1)
+    };
+    cluster.write("slices.yaml", &slices(&[rest])).unwrap();
+    eventually("the other pod", || {
+        curl(&cluster, &["--cookie", cookie, &url]).pod() != first.pod()
+    });
+    assert!(
+        curl(&cluster, &["--cookie", cookie, &url])
+            .header("set-cookie")
+            .is_some()
+    );
+}
+
+#[test]
+fn l08_without_endpoints_there_is_no_service_until_there_are() {
+    let Some((cluster, _)) = ingress_cluster("ingnone", &[]) else {
+        return;
+    };
+    let url = format!("http://{API}/v1/");
+    let status = || curl(&cluster, &[&url]).status;
+    assert_eq!(status(), 200);
+    cluster.write("slices.yaml", &slices(&[])).unwrap();
+    eventually("503", || status() == 503);
+    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
+    eventually("200", || status() == 200);
+    cluster.write("ingress.yaml", "").unwrap();
+    eventually("404", || status() == 404);
+}
+
+/// Requests one after the other over connections that stay open, until told to stop.
+struct Load {
+    ends: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
+}
+
+impl Load {
+    fn start(from: &Netns, node: std::net::Ipv4Addr) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let client = |is_new_each_time: bool| {
+            let ends = ends.clone();
+            from.spawn(move || {
+                let (mut answers, mut errors) = (0, Vec::new());
+                let address = std::net::SocketAddr::from((node, 80));
+                let mut kept = None;
+                while !ends.load(Ordering::Relaxed) {
+                    match ask(address, kept.take()) {
+                        Ok((200, stream)) => {
+                            answers += 1;
+                            kept = stream.filter(|_| !is_new_each_time);
+                        }
+                        Ok((status, _)) => errors.push(status.to_string()),
+                        Err(error) => errors.push(format!("{is_new_each_time} {answers} {error}")),
+                    }
+                }
+                (answers, errors)
+            })
+        };
+        Self {
+            clients: vec![client(true), client(false)],
+            ends,
+        }
+    }
+
+    fn finish(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            let (answers, errors) = client.join().unwrap();
+            assert!(
+                answers > 10 && errors.is_empty(),
+                "{answers} answers, {errors:?}"
+            );
+        }
+    }
+}
+
+/// A request over a connection, and the connection if the server leaves it open.
+fn ask(
+    address: std::net::SocketAddr,
+    kept: Option<std::net::TcpStream>,
+) -> std::io::Result<(u16, Option<std::net::TcpStream>)> {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut stream = match kept {
+        Some(stream) => stream,
+        None => std::net::TcpStream::connect(address)?,
+    };
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    // One packet: Nagle's algorithm would hold back the second.
+    let request = format!("GET /v1/ HTTP/1.1\r\nHost: {API}\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut reader = BufReader::new(&stream);
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(std::io::Error::other(format!("closed after {head:?}")));
+        }
+        if line == "\r\n" {
+            break;
+        }
+        let line = line.trim().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.parse().map_err(std::io::Error::other)?;
+        }
+        head.push(line);
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let status = head
+        .first()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let stays = !head.iter().any(|line| line == "connection: close");
+    Ok((status.unwrap_or(0), stays.then_some(stream)))
+}
+
+#[test]
+fn l57_no_request_is_lost_while_everything_changes() {
+    let Some((mut cluster, _)) = ingress_cluster("ingload", &["--access-log", "off"]) else {
+        return;
+    };
+    let load = Load::start(&cluster.client, cluster.nodes[0].v4);
+    for round in 0..5 {
+        // Another route, another certificate, other endpoints.
+        let more = INGRESSES.replace(SHOP, &format!("shop{round}.example.com"));
+        cluster.write("ingress.yaml", &more).unwrap();
+        let secret = Certificate::new(&[SHOP]).unwrap().secret("shop-tls");
+        cluster.write("secret.yaml", &secret).unwrap();
+        cluster
+            .write("slices.yaml", &slices(&[(1, 1 + round % 2)]))
+            .unwrap();
+        let url = format!("http://shop{round}.example.com/");
+        let host = format!("shop{round}.example.com:80:{}", cluster.nodes[0].v4);
+        eventually("the new route", || {
+            curl(&cluster, &["--resolve", &host, &url]).status == 308
+        });
+    }
+    // Another proxy takes over while the old one finishes what it has.
+    let before = cluster.start_proxy(0, &["--access-log", "off"]).unwrap();
+    before.unwrap().terminate().unwrap();
+    cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    cluster
+        .start_agent_with(0, &["--proxy-user", PROXY_USER])
+        .unwrap();
+    load.finish();
+}

@@ -1,0 +1,149 @@
+//! From Kubernetes objects to the model. What cannot be taken is refused by field; the rest of the
+//! object stands.
+
+mod ingress;
+mod names;
+mod node;
+mod service;
+mod slice;
+
+use std::fmt::Debug;
+
+use headgate_model::{NamespacedName, ObjectName, Protocol, Refusal};
+use k8s_openapi::api::{
+    core::v1::{Node, Secret, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
+};
+use kube::ResourceExt;
+use serde::de::DeserializeOwned;
+
+use crate::event::{Event, Interest, Kind};
+
+pub(crate) use {ingress::SKIPPED_SECRETS, names::host};
+
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// Collects refusals of one object.
+pub(crate) struct Refusals {
+    object: ObjectName,
+    pub(crate) list: Vec<Refusal>,
+}
+
+impl Refusals {
+    pub(crate) fn new(object: ObjectName) -> Self {
+        Self {
+            object,
+            list: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        self.list.push(Refusal {
+            object: self.object.clone(),
+            field: field.into(),
+            reason: reason.into(),
+        });
+    }
+
+    fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|reason| self.add(field, reason)).ok()
+    }
+}
+
+/// An object as the API has it.
+pub(crate) trait Object:
+    kube::Resource<DynamicType = ()> + Clone + Debug + Default + DeserializeOwned + Send + 'static
+{
+    /// Its kind.
+    const KIND: Kind;
+
+    /// What is told of it to somebody with this interest.
+    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event;
+}
+
+impl Object for Service {
+    const KIND: Kind = Kind::Service;
+
+    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event {
+        let service = match interest {
+            Interest::Services => service::service(self, refusals),
+            Interest::Ingress => service::upstream(self, refusals),
+        };
+        Event::Service(name(self), service)
+    }
+}
+
+impl Object for EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlice;
+
+    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event {
+        Event::Slice(name(self), slice::slice(self, interest, refusals))
+    }
+}
+
+impl Object for Node {
+    const KIND: Kind = Kind::Node;
+
+    fn event(&self, _interest: Interest, _refusals: &mut Refusals) -> Event {
+        Event::Node(node::node(self))
+    }
+}
+
+impl Object for Ingress {
+    const KIND: Kind = Kind::Ingress;
+
+    fn event(&self, _interest: Interest, refusals: &mut Refusals) -> Event {
+        Event::Ingress(name(self), Some(ingress::ingress(self, refusals)))
+    }
+}
+
+impl Object for IngressClass {
+    const KIND: Kind = Kind::IngressClass;
+
+    fn event(&self, _interest: Interest, refusals: &mut Refusals) -> Event {
+        Event::IngressClass(self.name_any(), ingress::class(self, refusals))
+    }
+}
+
+impl Object for Secret {
+    const KIND: Kind = Kind::Secret;
+
+    fn event(&self, _interest: Interest, _refusals: &mut Refusals) -> Event {
+        Event::Secret(name(self), ingress::secret(self))
+    }
+}
+
+/// The events of an object.
+pub(crate) fn events<K: Object>(object: &K, interest: Interest) -> [Event; 2] {
+    let name = K::KIND.object(&name(object));
+    let mut refusals = Refusals::new(name.clone());
+    let event = object.event(interest, &mut refusals);
+    [event, Event::Refused(name, refusals.list)]
+}
+
+/// Namespace and name; objects without namespace are in `default`.
+pub(crate) fn name(object: &impl ResourceExt) -> NamespacedName {
+    let namespace = object.namespace().unwrap_or_else(|| "default".into());
+    NamespacedName::new(&namespace, &object.name_any())
+}
+
+fn protocol(text: Option<&str>) -> Result<Protocol, String> {
+    match text {
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some(other) => Err(format!("protocol {other} is not supported")),
+    }
+}
+
+/// Whether a port can be what Ingresses need.
+fn is_tcp(protocol: Option<&str>) -> bool {
+    matches!(protocol, None | Some("TCP"))
+}
+
+fn port_number(number: i32) -> Result<u16, String> {
+    match u16::try_from(number) {
+        Ok(number) if number != 0 => Ok(number),
+        _ => Err(format!("{number} is not a port (1 to 65535)")),
+    }
+}

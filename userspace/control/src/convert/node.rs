@@ -1,0 +1,23 @@
+//! What matters of a Node.
+
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+
+use crate::event::NodeState;
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The cluster autoscaler is about to remove the node.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// What matters of a Node.
+pub(super) fn node(object: &core::Node) -> NodeState {
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let is_tainted = taints.is_some_and(|taints| {
+        let mut keys = taints.iter().map(|taint| taint.key.as_str());
+        keys.any(|key| key == LEAVING_TAINT)
+    });
+    NodeState {
+        zone: object.labels().get(ZONE).cloned(),
+        is_leaving: is_tainted || object.metadata.deletion_timestamp.is_some(),
+    }
+}

@@ -1,0 +1,187 @@
+//! Services.
+
+use std::net::IpAddr;
+
+use headgate_model::{Scope, Service, ServicePort};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+
+use super::{PROXY_NAME, Refusals, is_tcp, name, port_number, protocol};
+
+/// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
+const AFFINITY_TIMEOUT_S: u32 = 10_800;
+
+/// A Service, or `None` if it is nothing for us.
+pub(super) fn service(object: &core::Service, refusals: &mut Refusals) -> Option<Service> {
+    let spec = object.spec.clone().unwrap_or_default();
+    let is_ours = !object.labels().contains_key(PROXY_NAME);
+    let is_headless = spec.cluster_ip.as_deref() == Some("None");
+    let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
+    if !is_ours || is_headless || type_ == "ExternalName" {
+        return None;
+    }
+    let has_node_ports = matches!(type_, "NodePort" | "LoadBalancer");
+    let ports = spec.ports.iter().flatten().enumerate();
+    let ports = ports
+        .filter_map(|(index, port)| service_port(index, port, has_node_ports, refusals))
+        .collect();
+    let has_affinity = spec.session_affinity.as_deref() == Some("ClientIP");
+    Some(Service {
+        name: name(object),
+        created_s: object.creation_timestamp().map(|time| time.0.as_second()),
+        ports,
+        cluster_ips: cluster_ips(&spec, refusals),
+        external_ips: addresses(
+            "spec.externalIPs",
+            spec.external_ips.as_deref().unwrap_or_default(),
+            refusals,
+        ),
+        load_balancer_ips: load_balancer_ips(object, type_, refusals),
+        external_policy: scope(spec.external_traffic_policy.as_deref()),
+        internal_policy: scope(spec.internal_traffic_policy.as_deref()),
+        affinity_timeout_s: has_affinity.then(|| {
+            let config = spec.session_affinity_config.as_ref();
+            config
+                .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .unwrap_or(AFFINITY_TIMEOUT_S)
+        }),
+        source_ranges: source_ranges(
+            spec.load_balancer_source_ranges
+                .as_deref()
+                .unwrap_or_default(),
+            refusals,
+        ),
+        health_check_node_port: health_check_node_port(&spec, type_, refusals),
+    })
+}
+
+/// What a proxy needs of a Service: ports and cluster IPs. Nothing of a name outside of the cluster:
+/// whoever may write Services could have the proxy call any host (as ingress-nginx warns).
+pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Option<Service> {
+    let spec = object.spec.clone().unwrap_or_default();
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let ports = spec.ports.iter().flatten().enumerate();
+    let ports = ports
+        .filter(|(_, port)| is_tcp(port.protocol.as_deref()))
+        .filter_map(|(index, port)| service_port(index, port, false, refusals))
+        .collect();
+    Some(Service {
+        name: name(object),
+        created_s: None,
+        ports,
+        cluster_ips: cluster_ips(&spec, refusals),
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: None,
+        health_check_node_port: None,
+    })
+}
+
+/// None if the Service is headless.
+fn cluster_ips(spec: &core::ServiceSpec, refusals: &mut Refusals) -> Vec<IpAddr> {
+    let texts = match (&spec.cluster_ips, &spec.cluster_ip) {
+        (Some(addresses), _) if !addresses.is_empty() => addresses.clone(),
+        (_, Some(address)) if !address.is_empty() => vec![address.clone()],
+        _ => Vec::new(),
+    };
+    match texts.first().is_some_and(|text| text == "None") {
+        true => Vec::new(),
+        false => addresses("spec.clusterIPs", &texts, refusals),
+    }
+}
+
+fn service_port(
+    index: usize,
+    port: &core::ServicePort,
+    has_node_ports: bool,
+    refusals: &mut Refusals,
+) -> Option<ServicePort> {
+    let field = |name: &str| format!("spec.ports[{index}].{name}");
+    let protocol = protocol(port.protocol.as_deref());
+    let protocol = refusals.keep(&field("protocol"), protocol)?;
+    let number = refusals.keep(&field("port"), port_number(port.port))?;
+    let node_port = match port.node_port {
+        Some(number) if has_node_ports && number != 0 => {
+            refusals.keep(&field("nodePort"), port_number(number))
+        }
+        _ => None,
+    };
+    Some(ServicePort {
+        name: port.name.clone().unwrap_or_default(),
+        protocol,
+        port: number,
+        node_port,
+    })
+}
+
+/// IPs of the load balancer, except of one that terminates connections itself (KEP-1860).
+fn load_balancer_ips(object: &core::Service, type_: &str, refusals: &mut Refusals) -> Vec<IpAddr> {
+    if type_ != "LoadBalancer" {
+        return Vec::new();
+    }
+    let status = object
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref());
+    let ips: Vec<String> = status
+        .and_then(|balancer| balancer.ingress.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.clone())
+        .collect();
+    addresses("status.loadBalancer.ingress", &ips, refusals)
+}
+
+fn addresses(field: &str, texts: &[String], refusals: &mut Refusals) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let address = text
+            .parse::<IpAddr>()
+            .map_err(|error| format!("`{text}`: {error}"));
+        addresses.extend(refusals.keep(&format!("{field}[{index}]"), address));
+    }
+    addresses
+}
+
+/// The port where a load balancer asks; it means something for local traffic alone.
+fn health_check_node_port(
+    spec: &core::ServiceSpec,
+    type_: &str,
+    refusals: &mut Refusals,
+) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    if type_ != "LoadBalancer" || !is_local {
+        return None;
+    }
+    refusals.keep("spec.healthCheckNodePort", port_number(number))
+}
+
+/// An unreadable range is left out. If none is left, nobody is admitted.
+fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let range = text
+            .trim()
+            .parse::<IpNet>()
+            .map_err(|error| format!("`{text}`: {error}"));
+        let field = format!("spec.loadBalancerSourceRanges[{index}]");
+        ranges.extend(refusals.keep(&field, range));
+    }
+    (!texts.is_empty()).then_some(ranges)
+}
+
+fn scope(policy: Option<&str>) -> Scope {
+    match policy {
+        Some("Local") => Scope::Local,
+        _ => Scope::Cluster,
+    }
+}

@@ -1,0 +1,99 @@
+//! EndpointSlices.
+
+use std::{net::IpAddr, time::SystemTime};
+
+use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
+use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
+use kube::ResourceExt;
+
+use super::{PROXY_NAME, Refusals, is_tcp, name, port_number, protocol};
+use crate::event::Interest;
+
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// An EndpointSlice, or `None` if it is nothing for us.
+pub(super) fn slice(
+    object: &discovery::EndpointSlice,
+    interest: Interest,
+    refusals: &mut Refusals,
+) -> Option<EndpointSlice> {
+    let labels = object.labels();
+    let service = labels.get(SERVICE_NAME)?;
+    let is_for_ingress = interest == Interest::Ingress;
+    let is_others = labels.contains_key(HEADLESS) || labels.contains_key(PROXY_NAME);
+    if is_others && !is_for_ingress || object.address_type == "FQDN" {
+        return None;
+    }
+    let mut ports = Vec::new();
+    for (index, port) in object.ports.iter().flatten().enumerate() {
+        // No number means every port, which a Service cannot use.
+        let Some(number) = port.port else { continue };
+        if is_for_ingress && !is_tcp(port.protocol.as_deref()) {
+            continue;
+        }
+        let field = |name: &str| format!("ports[{index}].{name}");
+        let protocol = protocol(port.protocol.as_deref());
+        let protocol = refusals.keep(&field("protocol"), protocol);
+        let number = refusals.keep(&field("port"), port_number(number));
+        if let (Some(protocol), Some(port_number)) = (protocol, number) {
+            let name = port.name.clone().unwrap_or_default();
+            ports.push(EndpointPort {
+                name,
+                protocol,
+                port: port_number,
+            });
+        }
+    }
+    let mut endpoints = Vec::new();
+    for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
+        let Some(text) = endpoint.addresses.first() else {
+            continue;
+        };
+        let address = endpoint_address(text);
+        let field = format!("endpoints[{index}].addresses[0]");
+        let Some(address) = refusals.keep(&field, address) else {
+            continue;
+        };
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        // What is not said means yes, and serving means what ready means.
+        let ready = conditions.ready.unwrap_or(true);
+        let hints = endpoint.hints.clone().unwrap_or_default();
+        let zones = hints.for_zones.into_iter().flatten();
+        let nodes = hints.for_nodes.into_iter().flatten();
+        endpoints.push(Endpoint {
+            zone_hints: zones.map(|zone| zone.name).collect(),
+            node_hints: nodes.map(|node| node.name).collect(),
+            address,
+            node: endpoint.node_name.clone(),
+            ready,
+            serving: conditions.serving.unwrap_or(ready),
+            terminating: conditions.terminating.unwrap_or(false),
+        });
+    }
+    let service = NamespacedName::new(&name(object).namespace, service);
+    // kube-controller-manager's; without it nothing is measured.
+    let trigger = object.annotations().get(TRIGGER_TIME);
+    let trigger = trigger.and_then(|text| text.parse::<Timestamp>().ok());
+    Some(EndpointSlice {
+        service,
+        ports,
+        endpoints,
+        triggered: trigger.map(SystemTime::from),
+    })
+}
+
+/// An endpoint of these kinds would be the node itself, whoever runs there (CVE-2021-25737).
+fn endpoint_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || is_link_local
+    {
+        return Err(format!("{address} is no address of an endpoint"));
+    }
+    Ok(address)
+}

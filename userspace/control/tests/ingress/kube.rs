@@ -1,0 +1,175 @@
+//! What only an API server can do to a proxy.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use headgate_apiserver::{Attributes, Options};
+use headgate_control::Event;
+use k8s_openapi::api::{
+    core::v1::{Secret, Service},
+    networking::v1::Ingress,
+};
+use tokio::time::timeout;
+
+use crate::{
+    server::PATIENCE,
+    source::{Proxy, Source, ingress, our_class, rule, secret, web},
+};
+
+fn shop(name: &str, host: &str) -> String {
+    ingress(name, &format!("rules: [{}]", rule(host, "web")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l55_namespaces_that_are_not_named_are_not_asked_about() {
+    // Who may see two namespaces sees no list of all.
+    let may = |asked: &Attributes| match asked.namespace.as_deref() {
+        Some(namespace) => ["blue", "green"].contains(&namespace),
+        None => asked.resource == "ingressclasses",
+    };
+    let options = Options {
+        authorize: Some(Arc::new(may)),
+        ..Options::default()
+    };
+    let source = Source::api(options).await;
+    let within = |namespace: &str, text: &str| {
+        let named = format!("metadata: {{namespace: {namespace}, ");
+        text.replace("metadata: {", &named)
+    };
+    let Source::Api(server) = &source else {
+        unreachable!("it is one");
+    };
+    server.apply_yaml(&our_class()).unwrap();
+    for namespace in ["red", "green", "blue"] {
+        let text = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}");
+        server.apply_yaml(&text).unwrap();
+        let host = format!("{namespace}.example");
+        let objects = shop("shop", &host) + &web("web", "10.244.1.2");
+        server.apply_yaml(&within(namespace, &objects)).unwrap();
+    }
+    let namespaces = BTreeSet::from(["blue".to_owned(), "green".to_owned()]);
+    let mut proxy = Proxy::over(source, namespaces).await;
+    assert_eq!(
+        proxy.told.borrow().calls,
+        [
+            "place blue/web:80 [10.244.1.2:8080]",
+            "place green/web:80 [10.244.1.2:8080]",
+            "serve blue.example green.example",
+        ],
+        "at once, when both were listed"
+    );
+    assert_eq!(proxy.status.borrow().disconnected, None);
+    proxy.api().delete::<Ingress>("green", "shop").unwrap();
+    proxy
+        .serves("blue.example / blue/web:80 [10.244.1.2:8080]\n")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l56_what_was_forgotten_is_found_by_listing() {
+    let mut proxy = Proxy::on_api().await;
+    let tls = "tls: [{hosts: [a.example], secretName: web}], ";
+    let text = our_class()
+        + &ingress("a", &format!("{tls}rules: [{}]", rule("a.example", "web")))
+        + &shop("b", "b.example")
+        + &secret("web", "kubernetes.io/tls", "one")
+        + &web("web", "10.244.1.2");
+    proxy.api().apply_yaml(&text).unwrap();
+    proxy
+        .serves(
+            "a.example / default/web:80 [10.244.1.2:8080]\n\
+             b.example / default/web:80 [10.244.1.2:8080]\n\
+             a.example certificate one\n",
+        )
+        .await;
+    let server = proxy.api();
+    server.stop().await;
+    server.delete::<Ingress>("default", "b").unwrap();
+    server.delete::<Secret>("default", "web").unwrap();
+    server.delete::<Service>("default", "web").unwrap();
+    server.compact(server.version());
+    let lists = server.requests("list", "ingresses");
+    server.resume().await.unwrap();
+    proxy.serves("a.example / Unavailable\n").await;
+    assert!(proxy.api().requests("list", "ingresses") > lists);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l56_absent_server_takes_nothing_away_and_is_told() {
+    let mut proxy = Proxy::on_api().await;
+    let text = our_class() + &shop("a", "a.example") + &web("web", "10.244.1.2");
+    proxy.api().apply_yaml(&text).unwrap();
+    let served = "a.example / default/web:80 [10.244.1.2:8080]\n";
+    proxy.serves(served).await;
+    proxy.api().stop().await;
+    let told = proxy
+        .status
+        .wait_for(|status| status.disconnected.is_some());
+    assert!(timeout(PATIENCE, told).await.is_ok());
+    assert_eq!(proxy.told.borrow().dump(), served);
+    // Something of every kind, so that every watch has something to say.
+    let text = text.replace("10.244.1.2", "10.244.1.9") + &secret("web", "Opaque", "one");
+    let text = text.replace("metadata: {", "metadata: {annotations: {a: b}, ");
+    proxy.api().apply_yaml(&text).unwrap();
+    proxy.api().resume().await.unwrap();
+    proxy
+        .serves("a.example / default/web:80 [10.244.1.9:8080]\n")
+        .await;
+    let told = proxy
+        .status
+        .wait_for(|status| status.disconnected.is_none());
+    assert!(timeout(PATIENCE, told).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l56_what_may_not_be_seen_is_told_as_long_as_it_lasts() {
+    let may = |asked: &Attributes| asked.resource != "secrets";
+    let options = Options {
+        authorize: Some(Arc::new(may)),
+        ..Options::default()
+    };
+    let source = Source::api(options).await;
+    let Source::Api(server) = &source else {
+        unreachable!("it is one");
+    };
+    let mut events = source.follow(&BTreeSet::new());
+    let mut connected = Vec::new();
+    let mut until = async |is_last: fn(&Event) -> bool| {
+        loop {
+            let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+            if let Event::Connected(result) = &event {
+                connected.push(result.clone());
+            }
+            if is_last(&event) {
+                return;
+            }
+        }
+    };
+    until(|event| matches!(event, Event::Connected(Err(reason)) if reason.starts_with("Secret")))
+        .await;
+    server.stop().await;
+    until(|event| matches!(event, Event::Connected(Err(reason)) if reason.starts_with("Service")))
+        .await;
+    server.apply_yaml(&web("web", "10.244.1.2")).unwrap();
+    server.resume().await.unwrap();
+    until(|event| matches!(event, Event::Service(_, Some(_)))).await;
+    assert!(connected.iter().all(Result::is_err), "{connected:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l56_a_restart_serves_all_at_once() {
+    let mut proxy = Proxy::on_api().await;
+    let text =
+        our_class() + &shop("a", "a.example") + &shop("b", "b.example") + &web("web", "10.244.1.2");
+    proxy.api().apply_yaml(&text).unwrap();
+    let served = "a.example / default/web:80 [10.244.1.2:8080]\n\
+                  b.example / default/web:80 [10.244.1.2:8080]\n";
+    proxy.serves(served).await;
+    let proxy = proxy.restart().await;
+    let told = proxy.told.borrow().clone();
+    assert_eq!(told.dump(), served);
+    let all = [
+        "place default/web:80 [10.244.1.2:8080]",
+        "serve a.example b.example",
+    ];
+    assert_eq!(told.calls, all);
+}

@@ -1,0 +1,11 @@
+//! The whole loop of the proxy, from a source to a server that writes down what it is told.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod events;
+mod input;
+mod kube;
+mod order;
+mod server;
+mod source;
+mod sources;
+mod status;

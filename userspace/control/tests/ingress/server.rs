@@ -1,0 +1,83 @@
+//! A server that writes down what it is told.
+
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
+
+use headgate_control::{Endpoints, Serve};
+use headgate_model::{
+    ObjectName, Refusal,
+    ingress::{Routes, Target, UpstreamKey},
+};
+use tokio::sync::watch;
+
+/// Far longer than anything takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a server was told.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) routes: Option<Routes>,
+    places: BTreeMap<UpstreamKey, Endpoints>,
+    /// Each call, in order.
+    pub(crate) calls: Vec<String>,
+}
+
+impl Told {
+    /// One line a route, and one a certificate.
+    pub(crate) fn dump(&self) -> String {
+        let mut lines = String::new();
+        let Some(routes) = &self.routes else {
+            return "nothing\n".into();
+        };
+        for (host, at) in &routes.hosts {
+            for route in &at.routes {
+                let target = match &route.target {
+                    Target::Upstream(key) => format!("{key} {}", list(&self.places[key])),
+                    other => format!("{other:?}"),
+                };
+                writeln!(lines, "{host} {} {target}", route.path).unwrap();
+            }
+        }
+        for (host, certificate) in &routes.certificates {
+            let chain = String::from_utf8_lossy(&certificate.chain);
+            writeln!(lines, "{host} certificate {chain}").unwrap();
+        }
+        lines
+    }
+}
+
+fn list(endpoints: &Endpoints) -> String {
+    let texts = endpoints.keys().map(ToString::to_string);
+    format!("[{}]", texts.collect::<Vec<_>>().join(" "))
+}
+
+/// Publishes what it was told after each call. A certificate `bad` is none.
+pub(crate) struct Server(pub(crate) watch::Sender<Told>);
+
+impl Serve for Server {
+    fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
+        let certificates = routes.certificates.values();
+        let bad = certificates.filter(|certificate| certificate.chain == b"bad");
+        let refusals = bad.map(|certificate| Refusal {
+            object: ObjectName::Secret(certificate.secret.clone()),
+            field: "data[tls.crt]".into(),
+            reason: "is no certificate".into(),
+        });
+        let refusals = refusals.collect();
+        self.0.send_modify(|told| {
+            for key in routes.upstreams() {
+                assert!(told.places.contains_key(key), "{key} was not placed before");
+            }
+            let hosts: Vec<&str> = routes.hosts.keys().map(String::as_str).collect();
+            told.calls.push(format!("serve {}", hosts.join(" ")));
+            told.routes = Some(routes);
+        });
+        refusals
+    }
+
+    fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints) {
+        self.0.send_modify(|told| {
+            told.calls.push(format!("place {key} {}", list(&endpoints)));
+            told.places.insert(key.clone(), endpoints);
+        });
+    }
+}

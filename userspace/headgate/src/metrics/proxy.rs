@@ -1,0 +1,131 @@
+//! Metrics of the L7 proxy.
+
+use anyhow::Result;
+use headgate_control::IngressStatus;
+use headgate_model::NamespacedName;
+use headgate_proxy::{Answers, BUCKETS, EndpointHealth, Proxy};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, text::encode},
+    metrics::MetricType,
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::Registry,
+};
+
+/// Times to answer, by Ingress.
+#[derive(Debug)]
+struct Times(Vec<(NamespacedName, Answers)>);
+
+/// All of them in the text format.
+pub(crate) fn proxy(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
+    let mut registry = Registry::default();
+    let answers = proxy.answers();
+    register_answers(&mut registry, &answers);
+    registry.register_collector(Box::new(Times(answers)));
+    register_endpoints(&mut registry, proxy);
+    for (name, help, value) in [
+        (
+            "headgate_proxy_ingresses",
+            "Ingresses that are served",
+            status.ingresses.len(),
+        ),
+        (
+            "headgate_refusals",
+            "What was asked for and is refused",
+            status.refusals.len(),
+        ),
+        (
+            "headgate_source_connected",
+            "1 while the source can be reached",
+            status.disconnected.is_none().into(),
+        ),
+        (
+            "headgate_synced",
+            "1 when routes are what a full list of the source asks for",
+            status.is_synced.into(),
+        ),
+    ] {
+        registry.register(name, help, ConstGauge::new(value as i64));
+    }
+    let passes = ConstCounter::new(status.revision);
+    registry.register("headgate_proxy_passes", "Passes of the loop", passes);
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn labels(ingress: &NamespacedName) -> [(&'static str, String); 2] {
+    [
+        ("namespace", ingress.namespace.clone()),
+        ("ingress", ingress.name.clone()),
+    ]
+}
+
+fn register_answers(registry: &mut Registry, answers: &[(NamespacedName, Answers)]) {
+    let requests: Family<[(&'static str, String); 3], Counter> = Family::default();
+    for (ingress, answers) in answers {
+        let [namespace, name] = labels(ingress);
+        for (class, count) in answers.by_class.iter().enumerate().skip(1) {
+            let labels = [
+                namespace.clone(),
+                name.clone(),
+                ("code", format!("{class}xx")),
+            ];
+            requests.get_or_create(&labels).inc_by(*count);
+        }
+    }
+    registry.register(
+        "headgate_proxy_requests",
+        "Requests by Ingress and first digit of the status",
+        requests,
+    );
+}
+
+fn register_endpoints(registry: &mut Registry, proxy: &Proxy) {
+    let endpoints: Family<[(&'static str, String); 4], Gauge> = Family::default();
+    for upstream in proxy.upstreams() {
+        let service = &upstream.key.service;
+        for endpoint in &upstream.endpoints {
+            let state = match endpoint.health {
+                EndpointHealth::Well => "well",
+                EndpointHealth::Down { .. } => "down",
+                EndpointHealth::Ejected { .. } => "ejected",
+            };
+            let labels = [
+                ("namespace", service.namespace.clone()),
+                ("service", service.name.clone()),
+                ("port", upstream.key.port.to_string()),
+                ("state", state.to_owned()),
+            ];
+            endpoints.get_or_create(&labels).inc();
+        }
+    }
+    registry.register(
+        "headgate_proxy_endpoints",
+        "Endpoints by Service, port, and whether they get requests",
+        endpoints,
+    );
+}
+
+impl Collector for Times {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut metric = encoder.encode_descriptor(
+            "headgate_proxy_request_duration_seconds",
+            "Time from a request to the head of its response",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (ingress, answers) in &self.0 {
+            let buckets: Vec<(f64, u64)> = BUCKETS.into_iter().zip(answers.buckets).collect();
+            let count = answers.buckets.iter().sum();
+            let labels = labels(ingress);
+            let mut one = metric.encode_family(&labels)?;
+            one.encode_histogram::<NoLabelSet>(answers.seconds, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! What commands share that run until they are told to stop.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Context, Result};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
+/// send a bookmark about every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// Logs to standard error, as `RUST_LOG` says.
+pub(crate) fn start_log() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            // The client repeats what the source says.
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into()),
+        )
+        .init();
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The API of the cluster that we run in, or that the kubeconfig names.
+pub(crate) async fn client() -> Result<Client> {
+    const FAILED: &str = "cannot find the Kubernetes API";
+    let mut config = Config::infer().await.context(FAILED)?;
+    config.read_timeout = Some(SILENCE);
+    Client::try_from(config).context(FAILED)
+}

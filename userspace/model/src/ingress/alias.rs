@@ -1,0 +1,87 @@
+//! Other names of hosts.
+
+use std::sync::Arc;
+
+use super::{
+    Ingress, PathMatch, Policy, Redirect, Route, Target, annotations::Settings,
+    candidate::Candidate, rules::Builder,
+};
+
+impl Builder<'_> {
+    /// The routes of an Ingress for other hosts as well, where those have no rules of their own.
+    /// Where its hosts have different routes for the same path, the first host counts.
+    pub(super) fn add_aliases(&mut self, ingress: &Ingress, settings: &Settings) {
+        for alias in &settings.aliases {
+            let copies = self.copies(ingress, settings, alias);
+            let reason = match () {
+                () if self.is_known(alias) => format!("host {alias} has rules already"),
+                () if copies.is_empty() => format!("there are no routes for host {alias}"),
+                () => {
+                    self.hosts.insert(alias.clone(), copies);
+                    continue;
+                }
+            };
+            self.refuse(ingress, settings.field("server-alias"), reason);
+        }
+    }
+
+    fn copies(&mut self, ingress: &Ingress, settings: &Settings, alias: &str) -> Vec<Candidate> {
+        let policy = self.policy(ingress, settings, alias);
+        let mut copies: Vec<Candidate> = Vec::new();
+        for rule in &ingress.rules {
+            let candidates = self.hosts.get(&rule.host).into_iter().flatten();
+            for own in candidates.filter(|known| known.route.ingress == ingress.name) {
+                if !copies.iter().any(|copy| copy.is_same(own)) {
+                    let mut copy = own.clone();
+                    copy.route.policy = policy.clone();
+                    copies.push(copy);
+                }
+            }
+        }
+        copies
+    }
+
+    /// Redirects between a host and its `www.`, where only one has rules.
+    pub(super) fn add_www(&mut self, ingress: &Ingress, settings: &Settings) {
+        if !settings.www_redirect || settings.passthrough {
+            return;
+        }
+        for rule in &ingress.rules {
+            let host = &rule.host;
+            let other = match host.strip_prefix("www.") {
+                Some(rest) => rest.to_owned(),
+                None => format!("www.{host}"),
+            };
+            if host.is_empty() || host.starts_with("*.") || self.is_known(&other) {
+                continue;
+            }
+            let route = Route {
+                ingress: ingress.name.clone(),
+                path: PathMatch::Prefix(String::new()),
+                conditions: Vec::new(),
+                target: Target::Missing,
+                canary: None,
+                policy: Arc::new(www_policy(settings, host)),
+            };
+            self.hosts
+                .insert(other, vec![Candidate { route, written: 1 }]);
+        }
+    }
+
+    /// Whether an Ingress has rules for a host, or a name in front of it was given to one.
+    fn is_known(&self, host: &str) -> bool {
+        self.owners.contains_key(host) || self.hosts.contains_key(host)
+    }
+}
+
+/// The guards of the Ingress hold for its redirects as well.
+fn www_policy(settings: &Settings, host: &str) -> Policy {
+    Policy {
+        redirect: Some(Redirect {
+            location: format!("$scheme://{host}$request_uri"),
+            code: 308,
+        }),
+        app_root: None,
+        ..settings.policy.clone()
+    }
+}

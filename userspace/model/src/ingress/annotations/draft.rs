@@ -1,0 +1,337 @@
+//! What annotations said, one by one, and what that makes together.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::NamespacedName;
+
+use super::super::{
+    CanaryRule, Condition, Cors, HashBy, Limits, Objects, Origin, Pattern, Policy, Probe, Rate,
+    Redirect, Sticky, Text, UpstreamPolicy, UpstreamProtocol,
+};
+
+/// `Access-Control-Max-Age` of ingress-nginx: 20 days.
+const CORS_MAX_AGE_S: u32 = 1_728_000;
+const CORS_METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
+const CORS_HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,\
+                            Cache-Control,Content-Type,Range,Authorization";
+/// `limit-burst-multiplier` of ingress-nginx.
+const BURST: u32 = 5;
+const STICKY_COOKIE: &str = "INGRESSCOOKIE";
+
+/// What annotations said so far.
+#[derive(Debug, Default)]
+pub(in super::super) struct Draft {
+    /// Keys as they were written, by name.
+    pub(super) keys: BTreeMap<&'static str, String>,
+    pub(super) policy: Policy,
+    pub(super) upstream: UpstreamPolicy,
+    pub(super) ssl_redirect: Option<bool>,
+    pub(super) force_ssl_redirect: bool,
+    pub(super) permanent_redirect: Option<String>,
+    pub(super) permanent_code: Option<u16>,
+    pub(super) temporal_redirect: Option<String>,
+    pub(super) temporal_code: Option<u16>,
+    pub(super) www_redirect: bool,
+    pub(super) use_regex: bool,
+    pub(super) aliases: Vec<String>,
+    pub(super) allow: Option<Vec<IpNet>>,
+    pub(super) whitelist: Option<Vec<IpNet>>,
+    pub(super) per_second: Option<u32>,
+    pub(super) per_minute: Option<u32>,
+    pub(super) burst: Option<u32>,
+    pub(super) cors: CorsDraft,
+    pub(super) is_canary: bool,
+    pub(super) canary_weight: Option<u32>,
+    pub(super) canary_total: Option<u32>,
+    pub(super) canary_header: Option<String>,
+    pub(super) canary_value: Option<Text>,
+    pub(super) canary_cookie: Option<String>,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) passthrough: bool,
+    pub(super) mirror: Option<(String, u16)>,
+    pub(super) mirror_percent: Option<u8>,
+    pub(super) cookie: CookieDraft,
+    pub(super) hash: Option<HashBy>,
+    pub(super) tls_secret: Option<(Option<String>, String)>,
+    pub(super) tls_verify: bool,
+    pub(super) tls_name: Option<String>,
+    pub(super) probe_path: Option<String>,
+    pub(super) probe_interval: Option<Duration>,
+    pub(super) probe_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CorsDraft {
+    pub(super) is_on: bool,
+    pub(super) origins: Vec<Origin>,
+    pub(super) methods: Option<String>,
+    pub(super) headers: Option<String>,
+    pub(super) expose: Option<String>,
+    pub(super) credentials: Option<bool>,
+    pub(super) max_age_s: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CookieDraft {
+    pub(super) is_on: bool,
+    pub(super) name: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) domain: Option<String>,
+    pub(super) max_age_s: Option<u32>,
+    pub(super) same_site: Option<String>,
+    pub(super) secure: bool,
+}
+
+/// What annotations may refer to.
+pub(in super::super) struct Context<'a> {
+    pub(in super::super) objects: &'a Objects,
+    /// Of the Ingress.
+    pub(in super::super) ingress: &'a NamespacedName,
+}
+
+/// What the annotations of an Ingress say together.
+#[derive(Debug)]
+pub(in super::super) struct Settings {
+    keys: BTreeMap<&'static str, String>,
+    pub(in super::super) policy: Policy,
+    pub(in super::super) upstream: Arc<UpstreamPolicy>,
+    /// What HTTPS redirects depend on besides certificates.
+    pub(in super::super) ssl_redirect: bool,
+    pub(in super::super) force_ssl_redirect: bool,
+    pub(in super::super) www_redirect: bool,
+    pub(in super::super) use_regex: bool,
+    pub(in super::super) aliases: Vec<String>,
+    pub(in super::super) canary: Option<Vec<CanaryRule>>,
+    pub(in super::super) conditions: Vec<Condition>,
+    pub(in super::super) passthrough: bool,
+    /// Service and port that get a copy, and of how many requests.
+    pub(in super::super) mirror: Option<(String, u16, u8)>,
+}
+
+impl Settings {
+    /// The field of an annotation that was read.
+    pub(in super::super) fn field(&self, name: &str) -> String {
+        field(&self.keys, name)
+    }
+}
+
+fn field(keys: &BTreeMap<&'static str, String>, name: &str) -> String {
+    super::field(keys.get(name).map_or(name, String::as_str))
+}
+
+impl Draft {
+    /// Lets nothing through any more.
+    pub(super) fn close(&mut self, reason: String) {
+        self.policy.closed.get_or_insert(reason);
+    }
+
+    /// Puts together what belongs together. `complain` takes fields and what is wrong with them.
+    pub(in super::super) fn finish(
+        mut self,
+        context: &Context<'_>,
+        complain: &mut dyn FnMut(String, String),
+    ) -> Settings {
+        self.finish_requests();
+        if let Err((name, reason)) = self.finish_upstream_tls(context) {
+            // Without what it is checked with, a backend is not trusted.
+            self.close(format!("{name}: {reason}"));
+            complain(field(&self.keys, name), reason);
+        }
+        self.finish_upstream();
+        let percent = self.mirror_percent.unwrap_or(100);
+        Settings {
+            ssl_redirect: self.ssl_redirect.unwrap_or(true),
+            force_ssl_redirect: self.force_ssl_redirect,
+            www_redirect: self.www_redirect,
+            // As in ingress-nginx: a rewrite compares paths as regular expressions.
+            use_regex: self.use_regex || self.policy.rewrite.is_some(),
+            canary: self.is_canary.then(|| self.canary_rules()),
+            aliases: self.aliases,
+            conditions: self.conditions,
+            passthrough: self.passthrough,
+            mirror: self.mirror.map(|(service, port)| (service, port, percent)),
+            policy: self.policy,
+            upstream: Arc::new(self.upstream),
+            keys: self.keys,
+        }
+    }
+
+    fn finish_requests(&mut self) {
+        let permanent = (self.permanent_redirect.take(), self.permanent_code, 301);
+        let temporal = (self.temporal_redirect.take(), self.temporal_code, 302);
+        // A temporary one first, as in ingress-nginx.
+        let redirects = [temporal, permanent].into_iter();
+        self.policy.redirect = redirects
+            .filter_map(|(location, code, default)| {
+                Some(Redirect {
+                    location: location?,
+                    code: code.unwrap_or(default),
+                })
+            })
+            .next();
+        self.policy.sources.allow = self.allow.take().or(self.whitelist.take());
+        self.policy.limits = Limits {
+            rates: self.rates(),
+            ..std::mem::take(&mut self.policy.limits)
+        };
+        let cors = std::mem::take(&mut self.cors);
+        self.policy.cors = cors.is_on.then(|| Cors {
+            origins: cors.origins,
+            methods: cors.methods.unwrap_or_else(|| CORS_METHODS.into()),
+            headers: cors.headers.unwrap_or_else(|| CORS_HEADERS.into()),
+            expose: cors.expose,
+            credentials: cors.credentials.unwrap_or(true),
+            max_age_s: cors.max_age_s.unwrap_or(CORS_MAX_AGE_S),
+        });
+    }
+
+    fn rates(&self) -> Vec<Rate> {
+        let periods = [(self.per_second, 1), (self.per_minute, 60)];
+        let rates = periods.into_iter().filter_map(|(requests, seconds)| {
+            let requests = requests?;
+            Some(Rate {
+                requests,
+                period: Duration::from_secs(seconds),
+                burst: requests.saturating_mul(self.burst.unwrap_or(BURST)),
+            })
+        });
+        rates.collect()
+    }
+
+    fn finish_upstream(&mut self) {
+        let cookie = std::mem::take(&mut self.cookie);
+        self.upstream.sticky = cookie.is_on.then(|| Sticky {
+            attributes: cookie.attributes(),
+            name: cookie.name.unwrap_or_else(|| STICKY_COOKIE.into()),
+        });
+        if let Some(by) = self.hash.take() {
+            self.upstream.balance = super::super::Balance::Hash(by);
+        }
+        self.upstream.probe = self.probe_path.take().map(|path| Probe {
+            path,
+            interval: self.probe_interval.unwrap_or(Duration::from_secs(10)),
+            timeout: self.probe_timeout.unwrap_or(Duration::from_secs(2)),
+        });
+    }
+
+    /// What is wrong is said with the name of an annotation.
+    fn finish_upstream_tls(&mut self, context: &Context<'_>) -> Result<(), (&'static str, String)> {
+        const SECRET: &str = "proxy-ssl-secret";
+        let tls = &mut self.upstream.tls;
+        tls.name = self.tls_name.take();
+        let Some((namespace, name)) = self.tls_secret.take() else {
+            return match self.tls_verify {
+                true => Err((
+                    "proxy-ssl-verify",
+                    format!("needs {SECRET}, a Secret with ca.crt"),
+                )),
+                false => Ok(()),
+            };
+        };
+        let secret = context.secret(namespace.as_deref(), &name);
+        let secret = secret.map_err(|reason| (SECRET, reason))?;
+        if self.tls_verify {
+            let authorities = secret.data.get("ca.crt");
+            let missing = || (SECRET, format!("Secret {name} has no ca.crt"));
+            tls.authorities = Some(authorities.ok_or_else(missing)?.clone());
+        }
+        if let (Some(chain), Some(key)) = (secret.data.get("tls.crt"), secret.data.get("tls.key")) {
+            tls.identity = Some((chain.clone(), key.clone()));
+        }
+        Ok(())
+    }
+
+    /// In the order in which they decide: header, cookie, weight.
+    fn canary_rules(&mut self) -> Vec<CanaryRule> {
+        let value = self.canary_value.take();
+        let header = self.canary_header.take();
+        let header = header.map(|name| CanaryRule::Header(name, value));
+        let cookie = self.canary_cookie.take().map(CanaryRule::Cookie);
+        let total = self.canary_total.unwrap_or(100);
+        let weight = self.canary_weight.map(|weight| CanaryRule::Weight {
+            weight: weight.min(total),
+            total,
+        });
+        [header, cookie, weight].into_iter().flatten().collect()
+    }
+
+    pub(super) fn set_protocol(&mut self, protocol: UpstreamProtocol) {
+        self.upstream.protocol = protocol;
+    }
+}
+
+impl CookieDraft {
+    fn attributes(&self) -> String {
+        let path = self.path.as_deref().unwrap_or("/");
+        let mut text = format!("; Path={path}");
+        if let Some(domain) = &self.domain {
+            text += &format!("; Domain={domain}");
+        }
+        if let Some(seconds) = self.max_age_s {
+            text += &format!("; Max-Age={seconds}");
+        }
+        if let Some(same_site) = &self.same_site {
+            text += &format!("; SameSite={same_site}");
+        }
+        if self.secure {
+            text += "; Secure";
+        }
+        text + "; HttpOnly"
+    }
+}
+
+impl Context<'_> {
+    /// A Secret of the namespace of the Ingress; those of other namespaces are not its to use.
+    pub(super) fn secret(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<&super::super::Secret, String> {
+        let own = &self.ingress.namespace;
+        if namespace.is_some_and(|namespace| namespace != own) {
+            return Err(format!(
+                "a Secret outside of namespace {own} cannot be used"
+            ));
+        }
+        let key = NamespacedName::new(own, name);
+        let found = self.objects.secrets.get(&key);
+        found.ok_or_else(|| format!("there is no Secret {key}"))
+    }
+}
+
+/// `NAME VALUE`, `NAME ~ PATTERN` or `NAME` in each line.
+pub(super) fn named_texts(text: &str) -> Result<Vec<(String, Text)>, String> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let named = |line: &str| {
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        Ok((super::values::token(name)?, text_match(rest.trim())?))
+    };
+    let named: Vec<_> = lines.map(named).collect::<Result<_, String>>()?;
+    super::values::not_empty(named)
+}
+
+/// `~ PATTERN`, values between `|`, or nothing.
+fn text_match(text: &str) -> Result<Text, String> {
+    if let Some(pattern) = text.strip_prefix('~') {
+        return Pattern::whole(pattern.trim()).map(Text::Regex);
+    }
+    let values: Vec<String> = text.split('|').map(|value| value.trim().into()).collect();
+    Ok(match text.is_empty() {
+        true => Text::Any,
+        false => Text::OneOf(values),
+    })
+}
+
+/// Weights by name: `a=3, b=1`.
+pub(super) fn weights(text: &str) -> Result<BTreeMap<String, u32>, String> {
+    let weight = |item: &str| {
+        let (name, weight) = item
+            .split_once('=')
+            .ok_or(format!("`{item}` is no NAME=WEIGHT"))?;
+        let name = super::values::plain_name(name.trim())?;
+        Ok((name, super::values::positive(weight.trim())?))
+    };
+    super::values::list(text).map(weight).collect()
+}

@@ -1,0 +1,195 @@
+//! Annotations about backends.
+
+use super::super::{Balance, HashBy, UpstreamProtocol};
+
+use super::{
+    Annotation,
+    draft::weights,
+    values::{boolean, duration, host, number, object_name, path, positive, token},
+};
+
+/// The parts of ingress-nginx's buffering have nothing to do here.
+const STREAMED: &str = "has no effect: bodies are streamed, never kept";
+
+pub(super) const ANNOTATIONS: &[Annotation] = &[
+    Annotation::nginx(
+        "backend-protocol",
+        "`HTTP`, `HTTPS`, `GRPC`, `GRPCS` or `HTTP2` (without TLS)",
+        |text, draft| {
+            draft.set_protocol(match text.to_ascii_uppercase().as_str() {
+                "HTTP" => UpstreamProtocol::Http,
+                "HTTPS" => UpstreamProtocol::Https,
+                "HTTP2" => UpstreamProtocol::Http2,
+                "GRPC" => UpstreamProtocol::Grpc,
+                "GRPCS" => UpstreamProtocol::Grpcs,
+                _ => return Err(format!("`{text}` is not supported")),
+            });
+            Ok(())
+        },
+    ),
+    Annotation::nginx(
+        "load-balance",
+        "`round_robin`, `least_conn`, `random` (better of two by requests), `ewma` (better of two by time) or `ip_hash`",
+        |text, draft| {
+            draft.upstream.balance = match text {
+                "round_robin" => Balance::RoundRobin,
+                "least_conn" => Balance::LeastConnections,
+                "random" => Balance::Random,
+                "ewma" => Balance::LeastTime,
+                "ip_hash" => Balance::Hash(HashBy::Source),
+                _ => return Err(format!("`{text}` is not supported")),
+            };
+            Ok(())
+        },
+    ),
+    Annotation::nginx(
+        "upstream-hash-by",
+        "requests that agree in this go to the same endpoint: `$remote_addr`, `$request_uri`, `$host`, `$http_NAME`, `$cookie_NAME` or `$arg_NAME`",
+        |text, draft| Ok(draft.hash = Some(hash_by(text)?)),
+    ),
+    Annotation::own(
+        "weights",
+        "weights of endpoints by the name of their node: `node-a=3, node-b=1`; 1 where none is given",
+        |text, draft| Ok(draft.upstream.weights = weights(text)?),
+    ),
+    Annotation::nginx(
+        "affinity",
+        "`cookie`: a cookie keeps a client at its endpoint while that is there",
+        |text, draft| match text {
+            "cookie" => Ok(draft.cookie.is_on = true),
+            _ => Err(format!("`{text}` is not supported")),
+        },
+    ),
+    Annotation::nginx(
+        "affinity-mode",
+        "`persistent` and `balanced` are the same: a client moves only if its endpoint is gone",
+        |text, _| match text {
+            "persistent" | "balanced" => Ok(()),
+            _ => Err(format!("`{text}` is not supported")),
+        },
+    ),
+    Annotation::nginx(
+        "session-cookie-name",
+        "its name; `INGRESSCOOKIE` if not given",
+        |text, draft| Ok(draft.cookie.name = Some(token(text)?)),
+    ),
+    Annotation::nginx("session-cookie-path", "its path; `/` if not given", |text, draft| {
+        match text.contains(';') {
+            true => Err(format!("`{text}` is more than a path")),
+            false => Ok(draft.cookie.path = Some(path(text)?)),
+        }
+    }),
+    Annotation::nginx("session-cookie-domain", "its domain", |text, draft| {
+        Ok(draft.cookie.domain = Some(host(text)?))
+    }),
+    Annotation::nginx(
+        "session-cookie-max-age",
+        "seconds that it lasts; as long as the browser runs if not given",
+        |text, draft| Ok(draft.cookie.max_age_s = Some(number(text)?)),
+    ),
+    Annotation::nginx(
+        "session-cookie-samesite",
+        "`Strict`, `Lax` or `None`",
+        |text, draft| match text {
+            "Strict" | "Lax" | "None" => Ok(draft.cookie.same_site = Some(text.into())),
+            _ => Err(format!("`{text}` is none of Strict, Lax, None")),
+        },
+    ),
+    Annotation::nginx(
+        "session-cookie-secure",
+        "`true`: over HTTPS alone",
+        |text, draft| Ok(draft.cookie.secure = boolean(text)?),
+    ),
+    Annotation::nginx(
+        "service-upstream",
+        "`true`: the cluster IP is used instead of endpoints, so the Service API balances",
+        |text, draft| Ok(draft.upstream.by_cluster_ip = boolean(text)?),
+    ),
+    Annotation::nginx(
+        "proxy-ssl-secret",
+        "Secret of the namespace with `ca.crt` that backends are checked with, and perhaps `tls.crt` and `tls.key` that they are shown",
+        |text, draft| Ok(draft.tls_secret = Some(object_name(text)?)),
+    )
+    .guard(),
+    Annotation::nginx(
+        "proxy-ssl-verify",
+        "`on`: certificates of backends are checked",
+        |text, draft| Ok(draft.tls_verify = boolean(text)?),
+    )
+    .guard(),
+    Annotation::nginx(
+        "proxy-ssl-name",
+        "name that backends are asked for, and that their certificates must have",
+        |text, draft| Ok(draft.tls_name = Some(host(text)?)),
+    )
+    .guard(),
+    Annotation::own(
+        "slow-start",
+        "how long an endpoint that is new gets less than its share, growing",
+        |text, draft| Ok(draft.upstream.slow_start = duration(text)?),
+    ),
+    Annotation::own(
+        "health-check-path",
+        "path that each node asks each endpoint for; one that answers with less than 400 is well",
+        |text, draft| Ok(draft.probe_path = Some(path(text)?)),
+    ),
+    Annotation::own("health-check-interval", "how often; 10s if not given", |text, draft| {
+        Ok(draft.probe_interval = Some(duration(text)?))
+    }),
+    Annotation::own(
+        "health-check-timeout",
+        "how long to wait for the answer; 2s if not given",
+        |text, draft| Ok(draft.probe_timeout = Some(duration(text)?)),
+    ),
+    Annotation::own(
+        "outlier-failures",
+        "failures in a row (no connection, timeouts, 502, 503, 504) after which an endpoint is left alone; 5 if not given, 0 for never",
+        |text, draft| Ok(draft.upstream.outlier.failures = number(text)?),
+    ),
+    Annotation::own(
+        "outlier-ejection",
+        "for how long, and longer each time; 10s if not given",
+        |text, draft| Ok(draft.upstream.outlier.ejection = duration(text)?),
+    ),
+    Annotation::own(
+        "max-requests",
+        "requests at the same time to one endpoint, from each node; if all are busy, 503",
+        |text, draft| Ok(draft.upstream.concurrent = Some(positive(text)?)),
+    ),
+    Annotation::own(
+        "proxy-protocol",
+        "`true`: connections to backends begin with a PROXY protocol header (version 2)",
+        |text, draft| Ok(draft.upstream.proxy_protocol = boolean(text)?),
+    ),
+    Annotation::nginx("proxy-buffering", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("proxy-request-buffering", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("proxy-buffer-size", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("proxy-buffers-number", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("proxy-max-temp-file-size", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("client-body-buffer-size", STREAMED, |_, _| Ok(())),
+];
+
+fn hash_by(text: &str) -> Result<HashBy, String> {
+    let variable = text
+        .strip_prefix('$')
+        .ok_or(format!("`{text}` is no variable"))?;
+    let named = |prefix: &str| variable.strip_prefix(prefix).map(token);
+    // Variables of headers have underscores for dashes.
+    let header = |name: &str| HashBy::Header(name.to_ascii_lowercase().replace('_', "-"));
+    match variable {
+        "remote_addr" | "binary_remote_addr" => return Ok(HashBy::Source),
+        "request_uri" | "uri" => return Ok(HashBy::Uri),
+        "host" | "http_host" => return Ok(HashBy::Host),
+        _ => {}
+    }
+    if let Some(name) = named("http_") {
+        return Ok(header(&name?));
+    }
+    if let Some(name) = named("cookie_") {
+        return name.map(HashBy::Cookie);
+    }
+    if let Some(name) = named("arg_") {
+        return name.map(HashBy::Query);
+    }
+    Err(format!("`{text}` is not supported"))
+}

@@ -1,0 +1,219 @@
+//! Values of annotations.
+
+use std::{net::IpAddr, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "on" => Ok(true),
+        "false" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
+pub(super) fn number<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("`{text}`: {error}"))
+}
+
+/// A number that is not 0.
+pub(super) fn positive(text: &str) -> Result<u32, String> {
+    match number(text)? {
+        0 => Err("must not be 0".into()),
+        number => Ok(number),
+    }
+}
+
+/// Seconds, or a number with one of the units `ms`, `s`, `m`, `h`; not 0.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let count: u64 = number(digits)?;
+    let duration = match text.strip_prefix(digits) {
+        Some("ms") => Duration::from_millis(count),
+        Some("" | "s") => Duration::from_secs(count),
+        Some("m") => Duration::from_secs(count.saturating_mul(60)),
+        Some("h") => Duration::from_secs(count.saturating_mul(3600)),
+        _ => return Err(format!("`{text}` is no time such as 5, 30s, 500ms or 2m")),
+    };
+    match duration.is_zero() {
+        true => Err("must not be 0".into()),
+        false => Ok(duration),
+    }
+}
+
+/// Bytes, or a number with one of the units `k`, `m`, `g`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let count: u64 = number(digits)?;
+    let unit: u64 = match text
+        .strip_prefix(digits)
+        .map(str::to_ascii_lowercase)
+        .as_deref()
+    {
+        Some("") => 1,
+        Some("k") => 1 << 10,
+        Some("m") => 1 << 20,
+        Some("g") => 1 << 30,
+        _ => return Err(format!("`{text}` is no size such as 512, 8k, 10m or 1g")),
+    };
+    count
+        .checked_mul(unit)
+        .ok_or_else(|| format!("`{text}` is too large"))
+}
+
+/// What stands between commas.
+pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+/// A list that names something: an empty one would say the opposite of what it was written for.
+pub(super) fn not_empty<T>(items: Vec<T>) -> Result<Vec<T>, String> {
+    match items.is_empty() {
+        true => Err("is empty".into()),
+        false => Ok(items),
+    }
+}
+
+/// Networks, or addresses, between commas; at least one.
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |item: &str| {
+        let address = item.parse::<IpAddr>().map(IpNet::from);
+        let network = item.parse::<IpNet>();
+        network.or_else(|error| address.map_err(|_no_address| format!("`{item}`: {error}")))
+    };
+    let networks: Vec<IpNet> = list(text).map(network).collect::<Result<_, _>>()?;
+    not_empty(networks)
+}
+
+/// A field name or method (RFC 9110, 5.6.2).
+pub(super) fn token(text: &str) -> Result<String, String> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_token) {
+        true => Ok(text.into()),
+        false => Err(format!("`{text}` is no name of a header or method")),
+    }
+}
+
+/// What may stand in a field value: no control characters (RFC 9110, 5.5).
+pub(super) fn field_value(text: &str) -> Result<String, String> {
+    let is_visible = |byte: u8| (b' '..=b'~').contains(&byte) || byte == b'\t';
+    match text.bytes().all(is_visible) {
+        true => Ok(text.trim().into()),
+        false => Err("has characters that no header can have".into()),
+    }
+}
+
+/// A path with its `/` in front, fit for a request line.
+pub(super) fn path(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}#".contains(&byte);
+    match text.starts_with('/') && text.bytes().all(is_fit) {
+        true => Ok(text.into()),
+        false => Err(format!("`{text}` is no path")),
+    }
+}
+
+/// A host name, perhaps with a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_fit) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!("`{text}` is no host")),
+    }
+}
+
+/// The host of a rule: a name, perhaps with `*.` in front.
+pub(super) fn rule_host(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_fit);
+    match name.split('.').all(is_label) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!("`{text}` is no host of a rule")),
+    }
+}
+
+/// A Service and the number of its port: `name:port`.
+pub(super) fn service_port(text: &str) -> Result<(String, u16), String> {
+    let (name, port) = text
+        .split_once(':')
+        .ok_or(format!("`{text}` is no NAME:PORT"))?;
+    Ok((plain_name(name)?, number(port)?))
+}
+
+/// An `http` or `https` address, or a path of the same host. `$scheme`, `$host` and `$request_uri`
+/// stand for what the request says.
+pub(super) fn location(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}".contains(&byte);
+    let starts = ["http://", "https://", "$scheme://", "/"];
+    let is_known = starts.iter().any(|start| text.starts_with(start));
+    let mut rest = text.to_owned();
+    for variable in ["$scheme", "$host", "$request_uri"] {
+        rest = rest.replace(variable, "");
+    }
+    match is_known && rest.bytes().all(is_fit) && !rest.contains('$') {
+        true => Ok(text.into()),
+        false => Err(format!("`{text}` is no place to redirect to")),
+    }
+}
+
+/// The name of an object.
+pub(super) fn plain_name(text: &str) -> Result<String, String> {
+    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_fit) {
+        true => Ok(text.into()),
+        false => Err(format!("`{text}` is no name of an object")),
+    }
+}
+
+/// `namespace/name`, or a name in the namespace of the Ingress.
+pub(super) fn object_name(text: &str) -> Result<(Option<String>, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) => Ok((Some(plain_name(namespace)?), plain_name(name)?)),
+        None => Ok((None, plain_name(text)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{duration, field_value, host, location, networks, path, size, token};
+
+    #[test]
+    fn times_and_sizes_have_units() {
+        assert_eq!(duration("60"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(size("8k"), Ok(8192));
+        assert_eq!(size("1M"), Ok(1 << 20));
+        for text in ["", "0", "5x", "-1", "1.5s"] {
+            duration(text).unwrap_err();
+        }
+        for text in ["", "k", "1q", "99999999999g"] {
+            size(text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_could_end_a_header_or_line_is_refused() {
+        for text in ["a\r\nb", "a\nb", "a\0b", "ä"] {
+            field_value(text).unwrap_err();
+            token(text).unwrap_err();
+            host(text).unwrap_err();
+            path(&format!("/{text}")).unwrap_err();
+            location(&format!("/{text}")).unwrap_err();
+        }
+        location("javascript:alert(1)").unwrap_err();
+        location("$scheme://$http_host/").unwrap_err();
+        assert!(location("$scheme://www.example.com$request_uri").is_ok());
+    }
+
+    #[test]
+    fn networks_are_ranges_or_addresses() {
+        assert_eq!(networks("10.0.0.0/8, ::1").unwrap().len(), 2);
+        networks("10.0.0.0/33").unwrap_err();
+        networks(" , ").unwrap_err();
+    }
+}

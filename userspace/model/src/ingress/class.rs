@@ -1,0 +1,78 @@
+//! Which Ingresses are ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{NamespacedName, ObjectName, Refusal};
+
+use super::{Ingress, IngressClass};
+
+/// The annotation that named a class before `spec.ingressClassName`.
+const OLD_CLASS: &str = "kubernetes.io/ingress.class";
+
+/// Which Ingresses are ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressOptions {
+    /// `spec.controller` of our classes.
+    pub controller: String,
+    /// Whether Ingresses without a class are served.
+    pub without_class: bool,
+    /// Namespaces that are served; empty means all.
+    pub namespaces: BTreeSet<String>,
+    /// Service and port that get what nothing else gets.
+    pub default_backend: Option<(NamespacedName, u16)>,
+    /// Secret with the certificate for hosts that have none.
+    pub default_certificate: Option<NamespacedName>,
+}
+
+impl Default for IngressOptions {
+    fn default() -> Self {
+        Self {
+            controller: "headgate.io/ingress".into(),
+            without_class: false,
+            namespaces: BTreeSet::new(),
+            default_backend: None,
+            default_certificate: None,
+        }
+    }
+}
+
+/// The class that an Ingress names, in its field or by the older annotation.
+fn class_name(ingress: &Ingress) -> Option<&String> {
+    let old = ingress.annotations.get(OLD_CLASS);
+    ingress.class.as_ref().or(old)
+}
+
+/// Whether an Ingress is ours: by the controller of its class, which may be named by the older
+/// annotation.
+pub fn serves(
+    ingress: &Ingress,
+    classes: &BTreeMap<String, IngressClass>,
+    options: &IngressOptions,
+) -> bool {
+    let namespace = &ingress.name.namespace;
+    if !options.namespaces.is_empty() && !options.namespaces.contains(namespace) {
+        return false;
+    }
+    let is_ours = |class: &IngressClass| class.controller == options.controller;
+    match class_name(ingress) {
+        Some(name) => classes.get(name).is_some_and(is_ours),
+        None => {
+            let mut classes = classes.values();
+            options.without_class || classes.any(|class| class.is_default && is_ours(class))
+        }
+    }
+}
+
+/// Parameters of the class of an Ingress are nothing that we know.
+pub(super) fn refuse_parameters(
+    ingress: &Ingress,
+    classes: &BTreeMap<String, IngressClass>,
+) -> Option<Refusal> {
+    let name = class_name(ingress)?;
+    let parameters = classes.get(name)?.parameters.as_ref()?;
+    Some(Refusal {
+        object: ObjectName::IngressClass(name.clone()),
+        field: "spec.parameters".into(),
+        reason: format!("{parameters} is not supported"),
+    })
+}

@@ -1,0 +1,83 @@
+//! Backends of routes, and where they are.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use crate::{EndpointSlice, NamespacedName, Protocol, Service, ServicePort};
+
+use super::{Objects, PortName, UpstreamKey, UpstreamPolicy};
+
+/// A port of a Service by name or number.
+pub(super) fn upstream(
+    objects: &Objects,
+    service: &NamespacedName,
+    port: &PortName,
+    policy: &Arc<UpstreamPolicy>,
+) -> Result<UpstreamKey, String> {
+    let found = objects.services.get(service);
+    let found = found.ok_or_else(|| format!("there is no Service {service}"))?;
+    let is_wanted = |known: &&ServicePort| {
+        let is_named = match port {
+            PortName::Name(name) => known.name == *name,
+            PortName::Number(number) => known.port == *number,
+        };
+        is_named && known.protocol == Protocol::Tcp
+    };
+    let known = found.ports.iter().find(is_wanted);
+    let known = known.ok_or_else(|| format!("Service {service} has no TCP port {port}"))?;
+    Ok(UpstreamKey {
+        service: service.clone(),
+        port: known.port,
+        policy: policy.clone(),
+    })
+}
+
+/// Where a backend is now, and the weight of each place: ready endpoints; if there is none, those
+/// that still serve while they terminate (KEP-1669).
+pub fn endpoints(objects: &Objects, key: &UpstreamKey) -> BTreeMap<SocketAddr, u32> {
+    let Some(service) = objects.services.get(&key.service) else {
+        return BTreeMap::new();
+    };
+    let is_port = |port: &&ServicePort| port.port == key.port && port.protocol == Protocol::Tcp;
+    let Some(port) = service.ports.iter().find(is_port) else {
+        return BTreeMap::new();
+    };
+    if key.policy.by_cluster_ip {
+        return cluster_ips(service, port.port);
+    }
+    let slices = objects.slices.get(&key.service);
+    let slices: Vec<&EndpointSlice> = slices.into_iter().flat_map(BTreeMap::values).collect();
+    let places = |is_wanted: fn(&crate::Endpoint) -> bool| {
+        let mut places = BTreeMap::new();
+        for slice in &slices {
+            let same = |target: &&crate::EndpointPort| {
+                target.name == port.name && target.protocol == Protocol::Tcp
+            };
+            let Some(target) = slice.ports.iter().find(same) else {
+                continue;
+            };
+            for endpoint in slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| is_wanted(endpoint))
+            {
+                let node = endpoint.node.as_ref();
+                let weight = node.and_then(|node| key.policy.weights.get(node));
+                let address = SocketAddr::new(endpoint.address, target.port);
+                places.insert(address, weight.copied().unwrap_or(1));
+            }
+        }
+        places
+    };
+    let ready = places(|endpoint| endpoint.ready);
+    match ready.is_empty() {
+        true => places(|endpoint| endpoint.serving && endpoint.terminating),
+        false => ready,
+    }
+}
+
+fn cluster_ips(service: &Service, port: u16) -> BTreeMap<SocketAddr, u32> {
+    let addresses = service.cluster_ips.iter();
+    addresses
+        .map(|address| (SocketAddr::new(*address, port), 1))
+        .collect()
+}

@@ -1,0 +1,383 @@
+//! From objects to routes: the rules of the Ingress API, one function a rule.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{NamespacedName, ObjectName, Refusal};
+
+use super::{
+    Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects, PathMatch,
+    PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
+    annotations::{self, Context, Settings},
+    candidate::Candidate,
+    class::{refuse_parameters, serves},
+    endpoints::upstream,
+    tls,
+};
+
+pub(super) fn refusal(ingress: &NamespacedName, field: String, reason: String) -> Refusal {
+    Refusal {
+        object: ObjectName::Ingress(ingress.clone()),
+        field,
+        reason,
+    }
+}
+
+/// What all Ingresses together mean. Between Ingresses that ask for the same the oldest wins. The
+/// same input gives the same output.
+pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
+    let mut ingresses: Vec<&Ingress> = objects
+        .ingresses
+        .values()
+        .filter(|ingress| serves(ingress, &objects.classes, options))
+        .collect();
+    ingresses.sort_by_key(|ingress| (ingress.created_s.unwrap_or(i64::MAX), &ingress.name));
+    let mut builder = Builder {
+        objects,
+        routes: Routes::default(),
+        secure: tls::hosts(&ingresses),
+        owners: BTreeMap::new(),
+        hosts: BTreeMap::new(),
+    };
+    let read: Vec<_> = ingresses
+        .into_iter()
+        .map(|ingress| (ingress, builder.settings(ingress)))
+        .collect();
+    for (ingress, settings) in &read {
+        builder.serve(ingress, settings);
+    }
+    builder.add_all(&read);
+    builder.add_defaults(options);
+    builder.finish()
+}
+
+/// Routes in the making.
+pub(super) struct Builder<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) routes: Routes,
+    /// Hosts that have a certificate.
+    secure: BTreeSet<String>,
+    /// The oldest Ingress that has rules for a host.
+    pub(super) owners: BTreeMap<String, NamespacedName>,
+    /// Routes by host, those of older Ingresses first.
+    pub(super) hosts: BTreeMap<String, Vec<Candidate>>,
+}
+
+/// Where the paths of a rule belong.
+struct Site<'a> {
+    ingress: &'a Ingress,
+    settings: &'a Settings,
+    host: &'a str,
+    policy: Arc<Policy>,
+}
+
+impl Builder<'_> {
+    fn settings(&mut self, ingress: &Ingress) -> Settings {
+        let refusals = &mut self.routes.refusals;
+        let draft = annotations::read(&ingress.name, &ingress.annotations, refusals);
+        let context = Context {
+            objects: self.objects,
+            ingress: &ingress.name,
+        };
+        draft.finish(&context, &mut |field, reason| {
+            refusals.push(refusal(&ingress.name, field, reason));
+        })
+    }
+
+    pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: String) {
+        let refusal = refusal(&ingress.name, field, reason);
+        self.routes.refusals.push(refusal);
+    }
+
+    fn serve(&mut self, ingress: &Ingress, settings: &Settings) {
+        self.routes.served.push(ingress.name.clone());
+        let parameters = refuse_parameters(ingress, &self.objects.classes);
+        self.routes.refusals.extend(parameters);
+        if settings.canary.is_none() {
+            for rule in &ingress.rules {
+                let owner = self.owners.entry(rule.host.clone());
+                owner.or_insert_with(|| ingress.name.clone());
+            }
+        }
+        // Who passes connections on shows no certificate.
+        if !settings.passthrough {
+            tls::add_certificates(self.objects, ingress, &mut self.routes);
+        }
+    }
+
+    /// What is asked for by name comes before what fills gaps.
+    fn add_all(&mut self, read: &[(&Ingress, Settings)]) {
+        let main = || read.iter().filter(|(_, main)| main.canary.is_none());
+        for (ingress, settings) in main() {
+            match settings.passthrough {
+                true => self.add_passthrough(ingress, settings),
+                false => self.add_rules(ingress, settings),
+            }
+        }
+        for (ingress, settings) in main() {
+            self.add_default_backend(ingress, settings);
+        }
+        for (ingress, settings) in read {
+            if let Some(rules) = &settings.canary {
+                self.add_canary(ingress, settings, rules);
+            }
+        }
+        for (ingress, settings) in main() {
+            self.add_aliases(ingress, settings);
+        }
+        for (ingress, settings) in main() {
+            self.add_www(ingress, settings);
+        }
+    }
+
+    fn add_rules(&mut self, ingress: &Ingress, settings: &Settings) {
+        for (index, rule) in ingress.rules.iter().enumerate() {
+            let site = Site {
+                ingress,
+                settings,
+                host: &rule.host,
+                policy: self.policy(ingress, settings, &rule.host),
+            };
+            for (number, path) in rule.paths.iter().enumerate() {
+                let field = format!("spec.rules[{index}].http.paths[{number}]");
+                self.add_path(&site, path, &field);
+            }
+        }
+    }
+
+    fn add_path(&mut self, site: &Site<'_>, path: &IngressPath, field: &str) {
+        let path_match = match path_match(path, site.settings.use_regex) {
+            Ok(path_match) => path_match,
+            Err(reason) => return self.refuse(site.ingress, format!("{field}.path"), reason),
+        };
+        let backend = format!("{field}.backend");
+        let candidate = self.candidate(site, path_match, written(path), &path.backend, &backend);
+        let candidates = self.hosts.entry(site.host.into()).or_default();
+        match candidates.iter().find(|older| older.is_same(&candidate)) {
+            Some(older) => {
+                let owner = &older.route.ingress;
+                let reason = format!("{} of host `{}` is {owner}'s already", path.path, site.host);
+                self.refuse(site.ingress, format!("{field}.path"), reason);
+            }
+            None => candidates.push(candidate),
+        }
+    }
+
+    /// `spec.defaultBackend`: for all that the rules say nothing about, of their hosts, or of every
+    /// host if there are no rules.
+    fn add_default_backend(&mut self, ingress: &Ingress, settings: &Settings) {
+        let Some(backend) = &ingress.default_backend else {
+            return;
+        };
+        if settings.passthrough {
+            return;
+        }
+        let mut hosts: BTreeSet<&str> = ingress.rules.iter().map(|rule| &*rule.host).collect();
+        if hosts.is_empty() {
+            hosts.insert("");
+        }
+        for host in hosts {
+            let site = Site {
+                ingress,
+                settings,
+                host,
+                policy: self.policy(ingress, settings, host),
+            };
+            self.add_root(&site, backend);
+        }
+    }
+
+    fn add_root(&mut self, site: &Site<'_>, backend: &IngressBackend) {
+        let field = "spec.defaultBackend";
+        match self.root_owner(site) {
+            // Its own rules say something about everything.
+            Some(owner) if *owner == site.ingress.name => {}
+            Some(owner) => {
+                let reason = format!("what is left of host `{}` is {owner}'s already", site.host);
+                self.refuse(site.ingress, field.into(), reason);
+            }
+            None => {
+                let everything = PathMatch::Prefix(String::new());
+                let candidate = self.candidate(site, everything, 1, backend, field);
+                let candidates = self.hosts.entry(site.host.into()).or_default();
+                candidates.push(candidate);
+            }
+        }
+    }
+
+    /// Whose route gets all that could be left for this Ingress.
+    fn root_owner(&self, site: &Site<'_>) -> Option<&NamespacedName> {
+        let mut candidates = self.hosts.get(site.host).into_iter().flatten();
+        let takes_all = |known: &&Candidate| {
+            let conditions = &known.route.conditions;
+            known.is_root() && (conditions.is_empty() || *conditions == site.settings.conditions)
+        };
+        candidates.find(takes_all).map(|known| &known.route.ingress)
+    }
+
+    fn candidate(
+        &mut self,
+        site: &Site<'_>,
+        path: PathMatch,
+        written: usize,
+        backend: &IngressBackend,
+        field: &str,
+    ) -> Candidate {
+        let Site {
+            ingress, settings, ..
+        } = site;
+        Candidate {
+            route: Route {
+                ingress: ingress.name.clone(),
+                path,
+                conditions: settings.conditions.clone(),
+                target: self.target(ingress, backend, &settings.upstream, field),
+                canary: None,
+                policy: site.policy.clone(),
+            },
+            written,
+        }
+    }
+
+    /// Where a backend is. What is wrong with it is refused, and the route stays: 503 if something
+    /// is not there yet, 404 if it can never be.
+    pub(super) fn target(
+        &mut self,
+        ingress: &Ingress,
+        backend: &IngressBackend,
+        policy: &Arc<UpstreamPolicy>,
+        field: &str,
+    ) -> Target {
+        match backend {
+            IngressBackend::Resource { kind, name } => {
+                let reason = format!("{kind} {name} is nothing that can be served");
+                self.refuse(ingress, format!("{field}.resource"), reason);
+                Target::Missing
+            }
+            IngressBackend::Service { name, port } => {
+                let service = NamespacedName::new(&ingress.name.namespace, name);
+                match upstream(self.objects, &service, port, policy) {
+                    Ok(key) => Target::Upstream(key),
+                    Err(reason) => {
+                        self.refuse(ingress, format!("{field}.service"), reason);
+                        Target::Unavailable
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn policy(
+        &mut self,
+        ingress: &Ingress,
+        settings: &Settings,
+        host: &str,
+    ) -> Arc<Policy> {
+        let is_secure = covers(&self.secure, host);
+        Arc::new(Policy {
+            to_https: settings.force_ssl_redirect || settings.ssl_redirect && is_secure,
+            mirror: self.mirror(ingress, settings),
+            ..settings.policy.clone()
+        })
+    }
+
+    fn mirror(&mut self, ingress: &Ingress, settings: &Settings) -> Option<Mirror> {
+        let (service, port, percent) = settings.mirror.as_ref()?;
+        let service = NamespacedName::new(&ingress.name.namespace, service);
+        let port = PortName::Number(*port);
+        match upstream(self.objects, &service, &port, &Arc::default()) {
+            Ok(upstream) => Some(Mirror {
+                upstream,
+                percent: *percent,
+            }),
+            Err(reason) => {
+                self.refuse(ingress, settings.field("mirror-service"), reason);
+                None
+            }
+        }
+    }
+
+    fn add_defaults(&mut self, options: &IngressOptions) {
+        if let Some((service, port)) = &options.default_backend {
+            let port = PortName::Number(*port);
+            let target = match upstream(self.objects, service, &port, &Arc::default()) {
+                Ok(key) => Target::Upstream(key),
+                Err(reason) => {
+                    self.routes.refusals.push(Refusal {
+                        object: ObjectName::Service(service.clone()),
+                        field: "--default-backend".into(),
+                        reason,
+                    });
+                    Target::Unavailable
+                }
+            };
+            self.routes.default = Some(Arc::new(Route {
+                ingress: service.clone(),
+                path: PathMatch::Prefix(String::new()),
+                conditions: Vec::new(),
+                target,
+                canary: None,
+                policy: Arc::default(),
+            }));
+        }
+        if let Some(name) = &options.default_certificate {
+            match tls::certificate(self.objects, name) {
+                Ok(certificate) => self.routes.default_certificate = Some(Arc::new(certificate)),
+                Err(reason) => self.routes.refusals.push(Refusal {
+                    object: ObjectName::Secret(name.clone()),
+                    field: "--default-certificate".into(),
+                    reason,
+                }),
+            }
+        }
+    }
+
+    fn finish(self) -> Routes {
+        let mut routes = self.routes;
+        for (host, mut candidates) in self.hosts {
+            // Stable: between equals the older Ingress stays first.
+            candidates.sort_by_key(Candidate::rank);
+            let in_order = candidates
+                .into_iter()
+                .map(|candidate| Arc::new(candidate.route));
+            routes.hosts.insert(
+                host,
+                Host {
+                    routes: in_order.collect(),
+                },
+            );
+        }
+        // What is wrong with an Ingress may have been met at each of its hosts.
+        let mut seen = BTreeSet::new();
+        let is_new = |refusal: &Refusal| seen.insert(refusal.clone());
+        routes.refusals.retain(is_new);
+        routes
+    }
+}
+
+/// Whether a set of hosts names this one, or has a `*.` for it.
+fn covers(hosts: &BTreeSet<String>, host: &str) -> bool {
+    let parent = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+    hosts.contains(host) || parent.is_some_and(|parent| hosts.contains(&parent))
+}
+
+/// Length of a path; an empty one means `/`.
+pub(super) fn written(path: &IngressPath) -> usize {
+    path.path.len().max(1)
+}
+
+pub(super) fn path_match(path: &IngressPath, use_regex: bool) -> Result<PathMatch, String> {
+    let text = &path.path;
+    match path.path_type {
+        PathType::Exact => Ok(PathMatch::Exact(text.clone())),
+        PathType::Prefix | PathType::ImplementationSpecific if use_regex => {
+            Pattern::of_path(text).map(PathMatch::Regex)
+        }
+        PathType::Prefix | PathType::ImplementationSpecific => {
+            let prefix = text.strip_suffix('/').unwrap_or(text);
+            Ok(PathMatch::Prefix(prefix.into()))
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What Ingresses mean. Names begin with the number of the behaviour.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod aliases;
+mod annotations;
+mod backends;
+mod build;
+mod canaries;
+mod classes;
+mod conditions;
+mod defaults;
+mod guide;
+mod hosts;
+mod merging;
+mod passthrough;
+mod paths;
+mod patterns;
+mod properties;
+mod tls;
+mod values;

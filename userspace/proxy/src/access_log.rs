@@ -1,0 +1,236 @@
+//! A line for each request.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use headgate_model::{NamespacedName, ingress::UpstreamKey};
+use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+use serde::Serialize;
+
+/// Lines that may wait to be written. More are dropped: a slow disk does not slow requests.
+const MAX_WAITING: usize = 1 << 14;
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A JSON object.
+    Json,
+    /// Apache's combined format.
+    Combined,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    format: LogFormat,
+    lines: SyncSender<String>,
+}
+
+impl AccessLog {
+    /// Writes lines to `out` from a thread of its own.
+    pub fn new(format: LogFormat, out: impl Write + Send + 'static) -> Self {
+        let (lines, waiting) = sync_channel(MAX_WAITING);
+        thread::spawn(move || write(&waiting, out));
+        Self { format, lines }
+    }
+}
+
+/// Lines that come together are flushed together.
+fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
+    let mut out = io::BufWriter::new(out);
+    while let Ok(line) = waiting.recv() {
+        out.write_all(line.as_bytes())?;
+        while let Ok(line) = waiting.try_recv() {
+            out.write_all(line.as_bytes())?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// A request that a line will be about.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    log: Arc<AccessLog>,
+    begin: Instant,
+    method: Method,
+    target: String,
+    version: Version,
+    referer: Option<HeaderValue>,
+    agent: Option<HeaderValue>,
+    pub(crate) client: IpAddr,
+    pub(crate) host: String,
+    pub(crate) ingress: Option<NamespacedName>,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) sent: Option<Sent>,
+    pub(crate) status: StatusCode,
+}
+
+/// Where a request was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) upstream: UpstreamKey,
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) tries: usize,
+    pub(crate) took: Duration,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    client: IpAddr,
+    method: &'a str,
+    host: &'a str,
+    target: &'a str,
+    protocol: String,
+    status: u16,
+    bytes: u64,
+    seconds: f64,
+    referer: Option<&'a str>,
+    user_agent: Option<&'a str>,
+    request_id: Option<&'a str>,
+    ingress: Option<String>,
+    service: Option<String>,
+    endpoint: Option<SocketAddr>,
+    tries: Option<usize>,
+    endpoint_seconds: Option<f64>,
+}
+
+impl Entry {
+    pub(crate) fn new(log: Arc<AccessLog>, peer: SocketAddr, parts: &Parts) -> Self {
+        let field = |name| parts.headers.get(name).cloned();
+        Self {
+            log,
+            begin: Instant::now(),
+            method: parts.method.clone(),
+            target: parts
+                .uri
+                .path_and_query()
+                .map_or("", |target| target.as_str())
+                .into(),
+            version: parts.version,
+            referer: field(header::REFERER),
+            agent: field(header::USER_AGENT),
+            client: peer.ip(),
+            host: String::new(),
+            ingress: None,
+            request_id: None,
+            sent: None,
+            status: StatusCode::OK,
+        }
+    }
+
+    /// Writes the line, once `bytes` of the body were sent.
+    pub(crate) fn write(&self, bytes: u64) {
+        let line = match self.log.format {
+            LogFormat::Json => self.json(bytes),
+            LogFormat::Combined => self.combined(bytes),
+        };
+        // Full, or the writer is gone: requests go on.
+        let _dropped = self.log.lines.try_send(line);
+    }
+
+    fn json(&self, bytes: u64) -> String {
+        let sent = self.sent.as_ref();
+        let line = Line {
+            time: Timestamp::now().to_string(),
+            client: self.client,
+            method: self.method.as_str(),
+            host: &self.host,
+            target: &self.target,
+            protocol: format!("{:?}", self.version),
+            status: self.status.as_u16(),
+            bytes,
+            seconds: self.begin.elapsed().as_secs_f64(),
+            referer: text(self.referer.as_ref()),
+            user_agent: text(self.agent.as_ref()),
+            request_id: text(self.request_id.as_ref()),
+            ingress: self.ingress.as_ref().map(ToString::to_string),
+            service: sent.map(|sent| sent.upstream.to_string()),
+            endpoint: sent.map(|sent| sent.endpoint),
+            tries: sent.map(|sent| sent.tries),
+            endpoint_seconds: sent.map(|sent| sent.took.as_secs_f64()),
+        };
+        serde_json::to_string(&line).map_or_else(|_| String::new(), |line| line + "\n")
+    }
+
+    fn combined(&self, bytes: u64) -> String {
+        let time = Zoned::now().with_time_zone(TimeZone::UTC);
+        let mut line = format!("{} - - [", self.client);
+        // Nothing fails that writes into a String.
+        let _ok = write!(line, "{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S %z"));
+        quote(
+            &mut line,
+            &format!("{} {} {:?}", self.method, self.target, self.version),
+        );
+        let _ok = write!(line, "\" {} {bytes} \"", self.status.as_u16());
+        quote(&mut line, text(self.referer.as_ref()).unwrap_or("-"));
+        line.push_str("\" \"");
+        quote(&mut line, text(self.agent.as_ref()).unwrap_or("-"));
+        line.push_str("\"\n");
+        line
+    }
+}
+
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value?.to_str().ok()
+}
+
+/// Quotes and backslashes of clients do not end a field.
+fn quote(line: &mut String, text: &str) {
+    for character in text.chars() {
+        if matches!(character, '"' | '\\') {
+            line.push('\\');
+        }
+        line.push(character);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc::sync_channel};
+
+    use http::{HeaderValue, Request, StatusCode};
+
+    use super::{AccessLog, Entry, LogFormat};
+
+    fn line(format: LogFormat) -> String {
+        let (lines, waiting) = sync_channel(1);
+        let log = Arc::new(AccessLog { format, lines });
+        let request = Request::get("http://a.b/x?y=1").header("user-agent", "me \"too\"");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let mut entry = Entry::new(log, "192.0.2.1:4000".parse().unwrap(), &parts);
+        entry.host = "a.b".into();
+        entry.status = StatusCode::NOT_FOUND;
+        entry.request_id = Some(HeaderValue::from_static("id"));
+        entry.write(7);
+        waiting.recv().unwrap()
+    }
+
+    #[test]
+    fn l48_lines_are_json_or_combined() {
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json)).unwrap();
+        assert_eq!(json["client"], "192.0.2.1");
+        assert_eq!(json["host"], "a.b");
+        assert_eq!(json["status"], 404);
+        assert_eq!(json["bytes"], 7);
+        assert_eq!(json["user_agent"], "me \"too\"");
+        assert_eq!(json["endpoint"], serde_json::Value::Null);
+        let combined = line(LogFormat::Combined);
+        let (client, rest) = combined.split_once(" - - [").unwrap();
+        assert_eq!(client, "192.0.2.1");
+        let (_, rest) = rest.split_once("] ").unwrap();
+        assert_eq!(rest.lines().count(), 1);
+        assert!(rest.ends_with("404 7 \"-\" \"me \\\"too\\\"\"\n"), "{rest}");
+    }
+}

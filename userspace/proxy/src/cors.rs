@@ -1,0 +1,148 @@
+//! Cross-origin requests (Fetch standard, 3.3).
+
+use headgate_model::ingress::{Cors, Origin};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+
+use crate::headers::insert;
+
+/// Whether a request asks what others may do.
+pub(crate) fn is_preflight(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS
+        && parts.headers.contains_key(header::ORIGIN)
+        && parts
+            .headers
+            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Tells in a response who may read it.
+pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    for name in [
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    ] {
+        headers.remove(name);
+    }
+    let is_for_all = cors.origins.is_empty();
+    if !is_for_all || cors.credentials {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    let Some(origin) = origin.filter(|origin| is_for_all || is_allowed(&cors.origins, origin))
+    else {
+        return;
+    };
+    // With credentials a browser does not take `*`.
+    let allowed = match is_for_all && !cors.credentials {
+        true => HeaderValue::from_static("*"),
+        false => origin.clone(),
+    };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+    if cors.credentials {
+        let value = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, value);
+    }
+    if let Some(expose) = &cors.expose {
+        insert(headers, header::ACCESS_CONTROL_EXPOSE_HEADERS, expose);
+    }
+}
+
+/// Tells in the answer to a preflight what may be done.
+pub(crate) fn allow_preflight(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    allow(cors, origin, headers);
+    if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+        insert(headers, header::ACCESS_CONTROL_ALLOW_METHODS, &cors.methods);
+        insert(headers, header::ACCESS_CONTROL_ALLOW_HEADERS, &cors.headers);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, cors.max_age_s.into());
+    }
+}
+
+fn is_allowed(origins: &[Origin], origin: &HeaderValue) -> bool {
+    let text = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+    origins.iter().any(|allowed| {
+        let Some(host) = text.strip_prefix(allowed.scheme.as_str()) else {
+            return false;
+        };
+        match allowed.is_wildcard {
+            true => host
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest == allowed.host),
+            false => host == allowed.host,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use headgate_model::ingress::{Cors, Origin};
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{allow, allow_preflight};
+
+    fn cors(origins: Vec<Origin>, credentials: bool) -> Cors {
+        Cors {
+            origins,
+            methods: "GET, PUT".into(),
+            headers: "X-A".into(),
+            expose: None,
+            credentials,
+            max_age_s: 60,
+        }
+    }
+
+    fn allowed(cors: &Cors, origin: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        // What a backend says for itself does not count.
+        headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+        allow(
+            cors,
+            Some(&HeaderValue::from_str(origin).unwrap()),
+            &mut headers,
+        );
+        let value = headers.get("access-control-allow-origin")?;
+        Some(value.to_str().unwrap().into())
+    }
+
+    #[test]
+    fn l47_origins_are_whole_hosts() {
+        let origin = |is_wildcard| Origin {
+            scheme: "https://".into(),
+            is_wildcard,
+            host: "example.com".into(),
+        };
+        let some = cors(vec![origin(false), origin(true)], true);
+        for origin in [
+            "https://example.com",
+            "https://a.example.com",
+            "https://A.example.com",
+        ] {
+            assert_eq!(allowed(&some, origin).as_deref(), Some(origin));
+        }
+        for origin in [
+            "http://example.com",
+            "https://example.com.evil.com",
+            "https://evilexample.com",
+            "https://a.b.example.com",
+            "https://.example.com",
+            "null",
+        ] {
+            assert_eq!(allowed(&some, origin), None, "{origin}");
+        }
+        assert_eq!(
+            allowed(&cors(Vec::new(), false), "https://a.b").as_deref(),
+            Some("*")
+        );
+        let echoed = allowed(&cors(Vec::new(), true), "https://a.b");
+        assert_eq!(echoed.as_deref(), Some("https://a.b"));
+    }
+
+    #[test]
+    fn l47_preflights_tell_what_may_be_done() {
+        let mut headers = HeaderMap::new();
+        let origin = HeaderValue::from_static("https://a.b");
+        allow_preflight(&cors(Vec::new(), true), Some(&origin), &mut headers);
+        assert_eq!(headers["access-control-allow-methods"], "GET, PUT");
+        assert_eq!(headers["access-control-allow-headers"], "X-A");
+        assert_eq!(headers["access-control-max-age"], "60");
+        assert_eq!(headers["vary"], "Origin");
+    }
+}

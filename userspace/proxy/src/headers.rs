@@ -1,0 +1,246 @@
+//! Headers between client and backend: what belongs to one connection alone, who the client is, and
+//! what operators change.
+
+use std::net::IpAddr;
+
+use headgate_model::ingress::HeaderEdit;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+
+/// Fields of one connection (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Scripts of CGI take it for their own configuration (CVE-2016-5385).
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Removes what belongs to the connection a message came by. `TE: trailers` stays: it says what the
+/// client itself can take.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let takes_trailers = takes_trailers(headers);
+    if let Some(named) = connection_options(headers) {
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(PROXY_CONNECTION);
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let fields = headers.get_all(header::TE).iter();
+    let texts = fields.filter_map(|value| value.to_str().ok());
+    texts
+        .flat_map(|text| text.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+/// Names in `Connection`.
+fn connection_options(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
+    if !headers.contains_key(header::CONNECTION) {
+        return None;
+    }
+    let fields = headers.get_all(header::CONNECTION).iter();
+    let texts = fields.filter_map(|value| value.to_str().ok());
+    let names = texts.flat_map(|text| text.split(','));
+    Some(names.filter_map(|name| name.trim().parse().ok()).collect())
+}
+
+/// The protocol that a client wants to change to over this connection.
+pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let options = connection_options(headers)?;
+    options
+        .contains(&header::UPGRADE)
+        .then(|| headers.get(header::UPGRADE).cloned())?
+}
+
+/// The client that a chain of proxies we trust tells of: the last one that is none of them.
+pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let fields = headers.get_all(FORWARDED_FOR).iter();
+    let texts: Vec<&str> = fields.filter_map(|value| value.to_str().ok()).collect();
+    let mut client = peer;
+    for text in texts.iter().rev().flat_map(|text| text.rsplit(',')) {
+        let Ok(address) = text.trim().parse() else {
+            break;
+        };
+        client = address;
+        if !is_trusted(address) {
+            break;
+        }
+    }
+    client
+}
+
+/// How a request reached us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) peer: IpAddr,
+    pub(crate) client: IpAddr,
+    pub(crate) is_secure: bool,
+    pub(crate) port: u16,
+    pub(crate) host: &'a str,
+    pub(crate) prefix: Option<&'a str>,
+}
+
+/// Tells the backend who asks. What a client says of that itself is not believed; what a trusted
+/// proxy says is kept where we would know no better.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_trusted: bool) {
+    headers.remove(PROXY);
+    if !is_trusted {
+        headers.remove(header::FORWARDED);
+    }
+    let scheme = if arrival.is_secure { "https" } else { "http" };
+    let known = |headers: &HeaderMap, name: &HeaderName| is_trusted && headers.contains_key(name);
+    if !known(headers, &FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if !known(headers, &FORWARDED_HOST) {
+        insert(headers, FORWARDED_HOST, arrival.host);
+    }
+    if !known(headers, &FORWARDED_PORT) {
+        headers.insert(FORWARDED_PORT, arrival.port.into());
+    }
+    let chain = match is_trusted.then(|| headers.get(FORWARDED_FOR)).flatten() {
+        Some(before) => format!("{}, {}", before.to_str().unwrap_or_default(), arrival.peer),
+        None => arrival.peer.to_string(),
+    };
+    insert(headers, FORWARDED_FOR, &chain);
+    insert(headers, REAL_IP, &arrival.client.to_string());
+    match arrival.prefix {
+        Some(prefix) => insert(headers, FORWARDED_PREFIX, prefix),
+        None if !is_trusted => drop(headers.remove(FORWARDED_PREFIX)),
+        None => {}
+    }
+}
+
+/// Makes an operator's changes.
+pub(crate) fn edit(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
+    for edit in edits {
+        match edit {
+            HeaderEdit::Set(name, value) => {
+                if let Ok(name) = HeaderName::try_from(name.as_str()) {
+                    insert(headers, name, value);
+                }
+            }
+            HeaderEdit::Remove(name) => drop(headers.remove(name.as_str())),
+        }
+    }
+}
+
+/// Sets a header; a value that cannot be one leaves none.
+pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::try_from(value) {
+        Ok(value) => drop(headers.insert(name, value)),
+        Err(_control_characters) => drop(headers.remove(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use headgate_model::ingress::HeaderEdit;
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::{Arrival, client, edit, set_forwarded, strip_hop_by_hop, upgrade};
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        // `append`, so that a name may come twice.
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn l21_fields_of_one_connection_end_with_it() {
+        let mut all = headers(&[
+            ("connection", "close, X-Private"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-kept", "1"),
+        ]);
+        assert_eq!(upgrade(&all), None, "Connection does not name it");
+        strip_hop_by_hop(&mut all);
+        assert_eq!(all, headers(&[("te", "trailers"), ("x-kept", "1")]));
+    }
+
+    #[test]
+    fn l22_clients_cannot_say_who_they_are() {
+        let told = headers(&[
+            ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let arrival = |client| Arrival {
+            peer,
+            client,
+            is_secure: false,
+            port: 80,
+            host: "a.b",
+            prefix: None,
+        };
+        assert_eq!(client(peer, &told, &[]), peer);
+        let mut out = told.clone();
+        set_forwarded(&mut out, arrival(peer), false);
+        assert_eq!(out["x-forwarded-for"], "10.0.0.1");
+        assert_eq!(out["x-forwarded-proto"], "http");
+        assert_eq!(out["x-real-ip"], "10.0.0.1");
+
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "8.8.8.8/32".parse().unwrap()];
+        let behind = client(peer, &told, &trusted);
+        assert_eq!(behind, "9.9.9.9".parse::<IpAddr>().unwrap());
+        let mut out = told;
+        set_forwarded(&mut out, arrival(behind), true);
+        assert_eq!(out["x-forwarded-for"], "9.9.9.9, 8.8.8.8, 10.0.0.1");
+        assert_eq!(out["x-forwarded-proto"], "https");
+        assert_eq!(out["x-real-ip"], "9.9.9.9");
+    }
+
+    #[test]
+    fn edits_are_made_in_order() {
+        let mut out = headers(&[("x-a", "1"), ("x-a", "2"), ("x-b", "1")]);
+        edit(
+            &mut out,
+            &[
+                HeaderEdit::Set("x-a".into(), "3".into()),
+                HeaderEdit::Remove("x-b".into()),
+            ],
+        );
+        assert_eq!(out, headers(&[("x-a", "3")]));
+    }
+}

@@ -1,0 +1,152 @@
+//! Serves what [`Routes`] say: an HTTP proxy that knows neither Kubernetes nor BPF.
+//!
+//! ```text
+//! client ─► server (TLS, PROXY protocol) ─► forward ─► upstream (balancing, connections) ─► endpoint
+//!                                              │
+//!                              index, headers, limits, canary, cors
+//! ```
+//!
+//! A request sees one configuration from its begin to its end; new routes are put in its place without
+//! touching a connection.
+#![forbid(unsafe_code)]
+
+mod access_log;
+mod answer;
+mod body;
+mod canary;
+mod cors;
+mod forward;
+mod headers;
+mod index;
+mod limits;
+mod message;
+mod path;
+mod proxy_protocol;
+mod server;
+mod serving;
+mod stats;
+mod stream;
+mod tls;
+mod upstream;
+
+use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc};
+
+use anyhow::Result;
+use arc_swap::ArcSwap;
+use headgate_model::{
+    NamespacedName, Refusal,
+    ingress::{Routes, UpstreamKey},
+};
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio_rustls::rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+pub use access_log::{AccessLog, LogFormat};
+pub use body::{Body, BodyError};
+pub use server::Scheme;
+pub use serving::Endpoints;
+pub use stats::{Answers, BUCKETS};
+pub use upstream::{
+    Ask, EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, Reply, SendError, Upstream,
+    UpstreamState, Upstreams,
+};
+
+use serving::Serving;
+
+/// What holds for all routes.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Proxies whose `X-Forwarded-…` headers are believed.
+    pub trusted: Vec<IpNet>,
+    /// Load balancers whose connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Where requests are logged.
+    pub log: Option<Arc<AccessLog>>,
+}
+
+impl Settings {
+    fn is_told_by(&self, peer: IpAddr) -> bool {
+        self.proxy_protocol
+            .iter()
+            .any(|network| network.contains(&peer))
+    }
+}
+
+/// A proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    settings: Settings,
+    serving: Arc<ArcSwap<Serving>>,
+    upstreams: Upstreams,
+    tls: Arc<ServerConfig>,
+    rules: auto::Builder<TokioExecutor>,
+}
+
+impl Proxy {
+    /// Serves nothing yet. Fails if no certificate can be made.
+    pub fn new(settings: Settings) -> Result<Self> {
+        let serving = Arc::new(ArcSwap::from_pointee(Serving::new()?));
+        Ok(Self {
+            settings,
+            tls: tls::server_config(Arc::new(Certificates(serving.clone())))?,
+            serving,
+            upstreams: Upstreams::new(),
+            rules: server::rules(),
+        })
+    }
+
+    /// Serves these routes from the next request on. What cannot be served is returned.
+    pub fn serve(&self, routes: &Routes) -> Vec<Refusal> {
+        let (next, refusals) = self.serving.load().update(routes, &self.upstreams);
+        self.serving.store(Arc::new(next));
+        let used: BTreeSet<&UpstreamKey> = routes.upstreams().collect();
+        self.upstreams.retain(|key| used.contains(key));
+        refusals
+    }
+
+    /// Sends to these endpoints from the next request on.
+    pub fn place(&self, key: &UpstreamKey, endpoints: &Endpoints) {
+        self.upstreams.update(key, endpoints);
+    }
+
+    /// How backends are.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        self.upstreams.snapshot()
+    }
+
+    /// What became of requests, by Ingress.
+    pub fn answers(&self) -> Vec<(NamespacedName, Answers)> {
+        let serving = self.serving.load();
+        let stats = serving.stats.iter();
+        stats
+            .map(|(ingress, stats)| (ingress.clone(), stats.read()))
+            .collect()
+    }
+
+    /// Serves connections of a listener until told to stop; then connections are still taken for a
+    /// second, each gets one more answer, and requests in progress get half a minute.
+    pub async fn listen(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        scheme: Scheme,
+        stop: impl Future<Output = ()>,
+    ) {
+        server::serve(self.clone(), listener, scheme, stop).await;
+    }
+}
+
+/// The certificates of what is served now.
+#[derive(Debug)]
+struct Certificates(Arc<ArcSwap<Serving>>);
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = tls::server_name(&hello);
+        Some(self.0.load().certificates.find(name.as_deref()).clone())
+    }
+}

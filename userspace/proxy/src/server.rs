@@ -1,0 +1,250 @@
+//! Listening: connections of clients, with and without TLS.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use headgate_model::ingress::Timeouts;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, rustls::server::Acceptor};
+use tracing::{debug, warn};
+
+use crate::{
+    Proxy,
+    body::BodyError,
+    forward::{self, Connection},
+    proxy_protocol,
+    stream::Prefixed,
+    tls,
+    upstream::{self, Upstream},
+};
+
+/// How long a client may take for the head of a request, and be silent between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a TLS handshake may take, or the header of the PROXY protocol.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest ClientHello that is read, in bytes.
+const MAX_HELLO: usize = 64 << 10;
+/// How long connections are taken once we stop: whoever takes over may have begun just now.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long clients of HTTP/1.1 may be silent once we stop. They cannot be told that the connection
+/// ends but in an answer, and would lose what they send meanwhile.
+const LAST_IDLE: Duration = Duration::from_secs(5);
+/// How long requests in progress may take after that.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Largest head of a request, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+/// Requests of one HTTP/2 connection at the same time.
+const MAX_STREAMS: u32 = 128;
+/// Bytes of one HTTP/2 request that may be on the way.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// What is spoken on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP.
+    Http,
+    /// HTTP over TLS, or whatever a backend speaks over TLS that we do not open.
+    Https,
+}
+
+/// Serves connections of a listener until told to stop. Then connections are still taken for a
+/// moment, each gets one more answer, and requests in progress get half a minute.
+pub(crate) async fn serve(
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+    scheme: Scheme,
+    stop: impl Future<Output = ()>,
+) {
+    let (stopping, is_stopping) = watch::channel(false);
+    let linger = async {
+        stop.await;
+        stopping.send_replace(true);
+        sleep(LINGER).await;
+    };
+    let mut linger = std::pin::pin!(linger);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut linger => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (proxy, is_stopping) = (proxy.clone(), is_stopping.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = connection(&proxy, stream, peer, scheme, is_stopping).await
+                    {
+                        debug!(%peer, "a connection ended: {error}");
+                    }
+                });
+            }
+            // Out of descriptors, most likely: those in use end some day.
+            Err(error) => {
+                warn!("cannot accept: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop((listener, is_stopping));
+    // Each connection holds a receiver.
+    if timeout(DRAIN, stopping.closed()).await.is_err() {
+        warn!(
+            "gave up on requests that take longer than {} s",
+            DRAIN.as_secs()
+        );
+    }
+}
+
+type Stopping = watch::Receiver<bool>;
+
+async fn connection(
+    proxy: &Arc<Proxy>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    scheme: Scheme,
+    stopping: Stopping,
+) -> Result<(), BodyError> {
+    stream.set_nodelay(true)?;
+    let mut connection = Connection {
+        peer: canonical(peer),
+        local: canonical(stream.local_addr()?),
+        is_secure: scheme == Scheme::Https,
+        is_closing: AtomicBool::new(false),
+        is_http2: AtomicBool::new(false),
+    };
+    let mut read = BytesMut::new();
+    if proxy.settings.is_told_by(connection.peer.ip()) {
+        let told = proxy_protocol::read(&mut stream, &mut read);
+        if let Some((peer, local)) = timeout(HELLO_TIMEOUT, told).await?? {
+            (connection.peer, connection.local) = (peer, local);
+        }
+    }
+    if scheme == Scheme::Http {
+        return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
+    }
+    if !proxy.serving.load().passthrough.is_empty() {
+        let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
+        let serving = proxy.serving.load_full();
+        if let Some(upstream) = name.and_then(|name| serving.passthrough(&name).cloned()) {
+            drop(serving);
+            return pass(&upstream, connection, Prefixed::new(read, stream)).await;
+        }
+    }
+    let accept = TlsAcceptor::from(proxy.tls.clone()).accept(Prefixed::new(read, stream));
+    let stream = timeout(HELLO_TIMEOUT, accept).await??;
+    http(proxy, connection, stream, stopping).await
+}
+
+/// A socket for both families has IPv4 clients as well.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The rules of both HTTP versions.
+pub(crate) fn rules() -> auto::Builder<TokioExecutor> {
+    let mut rules = auto::Builder::new(TokioExecutor::new());
+    rules
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD);
+    rules
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(4 * STREAM_WINDOW)
+        .keep_alive_interval(HEAD_TIMEOUT);
+    rules
+}
+
+async fn http(
+    proxy: &Arc<Proxy>,
+    connection: Connection,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut stopping: Stopping,
+) -> Result<(), BodyError> {
+    let connection = Arc::new(connection);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (proxy, connection) = (proxy.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(forward::answer(&proxy, &connection, request).await) }
+    });
+    let served = proxy
+        .rules
+        .serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    tokio::select! {
+        result = served.as_mut() => return result,
+        _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
+    }
+    connection.is_closing.store(true, Ordering::Relaxed);
+    if !connection.is_http2.load(Ordering::Relaxed)
+        && let Ok(result) = timeout(LAST_IDLE, served.as_mut()).await
+    {
+        return result;
+    }
+    served.as_mut().graceful_shutdown();
+    served.await
+}
+
+/// Reads a ClientHello and returns the name in it.
+async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
+    let mut acceptor = Acceptor::default();
+    let mut fed = 0;
+    loop {
+        let mut rest = read.get(fed..).unwrap_or_default();
+        while !rest.is_empty() {
+            acceptor.read_tls(&mut rest)?;
+        }
+        fed = read.len();
+        match acceptor.accept() {
+            Ok(None) if fed > MAX_HELLO => return Err(io::ErrorKind::InvalidData.into()),
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Ok(tls::server_name(&accepted.client_hello())),
+            // Whoever opens it says what is wrong.
+            Err(_) => return Ok(None),
+        }
+        if stream.read_buf(read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Joins a client with an endpoint.
+async fn pass(
+    upstream: &Arc<Upstream>,
+    connection: Connection,
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+) -> Result<(), BodyError> {
+    let (parts, ()) = http::Request::new(()).into_parts();
+    let ask = upstream::Ask {
+        client: connection.peer.ip(),
+        parts: &parts,
+    };
+    let pick = upstream.pick(&ask, &[])?;
+    let mut backend = upstream.connect(&pick, &Timeouts::default()).await?;
+    copy_bidirectional(&mut client, &mut backend).await?;
+    Ok(())
+}

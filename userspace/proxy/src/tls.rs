@@ -1,0 +1,142 @@
+//! Certificates by the name that a client asks for (SNI, RFC 6066).
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use anyhow::{Context, Result};
+use headgate_model::{
+    NamespacedName, ObjectName, Refusal,
+    ingress::{Certificate, Routes},
+};
+use tokio_rustls::rustls::{
+    ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+
+/// Certificates of all hosts.
+pub(crate) struct Certificates {
+    hosts: HashMap<String, Known>,
+    default: Option<Known>,
+    /// For names that nobody has a certificate for.
+    fallback: Arc<CertifiedKey>,
+}
+
+/// A certificate, and what was made of it.
+type Known = (Arc<Certificate>, Arc<CertifiedKey>);
+
+impl Certificates {
+    /// None but one that we sign ourselves, as long as nothing better is known.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            hosts: HashMap::new(),
+            default: None,
+            fallback: Arc::new(self_signed().context("cannot make a certificate")?),
+        })
+    }
+
+    /// Those of `routes`. One that cannot be used is refused, and its host keeps the one it had.
+    pub(crate) fn update(&self, routes: &Routes, refusals: &mut Vec<Refusal>) -> Self {
+        let mut made: HashMap<&NamespacedName, Option<Known>> = HashMap::new();
+        let mut make = |new: &'_ Arc<Certificate>, old: Option<&Known>| match old {
+            Some(old) if old.0 == *new => Some(old.clone()),
+            _ => match certified_key(new) {
+                Ok(key) => Some((new.clone(), Arc::new(key))),
+                Err(error) => {
+                    refusals.push(Refusal {
+                        object: ObjectName::Secret(new.secret.clone()),
+                        field: "data".into(),
+                        reason: format!("{error:#}"),
+                    });
+                    old.cloned()
+                }
+            },
+        };
+        let mut hosts = HashMap::new();
+        for (host, certificate) in &routes.certificates {
+            let known = made
+                .entry(&certificate.secret)
+                .or_insert_with(|| make(certificate, self.hosts.get(host)));
+            if let Some(known) = known {
+                hosts.insert(host.clone(), known.clone());
+            }
+        }
+        let default = routes.default_certificate.as_ref();
+        Self {
+            default: default.and_then(|new| make(new, self.default.as_ref())),
+            hosts,
+            fallback: self.fallback.clone(),
+        }
+    }
+
+    /// The certificate for a name: an exact one, one with `*.`, that of Ingresses without host, the
+    /// default.
+    pub(crate) fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        let exact = |name: &str| self.hosts.get(name);
+        let wildcard = |name: &str| {
+            let (_, rest) = name.split_once('.')?;
+            self.hosts.get(&format!("*.{rest}"))
+        };
+        let named = name.and_then(|name| exact(name).or_else(|| wildcard(name)));
+        let known = named
+            .or_else(|| self.hosts.get(""))
+            .or(self.default.as_ref());
+        known.map_or(&self.fallback, |(_, key)| key)
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Certificates({:?})", self.hosts.keys())
+    }
+}
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// Chain and key, which must belong together.
+fn certified_key(certificate: &Certificate) -> Result<CertifiedKey> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate.chain)
+        .collect::<Result<_, _>>()
+        .context("tls.crt is not PEM")?;
+    anyhow::ensure!(!chain.is_empty(), "tls.crt has no certificate");
+    let key = PrivateKeyDer::from_pem_slice(&certificate.key).context("tls.key is no key")?;
+    let key = provider()
+        .key_provider
+        .load_private_key(key)
+        .context("tls.key cannot be used")?;
+    let key = CertifiedKey::new(chain, key);
+    key.keys_match()
+        .context("tls.crt and tls.key do not belong together")?;
+    Ok(key)
+}
+
+fn self_signed() -> Result<CertifiedKey> {
+    let made = rcgen::generate_simple_self_signed(["headgate.invalid".to_owned()])?;
+    certified_key(&Certificate {
+        secret: NamespacedName::new("", "self-signed"),
+        chain: made.cert.pem().into_bytes(),
+        key: made.signing_key.serialize_pem().into_bytes(),
+    })
+}
+
+/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1. Sessions are resumed by tickets.
+pub(crate) fn server_config(
+    certificates: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<ServerConfig>> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// The name of a ClientHello, as certificates and hosts are looked up by.
+pub(crate) fn server_name(hello: &ClientHello<'_>) -> Option<String> {
+    hello.server_name().map(str::to_ascii_lowercase)
+}

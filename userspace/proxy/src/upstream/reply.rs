@@ -1,0 +1,121 @@
+//! The body of an answer, and what becomes of its connection.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+use super::{
+    endpoint::Endpoint,
+    error::Late,
+    http1, http2,
+    pick::InFlight,
+    progress::{Phase, Progress},
+    silence::Silence,
+};
+use crate::body::BodyError;
+
+/// What an answer comes on.
+#[derive(Debug)]
+pub(super) enum Lease {
+    /// A connection that can be used again when the answer has ended and the request too.
+    Http1(http1::Sender, Option<Arc<Progress>>),
+    /// A connection that is used for one request.
+    Once,
+    /// A stream.
+    Http2(http2::Stream),
+}
+
+impl Lease {
+    /// The answer has ended.
+    pub(super) fn end(self, endpoint: &Endpoint) {
+        match self {
+            Self::Http1(sender, progress) if is_done(progress.as_deref()) => {
+                endpoint.idle.put(sender);
+            }
+            Self::Http1(..) | Self::Once | Self::Http2(_) => {}
+        }
+    }
+}
+
+fn is_done(progress: Option<&Progress>) -> bool {
+    progress.is_none_or(|progress| matches!(progress.phase(), Phase::Answer(_)))
+}
+
+/// The body of an answer. Its request is in flight as long as the body is here; the connection is
+/// kept if the body was read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    body: Incoming,
+    lease: Option<Lease>,
+    in_flight: InFlight,
+    silence: Silence,
+}
+
+impl Reply {
+    pub(super) fn new(body: Incoming, lease: Lease, in_flight: InFlight, silence: Silence) -> Self {
+        Self {
+            body,
+            lease: Some(lease),
+            in_flight,
+            silence,
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.end(self.in_flight.endpoint());
+        }
+    }
+
+    /// The connection is closed.
+    fn fail(&mut self, error: BodyError) -> BodyError {
+        if self.lease.take().is_some() {
+            let endpoint = self.in_flight.endpoint();
+            endpoint.failed(&error.to_string(), Duration::ZERO);
+        }
+        error
+    }
+
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        ready!(self.silence.poll_too_long(context));
+        if let Some(Lease::Http2(stream)) = &self.lease {
+            stream.doubt();
+        }
+        Poll::Ready(self.fail(Late("more of the answer").into()))
+    }
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            return this.poll_silence(context).map(|error| Some(Err(error)));
+        };
+        this.silence.broken();
+        let frame = frame.map(|frame| frame.map_err(|error| this.fail(error.into())));
+        if frame.is_none() || this.body.is_end_stream() {
+            this.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

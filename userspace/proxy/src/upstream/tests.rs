@@ -1,0 +1,579 @@
+//! Which endpoint is picked. No endpoint is really there.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use headgate_model::{
+    NamespacedName,
+    ingress::{Balance, HashBy, OutlierPolicy, Sticky, Timeouts, UpstreamKey, UpstreamPolicy},
+};
+use http::{Request, StatusCode, header::COOKIE, request::Parts};
+use tokio::time::advance;
+
+use super::{Ask, EndpointHealth, NoEndpoint, Pick, Upstream, Upstreams};
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const MS: Duration = Duration::from_millis(1);
+const S: Duration = Duration::from_secs(1);
+
+fn key(policy: UpstreamPolicy) -> UpstreamKey {
+    UpstreamKey {
+        service: NamespacedName::new("shop", "web"),
+        port: 80,
+        policy: Arc::new(policy),
+    }
+}
+
+fn balanced(balance: Balance) -> UpstreamPolicy {
+    UpstreamPolicy {
+        balance,
+        ..UpstreamPolicy::default()
+    }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 8080))
+}
+
+/// Endpoints 1, 2, 3 and so on with these weights.
+fn weighted(weights: &[u32]) -> BTreeMap<SocketAddr, u32> {
+    (1..).map(address).zip(weights.iter().copied()).collect()
+}
+
+/// An upstream with endpoints 1, 2, 3 and so on.
+fn upstream(policy: UpstreamPolicy, weights: &[u32]) -> Arc<Upstream> {
+    let upstream = Arc::new(Upstream::new(key(policy)));
+    upstream.update(&weighted(weights));
+    upstream
+}
+
+fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
+    let request = headers
+        .iter()
+        .fold(Request::get(path), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+    request.body(()).unwrap().into_parts().0
+}
+
+fn pick_for(upstream: &Upstream, client: IpAddr, parts: &Parts) -> Pick {
+    upstream.pick(&Ask { client, parts }, &[]).unwrap()
+}
+
+fn pick(upstream: &Upstream) -> Pick {
+    pick_for(upstream, CLIENT, &parts("/", &[]))
+}
+
+fn shares(picks: impl IntoIterator<Item = Pick>) -> BTreeMap<SocketAddr, usize> {
+    let mut shares = BTreeMap::new();
+    for pick in picks {
+        *shares.entry(pick.address()).or_default() += 1;
+    }
+    shares
+}
+
+/// How often each endpoint gets one of `count` requests that come one after another.
+fn share_out(upstream: &Upstream, count: usize) -> BTreeMap<SocketAddr, usize> {
+    shares((0..count).map(|_| pick(upstream)))
+}
+
+fn expected<const N: usize>(counts: [usize; N]) -> BTreeMap<SocketAddr, usize> {
+    (1..)
+        .map(address)
+        .zip(counts)
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+fn fail(upstream: &Upstream, address: SocketAddr, times: u32) {
+    let endpoints = upstream.endpoints();
+    let endpoint = endpoints.iter().find(|one| one.address == address).unwrap();
+    (0..times).for_each(|_| endpoint.failed("reset", MS));
+}
+
+#[tokio::test]
+async fn l30_round_robin_gives_equal_shares() {
+    let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1, 1]);
+    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+}
+
+#[tokio::test]
+async fn l30_the_share_of_one_that_left_goes_to_all_others() {
+    let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1, 1, 1]);
+    fail(&upstream, address(2), 5);
+    assert_eq!(share_out(&upstream, 300), expected([100, 0, 100, 100]));
+}
+
+#[tokio::test]
+async fn l30_tried_endpoints_come_last() {
+    let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1]);
+    let parts = parts("/", &[]);
+    let ask = Ask {
+        client: CLIENT,
+        parts: &parts,
+    };
+    for _ in 0..10 {
+        let other = upstream.pick(&ask, &[address(1)]).unwrap();
+        assert_eq!(other.address(), address(2));
+    }
+    assert!(upstream.pick(&ask, &[address(1), address(2)]).is_ok());
+}
+
+#[tokio::test]
+async fn l30_no_endpoint_is_told() {
+    let upstream = upstream(UpstreamPolicy::default(), &[]);
+    let parts = parts("/", &[]);
+    let ask = Ask {
+        client: CLIENT,
+        parts: &parts,
+    };
+    assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Missing);
+}
+
+#[tokio::test]
+async fn l31_weights_are_followed_smoothly() {
+    let upstream = upstream(balanced(Balance::RoundRobin), &[5, 1, 1]);
+    let order: Vec<_> = (0..7).map(|_| pick(&upstream).address()).collect();
+    let numbers = [1, 1, 2, 1, 3, 1, 1];
+    assert_eq!(order, numbers.map(address));
+    assert_eq!(share_out(&upstream, 700), expected([500, 100, 100]));
+}
+
+#[tokio::test]
+async fn l32_least_connections_levels_requests_by_weight() {
+    let upstream = upstream(balanced(Balance::LeastConnections), &[1, 1, 2]);
+    let picks: Vec<_> = (0..40).map(|_| pick(&upstream)).collect();
+    let levels = upstream.state().endpoints.into_iter();
+    assert_eq!(
+        levels.map(|one| one.in_flight).collect::<Vec<_>>(),
+        [10, 10, 20]
+    );
+    let (of_first, others): (Vec<_>, Vec<_>) = picks
+        .into_iter()
+        .partition(|pick| pick.address() == address(1));
+    drop(of_first);
+    assert_eq!(shares((0..3).map(|_| pick(&upstream))), expected([3]));
+    drop(others);
+}
+
+#[tokio::test]
+async fn l32_ties_rotate() {
+    let upstream = upstream(balanced(Balance::LeastConnections), &[1, 1, 1]);
+    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+}
+
+#[tokio::test]
+async fn l33_of_two_at_random_the_busy_one_is_avoided() {
+    let upstream = upstream(balanced(Balance::Random), &[1, 1, 1, 1]);
+    let busy = upstream.endpoints().swap_remove(0);
+    (0..100).for_each(|_| assert!(busy.enter(None)));
+    let shares = share_out(&upstream, 3000);
+    assert_eq!(shares.get(&address(1)), None);
+    assert!(
+        (2..=4).all(|number| shares[&address(number)] > 700),
+        "{shares:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn l34_of_two_at_random_the_fast_one_is_taken() {
+    let upstream = upstream(balanced(Balance::LeastTime), &[1, 1]);
+    let endpoints = upstream.endpoints();
+    endpoints[0].answered(StatusCode::OK, 100 * MS);
+    endpoints[1].answered(StatusCode::OK, 10 * MS);
+    assert_eq!(share_out(&upstream, 100), expected([0, 100]));
+    let held: Vec<_> = (0..22).map(|_| pick(&upstream)).collect();
+    assert_eq!(shares(held), expected([2, 20]), "by time and by requests");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l34_a_slow_answer_counts_at_once_and_fades() {
+    let upstream = upstream(balanced(Balance::LeastTime), &[1, 1]);
+    let endpoints = upstream.endpoints();
+    let time = || upstream.state().endpoints[0].time;
+    endpoints[0].answered(StatusCode::OK, 10 * MS);
+    endpoints[0].answered(StatusCode::OK, 500 * MS);
+    assert_eq!(time(), 500 * MS);
+    endpoints[0].answered(StatusCode::OK, 10 * MS);
+    assert_eq!(time(), 500 * MS, "no time has passed");
+    advance(10 * S).await;
+    assert!(time() < 200 * MS && time() > 150 * MS, "{:?}", time());
+    endpoints[0].failed("reset", MS);
+    assert_eq!(time(), S, "failing quickly is not being fast");
+}
+
+fn clients() -> impl Iterator<Item = IpAddr> {
+    (0..4000_u32).map(|number| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number * 7)))
+}
+
+fn homes(upstream: &Upstream) -> Vec<SocketAddr> {
+    let parts = parts("/", &[]);
+    clients()
+        .map(|client| pick_for(upstream, client, &parts).address())
+        .collect()
+}
+
+#[tokio::test]
+async fn l35_a_hash_is_stable_and_moves_few() {
+    let upstream = upstream(balanced(Balance::Hash(HashBy::Source)), &[1; 10]);
+    let before = homes(&upstream);
+    assert_eq!(before, homes(&upstream));
+    let levels = upstream.state().endpoints;
+    assert!(
+        levels.iter().all(|one| (640..960).contains(&one.requests)),
+        "{levels:?}"
+    );
+
+    upstream.update(&weighted(&[1; 9]));
+    let moved = |after: &[SocketAddr]| {
+        let pairs = before.iter().zip(after);
+        pairs.filter(|(before, after)| before != after).count()
+    };
+    let after = moved(&homes(&upstream));
+    assert!(after < 4000 / 10 * 3 / 2, "a tenth must move, {after} did");
+    upstream.update(&weighted(&[1; 10]));
+    assert_eq!(moved(&homes(&upstream)), 0);
+}
+
+#[tokio::test]
+async fn l35_a_hash_follows_weights_and_passes_over_the_ejected() {
+    let upstream = upstream(balanced(Balance::Hash(HashBy::Source)), &[1, 3, 1, 1]);
+    let count = |homes: &[SocketAddr], number| {
+        homes
+            .iter()
+            .filter(|home| **home == address(number))
+            .count()
+    };
+    let before = homes(&upstream);
+    assert!(
+        (1800..2200).contains(&count(&before, 2)),
+        "{}",
+        count(&before, 2)
+    );
+    fail(&upstream, address(1), 5);
+    let after = homes(&upstream);
+    assert_eq!(count(&after, 1), 0);
+    let stay = before
+        .iter()
+        .zip(&after)
+        .all(|(before, after)| *before == address(1) || before == after);
+    assert!(stay, "only clients of the ejected endpoint move");
+}
+
+#[tokio::test]
+async fn l35_whatever_is_hashed_decides() {
+    let hashed = [
+        (
+            HashBy::Header("x-user".into()),
+            parts("/", &[("x-user", "ann")]),
+        ),
+        (
+            HashBy::Cookie("user".into()),
+            parts("/", &[("cookie", "a=b; user=ann")]),
+        ),
+        (HashBy::Query("user".into()), parts("/?a=b&user=ann", &[])),
+        (HashBy::Uri, parts("/ann", &[])),
+        (HashBy::Host, parts("/", &[("host", "ann.example.com")])),
+    ];
+    for (by, parts) in hashed {
+        let upstream = upstream(balanced(Balance::Hash(by.clone())), &[1; 5]);
+        let same = shares((0..20).map(|_| pick_for(&upstream, CLIENT, &parts)));
+        assert_eq!(same.len(), 1, "{by:?}");
+    }
+    let by_query = Balance::Hash(HashBy::Query("user".into()));
+    let users = upstream(balanced(by_query), &[1; 5]);
+    let same = (0..20).map(|number| parts(&format!("/?a={number}&user=ann"), &[]));
+    let same = shares(same.map(|parts| pick_for(&users, CLIENT, &parts)));
+    assert_eq!(same.len(), 1, "other parameters do not count");
+    let by_header = Balance::Hash(HashBy::Header("x-user".into()));
+    let upstream = upstream(balanced(by_header), &[1, 1]);
+    assert_eq!(
+        share_out(&upstream, 10),
+        expected([5, 5]),
+        "nothing to hash"
+    );
+}
+
+fn sticky() -> UpstreamPolicy {
+    UpstreamPolicy {
+        sticky: Some(Sticky {
+            name: "route".into(),
+            attributes: "; Path=/; HttpOnly".into(),
+        }),
+        ..UpstreamPolicy::default()
+    }
+}
+
+/// What a client sends that got this cookie.
+fn returning(pick: &Pick) -> Parts {
+    let cookie = pick.cookie().unwrap();
+    let (pair, _) = cookie.to_str().unwrap().split_once(';').unwrap();
+    parts("/", &[(COOKIE.as_str(), &format!("other=1; {pair}"))])
+}
+
+#[tokio::test]
+async fn l36_a_client_with_a_cookie_returns() {
+    let upstream = upstream(sticky(), &[1, 1, 1]);
+    let first = pick(&upstream);
+    let cookie = first.cookie().unwrap();
+    let text = cookie.to_str().unwrap();
+    assert!(
+        text.starts_with("route=") && text.ends_with("; Path=/; HttpOnly"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("10.0.0."),
+        "the address is nobody's business: {text}"
+    );
+
+    let cookies = upstream.endpoints();
+    let cookies = cookies.iter().map(|one| one.address).zip([
+        "route=e0cdca7cac5b15cf;",
+        "route=629a1fad489f5c7a;",
+        "route=3fd8810312a1907d;",
+    ]);
+    let (_, expected) = cookies
+        .into_iter()
+        .find(|(at, _)| *at == first.address())
+        .unwrap();
+    assert!(
+        text.starts_with(expected),
+        "the same on every node, always: {text}"
+    );
+
+    let parts = returning(&first);
+    for _ in 0..10 {
+        let again = pick_for(&upstream, CLIENT, &parts);
+        assert_eq!((again.address(), again.cookie()), (first.address(), None));
+    }
+    let other_node = self::upstream(sticky(), &[1, 1, 1]);
+    assert_eq!(
+        pick_for(&other_node, CLIENT, &parts).address(),
+        first.address()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn l36_a_client_moves_only_if_its_endpoint_is_lost() {
+    let upstream = upstream(sticky(), &[1, 1, 1]);
+    let first = pick(&upstream);
+    let parts = returning(&first);
+    let ask = Ask {
+        client: CLIENT,
+        parts: &parts,
+    };
+    let tried = upstream.pick(&ask, &[first.address()]).unwrap();
+    assert_ne!(tried.address(), first.address());
+    assert_eq!(
+        tried.cookie(),
+        None,
+        "it may come back to the endpoint that failed once"
+    );
+
+    fail(&upstream, first.address(), 5);
+    let moved = pick_for(&upstream, CLIENT, &parts);
+    assert_ne!(moved.address(), first.address());
+    assert!(moved.cookie().is_some());
+
+    let mut left = weighted(&[1, 1, 1]);
+    left.remove(&first.address());
+    upstream.update(&left);
+    assert!(pick_for(&upstream, CLIENT, &parts).cookie().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn l37_a_new_endpoint_starts_slowly() {
+    let policy = UpstreamPolicy {
+        slow_start: 100 * S,
+        ..UpstreamPolicy::default()
+    };
+    let upstream = upstream(policy, &[1, 1]);
+    assert_eq!(share_out(&upstream, 100), expected([50, 50]), "all are new");
+    upstream.update(&weighted(&[1, 1, 1]));
+    assert_eq!(share_out(&upstream, 210), expected([100, 100, 10]));
+    advance(50 * S).await;
+    assert_eq!(share_out(&upstream, 250), expected([100, 100, 50]));
+    advance(50 * S).await;
+    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+}
+
+#[tokio::test]
+async fn l38_two_probes_in_a_row_change_the_state() {
+    let upstream = upstream(UpstreamPolicy::default(), &[1, 1, 1]);
+    let endpoint = &upstream.endpoints()[0];
+    let probed = |is_well: bool| {
+        endpoint.probed(is_well.then_some(()).ok_or_else(|| "refused".into()));
+        endpoint.health.state(tokio::time::Instant::now())
+    };
+    let down = || EndpointHealth::Down {
+        reason: "refused".into(),
+    };
+    assert_eq!(probed(false), EndpointHealth::Well);
+    assert_eq!(probed(true), EndpointHealth::Well);
+    assert_eq!(probed(false), EndpointHealth::Well, "not in a row");
+    assert_eq!(probed(false), down());
+    assert_eq!(share_out(&upstream, 30), expected([0, 15, 15]));
+    assert_eq!(probed(true), down());
+    assert_eq!(probed(true), EndpointHealth::Well);
+    assert_eq!(share_out(&upstream, 30), expected([10, 10, 10]));
+}
+
+fn outlier() -> UpstreamPolicy {
+    UpstreamPolicy {
+        outlier: OutlierPolicy {
+            failures: 3,
+            ejection: 10 * S,
+        },
+        ..UpstreamPolicy::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l39_failures_in_a_row_eject_for_longer_each_time() {
+    let upstream = upstream(outlier(), &[1, 1, 1]);
+    let bad = address(1);
+    fail(&upstream, bad, 2);
+    upstream.endpoints()[0].answered(StatusCode::OK, MS);
+    fail(&upstream, bad, 2);
+    assert_eq!(
+        share_out(&upstream, 30),
+        expected([10, 10, 10]),
+        "not in a row"
+    );
+
+    for seconds in [10, 20, 30] {
+        fail(&upstream, bad, 3);
+        let health = upstream.state().endpoints[0].health.clone();
+        let EndpointHealth::Ejected { remaining, reason } = health else {
+            panic!("{health:?}");
+        };
+        assert_eq!(
+            (remaining, reason.contains("reset")),
+            (seconds * S, true),
+            "{reason}"
+        );
+        advance(seconds * S - MS).await;
+        assert_eq!(share_out(&upstream, 30), expected([0, 15, 15]));
+        advance(MS).await;
+        assert_eq!(share_out(&upstream, 30), expected([10, 10, 10]));
+    }
+    advance(101 * S).await;
+    fail(&upstream, bad, 3);
+    advance(10 * S).await;
+    assert_eq!(
+        upstream.state().endpoints[0].health,
+        EndpointHealth::Well,
+        "it was good for long"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn l39_bad_status_codes_eject_and_others_do_not() {
+    let upstream = upstream(outlier(), &[1, 1]);
+    let endpoints = upstream.endpoints();
+    for status in [500, 404, 501] {
+        (0..9).for_each(|_| endpoints[0].answered(StatusCode::from_u16(status).unwrap(), MS));
+    }
+    assert_eq!(upstream.state().endpoints[0].health, EndpointHealth::Well);
+    for status in [502, 503, 504] {
+        endpoints[0].answered(StatusCode::from_u16(status).unwrap(), MS);
+    }
+    assert_ne!(upstream.state().endpoints[0].health, EndpointHealth::Well);
+}
+
+#[tokio::test(start_paused = true)]
+async fn l39_all_are_used_if_most_are_ejected() {
+    let upstream = upstream(outlier(), &[1, 1, 1, 1]);
+    fail(&upstream, address(1), 3);
+    fail(&upstream, address(2), 3);
+    assert_eq!(share_out(&upstream, 40), expected([0, 0, 20, 20]));
+    assert!(!upstream.state().is_panicking);
+    fail(&upstream, address(3), 3);
+    assert!(upstream.state().is_panicking);
+    assert_eq!(share_out(&upstream, 40), expected([10, 10, 10, 10]));
+}
+
+#[tokio::test]
+async fn l40_an_endpoint_has_no_more_requests_than_it_may() {
+    let policy = UpstreamPolicy {
+        concurrent: Some(2),
+        ..UpstreamPolicy::default()
+    };
+    let upstream = upstream(policy, &[1, 1]);
+    let parts = parts("/", &[]);
+    let ask = Ask {
+        client: CLIENT,
+        parts: &parts,
+    };
+    let mut held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
+    assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Busy);
+    let freed = held.pop().unwrap().address();
+    assert_eq!(upstream.pick(&ask, &[]).unwrap().address(), freed);
+    assert_eq!(shares(held).values().sum::<usize>(), 3);
+}
+
+#[tokio::test]
+async fn l43_an_equal_key_has_the_same_upstream() {
+    let upstreams = Upstreams::new();
+    let key_of = |port| UpstreamKey {
+        port,
+        ..key(UpstreamPolicy::default())
+    };
+    let one = upstreams.ensure(&key_of(80));
+    upstreams.update(&key_of(80), &weighted(&[1, 2]));
+    assert!(Arc::ptr_eq(&one, &upstreams.clone().ensure(&key_of(80))));
+    assert!(!Arc::ptr_eq(&one, &upstreams.ensure(&key_of(81))));
+
+    fail(&one, address(1), 2);
+    upstreams.update(&key_of(80), &weighted(&[3]));
+    let state = &upstreams.snapshot()[0].endpoints;
+    assert_eq!((state.len(), state[0].weight, state[0].failures), (1, 3, 2));
+
+    upstreams.retain(|key| key.port == 81);
+    assert_eq!(upstreams.snapshot().len(), 1);
+    assert!(!Arc::ptr_eq(&one, &upstreams.ensure(&key_of(80))));
+}
+
+#[tokio::test]
+async fn l45_nobody_listens_is_told_with_the_request() {
+    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = listener.local_addr().unwrap();
+    drop(listener);
+    upstream.update(&BTreeMap::from([(gone, 1)]));
+    let request = Request::get("/").body(crate::Body::empty()).unwrap();
+    let (pick, timeouts) = (pick(&upstream), Timeouts::default());
+    let sent = upstream.send(&pick, request, &timeouts, None);
+    let error = sent.await.unwrap_err();
+    assert_eq!(
+        (error.kind, error.is_sent),
+        (super::ErrorKind::Connect, false)
+    );
+    assert!(error.request.is_some());
+    assert_eq!(upstream.state().endpoints[0].failures, 1);
+}
+
+#[tokio::test]
+async fn l43_a_request_that_a_kept_connection_did_not_take_goes_to_a_new_one() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = listener.local_addr().unwrap();
+    drop(listener);
+    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
+    upstream.update(&BTreeMap::from([(gone, 1)]));
+    let (near, far) = tokio::io::duplex(1024);
+    let mut kept = super::http1::start(near).await.unwrap();
+    kept.ready().await.unwrap();
+    upstream.endpoints()[0].idle.put(kept);
+    // Its task sees that only when the request is there too.
+    drop(far);
+    let request = Request::get("/").body(crate::Body::empty()).unwrap();
+    let (pick, timeouts) = (pick(&upstream), Timeouts::default());
+    let sent = upstream.send(&pick, request, &timeouts, None).await;
+    let error = sent.unwrap_err();
+    assert_eq!(error.kind, super::ErrorKind::Connect, "nobody listens");
+    assert!(!error.is_sent && error.request.is_some());
+}

@@ -1,0 +1,143 @@
+//! TLS towards endpoints.
+
+use std::sync::Arc;
+
+use headgate_model::ingress::{UpstreamKey, UpstreamProtocol, UpstreamTls};
+use tokio_rustls::rustls::{
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
+        verify_tls13_signature,
+    },
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+
+/// How TLS is spoken with the endpoints of an upstream.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// Offers what the upstream's protocol allows.
+    pub(super) any: Arc<ClientConfig>,
+    /// Offers HTTP/1.1 only, for requests that want to change the protocol.
+    pub(super) http1: Arc<ClientConfig>,
+    /// Whom to ask for, and to check.
+    pub(super) name: ServerName<'static>,
+}
+
+impl Tls {
+    /// As an upstream's policy says, or why that cannot be.
+    pub(super) fn new(key: &UpstreamKey) -> Result<Self, String> {
+        let policy = &key.policy.tls;
+        let name = name(key);
+        let server = ServerName::try_from(name.clone());
+        let mut any = config(policy)?;
+        let mut http1 = any.clone();
+        any.alpn_protocols = match key.policy.protocol {
+            UpstreamProtocol::Https => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            UpstreamProtocol::Grpcs | UpstreamProtocol::Grpc | UpstreamProtocol::Http2 => {
+                vec![b"h2".to_vec()]
+            }
+            UpstreamProtocol::Http => Vec::new(),
+        };
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            any: Arc::new(any),
+            http1: Arc::new(http1),
+            name: server.map_err(|error| format!("name {name}: {error}"))?,
+        })
+    }
+}
+
+/// The host name of an upstream's endpoints.
+pub(super) fn name(key: &UpstreamKey) -> String {
+    let service = || format!("{}.{}.svc", key.service.name, key.service.namespace);
+    key.policy.tls.name.clone().unwrap_or_else(service)
+}
+
+fn config(policy: &UpstreamTls) -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = verifier(policy, &provider)?;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let Some((chain, key)) = &policy.identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(chain).map_err(|error| format!("own certificate: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("own key: {error}"))?;
+    let config = builder.with_client_auth_cert(chain, key);
+    config.map_err(|error| format!("own certificate and key: {error}"))
+}
+
+fn verifier(
+    policy: &UpstreamTls,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let Some(authorities) = &policy.authorities else {
+        let algorithms = provider.signature_verification_algorithms;
+        return Ok(Arc::new(Anybody(algorithms)));
+    };
+    let mut roots = RootCertStore::empty();
+    let fails = |error: String| format!("authorities: {error}");
+    for authority in certificates(authorities).map_err(fails)? {
+        roots
+            .add(authority)
+            .map_err(|error| fails(error.to_string()))?;
+    }
+    let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+    let verifier = builder.build().map_err(|error| fails(error.to_string()))?;
+    Ok(verifier)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    match certificates {
+        Ok(certificates) if certificates.is_empty() => Err("no certificate".into()),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes any certificate of an endpoint that has its key.
+#[derive(Debug)]
+struct Anybody(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}

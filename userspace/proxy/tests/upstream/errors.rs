@@ -1,0 +1,211 @@
+//! Errors tell whether the request was sent.
+
+use std::{net::SocketAddr, time::Duration};
+
+use headgate_model::ingress::{Timeouts, UpstreamProtocol};
+use headgate_proxy::{Body, ErrorKind, SendError};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    server::Server,
+    setup::{Setup, channel, text},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_secs(600);
+
+/// Never answers.
+async fn silent() -> Server {
+    Server::http(|_| async { std::future::pending().await }).await
+}
+
+fn patient() -> Timeouts {
+    Timeouts {
+        connect: LONG,
+        read: LONG,
+        send: LONG,
+    }
+}
+
+fn setup(address: SocketAddr, protocol: UpstreamProtocol, timeouts: Timeouts) -> Setup {
+    Setup {
+        timeouts,
+        ..Setup::speaking(protocol, address)
+    }
+}
+
+fn what(error: &SendError) -> (ErrorKind, bool, bool) {
+    (error.kind, error.is_sent, error.request.is_some())
+}
+
+#[tokio::test]
+async fn l45_no_answer_in_time() {
+    for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
+        let server = silent().await;
+        let timeouts = Timeouts {
+            read: 20 * MS,
+            ..patient()
+        };
+        let setup = setup(server.address, protocol, timeouts);
+        let error = setup.get("/").await.unwrap_err();
+        assert_eq!(what(&error), (ErrorKind::Timeout, true, false));
+        assert_eq!(error.to_string(), "took too long: no answer in time");
+        assert_eq!(
+            (setup.endpoint().failures, setup.endpoint().in_flight),
+            (1, 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn l45_an_upload_is_not_silence() {
+    let server = Server::http(|request| async {
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        Response::new(Body::from(body))
+    })
+    .await;
+    for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
+        let timeouts = Timeouts {
+            read: 30 * MS,
+            ..patient()
+        };
+        let setup = setup(server.address, protocol, timeouts);
+        let (sender, body) = channel();
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                tokio::time::sleep(10 * MS).await;
+                sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
+            }
+        });
+        let request = Request::post("/").body(body).unwrap();
+        assert_eq!(text(setup.send(request).await.unwrap()).await, "xxxxxxxxxx");
+    }
+}
+
+#[tokio::test]
+async fn l45_an_endpoint_that_takes_no_more_of_the_request() {
+    let server = Server::raw(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let timeouts = Timeouts {
+        send: 20 * MS,
+        ..patient()
+    };
+    let setup = setup(server.address, UpstreamProtocol::Http, timeouts);
+    let (sender, body) = channel();
+    for _ in 0..64 {
+        let frame = Frame::data(vec![0; 1 << 20].into());
+        sender.unbounded_send(Ok(frame)).unwrap();
+    }
+    let request = Request::post("/").body(body).unwrap();
+    let error = setup.send(request).await.unwrap_err();
+    assert_eq!(what(&error), (ErrorKind::Timeout, true, false));
+    assert_eq!(
+        error.to_string(),
+        "took too long: no room for more of the request in time"
+    );
+    drop(sender);
+}
+
+#[tokio::test]
+async fn l45_silence_within_an_answer() {
+    for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
+        let server = Server::http(|_| async {
+            let (sender, body) = channel();
+            sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
+            tokio::spawn(async move {
+                std::future::pending::<()>().await;
+                drop(sender);
+            });
+            Response::new(body)
+        })
+        .await;
+        let timeouts = Timeouts {
+            read: 20 * MS,
+            ..patient()
+        };
+        let setup = setup(server.address, protocol, timeouts);
+        let mut body = setup.get("/").await.unwrap().into_body();
+        // A client that reads slowly is not an endpoint that is silent.
+        tokio::time::sleep(40 * MS).await;
+        assert!(body.frame().await.unwrap().is_ok());
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "no more of the answer in time");
+        assert_eq!(setup.endpoint().failures, 1);
+    }
+}
+
+#[tokio::test]
+async fn l45_a_connection_that_closes_without_an_answer() {
+    let server = Server::raw(|mut stream| async move {
+        let mut bytes = [0; 1024];
+        assert!(stream.read(&mut bytes).await.is_ok());
+    })
+    .await;
+    let setup = setup(server.address, UpstreamProtocol::Http, patient());
+    let error = setup.get("/").await.unwrap_err();
+    assert_eq!(what(&error), (ErrorKind::Broken, true, false));
+}
+
+#[tokio::test]
+async fn l45_an_answer_that_breaks_off() {
+    let server = Server::raw(|mut stream| async move {
+        let mut bytes = [0; 1024];
+        assert!(stream.read(&mut bytes).await.is_ok());
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+    })
+    .await;
+    let setup = setup(server.address, UpstreamProtocol::Http, patient());
+    let body = setup.get("/").await.unwrap().into_body();
+    assert!(body.collect().await.is_err());
+    assert_eq!(setup.endpoint().failures, 1);
+}
+
+#[tokio::test]
+async fn l45_no_tls_where_it_is_spoken() {
+    let server = Server::raw(|mut stream| async move {
+        stream.write_all(b"220 mail ready\r\n").await.unwrap();
+    })
+    .await;
+    let setup = setup(server.address, UpstreamProtocol::Https, patient());
+    let error = setup.get("/").await.unwrap_err();
+    assert_eq!(what(&error), (ErrorKind::Tls, false, true));
+}
+
+#[tokio::test]
+async fn l45_no_connection_in_time() {
+    // TLS is part of connecting, and this endpoint never begins with it.
+    let server = Server::raw(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let timeouts = Timeouts {
+        connect: 20 * MS,
+        ..patient()
+    };
+    let setup = setup(server.address, UpstreamProtocol::Https, timeouts);
+    let error = setup.get("/").await.unwrap_err();
+    assert_eq!(what(&error), (ErrorKind::Timeout, false, true));
+}
+
+#[tokio::test]
+async fn l45_a_request_that_breaks_off_is_not_blamed_on_the_endpoint() {
+    for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
+        let server = silent().await;
+        let setup = setup(server.address, protocol, patient());
+        let (sender, body) = channel();
+        sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
+        sender.unbounded_send(Err("client is gone".into())).unwrap();
+        let request = Request::post("/").body(body).unwrap();
+        let error = setup.send(request).await.unwrap_err();
+        assert_eq!(what(&error), (ErrorKind::Body, true, false));
+        assert_eq!(setup.endpoint().failures, 0);
+    }
+}

@@ -1,0 +1,99 @@
+//! Servers on the loopback.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use headgate_proxy::Body;
+use http::{Request, Response};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+
+/// A server, and what it has seen.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// One that answers requests.
+    pub(crate) async fn http<A>(
+        answer: impl Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        A: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::raw(move |stream| speak(stream, answer.clone())).await
+    }
+
+    /// One that does anything with connections.
+    pub(crate) async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap(),
+            accepted: Arc::default(),
+            open: Arc::default(),
+        };
+        let (accepted, open) = (server.accepted.clone(), server.open.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, SeqCst);
+                open.fetch_add(1, SeqCst);
+                let (served, open) = (serve(stream), open.clone());
+                tokio::spawn(async move {
+                    served.await;
+                    open.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        server
+    }
+
+    /// One that says its name.
+    pub(crate) async fn named(name: &'static str) -> Self {
+        Self::http(move |_| async move { Response::new(Body::from(name.to_owned())) }).await
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+
+    /// Connections right now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(SeqCst)
+    }
+}
+
+/// Speaks HTTP, whichever version the client speaks.
+pub(crate) async fn speak<A>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: impl Fn(Request<Incoming>) -> A,
+) where
+    A: Future<Output = Response<Body>> + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    // Clients of these tests break off on purpose.
+    drop(served.await);
+}

@@ -1,0 +1,238 @@
+//! TLS towards endpoints.
+
+use std::sync::Arc;
+
+use headgate_model::ingress::{UpstreamPolicy, UpstreamProtocol, UpstreamTls};
+use headgate_proxy::{Body, ErrorKind};
+use http::{
+    Request, Response, Version,
+    header::{CONNECTION, UPGRADE},
+};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::PrivateKeyDer,
+        server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier},
+    },
+};
+
+use crate::{
+    server::{Server, speak},
+    setup::{Setup, text},
+};
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn certify(authority: &Authority, name: &str) -> (Certificate, KeyPair) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new([name.to_owned()]).unwrap();
+    (params.signed_by(&key, authority).unwrap(), key)
+}
+
+/// Says what it sees of the client: the name it asks for, and whether it shows a certificate.
+async fn serve(
+    authority: &Authority,
+    verifier: Arc<dyn ClientCertVerifier>,
+    alpn: &[&str],
+) -> Server {
+    let (certificate, key) = certify(authority, "web.shop.svc");
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    Server::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let session = stream.get_ref().1;
+            let name = session.server_name().unwrap_or_default().to_owned();
+            let shown = session.peer_certificates().map_or(0, <[_]>::len);
+            let answer = move |request: Request<_>| {
+                let seen = format!("{name} {shown} {:?}", request.version());
+                async move { Response::new(Body::from(seen)) }
+            };
+            speak(stream, answer).await;
+        }
+    })
+    .await
+}
+
+fn https(tls: UpstreamTls) -> UpstreamPolicy {
+    UpstreamPolicy {
+        protocol: UpstreamProtocol::Https,
+        tls,
+        ..UpstreamPolicy::default()
+    }
+}
+
+fn trusting(authority: &Authority) -> UpstreamTls {
+    UpstreamTls {
+        authorities: Some(authority.pem().into_bytes()),
+        ..UpstreamTls::default()
+    }
+}
+
+fn anybody() -> Arc<dyn ClientCertVerifier> {
+    Arc::new(NoClientAuth)
+}
+
+#[tokio::test]
+async fn l42_a_certificate_is_verified() {
+    let authority = authority();
+    let server = serve(&authority, anybody(), &[]).await;
+    let setup = Setup::new(https(trusting(&authority)), &[server.address]);
+    for _ in 0..3 {
+        assert_eq!(setup.read("/").await.1, "web.shop.svc 0 HTTP/1.1");
+    }
+    assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn l42_a_certificate_of_another_authority_or_name_is_refused() {
+    let authority = authority();
+    let server = serve(&authority, anybody(), &[]).await;
+    let other_name = UpstreamTls {
+        name: Some("other.example".into()),
+        ..trusting(&authority)
+    };
+    for tls in [trusting(&self::authority()), other_name] {
+        let setup = Setup::new(https(tls), &[server.address]);
+        let error = setup.get("/").await.unwrap_err();
+        assert_eq!((error.kind, error.is_sent), (ErrorKind::Tls, false));
+        assert!(error.request.is_some());
+        assert_eq!(setup.endpoint().failures, 1);
+    }
+}
+
+#[tokio::test]
+async fn l42_without_authorities_anybody_is_taken() {
+    let server = serve(&authority(), anybody(), &[]).await;
+    let tls = UpstreamTls {
+        name: Some("other.example".into()),
+        ..UpstreamTls::default()
+    };
+    let setup = Setup::new(https(tls), &[server.address]);
+    assert_eq!(setup.read("/").await.1, "other.example 0 HTTP/1.1");
+}
+
+#[tokio::test]
+async fn l42_the_own_certificate_is_shown() {
+    let authority = authority();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+    let server = serve(&authority, verifier.build().unwrap(), &[]).await;
+    let (certificate, key) = certify(&authority, "headgate");
+    let identity = (
+        certificate.pem().into_bytes(),
+        key.serialize_pem().into_bytes(),
+    );
+    let tls = UpstreamTls {
+        identity: Some(identity),
+        ..trusting(&authority)
+    };
+    let setup = Setup::new(https(tls), &[server.address]);
+    assert_eq!(setup.read("/").await.1, "web.shop.svc 1 HTTP/1.1");
+
+    let setup = Setup::new(https(trusting(&authority)), &[server.address]);
+    assert!(setup.get("/").await.is_err(), "nothing to show");
+}
+
+#[tokio::test]
+async fn l42_the_endpoint_chooses_the_version() {
+    let authority = authority();
+    let server = serve(&authority, anybody(), &["h2", "http/1.1"]).await;
+    let setup = Setup::new(https(trusting(&authority)), &[server.address]);
+    for _ in 0..3 {
+        let response = setup.get("/").await.unwrap();
+        assert_eq!(response.version(), Version::HTTP_2);
+        assert_eq!(text(response).await, "web.shop.svc 0 HTTP/2.0");
+    }
+    assert_eq!(server.accepted(), 1);
+
+    let upgrade = Request::get("/")
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, "websocket");
+    let response = setup
+        .send(upgrade.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        text(response).await,
+        "web.shop.svc 0 HTTP/1.1",
+        "only that can be upgraded"
+    );
+}
+
+#[tokio::test]
+async fn l42_settings_that_cannot_be_used_are_told_by_every_request() {
+    let server = serve(&authority(), anybody(), &[]).await;
+    let bad = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
+    let broken = |tls: UpstreamTls, expected: &'static str| (tls, expected);
+    let cases = [
+        broken(
+            UpstreamTls {
+                authorities: Some(b"nothing".to_vec()),
+                ..UpstreamTls::default()
+            },
+            "authorities: no certificate",
+        ),
+        broken(
+            UpstreamTls {
+                authorities: Some(bad.clone()),
+                ..UpstreamTls::default()
+            },
+            "authorities: ",
+        ),
+        broken(
+            UpstreamTls {
+                identity: Some((Vec::new(), Vec::new())),
+                ..UpstreamTls::default()
+            },
+            "own certificate: no certificate",
+        ),
+        broken(
+            UpstreamTls {
+                identity: Some((bad, b"x".to_vec())),
+                ..UpstreamTls::default()
+            },
+            "own key: ",
+        ),
+        broken(
+            UpstreamTls {
+                name: Some("not a name".into()),
+                ..UpstreamTls::default()
+            },
+            "name not a name: ",
+        ),
+    ];
+    for (tls, expected) in cases {
+        let setup = Setup::new(https(tls), &[server.address]);
+        let error = setup.get("/").await.unwrap_err();
+        assert_eq!(
+            (error.kind, error.is_sent, error.request.is_some()),
+            (ErrorKind::Tls, false, true)
+        );
+        assert!(error.source.to_string().starts_with(expected), "{error}");
+        assert!(setup.state().error.unwrap().starts_with(expected));
+        assert_eq!(setup.endpoint().failures, 0, "the endpoint is not to blame");
+    }
+}
