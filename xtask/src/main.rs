@@ -24,8 +24,8 @@ enum Verb {
     Demo(demo::Options),
     /// Run every check and every test that can run here
     Test(test::Options),
-    /// Print what a packet costs
-    Bench,
+    /// Print what packets and requests cost
+    Bench(bench::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -34,6 +34,6 @@ fn main() -> anyhow::Result<()> {
         Verb::Build(options) => build::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
-        Verb::Bench => bench::run(),
+        Verb::Bench(options) => bench::run(&options),
     }
 }

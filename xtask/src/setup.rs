@@ -26,14 +26,18 @@ const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
 const DEBIAN_PACKAGES: &str = "rustc-web rust-web-src rust-web-clippy llvm-22-dev \
     libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev";
 /// What the demo and the tests call, and the package it is in.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 13] = [
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/ethtool", "ethtool"),
     ("/usr/bin/curl", "curl"),
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/ipset", "ipset"),
+    ("/usr/bin/h2load", "nghttp2-client"),
+    ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/tmux", "tmux"),
+    ("/usr/sbin/slapd", "slapd"),
+    ("/usr/bin/ldapsearch", "ldap-utils"),
     ("/usr/bin/chromium", "chromium"),
     ("/usr/bin/chromedriver", "chromium-driver"),
 ];
@@ -41,11 +45,7 @@ const BPF_FS: &str = "/sys/fs/bpf";
 
 /// Installs what is missing, and says which compiler there is.
 pub(crate) fn run() -> Result<Toolchain> {
-    for (file, package) in TOOLS {
-        if !Path::new(file).exists() {
-            apt(package)?;
-        }
-    }
+    tools(&TOOLS)?;
     let toolchain = toolchain()?;
     linker(toolchain)?;
     if sh::output("cargo nextest --version").is_none() {
@@ -63,6 +63,16 @@ pub(crate) fn run() -> Result<Toolchain> {
         .context("mounting the BPF file system at /sys/fs/bpf")?;
     }
     Ok(toolchain)
+}
+
+/// Installs what is missing of these files, each with its package.
+pub(crate) fn tools(tools: &[(&str, &str)]) -> Result<()> {
+    for (file, package) in tools {
+        if !Path::new(file).exists() {
+            apt(package)?;
+        }
+    }
+    Ok(())
 }
 
 fn toolchain() -> Result<Toolchain> {

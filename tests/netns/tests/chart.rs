@@ -11,7 +11,8 @@ use std::{
 use gtmpl::{Context, FuncError, Template, Value as Go};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, ServiceAccount},
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    networking::v1::IngressClass,
     rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -19,6 +20,14 @@ use serde_json::{Value, json};
 
 /// Names a real `helm` to render with.
 const HELM: &str = "HELM";
+const TEMPLATES: [&str; 6] = [
+    "rbac.yaml",
+    "config.yaml",
+    "daemonset.yaml",
+    "proxy-rbac.yaml",
+    "proxy-service.yaml",
+    "proxy-daemonset.yaml",
+];
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
@@ -143,7 +152,7 @@ fn render(values: &Value) -> String {
         "Chart": {"AppVersion": about["appVersion"]},
     });
     let mut documents = Vec::new();
-    for name in ["rbac.yaml", "config.yaml", "daemonset.yaml"] {
+    for name in TEMPLATES {
         let mut template = Template::default();
         template.add_funcs(&[
             ("quote", quote as gtmpl::Func),
@@ -160,22 +169,26 @@ fn render(values: &Value) -> String {
     documents.join("\n---\n")
 }
 
-/// Objects by kind, every field of which the API has.
+/// Objects by kind and name, every field of which the API has.
 fn objects(text: &str) -> BTreeMap<String, Value> {
     let documents = serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
         .filter(|document| !document.is_null());
     let checked = documents.map(|document| {
         let kind = document["kind"].as_str().unwrap().to_owned();
+        let name = document["metadata"]["name"].as_str().unwrap();
+        let key = format!("{kind}/{name}");
         let value = match kind.as_str() {
             "DaemonSet" => checked::<DaemonSet>(document),
             "ConfigMap" => checked::<ConfigMap>(document),
             "ServiceAccount" => checked::<ServiceAccount>(document),
             "ClusterRole" => checked::<ClusterRole>(document),
             "ClusterRoleBinding" => checked::<ClusterRoleBinding>(document),
+            "Service" => checked::<Service>(document),
+            "IngressClass" => checked::<IngressClass>(document),
             other => panic!("nobody expects a {other}"),
         };
-        (kind, value)
+        (key, value)
     });
     checked.collect()
 }
@@ -201,25 +214,125 @@ fn complaints(values: &Value) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn chart_renders_what_the_base_says() {
-    let kustomize = Command::new("kubectl")
-        .arg("kustomize")
-        .arg(deploy().join("base"))
-        .output();
-    let Ok(output) = kustomize else {
-        println!("SKIPPED: chart_renders_what_the_base_says: kubectl is not on the PATH");
+/// What kustomize makes of a folder; `None` if this cannot run here.
+fn kustomized(folder: &str) -> Option<BTreeMap<String, Value>> {
+    let mut command = Command::new("kubectl");
+    let output = command.arg("kustomize").arg(deploy().join(folder)).output();
+    let Ok(output) = output else {
+        println!("SKIPPED: {folder}: kubectl is not on the PATH");
+        return None;
+    };
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    Some(objects(&String::from_utf8(output.stdout).unwrap()))
+}
+
+fn assert_renders(values: &Value, folder: &str, count: usize) {
+    let Some(expected) = kustomized(folder) else {
         return;
     };
-    assert!(output.status.success());
-    let base = objects(&String::from_utf8(output.stdout).unwrap());
-    let chart = objects(&render(
-        &json!({"apiServer": {"host": "control-plane.invalid"}}),
-    ));
-    assert_eq!(base.len(), 5);
-    for (kind, object) in &base {
-        assert_eq!(Some(object), chart.get(kind), "{kind}");
+    let mut all = json!({"apiServer": {"host": "control-plane.invalid"}});
+    merge(&mut all, values);
+    let chart = objects(&render(&all));
+    assert_eq!(expected.len(), count);
+    let names = |objects: &BTreeMap<String, Value>| objects.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&chart), names(&expected));
+    for (name, object) in &expected {
+        assert_eq!(Some(object), chart.get(name), "{name}");
     }
+}
+
+#[test]
+fn chart_renders_what_the_base_says() {
+    assert_renders(&json!({}), "base", 5);
+}
+
+#[test]
+fn chart_with_ingress_renders_what_its_overlay_says() {
+    assert_renders(&json!({"ingress": {"enabled": true}}), "ingress", 11);
+}
+
+/// That the pod may be replaced without a gap, and can do nothing but what it is for.
+#[test]
+fn proxy_has_no_capabilities_and_hands_over() {
+    let values = json!({"apiServer": {"host": "192.0.2.10"}, "ingress": {"enabled": true}});
+    let objects = objects(&render(&values));
+    let spec = &objects["DaemonSet/headgate-proxy"]["spec"];
+    let rolling = json!({"maxSurge": 1, "maxUnavailable": 0});
+    assert_eq!(spec["updateStrategy"]["rollingUpdate"], rolling);
+    let pod = &spec["template"]["spec"];
+    let user = json!({
+        "runAsNonRoot": true,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "Unconfined"},
+    });
+    assert_eq!(pod["securityContext"], user);
+    assert!(pod["terminationGracePeriodSeconds"].as_u64() > Some(31));
+    let container = &pod["containers"][0];
+    let context = json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+    });
+    assert_eq!(container["securityContext"], context);
+    // A port of the node would keep the second pod from being scheduled, and a probe over the
+    // network be answered by the first.
+    assert_eq!(container.get("ports"), None);
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(container[probe]["exec"]["command"][1], "probe", "{probe}");
+    }
+    let agent = &objects["DaemonSet/headgate"]["spec"]["template"]["spec"]["containers"][0];
+    let has = |list: &Value, word: &str| list.as_array().unwrap().contains(&json!(word));
+    assert!(has(&agent["args"], "--proxy-user=65532"));
+    let added = &agent["securityContext"]["capabilities"]["add"];
+    assert!(has(added, "CHOWN"), "{added}");
+}
+
+#[test]
+fn values_reach_the_proxy() {
+    let values = json!({
+        "apiServer": {"host": "192.0.2.10"},
+        "image": {"repository": "registry.example.com/headgate", "tag": "9"},
+        "ingress": {
+            "enabled": true,
+            "isDefault": true,
+            "serviceAnnotations": {"example.com/pool": "public"},
+            "metricsBindAddress": "0.0.0.0:10245",
+            "extraArgs": ["--namespaces=shop"],
+        },
+    });
+    assert_eq!(complaints(&values), Vec::<String>::new());
+    let made = objects(&render(&values));
+    let container = &made["DaemonSet/headgate-proxy"]["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], "registry.example.com/headgate:9");
+    let mut words = vec![
+        "proxy",
+        "--pins=/run/headgate/bpf",
+        "--healthz-bind-address=/run/headgate/health/socket",
+        "--publish-service=$(POD_NAMESPACE)/headgate-ingress",
+        "--metrics-bind-address=0.0.0.0:10245",
+        "--namespaces=shop",
+    ];
+    assert_eq!(container["args"], json!(words));
+    let annotations = json!({"example.com/pool": "public"});
+    let service = &made["Service/headgate-ingress"];
+    assert_eq!(service["metadata"]["annotations"], annotations);
+    let class = &made["IngressClass/headgate"]["metadata"]["annotations"];
+    let default = json!({"ingressclass.kubernetes.io/is-default-class": "true"});
+    assert_eq!(*class, default);
+
+    // Where nobody gives a Service of that kind an address, there is none.
+    let mut nodes = values.clone();
+    let addresses = json!({"ingress": {"addresses": ["192.0.2.1", "192.0.2.2"]}});
+    merge(&mut nodes, &addresses);
+    assert_eq!(complaints(&nodes), Vec::<String>::new());
+    let made = objects(&render(&nodes));
+    let container = &made["DaemonSet/headgate-proxy"]["spec"]["template"]["spec"]["containers"][0];
+    let published = ["--publish-address=192.0.2.1", "--publish-address=192.0.2.2"];
+    words.splice(3..4, published);
+    assert_eq!(container["args"], json!(words));
+    assert_eq!(made.get("Service/headgate-ingress"), None);
 }
 
 #[test]
@@ -239,7 +352,7 @@ fn values_reach_the_agent() {
     });
     assert_eq!(complaints(&values), Vec::<String>::new());
     let objects = objects(&render(&values));
-    let pod = &objects["DaemonSet"]["spec"]["template"]["spec"];
+    let pod = &objects["DaemonSet/headgate"]["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(container["image"], "registry.example.com/headgate:9");
     assert_eq!(
@@ -261,7 +374,7 @@ fn values_reach_the_agent() {
     assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]));
     assert_eq!(pod.get("priorityClassName"), None);
     assert_eq!(
-        objects["ConfigMap"]["data"],
+        objects["ConfigMap/headgate"]["data"],
         json!({"KUBERNETES_SERVICE_HOST": "192.0.2.10", "KUBERNETES_SERVICE_PORT": "443"})
     );
 }
@@ -280,6 +393,16 @@ fn bad_values_are_refused_by_name() {
             "/agent/extraArgs/1",
         ),
         (json!({"privileged": "yes"}), "/privileged"),
+        (json!({"ingress": {"enabled": "yes"}}), "/ingress/enabled"),
+        (json!({"ingress": {"default": true}}), "default"),
+        (
+            json!({"ingress": {"extraArgs": ["shop"]}}),
+            "/ingress/extraArgs/0",
+        ),
+        (
+            json!({"ingress": {"serviceAnnotations": {"a": 1}}}),
+            "/ingress/serviceAnnotations/a",
+        ),
         (
             json!({"image": {"pullPolicy": "Sometimes"}}),
             "/image/pullPolicy",

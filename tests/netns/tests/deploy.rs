@@ -1,30 +1,56 @@
-//! What `deploy/` gives the agent is enough: its role at the API, its capabilities.
+//! What `deploy/` gives agent and proxy is enough: their roles at the API, their capabilities.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use common::{cluster_without_agents, names, on, pods_over_http};
-use headgate_apiserver::{ASSETS, Attributes, TestServer};
-use headgate_netns::{SERVICE, slices};
-use k8s_openapi::api::{apps::v1::DaemonSet, rbac::v1::ClusterRole};
+use common::{cluster_without_agents, eventually, names, on, pods_over_http};
+use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
+use headgate_netns::{Cluster, Process, SERVICE, binary, get, slices};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet, core::v1::Container, events::v1::Event, networking::v1::Ingress,
+    rbac::v1::ClusterRole,
+};
+use nix::sys::signal::Signal;
 use serde::{Deserialize, de::DeserializeOwned};
 
 const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
 const DAEMONSET: &str = include_str!("../../../deploy/base/daemonset.yaml");
 
-/// The object of a kind in a text, every field of which the API has.
-fn object<K: DeserializeOwned>(text: &str, kind: &str) -> K {
+/// The object of a kind and name in a text, every field of which the API has.
+fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
     let documents = serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap());
-    let mut wanted = documents.filter(|document| document["kind"].as_str() == Some(kind));
+    let mut wanted = documents.filter(|document| {
+        document["kind"].as_str() == Some(kind)
+            && document["metadata"]["name"].as_str() == Some(name)
+    });
     let mut unknown = Vec::new();
     let object = serde_ignored::deserialize(wanted.next().unwrap(), |path| {
         unknown.push(path.to_string());
     });
     assert!(unknown.is_empty(), "the API has no {unknown:?}");
     object.unwrap()
+}
+
+/// What a request is about, as roles name it.
+fn resource(request: &Attributes) -> String {
+    match &request.subresource {
+        Some(part) => format!("{}/{part}", request.resource),
+        None => request.resource.clone(),
+    }
 }
 
 /// Whether a role allows a request.
@@ -34,10 +60,67 @@ fn allows(role: &ClusterRole, request: &Attributes) -> bool {
     };
     role.rules.iter().flatten().any(|rule| {
         has(&rule.api_groups, &request.group)
-            && has(&rule.resources, &request.resource)
+            && has(&rule.resources, &resource(request))
             && rule.verbs.contains(&request.verb)
-            && request.subresource.is_none()
     })
+}
+
+type Requests = Arc<Mutex<Vec<Attributes>>>;
+
+/// Serves an API that allows what a role does; what is asked of it.
+fn serve_role(cluster: &mut Cluster, role: &ClusterRole) -> Requests {
+    let asked = Requests::default();
+    let (log, enforced) = (asked.clone(), role.clone());
+    cluster
+        .serve_api_to(Some(Arc::new(move |request: &Attributes| {
+            log.lock().unwrap().push(request.clone());
+            allows(&enforced, request)
+        })))
+        .unwrap();
+    asked
+}
+
+fn api(cluster: &Cluster) -> &ApiServer {
+    match &cluster.api {
+        Some(TestServer::StandIn(api)) => api,
+        _ => unreachable!("the stand-in runs unless the real one is named"),
+    }
+}
+
+/// Nothing was refused, and nothing is allowed that was not asked for, these verbs apart.
+fn assert_fits(role: &ClusterRole, asked: &Requests, spare: &[&str]) {
+    let asked = asked.lock().unwrap();
+    let refused: Vec<_> = asked
+        .iter()
+        .filter(|request| !allows(role, request))
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    for rule in role.rules.iter().flatten() {
+        for name in rule.resources.iter().flatten() {
+            for verb in &rule.verbs {
+                let mut asked = asked.iter();
+                let is_used = asked.any(|it| resource(it) == *name && it.verb == *verb);
+                let is_spare = spare.contains(&verb.as_str());
+                assert!(is_used || is_spare, "{verb} {name} is not used");
+            }
+        }
+    }
+}
+
+/// The capabilities of a container, as `setpriv` wants them.
+fn capabilities(container: &Container) -> String {
+    let context = container.security_context.clone().unwrap();
+    let added = context.capabilities.unwrap().add.unwrap_or_default();
+    let added = added
+        .iter()
+        .map(|name| format!(",+{}", name.to_lowercase()));
+    format!("-all{}", added.collect::<String>())
+}
+
+fn container(text: &str, name: &str) -> Container {
+    let daemonset: DaemonSet = object(text, "DaemonSet", name);
+    let pod = daemonset.spec.unwrap().template.spec.unwrap();
+    pod.containers[0].clone()
 }
 
 #[test]
@@ -50,35 +133,16 @@ fn agent_gets_along_with_its_role_and_capabilities() {
     let Some(mut cluster) = cluster_without_agents("deploy", 1, 1) else {
         return;
     };
-    let role: ClusterRole = object(RBAC, "ClusterRole");
-    let asked = Arc::new(Mutex::new(Vec::<Attributes>::new()));
-    let (log, enforced) = (asked.clone(), role.clone());
-    cluster
-        .serve_api_to(Some(Arc::new(move |request: &Attributes| {
-            log.lock().unwrap().push(request.clone());
-            allows(&enforced, request)
-        })))
-        .unwrap();
-    let Some(TestServer::StandIn(api)) = &cluster.api else {
-        unreachable!("the stand-in runs unless the real one is named");
-    };
+    let role: ClusterRole = object(RBAC, "ClusterRole", "headgate");
+    let asked = serve_role(&mut cluster, &role);
     // An external IP of the node itself is refused, so an Event is written.
     let node_ip = cluster.nodes[0].v4;
     let service = SERVICE.replace("  type: ", &format!("  externalIPs: [{node_ip}]\n  type: "));
-    api.apply_yaml(&service).unwrap();
-    api.apply_yaml(&slices(&[(1, 1)])).unwrap();
+    api(&cluster).apply_yaml(&service).unwrap();
+    api(&cluster).apply_yaml(&slices(&[(1, 1)])).unwrap();
 
-    let daemonset: DaemonSet = object(DAEMONSET, "DaemonSet");
-    let pod = daemonset.spec.unwrap().template.spec.unwrap();
-    let context = pod.containers[0].security_context.clone().unwrap();
-    let added = context.capabilities.unwrap().add.unwrap();
-    let capabilities: Vec<String> = added
-        .iter()
-        .map(|name| format!("+{}", name.to_lowercase()))
-        .collect();
-    cluster
-        .start_agent_as(0, &format!("-all,{}", capabilities.join(",")), &[])
-        .unwrap();
+    let capabilities = capabilities(&container(DAEMONSET, "headgate"));
+    cluster.start_agent_as(0, &capabilities, &[]).unwrap();
     let target = on(node_ip, 30080);
     assert_eq!(pods_over_http(&cluster.client, target), names(&["web-1-1"]));
     let has_written = || {
@@ -87,31 +151,187 @@ fn agent_gets_along_with_its_role_and_capabilities() {
             .iter()
             .any(|request| request.resource == "events" && request.verb == "create")
     };
-    common::eventually("an Event is written", has_written);
-    let asked = asked.lock().unwrap().clone();
-    let refused: Vec<_> = asked
-        .iter()
-        .filter(|request| !allows(&role, request))
-        .collect();
-    assert!(refused.is_empty(), "{refused:?}");
+    eventually("an Event is written", has_written);
+    assert_fits(&role, &asked, &["get", "patch"]);
     let log = cluster.nodes[0].agent.as_ref().unwrap().log();
     assert!(
         !log.contains("ERROR") && !log.contains("disconnected"),
         "{log}"
     );
-    // Nothing is allowed that was not asked for.
-    for rule in role.rules.iter().flatten() {
-        for resource in rule.resources.iter().flatten() {
-            for verb in rule
-                .verbs
-                .iter()
-                .filter(|verb| *verb != "get" && *verb != "patch")
-            {
-                let is_used = asked
-                    .iter()
-                    .any(|request| request.resource == *resource && request.verb == *verb);
-                assert!(is_used, "{verb} {resource} is not used");
-            }
-        }
+}
+
+/// An Ingress for everything, with an annotation that is refused.
+const INGRESS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: web
+  annotations: {nginx.ingress.kubernetes.io/server-snippet: return 204;}
+spec:
+  ingressClassName: headgate
+  defaultBackend: {service: {name: web, port: {number: 80}}}
+";
+const BALANCER: &str = "192.0.2.80";
+
+/// The objects of the overlay; `None` if this cannot run here.
+fn overlay(name: &str) -> Option<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/ingress");
+    let output = Command::new("kubectl").args(["kustomize", folder]).output();
+    if output.is_err() || std::env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: {name}: this wants kubectl, and the stand-in");
+        return None;
     }
+    Some(String::from_utf8(output.unwrap().stdout).unwrap())
+}
+
+/// A node whose agent, with just the capabilities of the overlay, waits for a proxy; and what the
+/// proxy asks of the API, where there is an Ingress.
+fn proxy_cluster(name: &str, overlay: &str) -> Option<(Cluster, Requests)> {
+    let mut cluster = cluster_without_agents(name, 1, 1)?;
+    // The role is the proxy's alone, so the agent reads manifests.
+    let agent = container(overlay, "headgate");
+    let options: Vec<&str> = agent.args.iter().flatten().map(String::as_str).collect();
+    let options: Vec<&str> = options
+        .into_iter()
+        .filter(|option| option.starts_with("--proxy-user"))
+        .collect();
+    cluster
+        .start_agent_as(0, &capabilities(&agent), &options)
+        .unwrap();
+    let role = object(overlay, "ClusterRole", "headgate-proxy");
+    let asked = serve_role(&mut cluster, &role);
+    let service = object::<serde_yaml_ng::Value>(overlay, "Service", "headgate-ingress");
+    let mut service = serde_json::to_value(service).unwrap();
+    service["status"] = serde_json::json!({"loadBalancer": {"ingress": [{"ip": BALANCER}]}});
+    let class = object::<serde_yaml_ng::Value>(overlay, "IngressClass", "headgate");
+    let api = api(&cluster);
+    api.apply_value(service).unwrap();
+    api.apply_value(serde_json::to_value(class).unwrap())
+        .unwrap();
+    for text in [SERVICE, &slices(&[(1, 1)]), INGRESS] {
+        api.apply_yaml(text).unwrap();
+    }
+    Some((cluster, asked))
+}
+
+/// What the pod's proxy is started with: the folder of its volume stands for a test's own.
+fn proxy_options(overlay: &str, health: &Path) -> Vec<String> {
+    let container = container(overlay, "headgate-proxy");
+    assert_eq!(capabilities(&container), "-all");
+    let words = container.args.unwrap().into_iter();
+    let words = words.filter(|word| word != "proxy" && !word.starts_with("--pins="));
+    let folder = health.to_str().unwrap();
+    words
+        .map(|word| word.replace("$(POD_NAMESPACE)", "kube-system"))
+        .map(|word| word.replace("/run/headgate/health", folder))
+        .collect()
+}
+
+/// A volume of a pod.
+fn volume(cluster: &Cluster, name: &str) -> PathBuf {
+    let folder = cluster.manifests().with_file_name(name);
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
+    folder
+}
+
+fn start_proxy(cluster: &mut Cluster, overlay: &str, health: &Path) -> Option<Process> {
+    let options = proxy_options(overlay, health);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    cluster.start_proxy(0, &options).unwrap()
+}
+
+#[test]
+fn l58_proxy_gets_along_with_its_role_and_without_capabilities() {
+    const NAME: &str = "l58_proxy_gets_along_with_its_role_and_without_capabilities";
+    let Some(overlay) = overlay(NAME) else { return };
+    let Some((mut cluster, asked)) = proxy_cluster("deprole", &overlay) else {
+        return;
+    };
+    let health = volume(&cluster, "health");
+    start_proxy(&mut cluster, &overlay, &health);
+    let target = on(cluster.nodes[0].v4, 80);
+    assert_eq!(pods_over_http(&cluster.client, target), names(&["web-1-1"]));
+    let status = || {
+        let ingress: Ingress = api(&cluster).get("default", "web")?;
+        let points = ingress.status?.load_balancer?.ingress?;
+        points.into_iter().next()?.ip
+    };
+    eventually("the load balancer's address is in the status", || {
+        status().as_deref() == Some(BALANCER)
+    });
+    let is_told = || {
+        let events: Vec<Event> = api(&cluster).list();
+        events.iter().any(|event| {
+            let note = event.note.clone().unwrap_or_default();
+            event.reason.as_deref() == Some("Refused") && note.contains("server-snippet")
+        })
+    };
+    eventually("the refusal is told", is_told);
+    let role = object(&overlay, "ClusterRole", "headgate-proxy");
+    assert_fits(&role, &asked, &["get"]);
+    let log = cluster.nodes[0].proxy.as_ref().unwrap().log();
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// What a probe of a pod says: whether the answer is yes.
+fn probe(health: &Path, question: &str) -> bool {
+    let mut command = Command::new(binary("headgate").unwrap());
+    let command = command.arg("probe").arg(health.join("socket"));
+    command.arg(question).output().unwrap().status.success()
+}
+
+#[test]
+fn l58_a_new_proxy_is_ready_before_the_old_one_stops() {
+    const NAME: &str = "l58_a_new_proxy_is_ready_before_the_old_one_stops";
+    let Some(overlay) = overlay(NAME) else { return };
+    let Some((mut cluster, _)) = proxy_cluster("depsurge", &overlay) else {
+        return;
+    };
+    let (old, new) = (volume(&cluster, "old"), volume(&cluster, "new"));
+    start_proxy(&mut cluster, &overlay, &old);
+    assert!(probe(&old, "livez") && probe(&old, "readyz"));
+    assert!(!probe(&new, "livez"), "nobody answers for it");
+
+    let ends = Arc::new(AtomicBool::new(false));
+    let target = on(cluster.nodes[0].v4, 80);
+    let load = cluster.client.spawn({
+        let ends = ends.clone();
+        move || {
+            let mut answers = 0;
+            while !ends.load(Ordering::Relaxed) {
+                get(target).unwrap_or_else(|error| panic!("after {answers}: {error}"));
+                answers += 1;
+            }
+            answers
+        }
+    });
+    // The new one lives, and is not ready, as long as the API takes its time.
+    api(&cluster).set_delay(Duration::from_secs(1));
+    let watch = thread::spawn({
+        let (old, new) = (old.clone(), new.clone());
+        move || {
+            eventually("the new one lives", || probe(&new, "livez"));
+            let is_early = probe(&new, "readyz");
+            (is_early, probe(&old, "readyz"))
+        }
+    });
+    let first = start_proxy(&mut cluster, &overlay, &new).unwrap();
+    assert_eq!(watch.join().unwrap(), (false, true), "new one, old one");
+    eventually("the new one is ready", || probe(&new, "readyz"));
+    assert!(probe(&old, "readyz"), "until it is told to stop");
+
+    first.signal(Signal::SIGTERM).unwrap();
+    eventually("the old one takes no more", || !probe(&old, "readyz"));
+    assert!(probe(&old, "livez"), "while it finishes");
+    assert!(probe(&new, "readyz"));
+    first.terminate().unwrap();
+    assert!(probe(&new, "livez") && probe(&new, "readyz"));
+    ends.store(true, Ordering::Relaxed);
+    assert!(load.join().unwrap() > 10);
+
+    // A container that starts again finds the volume as its predecessor left it.
+    api(&cluster).set_delay(Duration::ZERO);
+    start_proxy(&mut cluster, &overlay, &old);
+    assert!(probe(&old, "readyz"));
 }

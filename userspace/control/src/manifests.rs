@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use headgate_model::{NamespacedName, ObjectName, Refusal};
 use k8s_openapi::api::{
-    core::v1::{Node, Secret, Service},
+    core::v1::{ConfigMap, Node, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -42,6 +42,35 @@ pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) ->
 /// As [`follow`], what they say of Ingresses, their classes, Services, EndpointSlices and Secrets.
 pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
     read_on(folder, Reader::new(Interest::Ingress, ""), events).await
+}
+
+/// What the manifests in `folder` say of the same, once.
+pub fn read_ingresses(folder: &Path) -> Vec<Event> {
+    Reader::new(Interest::Ingress, "").read(folder)
+}
+
+/// The ConfigMaps in `folder`: their names and what they say. Files that cannot be read have none.
+pub fn config_maps(folder: &Path) -> Result<BTreeMap<NamespacedName, BTreeMap<String, String>>> {
+    let mut found = BTreeMap::new();
+    for path in manifests(folder)? {
+        let documents = parse_documents(&fs::read_to_string(path)?).unwrap_or_default();
+        for document in documents.into_iter().flat_map(items) {
+            if document.get("kind").and_then(Value::as_str) == Some("ConfigMap")
+                && let Ok(object) = ConfigMap::deserialize(document)
+            {
+                found.insert(convert::name(&object), object.data.unwrap_or_default());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A document, or what a list has in it.
+fn items(document: Value) -> Vec<Value> {
+    match document.get("items").and_then(Value::as_sequence) {
+        Some(items) => items.clone(),
+        None => vec![document],
+    }
 }
 
 async fn read_on(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Events: what is refused or fails is told at the object that asked for it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use headgate_model::{NamespacedName, ObjectName, Refusal};
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use kube::{
     api::PartialObjectMeta,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
 use crate::{convert::Object, ingress::IngressStatus, reconcile::Status};
@@ -60,6 +60,10 @@ fn refused(refusal: &Refusal) -> Complaint {
     (refusal.object.clone(), "Refused", text)
 }
 
+/// How long a complaint has to last: objects that are made together come one after another, and
+/// miss each other for a moment.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// Publishes Events of this node's loop until the status is gone. Each complaint is told once while
 /// it lasts.
 pub async fn report<S: Complain>(client: Client, node: &str, mut statuses: watch::Receiver<S>) {
@@ -69,6 +73,7 @@ pub async fn report<S: Complain>(client: Client, node: &str, mut statuses: watch
     };
     let mut told = BTreeSet::new();
     loop {
+        sleep(SETTLE).await;
         let now = statuses.borrow_and_update().complaints();
         for complaint in now.difference(&told) {
             // One that knew the others would take what differs in its text alone for the same.

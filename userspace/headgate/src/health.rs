@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    fs,
+    net::{AddrParseError, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +21,7 @@ use headgate_model::{NamespacedName, Node};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     sync::watch,
     task::{JoinHandle, spawn_blocking},
     time::sleep,
@@ -32,6 +35,26 @@ const RETRY: Duration = Duration::from_secs(5);
 
 type Statuses = watch::Receiver<Status>;
 
+/// Where probes are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At an address.
+    Address(SocketAddr),
+    /// On a Unix socket, which belongs to one process where several share the network.
+    Socket(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        if text.contains('/') {
+            return Ok(Self::Socket(text.into()));
+        }
+        text.parse().map(Self::Address)
+    }
+}
+
 /// Answers on an address until it is dropped; waits while it is taken.
 pub(crate) async fn serve(address: SocketAddr, router: Router) {
     let listener = loop {
@@ -44,6 +67,20 @@ pub(crate) async fn serve(address: SocketAddr, router: Router) {
     if let Err(error) = axum::serve(listener, router).await {
         warn!("{address}: {error}");
     }
+}
+
+/// Answers on a Unix socket until it is dropped, in the place of who had it before.
+async fn serve_socket(path: &Path, router: Router) {
+    // There is none, most of the time.
+    let _absent = fs::remove_file(path);
+    let result = match UnixListener::bind(path) {
+        Ok(listener) => axum::serve(listener, router).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        warn!("cannot listen on {}: {error}", path.display());
+    }
+    std::future::pending().await
 }
 
 /// `/healthz`, `/livez` and `/readyz`.
@@ -99,22 +136,29 @@ async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
     probe(&status, status.is_synced)
 }
 
-/// `/livez` and `/readyz` of the proxy: it is ready once it has routes.
-pub(crate) async fn proxy_probes(address: SocketAddr, statuses: watch::Receiver<IngressStatus>) {
-    let ready = |State(statuses): State<watch::Receiver<IngressStatus>>| async move {
-        match statuses.borrow().is_synced {
-            true => (StatusCode::OK, "ready\n"),
-            false => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the source was not listed yet\n",
-            ),
+/// `/livez` and `/readyz` of the proxy: it is ready while it takes connections.
+pub(crate) async fn proxy_probes(
+    place: &Place,
+    statuses: watch::Receiver<IngressStatus>,
+    is_listening: watch::Receiver<bool>,
+) {
+    let ready = move || async move {
+        if *is_listening.borrow() {
+            return (StatusCode::OK, "ready\n");
         }
+        let reason = match statuses.borrow().is_synced {
+            true => "it takes no connections\n",
+            false => "the source was not listed yet\n",
+        };
+        (StatusCode::SERVICE_UNAVAILABLE, reason)
     };
     let router = Router::new()
         .route("/livez", get("alive\n"))
-        .route("/readyz", get(ready))
-        .with_state(statuses);
-    serve(address, router).await;
+        .route("/readyz", get(ready));
+    match place {
+        Place::Address(address) => serve(*address, router).await,
+        Place::Socket(path) => serve_socket(path, router).await,
+    }
 }
 
 /// `/metrics`, from a function that says what they are.

@@ -39,6 +39,8 @@ enum Command {
     Agent(Box<agent::Options>),
     /// Serve Ingresses
     Proxy(Box<proxy::Options>),
+    /// Ask a proxy on this machine whether it lives, or takes connections
+    Probe(commands::Probe),
     /// Show agent, hooks, map fill and what became of packets
     Status(output::Options),
     /// Show frontends and the services behind them
@@ -72,6 +74,9 @@ enum Command {
     Man,
     /// Look at everything that could be wrong with this node, and say what to do
     Doctor(doctor::Options),
+    /// Say what becomes of the manifests of another Ingress controller; exit code 1 if not all is
+    /// supported
+    Migrate(commands::Migrate),
     /// Remove what kube-proxy left on this node; without --yes, say what that would be
     ReplaceKubeProxy {
         /// Do it
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Agent(options) => agent::run(pins, &options),
         Command::Proxy(options) => proxy::run(pins, &options),
+        Command::Probe(command) => commands::probe(&command),
         Command::Status(options) => commands::status(pins, &options),
         Command::Services(options) => commands::services(pins, &options),
         Command::Backends(options) => commands::backends(pins, &options),
@@ -109,6 +115,10 @@ fn main() -> ExitCode {
             .render(&mut std::io::stdout())
             .map_err(Into::into),
         Command::Doctor(options) => match commands::doctor(pins, &options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Migrate(command) => match commands::migrate(&command) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },

@@ -32,7 +32,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{health, metrics, process};
+use crate::{
+    health::{self, Place},
+    metrics, process,
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -85,15 +88,19 @@ pub(crate) struct Options {
     /// Load balancers whose connections begin with a header of the PROXY protocol
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     proxy_protocol_from: Vec<IpNet>,
+    /// Connections of clients at the same time; more of them wait to be accepted
+    #[arg(long, default_value_t = Settings::default().max_connections)]
+    max_connections: usize,
     /// How requests are logged to standard output
     #[arg(long, default_value = "json")]
     access_log: LogChoice,
     /// Threads that serve requests; default: one for each CPU
     #[arg(long)]
     threads: Option<usize>,
-    /// Where `/livez` and `/readyz` are served
-    #[arg(long, default_value = "0.0.0.0:10246")]
-    healthz_bind_address: SocketAddr,
+    /// Where `/livez` and `/readyz` are served: an address, or the path of a Unix socket, which
+    /// `headgate probe` asks
+    #[arg(long, value_name = "ADDR:PORT|PATH", default_value = "0.0.0.0:10246")]
+    healthz_bind_address: Place,
     /// Where `/metrics` is served
     #[arg(long, default_value = "127.0.0.1:10245")]
     metrics_bind_address: SocketAddr,
@@ -145,6 +152,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
     let proxy = Arc::new(Proxy::new(settings(options))?);
     let (sender, events) = mpsc::channel(1024);
     let (status, statuses) = watch::channel(IngressStatus::default());
+    let (listening, is_listening) = watch::channel(false);
     let source = async {
         if let Some(folder) = &options.source {
             return manifests::follow_ingresses(folder.clone(), sender).await;
@@ -164,11 +172,12 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         let (proxy, statuses) = (proxy.clone(), statuses.clone());
         move || metrics::proxy(&proxy, &statuses.borrow())
     };
+    let place = &options.healthz_bind_address;
     tokio::select! {
         () = run_ingress(events, ingress_options(options), served, status, forever) => Ok(()),
         result = source => result.and_then(|()| bail!("the source ended")),
-        result = listen(pins, options, &proxy, statuses.clone()) => result,
-        () = health::proxy_probes(options.healthz_bind_address, statuses.clone()) => Ok(()),
+        result = listen(pins, options, &proxy, statuses.clone(), &listening) => result,
+        () = health::proxy_probes(place, statuses.clone(), is_listening) => Ok(()),
         () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
     }
 }
@@ -183,6 +192,8 @@ fn settings(options: &Options) -> Settings {
         trusted: options.trusted_proxies.clone(),
         proxy_protocol: options.proxy_protocol_from.clone(),
         log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
+        max_connections: options.max_connections,
+        ..Settings::default()
     }
 }
 
@@ -235,6 +246,7 @@ async fn listen(
     options: &Options,
     proxy: &Arc<Proxy>,
     mut statuses: watch::Receiver<IngressStatus>,
+    listening: &watch::Sender<bool>,
 ) -> Result<()> {
     let signal = process::stop_signal()?;
     let mut signal = std::pin::pin!(signal);
@@ -259,7 +271,9 @@ async fn listen(
             proxy.listen(listener, scheme, stop).await;
         });
     }
+    listening.send_replace(true);
     signal.await;
+    listening.send_replace(false);
     info!("stopping: requests in progress are finished");
     stop.send_replace(true);
     servers.join_all().await;

@@ -7,23 +7,25 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use crate::{access_log::Entry, upstream::Reply};
+use crate::{
+    access_log::Entry,
+    upstream::{Reply, Silence},
+};
 
 /// Any error of a body.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// A body: passed on as it comes in, made here, or made of another one.
+/// A body: passed on as it comes from an endpoint, made here, or made of another one.
 #[derive(Debug)]
 pub enum Body {
-    /// As it comes in.
-    Incoming(Incoming),
     /// As it comes from an endpoint.
     Reply(Reply),
     /// Bytes that are here.
@@ -41,12 +43,6 @@ impl Body {
     /// Anything else.
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(body.boxed_unsync())
-    }
-}
-
-impl From<Incoming> for Body {
-    fn from(body: Incoming) -> Self {
-        Self::Incoming(body)
     }
 }
 
@@ -77,7 +73,6 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Incoming(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Self::Reply(body) => Pin::new(body).poll_frame(context),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Boxed(body) => Pin::new(body).poll_frame(context),
@@ -86,7 +81,6 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Incoming(body) => body.is_end_stream(),
             Self::Reply(body) => body.is_end_stream(),
             Self::Full(bytes) => bytes.is_none(),
             Self::Boxed(body) => body.is_end_stream(),
@@ -95,7 +89,6 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Incoming(body) => body.size_hint(),
             Self::Reply(body) => body.size_hint(),
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
@@ -159,25 +152,76 @@ impl<G> Drop for Held<G> {
     }
 }
 
-/// A body that fails once it is too large, and says that this was why.
+/// A body of a request. It fails once it is too large, or if the client is silent for too long and
+/// nobody has answered yet: an answer may well be about what is still to come, as in gRPC.
 #[derive(Debug)]
-pub(crate) struct Limited {
+pub(crate) struct Upload {
     body: Incoming,
-    rest: u64,
-    is_exceeded: Arc<AtomicBool>,
+    rest: Option<u64>,
+    silence: Silence,
+    fate: Arc<Fate>,
 }
 
-impl Limited {
-    pub(crate) fn new(body: Incoming, most: u64, is_exceeded: Arc<AtomicBool>) -> Self {
-        Self {
-            body,
-            rest: most,
-            is_exceeded,
-        }
+/// What becomes of a body.
+#[derive(Debug, Default)]
+pub(crate) struct Fate {
+    is_exceeded: AtomicBool,
+    is_late: AtomicBool,
+    is_answered: AtomicBool,
+}
+
+impl Fate {
+    /// Whether it was too large.
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.is_exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client was silent for too long.
+    pub(crate) fn is_late(&self) -> bool {
+        self.is_late.load(Ordering::Relaxed)
+    }
+
+    /// The head of the answer is here.
+    pub(crate) fn answer(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
     }
 }
 
-impl HttpBody for Limited {
+impl Upload {
+    pub(crate) fn new(
+        body: Incoming,
+        most: Option<u64>,
+        longest_silence: Duration,
+        fate: Arc<Fate>,
+    ) -> Self {
+        Self {
+            body,
+            rest: most,
+            silence: Silence::new(longest_silence),
+            fate,
+        }
+    }
+
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        if self.fate.is_answered.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        ready!(self.silence.poll_too_long(context));
+        self.fate.is_late.store(true, Ordering::Relaxed);
+        Poll::Ready("the client is silent".into())
+    }
+
+    /// Counts the bytes of a frame: `None` if they are too many.
+    fn count(&mut self, frame: &Frame<Bytes>) -> Option<()> {
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        if let Some(rest) = &mut self.rest {
+            *rest = rest.checked_sub(len)?;
+        }
+        Some(())
+    }
+}
+
+impl HttpBody for Upload {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -186,18 +230,17 @@ impl HttpBody for Limited {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match this.rest.checked_sub(len) {
-                Some(rest) => this.rest = rest,
-                None => {
-                    this.is_exceeded.store(true, Ordering::Relaxed);
-                    return Poll::Ready(Some(Err("the body is too large".into())));
-                }
-            }
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            return this.poll_silence(context).map(|error| Some(Err(error)));
+        };
+        this.silence.broken();
+        if let Some(Ok(frame)) = &frame
+            && this.count(frame).is_none()
+        {
+            this.fate.is_exceeded.store(true, Ordering::Relaxed);
+            return Poll::Ready(Some(Err("the body is too large".into())));
         }
-        polled.map_err(Into::into)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

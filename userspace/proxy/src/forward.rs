@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use headgate_model::ingress::{PathMatch, Policy, Retry};
@@ -22,9 +22,13 @@ use tracing::debug;
 use crate::{
     Proxy,
     access_log::{Entry, Sent},
+    activity::{Activity, InProgress},
     answer,
-    body::{Body, Held, Limited},
-    canary, cors,
+    auth::{self, Tls},
+    body::{Body, Fate, Held, Upload},
+    canary,
+    compress::{Accepted, compress},
+    cors,
     headers::{self, Arrival},
     limits::Admission,
     message::{Ask, Misunderstood},
@@ -37,6 +41,7 @@ use crate::{
 /// not work yet.
 const ACME: &str = "/.well-known/acme-challenge/";
 const TOO_LARGE: &str = "the body is too large";
+const TOO_LATE: &str = "the body did not come in time";
 
 /// What requests come by.
 #[derive(Debug)]
@@ -44,10 +49,12 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) is_secure: bool,
+    pub(crate) tls: Tls,
     /// The next answer is the last.
     pub(crate) is_closing: AtomicBool,
     /// As far as requests have told.
     pub(crate) is_http2: AtomicBool,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// A request whose route is known.
@@ -86,13 +93,17 @@ pub(crate) async fn answer(
     mut request: Request<Incoming>,
 ) -> Response<Body> {
     let begin = Instant::now();
-    let upgrade = headers::upgrade(request.headers()).map(|_| hyper::upgrade::on(&mut request));
+    let in_progress = connection.activity.begin();
+    let protocol = headers::upgrade(request.version(), request.headers());
+    let upgrade = protocol.map(|_| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
     connection
         .is_http2
         .store(version == Version::HTTP_2, Ordering::Relaxed);
     let origin = parts.headers.get(header::ORIGIN).cloned();
+    let accepted = Accepted::of(&parts.method, &parts.headers);
+    let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
     let mut entry = log.map(|log| Entry::new(log.clone(), connection.peer, &parts));
@@ -100,14 +111,27 @@ pub(crate) async fn answer(
         Ok(call) => call,
         Err(response) => {
             let response = finish(response, version, None, None, connection);
-            return hold(response, None, entry);
+            return hold(response, is_grpc, None, in_progress, entry);
         }
     };
-    let outcome = match guard(&call, connection, &parts) {
-        Some(response) => response.into(),
-        None => admit(proxy, connection, &call, parts, body, upgrade).await,
+    let mut outcome = match gate(&call, connection, &mut parts).await {
+        Err(response) => response.into(),
+        Ok(cookies) => {
+            let mut outcome = match shortcut(&call, connection, &parts) {
+                Some(response) => response.into(),
+                None => admit(proxy, connection, &call, parts, body, upgrade).await,
+            };
+            for cookie in cookies {
+                let headers = outcome.response.headers_mut();
+                headers.append(header::SET_COOKIE, cookie);
+            }
+            outcome
+        }
     };
     let policy = call.route.policy();
+    if policy.compress {
+        outcome.response = compress(accepted, outcome.response).await;
+    }
     let response = finish(
         outcome.response,
         version,
@@ -124,22 +148,25 @@ pub(crate) async fn answer(
         entry.request_id = Some(request_id);
         entry.sent = outcome.sent;
     }
-    hold(response, outcome.guard, entry)
+    hold(response, is_grpc, outcome.guard, in_progress, entry)
 }
 
-/// Keeps what a request holds until its response is sent.
+/// The response as it is sent; what the request holds is kept until then.
 fn hold(
     response: Response<Body>,
+    is_grpc: bool,
     guard: Option<Guard>,
+    in_progress: InProgress,
     mut entry: Option<Entry>,
 ) -> Response<Body> {
     if let Some(entry) = &mut entry {
         entry.status = response.status();
     }
-    match (&guard, &entry) {
-        (None, None) => response,
-        _ => response.map(|body| Body::boxed(Held::new(body, guard, entry))),
-    }
+    let response = match is_grpc {
+        true => answer::for_grpc(response),
+        false => response,
+    };
+    response.map(|body| Body::boxed(Held::new(body, (guard, in_progress), entry)))
 }
 
 /// The client's name for the request, or one that we give it.
@@ -155,15 +182,14 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     })
 }
 
-#[allow(
-    clippy::result_large_err,
-    reason = "a response is moved once, either way"
-)]
 fn route(proxy: &Proxy, connection: &Connection, parts: &Parts) -> Result<Call, Response<Body>> {
     let ask = Ask::of(parts).map_err(|why| {
+        // Who knows where the next request begins.
+        connection.is_closing.store(true, Ordering::Relaxed);
         let status = match why {
             Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
             Misunderstood::Long => StatusCode::URI_TOO_LONG,
+            Misunderstood::Coding => StatusCode::NOT_IMPLEMENTED,
             Misunderstood::Host | Misunderstood::Hosts | Misunderstood::Path => {
                 StatusCode::BAD_REQUEST
             }
@@ -183,7 +209,31 @@ fn route(proxy: &Proxy, connection: &Connection, parts: &Parts) -> Result<Call, 
     })
 }
 
-/// What is answered without a backend. Guards come first.
+/// What stands before everything else: cookies for the client if the request may go on, or its
+/// answer.
+async fn gate(
+    call: &Call,
+    connection: &Connection,
+    parts: &mut Parts,
+) -> Result<Vec<HeaderValue>, Response<Body>> {
+    if let Some(response) = guard(call, connection, parts) {
+        return Err(response);
+    }
+    let Some(authenticator) = &call.route.authenticator else {
+        return Ok(Vec::new());
+    };
+    let client = auth::Client {
+        address: call.client,
+        host: &call.host,
+        path: &call.path,
+        is_https: is_https(connection, parts, call),
+        tls: &connection.tls,
+    };
+    authenticator.authorize(parts, &client).await
+}
+
+/// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,
+/// which browsers send without credentials.
 fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let error = |status, why| Some(answer::error(status, why));
@@ -204,6 +254,18 @@ fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response
         let location = format!("https://{}{target}", call.host);
         return Some(answer::redirect(308, &location));
     }
+    let cors = policy.cors.as_ref().filter(|_| cors::is_preflight(parts))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let origin = parts.headers.get(header::ORIGIN);
+    cors::allow_preflight(cors, origin, response.headers_mut());
+    Some(response)
+}
+
+/// What is answered without a backend.
+fn shortcut(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
+    let policy = call.route.policy();
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     if let Some(redirect) = &policy.redirect {
         let scheme = if connection.is_secure {
             "https"
@@ -218,18 +280,11 @@ fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response
     if let Some(root) = policy.app_root.as_ref().filter(|_| call.path == "/") {
         return Some(answer::redirect(302, root));
     }
-    if let Some(cors) = policy.cors.as_ref().filter(|_| cors::is_preflight(parts)) {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        let origin = parts.headers.get(header::ORIGIN);
-        cors::allow_preflight(cors, origin, response.headers_mut());
-        return Some(response);
-    }
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let most = policy.limits.body_bytes;
     if length.is_some_and(|length| most.is_some_and(|most| length > most)) {
-        return error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
+        return Some(answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
     }
     None
 }
@@ -272,16 +327,21 @@ async fn admit(
     }
     prepare(proxy, connection, call, &mut parts, upgrade.is_some());
     mirror(call, connection, &parts);
-    let is_exceeded = Arc::new(AtomicBool::new(false));
-    let body = limited(body, call.route.policy().limits.body_bytes, &is_exceeded);
+    let fate = Arc::new(Fate::default());
+    let most = call.route.policy().limits.body_bytes;
+    let body = upload(body, most, proxy.settings.body_timeout, &fate);
     let request = Request::from_parts(parts, body);
     let (mut response, pick, sent) = match send(&upstream, call, connection, request).await {
         Ok(answered) => answered,
-        Err(_) if is_exceeded.load(Ordering::Relaxed) => {
+        Err(_) if fate.is_exceeded() => {
             return answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE).into();
+        }
+        Err(_) if fate.is_late() => {
+            return answer::error(StatusCode::REQUEST_TIMEOUT, TOO_LATE).into();
         }
         Err(failure) => return failure.response().into(),
     };
+    fate.answer();
     if let Some(cookie) = pick.cookie() {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -298,20 +358,15 @@ async fn admit(
     }
 }
 
-fn limited(body: Incoming, most: Option<u64>, is_exceeded: &Arc<AtomicBool>) -> Body {
+fn upload(body: Incoming, most: Option<u64>, longest: Duration, fate: &Arc<Fate>) -> Body {
     use hyper::body::Body as _;
-    // A body of known length was compared already.
-    match most.filter(|_| body.size_hint().exact().is_none()) {
-        Some(most) => Body::boxed(Limited::new(body, most, is_exceeded.clone())),
-        None => body.into(),
+    match body.is_end_stream() {
+        true => Body::empty(),
+        false => Body::boxed(Upload::new(body, most, longest, fate.clone())),
     }
 }
 
 /// Sets the path that the backend gets: the one form of it, or what the rule makes of that.
-#[allow(
-    clippy::result_large_err,
-    reason = "a response is moved once, either way"
-)]
 fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
     let rewritten = call.route.rewrite.as_ref().and_then(|template| {
         let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
@@ -351,9 +406,9 @@ fn prepare(
 ) {
     let policy = call.route.policy();
     let headers = &mut parts.headers;
-    let upgrade = is_upgrade.then(|| headers::upgrade(headers)).flatten();
+    let upgrade = is_upgrade.then(|| headers.get(header::UPGRADE).cloned());
     headers::strip_hop_by_hop(headers);
-    if let Some(protocol) = upgrade {
+    if let Some(protocol) = upgrade.flatten() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
@@ -386,6 +441,7 @@ fn prepare(
         }
         None => {}
     }
+    headers::remove_lookalikes(headers, &policy.request_headers);
     headers::edit(headers, &policy.request_headers);
 }
 
@@ -431,6 +487,9 @@ impl Failure {
             }
             Self::Send(error) if error.kind == ErrorKind::Timeout => {
                 answer::error(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long")
+            }
+            Self::Send(error) if error.kind == ErrorKind::Body => {
+                answer::error(StatusCode::BAD_REQUEST, "the body broke off")
             }
             Self::Send(_) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
         }

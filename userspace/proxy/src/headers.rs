@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use headgate_model::ingress::HeaderEdit;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use ipnet::IpNet;
 
 /// Fields of one connection (RFC 9110, 7.6.1).
@@ -65,12 +65,15 @@ fn connection_options(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names.filter_map(|name| name.trim().parse().ok()).collect())
 }
 
-/// The protocol that a client wants to change to over this connection.
-pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+/// The protocol that a client wants to change to over this connection. Not `h2c`: requests over it
+/// would reach the backend past every rule.
+pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let options = connection_options(headers)?;
-    options
-        .contains(&header::UPGRADE)
-        .then(|| headers.get(header::UPGRADE).cloned())?
+    let is_asked = version == Version::HTTP_11 && options.contains(&header::UPGRADE);
+    let protocol = headers.get(header::UPGRADE).filter(|_| is_asked)?;
+    let mut names = protocol.to_str().ok()?.split(',');
+    let is_h2c = |name: &str| name.trim().to_ascii_lowercase().starts_with("h2c");
+    (!names.any(is_h2c)).then(|| protocol.clone())
 }
 
 /// The client that a chain of proxies we trust tells of: the last one that is none of them.
@@ -108,10 +111,11 @@ pub(crate) struct Arrival<'a> {
 /// Tells the backend who asks. What a client says of that itself is not believed; what a trusted
 /// proxy says is kept where we would know no better.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_trusted: bool) {
-    headers.remove(PROXY);
-    if !is_trusted {
-        headers.remove(header::FORWARDED);
-    }
+    remove(headers, |name| {
+        let dashed = name.replace('_', "-");
+        let is_believed = is_trusted && dashed == name;
+        dashed == PROXY.as_str() || is_about_client(&dashed) && !is_believed
+    });
     let scheme = if arrival.is_secure { "https" } else { "http" };
     let known = |headers: &HeaderMap, name: &HeaderName| is_trusted && headers.contains_key(name);
     if !known(headers, &FORWARDED_PROTO) {
@@ -129,11 +133,36 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_tr
     };
     insert(headers, FORWARDED_FOR, &chain);
     insert(headers, REAL_IP, &arrival.client.to_string());
-    match arrival.prefix {
-        Some(prefix) => insert(headers, FORWARDED_PREFIX, prefix),
-        None if !is_trusted => drop(headers.remove(FORWARDED_PREFIX)),
-        None => {}
+    if let Some(prefix) = arrival.prefix {
+        insert(headers, FORWARDED_PREFIX, prefix);
     }
+}
+
+/// Whether a header says who the client is or what it asked for.
+fn is_about_client(name: &str) -> bool {
+    name == header::FORWARDED.as_str()
+        || name == REAL_IP.as_str()
+        || name.starts_with("x-forwarded-")
+}
+
+fn remove(headers: &mut HeaderMap, is_bad: impl Fn(&str) -> bool) {
+    let bad = headers.keys().filter(|name| is_bad(name.as_str()));
+    for name in bad.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+}
+
+/// Removes what a client wrote with `_` to be taken for a header that an operator changes: CGI and
+/// its like read both as one.
+pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
+    let is_edited = |name: &str| {
+        edits.iter().any(|edit| match edit {
+            HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => edited == name,
+        })
+    };
+    remove(headers, |name| {
+        name.contains('_') && is_edited(&name.replace('_', "-"))
+    });
 }
 
 /// Makes an operator's changes.
@@ -163,7 +192,7 @@ mod tests {
     use std::net::IpAddr;
 
     use headgate_model::ingress::HeaderEdit;
-    use http::{HeaderMap, HeaderName, HeaderValue};
+    use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     use super::{Arrival, client, edit, set_forwarded, strip_hop_by_hop, upgrade};
 
@@ -194,7 +223,11 @@ mod tests {
             ("upgrade", "h2c"),
             ("x-kept", "1"),
         ]);
-        assert_eq!(upgrade(&all), None, "Connection does not name it");
+        assert_eq!(
+            upgrade(Version::HTTP_11, &all),
+            None,
+            "Connection does not name it"
+        );
         strip_hop_by_hop(&mut all);
         assert_eq!(all, headers(&[("te", "trailers"), ("x-kept", "1")]));
     }

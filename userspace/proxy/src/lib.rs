@@ -3,7 +3,7 @@
 //! ```text
 //! client ─► server (TLS, PROXY protocol) ─► forward ─► upstream (balancing, connections) ─► endpoint
 //!                                              │
-//!                              index, headers, limits, canary, cors
+//!                              index, headers, auth, limits, canary, cors
 //! ```
 //!
 //! A request sees one configuration from its begin to its end; new routes are put in its place without
@@ -11,9 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod activity;
 mod answer;
+mod auth;
 mod body;
 mod canary;
+mod compress;
 mod cors;
 mod forward;
 mod headers;
@@ -29,7 +32,7 @@ mod stream;
 mod tls;
 mod upstream;
 
-use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use arc_swap::ArcSwap;
@@ -39,7 +42,7 @@ use headgate_model::{
 };
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::rustls::{
     ServerConfig,
     server::{ClientHello, ResolvesServerCert},
@@ -59,7 +62,7 @@ pub use upstream::{
 use serving::Serving;
 
 /// What holds for all routes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Proxies whose `X-Forwarded-…` headers are believed.
     pub trusted: Vec<IpNet>,
@@ -67,6 +70,26 @@ pub struct Settings {
     pub proxy_protocol: Vec<IpNet>,
     /// Where requests are logged.
     pub log: Option<Arc<AccessLog>>,
+    /// Connections of clients at the same time, over all listeners. More of them wait to be accepted.
+    pub max_connections: usize,
+    /// How long a client may take for the head of a request, and have none.
+    pub head_timeout: Duration,
+    /// How long a client may be silent in the body of a request that has no answer yet.
+    pub body_timeout: Duration,
+}
+
+impl Default for Settings {
+    /// Trusts nobody and logs nothing; limits are those of ingress-nginx.
+    fn default() -> Self {
+        Self {
+            trusted: Vec::new(),
+            proxy_protocol: Vec::new(),
+            log: None,
+            max_connections: 16_384,
+            head_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Settings {
@@ -84,7 +107,11 @@ pub struct Proxy {
     serving: Arc<ArcSwap<Serving>>,
     upstreams: Upstreams,
     tls: Arc<ServerConfig>,
+    /// For hosts that ask clients for a certificate.
+    asking_tls: Arc<ServerConfig>,
     rules: auto::Builder<TokioExecutor>,
+    /// For connections of clients.
+    room: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -92,11 +119,15 @@ impl Proxy {
     pub fn new(settings: Settings) -> Result<Self> {
         let serving = Arc::new(ArcSwap::from_pointee(Serving::new()?));
         Ok(Self {
+            rules: server::rules(&settings),
+            room: Arc::new(Semaphore::new(
+                settings.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
             settings,
-            tls: tls::server_config(Arc::new(Certificates(serving.clone())))?,
+            tls: tls::server_config(Arc::new(Certificates(serving.clone())), false)?,
+            asking_tls: tls::server_config(Arc::new(Certificates(serving.clone())), true)?,
             serving,
             upstreams: Upstreams::new(),
-            rules: server::rules(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
 
 use crate::path;
 
@@ -22,6 +22,8 @@ pub(crate) enum Misunderstood {
     Long,
     #[error("the method is not served")]
     Method,
+    #[error("the transfer coding is not served")]
+    Coding,
 }
 
 /// The parts of a request that decide where it goes.
@@ -40,6 +42,9 @@ impl<'a> Ask<'a> {
         if parts.method == Method::CONNECT {
             return Err(Misunderstood::Method);
         }
+        if !is_plain_coding(&parts.headers) {
+            return Err(Misunderstood::Coding);
+        }
         let target = parts.uri.path_and_query();
         if target.is_some_and(|target| target.as_str().len() > MAX_TARGET) {
             return Err(Misunderstood::Long);
@@ -50,6 +55,13 @@ impl<'a> Ask<'a> {
             query: parts.uri.query(),
         })
     }
+}
+
+/// Whether the body comes as it is or in chunks, and nothing else was done to it (RFC 9112, 6.1).
+fn is_plain_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_none_or(is_chunked) && codings.next().is_none()
 }
 
 /// The host, from the target if it has one. `Host` must not say otherwise.

@@ -23,14 +23,16 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, rustls::server::Acceptor};
 use tracing::{debug, warn};
 
 use crate::{
-    Proxy,
+    Proxy, Settings,
+    activity::Activity,
+    auth::Tls,
     body::BodyError,
     forward::{self, Connection},
     proxy_protocol,
@@ -38,9 +40,6 @@ use crate::{
     tls,
     upstream::{self, Upstream},
 };
-
-/// How long a client may take for the head of a request, and be silent between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a TLS handshake may take, or the header of the PROXY protocol.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +52,8 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAST_IDLE: Duration = Duration::from_secs(5);
 /// How long requests in progress may take after that.
 const DRAIN: Duration = Duration::from_secs(30);
+/// How often a client of HTTP/2 is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 32 << 10;
 /// Requests of one HTTP/2 connection at the same time.
@@ -86,17 +87,18 @@ pub(crate) async fn serve(
     let mut linger = std::pin::pin!(linger);
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&proxy, &listener) => accepted,
             () = &mut linger => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, room)) => {
                 let (proxy, is_stopping) = (proxy.clone(), is_stopping.clone());
                 tokio::spawn(async move {
                     if let Err(error) = connection(&proxy, stream, peer, scheme, is_stopping).await
                     {
                         debug!(%peer, "a connection ended: {error}");
                     }
+                    drop(room);
                 });
             }
             // Out of descriptors, most likely: those in use end some day.
@@ -116,6 +118,16 @@ pub(crate) async fn serve(
     }
 }
 
+/// The next connection, once there is room for it.
+async fn accept(
+    proxy: &Proxy,
+    listener: &TcpListener,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let (stream, peer) = listener.accept().await?;
+    let room = proxy.room.clone().acquire_owned().await;
+    Ok((stream, peer, room.map_err(io::Error::other)?))
+}
+
 type Stopping = watch::Receiver<bool>;
 
 async fn connection(
@@ -130,8 +142,10 @@ async fn connection(
         peer: canonical(peer),
         local: canonical(stream.local_addr()?),
         is_secure: scheme == Scheme::Https,
+        tls: Tls::default(),
         is_closing: AtomicBool::new(false),
         is_http2: AtomicBool::new(false),
+        activity: Arc::new(Activity::new()),
     };
     let mut read = BytesMut::new();
     if proxy.settings.is_told_by(connection.peer.ip()) {
@@ -143,16 +157,22 @@ async fn connection(
     if scheme == Scheme::Http {
         return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
     }
-    if !proxy.serving.load().passthrough.is_empty() {
+    let mut config = &proxy.tls;
+    if proxy.serving.load().needs_name() {
         let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
         let serving = proxy.serving.load_full();
-        if let Some(upstream) = name.and_then(|name| serving.passthrough(&name).cloned()) {
+        let passed = name.as_ref().and_then(|name| serving.passthrough(name));
+        if let Some(upstream) = passed.cloned() {
             drop(serving);
             return pass(&upstream, connection, Prefixed::new(read, stream)).await;
         }
+        if serving.asks_certificate(name.as_deref()) {
+            config = &proxy.asking_tls;
+        }
     }
-    let accept = TlsAcceptor::from(proxy.tls.clone()).accept(Prefixed::new(read, stream));
+    let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
     let stream = timeout(HELLO_TIMEOUT, accept).await??;
+    connection.tls = tls::facts(stream.get_ref().1);
     http(proxy, connection, stream, stopping).await
 }
 
@@ -162,12 +182,12 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 }
 
 /// The rules of both HTTP versions.
-pub(crate) fn rules() -> auto::Builder<TokioExecutor> {
+pub(crate) fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
     let mut rules = auto::Builder::new(TokioExecutor::new());
     rules
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(settings.head_timeout)
         .max_buf_size(MAX_HEAD);
     rules
         .http2()
@@ -176,7 +196,7 @@ pub(crate) fn rules() -> auto::Builder<TokioExecutor> {
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(4 * STREAM_WINDOW)
-        .keep_alive_interval(HEAD_TIMEOUT);
+        .keep_alive_interval(PING_INTERVAL);
     rules
 }
 
@@ -195,9 +215,17 @@ async fn http(
         .rules
         .serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
-    tokio::select! {
+    let is_idle = tokio::select! {
         result = served.as_mut() => return result,
-        _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
+        () = connection.activity.idle(proxy.settings.head_timeout) => true,
+        _ = stopping.wait_for(|is_stopping| *is_stopping) => false,
+    };
+    if is_idle {
+        served.as_mut().graceful_shutdown();
+        return tokio::select! {
+            result = served => result,
+            () = last_idle(&connection.activity) => Ok(()),
+        };
     }
     connection.is_closing.store(true, Ordering::Relaxed);
     if !connection.is_http2.load(Ordering::Relaxed)
@@ -207,6 +235,12 @@ async fn http(
     }
     served.as_mut().graceful_shutdown();
     served.await
+}
+
+/// Waits until a client has had time to hear that the connection ends, and its requests have ended.
+async fn last_idle(activity: &Activity) {
+    sleep(LAST_IDLE).await;
+    activity.idle(LAST_IDLE).await;
 }
 
 /// Reads a ClientHello and returns the name in it.

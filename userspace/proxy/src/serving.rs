@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::Result;
 use headgate_model::{
-    NamespacedName, Refusal,
-    ingress::{CanaryRule, Policy, Route, Routes, Target},
+    NamespacedName, ObjectName, Refusal,
+    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target},
 };
 
 use crate::{
+    auth::Authenticator,
     index::Index,
     limits::Limiter,
     stats::Stats,
@@ -27,9 +28,16 @@ pub(crate) struct Serving {
     pub(crate) certificates: Certificates,
     /// Hosts whose TLS is not ours to open.
     pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
+    /// Hosts, exact or with `*.`, and whether their clients are asked for a certificate; none if
+    /// nobody's are.
+    asks_certificate: HashMap<String, bool>,
+    /// By what they demand: what was proven lately need not be proven again.
+    authenticators: Authenticators,
     limiters: HashMap<NamespacedName, Arc<Limiter>>,
     pub(crate) stats: HashMap<NamespacedName, Arc<Stats>>,
 }
+
+type Authenticators = BTreeMap<Vec<Auth>, Arc<Authenticator>>;
 
 /// A route with what it takes to serve it.
 #[derive(Debug)]
@@ -38,6 +46,7 @@ pub(crate) struct ServedRoute {
     pub(crate) target: ServedTarget,
     pub(crate) canary: Option<(Vec<CanaryRule>, ServedTarget)>,
     pub(crate) mirror: Option<(Arc<Upstream>, u8)>,
+    pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) limiter: Option<Arc<Limiter>>,
     pub(crate) stats: Arc<Stats>,
     /// The rewritten path, with `${1}` for the first group.
@@ -71,6 +80,8 @@ impl Serving {
             index: Index::new(std::iter::empty(), None),
             certificates: Certificates::new()?,
             passthrough: HashMap::new(),
+            asks_certificate: HashMap::new(),
+            authenticators: Authenticators::new(),
             limiters: HashMap::new(),
             stats: HashMap::new(),
         })
@@ -81,14 +92,17 @@ impl Serving {
     pub(crate) fn update(&self, routes: &Routes, upstreams: &Upstreams) -> (Self, Vec<Refusal>) {
         let mut refusals = Vec::new();
         let certificates = self.certificates.update(routes, &mut refusals);
+        let mut authenticators = Authenticators::new();
         let (mut limiters, mut stats) = (HashMap::new(), HashMap::new());
         let mut serve = |route: &Arc<Route>| {
-            let limiter = self.limiter(route, &mut limiters);
             let known = self.stats.get(&route.ingress);
             let stats: &Arc<Stats> = stats
                 .entry(route.ingress.clone())
                 .or_insert_with(|| known.cloned().unwrap_or_default());
-            Arc::new(served(route, limiter, stats.clone(), upstreams))
+            let mut served = served(route, stats.clone(), upstreams);
+            served.authenticator = self.authenticator(route, &mut authenticators, &mut refusals);
+            served.limiter = self.limiter(route, &mut limiters);
+            Arc::new(served)
         };
         let default = routes.default.as_ref().map(&mut serve);
         let hosts: Vec<_> = routes
@@ -103,10 +117,48 @@ impl Serving {
             passthrough: passthrough
                 .map(|(host, key)| (host.clone(), upstreams.ensure(key)))
                 .collect(),
+            asks_certificate: asks_certificate(routes),
+            authenticators,
             limiters,
             stats,
         };
         (next, refusals)
+    }
+
+    /// One authenticator for all that demand the same. If it cannot be made, nothing is let through.
+    fn authenticator(
+        &self,
+        route: &Route,
+        authenticators: &mut Authenticators,
+        refusals: &mut Vec<Refusal>,
+    ) -> Option<Arc<Authenticator>> {
+        let auth = &route.policy.auth;
+        if auth.is_empty() {
+            return None;
+        }
+        let known = authenticators.get(auth);
+        if let Some(known) = known.or_else(|| self.authenticators.get(auth)).cloned() {
+            authenticators.insert(auth.clone(), known.clone());
+            return Some(known);
+        }
+        match Authenticator::new(auth) {
+            Ok(made) => {
+                let made = Arc::new(made);
+                authenticators.insert(auth.clone(), made.clone());
+                Some(made)
+            }
+            Err(error) => {
+                let refusal = Refusal {
+                    object: ObjectName::Ingress(route.ingress.clone()),
+                    field: "metadata.annotations[auth-…]".into(),
+                    reason: format!("{error:#}"),
+                };
+                if !refusals.contains(&refusal) {
+                    refusals.push(refusal);
+                }
+                Some(Arc::new(Authenticator::closed()))
+            }
+        }
     }
 
     /// One limiter for all routes of an Ingress, kept as long as its limits stay.
@@ -132,6 +184,22 @@ impl Serving {
         Some(limiter)
     }
 
+    /// Whether what becomes of a TLS connection depends on the host that it is for.
+    pub(crate) fn needs_name(&self) -> bool {
+        !self.passthrough.is_empty() || !self.asks_certificate.is_empty()
+    }
+
+    /// Whether clients of a host are asked for a certificate. Hosts are found as those of routes.
+    pub(crate) fn asks_certificate(&self, name: Option<&str>) -> bool {
+        let hosts = &self.asks_certificate;
+        let wildcard = |name: &str| {
+            let (_, rest) = name.split_once('.')?;
+            hosts.get(&format!("*.{rest}"))
+        };
+        let found = name.and_then(|name| hosts.get(name).or_else(|| wildcard(name)));
+        found.or_else(|| hosts.get("")).is_some_and(|asks| *asks)
+    }
+
     /// The backend of a host whose TLS is not ours to open.
     pub(crate) fn passthrough(&self, host: &str) -> Option<&Arc<Upstream>> {
         let wildcard = || {
@@ -142,12 +210,18 @@ impl Serving {
     }
 }
 
-fn served(
-    route: &Arc<Route>,
-    limiter: Option<Arc<Limiter>>,
-    stats: Arc<Stats>,
-    upstreams: &Upstreams,
-) -> ServedRoute {
+fn asks_certificate(routes: &Routes) -> HashMap<String, bool> {
+    let hosts = routes.hosts.iter();
+    let hosts: HashMap<_, _> = hosts
+        .map(|(name, host)| (name.clone(), host.asks_certificate))
+        .collect();
+    match hosts.values().any(|asks| *asks) {
+        true => hosts,
+        false => HashMap::new(),
+    }
+}
+
+fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> ServedRoute {
     let target = |target: &Target| match target {
         Target::Upstream(key) => ServedTarget::Upstream(upstreams.ensure(key)),
         Target::Unavailable => ServedTarget::Unavailable,
@@ -161,7 +235,8 @@ fn served(
             .as_ref()
             .map(|canary| (canary.rules.clone(), target(&canary.target))),
         mirror: mirror.map(|mirror| (upstreams.ensure(&mirror.upstream), mirror.percent)),
-        limiter,
+        authenticator: None,
+        limiter: None,
         stats,
         rewrite: route.policy.rewrite.as_deref().map(with_braces),
         route: route.clone(),

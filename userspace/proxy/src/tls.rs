@@ -8,13 +8,20 @@ use headgate_model::{
     ingress::{Certificate, Routes},
 };
 use tokio_rustls::rustls::{
-    ServerConfig,
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    self, DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection,
+    SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        ClientHello, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
+
+use crate::auth::Tls;
 
 /// Certificates of all hosts.
 pub(crate) struct Certificates {
@@ -39,28 +46,20 @@ impl Certificates {
 
     /// Those of `routes`. One that cannot be used is refused, and its host keeps the one it had.
     pub(crate) fn update(&self, routes: &Routes, refusals: &mut Vec<Refusal>) -> Self {
-        let mut made: HashMap<&NamespacedName, Option<Known>> = HashMap::new();
-        let mut make = |new: &'_ Arc<Certificate>, old: Option<&Known>| match old {
-            Some(old) if old.0 == *new => Some(old.clone()),
-            _ => match certified_key(new) {
-                Ok(key) => Some((new.clone(), Arc::new(key))),
-                Err(error) => {
-                    refusals.push(Refusal {
-                        object: ObjectName::Secret(new.secret.clone()),
-                        field: "data".into(),
-                        reason: format!("{error:#}"),
-                    });
-                    old.cloned()
-                }
-            },
+        // A Secret is read once, and refused once, however many hosts it is for.
+        let mut made: HashMap<NamespacedName, Option<Known>> = HashMap::new();
+        let mut make = |new: &Arc<Certificate>, old: Option<&Known>| {
+            let made = made.entry(new.secret.clone());
+            let made = made.or_insert_with(|| match old.filter(|old| old.0 == *new) {
+                Some(old) => Some(old.clone()),
+                None => known(new, refusals),
+            });
+            made.as_ref().or(old).cloned()
         };
         let mut hosts = HashMap::new();
         for (host, certificate) in &routes.certificates {
-            let known = made
-                .entry(&certificate.secret)
-                .or_insert_with(|| make(certificate, self.hosts.get(host)));
-            if let Some(known) = known {
-                hosts.insert(host.clone(), known.clone());
+            if let Some(known) = make(certificate, self.hosts.get(host)) {
+                hosts.insert(host.clone(), known);
             }
         }
         let default = routes.default_certificate.as_ref();
@@ -90,6 +89,20 @@ impl Certificates {
 impl fmt::Debug for Certificates {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Certificates({:?})", self.hosts.keys())
+    }
+}
+
+fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
+    match certified_key(new) {
+        Ok(key) => Some((new.clone(), Arc::new(key))),
+        Err(error) => {
+            refusals.push(Refusal {
+                object: ObjectName::Secret(new.secret.clone()),
+                field: "data".into(),
+                reason: format!("{error:#}"),
+            });
+            None
+        }
     }
 }
 
@@ -123,17 +136,83 @@ fn self_signed() -> Result<CertifiedKey> {
     })
 }
 
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1. Sessions are resumed by tickets.
+/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1. Sessions are resumed by tickets. Clients may be asked
+/// for a certificate; none of them is turned away here for what they show.
 pub(crate) fn server_config(
     certificates: Arc<dyn ResolvesServerCert>,
+    asks: bool,
 ) -> Result<Arc<ServerConfig>> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?;
+    let builder = match asks {
+        true => builder.with_client_cert_verifier(Arc::new(AnyCertificate(provider()))),
+        false => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
+}
+
+/// Takes every certificate whose key the client has. Who signed it is looked at once a request is
+/// there, which can be told what is wrong.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for AnyCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What the handshake of a connection told.
+pub(crate) fn facts(connection: &ServerConnection) -> Tls {
+    Tls {
+        server_name: connection.server_name().map(str::to_ascii_lowercase),
+        certificates: connection
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect(),
+    }
 }
 
 /// The name of a ClientHello, as certificates and hosts are looked up by.

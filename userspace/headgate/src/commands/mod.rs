@@ -5,7 +5,9 @@ mod connections;
 mod doctor;
 mod explain;
 pub(crate) mod flow;
+mod migrate;
 mod monitor;
+mod probe;
 mod services;
 mod status;
 
@@ -13,6 +15,8 @@ pub(crate) use cleanup::cleanup;
 pub(crate) use connections::{Conntrack, affinity, conntrack, nat};
 pub(crate) use doctor::{doctor, replace_kube_proxy};
 pub(crate) use explain::{Explain, explain};
+pub(crate) use migrate::{Migrate, migrate};
 pub(crate) use monitor::{Monitor, monitor};
+pub(crate) use probe::{Probe, probe};
 pub(crate) use services::{backends, services};
 pub(crate) use status::{counters, drops, maps, status};

@@ -7,9 +7,11 @@
 
 mod alias;
 mod annotations;
+mod auth;
 mod canary;
 mod candidate;
 mod class;
+mod client_certificates;
 mod endpoints;
 mod object;
 mod passthrough;
@@ -19,7 +21,13 @@ mod routes;
 mod rules;
 mod tls;
 
-pub use annotations::{ANNOTATIONS, Annotation, NGINX, OWN};
+pub use annotations::{
+    ANNOTATIONS, Annotation, DIFFERENT, FOREIGN, Fate, Foreign, NGINX, OWN, fates, setting,
+};
+pub use auth::{
+    ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,
+    JwtKeys, Ldap, LdapEntry, Oidc, Paseto, PasetoKey, Server, Verify,
+};
 pub use class::{IngressOptions, serves};
 pub use endpoints::endpoints;
 pub use object::{

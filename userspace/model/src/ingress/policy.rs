@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
 
-use super::UpstreamKey;
+use super::{Auth, UpstreamKey};
 
 /// What the annotations of an Ingress say about its requests. Times and sizes that are not given
 /// have the defaults of ingress-nginx.
@@ -14,6 +14,8 @@ pub struct Policy {
     pub closed: Option<String>,
     /// Who may come.
     pub sources: Sources,
+    /// What they must prove; all of it.
+    pub auth: Vec<Auth>,
     /// How much.
     pub limits: Limits,
     /// Whether plain HTTP is redirected to HTTPS (308).
@@ -53,6 +55,7 @@ impl Default for Policy {
         Self {
             closed: None,
             sources: Sources::default(),
+            auth: Vec::new(),
             limits: Limits::default(),
             to_https: false,
             redirect: None,

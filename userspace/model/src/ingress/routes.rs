@@ -59,6 +59,8 @@ impl Routes {
 /// A host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
+    /// Whether clients are asked for a certificate.
+    pub asks_certificate: bool,
     /// Its routes; the first that matches is taken.
     pub routes: Vec<Arc<Route>>,
 }

@@ -8,11 +8,12 @@ use std::{
 use crate::{NamespacedName, ObjectName, Refusal};
 
 use super::{
-    Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects, PathMatch,
+    Auth, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects, PathMatch,
     PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
     annotations::{self, Context, Settings},
     candidate::Candidate,
     class::{refuse_parameters, serves},
+    client_certificates,
     endpoints::upstream,
     tls,
 };
@@ -276,11 +277,37 @@ impl Builder<'_> {
         host: &str,
     ) -> Arc<Policy> {
         let is_secure = covers(&self.secure, host);
-        Arc::new(Policy {
+        let mut policy = Policy {
             to_https: settings.force_ssl_redirect || settings.ssl_redirect && is_secure,
             mirror: self.mirror(ingress, settings),
             ..settings.policy.clone()
-        })
+        };
+        self.fill_in_host(ingress, settings, &mut policy, host);
+        Arc::new(policy)
+    }
+
+    /// Puts the host into addresses that are asked. One that clients choose would choose who
+    /// decides about them.
+    fn fill_in_host(
+        &mut self,
+        ingress: &Ingress,
+        settings: &Settings,
+        policy: &mut Policy,
+        host: &str,
+    ) {
+        let externals = policy.auth.iter_mut().filter_map(|auth| match auth {
+            Auth::External(external) if external.url.contains("$host") => Some(external),
+            _ => None,
+        });
+        let is_one = !host.is_empty() && !host.starts_with("*.");
+        for external in externals {
+            external.url = external.url.replace("$host", host);
+            if !is_one {
+                let reason = "$host is for rules of one host";
+                policy.closed.get_or_insert(format!("auth-url: {reason}"));
+                self.refuse(ingress, settings.field("auth-url"), reason.into());
+            }
+        }
     }
 
     fn mirror(&mut self, ingress: &Ingress, settings: &Settings) -> Option<Mirror> {
@@ -337,6 +364,9 @@ impl Builder<'_> {
     fn finish(self) -> Routes {
         let mut routes = self.routes;
         for (host, mut candidates) in self.hosts {
+            let mut all: Vec<&mut Route> =
+                candidates.iter_mut().map(|one| &mut one.route).collect();
+            let asks_certificate = client_certificates::share(&mut all, &mut routes.refusals);
             // Stable: between equals the older Ingress stays first.
             candidates.sort_by_key(Candidate::rank);
             let in_order = candidates
@@ -345,6 +375,7 @@ impl Builder<'_> {
             routes.hosts.insert(
                 host,
                 Host {
+                    asks_certificate,
                     routes: in_order.collect(),
                 },
             );

@@ -1,4 +1,4 @@
-use headgate_model::ingress::ANNOTATIONS;
+use headgate_model::ingress::{ANNOTATIONS, DIFFERENT, FOREIGN};
 
 const GUIDE: &str = include_str!("../../../../deploy/INGRESS.md");
 const BEGIN: &str = "<!-- annotations: made by the test of this table -->\n";
@@ -15,32 +15,63 @@ fn table() -> String {
     text
 }
 
-#[test]
-fn l19_the_guide_has_the_table_of_annotations() {
-    let after = GUIDE.split_once(BEGIN).map(|(_, after)| after);
-    let written = after.and_then(|after| after.split_once(END));
+/// What the guide has between two markers.
+fn between<'a>(begin: &str, end: &str) -> &'a str {
+    let after = GUIDE.split_once(begin).map(|(_, after)| after);
+    let written = after.and_then(|after| after.split_once(end));
     let (written, _) = written.expect("deploy/INGRESS.md has both markers");
-    let expected = table();
+    written
+}
+
+fn assert_between(begin: &str, end: &str, expected: &str) {
     assert!(
-        written == expected,
+        between(begin, end) == expected,
         "deploy/INGRESS.md should have between its markers:\n{expected}"
     );
 }
 
+/// A table of names and what is said of them.
+fn advice<'a>(head: &str, rows: impl Iterator<Item = (&'a [&'a str], &'a str)>) -> String {
+    let mut text = format!("| Annotation | {head} |\n|---|---|\n");
+    for (names, said) in rows {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        text += &format!("| {} | {said} |\n", names.join(", "));
+    }
+    text
+}
+
 #[test]
-fn l19_the_guide_does_not_call_unknown_what_is_known() {
-    let after = GUIDE.split_once("## Not understood").unwrap().1;
-    let (list, _) = after.split_once("\n## ").unwrap();
-    let names = list.lines().filter_map(|line| {
-        let cells = line.strip_prefix("| ")?;
-        Some(cells.split_once(" |")?.0)
-    });
-    let names = names.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-    let nginx = |name: &str| {
-        ANNOTATIONS
-            .iter()
-            .any(|known| known.is_nginx && known.name == name)
+fn l19_the_guide_has_the_table_of_annotations() {
+    assert_between(BEGIN, END, &table());
+}
+
+#[test]
+fn l59_the_guide_says_what_is_not_supported_and_what_differs() {
+    let foreign = FOREIGN
+        .iter()
+        .map(|foreign| (foreign.names, foreign.instead));
+    assert_between(
+        "<!-- not understood: made by the test of this table -->\n",
+        "<!-- end of not understood -->\n",
+        &advice("Instead", foreign),
+    );
+    assert_between(
+        "<!-- different: made by the test of this table -->\n",
+        "<!-- end of different -->\n",
+        &advice("Here", DIFFERENT.iter().copied()),
+    );
+}
+
+#[test]
+fn l59_no_annotation_is_both_supported_and_not() {
+    let is_known = |name: &&str| {
+        let mut known = ANNOTATIONS.iter().filter(|known| known.is_nginx);
+        known.any(|known| known.name == *name)
     };
-    let wrong: Vec<&str> = names.filter(|name| nginx(name)).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
+    let foreign: Vec<&str> = FOREIGN.iter().flat_map(|it| it.names).copied().collect();
+    let wrong: Vec<&&str> = foreign.iter().filter(|name| is_known(name)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} are supported");
+    let different = DIFFERENT.iter().flat_map(|(names, _)| *names);
+    let wrong: Vec<&&str> = different.filter(|name| !is_known(name)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} are not supported");
 }

@@ -35,5 +35,6 @@ pub use pick::{Ask, Pick};
 pub use port::Upstream;
 pub use registry::Upstreams;
 pub use reply::Reply;
+pub(crate) use silence::Silence;
 
 pub use state::{EndpointHealth, EndpointState, UpstreamState};

@@ -52,7 +52,7 @@ pub(super) async fn headers<T>(
 /// Watches for the silence between frames. There is no timer before the first silence, and it is set
 /// anew only when it rings.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(crate) struct Silence {
     longest: Duration,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -60,7 +60,7 @@ pub(super) struct Silence {
 
 impl Silence {
     /// No longer than this.
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self {
             longest,
             since: None,
@@ -69,12 +69,12 @@ impl Silence {
     }
 
     /// Something came.
-    pub(super) fn broken(&mut self) {
+    pub(crate) fn broken(&mut self) {
         self.since = None;
     }
 
     /// Nothing came: ready if that is so for too long.
-    pub(super) fn poll_too_long(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_too_long(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let end = *self.since.get_or_insert_with(Instant::now) + self.longest;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         loop {

@@ -2,13 +2,19 @@
 
 use http::{
     HeaderValue, Request, Uri, Version,
-    header::HOST,
+    header::{HOST, TRANSFER_ENCODING},
     uri::{Authority, PathAndQuery, Scheme},
 };
+use hyper::body::Body;
 
 /// As HTTP/1.1 has it: origin-form and `Host` (RFC 9112, 3.2.1).
-pub(super) fn for_http1<B>(request: &mut Request<B>, host: &HeaderValue) {
+pub(super) fn for_http1<B: Body>(request: &mut Request<B>, host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_11;
+    if request.body().size_hint().exact().is_none() {
+        // hyper would send a GET without its body.
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
     if !request.headers().contains_key(HOST) {
         let authority = request.uri().authority().map(Authority::as_str);
         let value = authority.and_then(|authority| HeaderValue::from_str(authority).ok());

@@ -11,6 +11,8 @@ use super::super::{
     Redirect, Sticky, Text, UpstreamPolicy, UpstreamProtocol,
 };
 
+use super::auth_draft::AuthDraft;
+
 /// `Access-Control-Max-Age` of ingress-nginx: 20 days.
 const CORS_MAX_AGE_S: u32 = 1_728_000;
 const CORS_METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
@@ -57,6 +59,7 @@ pub(in super::super) struct Draft {
     pub(super) tls_secret: Option<(Option<String>, String)>,
     pub(super) tls_verify: bool,
     pub(super) tls_name: Option<String>,
+    pub(super) auth: AuthDraft,
     pub(super) probe_path: Option<String>,
     pub(super) probe_interval: Option<Duration>,
     pub(super) probe_timeout: Option<Duration>,
@@ -140,6 +143,7 @@ impl Draft {
             complain(field(&self.keys, name), reason);
         }
         self.finish_upstream();
+        self.finish_auth(context, complain);
         let percent = self.mirror_percent.unwrap_or(100);
         Settings {
             ssl_redirect: self.ssl_redirect.unwrap_or(true),
@@ -185,6 +189,23 @@ impl Draft {
             credentials: cors.credentials.unwrap_or(true),
             max_age_s: cors.max_age_s.unwrap_or(CORS_MAX_AGE_S),
         });
+    }
+
+    fn finish_auth(&mut self, context: &Context<'_>, complain: &mut dyn FnMut(String, String)) {
+        match std::mem::take(&mut self.auth).finish(context) {
+            Ok(auth) => self.policy.auth = auth,
+            Err((name, reason)) => {
+                self.close(format!("{name}: {reason}"));
+                complain(field(&self.keys, name), reason);
+            }
+        }
+        if self.passthrough && (!self.policy.auth.is_empty() || self.policy.closed.is_some()) {
+            // Nobody looks into what is passed on unopened.
+            self.passthrough = false;
+            let reason = "nothing is checked in connections that are not opened";
+            self.close(format!("ssl-passthrough: {reason}"));
+            complain(field(&self.keys, "ssl-passthrough"), reason.into());
+        }
     }
 
     fn rates(&self) -> Vec<Rate> {

@@ -4,7 +4,10 @@
     reason = "`Ok(place = value?)` keeps an annotation on one line"
 )]
 
+mod auth;
+mod auth_draft;
 mod draft;
+mod foreign;
 mod requests;
 mod upstream;
 mod values;
@@ -12,6 +15,7 @@ mod values;
 use std::{collections::BTreeMap, sync::LazyLock};
 
 pub(super) use draft::{Context, Draft, Settings};
+pub use foreign::{DIFFERENT, FOREIGN, Fate, Foreign, fates, setting};
 
 use crate::{NamespacedName, Refusal};
 
@@ -72,7 +76,11 @@ impl Annotation {
 
 /// Every annotation that is understood.
 pub static ANNOTATIONS: LazyLock<Vec<&'static Annotation>> = LazyLock::new(|| {
-    let tables = [requests::ANNOTATIONS, upstream::ANNOTATIONS];
+    let tables = [
+        auth::ANNOTATIONS,
+        requests::ANNOTATIONS,
+        upstream::ANNOTATIONS,
+    ];
     tables.into_iter().flatten().collect()
 });
 
@@ -85,6 +93,38 @@ fn field(key: &str) -> String {
     format!("metadata.annotations[{key}]")
 }
 
+/// An annotation that is in an Ingress.
+struct Found<'a> {
+    key: &'a String,
+    /// After its prefix.
+    name: &'a str,
+    text: &'a str,
+    is_own: bool,
+    known: Option<&'static Annotation>,
+}
+
+/// The annotations of an Ingress that we read, those of ingress-nginx first. One of ours replaces
+/// that of ingress-nginx, right or wrong.
+fn found(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = Found<'_>> {
+    [(NGINX, false), (OWN, true)]
+        .into_iter()
+        .flat_map(move |(prefix, is_own)| {
+            annotations.iter().filter_map(move |(key, text)| {
+                let name = key.strip_prefix(prefix)?;
+                let is_replaced = !is_own && annotations.contains_key(&format!("{OWN}{name}"));
+                let known = ANNOTATIONS.iter().find(|known| known.name == name);
+                let found = Found {
+                    key,
+                    name,
+                    text: text.trim(),
+                    is_own,
+                    known: known.filter(|known| is_own || known.is_nginx).copied(),
+                };
+                (!is_replaced).then_some(found)
+            })
+        })
+}
+
 /// Reads the annotations of an Ingress. What is wrong is refused; other annotations still count.
 pub(super) fn read(
     ingress: &NamespacedName,
@@ -92,31 +132,23 @@ pub(super) fn read(
     refusals: &mut Vec<Refusal>,
 ) -> Draft {
     let mut draft = Draft::default();
-    // One of ours replaces that of ingress-nginx, right or wrong.
-    for (prefix, is_own) in [(NGINX, false), (OWN, true)] {
-        let texts = annotations.iter().filter_map(|(key, text)| {
-            let name = key.strip_prefix(prefix)?;
-            let is_replaced = !is_own && annotations.contains_key(&format!("{OWN}{name}"));
-            (!is_replaced).then_some((key, name, text.trim()))
-        });
-        for (key, name, text) in texts {
-            let known = ANNOTATIONS.iter().find(|known| known.name == name);
-            let (result, is_guard) = match known.filter(|known| is_own || known.is_nginx) {
-                Some(known) => {
-                    draft.keys.insert(known.name, key.clone());
-                    ((known.read)(text, &mut draft), known.is_guard)
-                }
-                None => {
-                    let is_guard = FOREIGN_GUARDS.iter().any(|start| name.starts_with(start));
-                    (Err("is not supported".into()), is_guard)
-                }
-            };
-            let Err(reason) = result else { continue };
-            if is_guard {
-                draft.close(format!("{key}: {reason}"));
+    for found in found(annotations) {
+        let (result, is_guard) = match found.known {
+            Some(known) => {
+                draft.keys.insert(known.name, found.key.clone());
+                ((known.read)(found.text, &mut draft), known.is_guard)
             }
-            refusals.push(refusal(ingress, field(key), reason));
+            None => {
+                let mut guards = FOREIGN_GUARDS.iter();
+                let is_guard = guards.any(|start| found.name.starts_with(start));
+                (Err("is not supported".into()), is_guard)
+            }
+        };
+        let Err(reason) = result else { continue };
+        if is_guard {
+            draft.close(format!("{}: {reason}", found.key));
         }
+        refusals.push(refusal(ingress, field(found.key), reason));
     }
     draft
 }

@@ -158,6 +158,23 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address with one of these schemes, without user and fragment.
+pub(super) fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
+    let bad = || {
+        format!(
+            "`{text}` is no address that begins with {}://",
+            schemes.join(":// or ")
+        )
+    };
+    let (scheme, rest) = text.split_once("://").ok_or_else(bad)?;
+    let (authority, _) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}#$".contains(&byte);
+    match schemes.contains(&scheme) && host(authority).is_ok() && rest.bytes().all(is_fit) {
+        true => Ok(text.into()),
+        false => Err(bad()),
+    }
+}
+
 /// The name of an object.
 pub(super) fn plain_name(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
@@ -179,7 +196,7 @@ pub(super) fn object_name(text: &str) -> Result<(Option<String>, String), String
 mod tests {
     use std::time::Duration;
 
-    use super::{duration, field_value, host, location, networks, path, size, token};
+    use super::{duration, field_value, host, location, networks, path, size, token, url};
 
     #[test]
     fn times_and_sizes_have_units() {
@@ -205,6 +222,17 @@ mod tests {
             path(&format!("/{text}")).unwrap_err();
             location(&format!("/{text}")).unwrap_err();
         }
+        for text in [
+            "http://a\r\nb",
+            "http://u@a/",
+            "http:///",
+            "http://$http_host/",
+            "file:///a",
+            "a",
+        ] {
+            url(text, &["http"]).unwrap_err();
+        }
+        assert!(url("http://a.b:80/c?d=e", &["http"]).is_ok());
         location("javascript:alert(1)").unwrap_err();
         location("$scheme://$http_host/").unwrap_err();
         assert!(location("$scheme://www.example.com$request_uri").is_ok());

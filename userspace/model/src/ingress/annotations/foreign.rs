@@ -1,0 +1,308 @@
+//! Annotations of ingress-nginx that are not supported, or mean something else here, and what to do:
+//! for those who come from there.
+
+use std::collections::BTreeMap;
+
+use super::{ANNOTATIONS, Draft, FOREIGN_GUARDS, OWN, found};
+
+/// Annotations that are not supported.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Their names after `nginx.ingress.kubernetes.io/`.
+    pub names: &'static [&'static str],
+    /// What to do instead.
+    pub instead: &'static str,
+}
+
+const fn foreign(names: &'static [&'static str], instead: &'static str) -> Foreign {
+    Foreign { names, instead }
+}
+
+/// Every annotation of ingress-nginx that is not supported.
+pub const FOREIGN: &[Foreign] = &[
+    foreign(
+        &[
+            "auth-proxy-set-headers",
+            "auth-cache-key",
+            "auth-cache-duration",
+            "auth-keepalive",
+            "auth-keepalive-requests",
+            "auth-keepalive-timeout",
+            "auth-keepalive-share-vars",
+            "enable-global-auth",
+            "satisfy",
+        ],
+        "see AUTHENTICATION.md for what there is",
+    ),
+    foreign(
+        &[
+            "configuration-snippet",
+            "server-snippet",
+            "stream-snippet",
+            "auth-snippet",
+            "modsecurity-snippet",
+        ],
+        "no text of a configuration is taken from an Ingress; see `request-headers`, `response-headers`, `match-headers`",
+    ),
+    foreign(
+        &[
+            "enable-modsecurity",
+            "enable-owasp-core-rules",
+            "modsecurity-transaction-id",
+        ],
+        "a firewall before or behind Headgate. The Ingress is *not* closed",
+    ),
+    foreign(&["custom-headers"], "`headgate.io/response-headers`"),
+    foreign(
+        &["custom-http-errors", "default-backend"],
+        "error pages are the backend's; `spec.defaultBackend` for what no rule matches",
+    ),
+    foreign(
+        &["mirror-target", "mirror-host", "mirror-request-body"],
+        "`headgate.io/mirror-service`, which sends no bodies",
+    ),
+    foreign(
+        &[
+            "proxy-redirect-from",
+            "proxy-redirect-to",
+            "proxy-cookie-domain",
+            "proxy-cookie-path",
+        ],
+        "tell the backend its address: `x-forwarded-prefix`, `upstream-vhost`",
+    ),
+    foreign(&["session-cookie-expires"], "`session-cookie-max-age`"),
+    foreign(
+        &[
+            "session-cookie-change-on-failure",
+            "session-cookie-conditional-samesite-none",
+        ],
+        "a client moves when its endpoint is gone; name one `session-cookie-samesite`",
+    ),
+    foreign(
+        &["affinity-canary-behavior"],
+        "none: a canary is chosen for each request",
+    ),
+    foreign(
+        &["upstream-hash-by-subset", "upstream-hash-by-subset-size"],
+        "`upstream-hash-by`",
+    ),
+    foreign(
+        &["proxy-next-upstream-timeout"],
+        "`proxy-next-upstream-tries` and the timeouts",
+    ),
+    foreign(
+        &["limit-rate", "limit-rate-after"],
+        "none: bandwidth is not limited",
+    ),
+    foreign(
+        &[
+            "global-rate-limit",
+            "global-rate-limit-window",
+            "global-rate-limit-key",
+            "global-rate-limit-ignored-cidrs",
+        ],
+        "`limit-rps`, on each node",
+    ),
+    foreign(
+        &["proxy-ssl-server-name"],
+        "the name is always sent: `proxy-ssl-name`, else the Service's",
+    ),
+    foreign(
+        &[
+            "proxy-ssl-ciphers",
+            "proxy-ssl-protocols",
+            "proxy-ssl-verify-depth",
+            "ssl-ciphers",
+            "ssl-prefer-server-ciphers",
+        ],
+        "TLS 1.2 and 1.3 with the ciphers of the library",
+    ),
+    foreign(
+        &["proxy-http-version", "connection-proxy-header"],
+        "HTTP/1.1, or HTTP/2 by `backend-protocol`; upgrades such as WebSocket need no annotation",
+    ),
+    foreign(
+        &["preserve-trailing-slash"],
+        "nothing is redirected for its slash",
+    ),
+    foreign(&["http2-push-preload"], "none: browsers have given push up"),
+    foreign(
+        &[
+            "enable-opentelemetry",
+            "opentelemetry-trust-incoming-span",
+            "enable-opentracing",
+            "opentracing-trust-incoming-span",
+        ],
+        "headers of traces pass unchanged",
+    ),
+    foreign(
+        &["enable-rewrite-log", "enable-influxdb"],
+        "metrics and the access log",
+    ),
+];
+
+/// Annotations that are supported and mean something else than in ingress-nginx, with what.
+pub const DIFFERENT: &[(&[&str], &str)] = &[
+    (
+        &["use-regex", "rewrite-target"],
+        "change how paths of this Ingress alone are compared, not those of others with the host. No look-around and no back references",
+    ),
+    (
+        &["limit-rps", "limit-rpm", "limit-connections"],
+        "hold on each node, and per client address; a node more lets more through",
+    ),
+    (
+        &["canary"],
+        "takes requests only from Ingresses of its namespace, and has their `server-alias` hosts too",
+    ),
+    (
+        &["ssl-passthrough"],
+        "belongs to the oldest Ingress of the host, and is refused together with source ranges, limits and `match-…`",
+    ),
+    (
+        &["from-to-www-redirect"],
+        "keeps the guards of its Ingress, and never takes a host that has rules",
+    ),
+    (
+        &["affinity-mode"],
+        "a client moves only if its endpoint is gone, `balanced` or not",
+    ),
+    (
+        &["proxy-ssl-secret"],
+        "a Secret of the Ingress's own namespace",
+    ),
+    (
+        &[
+            "proxy-buffering",
+            "proxy-request-buffering",
+            "proxy-buffer-size",
+            "proxy-buffers-number",
+            "proxy-max-temp-file-size",
+            "client-body-buffer-size",
+        ],
+        "has no effect: bodies are streamed, never kept",
+    ),
+];
+
+/// What becomes of an annotation of ingress-nginx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It means the same.
+    Same,
+    /// It means something else, as said.
+    Different(&'static str),
+    /// It is not supported, or its value is not; what to do instead.
+    Unsupported(String),
+}
+
+/// What becomes of the annotations of an Ingress that ingress-nginx or we read, by their keys.
+pub fn fates(annotations: &BTreeMap<String, String>) -> BTreeMap<String, Fate> {
+    let each = found(annotations).map(|found| {
+        let fate = match found.known {
+            None => Fate::Unsupported(instead(found.name)),
+            Some(known) => match (known.read)(found.text, &mut Draft::default()) {
+                Err(reason) => Fate::Unsupported(reason),
+                Ok(()) if found.is_own => Fate::Same,
+                Ok(()) => difference(found.name).map_or(Fate::Same, Fate::Different),
+            },
+        };
+        (found.key.clone(), fate)
+    });
+    each.collect()
+}
+
+fn difference(name: &str) -> Option<&'static str> {
+    let entry = DIFFERENT.iter().find(|(names, _)| names.contains(&name));
+    entry.map(|(_, how)| *how)
+}
+
+fn instead(name: &str) -> String {
+    let entry = FOREIGN.iter().find(|foreign| foreign.names.contains(&name));
+    let advice = entry.map_or("it is not known; check its name", |foreign| foreign.instead);
+    match FOREIGN_GUARDS.iter().any(|start| name.starts_with(start)) {
+        true => format!("closes the Ingress, so take it away: {advice}"),
+        false => advice.into(),
+    }
+}
+
+/// Settings of the ConfigMap of ingress-nginx, and where they are made here.
+const SETTINGS: &[(&[&str], &str)] = &[
+    (
+        &[
+            "use-forwarded-headers",
+            "proxy-real-ip-cidr",
+            "forwarded-for-header",
+        ],
+        "option --trusted-proxies of `headgate proxy` names the proxies whose X-Forwarded headers are believed",
+    ),
+    (
+        &["use-proxy-protocol"],
+        "option --proxy-protocol-from of `headgate proxy`",
+    ),
+    (
+        &[
+            "disable-access-log",
+            "log-format-upstream",
+            "log-format-escape-json",
+        ],
+        "option --access-log of `headgate proxy`: json, combined or off",
+    ),
+    (
+        &[
+            "hsts",
+            "hsts-max-age",
+            "hsts-include-subdomains",
+            "hsts-preload",
+        ],
+        "`headgate.io/hsts` at each Ingress; a year with subdomains if not given",
+    ),
+    (
+        &[
+            "ssl-protocols",
+            "ssl-ciphers",
+            "ssl-dh-param",
+            "ssl-ecdh-curve",
+        ],
+        "none: TLS 1.2 and 1.3 with the ciphers of the library",
+    ),
+    (
+        &["worker-processes"],
+        "option --threads of `headgate proxy`; one for each CPU if not given",
+    ),
+    (
+        &["add-headers", "proxy-set-headers"],
+        "`headgate.io/response-headers` and `headgate.io/request-headers` at each Ingress",
+    ),
+    (
+        &[
+            "main-snippet",
+            "http-snippet",
+            "server-snippet",
+            "location-snippet",
+            "stream-snippet",
+        ],
+        "none: no text of a configuration is taken",
+    ),
+    (
+        &[
+            "allow-snippet-annotations",
+            "annotations-risk-level",
+            "strict-validate-path-type",
+        ],
+        "none: take it away",
+    ),
+];
+
+/// What to do instead of a setting in the ConfigMap of ingress-nginx.
+pub fn setting(key: &str) -> String {
+    let entry = SETTINGS.iter().find(|(keys, _)| keys.contains(&key));
+    let name = key.replace('_', "-");
+    let mut known = ANNOTATIONS.iter().filter(|known| known.is_nginx);
+    match entry {
+        Some((_, instead)) => (*instead).into(),
+        None if known.any(|known| known.name == name) => {
+            format!("there are no settings for all: `{OWN}{name}` at each Ingress that wants it")
+        }
+        None => "it is not known: see whether the default of Headgate will do".into(),
+    }
+}

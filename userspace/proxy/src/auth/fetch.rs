@@ -1,0 +1,128 @@
+//! Questions to other services, over HTTP.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde_json::Value;
+use tokio::time::timeout;
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+    version::{TLS12, TLS13},
+};
+use tracing::warn;
+
+use crate::{body::BodyError, tls::provider};
+
+/// How long an answer may take in all.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection is kept for the next question.
+const IDLE: Duration = Duration::from_secs(30);
+/// Largest answer, in bytes.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A client with its connections. Redirects are not followed: they would choose whom we ask.
+#[derive(Clone)]
+pub(super) struct Fetch(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Fetch {
+    /// Believes these authorities (PEM), or those of the system.
+    pub(super) fn new(authorities: Option<&[u8]>) -> Result<Self> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(TIMEOUT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config((*tls_config(authorities)?).clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let mut rules = Client::builder(TokioExecutor::new());
+        rules.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new());
+        Ok(Self(rules.build(connector)))
+    }
+
+    /// Any answer.
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
+        let answered = async {
+            let (parts, body) = self.0.request(request).await?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = body.map_err(|error: BodyError| anyhow::anyhow!(error))?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        timeout(TIMEOUT, answered)
+            .await
+            .context("no answer in time")?
+    }
+
+    /// An answer of status 200 with JSON in it.
+    pub(super) async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value> {
+        let place = request.uri().clone();
+        let response = self
+            .send(request)
+            .await
+            .with_context(|| place.to_string())?;
+        let status = response.status();
+        ensure!(status == StatusCode::OK, "{place} answered {status}");
+        serde_json::from_slice(response.body()).with_context(|| format!("{place} sent no JSON"))
+    }
+
+    /// JSON from an address.
+    pub(super) async fn get(&self, url: &str) -> Result<Value> {
+        let request = Request::get(url).header("accept", "application/json");
+        self.json(request.body(Full::default())?).await
+    }
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Fetch")
+    }
+}
+
+/// How servers are checked that we ask.
+pub(super) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
+    static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = match authorities {
+        Some(pem) => Arc::new(read_roots(pem)?),
+        None => SYSTEM.get_or_init(|| Arc::new(system_roots())).clone(),
+    };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Authorities of a `ca.crt`.
+pub(super) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.context("ca.crt is not PEM")?;
+        roots.add(certificate).context("ca.crt has no authority")?;
+    }
+    ensure!(!roots.is_empty(), "ca.crt has no certificate");
+    Ok(roots)
+}
+
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        warn!("an authority of the system cannot be read: {error}");
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    roots
+}

@@ -1,0 +1,172 @@
+//! Hashes of passwords, as `htpasswd` and `mkpasswd` write them.
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use md5::{Digest, Md5};
+use sha_crypt::{PasswordVerifier, ShaCrypt};
+
+const APR1: &str = "$apr1$";
+const SHA1: &str = "{SHA}";
+/// Rounds of Apache's MD5.
+const APR1_ROUNDS: usize = 1000;
+/// Digits of the base 64 of `crypt`.
+const DIGITS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A hash of a password.
+#[derive(Clone)]
+pub(super) enum Hash {
+    Bcrypt(String),
+    Apr1 { salt: String, sum: String },
+    Sha1(Vec<u8>),
+    ShaCrypt(String),
+}
+
+impl Hash {
+    pub(super) fn parse(text: &[u8]) -> Result<Self> {
+        let text = str::from_utf8(text).context("a hash is no text")?;
+        let starts = |all: &[&str]| all.iter().any(|start| text.starts_with(start));
+        if starts(&["$2y$", "$2a$", "$2b$"]) {
+            text.parse::<bcrypt::HashParts>()
+                .context("a hash is not bcrypt's")?;
+            return Ok(Self::Bcrypt(text.into()));
+        }
+        if let Some(rest) = text.strip_prefix(APR1) {
+            let (salt, sum) = rest.split_once('$').context("a hash has no salt")?;
+            ensure!(sum.len() == 22, "a hash is too short or too long");
+            let (salt, sum) = (salt.into(), sum.into());
+            return Ok(Self::Apr1 { salt, sum });
+        }
+        if let Some(sum) = text.strip_prefix(SHA1) {
+            let sum = STANDARD.decode(sum).context("a hash is not base 64")?;
+            return Ok(Self::Sha1(sum));
+        }
+        if starts(&["$5$", "$6$"]) {
+            sha_crypt::PasswordHash::new(text).map_err(|error| anyhow::anyhow!("{error}"))?;
+            return Ok(Self::ShaCrypt(text.into()));
+        }
+        bail!("a hash is none of bcrypt, apr1, SHA-1 and SHA-crypt")
+    }
+
+    /// Whether it is this password's. Takes long, on purpose.
+    pub(super) fn is_of(&self, password: &str) -> bool {
+        match self {
+            Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            Self::Apr1 { salt, sum } => {
+                let found = apr1(password.as_bytes(), salt.as_bytes());
+                verify_slices_are_equal(found.as_bytes(), sum.as_bytes()).is_ok()
+            }
+            Self::Sha1(sum) => {
+                let found = digest(&SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
+                verify_slices_are_equal(found.as_ref(), sum).is_ok()
+            }
+            Self::ShaCrypt(hash) => {
+                let hasher = ShaCrypt::default();
+                hasher
+                    .verify_password(password.as_bytes(), hash.as_str())
+                    .is_ok()
+            }
+        }
+    }
+}
+
+/// Apache's variant of `crypt` with MD5 (`apr_md5_encode`): password and salt stirred a thousand
+/// times, in an order that depends on the length of the password and the number of the round.
+fn apr1(password: &[u8], salt: &[u8]) -> String {
+    let salt = salt.get(..8).unwrap_or(salt);
+    let mut sum = md5(&[password, salt, password]);
+    let mut first = Md5::new();
+    first.update(password);
+    first.update(APR1);
+    first.update(salt);
+    for chunk in password.chunks(sum.len()) {
+        first.update(sum.get(..chunk.len()).unwrap_or_default());
+    }
+    let mut length = password.len();
+    while length > 0 {
+        match length % 2 {
+            1 => first.update([0]),
+            _ => first.update(password.get(..1).unwrap_or_default()),
+        }
+        length /= 2;
+    }
+    sum = first.finalize().into();
+    for round in 0..APR1_ROUNDS {
+        let (front, back): (&[u8], &[u8]) = match round % 2 {
+            1 => (password, &sum),
+            _ => (&sum, password),
+        };
+        let salt = if round % 3 == 0 { &[] } else { salt };
+        let middle = if round % 7 == 0 { &[] } else { password };
+        sum = md5(&[front, salt, middle, back]);
+    }
+    encoded(&sum)
+}
+
+fn md5(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Md5::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// Three bytes at a time, lowest digit first, in the order that `crypt` takes them in.
+fn encoded(sum: &[u8; 16]) -> String {
+    const ORDER: [[usize; 3]; 5] = [[0, 6, 12], [1, 7, 13], [2, 8, 14], [3, 9, 15], [4, 10, 5]];
+    let mut out = String::new();
+    let mut push = |mut bits: u32, digits: usize| {
+        for _ in 0..digits {
+            out.push(char::from(DIGITS[(bits % 64) as usize]));
+            bits /= 64;
+        }
+    };
+    for [high, middle, low] in ORDER {
+        let bytes = [0, sum[high], sum[middle], sum[low]];
+        push(u32::from_be_bytes(bytes), 4);
+    }
+    push(sum[11].into(), 2);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hash;
+
+    /// Of the password `secret`, made by `openssl passwd` and `crypt`.
+    const HASHES: [&str; 5] = [
+        "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/",
+        "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
+        "$5$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.",
+        "$6$abcdefgh$ltjgWl6579NluT/Vi1nwEvcil.G5Nbc4NiXZaNGStk8PSwGfQv72N2CKPPrVACtLtip/cZ/1GM/O6IND4WQhG.",
+        "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW",
+    ];
+
+    #[test]
+    fn l60_auth_hashes_of_every_kind_are_of_their_password_alone() {
+        for text in HASHES {
+            let hash = Hash::parse(text.as_bytes()).unwrap();
+            assert!(hash.is_of("secret"), "{text}");
+            for other in ["", "Secret", "secret ", "secre"] {
+                assert!(!hash.is_of(other), "{text}: `{other}`");
+            }
+        }
+        let long = "$apr1$abcdefgh$9wNjZP6hfPqE9ZxqFGA2A/";
+        let long = Hash::parse(long.as_bytes()).unwrap();
+        assert!(long.is_of("a longer password of many characters"));
+        for text in [
+            "",
+            "secret",
+            "{PLAIN}secret",
+            "$1$a$b",
+            "$2y$05$short",
+            "$apr1$a",
+            "$6$",
+        ] {
+            assert!(Hash::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

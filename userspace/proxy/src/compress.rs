@@ -1,0 +1,215 @@
+//! Compressed responses (RFC 9110, 8.4), for clients that accept them.
+
+use std::{convert::Infallible, future::ready};
+
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
+use tower::{Service, ServiceExt, service_fn};
+use tower_http::{
+    CompressionLevel,
+    compression::{Compression, Predicate, predicate::SizeAbove},
+};
+
+use crate::Body;
+
+/// Responses below this many bytes gain nothing.
+const MIN_SIZE: u64 = 256;
+/// Types besides `text/…` that are not compressed already.
+const TYPES: [&str; 12] = [
+    "application/javascript",
+    "application/json",
+    "application/ld+json",
+    "application/manifest+json",
+    "application/rss+xml",
+    "application/vnd.ms-fontobject",
+    "application/wasm",
+    "application/xhtml+xml",
+    "application/xml",
+    "application/x-javascript",
+    "font/opentype",
+    "image/svg+xml",
+];
+
+/// What of a request says how it may be answered.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    method: Method,
+    encodings: Option<HeaderValue>,
+}
+
+impl Accepted {
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
+        Self {
+            method: method.clone(),
+            encodings: headers.get(header::ACCEPT_ENCODING).cloned(),
+        }
+    }
+}
+
+/// Compresses a response with zstd, brotli or gzip, if that is wanted and gains something.
+pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Response<Body> {
+    let Some(encodings) = accepted
+        .encodings
+        .filter(|_| accepted.method != Method::HEAD)
+    else {
+        return response;
+    };
+    let mut request = Request::new(());
+    request
+        .headers_mut()
+        .insert(header::ACCEPT_ENCODING, encodings);
+    let mut response = Some(response);
+    let once = service_fn(move |_request| {
+        let response = response
+            .take()
+            .unwrap_or_else(|| Response::new(Body::empty()));
+        ready(Ok::<_, Infallible>(response))
+    });
+    let mut layer = Compression::new(once)
+        .no_deflate()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(MIN_SIZE).and(is_compressible));
+    let Ok(service) = layer.ready().await;
+    let Ok(response) = service.call(request).await;
+    let mut response = response.map(Body::boxed);
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        weaken(response.headers_mut());
+    }
+    response
+}
+
+fn is_compressible(
+    status: StatusCode,
+    _version: Version,
+    headers: &HeaderMap,
+    _extensions: &Extensions,
+) -> bool {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
+    let kind = text(header::CONTENT_TYPE)
+        .split(';')
+        .next()
+        .unwrap_or_default();
+    let kind = kind.trim().to_ascii_lowercase();
+    // Events are to arrive one by one.
+    let is_text = kind.starts_with("text/") && kind != "text/event-stream";
+    let is_whole = status != StatusCode::PARTIAL_CONTENT && status != StatusCode::NO_CONTENT;
+    is_whole
+        && (is_text || TYPES.contains(&kind.as_str()))
+        && !text(header::CACHE_CONTROL).contains("no-transform")
+}
+
+/// Other bytes than the backend's: its tag names them no more byte for byte (RFC 9110, 8.8.1).
+fn weaken(headers: &mut HeaderMap) {
+    let strong = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    let weak = strong
+        .filter(|tag| tag.starts_with('"'))
+        .map(|tag| format!("W/{tag}"));
+    if let Some(Ok(weak)) = weak.map(HeaderValue::try_from) {
+        headers.insert(header::ETAG, weak);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method, Response, header};
+    use http_body_util::BodyExt;
+
+    use super::{Accepted, compress};
+    use crate::Body;
+
+    async fn answer(
+        accepts: &str,
+        method: Method,
+        fields: &[(&'static str, &str)],
+    ) -> Response<Body> {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_str(accepts).unwrap(),
+        );
+        let mut response = Response::new(Body::from("a".repeat(4096)));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, 4096.into());
+        for (name, value) in fields {
+            response
+                .headers_mut()
+                .insert(*name, HeaderValue::from_str(value).unwrap());
+        }
+        compress(Accepted::of(&method, &headers), response).await
+    }
+
+    #[tokio::test]
+    async fn l49_text_is_compressed_for_those_who_accept_it() {
+        let html = [
+            ("content-type", "text/html; charset=utf-8"),
+            ("etag", "\"1\""),
+        ];
+        for (accepts, encoding) in [
+            ("gzip, br, zstd", "zstd"),
+            ("gzip, br", "br"),
+            ("gzip;q=0.5", "gzip"),
+            ("br;q=0.1, gzip", "gzip"),
+        ] {
+            let response = answer(accepts, Method::GET, &html).await;
+            assert_eq!(
+                response.headers()["content-encoding"],
+                encoding,
+                "{accepts}"
+            );
+            assert_eq!(response.headers()["etag"], "W/\"1\"");
+            assert_eq!(response.headers()["vary"], "accept-encoding");
+            assert!(!response.headers().contains_key("content-length"));
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(body.len() < 200, "{} bytes", body.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn l49_other_answers_are_left_as_they_are() {
+        let html = ("content-type", "text/html");
+        for (accepts, method, fields) in [
+            ("identity", Method::GET, vec![html]),
+            ("gzip;q=0", Method::GET, vec![html]),
+            ("gzip", Method::HEAD, vec![html]),
+            ("gzip", Method::GET, vec![("content-type", "image/png")]),
+            (
+                "gzip",
+                Method::GET,
+                vec![("content-type", "text/event-stream")],
+            ),
+            (
+                "gzip",
+                Method::GET,
+                vec![("content-type", "application/grpc")],
+            ),
+            ("gzip", Method::GET, vec![html, ("content-encoding", "br")]),
+            (
+                "gzip",
+                Method::GET,
+                vec![html, ("cache-control", "private, no-transform")],
+            ),
+        ] {
+            let response = answer(accepts, method, &fields).await;
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body.len(), 4096, "{accepts} {fields:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn l49_small_answers_gain_nothing() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        let mut response = Response::new(Body::from("a".repeat(100)));
+        let html = HeaderValue::from_static("text/html");
+        response.headers_mut().insert(header::CONTENT_TYPE, html);
+        let response = compress(Accepted::of(&Method::GET, &headers), response).await;
+        assert!(!response.headers().contains_key("content-encoding"));
+    }
+}

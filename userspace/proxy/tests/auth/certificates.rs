@@ -1,0 +1,202 @@
+//! Client certificates.
+
+use headgate_model::{
+    NamespacedName,
+    ingress::{Auth, ClientCertificates, Pattern, Verify},
+};
+use http_body_util::Empty;
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+
+use crate::setup::{Authority, HOSTS, Identity, Setup, params, request, told};
+
+fn rule(authority: &Authority, verify: Verify) -> ClientCertificates {
+    ClientCertificates {
+        secret: NamespacedName::new("shop", "ca"),
+        authorities: authority.pem.clone(),
+        revoked: None,
+        verify,
+        depth: 1,
+        name: None,
+        is_passed: false,
+        error_page: None,
+    }
+}
+
+async fn setup(rule: ClientCertificates) -> Setup {
+    Setup::new(Auth::Certificate(rule)).await
+}
+
+async fn status(setup: &Setup, identity: Option<&Identity>) -> u16 {
+    let asked = request("/").body(Empty::new()).unwrap();
+    let response = setup.send(HOSTS[0], identity, asked).await;
+    response.status().as_u16()
+}
+
+#[tokio::test]
+async fn l63_auth_certificate_of_an_authority_is_needed() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("ours"));
+    let between = ours.intermediate("between");
+    let deeper = between.intermediate("deeper");
+    let mut old = params("old");
+    old.not_after = date_time_ymd(2001, 1, 1);
+    let mut rule = rule(&ours, Verify::Required);
+    rule.is_passed = true;
+    let setup = setup(rule).await;
+    for (why, identity, expected) in [
+        ("none", None, 400),
+        ("ours", Some(ours.identity("ada", &[])), 200),
+        (
+            "another authority of the name",
+            Some(other.identity("ada", &[])),
+            400,
+        ),
+        (
+            "one between",
+            Some(between.identity("ada", &[&between])),
+            200,
+        ),
+        (
+            "one between is missing",
+            Some(between.identity("ada", &[])),
+            400,
+        ),
+        (
+            "the authority itself is shown",
+            Some(between.identity("ada", &[&between, &ours])),
+            200,
+        ),
+        (
+            "too many between",
+            Some(deeper.identity("ada", &[&deeper, &between])),
+            400,
+        ),
+        ("over", Some(ours.sign(old, &[])), 400),
+    ] {
+        assert_eq!(status(&setup, identity.as_ref()).await, expected, "{why}");
+    }
+    assert_eq!(setup.hits(), 3, "nobody else came through");
+
+    let forged = request("/")
+        .header("ssl-client-verify", "SUCCESS")
+        .header("ssl_client_subject_dn", "CN=root");
+    let ada = ours.identity("ada", &[]);
+    let response = setup
+        .send(HOSTS[0], Some(&ada), forged.body(Empty::new()).unwrap())
+        .await;
+    let told = told(&response);
+    assert_eq!(told["ssl-client-verify"], "SUCCESS");
+    assert_eq!(told["ssl-client-subject-dn"], "CN=ada,O=Shop\\, Inc.");
+    assert_eq!(told["ssl-client-issuer-dn"], "CN=ours,O=Shop\\, Inc.");
+    assert!(told["ssl-client-cert"].starts_with("%2D%2D%2D%2D%2DBEGIN%20CERTIFICATE"));
+    assert!(!told.contains_key("ssl_client_subject_dn"));
+    assert_eq!(
+        setup.plain(request("/")).await.status(),
+        400,
+        "nothing is proven without TLS"
+    );
+}
+
+#[tokio::test]
+async fn l63_auth_certificate_for_one_host_is_none_for_another() {
+    let ours = Authority::new("ours");
+    let setup = setup(rule(&ours, Verify::Required)).await;
+    let ada = ours.identity("ada", &[]);
+    // The handshake was with a host that demands nothing.
+    let asked = request("/").body(Empty::new()).unwrap();
+    let response = setup.send(HOSTS[1], Some(&ada), asked).await;
+    assert_eq!(response.status(), 421);
+    assert_eq!(setup.hits(), 0);
+    let open = http::Request::get("/").header("host", HOSTS[1]);
+    assert_eq!(setup.get(open).await.status(), 200);
+}
+
+#[tokio::test]
+async fn l63_auth_optional_certificates_are_told_about() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let (ada, eve) = (ours.identity("ada", &[]), other.identity("eve", &[]));
+    for (verify, cases) in [
+        (
+            Verify::Optional,
+            [
+                (None, Some("NONE")),
+                (Some(&ada), Some("SUCCESS")),
+                (Some(&eve), None),
+            ],
+        ),
+        (
+            Verify::AnyAuthority,
+            [
+                (None, Some("NONE")),
+                (Some(&ada), Some("SUCCESS")),
+                (Some(&eve), Some("FAILED")),
+            ],
+        ),
+    ] {
+        let setup = setup(rule(&ours, verify)).await;
+        for (identity, expected) in cases {
+            let asked = request("/").body(Empty::new()).unwrap();
+            let response = setup.send(HOSTS[0], identity, asked).await;
+            let Some(expected) = expected else {
+                assert_eq!(response.status(), 400);
+                continue;
+            };
+            let told = told(&response);
+            assert!(told["ssl-client-verify"].starts_with(expected), "{told:?}");
+            assert_eq!(
+                told.contains_key("ssl-client-subject-dn"),
+                identity.is_some()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn l63_auth_common_name_is_the_wanted_one() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    for verify in [Verify::Required, Verify::AnyAuthority] {
+        let mut rule = rule(&ours, verify);
+        rule.name = Some(Pattern::whole("ada|bob").unwrap());
+        let setup = setup(rule).await;
+        assert_eq!(status(&setup, Some(&ours.identity("ada", &[]))).await, 200);
+        assert_eq!(status(&setup, Some(&ours.identity("ada2", &[]))).await, 403);
+        let forged = other.identity("ada", &[]);
+        let expected = if verify == Verify::Required { 400 } else { 403 };
+        assert_eq!(status(&setup, Some(&forged)).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn l63_auth_certificates_that_were_taken_back_are_not_good() {
+    let ours = Authority::new("ours");
+    let mut params = params("ada");
+    params.serial_number = Some(SerialNumber::from(7));
+    let ada = ours.sign(params, &[]);
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(2999, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: SerialNumber::from(7),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&ours.issuer).unwrap();
+    let mut rule = rule(&ours, Verify::Required);
+    assert_eq!(status(&setup(rule.clone()).await, Some(&ada)).await, 200);
+    rule.revoked = Some(list.pem().unwrap().into());
+    rule.error_page = Some("https://help.example/".into());
+    let setup = setup(rule).await;
+    assert_eq!(status(&setup, Some(&ours.identity("bob", &[]))).await, 200);
+    assert_eq!(
+        status(&setup, Some(&ada)).await,
+        302,
+        "to the page that says so"
+    );
+    assert_eq!(setup.hits(), 1);
+}

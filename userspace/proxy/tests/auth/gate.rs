@@ -1,0 +1,205 @@
+//! The gate stands before everything else.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use axum::{Json, Router};
+use headgate_model::{
+    NamespacedName,
+    ingress::{
+        ApiKey, Auth, Basic, Claims, Cors, Hidden, Introspection, Mirror, Policy, Redirect, Routes,
+        Server, UpstreamKey,
+    },
+};
+use http::Request;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::setup::{HOSTS, Setup, request, told};
+
+fn key() -> Auth {
+    Auth::ApiKey(ApiKey {
+        header: "x-api-key".into(),
+        query: None,
+        consumers: [("ada".into(), Hidden("right".into()))].into(),
+    })
+}
+
+fn guarded() -> Policy {
+    Policy {
+        auth: vec![key()],
+        ..Policy::default()
+    }
+}
+
+#[tokio::test]
+async fn l71_auth_headers_of_clients_do_not_reach_backends() {
+    let setup = Setup::new(key()).await;
+    let spellings = [
+        "x-auth-user",
+        "X_Auth_User",
+        "x-auth_user",
+        "x-consumer",
+        "X_CONSUMER",
+    ];
+    let asked = spellings
+        .into_iter()
+        .fold(request("/"), |asked, name| asked.header(name, "root"));
+    let response = setup.get(asked.header("x-api-key", "right")).await;
+    let told = told(&response);
+    assert!(!told.values().any(|value| value == "root"), "{told:?}");
+    assert_eq!(
+        (&*told["x-auth-user"], &*told["x-consumer"]),
+        ("ada", "ada")
+    );
+    assert!(!told.contains_key("x-api-key"));
+}
+
+#[tokio::test]
+async fn l67_auth_answers_of_an_issuer_hold_over_new_routes() {
+    let questions = Arc::<AtomicUsize>::default();
+    let count = questions.clone();
+    let issuer = Router::new().fallback(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Json(json!({"active": true, "sub": "ada"})) }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, issuer).await });
+    let setup = Setup::new(Auth::Introspection(Introspection {
+        server: Server {
+            url,
+            authorities: None,
+        },
+        client_id: "shop".into(),
+        client_secret: Hidden("secret".into()),
+        scopes: Vec::new(),
+        claims: Claims::default(),
+    }));
+    let setup = setup.await;
+    for _ in 0..3 {
+        let asked = request("/").header("authorization", "Bearer token");
+        assert_eq!(setup.get(asked).await.status(), 200);
+        setup.serve_again();
+    }
+    assert_eq!(questions.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn l72_auth_that_is_closed_never_reaches_the_backend() {
+    let closed = Policy {
+        closed: Some("why".into()),
+        ..Policy::default()
+    };
+    let broken = Policy {
+        auth: vec![Auth::Basic(Basic {
+            realm: "r".into(),
+            users: [("ada".into(), Hidden("plain".into()))].into(),
+        })],
+        ..Policy::default()
+    };
+    for (policy, refusals) in [(closed, 0), (broken, 1)] {
+        let setup = Setup::with(policy, Routes::default()).await;
+        assert_eq!(setup.refusals, refusals);
+        for asked in [
+            request("/"),
+            request("/").header("authorization", "Basic YWRhOnBsYWlu"),
+        ] {
+            assert_eq!(setup.get(asked).await.status(), 503);
+        }
+        assert_eq!(setup.hits(), 0);
+        let open = Request::get("/").header("host", HOSTS[1]);
+        assert_eq!(
+            setup.get(open).await.status(),
+            200,
+            "others are as they were"
+        );
+    }
+}
+
+#[tokio::test]
+async fn l73_auth_comes_before_redirects_and_large_bodies() {
+    let redirect = Policy {
+        redirect: Some(Redirect {
+            location: "https://else.example/".into(),
+            code: 301,
+        }),
+        ..guarded()
+    };
+    let root = Policy {
+        app_root: Some("/secret-place".into()),
+        ..guarded()
+    };
+    for policy in [redirect, root] {
+        let setup = Setup::with(policy, Routes::default()).await;
+        let denied = setup.get(request("/")).await;
+        assert_eq!(denied.status(), 401);
+        assert!(!denied.headers().contains_key("location"));
+        let sent = setup.get(request("/").header("x-api-key", "right")).await;
+        assert!(sent.status().is_redirection());
+    }
+    let setup = Setup::with(guarded(), Routes::default()).await;
+    let large = request("/").header("content-length", "999999999");
+    assert_eq!(setup.get(large).await.status(), 401);
+}
+
+#[tokio::test]
+async fn l73_auth_comes_before_mirrors() {
+    let upstream = UpstreamKey {
+        service: NamespacedName::new("shop", "copy"),
+        port: 80,
+        policy: Default::default(),
+    };
+    let policy = Policy {
+        mirror: Some(Mirror {
+            upstream,
+            percent: 100,
+        }),
+        ..guarded()
+    };
+    let setup = Setup::with(policy, Routes::default()).await;
+    for _ in 0..5 {
+        assert_eq!(setup.get(request("/")).await.status(), 401);
+    }
+    let right = request("/").header("x-api-key", "right");
+    assert_eq!(setup.get(right).await.status(), 200);
+    // The copy may be slower than the answer.
+    while setup.hits() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(setup.hits(), 2, "the request and its copy");
+}
+
+#[tokio::test]
+async fn l73_auth_is_not_asked_of_preflights_and_plain_http_that_is_redirected() {
+    let policy = Policy {
+        to_https: true,
+        cors: Some(Cors {
+            origins: Vec::new(),
+            methods: "GET".into(),
+            headers: "X-API-Key".into(),
+            expose: None,
+            credentials: false,
+            max_age_s: 1,
+        }),
+        ..guarded()
+    };
+    let setup = Setup::with(policy, Routes::default()).await;
+    assert_eq!(setup.plain(request("/")).await.status(), 308);
+    let preflight = request("/")
+        .method("OPTIONS")
+        .header("origin", "https://a.example")
+        .header("access-control-request-method", "GET");
+    assert_eq!(setup.get(preflight).await.status(), 204);
+    let denied = setup
+        .get(request("/").header("origin", "https://a.example"))
+        .await;
+    assert_eq!(denied.status(), 401);
+    assert!(
+        denied.headers().contains_key("access-control-allow-origin"),
+        "scripts can read why"
+    );
+    assert_eq!(setup.hits(), 0);
+}

@@ -1,0 +1,188 @@
+//! A backend that takes nothing but what the standard has, and writes down what reaches it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+/// A request as it came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) target: String,
+    /// Names in lower case.
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// Whether it came to its end.
+    pub(crate) is_whole: bool,
+}
+
+impl Seen {
+    /// Values of a field.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        let fields = self.fields.iter().filter(|(key, _)| key == name);
+        fields.map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+/// A backend. It answers `/hold` when it is let go, `/switch` with 101, `/large` with a mebibyte, and
+/// the rest at once.
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    open: Arc<()>,
+    pub(crate) let_go: Arc<Notify>,
+}
+
+impl Backend {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = Self {
+            address: listener.local_addr().unwrap(),
+            seen: Arc::default(),
+            open: Arc::default(),
+            let_go: Arc::default(),
+        };
+        let (seen, open, let_go) = (
+            backend.seen.clone(),
+            backend.open.clone(),
+            backend.let_go.clone(),
+        );
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, open, let_go) = (seen.clone(), open.clone(), let_go.clone());
+                tokio::spawn(async move {
+                    // Requests that break off are part of these tests.
+                    drop(serve(stream, &seen, &let_go).await);
+                    drop(open);
+                });
+            }
+        });
+        backend
+    }
+
+    /// What came so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Targets of what came so far.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.target).collect()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.seen.lock().unwrap().clear();
+    }
+
+    /// Connections right now.
+    pub(crate) fn open(&self) -> usize {
+        // The backend's own, and the one of the task that accepts.
+        Arc::strong_count(&self.open) - 2
+    }
+}
+
+async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, let_go: &Notify) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let Some(head) = head(&mut stream).await? else {
+            return Ok(());
+        };
+        let place = {
+            let mut all = all.lock().unwrap();
+            all.push(head.clone());
+            all.len() - 1
+        };
+        let body = body(&head, &mut stream).await?;
+        if let Some(seen) = all.lock().unwrap().get_mut(place) {
+            (seen.body, seen.is_whole) = (body, true);
+        }
+        if head.target.starts_with("/hold") {
+            let_go.notified().await;
+        }
+        if head.target.starts_with("/switch") {
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                Upgrade: websocket\r\n\r\n";
+            stream.write_all(switch).await?;
+            loop {
+                let byte = stream.read_u8().await?;
+                stream.write_u8(byte.to_ascii_uppercase()).await?;
+            }
+        }
+        let body = match head.target.starts_with("/large") {
+            true => "x".repeat(1 << 20),
+            false => "ok\n".into(),
+        };
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// A line that ends as the standard says.
+async fn line(stream: &mut BufReader<TcpStream>) -> std::io::Result<String> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n") {
+        bytes.push(stream.read_u8().await?);
+    }
+    bytes.truncate(bytes.len() - 2);
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(!text.contains(['\r', '\n', '\0']), "{text:?}");
+    Ok(text)
+}
+
+async fn head(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>> {
+    let Ok(first) = line(stream).await else {
+        return Ok(None);
+    };
+    let words: Vec<&str> = first.split(' ').collect();
+    let [_, target, "HTTP/1.1"] = words[..] else {
+        panic!("no request line: {first:?}");
+    };
+    let mut seen = Seen {
+        target: target.into(),
+        ..Seen::default()
+    };
+    loop {
+        let line = line(stream).await?;
+        if line.is_empty() {
+            return Ok(Some(seen));
+        }
+        let (name, value) = line.split_once(": ").unwrap();
+        seen.fields.push((name.to_ascii_lowercase(), value.into()));
+    }
+}
+
+async fn body(head: &Seen, stream: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {
+    match (
+        &head.all("content-length")[..],
+        &head.all("transfer-encoding")[..],
+    ) {
+        ([], []) => Ok(Vec::new()),
+        ([length], []) => {
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).await?;
+            Ok(body)
+        }
+        ([], ["chunked"]) => {
+            let mut body = Vec::new();
+            loop {
+                let length = usize::from_str_radix(&line(stream).await?, 16).unwrap();
+                if length == 0 {
+                    while !line(stream).await?.is_empty() {}
+                    return Ok(body);
+                }
+                let mut chunk = vec![0; length];
+                stream.read_exact(&mut chunk).await?;
+                body.extend(chunk);
+                assert_eq!(line(stream).await?, "");
+            }
+        }
+        _ => panic!("framed twice: {head:?}"),
+    }
+}

@@ -1,0 +1,133 @@
+//! Clients that take their time.
+
+use std::time::Duration;
+
+use headgate_proxy::Settings;
+
+use crate::{
+    client::Client,
+    frames::{self, ACK, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, SETTINGS, frame},
+    setup::{Setup, objects, until},
+};
+
+/// As short as a busy machine allows.
+async fn impatient() -> Setup {
+    let settings = Settings {
+        head_timeout: Duration::from_secs(1),
+        body_timeout: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    Setup::with(settings, &objects(&[])).await
+}
+
+#[tokio::test]
+async fn l83_a_head_that_does_not_end_is_not_waited_for() {
+    let setup = impatient().await;
+    let mut clients = Vec::new();
+    for begin in [
+        "",
+        "P",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n",
+        "G",
+        "GET /a HTTP/1.1\r\n",
+        "GET /a HTTP/1.1\r\nHost: a.test\r\nX: y",
+    ] {
+        let mut client = Client::connect(setup.http).await;
+        client.send(begin).await;
+        clients.push(client);
+    }
+    clients.push(Client::connect(setup.https).await);
+    for mut client in clients {
+        client.rest().await;
+    }
+    assert_eq!(setup.web.targets(), [""; 0]);
+    setup.serves_others().await;
+}
+
+/// Bytes that come, but slowly, do not make the head's time longer.
+#[tokio::test]
+async fn l83_a_head_that_trickles_is_not_waited_for() {
+    let setup = impatient().await;
+    let (mut reader, mut writer) = Client::connect(setup.http).await.0.into_split();
+    let trickle = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let head = b"GET /a HTTP/1.1\r\nHost: a.test\r\n";
+        let mut is_open = writer.write_all(head).await.is_ok();
+        while is_open {
+            is_open = writer.write_all(b"X: y\r\n").await.is_ok();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut answer);
+    let read = tokio::time::timeout(crate::client::LONGEST, read).await;
+    drop(read.expect("the connection is still open"));
+    trickle.abort();
+    assert_eq!(setup.web.targets(), [""; 0]);
+}
+
+/// The endpoint is let go, and not blamed.
+#[tokio::test]
+async fn l83_a_body_that_stalls_gives_its_endpoint_back() {
+    let setup = impatient().await;
+    for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        let mut client = Client::connect(setup.http).await;
+        let head = format!("POST /a HTTP/1.1\r\nHost: a.test\r\n{framing}\r\n\r\n");
+        client.send(format!("{head}3\r\nabc\r\n")).await;
+        until("the request", || setup.web.targets() == ["/a"]).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        until("the endpoint is free", || setup.web.open() == 0).await;
+        assert!(!setup.web.seen()[0].is_whole);
+        setup.web.forget();
+    }
+    let states = setup.proxy.upstreams();
+    let endpoints = states.iter().flat_map(|state| &state.endpoints);
+    assert!(endpoints.clone().count() > 0);
+    assert!(
+        endpoints.into_iter().all(|endpoint| endpoint.failures == 0),
+        "{states:?}"
+    );
+}
+
+/// The client may be silent as long as the endpoint works on what it has.
+#[tokio::test]
+async fn l83_a_client_that_waits_is_not_late() {
+    let setup = impatient().await;
+    let mut client = Client::connect(setup.http).await;
+    client
+        .send("POST /hold HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc")
+        .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    setup.web.let_go.notify_one();
+    let answer = client.until("ok\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(!answer.contains("connection: close"), "{answer}");
+}
+
+#[tokio::test]
+async fn l83_connections_without_requests_end() {
+    let setup = impatient().await;
+    let mut client = Client::connect(setup.http).await;
+    client.send("GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 200 "));
+
+    // One that answers every ping, and had a request.
+    let mut client = frames::connect(setup.http).await;
+    client.send(frame(SETTINGS, ACK, 0, &[])).await;
+    let request = frames::request("GET", "/a", &[]);
+    client
+        .send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &request))
+        .await;
+    let mut kinds = Vec::new();
+    while let Some((kind, flags, _, payload)) = frames::next(&mut client).await {
+        if kind == PING && flags & ACK == 0 {
+            client.send(frame(PING, ACK, 0, &payload)).await;
+        }
+        kinds.push(kind);
+    }
+    assert!(
+        kinds.contains(&HEADERS) && kinds.contains(&GOAWAY),
+        "{kinds:?}"
+    );
+}
