@@ -1,0 +1,332 @@
+//! The L7 proxy beside nginx and haproxy: each alone on one CPU, load and backend on another, rounds
+//! interleaved. Prints medians over the rounds, and ratios; absolute figures are this machine's.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use headgate_netns::{Certificate, Netns, Process, binary, get};
+
+#[derive(Parser)]
+struct Options {
+    /// Fewer and shorter rounds
+    #[arg(long)]
+    quick: bool,
+    /// Runs only loads whose name contains this
+    name: Option<String>,
+}
+
+const NAME: &str = "hgbench";
+/// Where everything is, inside the namespace.
+const ADDRESS: &str = "10.99.0.1";
+const BACKEND: u16 = 9000;
+/// The proxies, with their ports for HTTP and HTTPS; the first is ours.
+const PROXIES: [(&str, u16, u16); 3] = [
+    ("headgate", 8080, 8443),
+    ("nginx", 8081, 8444),
+    ("haproxy", 8082, 8445),
+];
+/// One tick of `/proc/PID/stat`.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A kind of load: its name, and the command for seconds and port.
+type Load = (&'static str, bool, fn(u64) -> Vec<String>);
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(String::from).collect()
+}
+
+const LOADS: [Load; 5] = [
+    ("H1, 32 connections kept", false, |seconds| {
+        words(&format!("wrk -t1 -c32 -d{seconds}s"))
+    }),
+    ("H1, 256 connections kept", false, |seconds| {
+        words(&format!("wrk -t1 -c256 -d{seconds}s"))
+    }),
+    ("H1, a connection per request", false, |seconds| {
+        words(&format!("wrk -t1 -c64 -d{seconds}s -H Connection:close"))
+    }),
+    ("TLS, a handshake per request", true, |seconds| {
+        words(&format!("wrk -t1 -c64 -d{seconds}s -H Connection:close"))
+    }),
+    ("H2 over TLS, 16 x 10 streams", true, |seconds| {
+        words(&format!("h2load -t1 -c16 -m10 -D{seconds}"))
+    }),
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let (rounds, seconds) = if options.quick { (3, 2) } else { (7, 5) };
+    let folder = tempfile::tempdir()?;
+    let netns = Netns::new(NAME)?;
+    netns.batch(&format!(
+        "link add hg0 type dummy\nlink set hg0 up\naddress add {ADDRESS}/32 dev hg0"
+    ))?;
+    let _backend = nginx(&netns, folder.path(), "backend", 1, &backend())?;
+    let certificate = Certificate::new(&["bench.example.com"])?;
+    let pem = folder.path().join("tls.pem");
+    fs::write(&pem, format!("{}{}", certificate.chain, certificate.key))?;
+    let proxies = [
+        headgate(&netns, folder.path(), &certificate)?,
+        nginx(&netns, folder.path(), "proxy", 0, &nginx_proxy(&pem))?,
+        haproxy(&netns, folder.path(), &pem)?,
+    ];
+    for (name, port, _) in PROXIES {
+        ready(&netns, port).with_context(|| format!("{name} does not answer"))?;
+    }
+    println!("{}", machine()?);
+    println!("{rounds} rounds of {seconds} s each; median (least to most)");
+    for (load, is_tls, command) in LOADS {
+        if !options
+            .name
+            .as_ref()
+            .is_none_or(|name| load.contains(name.as_str()))
+        {
+            continue;
+        }
+        let mut results: [Vec<Sample>; 3] = Default::default();
+        for _ in 0..rounds {
+            for ((proxy, process), samples) in PROXIES.iter().zip(&proxies).zip(&mut results) {
+                let url = match is_tls {
+                    true => format!("https://{ADDRESS}:{}/", proxy.2),
+                    false => format!("http://{ADDRESS}:{}/", proxy.1),
+                };
+                let sample = measure(&netns, process.id(), command(seconds), &url);
+                samples.push(sample.with_context(|| format!("{load}, {}", proxy.0))?);
+            }
+        }
+        print(load, &results);
+    }
+    Ok(())
+}
+
+/// Requests a second, and CPU time of the proxy for each.
+#[derive(Clone, Copy)]
+struct Sample {
+    rate: f64,
+    cpu_us: f64,
+}
+
+fn measure(netns: &Netns, process: u32, load: Vec<String>, url: &str) -> Result<Sample> {
+    let (before, begin) = (cpu(process)?, Instant::now());
+    let output = on_cpu(netns, 1, &load[0])
+        .args(&load[1..])
+        .arg(url)
+        .output()
+        .with_context(|| load[0].clone())?;
+    let (took, after) = (begin.elapsed(), cpu(process)?);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{load:?}: {error}{text}");
+    ensure!(!text.contains("Non-2xx"), "{text}");
+    let rate = rate(&text).with_context(|| format!("no rate in {text}"))?;
+    let requests = rate * took.as_secs_f64();
+    Ok(Sample {
+        rate,
+        cpu_us: (after - before).as_secs_f64() * 1e6 / requests,
+    })
+}
+
+/// From `Requests/sec: 123.4` of wrk or `finished in 5.00s, 123.4 req/s` of h2load.
+fn rate(text: &str) -> Option<f64> {
+    text.lines().find_map(|line| {
+        if let Some(rate) = line.strip_prefix("Requests/sec:") {
+            return rate.trim().parse().ok();
+        }
+        let (_, rest) = line.strip_prefix("finished in ")?.split_once(", ")?;
+        rest.split(' ').next()?.parse().ok()
+    })
+}
+
+/// Time that a process spent on CPUs.
+fn cpu(process: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name in parentheses may have blanks.
+    let (_, rest) = text.rsplit_once(") ").context("stat")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = |index: usize| -> Result<u32> { Ok(fields.get(index).context("stat")?.parse()?) };
+    Ok(TICK * (ticks(11)? + ticks(12)?))
+}
+
+fn print(load: &str, results: &[Vec<Sample>; 3]) {
+    let ours = results
+        .first()
+        .map(|samples| median(samples, |sample| sample.rate));
+    let ours_cpu = results
+        .first()
+        .map(|samples| median(samples, |sample| sample.cpu_us));
+    println!("\n{load}");
+    for ((name, ..), samples) in PROXIES.iter().zip(results) {
+        let (rate, least, most) = median(samples, |sample| sample.rate);
+        let (cpu, ..) = median(samples, |sample| sample.cpu_us);
+        let ratio = ours.map_or(0.0, |(ours, ..)| ours / rate);
+        let cpu_ratio = ours_cpu.map_or(0.0, |(ours, ..)| ours / cpu);
+        println!(
+            "  {name:<10} {rate:>8.0}/s ({least:.0} to {most:.0})  {cpu:>6.1} us CPU each   \
+             headgate: {ratio:.2} of its rate, {cpu_ratio:.2} of its CPU"
+        );
+    }
+}
+
+/// Median, least and most.
+fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> (f64, f64, f64) {
+    let mut values: Vec<f64> = samples.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
+    (
+        at(values.len() / 2),
+        at(0),
+        at(values.len().saturating_sub(1)),
+    )
+}
+
+fn machine() -> Result<String> {
+    let cpus = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let load = fs::read_to_string("/proc/loadavg")?;
+    Ok(format!(
+        "{}, Linux {}, load before {}",
+        model.map_or("unknown CPU", |(_, model)| model),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or_default(),
+    ))
+}
+
+fn on_cpu(netns: &Netns, cpu: u8, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = netns.command("taskset", None);
+    command.args(["-c", &cpu.to_string()]).arg(program);
+    command
+}
+
+/// Waits until a proxy answers.
+fn ready(netns: &Netns, port: u16) -> Result<()> {
+    for _ in 0..200 {
+        let asked = netns.run(move || {
+            let address = (std::net::Ipv4Addr::new(10, 99, 0, 1), port).into();
+            get(address)
+        });
+        match asked {
+            // Whatever it says: it says something.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            _ => return Ok(()),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    bail!("port {port} is refused")
+}
+
+fn nginx(netns: &Netns, folder: &Path, name: &str, cpu: u8, text: &str) -> Result<Process> {
+    let file: PathBuf = folder.join(format!("{name}.conf"));
+    let head = "daemon off; master_process off; worker_processes 1; error_log stderr crit;\n\
+                events { worker_connections 8192; }\n";
+    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {}/{name}-{kind};", folder.display()));
+    let http = format!("http {{ access_log off; {}\n{text} }}\n", paths.join(" "));
+    let pid = format!("pid {}/{name}.pid;\n", folder.display());
+    fs::write(&file, format!("{head}{pid}{http}"))?;
+    let mut command = on_cpu(netns, cpu, "nginx");
+    command.arg("-c").arg(file);
+    Process::spawn(command)
+}
+
+fn backend() -> String {
+    format!(
+        "keepalive_requests 1000000000; default_type text/plain;\n\
+         server {{ listen {ADDRESS}:{BACKEND} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
+    )
+}
+
+fn nginx_proxy(pem: &Path) -> String {
+    let (_, http, https) = PROXIES[1];
+    let pem = pem.display();
+    format!(
+        "keepalive_requests 1000000000;\n\
+         upstream be {{ server {ADDRESS}:{BACKEND}; keepalive 256; keepalive_requests 1000000000; }}\n\
+         server {{ listen {ADDRESS}:{http} backlog=4096; listen {ADDRESS}:{https} ssl http2 backlog=4096;\n\
+         http2_max_requests 1000000000; ssl_certificate {pem}; ssl_certificate_key {pem};\n\
+         ssl_protocols TLSv1.2 TLSv1.3;\n\
+         location / {{ proxy_pass http://be; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;\n\
+         proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $host;\n\
+         proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;\n\
+         proxy_set_header X-Request-Id $request_id; }} }}"
+    )
+}
+
+fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
+    let (_, http, https) = PROXIES[2];
+    let file = folder.join("haproxy.cfg");
+    let text = format!(
+        "global\n  nbthread 1\n  maxconn 8192\n\
+         defaults\n  mode http\n  http-reuse always\n  option forwardfor\n\
+         \x20 timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
+         frontend f\n  bind {ADDRESS}:{http} backlog 4096\n\
+         \x20 bind {ADDRESS}:{https} ssl crt {} alpn h2,http/1.1 backlog 4096\n\
+         \x20 http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]\n\
+         \x20 http-request set-header X-Forwarded-Host %[req.hdr(host)]\n\
+         \x20 http-request set-header X-Forwarded-Port %[dst_port]\n\
+         \x20 http-request set-header X-Real-IP %[src]\n\
+         \x20 http-request set-header X-Request-Id %[uuid]\n\
+         \x20 default_backend b\n\
+         backend b\n  server s {ADDRESS}:{BACKEND}\n",
+        pem.display()
+    );
+    fs::write(&file, text)?;
+    let mut command = on_cpu(netns, 0, "haproxy");
+    command.arg("-f").arg(file);
+    Process::spawn(command)
+}
+
+fn headgate(netns: &Netns, folder: &Path, certificate: &Certificate) -> Result<Process> {
+    let (_, http, https) = PROXIES[0];
+    let manifests = folder.join("manifests");
+    fs::create_dir(&manifests)?;
+    fs::write(manifests.join("secret.yaml"), certificate.secret("tls"))?;
+    fs::write(
+        manifests.join("bench.yaml"),
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {{name: headgate}},\n\
+             spec: {{controller: headgate.io/ingress}}}}\n---\n\
+             {{apiVersion: networking.k8s.io/v1, kind: Ingress,\n\
+             metadata: {{name: bench, annotations: {{headgate.io/ssl-redirect: 'false'}}}},\n\
+             spec: {{ingressClassName: headgate, tls: [{{secretName: tls}}],\n\
+             rules: [{{http: {{paths: [{{path: /, pathType: Prefix,\n\
+             backend: {{service: {{name: be, port: {{number: 80}}}}}}}}]}}}}]}}}}\n---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: be}}, spec: {{clusterIP: 10.96.0.1,\n\
+             ports: [{{port: 80}}]}}}}\n---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,\n\
+             metadata: {{name: be, labels: {{kubernetes.io/service-name: be}}}},\n\
+             ports: [{{port: {BACKEND}}}], endpoints: [{{addresses: [{ADDRESS}]}}]}}\n"
+        ),
+    )?;
+    let mut command = on_cpu(netns, 0, binary("headgate")?);
+    command
+        .args([
+            "proxy",
+            "--node-name",
+            "bench",
+            "--threads",
+            "1",
+            "--access-log",
+            "off",
+        ])
+        .args(["--bind-addresses", ADDRESS])
+        .args([
+            "--http-port",
+            &http.to_string(),
+            "--https-port",
+            &https.to_string(),
+        ])
+        .arg("--source")
+        .arg(manifests);
+    Process::start(command, "ready")
+}
