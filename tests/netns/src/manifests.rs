@@ -1,5 +1,7 @@
 //! The examples: a Service and its endpoints, and Ingresses.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::Result;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -54,8 +56,20 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one.
+    /// Makes one that lasts.
     pub fn new(hosts: &[&str]) -> Result<Self> {
+        Self::made(hosts, None)
+    }
+
+    /// Makes one that ends in so many days, or ended before so many.
+    pub fn ending(hosts: &[&str], days: i64) -> Result<Self> {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let by = DAY * u32::try_from(days.unsigned_abs())?;
+        let now = SystemTime::now();
+        Self::made(hosts, Some(if days < 0 { now - by } else { now + by }))
+    }
+
+    fn made(hosts: &[&str], end: Option<SystemTime>) -> Result<Self> {
         let mut authority = CertificateParams::new(Vec::new())?;
         let name = &mut authority.distinguished_name;
         name.push(DnType::CommonName, "authority of the tests");
@@ -63,7 +77,11 @@ impl Certificate {
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).into()).collect();
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(hosts)?.signed_by(&key, &authority)?;
+        let mut certificate = CertificateParams::new(hosts)?;
+        if let Some(end) = end {
+            certificate.not_after = end.into();
+        }
+        let certificate = certificate.signed_by(&key, &authority)?;
         Ok(Self {
             authority: authority.pem(),
             chain: certificate.pem(),

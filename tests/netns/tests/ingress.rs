@@ -6,8 +6,6 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    fs,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,33 +13,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use common::{cluster_without_agents, eventually};
-use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE, slices};
+use common::{API, SHOP, eventually, ingress_cluster};
+use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, slices};
 use serde_json::Value;
-
-const SHOP: &str = "shop.example.com";
-const API: &str = "api.example.com";
-
-/// A cluster of one node whose proxy serves the example, and what clients trust.
-fn ingress_cluster(name: &str, options: &[&str]) -> Option<(Cluster, PathBuf)> {
-    let mut cluster = cluster_without_agents(name, 1, 2)?;
-    let certificate = Certificate::new(&[SHOP]).unwrap();
-    let authority = cluster.manifests().with_file_name("authority.pem");
-    fs::write(&authority, &certificate.authority).unwrap();
-    cluster.write("web.yaml", SERVICE).unwrap();
-    cluster
-        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
-        .unwrap();
-    cluster
-        .write("secret.yaml", &certificate.secret("shop-tls"))
-        .unwrap();
-    cluster.write("ingress.yaml", INGRESSES).unwrap();
-    cluster
-        .start_agent_with(0, &["--proxy-user", PROXY_USER])
-        .unwrap();
-    cluster.start_proxy(0, options).unwrap();
-    Some((cluster, authority))
-}
 
 /// Status, headers and body.
 #[derive(Debug)]

@@ -11,10 +11,11 @@ use std::{
 };
 
 use common::{
-    BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, on, on_node,
+    BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, ingress_cluster, on,
+    on_node,
 };
 use etherparse::PacketBuilder;
-use headgate_netns::{INGRESSES, Node, PROXY_USER, SERVICE, binary, get, http, slices, udp};
+use headgate_netns::{Node, SERVICE, binary, get, http, slices, udp};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use promql_parser::parser::{Expr, VectorSelector, parse};
 use serde_json::Value;
@@ -319,10 +320,10 @@ fn pins_that_cannot_be_read_are_named() {
 
 /// Samples by name and labels, as Prometheus reads them (OpenMetrics 1.0, text).
 fn scrape(node: &Node) -> Vec<(String, BTreeMap<String, String>, f64)> {
-    scrape_on(node, 10249)
+    scrape_at(node, 10249)
 }
 
-fn scrape_on(node: &Node, port: u16) -> Vec<(String, BTreeMap<String, String>, f64)> {
+fn scrape_at(node: &Node, port: u16) -> Vec<(String, BTreeMap<String, String>, f64)> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let (code, text) = node.netns.run(move || http(address, "/metrics").unwrap());
     assert_eq!(code, 200, "{text}");
@@ -437,18 +438,12 @@ fn selectors(expression: &Expr, see: &mut impl FnMut(&VectorSelector)) {
 
 #[test]
 fn dashboard_and_alerts_use_metrics_that_exist() {
-    let Some(mut cluster) = cluster_without_agents("names", 1, 1) else {
+    let Some((cluster, _)) = ingress_cluster("names", &[]) else {
         return;
     };
-    cluster.write("web.yaml", SERVICE).unwrap();
-    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
-    cluster.write("ingress.yaml", INGRESSES).unwrap();
-    let user = ["--proxy-user", PROXY_USER];
-    cluster.start_agent_with(0, &user).unwrap();
-    cluster.start_proxy(0, &[]).unwrap();
     let node = &cluster.nodes[0];
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (name, labels, _) in [scrape(node), scrape_on(node, 10245)].concat() {
+    for (name, labels, _) in [scrape(node), scrape_at(node, 10245)].concat() {
         let all = known.entry(name).or_default();
         all.extend(labels.into_keys());
         // Prometheus adds these.

@@ -3,25 +3,16 @@
 
 mod common;
 
-use std::{
-    fs,
-    net::{TcpStream, UdpSocket},
-    path::Path,
-    process::{Command, Output},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::net::{TcpStream, UdpSocket};
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use common::{CLUSTER_V4, cluster, cluster_without_agents, eventually, on, on_node};
-use headgate_netns::{Cluster, Netns, Node, Process, SERVICE, get, slices};
+use common::{
+    CLUSTER_V4, Traffic,
+    browser::{Browser, fetch, has_browser},
+    cluster, cluster_without_agents, eventually, on, on_node,
+};
+use headgate_netns::{Cluster, Node, SERVICE, get, slices};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const PAGE: &str = "127.0.0.1:10254";
 
@@ -35,23 +26,10 @@ fn cluster_with_page(name: &str, pods: u8) -> Option<Cluster> {
     Some(cluster)
 }
 
-fn curl(node: &Node, words: &[&str]) -> Output {
-    let mut command = node.netns.command("curl", None);
-    command.args([
-        "--silent",
-        "--noproxy",
-        "*",
-        "--globoff",
-        "--max-time",
-        "20",
-    ]);
-    command.args(words).output().unwrap()
-}
-
 /// Status code, headers and body of what the page answers.
 fn ask(node: &Node, path: &str, words: &[&str]) -> (u16, String, String) {
     let url = format!("http://{PAGE}{path}");
-    let output = curl(node, &[words, &["--include", &url]].concat());
+    let output = fetch(node, &[words, &["--include", &url]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     let code = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -63,41 +41,6 @@ fn sample(node: &Node, filter: &str) -> Value {
     assert_eq!(code, 200, "{body}");
     assert!(head.contains("content-type: application/json"), "{head}");
     serde_json::from_str(&body).unwrap()
-}
-
-/// Clients that ask again and again until this is dropped.
-struct Traffic {
-    is_over: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Traffic {
-    fn new() -> Self {
-        Self {
-            is_over: Arc::default(),
-            clients: Vec::new(),
-        }
-    }
-
-    fn from(mut self, netns: &Netns, pause_ms: u64, ask: impl Fn() + Send + 'static) -> Self {
-        let is_over = self.is_over.clone();
-        self.clients.push(netns.spawn(move || {
-            while !is_over.load(Ordering::Relaxed) {
-                ask();
-                thread::sleep(Duration::from_millis(pause_ms));
-            }
-        }));
-        self
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        for client in self.clients.drain(..) {
-            assert!(client.join().is_ok() || thread::panicking());
-        }
-    }
 }
 
 #[test]
@@ -216,7 +159,7 @@ fn page_only_reads_and_answers_to_its_own_names() {
         .iter()
         .all(|line| head.contains(line))
     };
-    let paths = ["/", "/page.css", "/page.js", "/api/sample"];
+    let paths = ["/", "/page.css", "/page.js", "/shared.js", "/api/sample"];
     for path in paths {
         for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
             let (code, head, _) = ask(node, path, &["--request", method]);
@@ -276,131 +219,6 @@ fn page_is_off_unless_asked_for_and_warns_off_loopback() {
     }
 }
 
-/// A browser in a node's namespace, driven by the WebDriver protocol, and ended on drop.
-struct Browser<'a> {
-    node: &'a Node,
-    session: String,
-    _driver: Process,
-    _folder: TempDir,
-}
-
-impl<'a> Browser<'a> {
-    fn start(node: &'a Node) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = node.netns.command("chromedriver", None);
-        command.arg("--port=0").env("TMPDIR", folder.path());
-        let driver = Process::start(command, "started successfully on port").unwrap();
-        let log = driver.log();
-        let port = log.split("successfully on port ").nth(1).unwrap();
-        let port: u16 = port.split('.').next().unwrap().parse().unwrap();
-        let arguments = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!(
-                "--user-data-dir={}",
-                folder.path().join("profile").display()
-            ),
-        ];
-        let mut browser = Self {
-            node,
-            session: format!("http://127.0.0.1:{port}/session"),
-            _driver: driver,
-            _folder: folder,
-        };
-        let options = json!({
-            "goog:chromeOptions": {"args": arguments},
-            "goog:loggingPrefs": {"browser": "ALL"},
-            // The page that a tab has at first asks for names that nobody here resolves.
-            "pageLoadStrategy": "none",
-        });
-        let made = browser.post("", &json!({"capabilities": {"alwaysMatch": options}}));
-        browser.session = format!(
-            "{}/{}",
-            browser.session,
-            made["sessionId"].as_str().unwrap()
-        );
-        browser
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let url = format!("{}{path}", self.session);
-        let output = curl(self.node, &["--json", &body.to_string(), &url]);
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let value = answer["value"].clone();
-        assert!(value.get("error").is_none(), "{path} {body}: {value}");
-        value
-    }
-
-    fn run(&self, script: &str) -> Value {
-        self.post("/execute/sync", &json!({"script": script, "args": []}))
-    }
-
-    fn text(&self, selector: &str) -> String {
-        let script = format!("return document.querySelector('{selector}')?.textContent ?? ''");
-        self.run(&script).as_str().unwrap().into()
-    }
-
-    fn element(&self, selector: &str, action: &str, body: &Value) {
-        let found = self.post(
-            "/element",
-            &json!({"using": "css selector", "value": selector}),
-        );
-        let id = found.as_object().unwrap().values().next().unwrap();
-        self.post(&format!("/element/{}/{action}", id.as_str().unwrap()), body);
-    }
-
-    fn enter(&self, selector: &str, text: &str) {
-        self.element(selector, "value", &json!({"text": text}));
-    }
-
-    fn click(&self, selector: &str) {
-        self.element(selector, "click", &json!({}));
-    }
-
-    fn chrome(&self, command: &str, parameters: Value) -> Value {
-        let body = json!({"cmd": command, "params": parameters});
-        self.post("/goog/cdp/execute", &body)
-    }
-
-    fn resize(&self, width: u32) {
-        let metrics = json!({
-            "width": width, "height": 900, "deviceScaleFactor": 2, "mobile": width < 500,
-        });
-        self.chrome("Emulation.setDeviceMetricsOverride", metrics);
-    }
-
-    fn prefer(&self, scheme: &str) {
-        let feature = json!({"name": "prefers-color-scheme", "value": scheme});
-        self.chrome("Emulation.setEmulatedMedia", json!({"features": [feature]}));
-    }
-
-    /// All of the page, as `target/screenshots/NAME.png`.
-    fn shoot(&self, name: &str) {
-        let shot = self.chrome(
-            "Page.captureScreenshot",
-            json!({"captureBeyondViewport": true}),
-        );
-        let image = BASE64_STANDARD
-            .decode(shot["data"].as_str().unwrap())
-            .unwrap();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/screenshots");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("{name}.png")), image).unwrap();
-    }
-}
-
-impl Drop for Browser<'_> {
-    fn drop(&mut self) {
-        curl(self.node, &["--request", "DELETE", &self.session]);
-    }
-}
-
 /// Two more Services: one as usual, and one that admits nobody who is here.
 fn write_more(cluster: &Cluster) {
     for (name, host, pods, more) in [
@@ -430,11 +248,8 @@ fn write_more(cluster: &Cluster) {
 #[test]
 fn page_draws_rates_and_explains_in_a_browser() {
     const NAME: &str = "page_draws_rates_and_explains_in_a_browser";
-    for program in ["chromium", "chromedriver"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            println!("SKIPPED: {NAME}: there is no {program}");
-            return;
-        }
+    if !has_browser(NAME) {
+        return;
     }
     let Some(cluster) = cluster_with_page("brows", 5) else {
         return;
@@ -506,29 +321,13 @@ fn page_draws_rates_and_explains_in_a_browser() {
                 .starts_with("to-backend")
     });
 
-    for width in [1360, 390] {
-        browser.resize(width);
-        let mut grounds = ["light", "dark"].map(|scheme| {
-            browser.prefer(scheme);
-            browser.shoot(&format!("page-{scheme}-{width}"));
-            browser.run("return getComputedStyle(document.body).backgroundColor")
-        });
-        grounds.sort_by_key(Value::to_string);
-        assert_ne!(grounds[0], grounds[1], "one for each scheme");
-        let script =
-            "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
-        assert_eq!(browser.run(script), 0, "nothing is wider than {width}");
-    }
+    browser.shoot_all("page");
 
     browser.enter("#filter", "nobody");
     eventually("nothing is left", || {
         browser.text("#services + .empty") == "No service contains “nobody”."
     });
-    let mut complaints = browser.post("/se/log", &json!({"type": "browser"}));
-    // The refused question is one.
-    let is_ours = |row: &Value| row["source"] != "network";
-    complaints.as_array_mut().unwrap().retain(is_ours);
-    assert_eq!(complaints, json!([]), "what the browser complains about");
+    assert_eq!(browser.complaints(), json!([]));
 
     let agent = node.agent.as_ref().unwrap();
     agent.signal(Signal::SIGTERM).unwrap();

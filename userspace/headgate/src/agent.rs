@@ -223,7 +223,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         () = metrics.clone().follow(passed) => Ok(()),
         result = keep_report(pins, &options.node_name, statuses.clone()) => result,
         () = health::probes(options.healthz_bind_address, statuses.clone(), metrics.clone()) => Ok(()),
-        () = health::metrics(options.metrics_bind_address, move || metrics.text()) => Ok(()),
+        () = health::serve(options.metrics_bind_address, health::metrics(move || metrics.text())) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
         () = page => Ok(()),
     }

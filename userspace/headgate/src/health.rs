@@ -162,7 +162,7 @@ pub(crate) async fn proxy_probes(
 }
 
 /// `/metrics`, from a function that says what they are.
-pub(crate) async fn metrics<F>(address: SocketAddr, text: F)
+pub(crate) fn metrics<F>(text: F) -> Router
 where
     F: Fn() -> anyhow::Result<String> + Clone + Send + Sync + 'static,
 {
@@ -175,10 +175,9 @@ where
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")).into_response(),
         }
     };
-    let router = Router::new()
+    Router::new()
         .route("/metrics", get(answer))
-        .with_state(text);
-    serve(address, router).await;
+        .with_state(text)
 }
 
 /// Serves `spec.healthCheckNodePort` of every service on the addresses of node ports, as services

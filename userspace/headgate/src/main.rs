@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod health;
 mod leftovers;
+mod look;
 mod metrics;
 mod node;
 mod output;
@@ -47,6 +48,10 @@ enum Command {
     Services(output::Options),
     /// Show backends and their traffic
     Backends(output::Options),
+    /// Show what the proxy serves: routes in order of precedence, and what stands in front of them
+    Routes(commands::Served),
+    /// Show the certificates of the proxy, and when they end
+    Certificates(commands::Served),
     /// Show connections
     Conntrack(commands::Conntrack),
     /// Show connections whose source is translated, by the backend that sees this node
@@ -59,7 +64,7 @@ enum Command {
     Counters(output::Options),
     /// Show why packets and sockets were dropped or refused
     Drops(output::Options),
-    /// Tell what becomes of a packet, step by step, and why
+    /// Tell what becomes of a packet or a request, step by step, and why
     Explain(commands::Explain),
     /// Show new connections, and what is rejected or dropped, as it happens
     Monitor(commands::Monitor),
@@ -97,6 +102,8 @@ fn main() -> ExitCode {
         Command::Status(options) => commands::status(pins, &options),
         Command::Services(options) => commands::services(pins, &options),
         Command::Backends(options) => commands::backends(pins, &options),
+        Command::Routes(command) => commands::routes(&command),
+        Command::Certificates(command) => commands::certificates(&command),
         Command::Conntrack(options) => commands::conntrack(pins, &options),
         Command::Nat(options) => commands::nat(pins, &options),
         Command::Affinity(options) => commands::affinity(pins, &options),

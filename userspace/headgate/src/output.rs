@@ -13,10 +13,10 @@ pub(crate) struct Options {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     pub(crate) output: Form,
-    /// Only what is of Services in this namespace
+    /// Only what is of Services, Ingresses or Secrets in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Only what is of Services of this name
+    /// Only what is of Services, Ingresses or Secrets of this name
     #[arg(long)]
     name: Option<String>,
     /// Only what has this address
@@ -34,11 +34,11 @@ pub(crate) enum Form {
 }
 
 impl Options {
-    /// Whether a row is asked for. One that is of no Service, or has no address, is not if these are.
+    /// Whether a row is asked for. One that is of no object, or has no address, is not if these are.
     pub(crate) fn asks_for(&self, row: &Value) -> bool {
         let many = row["services"].as_array().into_iter().flatten();
         let mut services = many
-            .chain([&row["service"]])
+            .chain([&row["service"], &row["ingress"], &row["secret"]])
             .filter_map(|text| text.as_str()?.split_once('/'));
         let is_wanted = |wanted: &Option<String>, part: &str| {
             wanted.as_ref().is_none_or(|wanted| part == wanted)
@@ -108,17 +108,18 @@ pub(crate) fn table<T: Serialize>(header: &[&str], rows: &[T]) -> Result<String>
         let Value::Object(fields) = serde_json::to_value(row)? else {
             continue;
         };
-        table.add_row(header.iter().map(|name| {
-            match fields.get(*name) {
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Array(items)) => items
+        table.add_row(header.iter().map(|name| match fields.get(*name) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(items)) => {
+                let texts = items
                     .iter()
-                    .map(|item| item.as_str().map_or_else(|| item.to_string(), String::from))
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                Some(other) => other.to_string(),
-                None => String::new(),
+                    .map(|item| item.as_str().map_or_else(|| item.to_string(), String::from));
+                let texts: Vec<String> = texts.collect();
+                let has_words = texts.iter().any(|text| text.contains(' '));
+                texts.join(if has_words { "; " } else { " " })
             }
+            Some(Value::Null) | None => String::new(),
+            Some(other) => other.to_string(),
         }));
     }
     Ok(table.trim_fmt())

@@ -34,7 +34,7 @@ use tracing::{info, warn};
 
 use crate::{
     health::{self, Place},
-    metrics, process,
+    look, metrics, page, process,
 };
 
 /// Connections that may wait to be accepted.
@@ -101,9 +101,14 @@ pub(crate) struct Options {
     /// `headgate probe` asks
     #[arg(long, value_name = "ADDR:PORT|PATH", default_value = "0.0.0.0:10246")]
     healthz_bind_address: Place,
-    /// Where `/metrics` is served
+    /// Where `/metrics` is served, and what `headgate routes`, `certificates` and `explain request`
+    /// ask for
     #[arg(long, default_value = "127.0.0.1:10245")]
     metrics_bind_address: SocketAddr,
+    /// Where a page for browsers is served, for example 127.0.0.1:10255; default: nowhere. It asks
+    /// nobody who they are, so leave it on loopback
+    #[arg(long, value_name = "ADDR:PORT")]
+    page_bind_address: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -172,13 +177,24 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         let (proxy, statuses) = (proxy.clone(), statuses.clone());
         move || metrics::proxy(&proxy, &statuses.borrow())
     };
+    let page = async {
+        match options.page_bind_address {
+            Some(address) => {
+                page::proxy::serve(address, proxy.clone(), statuses.clone(), &options.node_name)
+                    .await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let asked = health::metrics(metrics).merge(look::router(&proxy, &options.node_name));
     let place = &options.healthz_bind_address;
     tokio::select! {
         () = run_ingress(events, ingress_options(options), served, status, forever) => Ok(()),
         result = source => result.and_then(|()| bail!("the source ended")),
         result = listen(pins, options, &proxy, statuses.clone(), &listening) => result,
         () = health::proxy_probes(place, statuses.clone(), is_listening) => Ok(()),
-        () = health::metrics(options.metrics_bind_address, metrics) => Ok(()),
+        () = health::serve(options.metrics_bind_address, asked) => Ok(()),
+        () = page => Ok(()),
     }
 }
 

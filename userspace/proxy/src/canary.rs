@@ -8,6 +8,12 @@ use crate::{
     serving::{ServedRoute, ServedTarget},
 };
 
+/// So many of so many, which is not 0.
+type Share = (u32, u32);
+
+const ALL: Share = (1, 1);
+const NONE: Share = (0, 1);
+
 /// Where a request goes.
 pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a ServedTarget {
     match &route.canary {
@@ -16,30 +22,36 @@ pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a Ser
     }
 }
 
-/// The first rule that decides.
-fn is_canary(rules: &[CanaryRule], headers: &HeaderMap) -> bool {
+/// How many requests like this one are the canary's.
+pub(crate) fn share(rules: &[CanaryRule], headers: &HeaderMap) -> Share {
+    // The first rule that decides.
     let mut decisions = rules.iter().filter_map(|rule| decide(rule, headers));
-    decisions.next().unwrap_or(false)
+    decisions.next().unwrap_or(NONE)
 }
 
-fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<bool> {
+fn is_canary(rules: &[CanaryRule], headers: &HeaderMap) -> bool {
+    let (weight, total) = share(rules, headers);
+    fastrand::u32(..total) < weight
+}
+
+fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<Share> {
     match rule {
         CanaryRule::Header(name, value) => {
             let told = headers.get(name.as_str())?.to_str().ok()?;
             match value {
-                Some(value) => value.matches(told).then_some(true),
+                Some(value) => value.matches(told).then_some(ALL),
                 None => always_or_never(told),
             }
         }
         CanaryRule::Cookie(name) => always_or_never(cookie(headers, name)?),
-        CanaryRule::Weight { weight, total } => Some(fastrand::u32(..*total) < *weight),
+        CanaryRule::Weight { weight, total } => Some((*weight, *total)),
     }
 }
 
-fn always_or_never(text: &str) -> Option<bool> {
+fn always_or_never(text: &str) -> Option<Share> {
     match text {
-        "always" => Some(true),
-        "never" => Some(false),
+        "always" => Some(ALL),
+        "never" => Some(NONE),
         _ => None,
     }
 }

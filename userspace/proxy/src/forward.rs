@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::ingress::{PathMatch, Policy, Retry};
+use headgate_model::ingress::Policy;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header,
-    request::Parts, uri::PathAndQuery,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
@@ -24,23 +23,22 @@ use crate::{
     access_log::{Entry, Sent},
     activity::{Activity, InProgress},
     answer,
-    auth::{self, Tls},
+    auth::Tls,
     body::{Body, Fate, Held, Upload},
     canary,
     compress::{Accepted, compress},
     cors,
-    headers::{self, Arrival},
+    gate::{gate, shortcut},
+    headers,
     limits::Admission,
     message::{Ask, Misunderstood},
-    path,
-    serving::{ServedRoute, ServedTarget},
-    upstream::{self, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
+    prepare::{prepare, rewrite},
+    send::{mirror, send},
+    serving::{ServedRoute, ServedTarget, Serving},
+    upstream::{Pick, Upstream},
 };
 
-/// Where certificates are proven over HTTP (RFC 8555, 8.3): never redirected to HTTPS, which may
-/// not work yet.
-const ACME: &str = "/.well-known/acme-challenge/";
-const TOO_LARGE: &str = "the body is too large";
+pub(crate) const TOO_LARGE: &str = "the body is too large";
 const TOO_LATE: &str = "the body did not come in time";
 
 /// What requests come by.
@@ -58,12 +56,12 @@ pub(crate) struct Connection {
 }
 
 /// A request whose route is known.
-struct Call {
-    route: Arc<ServedRoute>,
-    client: IpAddr,
-    host: String,
+pub(crate) struct Call {
+    pub(crate) route: Arc<ServedRoute>,
+    pub(crate) client: IpAddr,
+    pub(crate) host: String,
     /// In its one form.
-    path: String,
+    pub(crate) path: String,
 }
 
 /// What became of a request.
@@ -107,7 +105,7 @@ pub(crate) async fn answer(
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
     let mut entry = log.map(|log| Entry::new(log.clone(), connection.peer, &parts));
-    let call = match route(proxy, connection, &parts) {
+    let call = match route(proxy, &proxy.serving.load(), connection, &parts) {
         Ok(call) => call,
         Err(response) => {
             let response = finish(response, version, None, None, connection);
@@ -182,7 +180,12 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     })
 }
 
-fn route(proxy: &Proxy, connection: &Connection, parts: &Parts) -> Result<Call, Response<Body>> {
+pub(crate) fn route(
+    proxy: &Proxy,
+    serving: &Serving,
+    connection: &Connection,
+    parts: &Parts,
+) -> Result<Call, Response<Body>> {
     let ask = Ask::of(parts).map_err(|why| {
         // Who knows where the next request begins.
         connection.is_closing.store(true, Ordering::Relaxed);
@@ -198,7 +201,6 @@ fn route(proxy: &Proxy, connection: &Connection, parts: &Parts) -> Result<Call, 
     })?;
     let trusted = &proxy.settings.trusted;
     let client = headers::client(connection.peer.ip(), &parts.headers, trusted);
-    let serving = proxy.serving.load();
     let route = serving.index.find(&ask, parts, client);
     let none = || answer::error(StatusCode::NOT_FOUND, "no rule for this host and path");
     Ok(Call {
@@ -207,96 +209,6 @@ fn route(proxy: &Proxy, connection: &Connection, parts: &Parts) -> Result<Call, 
         host: ask.host.into_owned(),
         path: ask.path.into_owned(),
     })
-}
-
-/// What stands before everything else: cookies for the client if the request may go on, or its
-/// answer.
-async fn gate(
-    call: &Call,
-    connection: &Connection,
-    parts: &mut Parts,
-) -> Result<Vec<HeaderValue>, Response<Body>> {
-    if let Some(response) = guard(call, connection, parts) {
-        return Err(response);
-    }
-    let Some(authenticator) = &call.route.authenticator else {
-        return Ok(Vec::new());
-    };
-    let client = auth::Client {
-        address: call.client,
-        host: &call.host,
-        path: &call.path,
-        is_https: is_https(connection, parts, call),
-        tls: &connection.tls,
-    };
-    authenticator.authorize(parts, &client).await
-}
-
-/// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,
-/// which browsers send without credentials.
-fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
-    let policy = call.route.policy();
-    let error = |status, why| Some(answer::error(status, why));
-    if policy.closed.is_some() {
-        return error(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "closed: a guard of the rule is not understood",
-        );
-    }
-    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&call.client));
-    let allowed = policy.sources.allow.as_deref();
-    if is_in(&policy.sources.deny) || allowed.is_some_and(|allowed| !is_in(allowed)) {
-        return error(StatusCode::FORBIDDEN, "not for this address");
-    }
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let is_challenge = call.path.starts_with(ACME);
-    if policy.to_https && !is_https(connection, parts, call) && !is_challenge {
-        let location = format!("https://{}{target}", call.host);
-        return Some(answer::redirect(308, &location));
-    }
-    let cors = policy.cors.as_ref().filter(|_| cors::is_preflight(parts))?;
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let origin = parts.headers.get(header::ORIGIN);
-    cors::allow_preflight(cors, origin, response.headers_mut());
-    Some(response)
-}
-
-/// What is answered without a backend.
-fn shortcut(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
-    let policy = call.route.policy();
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if let Some(redirect) = &policy.redirect {
-        let scheme = if connection.is_secure {
-            "https"
-        } else {
-            "http"
-        };
-        let location = redirect.location.replace("$scheme", scheme);
-        let location = location.replace("$host", &call.host);
-        let location = location.replace("$request_uri", target);
-        return Some(answer::redirect(redirect.code, &location));
-    }
-    if let Some(root) = policy.app_root.as_ref().filter(|_| call.path == "/") {
-        return Some(answer::redirect(302, root));
-    }
-    let length = parts.headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let most = policy.limits.body_bytes;
-    if length.is_some_and(|length| most.is_some_and(|most| length > most)) {
-        return Some(answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
-    }
-    None
-}
-
-/// Whether the client spoke TLS, to us or to a proxy that we trust.
-fn is_https(connection: &Connection, parts: &Parts, call: &Call) -> bool {
-    let told = || {
-        let told = parts.headers.get("x-forwarded-proto");
-        // Only behind a trusted proxy is the client another than the peer.
-        call.client != connection.peer.ip() && told.is_some_and(|told| told == "https")
-    };
-    connection.is_secure || told()
 }
 
 /// Sends a request if the client's limits allow it.
@@ -315,12 +227,9 @@ async fn admit(
         Some(Some(admission)) => Some(admission),
         None => None,
     };
-    let upstream = match canary::target(&call.route, &parts.headers) {
-        ServedTarget::Upstream(upstream) => upstream.clone(),
-        ServedTarget::Unavailable => return unavailable("the Service or its port is missing"),
-        ServedTarget::Missing => {
-            return answer::error(StatusCode::NOT_FOUND, "the backend cannot be served").into();
-        }
+    let upstream = match upstream(canary::target(&call.route, &parts.headers)) {
+        Ok(upstream) => upstream.clone(),
+        Err(response) => return response.into(),
     };
     if let Err(response) = rewrite(call, &mut parts) {
         return response.into();
@@ -358,217 +267,31 @@ async fn admit(
     }
 }
 
+/// The upstream of a target, or what is answered because there is none.
+#[allow(
+    clippy::result_large_err,
+    reason = "a response is moved once, either way"
+)]
+pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response<Body>> {
+    match target {
+        ServedTarget::Upstream(upstream) => Ok(upstream),
+        ServedTarget::Unavailable => Err(answer::error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the Service or its port is missing",
+        )),
+        ServedTarget::Missing => Err(answer::error(
+            StatusCode::NOT_FOUND,
+            "the backend cannot be served",
+        )),
+    }
+}
+
 fn upload(body: Incoming, most: Option<u64>, longest: Duration, fate: &Arc<Fate>) -> Body {
     use hyper::body::Body as _;
     match body.is_end_stream() {
         true => Body::empty(),
         false => Body::boxed(Upload::new(body, most, longest, fate.clone())),
     }
-}
-
-/// Sets the path that the backend gets: the one form of it, or what the rule makes of that.
-fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
-    let rewritten = call.route.rewrite.as_ref().and_then(|template| {
-        let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
-            return None;
-        };
-        let mut out = String::new();
-        pattern
-            .regex()
-            .captures(&call.path)?
-            .expand(template, &mut out);
-        Some(out)
-    });
-    let path = match &rewritten {
-        Some(path) => path::normal(path),
-        None => Some(call.path.as_str().into()),
-    };
-    let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is no path");
-    let path = path.ok_or_else(bad)?;
-    if path == parts.uri.path() && parts.uri.authority().is_none() {
-        return Ok(());
-    }
-    let target = match parts.uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path.as_ref()),
-    };
-    parts.uri = Uri::from(target.map_err(|_invalid| bad())?);
-    Ok(())
-}
-
-/// Sets the headers that the backend gets.
-fn prepare(
-    proxy: &Proxy,
-    connection: &Connection,
-    call: &Call,
-    parts: &mut Parts,
-    is_upgrade: bool,
-) {
-    let policy = call.route.policy();
-    let headers = &mut parts.headers;
-    let upgrade = is_upgrade.then(|| headers.get(header::UPGRADE).cloned());
-    headers::strip_hop_by_hop(headers);
-    if let Some(protocol) = upgrade.flatten() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, protocol);
-    }
-    let mut trusted = proxy.settings.trusted.iter();
-    let arrival = Arrival {
-        peer: connection.peer.ip(),
-        client: call.client,
-        is_secure: connection.is_secure,
-        port: connection.local.port(),
-        host: &call.host,
-        prefix: policy.forwarded_prefix.as_deref(),
-    };
-    headers::set_forwarded(
-        headers,
-        arrival,
-        trusted.any(|net| net.contains(&arrival.peer)),
-    );
-    if !headers.contains_key(headers::REQUEST_ID) {
-        headers::insert(
-            headers,
-            headers::REQUEST_ID,
-            &format!("{:032x}", fastrand::u128(..)),
-        );
-    }
-    match &policy.host {
-        Some(host) => headers::insert(headers, header::HOST, host),
-        // Over HTTP/2 the host is in the target.
-        None if !headers.contains_key(header::HOST) => {
-            headers::insert(headers, header::HOST, &call.host);
-        }
-        None => {}
-    }
-    headers::remove_lookalikes(headers, &policy.request_headers);
-    headers::edit(headers, &policy.request_headers);
-}
-
-/// Sends a copy, without body, of some requests.
-fn mirror(call: &Call, connection: &Connection, parts: &Parts) {
-    let Some((upstream, percent)) = &call.route.mirror else {
-        return;
-    };
-    if fastrand::u8(..100) >= *percent {
-        return;
-    }
-    let mut copy = Request::from_parts(parts.clone(), Body::empty());
-    copy.headers_mut().remove(header::CONTENT_LENGTH);
-    let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
-    let (client, timeouts) = (call.client, call.route.policy().timeouts);
-    tokio::spawn(async move {
-        let (parts, body) = copy.into_parts();
-        let ask = upstream::Ask {
-            client,
-            parts: &parts,
-        };
-        if let Ok(pick) = upstream.pick(&ask, &[]) {
-            let copy = Request::from_parts(parts, body);
-            let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
-            if let Err(error) = sent {
-                debug!("a copy was not sent: {error}");
-            }
-        }
-    });
-}
-
-/// Why no endpoint answered.
-enum Failure {
-    NoEndpoint(NoEndpoint),
-    Send(SendError),
-}
-
-impl Failure {
-    fn response(&self) -> Response<Body> {
-        match self {
-            Self::NoEndpoint(why) => {
-                answer::error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
-            }
-            Self::Send(error) if error.kind == ErrorKind::Timeout => {
-                answer::error(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long")
-            }
-            Self::Send(error) if error.kind == ErrorKind::Body => {
-                answer::error(StatusCode::BAD_REQUEST, "the body broke off")
-            }
-            Self::Send(_) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
-        }
-    }
-}
-
-/// Sends a request to one endpoint, and to others if that fails in a way that allows it.
-async fn send(
-    upstream: &Arc<Upstream>,
-    call: &Call,
-    connection: &Connection,
-    mut request: Request<Body>,
-) -> Result<(Response<Body>, Pick, Sent), Failure> {
-    let begin = Instant::now();
-    let policy = call.route.policy();
-    let ends = Some((connection.peer, connection.local));
-    let mut tried = Vec::new();
-    loop {
-        let (parts, body) = request.into_parts();
-        let ask = upstream::Ask {
-            client: call.client,
-            parts: &parts,
-        };
-        let pick = upstream.pick(&ask, &tried).map_err(Failure::NoEndpoint)?;
-        tried.push(pick.address());
-        let is_last = tried.len() >= policy.retry.tries as usize;
-        let spare =
-            (!is_last && is_repeatable(&parts, &body, &policy.retry)).then(|| parts.clone());
-        let spare = spare.map(|parts| Request::from_parts(parts, Body::empty()));
-        let sent = upstream
-            .send(
-                &pick,
-                Request::from_parts(parts, body),
-                &policy.timeouts,
-                ends,
-            )
-            .await;
-        request = match sent {
-            Ok(response) => {
-                let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());
-                match spare.filter(|_| is_bad) {
-                    Some(spare) => spare,
-                    None => {
-                        let sent = Sent {
-                            upstream: upstream.key().clone(),
-                            endpoint: pick.address(),
-                            tries: tried.len(),
-                            took: begin.elapsed(),
-                        };
-                        return Ok((response, pick, sent));
-                    }
-                }
-            }
-            Err(mut error) => {
-                debug!(upstream = %upstream.key(), endpoint = %pick.address(), "{error}");
-                let is_meant = match error.kind {
-                    ErrorKind::Timeout => policy.retry.on_timeout,
-                    _ => policy.retry.on_error,
-                };
-                let again = match error.is_sent {
-                    // Given back as it was, whatever the method.
-                    false => error.request.take().map(|request| *request).or(spare),
-                    true => spare,
-                };
-                match again.filter(|_| is_meant && !is_last) {
-                    Some(again) => again,
-                    None => return Err(Failure::Send(error)),
-                }
-            }
-        };
-    }
-}
-
-/// Whether a request may be sent again although an endpoint may have acted on it.
-fn is_repeatable(parts: &Parts, body: &Body, retry: &Retry) -> bool {
-    use hyper::body::Body as _;
-    let is_idempotent =
-        parts.method.is_safe() || matches!(parts.method, Method::PUT | Method::DELETE);
-    body.is_end_stream() && (is_idempotent || retry.non_idempotent)
 }
 
 /// Joins client and backend once both speak another protocol.

@@ -23,6 +23,24 @@ struct HostIndex<T> {
     patterns: Vec<usize>,
 }
 
+/// How the route of a request was found.
+#[derive(Debug)]
+pub(crate) struct Trace<'a, T> {
+    /// The host whose routes decide, as rules write it.
+    pub(crate) host: Option<&'a str>,
+    /// Its routes before the one that is taken, or all of them, and what each lacks.
+    pub(crate) passed: Vec<(&'a T, Lack<'a>)>,
+    /// Whether the default is taken.
+    pub(crate) is_default: bool,
+}
+
+/// Why a route does not match.
+#[derive(Debug)]
+pub(crate) enum Lack<'a> {
+    Path,
+    Condition(&'a Condition),
+}
+
 impl<T: AsRef<Route>> Index<T> {
     /// Of the routes of each host, the first is taken that matches.
     pub(crate) fn new(
@@ -44,19 +62,60 @@ impl<T: AsRef<Route>> Index<T> {
             conditions.all(|condition| holds(condition, ask, parts, client))
         };
         let host = self.host(&ask.host);
-        let found = host.and_then(|host| host.find(&ask.path, holds));
+        let found = host.and_then(|(_, host)| host.find(&ask.path, holds));
         found.or(self.default.as_ref())
     }
 
-    fn host(&self, name: &str) -> Option<&HostIndex<T>> {
-        let exact = (!name.is_empty()).then(|| self.hosts.get(name)).flatten();
+    /// How [`Self::find`] comes to what it finds.
+    pub(crate) fn trace<'a>(
+        &'a self,
+        ask: &Ask<'_>,
+        parts: &Parts,
+        client: IpAddr,
+    ) -> Trace<'a, T> {
+        let taken = self.find(ask, parts, client);
+        let is = |other: Option<&Arc<T>>| {
+            let both = taken.zip(other);
+            both.is_some_and(|(taken, other)| Arc::ptr_eq(taken, other))
+        };
+        let host = self.host(&ask.host);
+        let routes = host.into_iter().flat_map(|(_, host)| &host.routes);
+        let before = routes.take_while(|route| !is(Some(route)));
+        let passed = before.filter_map(|route| {
+            let lack = lack((**route).as_ref(), ask, parts, client)?;
+            Some((route.as_ref(), lack))
+        });
+        Trace {
+            host: host.map(|(name, _)| name.as_str()),
+            passed: passed.collect(),
+            is_default: is(self.default.as_ref()),
+        }
+    }
+
+    /// Routes by host, each host's by precedence, and the default, which has none.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (Option<&str>, &T)> {
+        let mut hosts: Vec<_> = self.hosts.iter().collect();
+        hosts.sort_by_key(|(name, _)| (name.is_empty(), name.as_str()));
+        let routes = hosts.into_iter().flat_map(|(name, host)| {
+            let routes = host.routes.iter();
+            routes.map(move |route| (Some(name.as_str()), route.as_ref()))
+        });
+        routes.chain(self.default.iter().map(|route| (None, route.as_ref())))
+    }
+
+    fn host(&self, name: &str) -> Option<(&String, &HostIndex<T>)> {
+        let exact = (!name.is_empty())
+            .then(|| self.hosts.get_key_value(name))
+            .flatten();
         let wildcard = || {
             let (label, rest) = name.split_once('.')?;
             self.hosts
-                .get(&format!("*.{rest}"))
+                .get_key_value(&format!("*.{rest}"))
                 .filter(|_| !label.is_empty())
         };
-        exact.or_else(wildcard).or_else(|| self.hosts.get(""))
+        exact
+            .or_else(wildcard)
+            .or_else(|| self.hosts.get_key_value(""))
     }
 }
 
@@ -104,6 +163,15 @@ impl<T: AsRef<Route>> HostIndex<T> {
         }));
         self.routes.get(best?)
     }
+}
+
+fn lack<'a>(route: &'a Route, ask: &Ask<'_>, parts: &Parts, client: IpAddr) -> Option<Lack<'a>> {
+    if !route.path.matches(&ask.path) {
+        return Some(Lack::Path);
+    }
+    let mut conditions = route.conditions.iter();
+    let lacking = conditions.find(|condition| !holds(condition, ask, parts, client));
+    lacking.map(Lack::Condition)
 }
 
 fn holds(condition: &Condition, ask: &Ask<'_>, parts: &Parts, client: IpAddr) -> bool {

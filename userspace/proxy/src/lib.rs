@@ -18,19 +18,25 @@ mod body;
 mod canary;
 mod compress;
 mod cors;
+mod explain;
 mod forward;
+mod gate;
 mod headers;
 mod index;
 mod limits;
 mod message;
 mod path;
+mod prepare;
 mod proxy_protocol;
+mod send;
 mod server;
 mod serving;
 mod stats;
 mod stream;
+mod table;
 mod tls;
 mod upstream;
+mod words;
 
 use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
@@ -51,9 +57,13 @@ use tokio_rustls::rustls::{
 
 pub use access_log::{AccessLog, LogFormat};
 pub use body::{Body, BodyError};
+pub use explain::{AnswerRow, Explained, HostMatch, PassedRow, Question};
 pub use server::Scheme;
 pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS};
+pub use table::{
+    AnswersRow, BackendRow, CertificateKind, CertificateRow, EndpointRow, RouteRow, Table,
+};
 pub use upstream::{
     Ask, EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, Reply, SendError, Upstream,
     UpstreamState, Upstreams,

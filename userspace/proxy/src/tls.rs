@@ -1,12 +1,13 @@
 //! Certificates by the name that a client asks for (SNI, RFC 6066).
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
     ingress::{Certificate, Routes},
 };
+use jiff::Timestamp;
 use tokio_rustls::rustls::{
     self, DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection,
     SignatureScheme,
@@ -20,8 +21,13 @@ use tokio_rustls::rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::auth::Tls;
+use crate::{
+    auth::Tls,
+    table::{CertificateKind, CertificateRow},
+    words,
+};
 
 /// Certificates of all hosts.
 pub(crate) struct Certificates {
@@ -73,16 +79,54 @@ impl Certificates {
     /// The certificate for a name: an exact one, one with `*.`, that of Ingresses without host, the
     /// default.
     pub(crate) fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
+        self.known(name).map_or(&self.fallback, |(_, key)| key)
+    }
+
+    fn known(&self, name: Option<&str>) -> Option<&Known> {
         let exact = |name: &str| self.hosts.get(name);
         let wildcard = |name: &str| {
             let (_, rest) = name.split_once('.')?;
             self.hosts.get(&format!("*.{rest}"))
         };
         let named = name.and_then(|name| exact(name).or_else(|| wildcard(name)));
-        let known = named
+        named
             .or_else(|| self.hosts.get(""))
-            .or(self.default.as_ref());
-        known.map_or(&self.fallback, |(_, key)| key)
+            .or(self.default.as_ref())
+    }
+
+    /// The Secret of the certificate for a name, unless it is our own.
+    pub(crate) fn secret(&self, name: Option<&str>) -> Option<&NamespacedName> {
+        let (certificate, _) = self.known(name)?;
+        Some(&certificate.secret)
+    }
+
+    /// All of them, by Secret; our own only while it is shown.
+    pub(crate) fn rows(&self) -> Vec<CertificateRow> {
+        let mut rows: Vec<CertificateRow> = Vec::new();
+        for (host, (certificate, key)) in &self.hosts {
+            let secret = Some(&certificate.secret);
+            let mut row = row(CertificateKind::Hosts, secret, key);
+            row.hosts.push(words::host(host));
+            let is_same = |other: &&mut CertificateRow| {
+                (&other.secret, &other.names, other.not_after)
+                    == (&row.secret, &row.names, row.not_after)
+            };
+            match rows.iter_mut().find(is_same) {
+                Some(same) => same.hosts.append(&mut row.hosts),
+                None => rows.push(row),
+            }
+        }
+        for row in &mut rows {
+            row.hosts.sort();
+        }
+        rows.sort_by(|a, b| (&a.secret, &a.hosts).cmp(&(&b.secret, &b.hosts)));
+        rows.push(match &self.default {
+            Some((certificate, key)) => {
+                row(CertificateKind::Default, Some(&certificate.secret), key)
+            }
+            None => row(CertificateKind::SelfSigned, None, &self.fallback),
+        });
+        rows
     }
 }
 
@@ -104,6 +148,44 @@ fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
             None
         }
     }
+}
+
+/// What a certificate says about itself, of which a client reads the same.
+fn row(
+    kind: CertificateKind,
+    secret: Option<&NamespacedName>,
+    key: &CertifiedKey,
+) -> CertificateRow {
+    let der = key.cert.first().map_or(&[][..], |first| first.as_ref());
+    let parsed = X509Certificate::from_der(der).ok();
+    let parsed = parsed.as_ref().map(|(_, certificate)| certificate);
+    let end = parsed.map(|certificate| certificate.validity().not_after.timestamp());
+    CertificateRow {
+        kind,
+        hosts: Vec::new(),
+        secret: secret.map(NamespacedName::to_string),
+        names: parsed.map(names).unwrap_or_default(),
+        not_after: end.and_then(|end| Timestamp::from_second(end).ok()),
+    }
+}
+
+/// Its subject alternative names.
+fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.map(|names| names.value.general_names.iter());
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|v4| IpAddr::from(v4).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|v6| IpAddr::from(v6).to_string()),
+        },
+        _ => None,
+    };
+    names.into_iter().flatten().filter_map(text).collect()
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {

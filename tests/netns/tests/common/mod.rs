@@ -1,19 +1,31 @@
 //! What tests on a cluster share.
 #![allow(dead_code, reason = "not every file of tests uses all of it")]
 
+pub(crate) mod browser;
+
 use std::{
     collections::BTreeSet,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use headgate_netns::{Cluster, Netns, Node, SERVICE, binary, get, slices};
+use headgate_netns::{
+    Certificate, Cluster, INGRESSES, Netns, Node, PROXY_USER, SERVICE, binary, get, slices,
+};
 
 pub(crate) const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 pub(crate) const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
+/// Hosts of the Ingresses of the example.
+pub(crate) const SHOP: &str = "shop.example.com";
+pub(crate) const API: &str = "api.example.com";
 pub(crate) const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 
 /// A cluster whose agents are not started yet; `None` if this cannot run here.
@@ -40,6 +52,27 @@ pub(crate) fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> 
     Some(cluster)
 }
 
+/// A cluster of one node whose proxy serves the example, and what clients trust.
+pub(crate) fn ingress_cluster(name: &str, options: &[&str]) -> Option<(Cluster, PathBuf)> {
+    let mut cluster = cluster_without_agents(name, 1, 2)?;
+    let certificate = Certificate::new(&[SHOP]).unwrap();
+    let authority = cluster.manifests().with_file_name("authority.pem");
+    fs::write(&authority, &certificate.authority).unwrap();
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster
+        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+        .unwrap();
+    cluster
+        .write("secret.yaml", &certificate.secret("shop-tls"))
+        .unwrap();
+    cluster.write("ingress.yaml", INGRESSES).unwrap();
+    cluster
+        .start_agent_with(0, &["--proxy-user", PROXY_USER])
+        .unwrap();
+    cluster.start_proxy(0, options).unwrap();
+    Some((cluster, authority))
+}
+
 pub(crate) fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
@@ -58,6 +91,46 @@ pub(crate) fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<Stri
 
 pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
     pods.iter().map(|pod| (*pod).into()).collect()
+}
+
+/// Clients that ask again and again until this is dropped.
+pub(crate) struct Traffic {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    pub(crate) fn new() -> Self {
+        Self {
+            is_over: Arc::default(),
+            clients: Vec::new(),
+        }
+    }
+
+    pub(crate) fn from(
+        mut self,
+        netns: &Netns,
+        pause_ms: u64,
+        ask: impl Fn() + Send + 'static,
+    ) -> Self {
+        let is_over = self.is_over.clone();
+        self.clients.push(netns.spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                ask();
+                thread::sleep(Duration::from_millis(pause_ms));
+            }
+        }));
+        self
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            assert!(client.join().is_ok() || thread::panicking());
+        }
+    }
 }
 
 /// Waits until `condition` holds, for as long as anything may reasonably take.

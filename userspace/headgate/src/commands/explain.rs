@@ -11,7 +11,10 @@ use clap::Args;
 use headgate_abi::Reason;
 use pcap_file::{DataLink, pcap::PcapReader};
 
-use super::flow::Protocol;
+use super::{
+    flow::Protocol,
+    ingress::{self, Request},
+};
 use crate::{
     explain::{self, Explainer, Explanation, Question},
     output::{Form, print},
@@ -52,6 +55,8 @@ enum Other {
         /// Where to, as ADDRESS:PORT
         destination: SocketAddr,
     },
+    /// Explain what a proxy of this node makes of a request for an Ingress
+    Request(Request),
     /// Explain the packets of a capture, one after the other
     Pcap {
         /// A file as tcpdump -w writes it, of Ethernet frames
@@ -62,6 +67,7 @@ enum Other {
 pub(crate) fn explain(pins: &Path, command: &Explain) -> Result<()> {
     let explanations = match &command.other {
         Some(Other::Drop { reason }) => return reason_of(reason),
+        Some(Other::Request(request)) => return ingress::explain(request, command.output),
         Some(Other::Connect {
             protocol,
             destination,

@@ -1,6 +1,7 @@
 //! What can be wrong with a node, looked at one by one. Each finding says what to do.
 
 mod api;
+mod certificates;
 mod host;
 mod network;
 mod state;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 pub(crate) use state::{is_kube_proxy_running, is_programmed};
 
-use crate::{node::Selection, output::Form};
+use crate::{look::Place, node::Selection, output::Form};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -27,6 +28,8 @@ pub(crate) struct Options {
     /// Do not ask the Kubernetes API: for agents that read manifests
     #[arg(long)]
     no_api: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Longest to wait for the API server.
@@ -97,6 +100,7 @@ pub(crate) fn examine(pins: &Path, options: &Options) -> Vec<Finding> {
     findings.extend(state::kube_proxy());
     findings.extend(state::pins(pins));
     findings.extend(state::agent(pins));
+    findings.extend(certificates::examine(options.place));
     if !options.no_api {
         findings.extend(api::examine(options.node_name.as_deref()));
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use headgate_control::IngressStatus;
 use headgate_model::NamespacedName;
-use headgate_proxy::{Answers, BUCKETS, EndpointHealth, Proxy};
+use headgate_proxy::{Answers, BUCKETS, CertificateRow, EndpointHealth, Proxy};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text::encode},
@@ -27,6 +27,7 @@ pub(crate) fn proxy(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
     register_answers(&mut registry, &answers);
     registry.register_collector(Box::new(Times(answers)));
     register_endpoints(&mut registry, proxy);
+    register_certificates(&mut registry, &proxy.certificates());
     for (name, help, value) in [
         (
             "headgate_proxy_ingresses",
@@ -108,6 +109,33 @@ fn register_endpoints(registry: &mut Registry, proxy: &Proxy) {
         "headgate_proxy_endpoints",
         "Endpoints by Service, port, and whether they get requests",
         endpoints,
+    );
+}
+
+/// Of several certificates of one Secret, the one that ends first counts: one that is refused leaves
+/// the one before in its place.
+fn register_certificates(registry: &mut Registry, rows: &[CertificateRow]) {
+    let ends: Family<[(&'static str, String); 2], Gauge> = Family::default();
+    for row in rows {
+        let secret = row.secret.as_deref().and_then(|name| name.split_once('/'));
+        let (Some((namespace, secret)), Some(end)) = (secret, row.not_after) else {
+            continue;
+        };
+        let labels = [
+            ("namespace", namespace.to_owned()),
+            ("secret", secret.to_owned()),
+        ];
+        let gauge = ends.get_or_create_owned(&labels);
+        let end = end.as_second();
+        let known = gauge.get();
+        if known == 0 || end < known {
+            gauge.set(end);
+        }
+    }
+    registry.register(
+        "headgate_proxy_certificate_not_after_seconds",
+        "When the certificate of a Secret ends, as seconds since 1970",
+        ends,
     );
 }
 

@@ -24,7 +24,7 @@ const HEADERS: [(HeaderName, &str); 4] = [
 ///
 /// A site that a browser shows may make its own name resolve to where the page is, and would then
 /// pass for it. It cannot do so with a name that is not its own.
-pub(super) async fn guard(State(node): State<Arc<str>>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(node): State<Arc<str>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST);
     let mut answer = match host.is_some_and(|host| is_ours(host, &node)) {
         true => next.run(request).await,

@@ -1,7 +1,11 @@
-//! A page for a browser: what `top` shows, and `explain`. It reads and changes nothing.
+//! Pages for a browser, which read and change nothing. That of an agent has what `top` shows, and
+//! `explain`.
 
 mod guard;
 mod look;
+pub(crate) mod proxy;
+
+pub(crate) use guard::guard;
 
 use std::{
     collections::HashMap,
@@ -41,13 +45,17 @@ struct Page {
 
 /// Serves the page until it is dropped.
 pub(crate) async fn serve(address: SocketAddr, pins: &Path, node: &str) {
+    warn_off_loopback(address, "the Services and their traffic");
+    health::serve(address, router(pins, node)).await;
+}
+
+fn warn_off_loopback(address: SocketAddr, what: &str) {
     if !address.ip().is_loopback() {
         warn!(
             "the page on {address} is not on loopback, and asks nobody who they are: whoever \
-             reaches it sees the Services and their traffic"
+             reaches it sees {what}"
         );
     }
-    health::serve(address, router(pins, node)).await;
 }
 
 fn router(pins: &Path, node: &str) -> Router {
@@ -58,15 +66,28 @@ fn router(pins: &Path, node: &str) -> Router {
     };
     Router::new()
         .route("/", file("text/html", include_str!("index.html")))
-        .route("/page.css", file("text/css", include_str!("page.css")))
+        .merge(shared())
         .route("/page.js", file("text/javascript", include_str!("page.js")))
         .route("/api/sample", get(sample))
         .route("/api/explain", get(explain_packet))
-        .layer(from_fn_with_state(Arc::from(node), guard::guard))
+        .layer(from_fn_with_state(Arc::from(node), guard))
         .with_state(Arc::new(page))
 }
 
-fn file(kind: &'static str, text: &'static str) -> MethodRouter<Arc<Page>> {
+/// What both pages are made of.
+fn shared<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route("/page.css", file("text/css", include_str!("page.css")))
+        .route(
+            "/shared.js",
+            file("text/javascript", include_str!("shared.js")),
+        )
+}
+
+fn file<S: Clone + Send + Sync + 'static>(
+    kind: &'static str,
+    text: &'static str,
+) -> MethodRouter<S> {
     let kind = format!("{kind}; charset=utf-8");
     get(move || async move { ([(header::CONTENT_TYPE, kind)], text) })
 }

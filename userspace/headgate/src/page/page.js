@@ -1,195 +1,27 @@
-// Asks the agent once a second and draws what it says. Text goes in as text alone.
+// The page of an agent.
 
-const POLL_MS = 1000;
-const GIVE_UP_MS = 5000;
-/** What a sparkline shows. */
-const WINDOW_MS = 60_000;
+import {
+  Bar, Group, Rate, answerForm, ask, cell, drawEmpty, drawRows, drawTotals, drawUndone, element, find,
+  follow, forget, forgetAll, heading, remember, row, say, short, steps, write,
+} from "./shared.js";
+
 /** Addresses of a service that are shown before somebody asks for the others. */
 const FEW = 2;
-const SVG = "http://www.w3.org/2000/svg";
-
-const find = (selector) => document.querySelector(selector);
-
-function element(tag, className = "", text = "") {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.textContent = text;
-  return node;
-}
-
-/** Changes nothing if nothing changed, so that selections stay and readers are not told again. */
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-/** With three digits and a prefix of SI, as `headgate top` has it. */
-function short(number) {
-  let rest = number;
-  for (const unit of ["", "k", "M", "G", "T"]) {
-    if (rest < 999.5) {
-      if (unit === "" && Number.isInteger(rest)) return String(rest);
-      return (rest < 99.95 ? rest.toFixed(1) : rest.toFixed(0)) + unit;
-    }
-    rest /= 1000;
-  }
-  return `${rest.toFixed(0)}P`;
-}
-
-// Sparklines
-
-/** Values of the last minute, by what they are of. */
-const histories = new Map();
-
-function remember(key, time, value) {
-  const history = (histories.get(key) ?? []).filter((point) => point.time > time - WINDOW_MS);
-  history.push({ time, value });
-  histories.set(key, history);
-}
-
-function forget(time) {
-  for (const [key, history] of histories) {
-    if (history.at(-1).time < time - WINDOW_MS) histories.delete(key);
-  }
-}
-
-class Spark {
-  constructor() {
-    this.node = document.createElementNS(SVG, "svg");
-    this.node.setAttribute("viewBox", "0 0 100 20");
-    this.node.setAttribute("preserveAspectRatio", "none");
-    this.node.setAttribute("aria-hidden", "true");
-    this.area = this.path("area");
-    this.line = this.path("line");
-  }
-
-  path(className) {
-    const path = document.createElementNS(SVG, "polyline");
-    path.setAttribute("class", className);
-    this.node.append(path);
-    return path;
-  }
-
-  draw(key, time) {
-    const history = histories.get(key) ?? [];
-    const most = Math.max(1, ...history.map((point) => point.value));
-    const at = ({ time: when, value }) =>
-      [100 - ((time - when) * 100) / WINDOW_MS, 19 - (value * 17) / most];
-    const points = history.map(at);
-    this.line.setAttribute("points", points.join(" "));
-    const [first, last] = [points.at(0), points.at(-1)];
-    const floor = points.length > 1 ? [[last[0], 20], [first[0], 20]] : [];
-    this.area.setAttribute("points", [...points, ...floor].join(" "));
-  }
-}
-
-/** A number with its last minute. */
-class Rate {
-  constructor() {
-    this.node = element("div", "rate");
-    this.number = element("span", "value");
-    this.spark = new Spark();
-    this.node.append(this.spark.node, this.number);
-  }
-
-  draw(key, now, value) {
-    write(this.number, now.interval_s > 0 ? short(value) : "–");
-    this.spark.draw(key, Date.parse(now.time));
-  }
-}
-
-/** A part of a whole. */
-class Bar {
-  constructor() {
-    this.node = element("div", "bar");
-    this.full = element("b");
-    const track = element("i");
-    track.append(this.full);
-    this.number = element("span", "value");
-    this.node.append(track, this.number);
-  }
-
-  draw(percent) {
-    this.full.style.width = `${percent ?? 0}%`;
-    const shown = percent > 0 && percent < 1 ? "< 1" : percent?.toFixed(0);
-    write(this.number, shown ? `${shown} %` : "–");
-  }
-}
-
-// Rows
-
-const drawn = new WeakMap();
-
-/** Makes the rows in `parent` those of `items`, and leaves alone what stays. */
-function drawRows(parent, items, keyOf, make, draw) {
-  const before = drawn.get(parent) ?? new Map();
-  const after = new Map();
-  for (const item of items) {
-    const key = keyOf(item);
-    const row = before.get(key) ?? make(item);
-    draw(row, item);
-    after.set(key, row);
-  }
-  for (const [key, row] of before) if (!after.has(key)) row.node.remove();
-  const fixed = parent.querySelectorAll(":scope > thead, :scope > .group").length;
-  [...after.values()].forEach(({ node }, index) => {
-    const there = parent.children[index + fixed];
-    if (there !== node) parent.insertBefore(node, there ?? null);
-  });
-  drawn.set(parent, after);
-}
-
-function row(cells) {
-  const node = element("tr");
-  node.append(...cells);
-  return node;
-}
-
-function cell(className, content) {
-  const node = element("td", className);
-  if (content) node.append(content);
-  return node;
-}
-
-function heading(scope = "row") {
-  const node = element("th");
-  node.scope = scope;
-  return node;
-}
 
 function drawEmptiness(table, { rows, more }, kind, nothing) {
   const text = rows.length > 0 ? "" : filter.value ? `No ${kind} contains “${filter.value}”.` : nothing;
   const left = more > 0 ? `${more} more: these are the busiest. Filter to see others.` : "";
-  table.hidden = rows.length === 0;
-  write(table.parentElement.querySelector(".empty"), text || left);
+  drawEmpty(table, rows.length === 0, text || left);
 }
 
 // Totals
 
 const TOTALS = [
-  ["connections", "New connections/s"],
-  ["packets", "Packets/s"],
-  ["bytes", "Bytes/s"],
-  ["drops", "Drops/s"],
+  ["connections", "New connections/s", ""],
+  ["packets", "Packets/s", ""],
+  ["bytes", "Bytes/s", ""],
+  ["drops", "Drops/s", "drop"],
 ];
-
-function drawTotals(now) {
-  const make = ([name, title]) => {
-    const node = element("div");
-    const number = element("span");
-    const value = element("dd", name === "drops" ? "drop" : "");
-    const spark = new Spark();
-    value.append(number, spark.node);
-    node.append(element("dt", "", title), value);
-    return { node, value, number, spark };
-  };
-  const draw = ({ value, number, spark }, [name]) => {
-    const rate = now.totals[name];
-    write(number, now.interval_s > 0 ? short(rate) : "–");
-    value.classList.toggle("busy", rate > 0);
-    spark.draw(`total ${name}`, Date.parse(now.time));
-  };
-  drawRows(find("#totals"), TOTALS, ([name]) => name, make, draw);
-}
 
 // Services
 
@@ -292,32 +124,8 @@ function peers(backends) {
   return [...groups.values()].sort((a, b) => (a.key < b.key ? -1 : 1));
 }
 
-/** Those that nobody uses are closed, unless somebody opens them. */
-function setOpen({ node, toggle }, isOpen) {
-  node.className = isOpen ? "" : "closed";
-  toggle.setAttribute("aria-expanded", isOpen);
-}
-
 function drawBackends(now) {
-  const makeGroup = ({ service, what }) => {
-    const node = element("tbody");
-    const title = heading("rowgroup");
-    title.colSpan = 4;
-    const toggle = element("button");
-    toggle.type = "button";
-    const count = element("span", "soft");
-    toggle.append(element("span", "name", service), element("span", "soft", what), count);
-    title.append(toggle);
-    const line = row([title]);
-    line.className = "group";
-    node.append(line);
-    const parts = { node, toggle, count, isChosen: false };
-    toggle.addEventListener("click", () => {
-      parts.isChosen = true;
-      setOpen(parts, node.className === "closed");
-    });
-    return parts;
-  };
+  const makeGroup = ({ service, what }) => new Group(4, service, what);
   const make = ({ backend }) => {
     const name = heading();
     const state = element("span", "soft");
@@ -328,8 +136,9 @@ function drawBackends(now) {
     return { node: row([name, cell("", bar.node), connections, packets]), state, bar, connections, packets };
   };
   const drawGroup = (parts, group) => {
-    const { node, count, isChosen } = parts;
-    if (!isChosen) setOpen(parts, group.backends.some(({ connections }) => connections > 0));
+    const { node, count } = parts;
+    // Those that nobody uses are closed.
+    parts.suggest(group.backends.some(({ connections }) => connections > 0));
     const isOne = group.backends.length === 1;
     write(count, `${group.backends.length} ${isOne ? "backend" : "backends"}`);
     const draw = (parts, { services, node: where, shares, connections, per_second }) => {
@@ -363,8 +172,7 @@ function drawReasons(now) {
   const rows = now.counters.filter(({ fate }) => fate === "drop" || fate === "reject");
   const table = find("#reasons");
   drawRows(table.tBodies[0], rows, (item) => item.reason, make, draw);
-  table.hidden = rows.length === 0;
-  write(table.parentElement.querySelector(".empty"), rows.length > 0 ? "" : "Nothing was dropped or refused.");
+  drawEmpty(table, rows.length === 0, rows.length > 0 ? "" : "Nothing was dropped or refused.");
 }
 
 function drawMaps(now) {
@@ -389,12 +197,6 @@ function drawMaps(now) {
 
 // State
 
-function say(level, text) {
-  const state = find("#state");
-  state.dataset.level = level;
-  write(state, text);
-}
-
 function drawState({ agent }) {
   if (!agent) return say("wait", "The agent has not said anything yet");
   write(find("#node"), agent.node);
@@ -405,18 +207,9 @@ function drawState({ agent }) {
   else say("good", "In sync");
 }
 
-function drawUndone({ agent }) {
-  const complaints = agent ? [...agent.failures, ...agent.refusals] : [];
-  const rows = complaints.map(({ object, reason }) => `${object}: ${reason}`);
-  if (agent?.more > 0) rows.push(`and ${agent.more} more`);
-  const make = (text) => ({ node: element("li", "", text) });
-  drawRows(find("#undone ul"), [...new Set(rows)], (text) => text, make, () => {});
-  find("#undone").hidden = rows.length === 0;
-}
-
 function rememberAll(now) {
   const time = Date.parse(now.time);
-  if (now.interval_s === 0) return histories.clear();
+  if (now.interval_s === 0) return forgetAll();
   for (const [name] of TOTALS) remember(`total ${name}`, time, now.totals[name]);
   for (const { service, per_second } of now.services.rows) {
     remember(`packets ${service}`, time, per_second.packets);
@@ -429,70 +222,30 @@ function rememberAll(now) {
 let last;
 
 function draw() {
-  for (const part of [drawState, drawUndone, drawTotals, drawServices, drawBackends, drawReasons, drawMaps]) {
-    part(last);
-  }
+  const { agent } = last;
+  drawUndone(agent ? [...agent.failures, ...agent.refusals] : [], agent?.more);
+  drawTotals(TOTALS, last, last.totals);
+  for (const part of [drawState, drawServices, drawBackends, drawReasons, drawMaps]) part(last);
 }
-
-// Talking to the agent
 
 const filter = find("#filter");
-let timer;
-let request = 0;
 
-async function ask(path, parameters) {
-  const url = `${path}?${new URLSearchParams(parameters)}`;
-  const answer = await fetch(url, { signal: AbortSignal.timeout(GIVE_UP_MS) }).catch(() => {
-    throw new Error("Agent unreachable");
-  });
-  if (!answer.ok) throw new Error((await answer.text()).trim());
-  return answer.json();
-}
-
-async function look() {
-  clearTimeout(timer);
-  const mine = ++request;
-  try {
-    const now = await ask("api/sample", { filter: filter.value });
-    if (mine !== request) return;
-    if (now.time !== last?.time) rememberAll(now);
-    last = now;
-    find("main").classList.remove("stale");
-    draw();
-  } catch (error) {
-    if (mine !== request) return;
-    find("main").classList.add("stale");
-    const since = last ? `; what you see is of ${new Date(last.time).toLocaleTimeString()}` : "";
-    say("bad", error.message + since);
-  }
-  if (!document.hidden) timer = setTimeout(look, POLL_MS);
+function take(now) {
+  if (now.time !== last?.time) rememberAll(now);
+  last = now;
+  draw();
 }
 
 // Explain
 
-function drawExplanation(said) {
+function explanation(said) {
   const packet = element("p", "address", said.packet + (said.device ? ` on ${said.device}` : ""));
-  const steps = element("ol");
-  steps.append(...said.steps.map((step) => element("li", "", step)));
   const verdict = element("div", `verdict ${said.fate}`);
   verdict.append(element("strong", "", said.reason), `: ${said.meaning}`);
   const program = said.program ? `${said.program} says: ` : "";
   verdict.append(element("p", "", `${program}${said.verdict}`));
   if (said.result) verdict.append(element("p", "address", said.result));
-  find("#explanation").replaceChildren(packet, steps, verdict);
-}
-
-async function explain(event) {
-  event.preventDefault();
-  const form = event.target;
-  const button = form.querySelector("button");
-  button.disabled = true;
-  try {
-    drawExplanation(await ask("api/explain", new FormData(form)));
-  } catch (error) {
-    find("#explanation").replaceChildren(element("p", "verdict error", error.message));
-  }
-  button.disabled = false;
+  return [packet, steps(said.steps), verdict];
 }
 
 function sortBy(column) {
@@ -506,10 +259,8 @@ function sortBy(column) {
   if (last) draw();
 }
 
-find("#explain").addEventListener("submit", explain);
+answerForm(explanation);
 for (const head of document.querySelectorAll("[data-sort]")) {
   head.querySelector("button").addEventListener("click", () => sortBy(head.dataset.sort));
 }
-filter.addEventListener("input", look);
-document.addEventListener("visibilitychange", () => document.hidden || look());
-look();
+filter.addEventListener("input", follow(() => ask("api/sample", { filter: filter.value }), take));

@@ -195,7 +195,7 @@ impl Upstream {
     }
 
     /// What it looks like from outside.
-    pub(super) fn state(&self) -> UpstreamState {
+    pub(crate) fn state(&self) -> UpstreamState {
         let set = self.set.load();
         let now = Instant::now();
         UpstreamState {

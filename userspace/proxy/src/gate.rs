@@ -1,0 +1,108 @@
+//! What stands before everything else: who is not let in, and what is answered without a backend.
+
+use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
+
+use crate::{
+    answer, auth,
+    body::Body,
+    cors,
+    forward::{Call, Connection, TOO_LARGE},
+};
+
+/// Where certificates are proven over HTTP (RFC 8555, 8.3): never redirected to HTTPS, which may
+/// not work yet.
+const ACME: &str = "/.well-known/acme-challenge/";
+
+/// What stands before everything else: cookies for the client if the request may go on, or its
+/// answer.
+pub(crate) async fn gate(
+    call: &Call,
+    connection: &Connection,
+    parts: &mut Parts,
+) -> Result<Vec<HeaderValue>, Response<Body>> {
+    if let Some(response) = guard(call, connection, parts) {
+        return Err(response);
+    }
+    let Some(authenticator) = &call.route.authenticator else {
+        return Ok(Vec::new());
+    };
+    let client = auth::Client {
+        address: call.client,
+        host: &call.host,
+        path: &call.path,
+        is_https: is_https(connection, parts, call),
+        tls: &connection.tls,
+    };
+    authenticator.authorize(parts, &client).await
+}
+
+/// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,
+/// which browsers send without credentials.
+pub(crate) fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
+    let policy = call.route.policy();
+    let error = |status, why| Some(answer::error(status, why));
+    if policy.closed.is_some() {
+        return error(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "closed: a guard of the rule is not understood",
+        );
+    }
+    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&call.client));
+    let allowed = policy.sources.allow.as_deref();
+    if is_in(&policy.sources.deny) || allowed.is_some_and(|allowed| !is_in(allowed)) {
+        return error(StatusCode::FORBIDDEN, "not for this address");
+    }
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let is_challenge = call.path.starts_with(ACME);
+    if policy.to_https && !is_https(connection, parts, call) && !is_challenge {
+        let location = format!("https://{}{target}", call.host);
+        return Some(answer::redirect(308, &location));
+    }
+    let cors = policy.cors.as_ref().filter(|_| cors::is_preflight(parts))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let origin = parts.headers.get(header::ORIGIN);
+    cors::allow_preflight(cors, origin, response.headers_mut());
+    Some(response)
+}
+
+/// What is answered without a backend.
+pub(crate) fn shortcut(
+    call: &Call,
+    connection: &Connection,
+    parts: &Parts,
+) -> Option<Response<Body>> {
+    let policy = call.route.policy();
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if let Some(redirect) = &policy.redirect {
+        let scheme = if connection.is_secure {
+            "https"
+        } else {
+            "http"
+        };
+        let location = redirect.location.replace("$scheme", scheme);
+        let location = location.replace("$host", &call.host);
+        let location = location.replace("$request_uri", target);
+        return Some(answer::redirect(redirect.code, &location));
+    }
+    if let Some(root) = policy.app_root.as_ref().filter(|_| call.path == "/") {
+        return Some(answer::redirect(302, root));
+    }
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let most = policy.limits.body_bytes;
+    if length.is_some_and(|length| most.is_some_and(|most| length > most)) {
+        return Some(answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
+    }
+    None
+}
+
+/// Whether the client spoke TLS, to us or to a proxy that we trust.
+fn is_https(connection: &Connection, parts: &Parts, call: &Call) -> bool {
+    let told = || {
+        let told = parts.headers.get("x-forwarded-proto");
+        // Only behind a trusted proxy is the client another than the peer.
+        call.client != connection.peer.ip() && told.is_some_and(|told| told == "https")
+    };
+    connection.is_secure || told()
+}

@@ -1,0 +1,141 @@
+//! Sending a request to an endpoint, to another one if that is allowed, and a copy to a mirror.
+
+use std::{sync::Arc, time::Instant};
+
+use headgate_model::ingress::Retry;
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use tracing::debug;
+
+use crate::{
+    access_log::Sent,
+    answer,
+    body::Body,
+    forward::{Call, Connection},
+    upstream::{self, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
+};
+
+/// Sends a copy, without body, of some requests.
+pub(crate) fn mirror(call: &Call, connection: &Connection, parts: &Parts) {
+    let Some((upstream, percent)) = &call.route.mirror else {
+        return;
+    };
+    if fastrand::u8(..100) >= *percent {
+        return;
+    }
+    let mut copy = Request::from_parts(parts.clone(), Body::empty());
+    copy.headers_mut().remove(header::CONTENT_LENGTH);
+    let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
+    let (client, timeouts) = (call.client, call.route.policy().timeouts);
+    tokio::spawn(async move {
+        let (parts, body) = copy.into_parts();
+        let ask = upstream::Ask {
+            client,
+            parts: &parts,
+        };
+        if let Ok(pick) = upstream.pick(&ask, &[]) {
+            let copy = Request::from_parts(parts, body);
+            let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
+            if let Err(error) = sent {
+                debug!("a copy was not sent: {error}");
+            }
+        }
+    });
+}
+
+/// Why no endpoint answered.
+pub(crate) enum Failure {
+    NoEndpoint(NoEndpoint),
+    Send(SendError),
+}
+
+impl Failure {
+    pub(crate) fn response(&self) -> Response<Body> {
+        match self {
+            Self::NoEndpoint(why) => {
+                answer::error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
+            }
+            Self::Send(error) if error.kind == ErrorKind::Timeout => {
+                answer::error(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long")
+            }
+            Self::Send(error) if error.kind == ErrorKind::Body => {
+                answer::error(StatusCode::BAD_REQUEST, "the body broke off")
+            }
+            Self::Send(_) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
+        }
+    }
+}
+
+/// Sends a request to one endpoint, and to others if that fails in a way that allows it.
+pub(crate) async fn send(
+    upstream: &Arc<Upstream>,
+    call: &Call,
+    connection: &Connection,
+    mut request: Request<Body>,
+) -> Result<(Response<Body>, Pick, Sent), Failure> {
+    let begin = Instant::now();
+    let policy = call.route.policy();
+    let ends = Some((connection.peer, connection.local));
+    let mut tried = Vec::new();
+    loop {
+        let (parts, body) = request.into_parts();
+        let ask = upstream::Ask {
+            client: call.client,
+            parts: &parts,
+        };
+        let pick = upstream.pick(&ask, &tried).map_err(Failure::NoEndpoint)?;
+        tried.push(pick.address());
+        let is_last = tried.len() >= policy.retry.tries as usize;
+        let spare =
+            (!is_last && is_repeatable(&parts, &body, &policy.retry)).then(|| parts.clone());
+        let spare = spare.map(|parts| Request::from_parts(parts, Body::empty()));
+        let sent = upstream
+            .send(
+                &pick,
+                Request::from_parts(parts, body),
+                &policy.timeouts,
+                ends,
+            )
+            .await;
+        request = match sent {
+            Ok(response) => {
+                let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());
+                match spare.filter(|_| is_bad) {
+                    Some(spare) => spare,
+                    None => {
+                        let sent = Sent {
+                            upstream: upstream.key().clone(),
+                            endpoint: pick.address(),
+                            tries: tried.len(),
+                            took: begin.elapsed(),
+                        };
+                        return Ok((response, pick, sent));
+                    }
+                }
+            }
+            Err(mut error) => {
+                debug!(upstream = %upstream.key(), endpoint = %pick.address(), "{error}");
+                let is_meant = match error.kind {
+                    ErrorKind::Timeout => policy.retry.on_timeout,
+                    _ => policy.retry.on_error,
+                };
+                let again = match error.is_sent {
+                    // Given back as it was, whatever the method.
+                    false => error.request.take().map(|request| *request).or(spare),
+                    true => spare,
+                };
+                match again.filter(|_| is_meant && !is_last) {
+                    Some(again) => again,
+                    None => return Err(Failure::Send(error)),
+                }
+            }
+        };
+    }
+}
+
+/// Whether a request may be sent again although an endpoint may have acted on it.
+fn is_repeatable(parts: &Parts, body: &Body, retry: &Retry) -> bool {
+    use hyper::body::Body as _;
+    let is_idempotent =
+        parts.method.is_safe() || matches!(parts.method, Method::PUT | Method::DELETE);
+    body.is_end_stream() && (is_idempotent || retry.non_idempotent)
+}

@@ -1,0 +1,211 @@
+//! What is served, for people who want to see it.
+
+use headgate_model::ingress::{Route, UpstreamKey};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Proxy, UpstreamState,
+    serving::{ServedRoute, ServedTarget},
+    upstream::EndpointState,
+    words,
+};
+
+/// All that is served at a moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// When.
+    pub time: Timestamp,
+    /// Routes by host; of those of one host, the first that matches is taken. The default is last.
+    pub routes: Vec<RouteRow>,
+    /// Certificates by Secret.
+    pub certificates: Vec<CertificateRow>,
+    /// Backends by Service and port.
+    pub backends: Vec<BackendRow>,
+    /// What became of requests, by Ingress.
+    pub answers: Vec<AnswersRow>,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// Exact, with `*.`, or `any other`.
+    pub host: String,
+    /// Which paths.
+    pub path: String,
+    /// What else must hold.
+    pub conditions: Vec<String>,
+    /// Who asked for it.
+    pub ingress: String,
+    /// Service and port, or why there is none.
+    pub target: String,
+    /// Where some requests go instead.
+    pub canary: Option<String>,
+    /// What stands in front, in the order in which it is asked.
+    pub front: Vec<String>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateRow {
+    /// What it is for.
+    pub kind: CertificateKind,
+    /// Hosts whose clients are shown it.
+    pub hosts: Vec<String>,
+    /// The Secret that it is from, unless it is signed by ourselves.
+    pub secret: Option<String>,
+    /// Names that it is good for (subject alternative names).
+    pub names: Vec<String>,
+    /// When it ends, if that can be read.
+    pub not_after: Option<Timestamp>,
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateKind {
+    /// For hosts of Ingresses.
+    Hosts,
+    /// For every other host.
+    Default,
+    /// For every other host, signed by ourselves: nobody trusts it.
+    SelfSigned,
+}
+
+/// A backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendRow {
+    /// The Service.
+    pub service: String,
+    /// Its port.
+    pub port: u16,
+    /// How its endpoints are chosen.
+    pub balance: String,
+    /// Why no request can be sent.
+    pub error: Option<String>,
+    /// Whether so many endpoints are not well that all are used.
+    pub is_panicking: bool,
+    /// By address.
+    pub endpoints: Vec<EndpointRow>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Where.
+    pub address: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it gets requests, and why not.
+    pub health: String,
+    /// Requests and opened connections right now.
+    pub in_flight: u32,
+    /// Those so far.
+    pub requests: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// Its recent time to answer.
+    pub time_ms: f64,
+}
+
+/// What became of the requests of an Ingress.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnswersRow {
+    /// The Ingress.
+    pub ingress: String,
+    /// Answers by the first digit of their status.
+    pub by_class: [u64; 6],
+    /// What all of them took together.
+    pub seconds: f64,
+}
+
+impl Proxy {
+    /// What is served now.
+    pub fn table(&self) -> Table {
+        let serving = self.serving.load();
+        let routes = serving.index.routes();
+        let answers = self
+            .answers()
+            .into_iter()
+            .map(|(ingress, answers)| AnswersRow {
+                ingress: ingress.to_string(),
+                by_class: answers.by_class,
+                seconds: answers.seconds,
+            });
+        let mut answers: Vec<AnswersRow> = answers.collect();
+        answers.sort_by(|a, b| a.ingress.cmp(&b.ingress));
+        let passed = serving.passthrough.iter().map(|(host, upstream)| RouteRow {
+            host: host.clone(),
+            path: "TLS, unopened".into(),
+            conditions: Vec::new(),
+            ingress: String::new(),
+            target: upstream.key().to_string(),
+            canary: None,
+            front: Vec::new(),
+        });
+        let mut passed: Vec<RouteRow> = passed.collect();
+        passed.sort_by(|a, b| a.host.cmp(&b.host));
+        let routes = routes.map(|(host, route)| route_row(host, route));
+        Table {
+            time: Timestamp::now(),
+            routes: passed.into_iter().chain(routes).collect(),
+            certificates: serving.certificates.rows(),
+            backends: self.upstreams().iter().map(backend_row).collect(),
+            answers,
+        }
+    }
+
+    /// The certificates that clients are shown, by Secret.
+    pub fn certificates(&self) -> Vec<CertificateRow> {
+        self.serving.load().certificates.rows()
+    }
+}
+
+pub(crate) fn route_row(host: Option<&str>, served: &ServedRoute) -> RouteRow {
+    let route: &Route = served.as_ref();
+    RouteRow {
+        host: host.map_or_else(|| "default".into(), words::host),
+        path: words::path(&route.path),
+        conditions: route.conditions.iter().map(words::condition).collect(),
+        ingress: route.ingress.to_string(),
+        target: target(&served.target),
+        canary: served.canary.as_ref().map(|(_, canary)| target(canary)),
+        front: words::front(&route.policy),
+    }
+}
+
+pub(crate) fn target(target: &ServedTarget) -> String {
+    match target {
+        ServedTarget::Upstream(upstream) => upstream.key().to_string(),
+        ServedTarget::Unavailable => "none: the Service or its port is missing".into(),
+        ServedTarget::Missing => "none: the backend cannot be served".into(),
+    }
+}
+
+pub(crate) fn backend_row(state: &UpstreamState) -> BackendRow {
+    let UpstreamKey {
+        service,
+        port,
+        policy,
+    } = &state.key;
+    BackendRow {
+        service: service.to_string(),
+        port: *port,
+        balance: words::balance(policy),
+        error: state.error.clone(),
+        is_panicking: state.is_panicking,
+        endpoints: state.endpoints.iter().map(endpoint_row).collect(),
+    }
+}
+
+fn endpoint_row(state: &EndpointState) -> EndpointRow {
+    EndpointRow {
+        address: state.address.to_string(),
+        weight: state.weight,
+        health: words::health(&state.health),
+        in_flight: state.in_flight,
+        requests: state.requests,
+        failures: state.failures,
+        time_ms: state.time.as_secs_f64() * 1000.0,
+    }
+}

@@ -1,0 +1,176 @@
+//! What routes and backends are, in words for people.
+
+use headgate_model::ingress::{
+    Auth, Balance, Condition, Cors, HashBy, Limits, PathMatch, Policy, Rate, Sources, Text,
+    UpstreamPolicy,
+};
+use ipnet::IpNet;
+
+use crate::EndpointHealth;
+
+pub(crate) fn host(name: &str) -> String {
+    match name {
+        "" => "any other".into(),
+        name => name.into(),
+    }
+}
+
+pub(crate) fn path(path: &PathMatch) -> String {
+    match path {
+        PathMatch::Exact(path) => format!("exactly {path}"),
+        PathMatch::Prefix(path) if path.is_empty() => "every path".into(),
+        PathMatch::Prefix(path) => format!("{path} and below"),
+        PathMatch::Regex(pattern) => format!("like {pattern}"),
+    }
+}
+
+pub(crate) fn condition(condition: &Condition) -> String {
+    match condition {
+        Condition::Method(wanted) => format!("method{}", text(wanted)),
+        Condition::Header(name, wanted) => format!("header {name}{}", text(wanted)),
+        Condition::Query(name, wanted) => format!("parameter {name}{}", text(wanted)),
+        Condition::Source(networks) => format!("from {}", list(networks)),
+    }
+}
+
+fn text(wanted: &Text) -> String {
+    match wanted {
+        Text::Any => " is there".into(),
+        Text::OneOf(texts) => format!(" is {}", texts.join(" or ")),
+        Text::Regex(pattern) => format!(" is like {pattern}"),
+    }
+}
+
+fn list(networks: &[IpNet]) -> String {
+    let texts: Vec<String> = networks.iter().map(IpNet::to_string).collect();
+    texts.join(", ")
+}
+
+/// What stands between a request and the backend, in the order in which it is asked.
+pub(crate) fn front(policy: &Policy) -> Vec<String> {
+    let mut words = Vec::new();
+    words.extend(policy.closed.iter().map(|why| format!("closed: {why}")));
+    words.extend(sources(&policy.sources));
+    if policy.to_https {
+        words.push("HTTP is redirected to HTTPS".into());
+    }
+    words.extend(policy.cors.as_ref().map(cors));
+    words.extend(
+        policy
+            .auth
+            .iter()
+            .map(|auth| format!("needs {}", proof(auth))),
+    );
+    let redirect = policy.redirect.as_ref();
+    words.extend(redirect.map(|to| format!("redirects to {} ({})", to.location, to.code)));
+    let root = policy.app_root.as_ref();
+    words.extend(root.map(|root| format!("redirects / to {root}")));
+    words.extend(limits(&policy.limits));
+    words.extend(policy.rewrite.iter().map(|to| format!("rewrites to {to}")));
+    let mirror = policy.mirror.as_ref();
+    words.extend(mirror.map(|copy| format!("copies {} % to {}", copy.percent, copy.upstream)));
+    words
+}
+
+fn sources(sources: &Sources) -> impl Iterator<Item = String> {
+    let allow = sources.allow.as_ref().map(|allow| match allow.is_empty() {
+        true => "for nobody".into(),
+        false => format!("only for {}", list(allow)),
+    });
+    let deny = (!sources.deny.is_empty()).then(|| format!("not for {}", list(&sources.deny)));
+    allow.into_iter().chain(deny)
+}
+
+/// What a request must prove itself with.
+pub(crate) fn proof(auth: &Auth) -> &'static str {
+    match auth {
+        Auth::Certificate(_) => "a client certificate",
+        Auth::Basic(_) => "a password",
+        Auth::External(_) => "the consent of another service",
+        Auth::Hmac(_) => "a signature",
+        Auth::ApiKey(_) => "an API key",
+        Auth::Jwt(_) => "a JSON Web Token",
+        Auth::Introspection(_) => "a token that its issuer takes",
+        Auth::Ldap(_) => "a password of a directory",
+        Auth::Paseto(_) => "a PASETO",
+        Auth::Oidc(_) => "a log-in by OpenID Connect",
+    }
+}
+
+fn cors(cors: &Cors) -> String {
+    if cors.origins.is_empty() {
+        return "CORS for every origin".into();
+    }
+    let origins = cors.origins.iter().map(|origin| {
+        let wildcard = if origin.is_wildcard { "*." } else { "" };
+        format!("{}{wildcard}{}", origin.scheme, origin.host)
+    });
+    format!("CORS for {}", origins.collect::<Vec<_>>().join(", "))
+}
+
+/// Those of each client, and of bodies if it is not the usual one.
+pub(crate) fn limits(limits: &Limits) -> Vec<String> {
+    let rates = limits.rates.iter().map(rate);
+    let concurrent = limits.concurrent;
+    let concurrent = concurrent.map(|most| format!("{} of a client at a time", count(most)));
+    let body = (limits.body_bytes != Limits::default().body_bytes).then(|| {
+        limits.body_bytes.map_or_else(
+            || "bodies of any size".into(),
+            |most| format!("bodies up to {most} bytes"),
+        )
+    });
+    rates.chain(concurrent).chain(body).collect()
+}
+
+fn count(requests: u32) -> String {
+    match requests {
+        1 => "1 request".into(),
+        _ => format!("{requests} requests"),
+    }
+}
+
+fn rate(rate: &Rate) -> String {
+    let requests = count(rate.requests);
+    let seconds = rate.period.as_secs();
+    let period = match seconds {
+        1 => "second".into(),
+        60 => "minute".into(),
+        _ => format!("{seconds} s"),
+    };
+    format!("{requests} of a client a {period}, {} at once", rate.burst)
+}
+
+pub(crate) fn balance(policy: &UpstreamPolicy) -> String {
+    let next = match &policy.balance {
+        Balance::RoundRobin => "round robin".into(),
+        Balance::LeastConnections => "fewest requests".into(),
+        Balance::Random => "the better of two at random".into(),
+        Balance::LeastTime => "shortest time to answer".into(),
+        Balance::Hash(by) => format!("by {}", hashed(by)),
+    };
+    match &policy.sticky {
+        Some(sticky) => format!("by cookie {}, else {next}", sticky.name),
+        None => next,
+    }
+}
+
+fn hashed(by: &HashBy) -> String {
+    match by {
+        HashBy::Source => "the client's address".into(),
+        HashBy::Header(name) => format!("header {name}"),
+        HashBy::Cookie(name) => format!("cookie {name}"),
+        HashBy::Query(name) => format!("parameter {name}"),
+        HashBy::Uri => "path and query".into(),
+        HashBy::Host => "host".into(),
+    }
+}
+
+pub(crate) fn health(health: &EndpointHealth) -> String {
+    match health {
+        EndpointHealth::Well => "well".into(),
+        EndpointHealth::Down { reason } => format!("down: {reason}"),
+        EndpointHealth::Ejected { remaining, reason } => {
+            format!("left alone for {} s more: {reason}", remaining.as_secs())
+        }
+    }
+}
