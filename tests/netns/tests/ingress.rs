@@ -4,17 +4,10 @@
 
 mod common;
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-};
+use std::collections::BTreeSet;
 
-use common::{API, SHOP, eventually, ingress_cluster};
-use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, slices};
+use common::{API, Client, Load, SHOP, eventually, ingress_cluster};
+use headgate_netns::{Certificate, Cluster, INGRESSES, PROXY_USER, slices};
 use serde_json::Value;
 
 /// Status, headers and body.
@@ -174,50 +167,21 @@ fn l08_without_endpoints_there_is_no_service_until_there_are() {
     eventually("404", || status() == 404);
 }
 
-/// Requests one after the other over connections that stay open, until told to stop.
-struct Load {
-    ends: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
-}
-
-impl Load {
-    fn start(from: &Netns, node: std::net::Ipv4Addr) -> Self {
-        let ends = Arc::new(AtomicBool::new(false));
-        let client = |is_new_each_time: bool| {
-            let ends = ends.clone();
-            from.spawn(move || {
-                let (mut answers, mut errors) = (0, Vec::new());
-                let address = std::net::SocketAddr::from((node, 80));
-                let mut kept = None;
-                while !ends.load(Ordering::Relaxed) {
-                    match ask(address, kept.take()) {
-                        Ok((200, stream)) => {
-                            answers += 1;
-                            kept = stream.filter(|_| !is_new_each_time);
-                        }
-                        Ok((status, _)) => errors.push(status.to_string()),
-                        Err(error) => errors.push(format!("{is_new_each_time} {answers} {error}")),
-                    }
-                }
-                (answers, errors)
-            })
-        };
-        Self {
-            clients: vec![client(true), client(false)],
-            ends,
-        }
-    }
-
-    fn finish(self) {
-        self.ends.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            let (answers, errors) = client.join().unwrap();
-            assert!(
-                answers > 10 && errors.is_empty(),
-                "{answers} answers, {errors:?}"
-            );
-        }
-    }
+/// Requests one after the other, over connections of their own or one that stays open.
+fn load(cluster: &Cluster) -> Load {
+    let address = std::net::SocketAddr::from((cluster.nodes[0].v4, 80));
+    let client = |is_new_each_time: bool| -> Client {
+        let mut kept = None;
+        Box::new(move || match ask(address, kept.take()) {
+            Ok((200, stream)) => {
+                kept = stream.filter(|_| !is_new_each_time);
+                Ok(())
+            }
+            Ok((status, _)) => Err(status.to_string()),
+            Err(error) => Err(format!("new each time: {is_new_each_time}: {error}")),
+        })
+    };
+    Load::start(&cluster.client, [client(true), client(false)])
 }
 
 /// A request over a connection, and the connection if the server leaves it open.
@@ -264,7 +228,7 @@ fn l57_no_request_is_lost_while_everything_changes() {
     let Some((mut cluster, _)) = ingress_cluster("ingload", &["--access-log", "off"]) else {
         return;
     };
-    let load = Load::start(&cluster.client, cluster.nodes[0].v4);
+    let load = load(&cluster);
     for round in 0..5 {
         // Another route, another certificate, other endpoints.
         let more = INGRESSES.replace(SHOP, &format!("shop{round}.example.com"));

@@ -6,14 +6,9 @@ mod common;
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
 };
 
-use common::{BALANCER, cluster_without_agents, eventually, on, on_node};
+use common::{BALANCER, Client, Load, cluster_without_agents, eventually, on, on_node};
 use headgate_netns::{
     Answer, Cluster, Netns, Node, Process, SERVICE, binary, get, get_on, http, slices,
 };
@@ -83,45 +78,15 @@ fn ends(from: &Netns, address: SocketAddr) -> (SocketAddr, SocketAddr) {
     (end("client"), end("local"))
 }
 
-/// Clients that connect one after the other until told to stop.
-struct Load {
-    ends: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<(usize, Vec<std::io::Error>)>>,
-}
-
-impl Load {
-    fn start(from: &Netns, addresses: [IpAddr; 2]) -> Self {
-        let ends = Arc::new(AtomicBool::new(false));
-        let client = |address: IpAddr| {
-            let (ends, mut answers) = (ends.clone(), 0);
-            let mut errors = Vec::new();
-            from.spawn(move || {
-                while !ends.load(Ordering::Relaxed) {
-                    match get(on(address, 80)) {
-                        Ok(_) => answers += 1,
-                        Err(error) => errors.push(error),
-                    }
-                }
-                (answers, errors)
-            })
-        };
-        Self {
-            clients: addresses.map(client).into(),
-            ends,
-        }
-    }
-
-    /// Stops the clients; each must have been answered, always.
-    fn finish(self) {
-        self.ends.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            let (answers, errors) = client.join().unwrap();
-            assert!(
-                answers > 10 && errors.is_empty(),
-                "{answers} answers, {errors:?}"
-            );
-        }
-    }
+/// Clients that connect one after the other, one to each address.
+fn load(from: &Netns, addresses: [IpAddr; 2]) -> Load {
+    let client = |address: IpAddr| -> Client {
+        Box::new(move || {
+            let answer = get(on(address, 80));
+            answer.map(drop).map_err(|error| error.to_string())
+        })
+    };
+    Load::start(from, addresses.map(client))
 }
 
 #[test]
@@ -191,7 +156,7 @@ fn handover_to_another_process_loses_no_connection() {
     };
     let (node, client) = (&cluster.nodes[0], &cluster.client);
     let mut proxy = steered(node, "0");
-    let load = Load::start(client, addresses(node));
+    let load = load(client, addresses(node));
     for name in ["1", "2", "3"] {
         let next = steered(node, name);
         for address in addresses(node) {
@@ -235,7 +200,7 @@ fn steering_outlives_the_agent_and_ends_with_its_option_or_cleanup() {
     };
     let target = on(cluster.nodes[0].v4, 80);
     let proxy = steered(&cluster.nodes[0], "proxy");
-    let load = Load::start(&cluster.client, addresses(&cluster.nodes[0]));
+    let load = load(&cluster.client, addresses(&cluster.nodes[0]));
     for seed in ["1", "2"] {
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
         start_agent(&mut cluster, &["--seed", seed]);

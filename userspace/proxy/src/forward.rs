@@ -100,7 +100,6 @@ pub(crate) async fn answer(
         .is_http2
         .store(version == Version::HTTP_2, Ordering::Relaxed);
     let origin = parts.headers.get(header::ORIGIN).cloned();
-    let accepted = Accepted::of(&parts.method, &parts.headers);
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
@@ -112,6 +111,8 @@ pub(crate) async fn answer(
             return hold(response, is_grpc, None, in_progress, entry);
         }
     };
+    let is_compressed = call.route.policy().compress;
+    let accepted = is_compressed.then(|| Accepted::of(&parts.method, &parts.headers));
     let mut outcome = match gate(&call, connection, &mut parts).await {
         Err(response) => response.into(),
         Ok(cookies) => {
@@ -127,7 +128,7 @@ pub(crate) async fn answer(
         }
     };
     let policy = call.route.policy();
-    if policy.compress {
+    if let Some(accepted) = accepted {
         outcome.response = compress(accepted, outcome.response).await;
     }
     let response = finish(

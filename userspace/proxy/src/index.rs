@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use headgate_model::ingress::{Condition, PathMatch, Route};
+use headgate_model::ingress::{Condition, PathMatch, Route, for_host};
 use http::request::Parts;
 
 use crate::message::{Ask, parameters};
@@ -104,18 +104,8 @@ impl<T: AsRef<Route>> Index<T> {
     }
 
     fn host(&self, name: &str) -> Option<(&String, &HostIndex<T>)> {
-        let exact = (!name.is_empty())
-            .then(|| self.hosts.get_key_value(name))
-            .flatten();
-        let wildcard = || {
-            let (label, rest) = name.split_once('.')?;
-            self.hosts
-                .get_key_value(&format!("*.{rest}"))
-                .filter(|_| !label.is_empty())
-        };
-        exact
-            .or_else(wildcard)
-            .or_else(|| self.hosts.get_key_value(""))
+        let named = for_host(name, |host| self.hosts.get_key_value(host));
+        named.or_else(|| self.hosts.get_key_value(""))
     }
 }
 

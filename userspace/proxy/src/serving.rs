@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target},
+    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target, for_host},
 };
 
 use crate::{
@@ -192,21 +192,13 @@ impl Serving {
     /// Whether clients of a host are asked for a certificate. Hosts are found as those of routes.
     pub(crate) fn asks_certificate(&self, name: Option<&str>) -> bool {
         let hosts = &self.asks_certificate;
-        let wildcard = |name: &str| {
-            let (_, rest) = name.split_once('.')?;
-            hosts.get(&format!("*.{rest}"))
-        };
-        let found = name.and_then(|name| hosts.get(name).or_else(|| wildcard(name)));
+        let found = name.and_then(|name| for_host(name, |host| hosts.get(host)));
         found.or_else(|| hosts.get("")).is_some_and(|asks| *asks)
     }
 
     /// The backend of a host whose TLS is not ours to open.
     pub(crate) fn passthrough(&self, host: &str) -> Option<&Arc<Upstream>> {
-        let wildcard = || {
-            let (_, rest) = host.split_once('.')?;
-            self.passthrough.get(&format!("*.{rest}"))
-        };
-        self.passthrough.get(host).or_else(wildcard)
+        for_host(host, |host| self.passthrough.get(host))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 use anyhow::{Context, Result};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Certificate, Routes},
+    ingress::{Certificate, Routes, for_host},
 };
 use jiff::Timestamp;
 use tokio_rustls::rustls::{
@@ -83,12 +83,7 @@ impl Certificates {
     }
 
     fn known(&self, name: Option<&str>) -> Option<&Known> {
-        let exact = |name: &str| self.hosts.get(name);
-        let wildcard = |name: &str| {
-            let (_, rest) = name.split_once('.')?;
-            self.hosts.get(&format!("*.{rest}"))
-        };
-        let named = name.and_then(|name| exact(name).or_else(|| wildcard(name)));
+        let named = name.and_then(|name| for_host(name, |host| self.hosts.get(host)));
         named
             .or_else(|| self.hosts.get(""))
             .or(self.default.as_ref())

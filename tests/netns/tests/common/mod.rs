@@ -194,3 +194,47 @@ pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i3
         code => Err(code.unwrap_or(-1)),
     }
 }
+
+/// Clients that ask again and again until told to stop.
+pub(crate) struct Load {
+    ends: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
+}
+
+/// Asks once, and says what went wrong.
+pub(crate) type Client = Box<dyn FnMut() -> Result<(), String> + Send>;
+
+impl Load {
+    pub(crate) fn start(from: &Netns, clients: impl IntoIterator<Item = Client>) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let start = |mut ask: Client| {
+            let ends = ends.clone();
+            from.spawn(move || {
+                let (mut answers, mut errors) = (0, Vec::new());
+                while !ends.load(Ordering::Relaxed) {
+                    match ask() {
+                        Ok(()) => answers += 1,
+                        Err(error) => errors.push(error),
+                    }
+                }
+                (answers, errors)
+            })
+        };
+        Self {
+            clients: clients.into_iter().map(start).collect(),
+            ends,
+        }
+    }
+
+    /// Stops the clients; each must have been answered, always.
+    pub(crate) fn finish(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            let (answers, errors) = client.join().unwrap();
+            assert!(
+                answers > 10 && errors.is_empty(),
+                "{answers} answers, {errors:?}"
+            );
+        }
+    }
+}

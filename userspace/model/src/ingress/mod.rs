@@ -41,6 +41,6 @@ pub use policy::{
 };
 pub use routes::{
     Canary, CanaryRule, Certificate, Condition, Host, PathMatch, Route, Routes, Target, Text,
-    UpstreamKey,
+    UpstreamKey, for_host,
 };
 pub use rules::routes;

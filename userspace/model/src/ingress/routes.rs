@@ -7,6 +7,17 @@ use ipnet::IpNet;
 use super::{Pattern, Policy, UpstreamPolicy};
 use crate::{NamespacedName, Refusal};
 
+/// What `get` has for a host, which is in lower case and without port: under its own name, else with
+/// `*.` for its first label.
+pub fn for_host<T>(host: &str, get: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let wildcard = || {
+        let (label, rest) = host.split_once('.')?;
+        let key = (!label.is_empty()).then(|| format!("*.{rest}"))?;
+        get(&key)
+    };
+    get(host).or_else(wildcard)
+}
+
 /// What all Ingresses together ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
@@ -31,12 +42,7 @@ impl Routes {
     /// with this name, one with `*.` for its first label, or the one for every other. If none of
     /// its routes matches, no other host is asked.
     pub fn host(&self, name: &str) -> Option<&Host> {
-        let wildcard = || {
-            let (label, rest) = name.split_once('.')?;
-            let key = (!label.is_empty()).then(|| format!("*.{rest}"))?;
-            self.hosts.get(&key)
-        };
-        let named = self.hosts.get(name).or_else(wildcard);
+        let named = for_host(name, |name| self.hosts.get(name));
         named.or_else(|| self.hosts.get(""))
     }
 

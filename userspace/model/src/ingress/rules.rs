@@ -15,7 +15,7 @@ use super::{
     class::{refuse_parameters, serves},
     client_certificates,
     endpoints::upstream,
-    tls,
+    for_host, tls,
 };
 
 pub(super) fn refusal(ingress: &NamespacedName, field: String, reason: String) -> Refusal {
@@ -390,8 +390,7 @@ impl Builder<'_> {
 
 /// Whether a set of hosts names this one, or has a `*.` for it.
 fn covers(hosts: &BTreeSet<String>, host: &str) -> bool {
-    let parent = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
-    hosts.contains(host) || parent.is_some_and(|parent| hosts.contains(&parent))
+    for_host(host, |host| hosts.get(host)).is_some()
 }
 
 /// Length of a path; an empty one means `/`.
