@@ -22,6 +22,10 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 use headgate_abi::names;
 
+/// Requests of the proxy come and go by the ten thousand a second, and the agent's objects in bursts.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Kubernetes service load balancing in the kernel.
 #[derive(Parser)]
 #[command(version)]

@@ -12,10 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::{NamespacedName, ingress::UpstreamKey};
+use headgate_model::NamespacedName;
 use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
+
+use crate::upstream::Upstream;
 
 /// Lines that may wait to be written. More are dropped: a slow disk does not slow requests.
 const MAX_WAITING: usize = 1 << 14;
@@ -79,7 +81,7 @@ pub(crate) struct Entry {
 /// Where a request was sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
-    pub(crate) upstream: UpstreamKey,
+    pub(crate) upstream: Arc<Upstream>,
     pub(crate) endpoint: SocketAddr,
     pub(crate) tries: usize,
     pub(crate) took: Duration,
@@ -156,7 +158,7 @@ impl Entry {
             user_agent: text(self.agent.as_ref()),
             request_id: text(self.request_id.as_ref()),
             ingress: self.ingress.as_ref().map(ToString::to_string),
-            service: sent.map(|sent| sent.upstream.to_string()),
+            service: sent.map(|sent| sent.upstream.key().to_string()),
             endpoint: sent.map(|sent| sent.endpoint),
             tries: sent.map(|sent| sent.tries),
             endpoint_seconds: sent.map(|sent| sent.took.as_secs_f64()),

@@ -104,12 +104,12 @@ impl HttpBody for Body {
 pub(crate) struct Held<G> {
     body: Body,
     bytes: u64,
-    entry: Option<Entry>,
+    entry: Option<Box<Entry>>,
     _guard: G,
 }
 
 impl<G> Held<G> {
-    pub(crate) fn new(body: Body, guard: G, entry: Option<Entry>) -> Self {
+    pub(crate) fn new(body: Body, guard: G, entry: Option<Box<Entry>>) -> Self {
         Self {
             body,
             bytes: 0,

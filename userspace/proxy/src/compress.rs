@@ -33,28 +33,27 @@ const TYPES: [&str; 12] = [
 
 /// What of a request says how it may be answered.
 #[derive(Debug)]
-pub(crate) struct Accepted {
-    method: Method,
-    encodings: Option<HeaderValue>,
-}
+pub(crate) struct Accepted(HeaderValue);
 
 impl Accepted {
-    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
-        Self {
-            method: method.clone(),
-            encodings: headers.get(header::ACCEPT_ENCODING).cloned(),
-        }
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        let encodings = headers.get(header::ACCEPT_ENCODING);
+        let encodings = encodings.filter(|_| *method != Method::HEAD);
+        encodings.cloned().map(Self)
     }
 }
 
 /// Compresses a response with zstd, brotli or gzip, if that is wanted and gains something.
 pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Response<Body> {
-    let Some(encodings) = accepted
-        .encodings
-        .filter(|_| accepted.method != Method::HEAD)
-    else {
+    let gains = SizeAbove::new(MIN_SIZE).and(is_compressible);
+    if !gains.should_compress(&response) {
         return response;
-    };
+    }
+    // Encoders are large.
+    Box::pin(encode(accepted, response)).await
+}
+
+async fn encode(Accepted(encodings): Accepted, response: Response<Body>) -> Response<Body> {
     let mut request = Request::new(());
     request
         .headers_mut()
@@ -69,7 +68,7 @@ pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Re
     let mut layer = Compression::new(once)
         .no_deflate()
         .quality(CompressionLevel::Fastest)
-        .compress_when(SizeAbove::new(MIN_SIZE).and(is_compressible));
+        .compress_when(always);
     let Ok(service) = layer.ready().await;
     let Ok(response) = service.call(request).await;
     let mut response = response.map(Body::boxed);
@@ -77,6 +76,10 @@ pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Re
         weaken(response.headers_mut());
     }
     response
+}
+
+fn always(_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions) -> bool {
+    true
 }
 
 fn is_compressible(
@@ -142,7 +145,10 @@ mod tests {
                 .headers_mut()
                 .insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        compress(Accepted::of(&method, &headers), response).await
+        match Accepted::of(&method, &headers) {
+            Some(accepted) => compress(accepted, response).await,
+            None => response,
+        }
     }
 
     #[tokio::test]
@@ -209,7 +215,8 @@ mod tests {
         let mut response = Response::new(Body::from("a".repeat(100)));
         let html = HeaderValue::from_static("text/html");
         response.headers_mut().insert(header::CONTENT_TYPE, html);
-        let response = compress(Accepted::of(&Method::GET, &headers), response).await;
+        let accepted = Accepted::of(&Method::GET, &headers).unwrap();
+        let response = compress(accepted, response).await;
         assert!(!response.headers().contains_key("content-encoding"));
     }
 }

@@ -1,10 +1,7 @@
 //! What would become of a request, told step by step. It takes the way of requests up to the choice of
 //! an endpoint; nobody is asked and nothing is used up.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts, uri::PathAndQuery,
@@ -13,8 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Proxy,
-    activity::Activity,
-    auth::Tls,
     body::Body,
     canary,
     forward::{self, Call, Connection},
@@ -203,15 +198,9 @@ fn parts(question: &Question) -> Option<Parts> {
 }
 
 fn connection(question: &Question) -> Connection {
-    Connection {
-        peer: SocketAddr::new(question.client, 0),
-        local: SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), 0),
-        is_secure: question.is_tls,
-        tls: Tls::default(),
-        is_closing: AtomicBool::new(false),
-        is_http2: AtomicBool::new(false),
-        activity: Arc::new(Activity::new()),
-    }
+    let peer = SocketAddr::new(question.client, 0);
+    let local = SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), 0);
+    Connection::new(peer, local, question.is_tls)
 }
 
 /// What the handshake does. Whether that is all, for the connection goes on unopened.

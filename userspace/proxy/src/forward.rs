@@ -45,6 +45,8 @@ const TOO_LATE: &str = "the body did not come in time";
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
+    /// The peer's address without port, as every request tells it.
+    pub(crate) peer_text: HeaderValue,
     pub(crate) local: SocketAddr,
     pub(crate) is_secure: bool,
     pub(crate) tls: Tls,
@@ -53,6 +55,22 @@ pub(crate) struct Connection {
     /// As far as requests have told.
     pub(crate) is_http2: AtomicBool,
     pub(crate) activity: Arc<Activity>,
+}
+
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, is_secure: bool) -> Self {
+        let peer_text = HeaderValue::try_from(peer.ip().to_string());
+        Self {
+            peer,
+            peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
+            local,
+            is_secure,
+            tls: Tls::default(),
+            is_closing: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            activity: Arc::new(Activity::new()),
+        }
+    }
 }
 
 /// A request whose route is known.
@@ -74,6 +92,9 @@ struct Outcome {
 
 type Guard = (Pick, Option<Admission>);
 
+/// What a client gets. The request is in progress until its body is sent.
+type Answer = Response<Held<(Option<Guard>, InProgress)>>;
+
 impl From<Response<Body>> for Outcome {
     fn from(response: Response<Body>) -> Self {
         Self {
@@ -89,7 +110,7 @@ pub(crate) async fn answer(
     proxy: &Proxy,
     connection: &Connection,
     mut request: Request<Incoming>,
-) -> Response<Body> {
+) -> Answer {
     let begin = Instant::now();
     let in_progress = connection.activity.begin();
     let protocol = headers::upgrade(request.version(), request.headers());
@@ -103,7 +124,7 @@ pub(crate) async fn answer(
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
-    let mut entry = log.map(|log| Entry::new(log.clone(), connection.peer, &parts));
+    let mut entry = log.map(|log| Box::new(Entry::new(log.clone(), connection.peer, &parts)));
     let call = match route(proxy, &proxy.serving.load(), connection, &parts) {
         Ok(call) => call,
         Err(response) => {
@@ -112,7 +133,7 @@ pub(crate) async fn answer(
         }
     };
     let is_compressed = call.route.policy().compress;
-    let accepted = is_compressed.then(|| Accepted::of(&parts.method, &parts.headers));
+    let accepted = Accepted::of(&parts.method, &parts.headers).filter(|_| is_compressed);
     let mut outcome = match gate(&call, connection, &mut parts).await {
         Err(response) => response.into(),
         Ok(cookies) => {
@@ -156,8 +177,8 @@ fn hold(
     is_grpc: bool,
     guard: Option<Guard>,
     in_progress: InProgress,
-    mut entry: Option<Entry>,
-) -> Response<Body> {
+    mut entry: Option<Box<Entry>>,
+) -> Answer {
     if let Some(entry) = &mut entry {
         entry.status = response.status();
     }
@@ -165,7 +186,7 @@ fn hold(
         true => answer::for_grpc(response),
         false => response,
     };
-    response.map(|body| Body::boxed(Held::new(body, (guard, in_progress), entry)))
+    response.map(|body| Held::new(body, (guard, in_progress), entry))
 }
 
 /// The client's name for the request, or one that we give it.
@@ -236,11 +257,11 @@ async fn admit(
         return response.into();
     }
     prepare(proxy, connection, call, &mut parts, upgrade.is_some());
-    mirror(call, connection, &parts);
     let fate = Arc::new(Fate::default());
     let most = call.route.policy().limits.body_bytes;
     let body = upload(body, most, proxy.settings.body_timeout, &fate);
-    let request = Request::from_parts(parts, body);
+    let request = Box::new(Request::from_parts(parts, body));
+    mirror(call, connection, &request);
     let (mut response, pick, sent) = match send(&upstream, call, connection, request).await {
         Ok(answered) => answered,
         Err(_) if fate.is_exceeded() => {

@@ -33,7 +33,8 @@ pub(crate) async fn gate(
         is_https: is_https(connection, parts, call),
         tls: &connection.tls,
     };
-    authenticator.authorize(parts, &client).await
+    // Large, and seldom wanted: every request would be as large.
+    Box::pin(authenticator.authorize(parts, &client)).await
 }
 
 /// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,

@@ -1,7 +1,7 @@
 //! Headers between client and backend: what belongs to one connection alone, who the client is, and
 //! what operators change.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use headgate_model::ingress::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
@@ -101,6 +101,8 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'a> {
     pub(crate) peer: IpAddr,
+    /// The peer's address as text.
+    pub(crate) peer_text: &'a HeaderValue,
     pub(crate) client: IpAddr,
     pub(crate) is_secure: bool,
     pub(crate) port: u16,
@@ -112,7 +114,10 @@ pub(crate) struct Arrival<'a> {
 /// proxy says is kept where we would know no better.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_trusted: bool) {
     remove(headers, |name| {
-        let dashed = name.replace('_', "-");
+        let dashed: Cow<'_, str> = match name.contains('_') {
+            true => name.replace('_', "-").into(),
+            false => name.into(),
+        };
         let is_believed = is_trusted && dashed == name;
         dashed == PROXY.as_str() || is_about_client(&dashed) && !is_believed
     });
@@ -122,17 +127,28 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_tr
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !known(headers, &FORWARDED_HOST) {
-        insert(headers, FORWARDED_HOST, arrival.host);
+        // Most often the client's own value, which need not be copied.
+        let named = headers.get(header::HOST);
+        match named.filter(|named| *named == arrival.host).cloned() {
+            Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
+            None => insert(headers, FORWARDED_HOST, arrival.host),
+        }
     }
     if !known(headers, &FORWARDED_PORT) {
         headers.insert(FORWARDED_PORT, arrival.port.into());
     }
-    let chain = match is_trusted.then(|| headers.get(FORWARDED_FOR)).flatten() {
-        Some(before) => format!("{}, {}", before.to_str().unwrap_or_default(), arrival.peer),
-        None => arrival.peer.to_string(),
-    };
-    insert(headers, FORWARDED_FOR, &chain);
-    insert(headers, REAL_IP, &arrival.client.to_string());
+    match is_trusted.then(|| headers.get(FORWARDED_FOR)).flatten() {
+        Some(before) => {
+            let before = before.to_str().unwrap_or_default();
+            let chain = format!("{before}, {}", arrival.peer);
+            insert(headers, FORWARDED_FOR, &chain);
+        }
+        None => drop(headers.insert(FORWARDED_FOR, arrival.peer_text.clone())),
+    }
+    match arrival.client == arrival.peer {
+        true => drop(headers.insert(REAL_IP, arrival.peer_text.clone())),
+        false => insert(headers, REAL_IP, &arrival.client.to_string()),
+    }
     if let Some(prefix) = arrival.prefix {
         insert(headers, FORWARDED_PREFIX, prefix);
     }
@@ -239,8 +255,10 @@ mod tests {
             ("x-forwarded-proto", "https"),
         ]);
         let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let peer_text = HeaderValue::from_static("10.0.0.1");
         let arrival = |client| Arrival {
             peer,
+            peer_text: &peer_text,
             client,
             is_secure: false,
             port: 80,

@@ -60,6 +60,7 @@ pub(crate) fn prepare(
     let mut trusted = proxy.settings.trusted.iter();
     let arrival = Arrival {
         peer: connection.peer.ip(),
+        peer_text: &connection.peer_text,
         client: call.client,
         is_secure: connection.is_secure,
         port: connection.local.port(),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use headgate_model::ingress::Retry;
-use http::{Method, Request, Response, StatusCode, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, header};
 use tracing::debug;
 
 use crate::{
@@ -11,35 +11,40 @@ use crate::{
     answer,
     body::Body,
     forward::{Call, Connection},
-    upstream::{self, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
+    upstream::{Ask, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
 };
 
 /// Sends a copy, without body, of some requests.
-pub(crate) fn mirror(call: &Call, connection: &Connection, parts: &Parts) {
+pub(crate) fn mirror(call: &Call, connection: &Connection, request: &Request<Body>) {
     let Some((upstream, percent)) = &call.route.mirror else {
         return;
     };
     if fastrand::u8(..100) >= *percent {
         return;
     }
-    let mut copy = Request::from_parts(parts.clone(), Body::empty());
+    let mut copy = without_body(request);
     copy.headers_mut().remove(header::CONTENT_LENGTH);
     let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
     let (client, timeouts) = (call.client, call.route.policy().timeouts);
     tokio::spawn(async move {
-        let (parts, body) = copy.into_parts();
-        let ask = upstream::Ask {
-            client,
-            parts: &parts,
-        };
-        if let Ok(pick) = upstream.pick(&ask, &[]) {
-            let copy = Request::from_parts(parts, body);
+        let picked = upstream.pick(&Ask::new(client, &copy), &[]);
+        if let Ok(pick) = picked {
             let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
             if let Err(error) = sent {
                 debug!("a copy was not sent: {error}");
             }
         }
     });
+}
+
+/// Boxed, as requests to endpoints are handed on often.
+fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
+    let mut copy = Box::new(Request::new(Body::empty()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// Why no endpoint answered.
@@ -70,32 +75,20 @@ pub(crate) async fn send(
     upstream: &Arc<Upstream>,
     call: &Call,
     connection: &Connection,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<(Response<Body>, Pick, Sent), Failure> {
     let begin = Instant::now();
     let policy = call.route.policy();
     let ends = Some((connection.peer, connection.local));
     let mut tried = Vec::new();
     loop {
-        let (parts, body) = request.into_parts();
-        let ask = upstream::Ask {
-            client: call.client,
-            parts: &parts,
-        };
-        let pick = upstream.pick(&ask, &tried).map_err(Failure::NoEndpoint)?;
+        let pick = upstream.pick(&Ask::new(call.client, &request), &tried);
+        let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         let is_last = tried.len() >= policy.retry.tries as usize;
-        let spare =
-            (!is_last && is_repeatable(&parts, &body, &policy.retry)).then(|| parts.clone());
-        let spare = spare.map(|parts| Request::from_parts(parts, Body::empty()));
-        let sent = upstream
-            .send(
-                &pick,
-                Request::from_parts(parts, body),
-                &policy.timeouts,
-                ends,
-            )
-            .await;
+        let has_spare = !is_last && is_repeatable(&request, &policy.retry);
+        let spare = has_spare.then(|| without_body(&request));
+        let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
         request = match sent {
             Ok(response) => {
                 let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());
@@ -103,7 +96,7 @@ pub(crate) async fn send(
                     Some(spare) => spare,
                     None => {
                         let sent = Sent {
-                            upstream: upstream.key().clone(),
+                            upstream: upstream.clone(),
                             endpoint: pick.address(),
                             tries: tried.len(),
                             took: begin.elapsed(),
@@ -120,7 +113,7 @@ pub(crate) async fn send(
                 };
                 let again = match error.is_sent {
                     // Given back as it was, whatever the method.
-                    false => error.request.take().map(|request| *request).or(spare),
+                    false => error.request.take().or(spare),
                     true => spare,
                 };
                 match again.filter(|_| is_meant && !is_last) {
@@ -133,9 +126,9 @@ pub(crate) async fn send(
 }
 
 /// Whether a request may be sent again although an endpoint may have acted on it.
-fn is_repeatable(parts: &Parts, body: &Body, retry: &Retry) -> bool {
+fn is_repeatable(request: &Request<Body>, retry: &Retry) -> bool {
     use hyper::body::Body as _;
-    let is_idempotent =
-        parts.method.is_safe() || matches!(parts.method, Method::PUT | Method::DELETE);
-    body.is_end_stream() && (is_idempotent || retry.non_idempotent)
+    let method = request.method();
+    let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
+    request.body().is_end_stream() && (is_idempotent || retry.non_idempotent)
 }

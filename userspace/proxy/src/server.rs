@@ -5,10 +5,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -32,13 +29,12 @@ use tracing::{debug, warn};
 use crate::{
     Proxy, Settings,
     activity::Activity,
-    auth::Tls,
     body::BodyError,
     forward::{self, Connection},
     proxy_protocol,
     stream::Prefixed,
     tls,
-    upstream::{self, Upstream},
+    upstream::{Ask, Upstream},
 };
 
 /// How long a TLS handshake may take, or the header of the PROXY protocol.
@@ -138,22 +134,14 @@ async fn connection(
     stopping: Stopping,
 ) -> Result<(), BodyError> {
     stream.set_nodelay(true)?;
-    let mut connection = Connection {
-        peer: canonical(peer),
-        local: canonical(stream.local_addr()?),
-        is_secure: scheme == Scheme::Https,
-        tls: Tls::default(),
-        is_closing: AtomicBool::new(false),
-        is_http2: AtomicBool::new(false),
-        activity: Arc::new(Activity::new()),
-    };
+    let mut ends = (canonical(peer), canonical(stream.local_addr()?));
     let mut read = BytesMut::new();
-    if proxy.settings.is_told_by(connection.peer.ip()) {
+    if proxy.settings.is_told_by(ends.0.ip()) {
         let told = proxy_protocol::read(&mut stream, &mut read);
-        if let Some((peer, local)) = timeout(HELLO_TIMEOUT, told).await?? {
-            (connection.peer, connection.local) = (peer, local);
-        }
+        ends = timeout(HELLO_TIMEOUT, told).await??.unwrap_or(ends);
     }
+    let (peer, local) = ends;
+    let mut connection = Connection::new(peer, local, scheme == Scheme::Https);
     if scheme == Scheme::Http {
         return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
     }
@@ -272,11 +260,8 @@ async fn pass(
     connection: Connection,
     mut client: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), BodyError> {
-    let (parts, ()) = http::Request::new(()).into_parts();
-    let ask = upstream::Ask {
-        client: connection.peer.ip(),
-        parts: &parts,
-    };
+    let nothing = Request::new(());
+    let ask = Ask::new(connection.peer.ip(), &nothing);
     let pick = upstream.pick(&ask, &[])?;
     let mut backend = upstream.connect(&pick, &Timeouts::default()).await?;
     copy_bidirectional(&mut client, &mut backend).await?;

@@ -3,14 +3,11 @@
 use std::{collections::HashMap, hash::Hasher, net::SocketAddr, sync::Arc};
 
 use headgate_model::ingress::{HashBy, Sticky};
-use http::{
-    HeaderValue,
-    header::{COOKIE, HOST},
-    request::Parts,
-};
+use http::{HeaderMap, HeaderValue, header::HOST};
 use siphasher::sip::SipHasher13;
 
 use super::{Ask, endpoint::Endpoint};
+use crate::message::cookie;
 
 /// The keys are constants as every node and every version hashes alike.
 fn hasher() -> SipHasher13 {
@@ -19,26 +16,24 @@ fn hasher() -> SipHasher13 {
 
 /// The hash of what a request has, `None` if it does not have it.
 pub(super) fn hash(by: &HashBy, ask: &Ask<'_>) -> Option<u64> {
-    let parts = ask.parts;
     match by {
         HashBy::Source => Some(of_address(ask)),
         HashBy::Header(name) => of_texts(
-            parts
-                .headers
+            ask.headers
                 .get_all(name)
                 .into_iter()
                 .map(HeaderValue::as_bytes),
         ),
-        HashBy::Cookie(name) => of_texts(cookie(parts, name).map(str::as_bytes)),
+        HashBy::Cookie(name) => of_texts(cookie(ask.headers, name).map(str::as_bytes)),
         HashBy::Query(name) => {
-            let query = parts.uri.query().unwrap_or_default();
+            let query = ask.uri.query().unwrap_or_default();
             let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
             of_texts(named.map(|(_, value)| value.into_owned()))
         }
-        HashBy::Uri => of_texts(parts.uri.path_and_query().map(|uri| uri.as_str())),
+        HashBy::Uri => of_texts(ask.uri.path_and_query().map(|uri| uri.as_str())),
         HashBy::Host => {
-            let header = || parts.headers.get(HOST).map(HeaderValue::as_bytes);
-            of_texts(parts.uri.host().map(str::as_bytes).or_else(header))
+            let header = || ask.headers.get(HOST).map(HeaderValue::as_bytes);
+            of_texts(ask.uri.host().map(str::as_bytes).or_else(header))
         }
     }
 }
@@ -61,15 +56,6 @@ fn of_texts(texts: impl IntoIterator<Item: AsRef<[u8]>>) -> Option<u64> {
         hasher.write_u8(0);
     }
     Some(hasher.finish())
-}
-
-/// A cookie of a request.
-fn cookie<'a>(parts: &'a Parts, name: &str) -> Option<&'a str> {
-    let headers = parts.headers.get_all(COOKIE).into_iter();
-    let texts = headers.filter_map(|value| value.to_str().ok());
-    let pairs = texts.flat_map(|text| text.split(';'));
-    let mut cookies = pairs.filter_map(|pair| pair.trim().split_once('='));
-    cookies.find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// Which endpoint a cookie names, and which cookie an endpoint has.
@@ -98,8 +84,8 @@ impl Cookies {
     }
 
     /// The endpoint that a client was with.
-    pub(super) fn endpoint(&self, parts: &Parts) -> Option<&Arc<Endpoint>> {
-        self.endpoints.get(cookie(parts, &self.name)?)
+    pub(super) fn endpoint(&self, headers: &HeaderMap) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(cookie(headers, &self.name)?)
     }
 
     /// What a client is told that is with an endpoint.

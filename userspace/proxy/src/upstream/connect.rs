@@ -51,7 +51,7 @@ pub(super) struct Purpose {
 /// A connection for one request.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(http1::Sender),
+    Http1(Box<http1::Sender>),
     Http2(http2::Stream),
 }
 

@@ -1,41 +1,39 @@
 //! One request to one endpoint, and its answer.
 
-use std::{error::Error, net::SocketAddr};
+use std::{error::Error, net::SocketAddr, pin::pin};
 
 use headgate_model::ingress::Timeouts;
-use http::{Request, Response, header::UPGRADE};
+use http::{Request, Response, StatusCode, header::UPGRADE};
 use hyper::{body::Incoming, client::conn::TrySendError};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     ErrorKind, SendError,
     connect::{ConnectError, Connection, Dialer, Purpose},
     endpoint::Endpoint,
     error::Late,
-    http1, http2,
+    http1::{self, Sent},
+    http2,
     progress::{Phase, Progress, RequestBody},
-    reply::Lease,
+    reply::{Lease, Leased, is_done},
     silence, target,
 };
 use crate::Body;
-
-/// An answer, and what its body comes on.
-pub(super) type Answer = (Response<Incoming>, Lease);
 
 /// Sends a request. One that a kept connection did not take any more, as the endpoint had closed it,
 /// is sent on a new one.
 pub(super) async fn exchange(
     dialer: &Dialer,
     endpoint: &Endpoint,
-    request: Request<Body>,
+    mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
     client: Option<(SocketAddr, SocketAddr)>,
-) -> Result<Answer, SendError> {
+) -> Result<Response<Leased>, SendError> {
     let mut purpose = Purpose {
         client,
         is_upgrade: request.headers().contains_key(UPGRADE),
         may_reuse: dialer.keeps(),
     };
-    let mut request = request;
     if purpose.may_reuse
         && let Some(kept) = dialer.reuse(endpoint, purpose.is_upgrade).await
     {
@@ -43,22 +41,24 @@ pub(super) async fn exchange(
             Err(SendError {
                 request: Some(unsent),
                 ..
-            }) => request = *unsent,
+            }) => request = unsent,
             result => return result,
         }
         purpose.may_reuse = false;
     }
-    match dialer.connect(endpoint, purpose, timeouts.connect).await {
+    // Large, with all that TLS needs, and seldom wanted: every request would be as large.
+    let connected = Box::pin(dialer.connect(endpoint, purpose, timeouts.connect)).await;
+    match connected {
         Ok(connection) => send(dialer, connection, request, timeouts).await,
         Err(error) => Err(unsent(error, request)),
     }
 }
 
-fn unsent((kind, source): ConnectError, request: Request<Body>) -> SendError {
+fn unsent((kind, source): ConnectError, request: Box<Request<Body>>) -> SendError {
     SendError {
         kind,
         is_sent: false,
-        request: Some(Box::new(request)),
+        request: Some(request),
         source,
     }
 }
@@ -66,10 +66,9 @@ fn unsent((kind, source): ConnectError, request: Request<Body>) -> SendError {
 async fn send(
     dialer: &Dialer,
     connection: Connection,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
     timeouts: &Timeouts,
-) -> Result<Answer, SendError> {
-    let request = request.map(RequestBody::new);
+) -> Result<Response<Leased>, SendError> {
     match connection {
         Connection::Http1(sender) => send_http1(dialer, sender, request, timeouts).await,
         Connection::Http2(stream) => send_http2(dialer, stream, request, timeouts).await,
@@ -78,40 +77,44 @@ async fn send(
 
 async fn send_http1(
     dialer: &Dialer,
-    mut sender: http1::Sender,
-    mut request: Request<RequestBody>,
+    mut sender: Box<http1::Sender>,
+    mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
-) -> Result<Answer, SendError> {
+) -> Result<Response<Leased>, SendError> {
     target::for_http1(&mut request, &dialer.host);
+    let request = request.map(RequestBody::new);
     let progress = request.body().progress();
-    let answer = sender.try_send_request(request);
-    let answer = silence::headers(answer, progress.as_deref(), timeouts).await;
+    let answer = sender.send(request, progress.as_deref(), timeouts).await;
     let response = response(answer, progress.as_deref())?;
+    let is_changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_changed || !is_done(progress.as_deref()) {
+        sender.detach();
+    }
     let lease = match dialer.keeps() {
         true => Lease::Http1(sender, progress),
-        false => Lease::Once,
+        false => Lease::Once(sender),
     };
-    Ok((response, lease))
+    Ok(response.map(|body| Leased::new(body, lease)))
 }
 
 async fn send_http2(
     dialer: &Dialer,
     mut stream: http2::Stream,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
-) -> Result<Answer, SendError> {
+) -> Result<Response<Leased>, SendError> {
     target::for_http2(&mut request, &dialer.host, dialer.scheme());
+    let request = request.map(RequestBody::new);
     let progress = request.body().progress();
     let answer = stream.sender.try_send_request(request);
-    let answer = silence::headers(answer, progress.as_deref(), timeouts).await;
+    let timer = pin!(sleep_until(Instant::now()));
+    let answer = silence::headers(answer, progress.as_deref(), timeouts, timer).await;
     if answer.is_err() {
         stream.doubt();
     }
     let response = response(answer, progress.as_deref())?;
-    Ok((response, Lease::Http2(stream)))
+    Ok(response.map(|body| Leased::new(body, Lease::Http2(stream))))
 }
-
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 fn response(
     answer: Result<Sent, Late>,

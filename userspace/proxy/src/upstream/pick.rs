@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::{HeaderValue, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::endpoint::Endpoint;
 
@@ -18,7 +18,20 @@ pub struct Ask<'a> {
     /// Who asks.
     pub client: IpAddr,
     /// For what.
-    pub parts: &'a Parts,
+    pub uri: &'a Uri,
+    /// What else is said.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Ask<'a> {
+    /// For a request.
+    pub fn new<B>(client: IpAddr, request: &'a Request<B>) -> Self {
+        Self {
+            client,
+            uri: request.uri(),
+            headers: request.headers(),
+        }
+    }
 }
 
 /// An endpoint that was picked. The request is counted as in flight until this is dropped; once it

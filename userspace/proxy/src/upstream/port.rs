@@ -26,7 +26,8 @@ use super::{
     Ask, NoEndpoint, Pick, Reply, SendError, UpstreamState, connect,
     connect::Dialer,
     endpoint::{Common, Endpoint},
-    exchange::{Answer, exchange},
+    exchange::exchange,
+    reply::Leased,
     set::Set,
     silence::Silence,
 };
@@ -81,7 +82,7 @@ impl Upstream {
         let is_new = |endpoint: &Endpoint| fits(endpoint) && !tried.contains(&endpoint.address);
 
         let cookies = set.cookies.as_ref();
-        let home = cookies.and_then(|cookies| cookies.endpoint(ask.parts));
+        let home = cookies.and_then(|cookies| cookies.endpoint(ask.headers));
         let home = home.filter(|endpoint| is_well(endpoint));
         let turn = || self.turn.fetch_add(1, Relaxed);
         let choose = |fits| set.choose(&self.key.policy.balance, ask, turn, now, fits);
@@ -123,7 +124,7 @@ impl Upstream {
     pub async fn send(
         &self,
         pick: &Pick,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         timeouts: &Timeouts,
         client: Option<(SocketAddr, SocketAddr)>,
     ) -> Result<Response<Body>, SendError> {
@@ -131,7 +132,7 @@ impl Upstream {
         let endpoint = pick.endpoint();
         match exchange(&self.dialer, endpoint, request, timeouts, client).await {
             Ok(answer) => {
-                endpoint.answered(answer.0.status(), begin.elapsed());
+                endpoint.answered(answer.status(), begin.elapsed());
                 Ok(reply(answer, pick, timeouts.read))
             }
             Err(error) => {
@@ -212,17 +213,17 @@ fn is_panic(unwell: usize, set: &Set) -> bool {
     unwell * 2 > set.endpoints.len()
 }
 
-fn reply((response, lease): Answer, pick: &Pick, longest_silence: Duration) -> Response<Body> {
+fn reply(response: Response<Leased>, pick: &Pick, longest_silence: Duration) -> Response<Body> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return response.map(|_| Body::empty());
     }
-    response.map(|body| {
+    response.map(|mut body| {
         use hyper::body::Body as _;
         let in_flight = pick.hand_over();
         if body.is_end_stream() {
-            lease.end(in_flight.endpoint());
+            body.end(in_flight.endpoint());
             return Body::empty();
         }
-        Reply::new(body, lease, in_flight, Silence::new(longest_silence)).into()
+        Reply::new(body, in_flight, Silence::new(longest_silence)).into()
     })
 }

@@ -54,15 +54,15 @@ async fn ask(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Result<
         read: probe.timeout,
         send: probe.timeout,
     };
-    let answer = exchange(&upstream.dialer, endpoint, request, &timeouts, None).await;
-    let (response, lease) = answer.map_err(|error| error.to_string())?;
+    let answer = exchange(&upstream.dialer, endpoint, request.into(), &timeouts, None).await;
+    let response = answer.map_err(|error| error.to_string())?;
     let status = response.status().as_u16();
     if status >= 400 {
         return Err(format!("status {status}").into());
     }
     // A connection whose answer was read can be kept.
-    let body = Limited::new(response.into_body(), LONGEST_BODY);
-    body.collect().await?;
-    lease.end(endpoint);
+    let mut body = response.into_body();
+    Limited::new(&mut body, LONGEST_BODY).collect().await?;
+    body.end(endpoint);
     Ok(())
 }

@@ -18,11 +18,12 @@ use super::{
 
 /// Waits for the headers of an answer: no longer than `read` once the endpoint has the request, and
 /// no longer than `send` while it takes no more of it. The timer is set anew only when it rings, so
-/// a request costs one, however many frames it has.
+/// a request sets it once, however many frames it has.
 pub(super) async fn headers<T>(
     answer: impl Future<Output = T>,
     progress: Option<&Progress>,
     timeouts: &Timeouts,
+    mut timer: Pin<&mut Sleep>,
 ) -> Result<T, Late> {
     let begin = Instant::now();
     let deadline = || match progress.map(Progress::phase) {
@@ -32,7 +33,9 @@ pub(super) async fn headers<T>(
         Some(Phase::Answer(since)) => (since + timeouts.read, "answer"),
     };
     let mut answer = pin!(answer);
-    let mut timer = pin!(sleep_until(begin + timeouts.read.min(timeouts.send)));
+    timer
+        .as_mut()
+        .reset(begin + timeouts.read.min(timeouts.send));
     poll_fn(|context| {
         if let Poll::Ready(answer) = answer.as_mut().poll(context) {
             return Poll::Ready(Ok(answer));

@@ -11,7 +11,7 @@ use headgate_model::{
     NamespacedName,
     ingress::{Balance, HashBy, OutlierPolicy, Sticky, Timeouts, UpstreamKey, UpstreamPolicy},
 };
-use http::{Request, StatusCode, header::COOKIE, request::Parts};
+use http::{Request, StatusCode, header::COOKIE};
 use tokio::time::advance;
 
 use super::{Ask, EndpointHealth, NoEndpoint, Pick, Upstream, Upstreams};
@@ -51,21 +51,21 @@ fn upstream(policy: UpstreamPolicy, weights: &[u32]) -> Arc<Upstream> {
     upstream
 }
 
-fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
+fn asking(path: &str, headers: &[(&str, &str)]) -> Request<()> {
     let request = headers
         .iter()
         .fold(Request::get(path), |request, (name, value)| {
             request.header(*name, *value)
         });
-    request.body(()).unwrap().into_parts().0
+    request.body(()).unwrap()
 }
 
-fn pick_for(upstream: &Upstream, client: IpAddr, parts: &Parts) -> Pick {
-    upstream.pick(&Ask { client, parts }, &[]).unwrap()
+fn pick_for(upstream: &Upstream, client: IpAddr, request: &Request<()>) -> Pick {
+    upstream.pick(&Ask::new(client, request), &[]).unwrap()
 }
 
 fn pick(upstream: &Upstream) -> Pick {
-    pick_for(upstream, CLIENT, &parts("/", &[]))
+    pick_for(upstream, CLIENT, &asking("/", &[]))
 }
 
 fn shares(picks: impl IntoIterator<Item = Pick>) -> BTreeMap<SocketAddr, usize> {
@@ -111,11 +111,8 @@ async fn l30_the_share_of_one_that_left_goes_to_all_others() {
 #[tokio::test]
 async fn l30_tried_endpoints_come_last() {
     let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1]);
-    let parts = parts("/", &[]);
-    let ask = Ask {
-        client: CLIENT,
-        parts: &parts,
-    };
+    let request = asking("/", &[]);
+    let ask = Ask::new(CLIENT, &request);
     for _ in 0..10 {
         let other = upstream.pick(&ask, &[address(1)]).unwrap();
         assert_eq!(other.address(), address(2));
@@ -126,11 +123,8 @@ async fn l30_tried_endpoints_come_last() {
 #[tokio::test]
 async fn l30_no_endpoint_is_told() {
     let upstream = upstream(UpstreamPolicy::default(), &[]);
-    let parts = parts("/", &[]);
-    let ask = Ask {
-        client: CLIENT,
-        parts: &parts,
-    };
+    let request = asking("/", &[]);
+    let ask = Ask::new(CLIENT, &request);
     assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Missing);
 }
 
@@ -211,9 +205,9 @@ fn clients() -> impl Iterator<Item = IpAddr> {
 }
 
 fn homes(upstream: &Upstream) -> Vec<SocketAddr> {
-    let parts = parts("/", &[]);
+    let request = asking("/", &[]);
     clients()
-        .map(|client| pick_for(upstream, client, &parts).address())
+        .map(|client| pick_for(upstream, client, &request).address())
         .collect()
 }
 
@@ -269,25 +263,25 @@ async fn l35_whatever_is_hashed_decides() {
     let hashed = [
         (
             HashBy::Header("x-user".into()),
-            parts("/", &[("x-user", "ann")]),
+            asking("/", &[("x-user", "ann")]),
         ),
         (
             HashBy::Cookie("user".into()),
-            parts("/", &[("cookie", "a=b; user=ann")]),
+            asking("/", &[("cookie", "a=b; user=ann")]),
         ),
-        (HashBy::Query("user".into()), parts("/?a=b&user=ann", &[])),
-        (HashBy::Uri, parts("/ann", &[])),
-        (HashBy::Host, parts("/", &[("host", "ann.example.com")])),
+        (HashBy::Query("user".into()), asking("/?a=b&user=ann", &[])),
+        (HashBy::Uri, asking("/ann", &[])),
+        (HashBy::Host, asking("/", &[("host", "ann.example.com")])),
     ];
-    for (by, parts) in hashed {
+    for (by, request) in hashed {
         let upstream = upstream(balanced(Balance::Hash(by.clone())), &[1; 5]);
-        let same = shares((0..20).map(|_| pick_for(&upstream, CLIENT, &parts)));
+        let same = shares((0..20).map(|_| pick_for(&upstream, CLIENT, &request)));
         assert_eq!(same.len(), 1, "{by:?}");
     }
     let by_query = Balance::Hash(HashBy::Query("user".into()));
     let users = upstream(balanced(by_query), &[1; 5]);
-    let same = (0..20).map(|number| parts(&format!("/?a={number}&user=ann"), &[]));
-    let same = shares(same.map(|parts| pick_for(&users, CLIENT, &parts)));
+    let same = (0..20).map(|number| asking(&format!("/?a={number}&user=ann"), &[]));
+    let same = shares(same.map(|request| pick_for(&users, CLIENT, &request)));
     assert_eq!(same.len(), 1, "other parameters do not count");
     let by_header = Balance::Hash(HashBy::Header("x-user".into()));
     let upstream = upstream(balanced(by_header), &[1, 1]);
@@ -309,10 +303,10 @@ fn sticky() -> UpstreamPolicy {
 }
 
 /// What a client sends that got this cookie.
-fn returning(pick: &Pick) -> Parts {
+fn returning(pick: &Pick) -> Request<()> {
     let cookie = pick.cookie().unwrap();
     let (pair, _) = cookie.to_str().unwrap().split_once(';').unwrap();
-    parts("/", &[(COOKIE.as_str(), &format!("other=1; {pair}"))])
+    asking("/", &[(COOKIE.as_str(), &format!("other=1; {pair}"))])
 }
 
 #[tokio::test]
@@ -345,14 +339,14 @@ async fn l36_a_client_with_a_cookie_returns() {
         "the same on every node, always: {text}"
     );
 
-    let parts = returning(&first);
+    let request = returning(&first);
     for _ in 0..10 {
-        let again = pick_for(&upstream, CLIENT, &parts);
+        let again = pick_for(&upstream, CLIENT, &request);
         assert_eq!((again.address(), again.cookie()), (first.address(), None));
     }
     let other_node = self::upstream(sticky(), &[1, 1, 1]);
     assert_eq!(
-        pick_for(&other_node, CLIENT, &parts).address(),
+        pick_for(&other_node, CLIENT, &request).address(),
         first.address()
     );
 }
@@ -361,11 +355,8 @@ async fn l36_a_client_with_a_cookie_returns() {
 async fn l36_a_client_moves_only_if_its_endpoint_is_lost() {
     let upstream = upstream(sticky(), &[1, 1, 1]);
     let first = pick(&upstream);
-    let parts = returning(&first);
-    let ask = Ask {
-        client: CLIENT,
-        parts: &parts,
-    };
+    let request = returning(&first);
+    let ask = Ask::new(CLIENT, &request);
     let tried = upstream.pick(&ask, &[first.address()]).unwrap();
     assert_ne!(tried.address(), first.address());
     assert_eq!(
@@ -375,14 +366,14 @@ async fn l36_a_client_moves_only_if_its_endpoint_is_lost() {
     );
 
     fail(&upstream, first.address(), 5);
-    let moved = pick_for(&upstream, CLIENT, &parts);
+    let moved = pick_for(&upstream, CLIENT, &request);
     assert_ne!(moved.address(), first.address());
     assert!(moved.cookie().is_some());
 
     let mut left = weighted(&[1, 1, 1]);
     left.remove(&first.address());
     upstream.update(&left);
-    assert!(pick_for(&upstream, CLIENT, &parts).cookie().is_some());
+    assert!(pick_for(&upstream, CLIENT, &request).cookie().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,11 +495,8 @@ async fn l40_an_endpoint_has_no_more_requests_than_it_may() {
         ..UpstreamPolicy::default()
     };
     let upstream = upstream(policy, &[1, 1]);
-    let parts = parts("/", &[]);
-    let ask = Ask {
-        client: CLIENT,
-        parts: &parts,
-    };
+    let request = asking("/", &[]);
+    let ask = Ask::new(CLIENT, &request);
     let mut held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
     assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Busy);
     let freed = held.pop().unwrap().address();
@@ -547,7 +535,7 @@ async fn l45_nobody_listens_is_told_with_the_request() {
     upstream.update(&BTreeMap::from([(gone, 1)]));
     let request = Request::get("/").body(crate::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
-    let sent = upstream.send(&pick, request, &timeouts, None);
+    let sent = upstream.send(&pick, request.into(), &timeouts, None);
     let error = sent.await.unwrap_err();
     assert_eq!(
         (error.kind, error.is_sent),
@@ -565,14 +553,12 @@ async fn l43_a_request_that_a_kept_connection_did_not_take_goes_to_a_new_one() {
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
     upstream.update(&BTreeMap::from([(gone, 1)]));
     let (near, far) = tokio::io::duplex(1024);
-    let mut kept = super::http1::start(near).await.unwrap();
-    kept.ready().await.unwrap();
+    let kept = super::http1::start(near).await.unwrap();
     upstream.endpoints()[0].idle.put(kept);
-    // Its task sees that only when the request is there too.
     drop(far);
     let request = Request::get("/").body(crate::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
-    let sent = upstream.send(&pick, request, &timeouts, None).await;
+    let sent = upstream.send(&pick, request.into(), &timeouts, None).await;
     let error = sent.unwrap_err();
     assert_eq!(error.kind, super::ErrorKind::Connect, "nobody listens");
     assert!(!error.is_sent && error.request.is_some());

@@ -272,7 +272,9 @@ async fn l43_an_upgraded_connection_is_a_tunnel_and_not_kept() {
             .header(UPGRADE, "echo");
         let pick = setup.pick();
         let request = request.body(Body::empty()).unwrap();
-        let sent = setup.upstream.send(&pick, request, &setup.timeouts, None);
+        let sent = setup
+            .upstream
+            .send(&pick, request.into(), &setup.timeouts, None);
         let response = sent.await.unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
         assert_eq!(setup.endpoint().in_flight, 1, "as long as the pick is here");

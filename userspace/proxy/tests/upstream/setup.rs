@@ -68,18 +68,17 @@ impl Setup {
     }
 
     pub(crate) fn pick(&self) -> Pick {
-        let parts = Request::new(()).into_parts().0;
-        let ask = Ask {
-            client: CLIENT.0.ip(),
-            parts: &parts,
-        };
+        let request = Request::new(());
+        let ask = Ask::new(CLIENT.0.ip(), &request);
         self.upstream.pick(&ask, &[]).unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
         let pick = self.pick();
         let client = Some(CLIENT);
-        let sent = self.upstream.send(&pick, request, &self.timeouts, client);
+        let sent = self
+            .upstream
+            .send(&pick, request.into(), &self.timeouts, client);
         sent.await
     }
 
