@@ -10,7 +10,8 @@ pub struct DatapathConfig {
     pub snat_v4: Addr,
     /// The same for IPv6.
     pub snat_v6: Addr,
-    /// Cookie of the node's network namespace: loopback node ports exist only there.
+    /// Cookie of the node's network namespace: loopback node ports exist only there. 0 is the kernel's
+    /// first namespace, whose cookie programs find out themselves.
     pub host_netns_cookie: u64,
     /// Seed of flow hashes, the same on every node of a cluster.
     pub seed: u32,
@@ -18,4 +19,15 @@ pub struct DatapathConfig {
     pub snat_port_first: Port,
     /// Last source port for SNAT.
     pub snat_port_last: Port,
+}
+
+/// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The verifier
+/// knows the values, and so takes no offence at a helper that it does not know behind a 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct KernelHelpers {
+    /// `bpf_ktime_get_coarse_ns` (Linux 5.11).
+    pub coarse_clock: u32,
+    /// `bpf_set_retval` at socket hooks (Linux 5.18).
+    pub set_retval: u32,
 }

@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 
 use crate::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, Event,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, ListenerKey, MemberKey,
-    MonitorEntry, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers, ListenerKey,
+    MemberKey, MonitorEntry, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
 };
 
 macro_rules! layout {
@@ -45,6 +45,7 @@ layout!(ListenerKey, 4, port at 0, protocol at 2, family at 3);
 layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
 layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
     snat_port_first at 44, snat_port_last at 46);
+layout!(KernelHelpers, 8, coarse_clock at 0, set_retval at 4);
 layout!(Event, 104, time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80,
     destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100,
     site at 101, zero at 102);

@@ -26,7 +26,7 @@ pub use addr::{Addr, Port, Protocol};
 pub use address::AddressEntry;
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
 pub use backend::BackendEntry;
-pub use config::DatapathConfig;
+pub use config::{DatapathConfig, KernelHelpers};
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
 pub use counters::{Fate, Reason, Traffic};
 pub use event::{Event, EventSite, MonitorEntry};

@@ -73,6 +73,8 @@ pub const REPORT_SIZE: usize = 1 << 14;
 
 /// The read-only global of type `DatapathConfig`.
 pub const CONFIG: &str = "CONFIG";
+/// The read-only global of type `KernelHelpers`.
+pub const HELPERS: &str = "HELPERS";
 
 /// XDP on external devices.
 pub const XDP_EXTERNAL: &str = "hg_xdp_external";

@@ -58,13 +58,18 @@ pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: 
 /// The state after a packet. Total: every state, direction and set of flags has a successor, and
 /// RST leads to [`CtState::CLOSED`] from everywhere.
 #[inline(always)]
-pub fn next_state(state: CtState, direction: Direction, transport: Transport) -> CtState {
-    let flags = match transport {
-        Transport::Tcp(flags) => flags,
+pub fn next_state(
+    state: CtState,
+    direction: Direction,
+    transport: Transport,
+    flags: TcpFlags,
+) -> CtState {
+    match transport {
+        Transport::Tcp => {}
         Transport::Udp if direction == Direction::Reply => return CtState::ESTABLISHED,
         // An error says that something went wrong, not that anything changed.
         Transport::Udp | Transport::IcmpError | Transport::LaterFragment => return state,
-    };
+    }
     if flags.any(TcpFlags::RST) {
         return CtState::CLOSED;
     }
@@ -119,10 +124,7 @@ pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
 /// Whether a packet starts a new connection although an entry of its flow is still there: the
 /// client uses its port again after the old connection ended.
 #[inline(always)]
-pub(crate) fn is_reopening(entry: &CtEntry, transport: Transport) -> bool {
-    let Transport::Tcp(flags) = transport else {
-        return false;
-    };
+pub(crate) fn is_reopening(entry: &CtEntry, flags: TcpFlags) -> bool {
     let is_ending = matches!(
         entry.state,
         CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED

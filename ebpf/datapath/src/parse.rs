@@ -50,10 +50,12 @@ impl TcpFlags {
 }
 
 /// What the network header carries.
+///
+/// VERIFIER: no enum with fields, see [`Route`](crate::Route).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A TCP segment.
-    Tcp(TcpFlags),
+    Tcp,
     /// A UDP datagram.
     Udp,
     /// An ICMP error that quotes a packet of the flow's *other* direction: the flow of the parsed
@@ -86,6 +88,8 @@ pub struct Parsed {
     pub l4: u32,
     /// What is there.
     pub transport: Transport,
+    /// Of a TCP segment: its flags.
+    pub flags: TcpFlags,
     /// Whether it is a fragment.
     pub fragment: Fragment,
     /// Identification of a fragment.
@@ -140,12 +144,13 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     let field = u16::from_be_bytes([fragment_hi, fragment_lo]);
     let fragment = fragment(field & OFFSET, field & MORE != 0);
     let network = network_v4(&header);
-    let (flow, transport) = parse_transport(packet, &network, L3 + header_len, fragment)?;
+    let (flow, transport, flags) = parse_transport(packet, &network, L3 + header_len, fragment)?;
     Ok(Parsed {
         family: Family::V4,
         flow,
         l4: L3 + header_len,
         transport,
+        flags,
         fragment,
         fragment_id: u32::from_ne_bytes([id_hi, id_lo, 0, 0]),
         hop_limit,
@@ -182,12 +187,13 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         network.protocol = Protocol(next);
         l4 += 8;
     }
-    let (flow, transport) = parse_transport(packet, &network, l4, part)?;
+    let (flow, transport, flags) = parse_transport(packet, &network, l4, part)?;
     Ok(Parsed {
         family: Family::V6,
         flow,
         l4,
         transport,
+        flags,
         fragment: part,
         fragment_id,
         hop_limit,
@@ -259,34 +265,34 @@ fn parse_transport<P: Packet>(
     network: &Network,
     l4: u32,
     fragment: Fragment,
-) -> Result<(FlowKey, Transport), Reason> {
+) -> Result<(FlowKey, Transport, TcpFlags), Reason> {
+    let no_flags = TcpFlags::default();
     if fragment == Fragment::Later && matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
         let none = Port::default();
-        return Ok((flow(network, none, none), Transport::LaterFragment));
+        let flow = flow(network, none, none);
+        return Ok((flow, Transport::LaterFragment, no_flags));
     }
-    let transport = match (network.protocol, network.family) {
+    let (transport, flags) = match (network.protocol, network.family) {
         (Protocol::TCP, _) => {
             // To the end of the header: what is cut short is not ours to judge.
             const FLAGS: u32 = 13;
             let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
-            Transport::Tcp(TcpFlags(flags))
+            (Transport::Tcp, TcpFlags(flags))
         }
         (Protocol::UDP, _) => {
             const LENGTH: u32 = 4;
             let [_, _, _, _] = packet.load(l4 + LENGTH)?;
-            Transport::Udp
+            (Transport::Udp, no_flags)
         }
         (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6)
             if fragment == Fragment::Whole =>
         {
-            return Ok((
-                quoted_flow(packet, network.family, l4)?.reversed(),
-                Transport::IcmpError,
-            ));
+            let flow = quoted_flow(packet, network.family, l4)?.reversed();
+            return Ok((flow, Transport::IcmpError, no_flags));
         }
         _ => return Err(Reason::OtherProtocol),
     };
-    Ok((load_flow(packet, network, l4)?, transport))
+    Ok((load_flow(packet, network, l4)?, transport, flags))
 }
 
 #[inline(always)]
@@ -343,7 +349,7 @@ impl Parsed {
     pub(crate) fn checksum_offset(&self) -> u32 {
         self.l4
             + match self.transport {
-                Transport::Tcp(_) => 16,
+                Transport::Tcp => 16,
                 Transport::Udp => 6,
                 Transport::IcmpError | Transport::LaterFragment => 2,
             }

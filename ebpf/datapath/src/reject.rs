@@ -61,7 +61,7 @@ pub(crate) fn reject<P: Packet>(
         return Err(Reason::FragmentUnknown);
     }
     match (parsed.transport, rejection.message) {
-        (Transport::Tcp(flags), Message::PortUnreachable) => reset(packet, parsed, flags)?,
+        (Transport::Tcp, Message::PortUnreachable) => reset(packet, parsed)?,
         // No error about an error (RFC 1122, 3.2.2).
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection)?,
@@ -72,7 +72,8 @@ pub(crate) fn reject<P: Packet>(
 
 /// RFC 9293, 3.10.7.1.
 #[inline(always)]
-fn reset<P: Packet>(packet: &mut P, parsed: &Parsed, flags: TcpFlags) -> Result<(), Reason> {
+fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
+    let flags = parsed.flags;
     if flags.any(TcpFlags::RST) {
         return Err(Reason::NoBackend);
     }

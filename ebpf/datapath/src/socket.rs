@@ -36,6 +36,8 @@ pub struct Destination {
     pub protocol: Protocol,
     /// Cookie of the socket's network namespace.
     pub netns: u64,
+    /// Whether that is the node's.
+    pub is_node: bool,
 }
 
 /// Chooses a backend, and tells who looks. The source port is not known yet, so `random` takes the
@@ -74,9 +76,8 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
     if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP) {
         return Decision::Leave;
     }
-    let is_host = wanted.netns == tables.config().host_netns_cookie;
     // Loopback node ports belong to the node's own processes; a pod's loopback is the pod's.
-    if wanted.address.is_loopback() && !is_host {
+    if wanted.address.is_loopback() && !wanted.is_node {
         return Decision::Leave;
     }
     let key = FrontendKey::new(wanted.address, wanted.port, wanted.protocol);
@@ -88,7 +89,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
     };
     if frontend.flags.has(FrontendFlags::SOURCE_RANGES) {
         // A pod's address is not known yet: its packets are looked at.
-        if !is_host {
+        if !wanted.is_node {
             return Decision::Leave;
         }
         let config = tables.config();

@@ -183,7 +183,7 @@ fn carry_out<P: Packet>(
         return reject(packet, parsed, &plan.rejection);
     }
     match parsed.transport {
-        Transport::Tcp(_) | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
+        Transport::Tcp | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
         Transport::IcmpError => rewrite_error(packet, parsed, entry, plan.hops)?,
         Transport::LaterFragment => rewrite_network(
             packet,
@@ -245,7 +245,7 @@ fn existing_connection<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes
     };
     notes.entry = entry;
     !is_expired(&notes.entry, parsed.flow.protocol, tables.now_s())
-        && !is_reopening(&notes.entry, parsed.transport)
+        && !is_reopening(&notes.entry, parsed.flags)
 }
 
 /// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
@@ -262,7 +262,8 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
 fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let now_s = tables.now_s();
     let entry = &mut notes.entry;
-    let state = next_state(entry.state, Direction::of(entry), parsed.transport);
+    let direction = Direction::of(entry);
+    let state = next_state(entry.state, direction, parsed.transport, parsed.flags);
     if state == entry.state && now_s == entry.seen_s {
         return Ok(());
     }
@@ -318,8 +319,7 @@ fn plan_connection<T: Tables>(
 #[inline(always)]
 fn straight<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let flow = &parsed.flow;
-    let is_opening = matches!(parsed.transport, Transport::Tcp(flags) if flags.is_opening());
-    if !is_opening {
+    if !parsed.flags.is_opening() {
         return Err(Reason::NotOurs);
     }
     let taken = tables.connection(&flow.reversed()).ok_or(Reason::NotOurs)?;

@@ -135,7 +135,7 @@ proptest! {
     #[test]
     fn every_state_has_a_successor_and_reset_closes(state in 0u8..6, flags in any::<u8>(), reply in any::<bool>()) {
         let direction = if reply { Direction::Reply } else { Direction::Original };
-        let next = next_state(CtState(state), direction, Transport::Tcp(TcpFlags(flags)));
+        let next = next_state(CtState(state), direction, Transport::Tcp, TcpFlags(flags));
         prop_assert!(next.0 <= CtState::CLOSED.0);
         prop_assert_ne!(next.name(), "unknown");
         if TcpFlags(flags).any(TcpFlags::RST) || state == CtState::CLOSED.0 {
@@ -204,7 +204,7 @@ fn connection_lives_as_in_nf_conntrack() {
         (Direction::Reply, FIN | ACK, CtState::CLOSED, 120),
         (Direction::Original, ACK, CtState::CLOSED, 120),
     ] {
-        state = next_state(state, direction, Transport::Tcp(TcpFlags(flags)));
+        state = next_state(state, direction, Transport::Tcp, TcpFlags(flags));
         assert_eq!(state, expected, "{direction:?} {flags:#b}");
         assert_eq!(timeout_s(Protocol::TCP, state), timeout);
     }

@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, ListenerKey, MemberKey, MonitorEntry,
-    RangeKey, Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers, ListenerKey, MemberKey,
+    MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
     names::REPORT_SIZE,
 };
 use headgate_datapath::Notes;
@@ -119,6 +119,19 @@ static CONFIG: DatapathConfig = DatapathConfig {
 #[inline(always)]
 pub(crate) fn config() -> &'static DatapathConfig {
     core::hint::black_box(&CONFIG)
+}
+
+/// Replaced by the loader; the verifier knows its value.
+#[unsafe(no_mangle)]
+static HELPERS: KernelHelpers = KernelHelpers {
+    coarse_clock: 0,
+    set_retval: 0,
+};
+
+/// What the kernel has; see [`config`].
+#[inline(always)]
+pub(crate) fn helpers() -> &'static KernelHelpers {
+    core::hint::black_box(&HELPERS)
 }
 
 /// Counts one packet or socket under `reason`.

@@ -14,7 +14,7 @@ use headgate_datapath::{
 };
 
 use crate::{
-    maps::{SOCKETS, count_reason, scratch},
+    maps::{SOCKETS, config, count_reason, helpers, scratch},
     tables::{BpfTables, Site},
 };
 
@@ -95,15 +95,27 @@ impl SocketAddress<'_> {
     }
 }
 
+/// Cookie of the node's network namespace.
+#[inline(always)]
+fn node_netns() -> u64 {
+    match config().host_netns_cookie {
+        // SAFETY: without a context the helper tells about the kernel's first namespace.
+        0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
+        cookie => cookie,
+    }
+}
+
 /// connect and sendmsg: from frontend to backend.
 #[inline(always)]
 fn forward(context: &SockAddrContext, family: Family) -> i32 {
     let peer = SocketAddress { context, family };
+    let netns = peer.netns();
     let wanted = Destination {
         address: peer.address(),
         port: peer.port(),
         protocol: peer.protocol(),
-        netns: peer.netns(),
+        netns,
+        is_node: netns == node_netns(),
     };
     let cookie = peer.cookie();
     let Some(scratch) = scratch() else {
@@ -118,7 +130,7 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
         Decision::Refuse(reason) => {
             count_reason(reason);
             // What is dropped in silence elsewhere is EPERM here, as for a packet that netfilter drops.
-            if reason.fate() == Fate::Reject {
+            if reason.fate() == Fate::Reject && helpers().set_retval != 0 {
                 // SAFETY: the helper only records the error that connect or sendmsg returns.
                 unsafe { bpf_set_retval(-ECONNREFUSED) };
             }

@@ -27,13 +27,17 @@ use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
+    FRONTENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config, helpers,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const EEXIST: i32 = -17;
+/// Hosts take this much (RFC 791), and links hardly ever less.
+const MIN_MTU_V4: u16 = 576;
+/// RFC 8200.
+const MIN_MTU_V6: u16 = 1280;
 
 /// Where a program runs, as far as routing depends on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,8 +61,13 @@ pub(crate) struct BpfTables {
 impl BpfTables {
     #[inline(always)]
     pub(crate) fn new<C: EbpfContext>(context: &C, site: Site, fib: *mut bpf_fib_lookup) -> Self {
-        // SAFETY: the helper has no preconditions.
-        let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        // SAFETY: the helpers have no preconditions.
+        let now_ns = unsafe {
+            match helpers().coarse_clock {
+                0 => bpf_ktime_get_ns(),
+                _ => bpf_ktime_get_coarse_ns(),
+            }
+        };
         Self {
             context: context.as_ptr(),
             site,
@@ -235,7 +244,15 @@ impl Tables for BpfTables {
             source: fib.smac,
         };
         // SAFETY: every member of the union is an integer.
-        let mtu = unsafe { fib.__bindgen_anon_1.mtu_result };
+        let mtu = match unsafe { fib.__bindgen_anon_1.mtu_result } {
+            // Before Linux 5.12 the kernel only says that a packet is too big. What every link takes
+            // is small enough.
+            untold if untold == total_len => match query.family {
+                Family::V4 => MIN_MTU_V4,
+                Family::V6 => MIN_MTU_V6,
+            },
+            told => told,
+        };
         Route { way, link, mtu }
     }
 

@@ -41,7 +41,8 @@ fn main() -> Result<()> {
         "hg_baseline_lookup",
     ];
     for name in hooks.into_iter().chain(names::SOCKET_HOOKS) {
-        println!("{name:<20} {:>12}", kernel.verified_instructions(name)?);
+        let count = kernel.verified_instructions(name)?;
+        println!("{name:<20} {:>12}", count.unwrap_or_default());
     }
     // Opens the connections that the established cases are about.
     for client in [v4, v6] {

@@ -6,6 +6,7 @@ mod array;
 mod attach;
 mod error;
 mod foreign;
+mod kernel;
 mod load;
 mod maps;
 mod monitor;
@@ -24,6 +25,7 @@ pub use attach::{
 };
 pub use error::Error;
 pub use foreign::foreign_programs;
+pub use kernel::{Feature, OLDEST_KERNEL};
 pub use load::{Options, Programs, host_netns_cookie, load};
 pub use maps::{Maps, Usage, pin_folder};
 pub use monitor::Monitor;

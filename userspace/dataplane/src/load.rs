@@ -12,6 +12,7 @@ use headgate_abi::{DatapathConfig, names};
 
 use crate::{
     error::Error,
+    kernel,
     maps::{pin_folder, typed},
     sys,
 };
@@ -80,9 +81,12 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
         path: folder.clone(),
         source,
     })?;
+    sys::lift_memory_limit();
+    let helpers = kernel::helpers();
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::CONFIG, &options.config, true)
+        .override_global(names::HELPERS, &helpers, true)
         .map_max_entries(names::FRONTENDS, options.frontends)
         .map_max_entries(names::ADDRESSES, options.frontends)
         .map_max_entries(names::SOURCE_RANGES, options.source_ranges)

@@ -12,8 +12,10 @@ use headgate_abi::{AffinityEntry, AffinityKey, CtEntry, DatapathConfig, FlowKey,
 
 use crate::{
     error::Error,
+    kernel,
     load::{OBJECT, Programs},
     maps::{pin_folder, typed},
+    sys,
 };
 
 /// What programs only read.
@@ -82,8 +84,12 @@ impl Probe {
     pub fn load(pins: &Path) -> Result<Self, Error> {
         let config = loaded_config(pins)?;
         let folder = pin_folder(pins);
+        sys::lift_memory_limit();
+        let helpers = kernel::helpers();
         let mut loader = EbpfLoader::new();
-        loader.override_global(names::CONFIG, &config, true);
+        loader
+            .override_global(names::CONFIG, &config, true)
+            .override_global(names::HELPERS, &helpers, true);
         for name in LIVE {
             loader.map_pin_path(name, folder.join(name));
         }

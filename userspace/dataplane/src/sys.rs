@@ -10,7 +10,10 @@ use std::{
     path::Path,
 };
 
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -73,6 +76,12 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         },
     )?;
     Ok(())
+}
+
+/// Before Linux 5.11 maps count as locked memory of the process. Where the limit may not be lifted and
+/// is too low, making maps fails.
+pub(crate) fn lift_memory_limit() {
+    let _kept = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
 /// The clock of the programs, in seconds: monotonic, without the time that the machine slept.

@@ -250,6 +250,7 @@ pub(crate) fn connect(pins: &Path, protocol: Protocol, to: SocketAddr) -> Result
         port: Port::new(to.port()),
         protocol: protocol.into(),
         netns: config.host_netns_cookie,
+        is_node: true,
     };
     let decision = translate(&mut tables, &wanted, 0);
     let (reason, verdict, result) = match decision {
