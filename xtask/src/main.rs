@@ -7,6 +7,7 @@ mod demo;
 mod setup;
 mod sh;
 mod test;
+mod vm;
 
 use clap::Parser;
 
@@ -24,6 +25,8 @@ enum Verb {
     Demo(demo::Options),
     /// Run every check and every test that can run here
     Test(test::Options),
+    /// Run tests in virtual machines with the kernels that Debian offers
+    Vm(vm::Options),
     /// Print what packets and requests cost
     Bench(bench::Options),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Build(options) => build::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
+        Verb::Vm(options) => vm::run(&options),
         Verb::Bench(options) => bench::run(&options),
     }
 }

@@ -22,7 +22,8 @@ pub(crate) struct Options {
     behaviours: bool,
 }
 
-const HOST: &str = "--workspace --exclude headgate-programs";
+/// Everything but the programs.
+pub(crate) const HOST: &str = "--workspace --exclude headgate-programs";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();

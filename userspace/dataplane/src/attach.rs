@@ -1,5 +1,5 @@
 //! Attaching programs by pinned links. A link that is pinned already gets the new program in one
-//! step, so an upgrade or a restart loses no packet.
+//! step, so an upgrade or a restart loses no packet. TC has links only where it has TCX.
 
 use std::{
     fs::{self, File},
@@ -8,18 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    programs::{
-        CgroupAttachMode, LinkOrder, ProgramFd, ProgramType, SchedClassifier, TcAttachType,
-        XdpMode,
-        links::{FdLink, LinkError},
-        tc::TcAttachOptions,
-    },
-    sys::is_program_supported,
+use aya::programs::{
+    CgroupAttachMode, LinkOrder, ProgramFd, SchedClassifier, TcAttachType, XdpMode,
+    links::{FdLink, LinkError},
+    tc::TcAttachOptions,
 };
 use headgate_abi::names;
 
-use crate::{error::Error, load::Programs, maps::pin_folder, sys};
+use crate::{clsact, error::Error, kernel::Feature, load::Programs, maps::pin_folder, sys};
 
 /// A device and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +31,26 @@ impl Device {
     pub fn name(&self) -> &str {
         match self {
             Self::External(name) | Self::Pod(name) => name,
+        }
+    }
+}
+
+/// How programs of TC are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcAttach {
+    /// By pinned links.
+    Tcx,
+    /// As filters of the qdisc `clsact`.
+    Clsact,
+}
+
+impl TcAttach {
+    /// The better one of those that the kernel has.
+    pub fn best() -> Result<Self, Error> {
+        match Feature::Tcx.is_there() {
+            Ok(true) => Ok(Self::Tcx),
+            Ok(false) => Ok(Self::Clsact),
+            Err(source) => Err(Error::program(names::TC_EXTERNAL, source)),
         }
     }
 }
@@ -57,24 +73,32 @@ pub fn attach_device(
     programs: &mut Programs,
     pins: &Path,
     device: &Device,
+    how: TcAttach,
 ) -> Result<Attached, Error> {
-    match device {
-        Device::Pod(name) => {
-            tc(programs, pins, name, names::TC_POD, TcAttachType::Ingress)?;
-            Ok(Attached::TcOnly)
-        }
-        Device::External(name) => {
-            tc(
-                programs,
-                pins,
-                name,
-                names::TC_EXTERNAL,
-                TcAttachType::Ingress,
-            )?;
-            tc(programs, pins, name, names::TC_EGRESS, TcAttachType::Egress)?;
-            xdp(programs, pins, name)
-        }
+    for (program, side) in tc_programs(device) {
+        tc(programs, pins, device.name(), program, *side, how)?;
     }
+    match device {
+        Device::Pod(_) => Ok(Attached::TcOnly),
+        Device::External(name) => xdp(programs, pins, name),
+    }
+}
+
+/// What a device needs of TC.
+fn tc_programs(device: &Device) -> &'static [(&'static str, TcAttachType)] {
+    match device {
+        Device::Pod(_) => &[(names::TC_POD, TcAttachType::Ingress)],
+        Device::External(_) => &[
+            (names::TC_EXTERNAL, TcAttachType::Ingress),
+            (names::TC_EGRESS, TcAttachType::Egress),
+        ],
+    }
+}
+
+/// Whether all programs of TC are on a device, by what [`attached`] says.
+pub fn is_attached(attached: &[String], device: &Device) -> bool {
+    let mut wanted = tc_programs(device).iter();
+    wanted.all(|(program, _)| attached.contains(&format!("{program}@{}", device.name())))
 }
 
 fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, Error> {
@@ -100,22 +124,52 @@ fn tc(
     pins: &Path,
     device: &str,
     name: &str,
-    attach_type: TcAttachType,
+    side: TcAttachType,
+    how: TcAttach,
 ) -> Result<(), Error> {
-    let program: &mut SchedClassifier = programs.tc(name)?;
+    let on_device = format!("{name} on {device}");
+    let program = programs.tc(name)?;
     let path = link_path(pins, name, device)?;
+    // First the one way, then not the other any more: between them a packet may meet both, of which
+    // the second finds nothing left to do.
+    match how {
+        TcAttach::Tcx => {
+            tcx(program, &path, device, name, side)?;
+            let detached = clsact::detach(device, side, name);
+            detached.map_err(|source| Error::program(&on_device, source))
+        }
+        TcAttach::Clsact => {
+            let attached = clsact::attach(program, device, side);
+            attached.map_err(|source| Error::program(&on_device, source))?;
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::Pin { path, source })
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn tcx(
+    program: &mut SchedClassifier,
+    path: &Path,
+    device: &str,
+    name: &str,
+    side: TcAttachType,
+) -> Result<(), Error> {
     let fd = program_fd(name, program.fd())?;
-    if replace(&path, &fd)? {
+    if replace(path, &fd)? {
         return Ok(());
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
-        .attach_with_options(device, attach_type, options)
+        .attach_with_options(device, side, options)
         .map_err(|source| Error::program(&format!("{name} on {device}"), source))?;
     let link = program
         .take_link(id)
         .map_err(|source| Error::program(name, source))?;
-    pin(link.try_into(), name, &path)
+    pin(link.try_into(), name, path)
 }
 
 /// Attaches the socket hooks to a cgroup, or replaces those that are there.
@@ -141,12 +195,6 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
         pin(link.try_into(), name, &path)?;
     }
     Ok(())
-}
-
-/// Whether the kernel has socket look-up (Linux 5.9, with `CONFIG_INET`).
-pub fn has_lookup() -> Result<bool, Error> {
-    is_program_supported(ProgramType::SkLookup)
-        .map_err(|source| Error::program(names::SK_LOOKUP, source))
 }
 
 /// Attaches the socket look-up to this thread's network namespace, or replaces the program that is
@@ -182,28 +230,38 @@ pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     }))
 }
 
-/// Names of the pinned links: `program@device`, where a device may also be `cgroup` or `netns`.
+/// What is attached in this thread's network namespace: `program@device`, where a device may also be
+/// `cgroup` or `netns`.
 pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
+    let mut names = pinned(pins)?;
+    for device in clsact::devices()? {
+        let filters = clsact::filters(&device)?;
+        let ours = filters.iter().filter(|filter| filter.is_ours());
+        names.extend(ours.map(|filter| format!("{}@{device}", filter.program)));
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn pinned(pins: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(links(pins)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut names = entries
+    entries
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
+        .collect()
 }
 
-/// Removes the links of a device; the kernel detaches the programs.
+/// Removes the links and filters of a device; the kernel detaches the programs.
 pub fn detach(pins: &Path, device: &str) -> io::Result<()> {
-    for name in attached(pins)? {
+    for name in pinned(pins)? {
         if name.split_once('@').is_some_and(|(_, on)| on == device) {
             fs::remove_file(links(pins).join(name))?;
         }
     }
-    Ok(())
+    clsact::detach_all(device)
 }
 
 fn link_path(pins: &Path, program: &str, device: &str) -> Result<PathBuf, Error> {

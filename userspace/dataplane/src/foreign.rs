@@ -2,10 +2,12 @@
 
 use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 
+use crate::clsact;
+
 /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
 const SOCKET_HOOK: u32 = 18;
 
-/// Those of TCX on these devices, and those of sockets that are loaded anywhere: a line each.
+/// Those of TC on these devices, and those of sockets that are loaded anywhere: a line each.
 pub fn foreign_programs<'a>(devices: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_ours = |name: &str| name.starts_with("hg_");
     let mut found = Vec::new();
@@ -17,6 +19,11 @@ pub fn foreign_programs<'a>(devices: impl Iterator<Item = &'a str>) -> Vec<Strin
                 if !is_ours(name) {
                     found.push(format!("TCX program {name} on {device}"));
                 }
+            }
+        }
+        for filter in clsact::filters(device).into_iter().flatten() {
+            if !filter.is_ours() {
+                found.push(format!("TC filter {} on {device}", filter.program));
             }
         }
     }

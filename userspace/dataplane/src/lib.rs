@@ -4,12 +4,14 @@
 mod apply;
 mod array;
 mod attach;
+mod clsact;
 mod error;
 mod foreign;
 mod kernel;
 mod load;
 mod maps;
 mod monitor;
+mod netlink;
 mod probe;
 mod report;
 mod slots;
@@ -20,8 +22,8 @@ mod sys;
 pub use apply::Writer;
 pub use array::SharedArray;
 pub use attach::{
-    Attached, Device, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach,
-    has_lookup,
+    Attached, Device, TcAttach, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root,
+    detach, is_attached,
 };
 pub use error::Error;
 pub use foreign::foreign_programs;

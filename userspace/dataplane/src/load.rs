@@ -1,6 +1,6 @@
 //! Loading the object, with the maps that are pinned already.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -68,9 +68,10 @@ pub struct Programs {
     ebpf: Ebpf,
 }
 
-/// Cookie of the calling thread's network namespace.
-pub fn host_netns_cookie() -> io::Result<u64> {
-    sys::netns_cookie()
+/// Cookie of the calling thread's network namespace; 0, which stands for the kernel's first one, if
+/// the kernel does not tell.
+pub fn host_netns_cookie() -> u64 {
+    sys::netns_cookie().unwrap_or_default()
 }
 
 /// Loads the object. Maps pinned below `pins` are used again, others are made and pinned there.

@@ -154,17 +154,24 @@ impl Probe {
             context[10] = ifindex;
         }
         let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::new()
+        let mut run = |context: Option<&[u8]>| {
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: context,
+                ..TestRunOptions::new()
+            };
+            let result = match program {
+                names::XDP_EXTERNAL => self.programs.xdp(program)?.test_run(options),
+                _ => self.programs.tc(program)?.test_run(options),
+            };
+            result.map_err(|source| Error::program(program, source))
         };
-        let result = match program {
-            names::XDP_EXTERNAL => self.programs.xdp(program)?.test_run(options),
-            _ => self.programs.tc(program)?.test_run(options),
+        let result = match run(Some(&context)) {
+            // Before Linux 5.15 an XDP program cannot be told the device.
+            Err(_) if program == names::XDP_EXTERNAL => run(None)?,
+            result => result?,
         };
-        let result = result.map_err(|source| Error::program(program, source))?;
         out.truncate(result.data_size_out as usize);
         let after = self.counts()?;
         let mut counted = Reason::ALL.iter().zip(before.iter().zip(&after));

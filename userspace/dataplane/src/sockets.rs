@@ -8,31 +8,26 @@ use std::{
     collections::{BTreeSet, HashSet},
     fs::{self, File},
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     thread,
 };
 
 use nix::{
     sched::{CloneFlags, setns},
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-        socket,
-    },
+    sys::socket::SockProtocol,
 };
+
+use crate::netlink::Netlink;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const HEADER: usize = 16;
 /// `struct inet_diag_sockid`: ports, addresses, device and cookie.
 const ID: usize = 48;
 /// Where in the id the cookie is.
 const COOKIE: usize = 40;
 /// Where in `struct inet_diag_msg` the id is.
-const ID_IN_MESSAGE: usize = HEADER + 4;
+const ID_IN_ANSWER: usize = 4;
 const ESTABLISHED: u32 = 1 << 1;
 
 /// Ends the connected UDP sockets with these cookies, in the network namespace of every process,
@@ -73,24 +68,15 @@ fn namespaces() -> io::Result<Vec<PathBuf>> {
 }
 
 fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkSockDiag,
-    )?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        for id in connected(&socket, family, cookies)? {
-            let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
-            send(&socket, SOCK_DESTROY, flags, family, &id)?;
-            match answers(&socket)?.first().map(|answer| error_of(answer)) {
-                Some(Some(0)) => ended += 1,
+        for id in connected(&netlink, family, cookies)? {
+            match netlink.order(SOCK_DESTROY, &request(family, &id)) {
+                Ok(()) => ended += 1,
                 // It was closed meanwhile.
-                Some(Some(libc::ENOENT)) => {}
-                Some(Some(number)) => return Err(io::Error::from_raw_os_error(number)),
-                Some(None) | None => return Err(io::Error::other("no answer to SOCK_DESTROY")),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -98,77 +84,22 @@ fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
 }
 
 /// Ids of connected UDP sockets with these cookies.
-fn connected(socket: &OwnedFd, family: u8, cookies: &BTreeSet<u64>) -> io::Result<Vec<[u8; ID]>> {
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    send(socket, SOCK_DIAG_BY_FAMILY, flags, family, &[0; ID])?;
-    let mut found = Vec::new();
-    loop {
-        for message in answers(socket)? {
-            if kind_of(&message) == libc::NLMSG_DONE as u16 {
-                return Ok(found);
-            }
-            if let Some(number) = error_of(&message) {
-                return Err(io::Error::from_raw_os_error(number));
-            }
-            let id = message
-                .get(ID_IN_MESSAGE..)
-                .and_then(|tail| tail.first_chunk::<ID>());
-            let cookie = id.and_then(|id| id.get(COOKIE..)?.first_chunk::<8>());
-            if let (Some(id), Some(cookie)) = (id, cookie)
-                && cookies.contains(&u64::from_ne_bytes(*cookie))
-            {
-                found.push(*id);
-            }
-        }
-    }
+fn connected(netlink: &Netlink, family: u8, cookies: &BTreeSet<u64>) -> io::Result<Vec<[u8; ID]>> {
+    let sockets = netlink.list(SOCK_DIAG_BY_FAMILY, &request(family, &[0; ID]))?;
+    let ids = sockets.iter().filter_map(|socket| {
+        let id = socket.body.get(ID_IN_ANSWER..)?.first_chunk::<ID>()?;
+        let cookie = id.get(COOKIE..)?.first_chunk()?;
+        cookies
+            .contains(&u64::from_ne_bytes(*cookie))
+            .then_some(*id)
+    });
+    Ok(ids.collect())
 }
 
-/// A request with a `struct inet_diag_req_v2`.
-fn send(socket: &OwnedFd, kind: u16, flags: u16, family: u8, id: &[u8; ID]) -> io::Result<()> {
-    let len = (HEADER + 8 + ID) as u32;
-    let mut message = Vec::new();
-    message.extend(len.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend([family, libc::IPPROTO_UDP as u8, 0, 0]);
-    message.extend(ESTABLISHED.to_ne_bytes());
-    message.extend(id);
-    let kernel = NetlinkAddr::new(0, 0);
-    sendto(socket.as_raw_fd(), &message, &kernel, MsgFlags::empty())?;
-    Ok(())
-}
-
-/// The messages of one datagram.
-fn answers(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
-    let mut buffer = vec![0; 64 * 1024];
-    let len = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    buffer.truncate(len);
-    let mut messages = Vec::new();
-    let mut rest = buffer.as_slice();
-    while let Some(len) = rest
-        .first_chunk()
-        .map(|len| u32::from_ne_bytes(*len) as usize)
-    {
-        let Some(message) = rest.get(..len).filter(|_| len >= HEADER) else {
-            break;
-        };
-        messages.push(message.to_vec());
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(messages)
-}
-
-fn kind_of(message: &[u8]) -> u16 {
-    let kind = message.get(4..).and_then(|tail| tail.first_chunk());
-    kind.map_or(0, |kind| u16::from_ne_bytes(*kind))
-}
-
-/// The number in an error message; 0 is an acknowledgment.
-fn error_of(message: &[u8]) -> Option<i32> {
-    if kind_of(message) != libc::NLMSG_ERROR as u16 {
-        return None;
-    }
-    let number = message.get(HEADER..)?.first_chunk()?;
-    Some(-i32::from_ne_bytes(*number))
+/// `struct inet_diag_req_v2`.
+fn request(family: u8, id: &[u8; ID]) -> Vec<u8> {
+    let mut request = vec![family, libc::IPPROTO_UDP as u8, 0, 0];
+    request.extend(ESTABLISHED.to_ne_bytes());
+    request.extend(id);
+    request
 }

@@ -13,15 +13,15 @@ use headgate_control::{
 };
 use headgate_datapath::maglev;
 use headgate_dataplane::{
-    Device, Maps, Options as LoadOptions, Programs, Report as ReportMap, Steering, Writer,
-    attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach, has_lookup,
-    host_netns_cookie, load,
+    Device, Feature, Maps, Options as LoadOptions, Programs, Report as ReportMap, Steering,
+    TcAttach, Writer, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach,
+    host_netns_cookie, is_attached, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::sleep,
 };
@@ -56,6 +56,9 @@ pub(crate) struct Options {
     /// CAP_CHOWN
     #[arg(long, value_name = "UID")]
     proxy_user: Option<u32>,
+    /// How programs of TC are attached, tcx or clsact; default: TCX if the kernel has it
+    #[arg(long, hide = true, value_parser = parse_tc_attach)]
+    tc_attach: Option<TcAttach>,
     /// Do not serve `spec.externalIPs`, with which whoever may make Services can take any address
     #[arg(long)]
     no_external_ips: bool,
@@ -100,6 +103,9 @@ pub(crate) struct Options {
     max_slots: u32,
 }
 
+/// How often the agent looks whether its programs are still attached.
+const REVIEW: Duration = Duration::from_secs(60);
+
 /// Which addresses serve node ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum NodePortAddresses {
@@ -115,6 +121,14 @@ fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
     }
     let range = text.parse().map(NodePortAddresses::Range);
     range.map_err(|_not_one| "write a CIDR, or `primary`".into())
+}
+
+fn parse_tc_attach(text: &str) -> Result<TcAttach, String> {
+    match text {
+        "tcx" => Ok(TcAttach::Tcx),
+        "clsact" => Ok(TcAttach::Clsact),
+        _ => Err("write tcx or clsact".into()),
+    }
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16), String> {
@@ -183,14 +197,24 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
             }
         }
     };
+    let hangups = Notify::new();
     let follow_devices = async {
         loop {
-            if facts.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = facts.changed() => changed.map(|()| true),
+                () = hangups.notified() => Ok(false),
+                () = sleep(REVIEW) => Ok(false),
+            };
+            let Ok(is_changed) = changed else {
                 return Ok(());
-            }
+            };
             let now = facts.borrow_and_update().clone();
-            nodes.send_replace(node_of(options, &now));
-            hooks.follow(options, &now)?;
+            if is_changed {
+                nodes.send_replace(node_of(options, &now));
+                hooks.follow(options, &now)?;
+            } else {
+                hooks.review(&now)?;
+            }
         }
     };
     let mut first_status = statuses.clone();
@@ -218,7 +242,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         result = node::follow(selection, publish) => result,
         result = follow_devices => result,
         result = source => result.and_then(|()| bail!("the source ended")),
-        result = forward_hangups(audit) => result,
+        result = forward_hangups(audit, &hangups) => result,
         () = announce => Ok(()),
         () = metrics.clone().follow(passed) => Ok(()),
         result = keep_report(pins, &options.node_name, statuses.clone()) => result,
@@ -242,10 +266,12 @@ async fn keep_report(pins: &Path, node: &str, mut statuses: watch::Receiver<Stat
     }
 }
 
-/// SIGHUP asks for an audit.
-async fn forward_hangups(audit: mpsc::Sender<()>) -> Result<()> {
+/// SIGHUP asks for an audit of the maps, and for a look at what is attached.
+async fn forward_hangups(audit: mpsc::Sender<()>, hooks: &Notify) -> Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
-    while hangups.recv().await.is_some() && audit.send(()).await.is_ok() {}
+    while hangups.recv().await.is_some() && audit.send(()).await.is_ok() {
+        hooks.notify_one();
+    }
     Ok(())
 }
 
@@ -281,6 +307,7 @@ struct Hooks {
     pins: PathBuf,
     cgroup: PathBuf,
     proxy_user: Option<u32>,
+    tc_attach: TcAttach,
     programs: Programs,
     config: DatapathConfig,
     log: Option<JoinHandle<()>>,
@@ -288,7 +315,7 @@ struct Hooks {
 
 impl Hooks {
     fn load(pins: &Path, options: &Options, facts: &Facts) -> Result<Self> {
-        let config = config(options, facts)?;
+        let config = config(options, facts);
         let mut hooks = Self {
             pins: pins.into(),
             cgroup: match &options.cgroup {
@@ -296,6 +323,10 @@ impl Hooks {
                 None => cgroup_root()?.context("cgroup2 is not mounted")?,
             },
             proxy_user: options.proxy_user,
+            tc_attach: match options.tc_attach {
+                Some(chosen) => chosen,
+                None => TcAttach::best()?,
+            },
             programs: load(pins, &load_options(options, config))?,
             config,
             log: None,
@@ -307,12 +338,29 @@ impl Hooks {
 
     /// New addresses mean new read-only globals, and so new programs in the place of the old.
     fn follow(&mut self, options: &Options, facts: &Facts) -> Result<()> {
-        let config = config(options, facts)?;
+        let config = config(options, facts);
         if config != self.config {
             self.programs = load(&self.pins, &load_options(options, config))?;
             self.config = config;
             self.follow_log()?;
         }
+        self.attach(&facts.devices)
+    }
+
+    /// Filters can be removed by others, and with the qdisc they are. Links cannot.
+    fn review(&mut self, facts: &Facts) -> Result<()> {
+        let attached = attached(&self.pins)?;
+        let is_lost = |device: &&Device| !is_attached(&attached, device);
+        let lost: Vec<&str> = facts
+            .devices
+            .iter()
+            .filter(is_lost)
+            .map(Device::name)
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        warn!("programs of ours are missing on {}", lost.join(", "));
         self.attach(&facts.devices)
     }
 
@@ -341,7 +389,7 @@ impl Hooks {
         }
         for device in devices {
             // A device may go away while we look at it.
-            match attach_device(&mut self.programs, &self.pins, device) {
+            match attach_device(&mut self.programs, &self.pins, device, self.tc_attach) {
                 Ok(attached) => info!(?device, ?attached, "attached"),
                 Err(error) => warn!(?device, "{error}"),
             }
@@ -364,8 +412,9 @@ impl Hooks {
     /// Lets the proxy of this user have connections.
     fn steer(&mut self, user: u32) -> Result<()> {
         ensure!(
-            has_lookup()?,
-            "this kernel has no socket look-up (Linux 5.9)"
+            Feature::SocketLookup.is_there()?,
+            "this kernel has no {}",
+            Feature::SocketLookup.name()
         );
         attach_lookup(&mut self.programs, &self.pins)?;
         Steering::allow(&self.pins, user)?;
@@ -373,7 +422,7 @@ impl Hooks {
     }
 }
 
-fn config(options: &Options, facts: &Facts) -> Result<DatapathConfig> {
+fn config(options: &Options, facts: &Facts) -> DatapathConfig {
     let first = |is_wanted: fn(&IpAddr) -> bool| {
         facts
             .addresses
@@ -383,14 +432,14 @@ fn config(options: &Options, facts: &Facts) -> Result<DatapathConfig> {
             .map(Addr::from)
             .unwrap_or_default()
     };
-    Ok(DatapathConfig {
+    DatapathConfig {
         snat_v4: first(IpAddr::is_ipv4),
         snat_v6: first(IpAddr::is_ipv6),
-        host_netns_cookie: host_netns_cookie().context("cannot tell the network namespace")?,
+        host_netns_cookie: host_netns_cookie(),
         seed: options.seed,
         snat_port_first: Port::new(options.snat_ports.0),
         snat_port_last: Port::new(options.snat_ports.1),
-    })
+    }
 }
 
 fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {

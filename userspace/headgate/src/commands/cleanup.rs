@@ -3,12 +3,17 @@
 use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result};
-use headgate_dataplane::pin_folder;
+use headgate_dataplane::{attached, detach, pin_folder};
 
 use crate::leftovers;
 
-/// Removing the last pin of a link detaches its program, and of a map frees it.
+/// Removing the last pin of a link detaches its program, and of a map frees it. Filters have no pins.
 pub(crate) fn cleanup(pins: &Path) -> Result<()> {
+    for attached in attached(pins)? {
+        if let Some((_, device)) = attached.split_once('@') {
+            detach(pins, device)?;
+        }
+    }
     let folder = pin_folder(pins);
     match fs::remove_dir_all(&folder) {
         Ok(()) => println!("removed {}", folder.display()),

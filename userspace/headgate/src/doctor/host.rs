@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use headgate_abi::names;
-use headgate_dataplane::{Error, Options, cgroup_root, has_lookup, load, pin_folder};
+use headgate_dataplane::{Error, Feature, OLDEST_KERNEL, Options, cgroup_root, load, pin_folder};
 use nix::sys::{
     statfs::{BPF_FS_MAGIC, statfs},
     utsname::uname,
@@ -11,8 +11,6 @@ use nix::sys::{
 
 use super::Finding;
 
-/// TCX is from there on.
-const OLDEST: (u32, u32) = (6, 6);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
@@ -24,14 +22,29 @@ pub(super) fn kernel() -> Vec<Finding> {
         .split(['.', '-'])
         .map_while(|part| part.parse().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let mut findings = vec![match version >= OLDEST {
+    let mut findings = vec![match version >= OLDEST_KERNEL {
         true => Finding::ok(ABOUT, format!("Linux {release}")),
         false => Finding::error(
             ABOUT,
-            format!("Linux {release} has no TCX"),
-            format!("use Linux {}.{} or newer", OLDEST.0, OLDEST.1),
+            format!("Linux {release} is too old"),
+            format!("use Linux {}.{} or newer", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
         ),
     }];
+    for feature in Feature::ALL {
+        match feature.is_there() {
+            Ok(true) => {}
+            Ok(false) => findings.push(Finding::warning(
+                ABOUT,
+                format!("no {}: {}", feature.name(), feature.cost()),
+                "use a newer kernel if that matters",
+            )),
+            Err(error) => findings.push(Finding::warning(
+                ABOUT,
+                format!("cannot tell whether there is {}: {error}", feature.name()),
+                "see `capabilities` below",
+            )),
+        }
+    }
     if !Path::new(BTF).exists() {
         findings.push(Finding::error(
             ABOUT,
@@ -152,7 +165,7 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
     for name in names::SOCKET_HOOKS {
         programs.socket_hook(name)?;
     }
-    let has_lookup = has_lookup()?;
+    let has_lookup = Feature::SocketLookup.is_there().unwrap_or(false);
     if has_lookup {
         programs.lookup(names::SK_LOOKUP)?;
     }

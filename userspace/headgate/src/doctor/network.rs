@@ -3,7 +3,7 @@
 use std::{fs, net::IpAddr, path::Path};
 
 use headgate_abi::names;
-use headgate_dataplane::{Device, attached, foreign_programs, loaded_config};
+use headgate_dataplane::{Device, attached, foreign_programs, is_attached, loaded_config};
 
 use super::Finding;
 use crate::node::{self, Facts, Selection};
@@ -22,32 +22,38 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
     let facts = facts(selection);
     let links = attached(pins).unwrap_or_default();
     let mut findings = Vec::new();
-    let external = facts.external();
-    if external.is_empty() {
+    if facts.external().is_empty() {
         findings.push(Finding::error(
             ABOUT,
             "no device leads out of the node",
             "name them with --devices, at the agent as well",
         ));
     }
-    for device in external {
-        let has = |program: &str| links.contains(&format!("{program}@{device}"));
-        findings.push(match (has(names::XDP_EXTERNAL), has(names::TC_EXTERNAL)) {
-            (true, _) => Finding::ok(
+    for device in &facts.devices {
+        let name = device.name();
+        if !is_attached(&links, device) {
+            findings.push(Finding::error(
                 ABOUT,
-                format!("{device} is served by XDP in its driver, and TC"),
-            ),
-            (false, true) => Finding::warning(
-                ABOUT,
-                format!("{device} is served by TC alone, which is slower for what is from outside"),
-                "its driver has no XDP, or another program has it: see `ip link show`",
-            ),
-            (false, false) => Finding::error(
-                ABOUT,
-                format!("no program of ours is on {device}"),
-                "start the agent, with the same --devices",
-            ),
-        });
+                format!("programs of ours are missing on {name}"),
+                "start the agent, with the same --devices and --pod-devices; one that runs puts them \
+                 back once a minute",
+            ));
+        } else if let Device::External(_) = device {
+            let is_native = links.contains(&format!("{}@{name}", names::XDP_EXTERNAL));
+            findings.push(match is_native {
+                true => Finding::ok(
+                    ABOUT,
+                    format!("{name} is served by XDP in its driver, and TC"),
+                ),
+                false => Finding::warning(
+                    ABOUT,
+                    format!(
+                        "{name} is served by TC alone, which is slower for what is from outside"
+                    ),
+                    "its driver has no XDP, or another program has it: see `ip link show`",
+                ),
+            });
+        }
     }
     let is_pod = |device: &&Device| matches!(device, Device::Pod(_));
     let pods = facts.devices.iter().filter(is_pod).count();
