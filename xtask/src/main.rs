@@ -4,6 +4,7 @@ mod behaviours;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod setup;
 mod sh;
 mod test;
@@ -29,6 +30,8 @@ enum Verb {
     Vm(vm::Options),
     /// Print what packets and requests cost
     Bench(bench::Options),
+    /// Feed packets, objects and requests at random, and check what comes of them
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,5 +42,6 @@ fn main() -> anyhow::Result<()> {
         Verb::Test(options) => test::run(&options),
         Verb::Vm(options) => vm::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
     }
 }

@@ -8,12 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use aya::{
-    maps::lpm_trie,
+    maps::{HashMap, Map, MapData, MapError, lpm_trie},
     programs::{TestRun, TestRunOptions},
 };
-use headgate_abi::{RangeKey, Reason, names};
+use headgate_abi::{FragmentEntry, FragmentKey, RangeKey, Reason, names};
 use headgate_datapath::Hook;
-use headgate_dataplane::{Maps, Options, Programs, load};
+use headgate_dataplane::{Maps, Options, Programs, load, pin_folder};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -26,6 +26,9 @@ pub struct Kernel {
     programs: Programs,
     /// The maps.
     pub maps: Maps,
+    fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    /// Counts of reasons after the last packet.
+    counted: Vec<(Reason, u64)>,
     pins: PathBuf,
 }
 
@@ -85,16 +88,31 @@ impl Kernel {
         for (id, entry) in &state.backends {
             assert!(maps.backends.set(*id, *entry));
         }
+        let fragments = MapData::from_pin(pin_folder(&pins).join(names::FRAGMENTS))?;
         Ok(Self {
             programs,
+            fragments: HashMap::try_from(Map::LruHashMap(fragments))?,
+            counted: maps.reasons()?,
             maps,
             pins,
         })
     }
 
+    /// Forgets what packets left: connections, fragments, and which backends clients got.
+    pub fn forget(&mut self) -> Result<()> {
+        fn clear<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>) -> Result<()> {
+            for key in map.keys().collect::<Result<Vec<K>, MapError>>()? {
+                map.remove(&key)?;
+            }
+            Ok(())
+        }
+        clear(&mut self.maps.connections)?;
+        clear(&mut self.maps.affinities)?;
+        clear(&mut self.fragments)
+    }
+
     /// Runs one frame through the XDP program.
     pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Outcome> {
-        let before = self.maps.reasons()?;
         let mut out = vec![0; 2048];
         let program = self.programs.xdp(names::XDP_EXTERNAL)?;
         let result = program.test_run(TestRunOptions {
@@ -110,12 +128,11 @@ impl Kernel {
             4 => "redirect",
             other => bail!("XDP returned {other}"),
         };
-        self.outcome(action, out, &before)
+        self.outcome(action, out)
     }
 
     /// Runs one frame through the TC program of a hook.
     pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome> {
-        let before = self.maps.reasons()?;
         let mut out = vec![0; 2048];
         let program = self.programs.tc(match hook {
             Hook::External => names::TC_EXTERNAL,
@@ -134,21 +151,13 @@ impl Kernel {
             7 => "answer",
             other => bail!("TC returned {other}"),
         };
-        self.outcome(action, out, &before)
+        self.outcome(action, out)
     }
 
-    fn outcome(
-        &self,
-        action: &'static str,
-        frame: Vec<u8>,
-        before: &[(Reason, u64)],
-    ) -> Result<Outcome> {
-        let after = self.maps.reasons()?;
-        let mut counted = after
-            .iter()
-            .zip(before)
-            .filter(|(after, before)| after != before);
-        let Some(((reason, _), _)) = counted.next() else {
+    fn outcome(&mut self, action: &'static str, frame: Vec<u8>) -> Result<Outcome> {
+        let before = std::mem::replace(&mut self.counted, self.maps.reasons()?);
+        let mut counted = self.counted.iter().zip(&before);
+        let Some(((reason, _), _)) = counted.find(|(after, before)| after != before) else {
             bail!("no reason was counted");
         };
         Ok(Outcome {

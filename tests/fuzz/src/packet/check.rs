@@ -1,0 +1,250 @@
+//! What must hold of every outcome, by a reader of packets that shares nothing with the walk.
+
+use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
+use headgate_datapath::{Hook, Way};
+use headgate_prog::{Host, Outcome, describe, is_checksum_right};
+
+use super::run::NEXT;
+
+const LINK: usize = 14;
+
+/// Where things are in a frame.
+struct Places {
+    is_v6: bool,
+    protocol: u8,
+    /// Of TCP, UDP or ICMP.
+    transport: usize,
+    is_fragment: bool,
+    is_later_fragment: bool,
+}
+
+/// Panics if something is wrong with what became of a frame.
+pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
+    let after = &outcome.frame;
+    let told = format!(
+        "{hook:?}: {} became {} by {:?} ({})",
+        describe(before),
+        describe(after),
+        outcome.reason,
+        outcome.action
+    );
+    match (outcome.reason.fate(), outcome.action) {
+        (Fate::Pass, action) => {
+            assert_eq!(action, "pass", "{told}");
+            assert_eq!(before, after, "what is not ours was changed: {told}");
+        }
+        (Fate::Forward, "pass" | "redirect") => forwarded(before, outcome, host, &told),
+        (Fate::Reject, "answer") => answered(before, after, &told),
+        (Fate::Reject | Fate::Drop, "drop") => {}
+        (fate, action) => panic!("{fate:?} is not {action}: {told}"),
+    }
+}
+
+fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
+    let after = &outcome.frame;
+    assert_eq!(before.len(), after.len(), "{told}");
+    let places =
+        places(before).unwrap_or_else(|| panic!("no packet that can be forwarded: {told}"));
+    let is_error = outcome.reason == Reason::IcmpError;
+    assert_eq!(is_error, !matches!(places.protocol, 6 | 17), "{told}");
+    let is_redirected = outcome.action == "redirect";
+    for (at, (old, new)) in before.iter().zip(after).enumerate() {
+        assert!(
+            old == new || may_change(&places, at, is_error, is_redirected),
+            "byte {at} changed: {told}\n{before:02x?}\n{after:02x?}"
+        );
+    }
+    if is_redirected && host.route.way == Way::Link {
+        assert_eq!(after[..6], NEXT.destination, "{told}");
+        assert_eq!(after[6..12], NEXT.source, "{told}");
+    }
+    let hops = if places.is_v6 { LINK + 7 } else { LINK + 8 };
+    let hop = u8::from(is_redirected);
+    assert_eq!(
+        before[hops].checked_sub(hop),
+        Some(after[hops]),
+        "hop limit: {told}"
+    );
+    if !places.is_fragment && is_checksum_right(before) {
+        assert!(
+            is_checksum_right(after),
+            "checksum: {told}\n{before:02x?}\n{after:02x?}"
+        );
+    }
+    if places.is_later_fragment || is_error {
+        return;
+    }
+    let (old, new) = (flow(before, &places), flow(after, &places));
+    let is_backend = |address: Addr, port: Port| {
+        let mut backends = host.state.backends.values();
+        backends.any(|backend| (backend.address, backend.port) == (address, port))
+    };
+    let is_frontend = |address: Addr, port: Port| {
+        let mut frontends = host.state.frontends.keys();
+        frontends.any(|key| (key.address, key.port) == (address, port))
+    };
+    // Who goes past all services on a source port that a service uses keeps its destination.
+    let is_right = match outcome.reason {
+        Reason::ToBackend => {
+            is_backend(new.destination, new.destination_port)
+                || (new.destination, new.destination_port)
+                    == (old.destination, old.destination_port)
+        }
+        _ => {
+            is_frontend(new.source, new.source_port)
+                || (new.source, new.source_port) == (old.source, old.source_port)
+        }
+    };
+    assert!(is_right, "to nobody that we know: {told}");
+    let back = host.connections.get(&new.reversed());
+    let back = back.unwrap_or_else(|| panic!("an answer would not be known: {told}"));
+    assert_eq!(
+        (
+            back.source,
+            back.source_port,
+            back.destination,
+            back.destination_port
+        ),
+        (
+            old.destination,
+            old.destination_port,
+            old.source,
+            old.source_port
+        ),
+        "an answer would not come back: {told}"
+    );
+}
+
+fn may_change(places: &Places, at: usize, is_error: bool, is_redirected: bool) -> bool {
+    let Places {
+        is_v6,
+        protocol,
+        transport,
+        ..
+    } = *places;
+    let network = |at: usize, l3: usize| match is_v6 {
+        true => (l3 + 8..l3 + 40).contains(&at),
+        false => (l3 + 10..l3 + 20).contains(&at),
+    };
+    let hops = if is_v6 { LINK + 7 } else { LINK + 8 };
+    if is_redirected && (at < 12 || at == hops) || network(at, LINK) {
+        return true;
+    }
+    if is_error {
+        let quoted = transport + 8;
+        let quoted_transport = quoted + if is_v6 { 40 } else { 20 };
+        return (transport + 2..transport + 4).contains(&at)
+            || network(at, quoted)
+            || (quoted_transport..quoted_transport + 4).contains(&at);
+    }
+    let checksum = transport + if protocol == 6 { 16 } else { 6 };
+    !places.is_later_fragment
+        && ((transport..transport + 4).contains(&at) || (checksum..checksum + 2).contains(&at))
+}
+
+/// An answer is a whole packet with right checksums, to whoever asked; there is none to an answer.
+fn answered(before: &[u8], after: &[u8], told: &str) {
+    let asked = places(before).unwrap_or_else(|| panic!("no packet that can be answered: {told}"));
+    let answer = places(after).unwrap_or_else(|| panic!("no answer: {told}"));
+    assert!(!asked.is_fragment, "an answer to a fragment: {told}");
+    assert!(
+        matches!(asked.protocol, 6 | 17),
+        "an error about an error: {told}"
+    );
+    assert!(is_checksum_right(after), "checksum: {told}\n{after:02x?}");
+    assert_eq!(
+        (&before[..6], &before[6..12]),
+        (&after[6..12], &after[..6]),
+        "{told}"
+    );
+    let (from, size) = if asked.is_v6 {
+        (LINK + 8, 16)
+    } else {
+        (LINK + 12, 4)
+    };
+    let client = &before[from..from + size];
+    assert_eq!(
+        client,
+        &after[from + size..from + 2 * size],
+        "answered somebody else: {told}"
+    );
+    const FLAGS: usize = 13;
+    const RST: u8 = 4;
+    if answer.protocol == 6 {
+        assert_eq!(asked.protocol, 6, "{told}");
+        assert_ne!(after[answer.transport + FLAGS] & RST, 0, "{told}");
+        assert_eq!(
+            before[asked.transport + FLAGS] & RST,
+            0,
+            "a reset for a reset: {told}"
+        );
+        return;
+    }
+    let quoted = answer.transport + 8;
+    let header = if asked.is_v6 { 40 } else { 20 };
+    assert_eq!(
+        before[LINK..LINK + header],
+        after[quoted..quoted + header],
+        "quoted: {told}"
+    );
+    let transport = &before[asked.transport..asked.transport + 8];
+    assert_eq!(
+        transport,
+        &after[quoted + header..quoted + header + 8],
+        "quoted: {told}"
+    );
+}
+
+/// RFC 791, 3.1; RFC 8200, 3 and 4.5. `None` if it is neither.
+fn places(frame: &[u8]) -> Option<Places> {
+    let half = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match half(12)? {
+        0x0800 => {
+            let field = half(LINK + 6)?;
+            Some(Places {
+                is_v6: false,
+                protocol: *frame.get(LINK + 9)?,
+                transport: LINK + usize::from(frame[LINK] & 15) * 4,
+                is_fragment: field & 0x3fff != 0,
+                is_later_fragment: field & 0x1fff != 0,
+            })
+        }
+        0x86dd => {
+            let next = *frame.get(LINK + 6)?;
+            let field = if next == 44 { half(LINK + 42)? } else { 0 };
+            Some(Places {
+                is_v6: true,
+                protocol: if next == 44 {
+                    *frame.get(LINK + 40)?
+                } else {
+                    next
+                },
+                transport: LINK + if next == 44 { 48 } else { 40 },
+                is_fragment: field & 0xfff9 != 0,
+                is_later_fragment: field & 0xfff8 != 0,
+            })
+        }
+        _ => None,
+    }
+}
+
+fn flow(frame: &[u8], places: &Places) -> FlowKey {
+    let word = |at: usize| u32::from_ne_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+    let v6 = |at: usize| Addr::from_words([word(at), word(at + 4), word(at + 8), word(at + 12)]);
+    let (source, destination) = match places.is_v6 {
+        true => (v6(LINK + 8), v6(LINK + 24)),
+        false => (
+            Addr::from_v4_word(word(LINK + 12)),
+            Addr::from_v4_word(word(LINK + 16)),
+        ),
+    };
+    let port = |at: usize| Port::new(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    FlowKey {
+        source,
+        destination,
+        source_port: port(places.transport),
+        destination_port: port(places.transport + 2),
+        protocol: Protocol(places.protocol),
+        zero: [0; 3],
+    }
+}

@@ -1,0 +1,238 @@
+//! Running the steps of an input.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::Result;
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use headgate_abi::{Reason, Traffic};
+use headgate_datapath::{Hook, Link, Route};
+use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe};
+
+use super::{
+    check::check,
+    state::{STATES, state},
+    steps::{Step, steps},
+};
+use crate::Runner;
+
+/// Where frames are sent that are routed by the walk.
+pub(crate) const NEXT: Link = Link {
+    ifindex: 7,
+    destination: [2, 0, 0, 0, 7, 1],
+    source: [2, 0, 0, 0, 7, 2],
+};
+/// Services have the ids below this.
+const SERVICES: u32 = 13;
+
+/// Runs inputs on the host.
+pub(crate) fn host() -> Result<Runner> {
+    let states: Vec<State> = (0..STATES).map(state).collect();
+    Ok(Box::new(move |input| {
+        let (number, steps) = steps(input);
+        let mut host = Host::new(states[usize::from(number % STATES)].clone());
+        let mut last = Vec::new();
+        let mut count = 0;
+        for step in &steps {
+            match step {
+                Step::Wait(seconds) => host.now_s = host.now_s.wrapping_add((*seconds).into()),
+                Step::Route(way, mtu) => {
+                    host.route = Route {
+                        way: *way,
+                        link: NEXT,
+                        mtu: *mtu,
+                    };
+                }
+                _ => {
+                    let Some((hook, frame)) = frame(step, &last) else {
+                        continue;
+                    };
+                    let outcome = host.run(hook, &frame);
+                    check(hook, &frame, &outcome, &host);
+                    count += 1;
+                    remember(&mut last, outcome);
+                }
+            }
+        }
+        count
+    }))
+}
+
+/// Runs inputs on the host and in the kernel.
+pub(crate) fn kernel() -> Result<Runner> {
+    let mut kernels: BTreeMap<u8, Kernels> = BTreeMap::new();
+    Ok(Box::new(move |input| {
+        let (number, steps) = steps(input);
+        let number = number % STATES;
+        let kernels = kernels
+            .entry(number)
+            .or_insert_with(|| Kernels::new(number).expect("programs that load"));
+        kernels.compare(number, &steps).expect("programs that run")
+    }))
+}
+
+/// XDP sees what comes from outside, TC all.
+struct Kernels {
+    xdp: Kernel,
+    tc: Kernel,
+}
+
+impl Kernels {
+    fn new(number: u8) -> Result<Self> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("fuzz-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let state = state(number);
+        Ok(Self {
+            xdp: Kernel::new(&format!("{name}-xdp"), &state)?,
+            tc: Kernel::new(&format!("{name}-tc"), &state)?,
+        })
+    }
+
+    fn compare(&mut self, number: u8, steps: &[Step]) -> Result<u64> {
+        self.xdp.forget()?;
+        self.tc.forget()?;
+        let before = (traffic(&self.xdp)?, traffic(&self.tc)?);
+        let mut host = Host::new(state(number));
+        let is_external = |step: &Step| match step {
+            Step::Frame { hook, .. } | Step::Reply { hook, .. } | Step::Error { hook, .. } => {
+                *hook == Hook::External
+            }
+            Step::Wait(_) | Step::Route(..) => true,
+        };
+        let has_xdp = steps.iter().all(is_external);
+        // TC keeps checksums that a device completes, so from there on it has a state of its own.
+        let mut has_tc = true;
+        let (mut last, mut count) = (Vec::new(), 0);
+        for step in steps {
+            let Some((hook, frame)) = frame(step, &last) else {
+                continue;
+            };
+            // The kernel makes no buffer without a byte behind the link header.
+            if frame.len() <= 14 {
+                continue;
+            }
+            let expected = host.run(hook, &frame);
+            count += 1;
+            has_tc &= expected.reason != Reason::PartialChecksum;
+            if has_xdp {
+                same("XDP", &frame, &self.xdp.run_xdp(&frame)?, &expected);
+            }
+            if has_tc {
+                same("TC", &frame, &self.tc.run_tc(hook, &frame)?, &expected);
+            }
+            remember(&mut last, expected);
+        }
+        let connections = host.connections.len();
+        let told: BTreeMap<u32, Traffic> = host.traffic.into_inner().into_iter().collect();
+        let kernels = [(has_xdp, &self.xdp, before.0), (has_tc, &self.tc, before.1)];
+        for (_, kernel, before) in kernels.into_iter().filter(|(is_compared, ..)| *is_compared) {
+            assert_eq!(kernel.connections(), connections, "connection entries");
+            for ((id, before), (_, after)) in before.iter().zip(traffic(kernel)?) {
+                let counted = Traffic {
+                    connections: after.connections - before.connections,
+                    packets: after.packets - before.packets,
+                    bytes: after.bytes - before.bytes,
+                };
+                assert_eq!(
+                    counted,
+                    told.get(id).copied().unwrap_or_default(),
+                    "traffic of {id}"
+                );
+            }
+        }
+        Ok(count)
+    }
+}
+
+fn traffic(kernel: &Kernel) -> Result<Vec<(u32, Traffic)>> {
+    let services = 0..SERVICES;
+    services
+        .map(|id| Ok((id, kernel.maps.service_traffic(id)?)))
+        .collect()
+}
+
+fn same(name: &str, frame: &[u8], actual: &Outcome, expected: &Outcome) {
+    assert_eq!(
+        (actual.action, actual.reason, &actual.frame),
+        (expected.action, expected.reason, &expected.frame),
+        "{name} (left) and host (right) differ about {}",
+        describe(frame)
+    );
+}
+
+fn remember(last: &mut Vec<u8>, outcome: Outcome) {
+    if matches!(outcome.reason, Reason::ToBackend | Reason::ToClient) {
+        *last = outcome.frame;
+    }
+}
+
+/// The frame of a step, if there can be one.
+fn frame(step: &Step, last: &[u8]) -> Option<(Hook, Vec<u8>)> {
+    let changed = |mut frame: Vec<u8>, change: &(u16, u8)| {
+        if let Some(byte) = frame.get_mut(usize::from(change.0)) {
+            *byte ^= change.1;
+        }
+        frame
+    };
+    match step {
+        Step::Frame { hook, frame } => Some((*hook, frame.clone())),
+        Step::Reply {
+            hook,
+            flags,
+            change,
+        } => {
+            let (builder, is_tcp) = answering(last)?;
+            let letters = [(2, 'S'), (16, 'A'), (1, 'F'), (4, 'R')];
+            let set = letters.iter().filter(|(bit, _)| flags & bit != 0);
+            let flags: String = set.map(|(_, letter)| letter).collect();
+            let frame = match is_tcp {
+                true => builder.tcp(&flags, b"reply"),
+                false => builder.udp(b"reply"),
+            };
+            Some((*hook, changed(frame, change)))
+        }
+        Step::Error { hook, kind, change } => {
+            let (mut builder, _) = answering(last)?;
+            // From a router on the way, or from the far end.
+            if kind & 1 == 0 {
+                let router = match builder.source {
+                    SocketAddr::V4(_) => IpAddr::from([192, 0, 2, 9]),
+                    SocketAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]),
+                };
+                builder.source.set_ip(router);
+            }
+            Some((*hook, changed(builder.unreachable(last), change)))
+        }
+        Step::Wait(_) | Step::Route(..) => None,
+    }
+}
+
+/// A builder of packets that answer this one, and whether it is TCP.
+fn answering(frame: &[u8]) -> Option<(Builder, bool)> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let (source, destination): (IpAddr, IpAddr) = match &packet.net {
+        Some(NetSlice::Ipv4(v4)) => (
+            v4.header().source_addr().into(),
+            v4.header().destination_addr().into(),
+        ),
+        Some(NetSlice::Ipv6(v6)) => (
+            v6.header().source_addr().into(),
+            v6.header().destination_addr().into(),
+        ),
+        _ => return None,
+    };
+    let (from, to, is_tcp) = match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port(), true),
+        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port(), false),
+        _ => return None,
+    };
+    let builder = Builder {
+        source: SocketAddr::new(destination, to),
+        destination: SocketAddr::new(source, from),
+        hop_limit: 64,
+    };
+    Some((builder, is_tcp))
+}

@@ -1,0 +1,117 @@
+//! What the input of a packet target says: a state, and what happens in it.
+
+use headgate_datapath::{Hook, Way};
+
+use crate::input::Input;
+
+/// Largest frame.
+const MAX_FRAME: u16 = 1600;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// A frame comes.
+    Frame { hook: Hook, frame: Vec<u8> },
+    /// Whoever got the last forwarded frame answers it, with a change of one byte if that is not 0.
+    Reply {
+        hook: Hook,
+        flags: u8,
+        change: (u16, u8),
+    },
+    /// A router sends an error about the last forwarded frame.
+    Error {
+        hook: Hook,
+        kind: u8,
+        change: (u16, u8),
+    },
+    /// Seconds go by.
+    Wait(u16),
+    /// The kernel routes like this from now on.
+    Route(Way, u16),
+}
+
+/// Reads an input: the number of its state, and its steps.
+pub(crate) fn steps(input: &[u8]) -> (u8, Vec<Step>) {
+    let mut input = Input(input);
+    let state = input.byte();
+    let mut steps = Vec::new();
+    while !input.is_empty() {
+        let tag = input.byte();
+        let hook = match tag >> 4 & 3 {
+            1 => Hook::Pod,
+            2 => Hook::Egress,
+            _ => Hook::External,
+        };
+        steps.push(match tag & 0xf {
+            0 | 1 => {
+                let len = input.half() % MAX_FRAME;
+                let frame = input.bytes(len.into()).to_vec();
+                Step::Frame { hook, frame }
+            }
+            2 | 3 => Step::Reply {
+                hook,
+                flags: input.byte(),
+                change: (input.half(), input.byte()),
+            },
+            4 => Step::Error {
+                hook,
+                kind: input.byte(),
+                change: (input.half(), input.byte()),
+            },
+            5 => Step::Wait(input.half()),
+            6 => Step::Route(way(input.byte()), input.half()),
+            _ => continue,
+        });
+    }
+    (state, steps)
+}
+
+/// Writes an input.
+pub(crate) fn input(state: u8, steps: &[Step]) -> Vec<u8> {
+    let mut out = vec![state];
+    let tag = |number: u8, hook: &Hook| number | (*hook as u8) << 4;
+    for step in steps {
+        match step {
+            Step::Frame { hook, frame } => {
+                out.push(tag(0, hook));
+                out.extend((frame.len() as u16).to_be_bytes());
+                out.extend(frame);
+            }
+            Step::Reply {
+                hook,
+                flags,
+                change,
+            } => {
+                out.extend([tag(2, hook), *flags]);
+                out.extend(change.0.to_be_bytes());
+                out.push(change.1);
+            }
+            Step::Error { hook, kind, change } => {
+                out.extend([tag(4, hook), *kind]);
+                out.extend(change.0.to_be_bytes());
+                out.push(change.1);
+            }
+            Step::Wait(seconds) => {
+                out.push(5);
+                out.extend(seconds.to_be_bytes());
+            }
+            Step::Route(way, mtu) => {
+                out.extend([6, *way as u8]);
+                out.extend(mtu.to_be_bytes());
+            }
+        }
+    }
+    out
+}
+
+fn way(number: u8) -> Way {
+    let ways = [
+        Way::Link,
+        Way::Neighbour,
+        Way::NotHere,
+        Way::Stack,
+        Way::TooBig,
+        Way::Unreachable,
+    ];
+    ways[usize::from(number) % ways.len()]
+}

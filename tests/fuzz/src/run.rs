@@ -1,0 +1,147 @@
+//! Making inputs and running them, until one fails or there were enough.
+
+use std::{
+    cell::Cell,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Once,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use fastrand::Rng;
+
+use crate::{Runner, Target};
+
+/// How many attempts there are to make an input that fails smaller.
+const SHRINKS: usize = 4000;
+
+/// When to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    /// After so many cases.
+    pub cases: u64,
+    /// After this time.
+    pub time: Duration,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Cases that held, and perhaps one that did not.
+    pub cases: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// The first input that failed.
+    pub failure: Option<Failure>,
+}
+
+/// An input that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The input, made as small as could be.
+    pub input: Vec<u8>,
+    /// The input as it was made.
+    pub original: Vec<u8>,
+}
+
+/// Runs a target on inputs that follow from `seed`.
+pub fn run(target: &Target, seed: u64, limit: &Limit) -> Result<Outcome> {
+    count_panics();
+    let start = Instant::now();
+    let cases = AtomicU64::new(0);
+    let is_over = AtomicBool::new(false);
+    let work = |thread: u64| -> Result<Option<Failure>> {
+        let mut rng = Rng::with_seed(seed.wrapping_add(thread));
+        let mut runner = (target.runner)()?;
+        while !is_over.load(Ordering::Relaxed)
+            && cases.load(Ordering::Relaxed) < limit.cases
+            && start.elapsed() < limit.time
+        {
+            let input = (target.make)(&mut rng);
+            match attempt(&mut runner, &input) {
+                Some(count) => drop(cases.fetch_add(count, Ordering::Relaxed)),
+                None => {
+                    is_over.store(true, Ordering::Relaxed);
+                    return Ok(Some(shrink(target, input)?));
+                }
+            }
+        }
+        Ok(None)
+    };
+    let results: Vec<Result<Option<Failure>>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..limit.threads as u64)
+            .map(|thread| scope.spawn(move || work(thread)))
+            .collect();
+        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .map(|result| result.unwrap_or_else(|_| Err(anyhow::anyhow!("a runner panicked"))))
+            .collect()
+    });
+    let results = results.into_iter().collect::<Result<Vec<_>>>()?;
+    Ok(Outcome {
+        cases: cases.into_inner(),
+        took: start.elapsed(),
+        failure: results.into_iter().flatten().next(),
+    })
+}
+
+/// Panics of any thread so far: what runs in tasks is not caught where they are started.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Whether panics are expected, and nobody needs to read of them.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            if !IS_QUIET.get() {
+                print(info);
+            }
+        }));
+    });
+}
+
+/// Number of cases, or `None` if the input fails.
+fn attempt(runner: &mut Runner, input: &[u8]) -> Option<u64> {
+    let before = PANICS.load(Ordering::Relaxed);
+    let result = catch_unwind(AssertUnwindSafe(|| runner(input)));
+    let is_calm = PANICS.load(Ordering::Relaxed) == before;
+    result.ok().filter(|_| is_calm)
+}
+
+/// Leaves out parts of the input as long as it still fails.
+fn shrink(target: &Target, original: Vec<u8>) -> Result<Failure> {
+    IS_QUIET.set(true);
+    let mut input = original.clone();
+    let mut len = input.len().div_ceil(2);
+    let mut left = SHRINKS;
+    let mut runner = (target.runner)()?;
+    while len > 0 && left > 0 {
+        let mut at = 0;
+        while at < input.len() && left > 0 {
+            let mut shorter = input.clone();
+            shorter.drain(at..(at + len).min(input.len()));
+            left -= 1;
+            if attempt(&mut runner, &shorter).is_none() {
+                input = shorter;
+                runner = (target.runner)()?;
+            } else {
+                at += len;
+            }
+        }
+        len /= 2;
+    }
+    IS_QUIET.set(false);
+    Ok(Failure { input, original })
+}
