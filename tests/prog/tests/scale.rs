@@ -258,3 +258,51 @@ fn s66_full_map_refuses_the_newest_and_recovers() {
         assert_eq!(pins.maps().frontends.keys().count(), 4);
     }
 }
+
+/// A change that finds no room is tried again and again: it must not take more each time.
+#[test]
+fn s66_what_finds_no_room_leaves_nothing_behind() {
+    if !is_root("s66_what_finds_no_room_leaves_nothing_behind") {
+        return;
+    }
+    let options = Options {
+        frontends: 64,
+        services: 64,
+        backends: 64,
+        slots: 600,
+        source_ranges: 2,
+        connections: 64,
+        sockets: 64,
+        ..Options::default()
+    };
+    let pins = Pins::new("room", &options);
+    let mut reconciler = pins.reconciler();
+    let Event::Service(of, Some(mut greedy)) = service(1) else {
+        unreachable!("a Service")
+    };
+    greedy.load_balancer_ips = vec![IpAddr::from([203, 0, 113, 1])];
+    let ranges = ["192.0.2.0/25", "192.0.2.128/25", "198.51.100.0/24"];
+    greedy.source_ranges = Some(ranges.map(|range| range.parse().unwrap()).to_vec());
+    greedy.affinity_timeout_s = Some(60);
+    reconciler.note(Event::Service(of, Some(greedy)));
+    // Two backends want a table of 251 slots.
+    reconciler.note(slice(1, 2));
+    for _ in 0..5 {
+        assert!(reconciler.reconcile().failures > 0, "room for three ranges");
+    }
+    reconciler.note(service(2));
+    reconciler.note(slice(2, 2));
+    reconciler.reconcile();
+    let failures = reconciler.status().failures.clone();
+    let mut failed = failures
+        .iter()
+        .filter_map(|failure| failure.service.as_ref());
+    assert!(failed.all(|service| *service == name(1)), "{failures:?}");
+    reconciler.audit().unwrap();
+    assert_eq!(reconciler.status().repaired, 0, "half a change was left");
+    reconciler.note(Event::Service(name(1), None));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    let maps = pins.maps();
+    assert_eq!(maps.source_ranges.keys().count(), 0);
+    assert_eq!(maps.members.keys().count(), 0);
+}

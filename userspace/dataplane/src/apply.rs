@@ -84,7 +84,18 @@ impl Writer {
             capacity,
         })?;
         let table = self.table(spec, backends);
+        let now: BTreeSet<u32> = backends.iter().map(|backend| backend.0).collect();
+        let has_affinity = spec.affinity_timeout_s != 0;
+        let members = if has_affinity {
+            now.clone()
+        } else {
+            BTreeSet::new()
+        };
         let range = self.slots.take(table.len() as u32)?;
+        if let Err(error) = self.make_room(id, &spec.source_ranges, &members) {
+            self.slots.release(range);
+            return Err(error);
+        }
         for (slot, backend) in (range.first..).zip(&table) {
             full_unless(
                 self.maps.slots.set(slot, *backend),
@@ -107,13 +118,6 @@ impl Writer {
             capacity,
         )?;
         let before = self.backends_in(old.slots());
-        let now: BTreeSet<u32> = backends.iter().map(|backend| backend.0).collect();
-        self.set_source_ranges(id, &spec.source_ranges)?;
-        if spec.affinity_timeout_s != 0 {
-            for backend in &now {
-                self.add_member(id, *backend)?;
-            }
-        }
         let flags = if spec.consistent {
             ServiceFlags::CONSISTENT
         } else {
@@ -122,16 +126,14 @@ impl Writer {
         let entry = ServiceEntry::new(range, spec.affinity_timeout_s, flags);
         full_unless(self.maps.services.set(id, entry), names::SERVICES, capacity)?;
         self.slots.give_back(old.slots());
-        let has_affinity = spec.affinity_timeout_s != 0;
-        let gone = before.difference(&now);
-        let no_members = before.iter().filter(|_| !has_affinity);
-        let gone: BTreeSet<u32> = gone.copied().collect();
-        for backend in gone.iter().chain(no_members) {
+        self.remove_source_ranges(id, &spec.source_ranges)?;
+        for backend in before.difference(&members) {
             self.remove_member(id, *backend)?;
         }
-        let pairs = gone.into_iter().map(|backend| MemberKey {
+        let gone = before.difference(&now);
+        let pairs = gone.map(|backend| MemberKey {
             service: id,
-            backend,
+            backend: *backend,
         });
         self.removed.extend(pairs);
         Ok(())
@@ -155,17 +157,51 @@ impl Writer {
         removed(names::AFFINITY_MEMBERS, result)
     }
 
-    /// Additions first, so that no client is turned away in between.
-    fn set_source_ranges(&mut self, service: u32, ranges: &[IpNet]) -> Result<(), Error> {
+    /// Adds source ranges and members that are not there yet: all of them, or nothing if a map has no
+    /// room.
+    fn make_room(
+        &mut self,
+        service: u32,
+        ranges: &[IpNet],
+        members: &BTreeSet<u32>,
+    ) -> Result<(), Error> {
         let old = self.source_ranges()?.remove(&service).unwrap_or_default();
-        for range in ranges.iter().filter(|range| !old.contains(range)) {
+        let is_new = |backend: &&u32| {
+            let key = MemberKey {
+                service,
+                backend: **backend,
+            };
+            self.maps.members.get(&key, 0).is_err()
+        };
+        let members: Vec<u32> = members.iter().filter(is_new).copied().collect();
+        let result = self.add_all(service, ranges, &members);
+        if result.is_err() {
+            self.remove_source_ranges(service, &old)?;
+            for backend in members {
+                self.remove_member(service, backend)?;
+            }
+        }
+        result
+    }
+
+    fn add_all(&mut self, service: u32, ranges: &[IpNet], members: &[u32]) -> Result<(), Error> {
+        for range in ranges {
             let result = self
                 .maps
                 .source_ranges
                 .insert(&range_key(service, range), 0, 0);
             result.map_err(|source| full_or(names::SOURCE_RANGES, source))?;
         }
-        for range in old.iter().filter(|range| !ranges.contains(range)) {
+        for backend in members {
+            self.add_member(service, *backend)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all source ranges of a service but these.
+    fn remove_source_ranges(&mut self, service: u32, but: &[IpNet]) -> Result<(), Error> {
+        let all = self.source_ranges()?.remove(&service).unwrap_or_default();
+        for range in all.iter().filter(|range| !but.contains(range)) {
             let result = self.maps.source_ranges.remove(&range_key(service, range));
             removed(names::SOURCE_RANGES, result)?;
         }
@@ -253,7 +289,7 @@ impl Writer {
                 backend,
             });
         }
-        self.set_source_ranges(id, &[])?;
+        self.remove_source_ranges(id, &[])?;
         self.slots.give_back(old.slots());
         // An id that was given out is within the maps.
         let _is_there = self.maps.services.set(id, ServiceEntry::default());

@@ -80,7 +80,11 @@ impl Slots {
         }
     }
 
-    fn release(&mut self, range: SlotRange) {
+    /// Takes back what nobody was told of.
+    pub(crate) fn release(&mut self, range: SlotRange) {
+        if range.count == 0 {
+            return;
+        }
         let (mut first, mut count) = (range.first, range.count);
         if let Some((before, len)) = self.free.range(..first).next_back()
             && before + len == first
