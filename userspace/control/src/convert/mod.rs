@@ -7,7 +7,7 @@ mod node;
 mod service;
 mod slice;
 
-use std::fmt::Debug;
+use std::{fmt::Debug, net::IpAddr};
 
 use headgate_model::{NamespacedName, ObjectName, Protocol, Refusal};
 use k8s_openapi::api::{
@@ -139,6 +139,12 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
 /// Whether a port can be what Ingresses need.
 fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("TCP"))
+}
+
+/// An IPv4 address in IPv6's form is one of IPv4: it is the same on the wire, and to who may have it.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    Ok(address.to_canonical())
 }
 
 fn port_number(number: i32) -> Result<u16, String> {

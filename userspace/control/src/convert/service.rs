@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use headgate_model::{Scope, Service, ServicePort};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, is_tcp, name, port_number, protocol};
+use super::{PROXY_NAME, Refusals, address, is_tcp, name, port_number, protocol};
 
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -143,9 +143,7 @@ fn load_balancer_ips(object: &core::Service, type_: &str, refusals: &mut Refusal
 fn addresses(field: &str, texts: &[String], refusals: &mut Refusals) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let address = text
-            .parse::<IpAddr>()
-            .map_err(|error| format!("`{text}`: {error}"));
+        let address = address(text);
         addresses.extend(refusals.keep(&format!("{field}[{index}]"), address));
     }
     addresses
@@ -172,11 +170,25 @@ fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>
         let range = text
             .trim()
             .parse::<IpNet>()
+            .map(canonical)
             .map_err(|error| format!("`{text}`: {error}"));
         let field = format!("spec.loadBalancerSourceRanges[{index}]");
         ranges.extend(refusals.keep(&field, range));
     }
     (!texts.is_empty()).then_some(ranges)
+}
+
+/// A range of IPv4 addresses in IPv6's form is one of IPv4, as such an address is.
+fn canonical(range: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let len = range.prefix_len().checked_sub(MAPPED_BITS);
+    let v4 = match range.network() {
+        IpAddr::V6(network) => network.to_ipv4_mapped(),
+        IpAddr::V4(_) => None,
+    };
+    let v4 = v4.zip(len);
+    v4.and_then(|(network, len)| Ipv4Net::new(network, len).ok())
+        .map_or(range, IpNet::V4)
 }
 
 fn scope(policy: Option<&str>) -> Scope {

@@ -6,7 +6,7 @@ use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
 use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, is_tcp, name, port_number, protocol};
+use super::{PROXY_NAME, Refusals, address, is_tcp, name, port_number, protocol};
 use crate::event::Interest;
 
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -86,7 +86,7 @@ pub(super) fn slice(
 
 /// An endpoint of these kinds would be the node itself, whoever runs there (CVE-2021-25737).
 fn endpoint_address(text: &str) -> Result<IpAddr, String> {
-    let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
+    let address = address(text)?;
     let is_link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

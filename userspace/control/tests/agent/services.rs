@@ -36,6 +36,7 @@ on_both_sources! {
     s14_load_balancer_without_node_ports;
     s15_external_ips_but_not_the_nodes_own;
     s17_older_service_wins_and_the_next_takes_over;
+    s17_an_address_in_another_form_is_the_same;
     s21_s23_local_policies;
     s22_health_check_counts_ready_endpoints_of_the_node;
     s25_hints_are_followed_if_all_have_them;
@@ -349,6 +350,32 @@ async fn s17_older_service_wins_and_the_next_takes_over(mut agent: Agent) {
     let expected =
         line("10.96.0.1:80", "ClusterIp", new) + &line("198.51.100.1:80", "ExternalIp", new);
     agent.holds(&expected).await;
+}
+
+/// Nobody gets another's address, or the node's, by writing it as IPv6 does.
+async fn s17_an_address_in_another_form_is_the_same(mut agent: Agent) {
+    agent.write("a.yaml", &web("ports: [{port: 80}]")).await;
+    let thief = service(
+        "z-thief",
+        "clusterIP: 10.96.0.2, externalIPs: ['::ffff:10.96.0.1', '::ffff:192.168.50.1'], ports: [{port: 80}]",
+    );
+    agent.write("z.yaml", &thief).await;
+    let endpoints = "{addresses: ['::ffff:10.244.1.2']}, {addresses: ['::ffff:127.0.0.1']}";
+    agent
+        .write("pods.yaml", &slice("z-1", "z-thief", PORT, endpoints))
+        .await;
+    let expected = line("10.96.0.1:80", "ClusterIp", "")
+        + &line("10.96.0.2:80", "ClusterIp", "10.244.1.2:8080@there");
+    agent.holds(&expected).await;
+    agent
+        .complains("tcp 10.96.0.1:80 belongs to default/web")
+        .await;
+    agent
+        .complains("192.168.50.1 is an address of this node")
+        .await;
+    agent
+        .complains("127.0.0.1 is no address of an endpoint")
+        .await;
 }
 
 async fn s21_s23_local_policies(mut agent: Agent) {
