@@ -4,6 +4,7 @@ mod behaviours;
 mod bench;
 mod build;
 mod demo;
+mod fault;
 mod fuzz;
 mod setup;
 mod sh;
@@ -28,6 +29,8 @@ enum Verb {
     Test(test::Options),
     /// Run tests in virtual machines with the kernels that Debian offers
     Vm(vm::Options),
+    /// Break things while load goes on, and print what was lost
+    Fault(fault::Options),
     /// Print what packets and requests cost
     Bench(bench::Options),
     /// Feed packets, objects and requests at random, and check what comes of them
@@ -41,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::Vm(options) => vm::run(&options),
+        Verb::Fault(options) => fault::run(&options),
         Verb::Bench(options) => bench::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
     }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Knobs {
     pub(crate) refusing: bool,
+    pub(crate) garbling: bool,
     pub(crate) stalled: bool,
     pub(crate) gone_as_status: bool,
     pub(crate) delay: Duration,

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio_rustls::TlsAcceptor;
 
 use crate::allocation::Allocations;
 use crate::convert;
@@ -24,14 +23,14 @@ use crate::patch::PatchKind;
 use crate::resource::{self, Resource};
 use crate::server::Listener;
 use crate::storage::Store;
-use crate::tls;
+use crate::tls::{self, Identity};
 
 /// A running server. Dropping it closes the socket and every connection.
 pub struct ApiServer {
     shared: Arc<Shared>,
     listener: Listener,
     address: SocketAddr,
-    ca_pem: Option<String>,
+    identity: Option<Box<Identity>>,
     /// Of a server with a thread of its own: what ends it.
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
@@ -58,7 +57,7 @@ impl ApiServer {
                 Ipv6Addr::LOCALHOST.into(),
             ];
             addresses.extend(cluster);
-            Some(tls::identity(&addresses, &options.names)?)
+            Some(Box::new(Identity::new(&addresses, &options.names)?))
         } else {
             None
         };
@@ -76,7 +75,8 @@ impl ApiServer {
         });
         let acceptor = identity
             .as_ref()
-            .map(|identity| TlsAcceptor::from(Arc::clone(&identity.config)));
+            .map(|identity| identity.acceptor())
+            .transpose()?;
         let listener = Listener::new(Arc::clone(&shared), acceptor, Handle::current());
         let refused = |source| StartError::Listen {
             address: listen,
@@ -88,7 +88,7 @@ impl ApiServer {
             shared,
             listener,
             address,
-            ca_pem: identity.map(|identity| identity.ca_pem),
+            identity,
             thread: None,
         };
         server.create_first_objects(&options)?;
@@ -173,7 +173,7 @@ impl ApiServer {
 
     /// Where clients find it.
     pub fn url(&self) -> String {
-        let scheme = if self.ca_pem.is_some() {
+        let scheme = if self.identity.is_some() {
             "https"
         } else {
             "http"
@@ -188,14 +188,14 @@ impl ApiServer {
     }
 
     /// The certificate of its authority, if it speaks TLS.
-    pub fn ca_pem(&self) -> Option<&str> {
-        self.ca_pem.as_deref()
+    pub fn ca_pem(&self) -> Option<String> {
+        self.identity.as_ref().map(|identity| identity.ca_pem())
     }
 
     /// A kubeconfig for it, with everything inline.
     pub fn kubeconfig(&self) -> String {
         let token = self.token();
-        tls::kubeconfig(&self.url(), self.ca_pem(), token.as_deref())
+        tls::kubeconfig(&self.url(), self.ca_pem().as_deref(), token.as_deref())
     }
 
     fn token(&self) -> Option<String> {
@@ -394,6 +394,20 @@ impl ApiServer {
     /// While on, every request is answered with 503. Open watches go on.
     pub fn refuse(&self, on: bool) {
         self.shared.faults.turn(|knobs| knobs.refusing = on);
+    }
+
+    /// While on, every request is answered with a success that is not JSON. Open watches go on.
+    pub fn garble(&self, on: bool) {
+        self.shared.faults.turn(|knobs| knobs.garbling = on);
+    }
+
+    /// Makes a new certificate by the same authority, which is shown from the next
+    /// [`Self::resume`] on.
+    pub fn rotate_certificate(&self) -> Result<(), StartError> {
+        if let Some(identity) = &self.identity {
+            self.listener.show(identity.acceptor()?);
+        }
+        Ok(())
     }
 
     /// Waits before answering each request.

@@ -113,6 +113,13 @@ fn refusal(error: &ApiError) -> Response<Body> {
     json_response(error.code, &error.status())
 }
 
+/// What a broken proxy in between may say: a success that is not JSON.
+fn garbage() -> Response<Body> {
+    let text = Bytes::from_static(b"<html>\x00{\"kind\": [}\n");
+    let never = |never: Infallible| match never {};
+    Response::new(Full::new(text).map_err(never).boxed_unsync())
+}
+
 /// Answers a request. Refusals are answers, too.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
@@ -125,6 +132,8 @@ pub(crate) async fn handle(
     let said = format!("{} {}", request.method(), request.uri());
     let response = if knobs.refusing {
         refusal(&ApiError::unavailable())
+    } else if knobs.garbling {
+        garbage()
     } else {
         match read(request).await {
             Ok(asked) => route(&shared, &asked).unwrap_or_else(|error| refusal(&error)),

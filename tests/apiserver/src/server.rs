@@ -17,7 +17,7 @@ use crate::handler::{Shared, handle};
 /// The accepting side of a server.
 pub(crate) struct Listener {
     shared: Arc<Shared>,
-    tls: Option<TlsAcceptor>,
+    tls: Mutex<Option<TlsAcceptor>>,
     runtime: Handle,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
@@ -26,7 +26,7 @@ impl Listener {
     pub(crate) fn new(shared: Arc<Shared>, tls: Option<TlsAcceptor>, runtime: Handle) -> Self {
         Self {
             shared,
-            tls,
+            tls: Mutex::new(tls),
             runtime,
             accepting: Mutex::new(None),
         }
@@ -40,8 +40,18 @@ impl Listener {
             .map_err(io::Error::other)?
     }
 
+    /// Speaks TLS like this with those that connect from the next [`Self::accept`] on.
+    pub(crate) fn show(&self, tls: TlsAcceptor) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
+
     pub(crate) fn accept(&self, listener: TcpListener) {
-        let accepting = accept(listener, self.tls.clone(), Arc::clone(&self.shared));
+        let tls = self
+            .tls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let accepting = accept(listener, tls, Arc::clone(&self.shared));
         let accepting = self.runtime.spawn(accepting);
         if let Some(before) = self.replace(Some(accepting)) {
             before.abort();

@@ -7,16 +7,18 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::options::StartError;
 
-/// What a server needs to speak TLS, and its clients to believe it.
+/// The authority of a server, and what its certificates are for.
 pub(crate) struct Identity {
-    pub(crate) ca_pem: String,
-    pub(crate) config: Arc<ServerConfig>,
+    authority: CertifiedIssuer<'static, KeyPair>,
+    addresses: Vec<IpAddr>,
+    names: Vec<String>,
 }
 
 fn failed(source: impl std::error::Error + Send + Sync + 'static) -> StartError {
@@ -25,47 +27,59 @@ fn failed(source: impl std::error::Error + Send + Sync + 'static) -> StartError 
     }
 }
 
-/// Makes an authority and a leaf for the addresses and the names a cluster uses.
-pub(crate) fn identity(addresses: &[IpAddr], names: &[String]) -> Result<Identity, StartError> {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "headgate test authority");
-    let key = KeyPair::generate().map_err(failed)?;
-    let authority = CertifiedIssuer::self_signed(authority, key).map_err(failed)?;
+impl Identity {
+    /// Makes an authority for these addresses, these names and those that a cluster uses.
+    pub(crate) fn new(addresses: &[IpAddr], names: &[String]) -> Result<Self, StartError> {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        authority
+            .distinguished_name
+            .push(DnType::CommonName, "headgate test authority");
+        let key = KeyPair::generate().map_err(failed)?;
+        Ok(Self {
+            authority: CertifiedIssuer::self_signed(authority, key).map_err(failed)?,
+            addresses: addresses.into(),
+            names: names.into(),
+        })
+    }
 
-    let mut dns = vec![
-        "localhost".to_owned(),
-        "kubernetes".to_owned(),
-        "kubernetes.default".to_owned(),
-        "kubernetes.default.svc".to_owned(),
-        "kubernetes.default.svc.cluster.local".to_owned(),
-    ];
-    dns.extend(names.iter().cloned());
-    let mut leaf = CertificateParams::new(dns).map_err(failed)?;
-    leaf.distinguished_name
-        .push(DnType::CommonName, "kube-apiserver");
-    leaf.subject_alt_names
-        .extend(addresses.iter().copied().map(SanType::IpAddress));
-    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let leaf_key = KeyPair::generate().map_err(failed)?;
-    let leaf = leaf.signed_by(&leaf_key, &authority).map_err(failed)?;
+    /// The authority's certificate.
+    pub(crate) fn ca_pem(&self) -> String {
+        self.authority.pem()
+    }
 
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], private)
-        .map_err(failed)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Identity {
-        ca_pem: authority.pem(),
-        config: Arc::new(config),
-    })
+    /// Speaks TLS with a new certificate of the authority.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, StartError> {
+        let mut dns = vec![
+            "localhost".to_owned(),
+            "kubernetes".to_owned(),
+            "kubernetes.default".to_owned(),
+            "kubernetes.default.svc".to_owned(),
+            "kubernetes.default.svc.cluster.local".to_owned(),
+        ];
+        dns.extend(self.names.iter().cloned());
+        let mut leaf = CertificateParams::new(dns).map_err(failed)?;
+        leaf.distinguished_name
+            .push(DnType::CommonName, "kube-apiserver");
+        leaf.subject_alt_names
+            .extend(self.addresses.iter().copied().map(SanType::IpAddress));
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().map_err(failed)?;
+        let leaf = leaf.signed_by(&key, &self.authority).map_err(failed)?;
+
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], private)
+            .map_err(failed)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config).into())
+    }
 }
 
 /// A kubeconfig with one cluster, one user and one context.

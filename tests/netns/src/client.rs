@@ -26,8 +26,12 @@ fn answer(bytes: &[u8]) -> io::Result<Answer> {
 
 /// One request over a new connection.
 pub fn get(address: SocketAddr) -> io::Result<Answer> {
-    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    get_on(&stream)
+    get_on(&connect(address)?)
+}
+
+/// A new connection.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&address, TIMEOUT)
 }
 
 /// One request over a connection, which stays open.
@@ -57,7 +61,7 @@ pub fn get_on(mut stream: &TcpStream) -> io::Result<Answer> {
 
 /// Status code, and headers with body, of a path.
 pub fn http(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    let mut stream = connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     write!(
         stream,
@@ -69,7 +73,8 @@ pub fn http(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     Ok((code.ok_or(io::ErrorKind::InvalidData)?, text))
 }
 
-fn socket(peer: SocketAddr) -> io::Result<UdpSocket> {
+/// A socket that can send there.
+pub(crate) fn udp_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any = if peer.is_ipv4() {
         "0.0.0.0:0"
     } else {
@@ -88,7 +93,7 @@ pub fn udp(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
 /// One datagram of at least this length from an unconnected socket, and who the answer seems to be
 /// from.
 pub fn udp_of_length(address: SocketAddr, len: usize) -> io::Result<(Answer, SocketAddr)> {
-    let socket = socket(address)?;
+    let socket = udp_socket(address)?;
     socket.send_to(&vec![b'x'; len], address)?;
     let mut buffer = vec![0; 1 << 16];
     let (received, peer) = socket.recv_from(&mut buffer)?;
@@ -111,7 +116,7 @@ pub fn udp_exchange(socket: &UdpSocket) -> io::Result<Answer> {
 
 /// One datagram from a connected socket, and its peer's name.
 pub fn udp_connected(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
-    let socket = socket(address)?;
+    let socket = udp_socket(address)?;
     socket.connect(address)?;
     Ok((udp_exchange(&socket)?, socket.peer_addr()?))
 }

@@ -29,6 +29,14 @@ use crate::{
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// Where pods serve.
 const POD_PORT: u16 = 9376;
+/// Sizes of maps that are made fast, unless a test chooses others.
+const SMALL: [[&str; 2]; 5] = [
+    ["--max-slots", "65536"],
+    ["--max-connections", "16384"],
+    ["--max-backends", "4096"],
+    ["--max-services", "4096"],
+    ["--maglev-size", "251"],
+];
 /// The user that the L7 proxy runs as.
 pub const PROXY_USER: &str = "65532";
 
@@ -274,8 +282,15 @@ impl Cluster {
 
     /// The same with further options.
     pub fn start_agent_with(&mut self, index: usize, options: &[&str]) -> Result<()> {
+        let command = self.agent_command(index, options)?;
+        self.nodes[index].agent = Some(Process::start(command, "ready")?);
+        Ok(())
+    }
+
+    /// What starts the agent of a node.
+    pub fn agent_command(&self, index: usize, options: &[&str]) -> Result<Command> {
         let command = self.nodes[index].netns.command(binary("headgate")?, None);
-        self.start_agent_by(index, command, options)
+        Ok(self.as_agent(index, command, options))
     }
 
     /// The same with capabilities as setpriv(1) writes them, `-all,+net_admin` for example.
@@ -290,35 +305,29 @@ impl Cluster {
             .args(["--no-new-privs", "--bounding-set", capabilities])
             .args(["--inh-caps", capabilities])
             .arg(binary("headgate")?);
-        self.start_agent_by(index, command, options)
+        let command = self.as_agent(index, command, options);
+        self.nodes[index].agent = Some(Process::start(command, "ready")?);
+        Ok(())
     }
 
-    fn start_agent_by(
-        &mut self,
-        index: usize,
-        mut command: Command,
-        options: &[&str],
-    ) -> Result<()> {
-        let manifests = self.manifests();
-        let kubeconfig = self.kubeconfig();
-        let is_api = self.api.is_some();
-        let node = &mut self.nodes[index];
+    fn as_agent(&self, index: usize, mut command: Command, options: &[&str]) -> Command {
+        let node = &self.nodes[index];
         command
             .arg("--pins")
             .arg(&node.pins)
-            .args(["agent", "--node-name", &node.name, "--max-slots", "65536"])
-            .args(["--max-connections", "16384", "--max-backends", "4096"])
-            .args(["--max-services", "4096", "--maglev-size", "251"])
+            .args(["agent", "--node-name", &node.name])
             .arg("--cgroup")
             .arg(&node.cgroup)
             .args(options);
-        if is_api {
-            command.env("KUBECONFIG", kubeconfig);
-        } else {
-            command.arg("--source").arg(manifests);
+        for small in SMALL.iter().filter(|[name, _]| !options.contains(name)) {
+            command.args(small);
         }
-        node.agent = Some(Process::start(command, "ready")?);
-        Ok(())
+        if self.api.is_some() {
+            command.env("KUBECONFIG", self.kubeconfig());
+        } else {
+            command.arg("--source").arg(self.manifests());
+        }
+        command
     }
 
     /// Starts an L7 proxy on a node, without capabilities and as a user of its own, once its agent

@@ -3,6 +3,7 @@
 
 mod client;
 mod cluster;
+mod load;
 mod manifests;
 mod netns;
 mod process;
@@ -10,6 +11,7 @@ mod talk;
 
 pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};
 pub use cluster::{Cluster, Node, PROXY_USER, Pod};
+pub use load::{Client, Load, Miss, Tally, connection, connections, datagrams, talk};
 pub use manifests::{Certificate, INGRESSES, SERVICE, slices};
 pub use netns::Netns;
 pub use process::{Process, binary};

@@ -1,10 +1,10 @@
-//! A process with one UDP socket, for what socket hooks do: they see processes of a cgroup alone.
+//! A process with sockets, for what socket hooks do: they see processes of a cgroup alone.
 
 use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,9 +20,22 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// Starts it as a process of a cgroup, connected if an address is given.
+    /// Starts it as a process of a cgroup with one UDP socket, connected if an address is given.
     pub fn start(netns: &Netns, cgroup: &Path, connect: Option<SocketAddr>) -> Result<Self> {
+        Self::start_by(
+            netns.command(binary("headgate-talk")?, Some(cgroup)),
+            connect,
+        )
+    }
+
+    /// The same over TCP: one connection if an address is given, else a new one each time.
+    pub fn start_tcp(netns: &Netns, cgroup: &Path, connect: Option<SocketAddr>) -> Result<Self> {
         let mut command = netns.command(binary("headgate-talk")?, Some(cgroup));
+        command.arg("--tcp");
+        Self::start_by(command, connect)
+    }
+
+    fn start_by(mut command: Command, connect: Option<SocketAddr>) -> Result<Self> {
         if let Some(address) = connect {
             command.args(["--connect", &address.to_string()]);
         }
@@ -42,7 +55,7 @@ impl Talk {
         Ok(talk)
     }
 
-    /// Sends a datagram, and returns `pod client peer` or `error why`.
+    /// Asks, and returns `pod client peer` or `error why`.
     pub fn to(&mut self, address: SocketAddr) -> Result<String> {
         writeln!(self.input, "{address}")?;
         self.line()

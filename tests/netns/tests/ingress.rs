@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{API, Client, Load, SHOP, eventually, ingress_cluster};
+use common::{API, SHOP, eventually, finish, ingress_cluster, requests};
 use headgate_netns::{Certificate, Cluster, INGRESSES, PROXY_USER, slices};
 use serde_json::Value;
 
@@ -167,68 +167,12 @@ fn l08_without_endpoints_there_is_no_service_until_there_are() {
     eventually("404", || status() == 404);
 }
 
-/// Requests one after the other, over connections of their own or one that stays open.
-fn load(cluster: &Cluster) -> Load {
-    let address = std::net::SocketAddr::from((cluster.nodes[0].v4, 80));
-    let client = |is_new_each_time: bool| -> Client {
-        let mut kept = None;
-        Box::new(move || match ask(address, kept.take()) {
-            Ok((200, stream)) => {
-                kept = stream.filter(|_| !is_new_each_time);
-                Ok(())
-            }
-            Ok((status, _)) => Err(status.to_string()),
-            Err(error) => Err(format!("new each time: {is_new_each_time}: {error}")),
-        })
-    };
-    Load::start(&cluster.client, [client(true), client(false)])
-}
-
-/// A request over a connection, and the connection if the server leaves it open.
-fn ask(
-    address: std::net::SocketAddr,
-    kept: Option<std::net::TcpStream>,
-) -> std::io::Result<(u16, Option<std::net::TcpStream>)> {
-    use std::io::{BufRead, BufReader, Read, Write};
-    let mut stream = match kept {
-        Some(stream) => stream,
-        None => std::net::TcpStream::connect(address)?,
-    };
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
-    // One packet: Nagle's algorithm would hold back the second.
-    let request = format!("GET /v1/ HTTP/1.1\r\nHost: {API}\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut reader = BufReader::new(&stream);
-    let (mut head, mut length) = (Vec::new(), 0);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Err(std::io::Error::other(format!("closed after {head:?}")));
-        }
-        if line == "\r\n" {
-            break;
-        }
-        let line = line.trim().to_ascii_lowercase();
-        if let Some(value) = line.strip_prefix("content-length: ") {
-            length = value.parse().map_err(std::io::Error::other)?;
-        }
-        head.push(line);
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    let status = head
-        .first()
-        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
-    let stays = !head.iter().any(|line| line == "connection: close");
-    Ok((status.unwrap_or(0), stays.then_some(stream)))
-}
-
 #[test]
 fn l57_no_request_is_lost_while_everything_changes() {
     let Some((mut cluster, _)) = ingress_cluster("ingload", &["--access-log", "off"]) else {
         return;
     };
-    let load = load(&cluster);
+    let load = requests(&cluster);
     for round in 0..5 {
         // Another route, another certificate, other endpoints.
         let more = INGRESSES.replace(SHOP, &format!("shop{round}.example.com"));
@@ -251,5 +195,5 @@ fn l57_no_request_is_lost_while_everything_changes() {
     cluster
         .start_agent_with(0, &["--proxy-user", PROXY_USER])
         .unwrap();
-    load.finish();
+    finish(load);
 }

@@ -6,14 +6,15 @@ mod common;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use common::{
-    API, SHOP, Traffic,
+    API, SHOP,
     browser::{Browser, fetch, has_browser},
-    eventually, ingress_cluster, on, on_node,
+    eventually, finish, ingress_cluster, on, on_node,
 };
-use headgate_netns::{Certificate, Cluster, Node};
+use headgate_netns::{Certificate, Client, Cluster, Load, Node};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -420,14 +421,15 @@ fn l79_questions_to_the_proxy_are_read_only_and_named_if_wrong() {
 const PAGE: &str = "127.0.0.1:10255";
 
 /// A request over a connection of its own, whatever is answered.
-fn send(cluster: &Cluster, host: &'static str, path: &'static str) -> impl Fn() + Send + 'static {
+fn send(cluster: &Cluster, host: &'static str, path: &'static str) -> Client {
     let address = on(cluster.nodes[0].v4, 80);
-    move || {
-        let mut stream = TcpStream::connect(address).unwrap();
+    Box::new(move || {
+        let mut stream = TcpStream::connect(address)?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        stream.read_to_end(&mut Vec::new()).unwrap();
-    }
+        stream.write_all(request.as_bytes())?;
+        stream.read_to_end(&mut Vec::new())?;
+        Ok(host.into())
+    })
 }
 
 #[test]
@@ -444,10 +446,15 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
         .write("ended.yaml", &ended.secret("wild-tls"))
         .unwrap();
     let client = &cluster.client;
-    let traffic = Traffic::new()
-        .from(client, 15, send(&cluster, API, "/v1/users"))
-        .from(client, 50, send(&cluster, "a.wild.example.com", "/"))
-        .from(client, 200, send(&cluster, "closed.example.com", "/"));
+    let every = Duration::from_millis;
+    let load = Load::new()
+        .with(client, every(15), send(&cluster, API, "/v1/users"))
+        .with(client, every(50), send(&cluster, "a.wild.example.com", "/"))
+        .with(
+            client,
+            every(200),
+            send(&cluster, "closed.example.com", "/"),
+        );
 
     let browser = Browser::start(&cluster.nodes[0]);
     browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
@@ -518,7 +525,7 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     }
     assert_eq!(browser.complaints(), json!([]));
 
-    drop(traffic);
+    finish(load);
     let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
     proxy.signal(Signal::SIGTERM).unwrap();
     eventually("that the proxy is gone is told", || {

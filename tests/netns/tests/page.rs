@@ -3,14 +3,17 @@
 
 mod common;
 
-use std::net::{TcpStream, UdpSocket};
+use std::{
+    net::{TcpStream, UdpSocket},
+    time::Duration,
+};
 
 use common::{
-    CLUSTER_V4, Traffic,
+    CLUSTER_V4,
     browser::{Browser, fetch, has_browser},
-    cluster, cluster_without_agents, eventually, on, on_node,
+    cluster, cluster_without_agents, eventually, finish, on, on_node,
 };
-use headgate_netns::{Cluster, Node, SERVICE, get, slices};
+use headgate_netns::{Cluster, Load, Node, SERVICE, connections, get, slices};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -52,10 +55,14 @@ fn page_tells_rates_of_services_backends_and_reasons() {
     let route = format!("route add {CLUSTER_V4}/32 via {}", node.v4);
     cluster.client.batch(&route).unwrap();
     let (target, unused) = (on(node.v4, 30080), on(CLUSTER_V4, 81));
-    let _traffic = Traffic::new().from(&cluster.client, 10, move || {
-        get(target).unwrap();
-        assert!(get(unused).is_err());
-    });
+    let load = Load::new().with(
+        &cluster.client,
+        Duration::from_millis(10),
+        Box::new(move || {
+            assert!(get(unused).is_err());
+            Ok(get(target)?.pod)
+        }),
+    );
     let is_positive = |rate: &Value| rate.as_f64().unwrap() > 0.0;
     let row = |rows: &Value, is_it: &dyn Fn(&Value) -> bool| {
         let rows = rows.as_array().unwrap().clone();
@@ -96,6 +103,7 @@ fn page_tells_rates_of_services_backends_and_reasons() {
     eventually("who asks at once shares a look", || {
         sample(node, "")["time"] == sample(node, "")["time"]
     });
+    finish(load);
 }
 
 #[test]
@@ -272,14 +280,27 @@ fn page_draws_rates_and_explains_in_a_browser() {
         on(CLUSTER_V4, 81),
     );
     let ledger = on([203, 0, 113, 30], 7);
-    let _traffic = Traffic::new()
-        .from(client, 15, move || drop(get(web).unwrap()))
-        .from(client, 60, move || drop(get(cart).unwrap()))
-        .from(client, 200, move || assert!(get(unused).is_err()))
-        .from(client, 150, move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.send_to(b"x", ledger).unwrap();
-        });
+    let every = Duration::from_millis;
+    let load = Load::new()
+        .with(client, every(15), connections(web))
+        .with(client, every(60), connections(cart))
+        .with(
+            client,
+            every(200),
+            Box::new(move || {
+                assert!(get(unused).is_err());
+                Ok("nobody".into())
+            }),
+        )
+        .with(
+            client,
+            every(150),
+            Box::new(move || {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.send_to(b"x", ledger)?;
+                Ok("nobody".into())
+            }),
+        );
 
     let browser = Browser::start(node);
     browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
@@ -335,4 +356,5 @@ fn page_draws_rates_and_explains_in_a_browser() {
         browser.text("#state").starts_with("Agent unreachable")
     });
     browser.shoot("page-unreachable");
+    finish(load);
 }

@@ -6,11 +6,13 @@ mod common;
 use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    time::Duration,
 };
 
-use common::{BALANCER, Client, Load, cluster_without_agents, eventually, on, on_node};
+use common::{BALANCER, cluster_without_agents, eventually, finish, on, on_node};
 use headgate_netns::{
-    Answer, Cluster, Netns, Node, Process, SERVICE, binary, get, get_on, http, slices,
+    Answer, Cluster, Load, Netns, Node, Process, SERVICE, binary, connections, get, get_on, http,
+    slices,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -80,13 +82,9 @@ fn ends(from: &Netns, address: SocketAddr) -> (SocketAddr, SocketAddr) {
 
 /// Clients that connect one after the other, one to each address.
 fn load(from: &Netns, addresses: [IpAddr; 2]) -> Load {
-    let client = |address: IpAddr| -> Client {
-        Box::new(move || {
-            let answer = get(on(address, 80));
-            answer.map(drop).map_err(|error| error.to_string())
-        })
-    };
-    Load::start(from, addresses.map(client))
+    addresses.into_iter().fold(Load::new(), |load, address| {
+        load.with(from, Duration::ZERO, connections(on(address, 80)))
+    })
 }
 
 #[test]
@@ -168,7 +166,7 @@ fn handover_to_another_process_loses_no_connection() {
             assert_eq!(server(client, on(address, 80)), name, "the old one ended");
         }
     }
-    load.finish();
+    finish(load);
 }
 
 #[test]
@@ -205,7 +203,7 @@ fn steering_outlives_the_agent_and_ends_with_its_option_or_cleanup() {
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
         start_agent(&mut cluster, &["--seed", seed]);
     }
-    load.finish();
+    finish(load);
     let _another = steered(&cluster.nodes[0], "another");
     assert_eq!(server(&cluster.client, target), "another");
     proxy.kill().unwrap();

@@ -4,18 +4,15 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use headgate_netns::{
-    Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE, binary, get, slices, udp,
+    Certificate, Cluster, INGRESSES, Load, Netns, PROXY_USER, SERVICE, Tally, binary, connections,
+    get, slices, udp,
 };
 use nix::unistd::geteuid;
 
@@ -82,28 +79,22 @@ fn main() -> Result<()> {
     show_ingress(&mut cluster)?;
 
     heading("under load: a pod is scaled away");
-    let load = Load::start(
-        &cluster.client,
-        SocketAddr::from((cluster.nodes[0].v4, 30080)),
-    );
+    let load = start_load(&cluster);
     thread::sleep(ACT);
     pods.pop();
     cluster.write("web-endpoints.yaml", &slices(&pods))?;
     thread::sleep(ACT / 10);
     let removed = format!("web-{NODES}-{PODS}");
-    let before = load.answers(&removed);
+    let before = load.tally().of(&removed);
     thread::sleep(ACT);
     println!(
         "{removed} answered {before} requests, and {} after it left",
-        load.answers(&removed) - before
+        load.tally().of(&removed) - before
     );
-    let mut lost = load.finish()?;
+    let mut lost = finish(load);
 
     heading("under load: the agent of n1 is killed, and started again");
-    let load = Load::start(
-        &cluster.client,
-        SocketAddr::from((cluster.nodes[0].v4, 30080)),
-    );
+    let load = start_load(&cluster);
     thread::sleep(ACT / 2);
     cluster.nodes[0]
         .agent
@@ -115,7 +106,7 @@ fn main() -> Result<()> {
     cluster.start_agent_with(0, &["--proxy-user", PROXY_USER])?;
     println!("started");
     thread::sleep(ACT / 2);
-    lost += load.finish()?;
+    lost += finish(load);
 
     heading("what n1 says of it");
     for words in ["services", "backends"] {
@@ -232,78 +223,37 @@ fn show_ingress(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-type Tally = BTreeMap<String, usize>;
+type Answers = BTreeMap<String, usize>;
 
-fn tally(answers: impl Iterator<Item = io::Result<String>>) -> Result<Tally> {
-    let mut tally = Tally::new();
+fn tally(answers: impl Iterator<Item = io::Result<String>>) -> Result<Answers> {
+    let mut tally = Answers::new();
     for pod in answers {
         *tally.entry(pod?).or_default() += 1;
     }
     Ok(tally)
 }
 
-fn print_path(path: &str, tally: &Tally) {
-    let pods: Vec<String> = tally
+fn print_path(path: &str, answers: &Answers) {
+    let pods: Vec<String> = answers
         .iter()
         .map(|(pod, count)| format!("{pod} {count:>3}"))
         .collect();
     println!("{path:<32} {}", pods.join("   "));
 }
 
-/// New connections, one after another, until told to stop.
-struct Load {
-    stop: Arc<AtomicBool>,
-    tally: Arc<Mutex<Tally>>,
-    worker: JoinHandle<usize>,
+/// New connections, one after another.
+fn start_load(cluster: &Cluster) -> Load {
+    let address = SocketAddr::from((cluster.nodes[0].v4, 30080));
+    Load::new().with(&cluster.client, Duration::ZERO, connections(address))
 }
 
-impl Load {
-    fn start(from: &Netns, address: SocketAddr) -> Self {
-        let (stop, tally) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(Mutex::new(Tally::new())),
-        );
-        let work = {
-            let (stop, tally) = (stop.clone(), tally.clone());
-            move || {
-                let mut lost = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    match (get(address), tally.lock()) {
-                        (Ok(answer), Ok(mut tally)) => *tally.entry(answer.pod).or_default() += 1,
-                        _ => lost += 1,
-                    }
-                }
-                lost
-            }
-        };
-        Self {
-            stop,
-            tally,
-            worker: from.spawn(work),
-        }
-    }
-
-    fn answers(&self, pod: &str) -> usize {
-        self.tally
-            .lock()
-            .ok()
-            .and_then(|tally| tally.get(pod).copied())
-            .unwrap_or(0)
-    }
-
-    /// Prints what was answered, and returns how many requests were not.
-    fn finish(self) -> Result<usize> {
-        self.stop.store(true, Ordering::Relaxed);
-        let lost = self
-            .worker
-            .join()
-            .map_err(|_panic| anyhow::anyhow!("the load failed"))?;
-        if let Ok(tally) = self.tally.lock() {
-            print_path(
-                &format!("{} answered, {lost} lost:", tally.values().sum::<usize>()),
-                &tally,
-            );
-        }
-        Ok(lost)
-    }
+/// Prints what was answered, and returns how many requests were not.
+fn finish(load: Load) -> usize {
+    let tally: Tally = load.finish().into_iter().sum();
+    let (answered, lost) = (tally.answered(), tally.lost.len());
+    print_path(
+        &format!("{answered} answered, {lost} lost:"),
+        &tally.answers,
+    );
+    lost
 }

@@ -1,14 +1,15 @@
-//! `headgate-talk`: one UDP socket that says what it is told to. For every address on standard input
-//! it sends a datagram there and prints `pod client peer`, or `error`.
+//! `headgate-talk`: asks whom it is told to. For every address on standard input it sends a datagram
+//! there from its one socket, or a request over TCP, and prints `pod client peer`, or `error`.
 
 use std::{
     io::{self, BufRead},
-    net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket},
     time::Duration,
 };
 
 use anyhow::Result;
 use clap::Parser;
+use headgate_netns::{Answer, get, get_on};
 use serde_json::Value;
 
 #[derive(Parser)]
@@ -16,6 +17,9 @@ struct Options {
     /// Connect to this address first; what is on standard input does not matter then
     #[arg(long)]
     connect: Option<SocketAddr>,
+    /// Over TCP, with a new connection each time unless it is to connect first
+    #[arg(long)]
+    tcp: bool,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -30,6 +34,9 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    if options.tcp {
+        return request(options.connect);
+    }
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     if let Some(address) = options.connect {
@@ -43,6 +50,23 @@ fn main() -> Result<()> {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 println!("{} {} {peer}", text("pod"), text("client"));
             }
+            Err(error) => println!("error {error}"),
+        }
+    }
+    Ok(())
+}
+
+fn request(connect: Option<SocketAddr>) -> Result<()> {
+    let stream = connect.map(TcpStream::connect).transpose()?;
+    println!("ready");
+    for line in io::stdin().lock().lines() {
+        let to: SocketAddr = line?.parse()?;
+        let answer = match &stream {
+            Some(stream) => get_on(stream),
+            None => get(to),
+        };
+        match answer {
+            Ok(Answer { pod, client }) => println!("{pod} {client} {to}"),
             Err(error) => println!("error {error}"),
         }
     }

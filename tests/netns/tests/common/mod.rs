@@ -2,23 +2,22 @@
 #![allow(dead_code, reason = "not every file of tests uses all of it")]
 
 pub(crate) mod browser;
+pub(crate) mod flood;
 
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use headgate_netns::{
-    Certificate, Cluster, INGRESSES, Netns, Node, PROXY_USER, SERVICE, binary, get, slices,
+    Certificate, Cluster, INGRESSES, Load, Miss, Netns, Node, PROXY_USER, SERVICE, Tally, binary,
+    get, slices,
 };
 
 pub(crate) const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
@@ -93,46 +92,6 @@ pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
     pods.iter().map(|pod| (*pod).into()).collect()
 }
 
-/// Clients that ask again and again until this is dropped.
-pub(crate) struct Traffic {
-    is_over: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Traffic {
-    pub(crate) fn new() -> Self {
-        Self {
-            is_over: Arc::default(),
-            clients: Vec::new(),
-        }
-    }
-
-    pub(crate) fn from(
-        mut self,
-        netns: &Netns,
-        pause_ms: u64,
-        ask: impl Fn() + Send + 'static,
-    ) -> Self {
-        let is_over = self.is_over.clone();
-        self.clients.push(netns.spawn(move || {
-            while !is_over.load(Ordering::Relaxed) {
-                ask();
-                thread::sleep(Duration::from_millis(pause_ms));
-            }
-        }));
-        self
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        for client in self.clients.drain(..) {
-            assert!(client.join().is_ok() || thread::panicking());
-        }
-    }
-}
-
 /// Waits until `condition` holds, for as long as anything may reasonably take.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -195,46 +154,69 @@ pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i3
     }
 }
 
-/// Clients that ask again and again until told to stop.
-pub(crate) struct Load {
-    ends: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
+/// Stops the clients; each must have been answered, always. What became of all of it.
+pub(crate) fn finish(load: Load) -> Tally {
+    let tallies = load.finish();
+    for tally in &tallies {
+        assert!(
+            tally.answered() > 0 && tally.lost.is_empty() && tally.moved.is_empty(),
+            "{tally:?}"
+        );
+    }
+    tallies.into_iter().sum()
 }
 
-/// Asks once, and says what went wrong.
-pub(crate) type Client = Box<dyn FnMut() -> Result<(), String> + Send>;
-
-impl Load {
-    pub(crate) fn start(from: &Netns, clients: impl IntoIterator<Item = Client>) -> Self {
-        let ends = Arc::new(AtomicBool::new(false));
-        let start = |mut ask: Client| {
-            let ends = ends.clone();
-            from.spawn(move || {
-                let (mut answers, mut errors) = (0, Vec::new());
-                while !ends.load(Ordering::Relaxed) {
-                    match ask() {
-                        Ok(()) => answers += 1,
-                        Err(error) => errors.push(error),
-                    }
+/// Requests of the example's API one after the other, over connections of their own, and over one
+/// that stays open as long as the proxy wants it to.
+pub(crate) fn requests(cluster: &Cluster) -> Load {
+    let address = on(cluster.nodes[0].v4, 80);
+    [true, false]
+        .into_iter()
+        .fold(Load::new(), |load, is_kept| {
+            let mut kept = None;
+            let ask = move || {
+                let (status, stream) = request(address, kept.take())?;
+                kept = stream.filter(|_| is_kept);
+                match status {
+                    200 => Ok(API.into()),
+                    _ => Err(Miss::lost(status)),
                 }
-                (answers, errors)
-            })
-        };
-        Self {
-            clients: clients.into_iter().map(start).collect(),
-            ends,
-        }
-    }
+            };
+            load.with(&cluster.client, Duration::ZERO, Box::new(ask))
+        })
+}
 
-    /// Stops the clients; each must have been answered, always.
-    pub(crate) fn finish(self) {
-        self.ends.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            let (answers, errors) = client.join().unwrap();
-            assert!(
-                answers > 10 && errors.is_empty(),
-                "{answers} answers, {errors:?}"
-            );
+/// A request over a connection, and the connection if the server leaves it open.
+fn request(address: SocketAddr, kept: Option<TcpStream>) -> io::Result<(u16, Option<TcpStream>)> {
+    let mut stream = match kept {
+        Some(stream) => stream,
+        None => TcpStream::connect(address)?,
+    };
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // One packet: Nagle's algorithm would hold back the second.
+    let text = format!("GET /v1/ HTTP/1.1\r\nHost: {API}\r\n\r\n");
+    stream.write_all(text.as_bytes())?;
+    let mut reader = BufReader::new(&stream);
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::Error::other(format!("closed after {head:?}")));
         }
+        if line == "\r\n" {
+            break;
+        }
+        let line = line.trim().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.parse().map_err(io::Error::other)?;
+        }
+        head.push(line);
     }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let status = head
+        .first()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let stays = !head.iter().any(|line| line == "connection: close");
+    Ok((status.unwrap_or(0), stays.then_some(stream)))
 }

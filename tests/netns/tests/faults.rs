@@ -1,0 +1,836 @@
+//! Faults while load goes on. `cargo xtask fault` runs these for long; each prints a row of a table.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    net::{SocketAddr, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{
+    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, eventually,
+    flood::{Packet, flood},
+    ingress_cluster, names, on, on_node, pods_over_http, requests,
+};
+use headgate_apiserver::{ASSETS, ApiServer, TestServer};
+use headgate_dataplane::Maps;
+use headgate_netns::{
+    Client, Cluster, Load, Netns, Node, PROXY_USER, Process, SERVICE, Talk, Tally, binary,
+    connection, connections, datagrams, get, slices, talk,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+/// Between two questions of a client: often enough to meet every fault, and no congestion.
+const PACE: Duration = Duration::from_millis(5);
+const ALL: [(u8, u8); 4] = [(1, 1), (1, 2), (2, 1), (2, 2)];
+
+/// How often a scenario does its worst: a few times in a test run, many if asked.
+fn rounds(few: usize) -> usize {
+    env::var("HEADGATE_FAULT_ROUNDS").map_or(few, |rounds| rounds.parse().unwrap())
+}
+
+/// Requests over TCP and datagrams of a scenario.
+struct Traffic {
+    requests: Load,
+    datagrams: Load,
+}
+
+/// What became of it.
+struct Facts {
+    requests: Tally,
+    datagrams: Tally,
+}
+
+impl Traffic {
+    /// Every path to `web`, old connections and new ones. Flows of datagrams stay with their pod only
+    /// as long as it is there, so they are with one of those that stay.
+    fn start(cluster: &Cluster, stable: &[&str]) -> Self {
+        let [one, two] = &cluster.nodes[..] else {
+            panic!("two nodes")
+        };
+        let (outside, pod) = (&cluster.client, &one.pods[0].netns);
+        let mut requests = Load::new();
+        let mut flows = Load::new();
+        let mut add = |from: &Netns, port: u16, udp: u16, to: &[std::net::IpAddr]| {
+            for address in to {
+                let (http, echo) = (on(*address, port), on(*address, udp));
+                let load = std::mem::take(&mut requests);
+                requests = load
+                    .with(from, PACE, connection(http))
+                    .with(from, PACE, connection(http))
+                    .with(from, PACE, connections(http));
+                let flow = settled(from, stable, || datagrams(echo));
+                flows = std::mem::take(&mut flows).with(from, PACE, flow);
+            }
+        };
+        let nodes = [one.v4.into(), one.v6.into(), two.v4.into(), two.v6.into()];
+        add(outside, 30080, 30007, &nodes);
+        add(outside, 80, 7, &[BALANCER]);
+        add(pod, 80, 7, &[CLUSTER_V4, CLUSTER_V6]);
+        // By socket.
+        for address in [CLUSTER_V4, CLUSTER_V6] {
+            let (http, echo) = (on(address, 80), on(address, 7));
+            for is_kept in [true, false] {
+                let client = Talk::start_tcp(pod, &one.cgroup, is_kept.then_some(http)).unwrap();
+                requests = requests.with(pod, PACE, talk(client, http, is_kept));
+            }
+            let flow = settled(pod, stable, || {
+                talk(
+                    Talk::start(pod, &one.cgroup, Some(echo)).unwrap(),
+                    echo,
+                    true,
+                )
+            });
+            flows = flows.with(pod, PACE, flow);
+        }
+        Self {
+            requests,
+            datagrams: flows,
+        }
+    }
+
+    fn finish(self) -> Facts {
+        let sum = |load: Load| load.finish().into_iter().sum();
+        Facts {
+            requests: sum(self.requests),
+            datagrams: sum(self.datagrams),
+        }
+    }
+}
+
+/// A client whose first answer came from one of these.
+fn settled(from: &Netns, pods: &[&str], mut client: impl FnMut() -> Client) -> Client {
+    for _ in 0..100 {
+        let mut client = client();
+        let (first, client) = from.run(move || (client().unwrap(), client));
+        if pods.contains(&first.as_str()) {
+            return client;
+        }
+    }
+    panic!("none of {pods:?} answers");
+}
+
+impl Facts {
+    /// Prints a row of the table of `cargo xtask fault`. Nothing may be lost.
+    fn tell(self, scenario: &str, rounds: usize, also: &str) {
+        let Self {
+            requests,
+            datagrams,
+        } = self;
+        let lost = [&requests.lost[..], &datagrams.lost[..]].concat();
+        let moved = [&requests.moved[..], &datagrams.moved[..]].concat();
+        println!(
+            "FAULT: | {scenario} | {rounds} | {} | {} | {} | {} | {also} |",
+            requests.asked(),
+            datagrams.asked(),
+            lost.len(),
+            moved.len(),
+        );
+        assert!(lost.is_empty() && moved.is_empty(), "{lost:?} {moved:?}");
+    }
+}
+
+fn json(node: &Node, words: &[&str]) -> Value {
+    let words = [words, &["-o", "json"]].concat();
+    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
+}
+
+/// How often a reason was given.
+fn count(node: &Node, reason: &str) -> u64 {
+    let counters = json(node, &["counters"]);
+    let mut rows = counters.as_array().unwrap().iter();
+    let row = rows.find(|row| row["reason"] == reason);
+    row.map_or(0, |row| row["count"].as_u64().unwrap())
+}
+
+/// Entries and capacity of a map, by `headgate maps`.
+fn fill(node: &Node, map: &str) -> (u64, u64) {
+    let fills = json(node, &["maps"]);
+    let row = fills
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["map"] == map);
+    let number = |field: &str| row.unwrap()[field].as_u64().unwrap();
+    (number("entries"), number("capacity"))
+}
+
+/// How the pods of a service on all nodes are picked: backend ids by slot, for each service that is
+/// picked by Maglev.
+fn picks(node: &Node) -> Vec<Vec<u32>> {
+    let maps = Maps::open(&node.pins, false).unwrap();
+    let services = (1..maps.services.len()).filter_map(|id| maps.services.get(id));
+    let ranges = services.map(|service| service.slots());
+    let tables = ranges.filter(|range| range.count > 100);
+    tables
+        .map(|range| {
+            let slots = range.first..range.first + range.count;
+            slots.map(|slot| maps.slots.get(slot).unwrap()).collect()
+        })
+        .collect()
+}
+
+/// Flows from one port of the client to the same service on two nodes; how many there reach
+/// different pods.
+fn disagreements(cluster: &Cluster, flows: usize) -> usize {
+    let targets = [0, 1].map(|index| on(cluster.nodes[index].v4, 30007));
+    cluster.client.run(move || {
+        let is_split = |_: &usize| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(3)))
+                .unwrap();
+            let pod = |to: &SocketAddr| {
+                let mut buffer = [0; 1024];
+                socket.send_to(b"x", to).unwrap();
+                let len = socket.recv(&mut buffer).unwrap();
+                let answer: Value = serde_json::from_slice(&buffer[..len]).unwrap();
+                answer["pod"].as_str().unwrap().to_owned()
+            };
+            pod(&targets[0]) != pod(&targets[1])
+        };
+        (0..flows).filter(is_split).count()
+    })
+}
+
+fn kill_agent(cluster: &mut Cluster, index: usize) {
+    cluster.nodes[index].agent.take().unwrap().kill().unwrap();
+}
+
+#[test]
+fn fault_agents_killed_and_replaced() {
+    let rounds = rounds(3);
+    let Some(mut cluster) = cluster("fkill", 2, 2, &ALL) else {
+        return;
+    };
+    let pods = ["web-1-1", "web-1-2", "web-2-1", "web-2-2"];
+    let traffic = Traffic::start(&cluster, &pods);
+    let mut killed = 0;
+    for round in 0..rounds {
+        let index = round % 2;
+        // The same programs again, and ones that were loaded with another configuration.
+        let ports = [
+            "--snat-ports",
+            ["10000-29999", "12000-19999"][round / 2 % 2],
+        ];
+        kill_agent(&mut cluster, index);
+        killed += 1;
+        // Killed in the midst of loading, attaching and writing as well.
+        for step in 0..3 {
+            let command = cluster.agent_command(index, &ports).unwrap();
+            let process = Process::spawn(command).unwrap();
+            thread::sleep(Duration::from_millis(
+                ((round * 3 + step) * 37 % 900) as u64,
+            ));
+            process.kill().unwrap();
+            killed += 1;
+        }
+        cluster.start_agent_with(index, &ports).unwrap();
+        if round % 4 == 3 {
+            let agent = cluster.nodes[index].agent.take().unwrap();
+            agent.terminate().unwrap();
+            cluster.start_agent_with(index, &ports).unwrap();
+        }
+    }
+    let also = format!("{killed} kills");
+    traffic
+        .finish()
+        .tell("agents killed and replaced", rounds, &also);
+}
+
+#[test]
+fn fault_backends_come_and_go() {
+    const CHANGES: usize = 10;
+    let rounds = rounds(4);
+    let Some(cluster) = cluster("fchurn", 2, 2, &ALL) else {
+        return;
+    };
+    let traffic = Traffic::start(&cluster, &["web-1-1", "web-2-1"]);
+    let mut random = fastrand::Rng::with_seed(11);
+    for _ in 0..rounds * CHANGES {
+        let mut serving = vec![(1, 1), (2, 1)];
+        serving.extend([(1, 2), (2, 2)].into_iter().filter(|_| random.bool()));
+        cluster.write("slices.yaml", &slices(&serving)).unwrap();
+        thread::sleep(Duration::from_millis(50));
+    }
+    cluster.write("slices.yaml", &slices(&ALL)).unwrap();
+    let facts = traffic.finish();
+    let backends = |node: &Node| json(node, &["backends"]).as_array().unwrap().len();
+    for node in &cluster.nodes {
+        eventually("all backends are back", || backends(node) == 4 * ALL.len());
+        node.agent.as_ref().unwrap().signal(Signal::SIGHUP).unwrap();
+        let status = json(node, &["status"]);
+        assert_eq!(status["agent"]["repaired"], 0, "{status}");
+        assert_eq!(
+            status["agent"]["failures"],
+            Value::Array(vec![]),
+            "{status}"
+        );
+    }
+    let split = disagreements(&cluster, 50 + rounds);
+
+    // Of the picks of backends that stay, few move when one of ten comes or goes.
+    let many: Vec<(u8, u8)> = (1..=10).map(|pod| (9, pod)).collect();
+    let (mut moved, mut all) = (0, 0);
+    let node = &cluster.nodes[0];
+    let served = |pods: &[(u8, u8)]| {
+        cluster.write("slices.yaml", &slices(pods)).unwrap();
+        eventually("they are served", || backends(node) == 4 * pods.len());
+        picks(node)
+    };
+    for round in 0..rounds.clamp(2, 10) {
+        let mut fewer = many.clone();
+        fewer.remove(round);
+        let tables = [served(&many), served(&fewer), served(&many)];
+        for pair in tables.windows(2) {
+            assert!(!pair[0].is_empty());
+            for (before, after) in pair[0].iter().zip(&pair[1]) {
+                let stay: BTreeSet<u32> = before
+                    .iter()
+                    .copied()
+                    .filter(|id| after.contains(id))
+                    .collect();
+                let picks = before.iter().zip(after).filter(|(id, _)| stay.contains(id));
+                let (same, other): (Vec<_>, Vec<_>) =
+                    picks.partition(|(before, after)| before == after);
+                let lost = other
+                    .iter()
+                    .filter(|(_, after)| stay.contains(after))
+                    .count();
+                moved += lost;
+                all += same.len() + other.len();
+            }
+        }
+    }
+    let also = format!(
+        "{} changes; {split} flows split between nodes; {:.1} % of other picks moved",
+        rounds * CHANGES,
+        moved as f64 * 100.0 / all as f64
+    );
+    facts.tell("backends come and go", rounds, &also);
+    assert_eq!(split, 0);
+    // The property of the table has the same bound.
+    assert!(moved * 5 <= all, "{moved} of {all} picks moved");
+}
+
+/// Agents that die while they bring a change into the maps leave nothing behind: flows of datagrams
+/// leave the pod that left.
+#[test]
+fn fault_agent_killed_amid_changes() {
+    let rounds = rounds(4);
+    let Some(mut cluster) = cluster("fmid", 2, 1, &[(1, 1), (2, 1)]) else {
+        return;
+    };
+    let target = on(cluster.nodes[0].v4, 30007);
+    let mut requests = Tally::default();
+    let mut flows = Tally::default();
+    for round in 0..rounds {
+        let (stays, leaves) = [((1, 1), (2, 1)), ((2, 1), (1, 1))][round % 2];
+        let name = |(node, pod): (u8, u8)| format!("web-{node}-{pod}");
+        cluster
+            .write("slices.yaml", &slices(&[stays, leaves]))
+            .unwrap();
+        eventually("both are served", || {
+            pods_over_http(&cluster.client, on(cluster.nodes[0].v4, 30080)).len() == 2
+        });
+        let clients: Vec<Client> = (0..20)
+            .map(|_| settled(&cluster.client, &[&name(leaves)], || datagrams(target)))
+            .collect();
+        cluster.write("slices.yaml", &slices(&[stays])).unwrap();
+        thread::sleep(Duration::from_micros(round as u64 * 997 % 40_000));
+        kill_agent(&mut cluster, 0);
+        cluster.start_agent(0).unwrap();
+        for mut client in clients {
+            // The first may move, which is what we want.
+            let _moved = client();
+            let result = client();
+            flows.note(match result {
+                Ok(pod) if pod == name(leaves) => Err(headgate_netns::Miss::Moved(format!(
+                    "still at {pod}, which left"
+                ))),
+                other => other,
+            });
+        }
+        let web = on(cluster.nodes[0].v4, 30080);
+        let answer = cluster.client.run(move || get(web));
+        requests.note(answer.map(|answer| answer.pod).map_err(Into::into));
+    }
+    let facts = Facts {
+        requests,
+        datagrams: flows,
+    };
+    facts.tell("agent killed amid changes", rounds, "");
+}
+
+/// A service whose port nobody listens at, so that floods of datagrams reach pods and go no further.
+const SINK: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: sink}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.99
+  ports: [{protocol: UDP, port: 9, nodePort: 30053}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: sink-ipv4, labels: {kubernetes.io/service-name: sink}}
+addressType: IPv4
+ports: [{protocol: UDP, port: 9}]
+endpoints:
+- {addresses: ['10.244.1.2'], nodeName: n1}
+- {addresses: ['10.244.2.2'], nodeName: n2}
+";
+
+#[test]
+fn fault_floods() {
+    let rounds = rounds(10);
+    let Some(mut cluster) = cluster_without_agents("fflood", 2, 1) else {
+        return;
+    };
+    let serving = [(1, 1), (2, 1)];
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("sink.yaml", SINK).unwrap();
+    cluster.write("slices.yaml", &slices(&serving)).unwrap();
+    for index in 0..2 {
+        cluster
+            .start_agent_with(index, &["--max-connections", "4096"])
+            .unwrap();
+    }
+    let node = &cluster.nodes[0];
+    let client = &cluster.client;
+    let web = on(node.v4, 30080);
+    let open = |address: SocketAddr, pods: &[&str]| settled(client, pods, || connection(address));
+    // Some are used all the time, others only afterwards.
+    let mut requests = Load::new();
+    let mut idle = Vec::new();
+    for pod in ["web-1-1", "web-2-1"] {
+        for _ in 0..4 {
+            requests = requests.with(client, PACE, open(web, &[pod]));
+            idle.push(open(web, &[pod]));
+        }
+    }
+    requests = requests.with(client, PACE, connections(web));
+    let mut told = Vec::new();
+    for (packet, port, name) in [
+        (Packet::Syn, 30080, "SYN"),
+        (Packet::Datagram, 30053, "UDP"),
+    ] {
+        let count = rounds * 1000;
+        let flood = thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood(client, node, packet, port, count));
+            // Meanwhile changes arrive, and whoever looks gets an answer.
+            for pods in [&serving[..1], &serving] {
+                cluster.write("slices.yaml", &slices(pods)).unwrap();
+                eventually("a change arrives amid the flood", || {
+                    let backends = json(node, &["backends"]);
+                    let web = |row: &&Value| row["services"].to_string().contains("web");
+                    backends.as_array().unwrap().iter().filter(web).count() == 4 * pods.len()
+                });
+                on_node(node, &["conntrack"]).unwrap();
+            }
+            flooding.join().is_ok()
+        });
+        assert!(flood);
+        let (entries, capacity) = fill(node, "CONNTRACK");
+        told.push(format!(
+            "{count} of {name}: CONNTRACK {entries} of {capacity}"
+        ));
+        assert!(entries * 10 > capacity * 8, "{told:?}");
+    }
+    let mut tally: Tally = requests.finish().into_iter().sum();
+    let mut idle_tally = Tally::default();
+    for client in &mut idle {
+        idle_tally.note(client());
+    }
+    told.push(format!(
+        "{} of {} idle ones lost",
+        idle_tally.lost.len(),
+        idle.len()
+    ));
+    tally = [tally, idle_tally].into_iter().sum();
+    let facts = Facts {
+        requests: tally,
+        datagrams: Tally::default(),
+    };
+    facts.tell("floods", rounds, &told.join("; "));
+}
+
+#[test]
+fn fault_source_ports_run_out() {
+    let Some(mut cluster) = cluster_without_agents("fports", 2, 1) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&[(2, 1)])).unwrap();
+    let options = ["--snat-ports", "20000-20015"];
+    cluster.start_agent_with(0, &options).unwrap();
+    let node = &cluster.nodes[0];
+    let web = on(node.v4, 30080);
+    let mut tally = Tally::default();
+    let mut open: Vec<Client> = Vec::new();
+    loop {
+        let mut client = connection(web);
+        match cluster.client.run(move || (client(), client)) {
+            (Ok(pod), client) => {
+                tally.note(Ok(pod));
+                open.push(client);
+            }
+            (Err(_), _) => break,
+        }
+        assert!(open.len() <= 16, "there are no more ports");
+    }
+    assert!(open.len() >= 8, "{} connections", open.len());
+    let refused = count(node, "snat-ports-exhausted");
+    assert!(refused > 0);
+    for client in &mut open {
+        tally.note(client());
+    }
+    let also = format!(
+        "{} connections with 16 ports; snat-ports-exhausted {refused}",
+        open.len()
+    );
+    open.truncate(open.len() / 2);
+    eventually("there are ports again", || {
+        cluster.client.run(move || get(web).is_ok())
+    });
+    for client in &mut open {
+        tally.note(client());
+    }
+    let facts = Facts {
+        requests: tally,
+        datagrams: Tally::default(),
+    };
+    facts.tell("source ports run out", 1, &also);
+}
+
+fn small_service(number: u8) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: more-{number}}}\nspec:\n  \
+         clusterIP: 10.96.1.{number}\n  ports: [{{port: 80}}]\n"
+    )
+}
+
+#[test]
+fn fault_maps_are_full() {
+    let Some(mut cluster) = cluster_without_agents("ffull", 1, 2) else {
+        return;
+    };
+    let mut told = Vec::new();
+    let (mut requests, mut flows) = (Tally::default(), Tally::default());
+    // Room for `web` and three more at the most.
+    for (option, room, map) in [
+        ("--max-frontends", "17", "FRONTENDS"),
+        ("--max-services", "8", "SERVICES"),
+    ] {
+        cluster.write("web.yaml", SERVICE).unwrap();
+        cluster
+            .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+            .unwrap();
+        cluster.start_agent_with(0, &[option, room]).unwrap();
+        let node = &cluster.nodes[0];
+        let web = on(node.v4, 30080);
+        let load = Load::new()
+            .with(&cluster.client, PACE, connection(web))
+            .with(&cluster.client, PACE, connections(web));
+        let echo = Load::new().with(&cluster.client, PACE, datagrams(on(node.v4, 30007)));
+        for number in 1..=4 {
+            let file = format!("more-{number}.yaml");
+            cluster.write(&file, &small_service(number)).unwrap();
+            eventually("it is taken up", || {
+                let status = json(node, &["status"]);
+                let services = status["agent"]["services"].as_u64().unwrap();
+                services >= 4 + u64::from(number) || status.to_string().contains("is full")
+            });
+        }
+        let failures = || json(node, &["status"])["agent"]["failures"].take();
+        let failed = failures();
+        let first = &failed[0];
+        assert!(
+            first["object"].as_str().unwrap().contains("more-")
+                && first["reason"].as_str().unwrap().contains(map),
+            "{failed}"
+        );
+        told.push(format!("{}: {}", first["object"], first["reason"]).replace('"', ""));
+        // Others can still change.
+        cluster.write("slices.yaml", &slices(&[(1, 2)])).unwrap();
+        eventually("a change of another service arrives", || {
+            pods_over_http(&cluster.client, web) == names(&["web-1-2"])
+        });
+        for number in 1..=4 {
+            std::fs::remove_file(cluster.manifests().join(format!("more-{number}.yaml"))).unwrap();
+            if failures().as_array().unwrap().is_empty() {
+                break;
+            }
+            eventually("there is room again", || {
+                failures().as_array().unwrap().len() < failed.as_array().unwrap().len()
+            });
+        }
+        eventually("nothing is refused any more", || {
+            failures().as_array().unwrap().is_empty()
+        });
+        requests = [requests, load.finish().into_iter().sum()]
+            .into_iter()
+            .sum();
+        let _moved_with_its_pod: Vec<Tally> = echo.finish();
+        flows.note(Ok("-".into()));
+        cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
+        on_node(&cluster.nodes[0], &["cleanup", "--yes"]).unwrap();
+        for file in std::fs::read_dir(cluster.manifests()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+    }
+    let facts = Facts {
+        requests,
+        datagrams: flows,
+    };
+    facts.tell("maps are full", 1, &told.join("; "));
+}
+
+fn api(cluster: &Cluster) -> &ApiServer {
+    match &cluster.api {
+        Some(TestServer::StandIn(server)) => server,
+        _ => panic!("the stand-in runs unless the real one is named"),
+    }
+}
+
+#[test]
+fn fault_api_server() {
+    const NAME: &str = "fault_api_server";
+    if env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: {NAME}: the real API server does no wrong");
+        return;
+    }
+    let rounds = rounds(1);
+    let Some(mut cluster) = cluster_without_agents("fapi", 2, 2) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    cluster.serve_api().unwrap();
+    // As a pod has it: a file that is replaced.
+    let token = cluster.kubeconfig().with_file_name("token");
+    std::fs::write(&token, "headgate").unwrap();
+    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
+    let by_file = format!("tokenFile: {}", token.display());
+    assert!(kubeconfig.contains("token: \"headgate\""), "{kubeconfig}");
+    let kubeconfig = kubeconfig.replace("token: \"headgate\"", &by_file);
+    std::fs::write(cluster.kubeconfig(), kubeconfig).unwrap();
+
+    api(&cluster).apply_yaml(SERVICE).unwrap();
+    api(&cluster).apply_yaml(&slices(&ALL)).unwrap();
+    for index in 0..2 {
+        cluster.start_agent(index).unwrap();
+    }
+    let traffic = Traffic::start(&cluster, &["web-1-1", "web-2-1"]);
+    let web = on(cluster.nodes[1].v4, 30080);
+    let mut is_small = false;
+    let stop = |cluster: &Cluster| runtime.block_on(api(cluster).stop());
+    let resume = |cluster: &Cluster| runtime.block_on(api(cluster).resume()).unwrap();
+    for round in 0..rounds {
+        for fault in [
+            "gone",
+            "flapping",
+            "slow",
+            "garbage",
+            "expired",
+            "gone-410",
+            "stalled",
+            "refusing",
+            "certificate",
+            "absent",
+            "token",
+        ] {
+            if fault == "token" && round % 20 != 19 {
+                // The file is read once a minute.
+                continue;
+            }
+            println!("{fault} {round}");
+            let server = api(&cluster);
+            let waits = if fault == "token" { 100 } else { 30 };
+            match fault {
+                "gone" => stop(&cluster),
+                "flapping" => {
+                    for _ in 0..5 {
+                        stop(&cluster);
+                        thread::sleep(Duration::from_millis(100));
+                        resume(&cluster);
+                        thread::sleep(Duration::from_millis(100));
+                    }
+                }
+                "slow" => {
+                    server.set_delay(Duration::from_millis(700));
+                    server.drop_watches();
+                }
+                "garbage" => {
+                    server.garble(true);
+                    server.drop_watches();
+                }
+                "expired" => server.expire_watches(),
+                "gone-410" => {
+                    server.set_gone_as_status(true);
+                    server.drop_watches();
+                }
+                "stalled" => server.stall_watches(true),
+                "refusing" => {
+                    server.refuse(true);
+                    server.drop_watches();
+                }
+                "certificate" => {
+                    server.rotate_certificate().unwrap();
+                    stop(&cluster);
+                    resume(&cluster);
+                }
+                "absent" => {
+                    stop(&cluster);
+                    kill_agent(&mut cluster, 1);
+                    let command = cluster.agent_command(1, &[]).unwrap();
+                    cluster.nodes[1].agent = Some(Process::spawn(command).unwrap());
+                }
+                _ => {
+                    let next = format!("renewed-{round}");
+                    std::fs::write(&token, &next).unwrap();
+                    server.set_token(Some(next));
+                    server.drop_watches();
+                }
+            }
+            is_small = !is_small;
+            let (serving, pods) = match is_small {
+                true => (&ALL[..3], names(&["web-1-1", "web-1-2", "web-2-1"])),
+                false => (
+                    &ALL[..],
+                    names(&["web-1-1", "web-1-2", "web-2-1", "web-2-2"]),
+                ),
+            };
+            let server = api(&cluster);
+            server.apply_yaml(&slices(serving)).unwrap();
+            if fault == "gone-410" {
+                server.compact(server.version());
+            }
+            thread::sleep(Duration::from_secs(2));
+            match fault {
+                "gone" | "absent" => resume(&cluster),
+                "slow" => server.set_delay(Duration::ZERO),
+                "garbage" => server.garble(false),
+                "gone-410" => server.set_gone_as_status(false),
+                "stalled" => server.stall_watches(false),
+                "refusing" => server.refuse(false),
+                _ => {}
+            }
+            let start = Instant::now();
+            while pods_over_http(&cluster.client, web) != pods {
+                assert!(
+                    start.elapsed() < Duration::from_secs(waits),
+                    "{fault}: the change does not arrive"
+                );
+            }
+        }
+    }
+    let facts = traffic.finish();
+    for node in &cluster.nodes {
+        let status = json(node, &["status"]);
+        assert_eq!(status["agent"]["repaired"], 0, "{status}");
+    }
+    facts.tell("API server breaks in ten ways", rounds, "");
+}
+
+/// A command in a time namespace whose clocks are so many seconds ahead.
+fn ahead(node: &Node, seconds: i64) -> std::process::Command {
+    let seconds = seconds.to_string();
+    let mut command = node.netns.command("unshare", None);
+    command
+        .args(["--time", "--monotonic", &seconds, "--boottime", &seconds])
+        .arg(binary("headgate").unwrap())
+        .arg("--pins")
+        .arg(&node.pins);
+    command
+}
+
+#[test]
+fn fault_clock_of_another_time_namespace() {
+    let Some(cluster) = cluster("fclock", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let web = on(node.v4, 30080);
+    let mut client = connection(web);
+    let mut client = cluster.client.run(move || {
+        client().unwrap();
+        client
+    });
+    let mut tally = Tally::default();
+    for seconds in [10_000_000, 0] {
+        let mut command = ahead(node, seconds);
+        let output = command.args(["conntrack", "-o", "json"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rows: Value = serde_json::from_str(&text).unwrap();
+        let row = &rows[0];
+        assert_eq!(row["state"], "established", "{seconds}: {text}");
+        assert!(row["idle_s"].as_u64().unwrap() < 60, "{seconds}: {text}");
+        let output = ahead(node, seconds)
+            .args(["services", "-o", "json"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rows: Value = serde_json::from_str(&text).unwrap();
+        assert!(
+            rows[0]["since_s"].as_u64().unwrap() < 600,
+            "{seconds}: {text}"
+        );
+        tally.note(client());
+    }
+    let facts = Facts {
+        requests: tally,
+        datagrams: Tally::default(),
+    };
+    facts.tell("clock of another time namespace", 1, "");
+}
+
+#[test]
+fn fault_proxies_replaced_in_a_row() {
+    let rounds = rounds(4);
+    let options = ["--access-log", "off"];
+    let Some((mut cluster, _)) = ingress_cluster("fproxy", &options) else {
+        return;
+    };
+    let load = requests(&cluster);
+    for _ in 0..rounds.min(20) {
+        let before = cluster.start_proxy(0, &options).unwrap();
+        before.unwrap().terminate().unwrap();
+    }
+    let facts = Facts {
+        requests: load.finish().into_iter().sum(),
+        datagrams: Tally::default(),
+    };
+    // Killed, it loses what it has in hand, and what comes until another one runs.
+    let load = requests(&cluster);
+    let mut deaths = 0;
+    for _ in 0..rounds.min(20) {
+        cluster.nodes[0].proxy.take().unwrap().kill().unwrap();
+        deaths += 1;
+        cluster.start_proxy(0, &options).unwrap();
+        let before = load.tally().answered();
+        eventually("requests are answered again", || {
+            load.tally().answered() > before + 10
+        });
+    }
+    let killed: Tally = load.finish().into_iter().sum();
+    let also = format!(
+        "killed {deaths} times: {} of {} lost, by nature",
+        killed.lost.len(),
+        killed.asked()
+    );
+    facts.tell("L7 proxy replaced in a row", rounds.min(20), &also);
+    assert_eq!(killed.of(API) + killed.lost.len(), killed.asked());
+    let agent = cluster.nodes[0].agent.take().unwrap();
+    agent.terminate().unwrap();
+    cluster
+        .start_agent_with(0, &["--proxy-user", PROXY_USER])
+        .unwrap();
+}
