@@ -8,7 +8,9 @@ use std::{
     time::Instant,
 };
 
+use headgate_abi::{Addr, CtEntry, FlowKey, Port};
 use headgate_control::{Event, Interest, Reconciler};
+use headgate_datapath::mirror;
 use headgate_dataplane::{Maps, Options, Programs, Writer, load};
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Protocol, Scope, Service,
@@ -305,4 +307,114 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
     let maps = pins.maps();
     assert_eq!(maps.source_ranges.keys().count(), 0);
     assert_eq!(maps.members.keys().count(), 0);
+}
+
+/// A writer that ended between the tables and what is left of their connections.
+#[test]
+fn what_an_agent_that_was_killed_left_is_forgotten() {
+    if !is_root("what_an_agent_that_was_killed_left_is_forgotten") {
+        return;
+    }
+    let pins = Pins::new("killed", &Options::default());
+    let mut reconciler = pins.reconciler();
+    reconciler.note(service(1));
+    reconciler.note(slice(1, 2));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    let maps = pins.maps();
+    let backend = |last: u8| {
+        let is_it = |id: &u32| {
+            let entry = maps.backends.get(*id).unwrap();
+            IpAddr::from(entry.address) == IpAddr::from([10, 128, 0, last])
+        };
+        (1..maps.backends.len()).find(is_it).unwrap()
+    };
+    let service_id = (1..maps.services.len())
+        .find(|id| !maps.labels.get(*id).unwrap().text().is_empty())
+        .unwrap();
+    // Both directions of a flow to each backend, and one of somebody who had the first one's id before.
+    let [first, second] = [16, 17].map(backend);
+    let mut connections = pins.maps().connections;
+    for (client, to, id) in [(1, 16, first), (2, 17, second), (3, 99, first)] {
+        let client = Addr::from(IpAddr::from([192, 0, 2, client]));
+        let flow = FlowKey {
+            source: client,
+            destination: Addr::from(IpAddr::from([10, 96, 0, 1])),
+            source_port: Port::new(4000),
+            destination_port: Port::new(80),
+            protocol: headgate_abi::Protocol::UDP,
+            ..FlowKey::default()
+        };
+        let entry = CtEntry {
+            source: client,
+            destination: Addr::from(IpAddr::from([10, 128, 0, to])),
+            source_port: Port::new(4000),
+            destination_port: Port::new(8080),
+            service: service_id,
+            backend: id,
+            ..CtEntry::default()
+        };
+        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+        mirror(&flow, &entry, &mut other_flow, &mut other);
+        connections.insert(flow, entry, 0).unwrap();
+        connections.insert(other_flow, other, 0).unwrap();
+    }
+    // The table of the second backend's removal is there; then the agent was killed.
+    let slots = maps.services.get(service_id).unwrap().slots();
+    for slot in slots.first..slots.first + slots.count {
+        assert!(maps.slots.set(slot, first));
+    }
+    let mut reconciler = pins.reconciler();
+    reconciler.note(service(1));
+    reconciler.note(slice(1, 1));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    let left: Vec<_> = maps
+        .all_connections()
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    let is_kept = |(_, entry): &(FlowKey, CtEntry)| entry.backend == first;
+    assert!(left.iter().all(is_kept), "{left:?}");
+}
+
+#[test]
+fn tables_of_another_seed_are_made_anew() {
+    if !is_root("tables_of_another_seed_are_made_anew") {
+        return;
+    }
+    let pins = Pins::new("seed", &Options::default());
+    let tables = |seed: u32, size: u32| -> Vec<u32> {
+        let node = Node {
+            name: "n1".into(),
+            node_port_addresses: vec![IpAddr::from([192, 0, 2, 1])],
+            ..Node::default()
+        };
+        let writer = Writer::new(pins.maps(), seed, size);
+        let mut reconciler = Reconciler::new(writer, node).unwrap();
+        for kind in Interest::Services.kinds() {
+            reconciler.note(Event::Listed(*kind));
+        }
+        let Event::Service(name, Some(mut web)) = service(1) else {
+            unreachable!("a service")
+        };
+        web.ports[0].node_port = Some(30080);
+        reconciler.note(Event::Service(name, Some(web)));
+        reconciler.note(slice(1, 3));
+        assert_eq!(reconciler.reconcile().failures, 0);
+        reconciler.audit().unwrap();
+        assert_eq!(reconciler.status().repaired, 0, "it is what was written");
+        let maps = pins.maps();
+        let ranges = (1..maps.services.len()).filter_map(|id| maps.services.get(id));
+        let ranges = ranges.flat_map(|entry| {
+            let slots = entry.slots();
+            slots.first..slots.first + slots.count
+        });
+        ranges.map(|slot| maps.slots.get(slot).unwrap()).collect()
+    };
+    let first = tables(7, 251);
+    assert_eq!(first.len(), 509, "the least size for three backends");
+    assert_eq!(tables(7, 251), first, "nothing changed");
+    assert_ne!(tables(8, 251), first);
+    assert_eq!(tables(8, 1021).len(), 1021);
+    assert_eq!(tables(7, 251), first);
 }

@@ -10,7 +10,10 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtState, FrontendEntry, FrontendFlags, FrontendKey,
     MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, names,
 };
-use headgate_datapath::maglev::{self, Candidate};
+use headgate_datapath::{
+    Direction,
+    maglev::{self, Candidate},
+};
 use headgate_model::{
     Actual, AddressKind, Backend, BackendId, BackendSpec, Change, Dataplane, Frontend,
     FrontendKind, FrontendSpec, Protocol, Scope, ServiceId, ServiceKey, ServiceSpec,
@@ -29,6 +32,8 @@ pub struct Writer {
     slots: Slots,
     /// Service and backend ids that belong together no more.
     removed: BTreeSet<MemberKey>,
+    /// Whether another agent may have left something half done: nothing was finished yet.
+    is_new: bool,
 }
 
 impl Writer {
@@ -42,6 +47,7 @@ impl Writer {
             table_size,
             slots,
             removed: BTreeSet::new(),
+            is_new: true,
         }
     }
 
@@ -341,15 +347,28 @@ impl Writer {
                     backend: *backend,
                 }));
             }
-            let known = ids.iter().filter_map(|id| backends.get(id));
-            let mut backends: Vec<Backend> = known.map(|(backend, _)| *backend).collect();
-            backends.sort();
-            let spec = ServiceSpec {
-                backends,
+            let known = ids.iter().filter_map(|id| Some((backends.get(id)?.0, *id)));
+            let mut known: Vec<(Backend, u32)> = known.collect();
+            known.sort();
+            let mut spec = ServiceSpec {
+                backends: known.iter().map(|(backend, _)| *backend).collect(),
                 consistent: entry.flags == ServiceFlags::CONSISTENT,
                 affinity_timeout_s: entry.affinity_timeout_s,
                 source_ranges: ranges.remove(&id).unwrap_or_default(),
             };
+            if self.is_new {
+                let ids: Vec<BackendId> = known.iter().map(|(_, id)| BackendId(*id)).collect();
+                let range = entry.slots();
+                let slots = range.first..range.first.saturating_add(range.count);
+                // A table of another seed or size would pick otherwise than other nodes do: one that
+                // is consistent with nobody.
+                if !slots
+                    .map(|slot| self.maps.slots.get(slot))
+                    .eq(self.table(&spec, &ids).into_iter().map(Some))
+                {
+                    spec.consistent = !spec.consistent;
+                }
+            }
             services.insert(key, (ServiceId(id), spec));
         }
         self.slots.restore(used);
@@ -423,19 +442,54 @@ impl Writer {
         entries.collect()
     }
 
-    /// Forgets the connections of removed pairs that nobody would miss: UDP, which has no end of
-    /// its own, and TCP that was never answered. Established TCP ends as its ends see fit.
-    fn forget_connections(&mut self) -> Result<(), Error> {
+    /// Whether a backend got its traffic by a pair that is no more.
+    fn is_stale(&self, pairs: Option<&BTreeSet<MemberKey>>, taken: &Taken) -> bool {
+        let Taken {
+            pair,
+            address,
+            port,
+        } = taken;
+        let Some(pairs) = pairs else {
+            return self.removed.contains(pair);
+        };
+        // An id may have been given to somebody else since.
+        let backend = self.maps.backends.get(pair.backend);
+        let is_same = backend.is_some_and(|entry| (entry.address, entry.port) == (*address, *port));
+        pair.service != 0 && !(is_same && pairs.contains(pair))
+    }
+
+    /// Every pair of a service and one of its backends.
+    fn pairs(&self) -> BTreeSet<MemberKey> {
+        let services = (1..self.maps.services.len())
+            .filter_map(|service| Some((service, self.maps.services.get(service)?)));
+        let pairs = services.flat_map(|(service, entry)| {
+            let backends = self.backends_in(entry.slots()).into_iter();
+            backends.map(move |backend| MemberKey { service, backend })
+        });
+        pairs.collect()
+    }
+
+    /// Forgets the connections of stale pairs that nobody would miss: UDP, which has no end of its
+    /// own, and TCP that was never answered. Established TCP ends as its ends see fit.
+    fn forget_connections(&mut self, pairs: Option<&BTreeSet<MemberKey>>) -> Result<(), Error> {
         let mut stale = Vec::new();
-        for item in self.maps.connections.iter() {
-            let (flow, entry) = item.map_err(|source| Error::map(names::CONNTRACK, source))?;
-            let pair = MemberKey {
-                service: entry.service,
-                backend: entry.backend,
+        for item in self.maps.all_connections()? {
+            let (flow, entry) = item?;
+            let (address, port) = match Direction::of(&entry) {
+                Direction::Original => (entry.destination, entry.destination_port),
+                Direction::Reply => (flow.source, flow.source_port),
+            };
+            let taken = Taken {
+                pair: MemberKey {
+                    service: entry.service,
+                    backend: entry.backend,
+                },
+                address,
+                port,
             };
             let is_dispensable =
                 flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW;
-            if is_dispensable && self.removed.contains(&pair) {
+            if is_dispensable && self.is_stale(pairs, &taken) {
                 stale.push(flow);
             }
         }
@@ -445,16 +499,20 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the connected UDP sockets of removed pairs.
-    fn end_sockets(&mut self) -> Result<(), Error> {
+    /// Ends the connected UDP sockets of stale pairs.
+    fn end_sockets(&mut self, pairs: Option<&BTreeSet<MemberKey>>) -> Result<(), Error> {
         let mut stale = Vec::new();
-        for item in self.maps.sockets.iter() {
-            let (key, entry) = item.map_err(|source| Error::map(names::SOCKETS, source))?;
-            let pair = MemberKey {
-                service: entry.service,
-                backend: entry.backend,
+        for item in self.maps.all_sockets()? {
+            let (key, entry) = item?;
+            let taken = Taken {
+                pair: MemberKey {
+                    service: entry.service,
+                    backend: entry.backend,
+                },
+                address: key.address,
+                port: key.port,
             };
-            if key.protocol == headgate_abi::Protocol::UDP && self.removed.contains(&pair) {
+            if key.protocol == headgate_abi::Protocol::UDP && self.is_stale(pairs, &taken) {
                 stale.push(key);
             }
         }
@@ -468,6 +526,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// By which pair traffic got to a backend, and where that was.
+struct Taken {
+    pair: MemberKey,
+    address: Addr,
+    port: Port,
 }
 
 impl Dataplane for Writer {
@@ -526,11 +591,15 @@ impl Dataplane for Writer {
     }
 
     fn finish(&mut self) -> Result<(), Error> {
-        if self.removed.is_empty() {
+        // An agent that was killed between changing tables and getting here left traffic behind
+        // that nobody would ever take from backends that are gone.
+        let pairs = self.is_new.then(|| self.pairs());
+        if pairs.is_none() && self.removed.is_empty() {
             return Ok(());
         }
-        self.forget_connections()?;
-        self.end_sockets()?;
+        self.forget_connections(pairs.as_ref())?;
+        self.end_sockets(pairs.as_ref())?;
+        self.is_new = false;
         self.removed.clear();
         Ok(())
     }

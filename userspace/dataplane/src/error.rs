@@ -26,6 +26,14 @@ pub enum Error {
         /// What the kernel said.
         source: Box<MapError>,
     },
+    /// The entries of a map could not be read.
+    #[error("cannot read map {name}: {source}")]
+    Read {
+        /// Name of the map.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// There is no room left in a map.
     #[error("map {name} is full: it takes {capacity} entries")]
     Full {

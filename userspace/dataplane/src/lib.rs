@@ -5,6 +5,7 @@ mod apply;
 mod array;
 mod attach;
 mod clsact;
+mod entries;
 mod error;
 mod foreign;
 mod kernel;
@@ -25,6 +26,7 @@ pub use attach::{
     Attached, Device, TcAttach, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root,
     detach, is_attached,
 };
+pub use entries::Entries;
 pub use error::Error;
 pub use foreign::foreign_programs;
 pub use kernel::{Feature, OLDEST_KERNEL};
@@ -34,4 +36,4 @@ pub use monitor::Monitor;
 pub use probe::{Probe, Trial, loaded_config};
 pub use report::Report;
 pub use steering::Steering;
-pub use sys::now_s;
+pub use sys::{now_ns, now_s};

@@ -15,7 +15,7 @@ use headgate_abi::{
     ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
 };
 
-use crate::{array::SharedArray, error::Error};
+use crate::{array::SharedArray, entries::Entries, error::Error};
 
 /// The folder of this ABI version below `pins`.
 pub fn pin_folder(pins: &Path) -> PathBuf {
@@ -53,6 +53,7 @@ pub struct Maps {
     reasons: PerCpuArray<MapData, u64>,
     service_traffic: PerCpuArray<MapData, Traffic>,
     backend_traffic: PerCpuArray<MapData, Traffic>,
+    folder: PathBuf,
 }
 
 impl Maps {
@@ -74,7 +75,23 @@ impl Maps {
             reasons: per_cpu(&folder, names::REASONS)?,
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
             backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,
+            folder,
         })
+    }
+
+    /// All connections.
+    pub fn all_connections(&self) -> Result<Entries<FlowKey, CtEntry>, Error> {
+        Entries::of(&self.folder, names::CONNTRACK)
+    }
+
+    /// All translated sockets.
+    pub fn all_sockets(&self) -> Result<Entries<SocketKey, SocketEntry>, Error> {
+        Entries::of(&self.folder, names::SOCKETS)
+    }
+
+    /// The last backends of all clients.
+    pub fn all_affinities(&self) -> Result<Entries<AffinityKey, AffinityEntry>, Error> {
+        Entries::of(&self.folder, names::AFFINITY)
     }
 
     /// Whether the source ranges of a service admit a client.
@@ -114,16 +131,16 @@ impl Maps {
     }
 
     /// How full the maps are that programs write. They replace their oldest entries by new ones, so
-    /// being full is what becomes of them, and counting takes a system call an entry.
+    /// being full is what becomes of them, and counting reads them all.
     pub fn usage_of_caches(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
         let folder = pin_folder(pins);
-        let fragments: HashMap<MapData, FragmentKey, FragmentEntry> =
-            hash(&folder, names::FRAGMENTS)?;
+        let fragments: Entries<FragmentKey, FragmentEntry> =
+            Entries::of(&folder, names::FRAGMENTS)?;
         [
-            (names::AFFINITY, self.affinities.keys().count()),
-            (names::CONNTRACK, self.connections.keys().count()),
-            (names::SOCKETS, self.sockets.keys().count()),
-            (names::FRAGMENTS, fragments.keys().count()),
+            (names::AFFINITY, count(self.all_affinities()?)?),
+            (names::CONNTRACK, count(self.all_connections()?)?),
+            (names::SOCKETS, count(self.all_sockets()?)?),
+            (names::FRAGMENTS, count(fragments)?),
         ]
         .into_iter()
         .map(|(name, entries)| usage(&folder, name, entries))
@@ -174,6 +191,10 @@ pub struct Usage {
     pub capacity: u32,
     /// Memory in the kernel, in bytes; 0 if the kernel does not tell.
     pub bytes: u64,
+}
+
+fn count<T>(mut entries: impl Iterator<Item = Result<T, Error>>) -> Result<usize, Error> {
+    entries.try_fold(0, |count, entry| entry.map(|_| count + 1))
 }
 
 fn usage(folder: &Path, name: &'static str, entries: usize) -> Result<Usage, Error> {

@@ -2,12 +2,14 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
+    sync::OnceLock,
+    time::Duration,
 };
 
 use nix::{
@@ -16,6 +18,7 @@ use nix::{
 };
 
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 #[repr(C)]
@@ -33,16 +36,28 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<i32> {
-    // SAFETY: `attributes` is a prefix of `union bpf_attr` of the size given, which bpf(2) reads.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            &raw const *attributes,
-            size_of::<T>(),
-        )
-    };
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+fn bpf<T>(command: libc::c_int, mut attributes: T) -> io::Result<i32> {
+    bpf_mut(command, &mut attributes)
+}
+
+/// For those commands that write into their attributes.
+fn bpf_mut<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: `attributes` is a prefix of `union bpf_attr` of the size given, which bpf(2) reads, and
+    // writes to for some commands.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -54,7 +69,7 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let fd = bpf(
         BPF_OBJ_GET,
-        &ObjGet {
+        ObjGet {
             pathname: path.as_ptr() as u64,
             fd: 0,
             flags: 0,
@@ -68,7 +83,7 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(
         BPF_LINK_UPDATE,
-        &LinkUpdate {
+        LinkUpdate {
             link_fd: link.as_raw_fd() as u32,
             new_prog_fd: program.as_raw_fd() as u32,
             flags: 0,
@@ -84,10 +99,69 @@ pub(crate) fn lift_memory_limit() {
     let _kept = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
-/// The clock of the programs, in seconds: monotonic, without the time that the machine slept.
-pub fn now_s() -> u32 {
+/// Copies the entries of the next buckets of a hash map (Linux 5.6), as many as the vectors have room
+/// for. `bucket` is where to begin, `None` for the start; returned is where to go on, `None` at the end.
+pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    bucket: Option<u32>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<Option<u32>> {
+    keys.clear();
+    values.clear();
+    let mut next = 0u32;
+    let mut batch = Batch {
+        in_batch: bucket
+            .as_ref()
+            .map_or(0, |bucket| &raw const *bucket as u64),
+        out_batch: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.capacity().min(values.capacity()) as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    let is_end = match bpf_mut(BPF_MAP_LOOKUP_BATCH, &mut batch) {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    // SAFETY: the kernel filled in so many, of types that any bytes are a value of.
+    unsafe {
+        keys.set_len(batch.count as usize);
+        values.set_len(batch.count as usize);
+    }
+    Ok((!is_end).then_some(next))
+}
+
+/// The clock of the programs, in nanoseconds: monotonic, without the time that the machine slept, and
+/// not moved by a time namespace, whose clocks are ahead or behind.
+pub fn now_ns() -> u64 {
+    static AHEAD_NS: OnceLock<i64> = OnceLock::new();
+    let ahead_ns = AHEAD_NS.get_or_init(|| {
+        // No such file: no time namespaces (Linux 5.6).
+        let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+        monotonic_offset_ns(&offsets).unwrap_or(0)
+    });
     // It fails only for clocks that the kernel does not have.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| time.tv_sec() as u32)
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    (now.as_nanos() as u64).wrapping_add_signed(-ahead_ns)
+}
+
+/// [`now_ns`] in seconds.
+pub fn now_s() -> u32 {
+    (now_ns() / 1_000_000_000) as u32
+}
+
+/// Reads time_namespaces(7)'s lines of clock, seconds and nanoseconds.
+fn monotonic_offset_ns(offsets: &str) -> Option<i64> {
+    let line = offsets
+        .lines()
+        .find_map(|line| line.strip_prefix("monotonic"))?;
+    let mut numbers = line.split_whitespace().map(str::parse::<i64>);
+    let (seconds, nanoseconds) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
 /// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
@@ -111,4 +185,16 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::monotonic_offset_ns;
+
+    #[test]
+    fn offset_of_a_time_namespace_is_read() {
+        let text = "monotonic        -3   5000000\nboottime          7         0\n";
+        assert_eq!(monotonic_offset_ns(text), Some(-2_995_000_000));
+        assert_eq!(monotonic_offset_ns(""), None);
+    }
 }

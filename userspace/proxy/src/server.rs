@@ -141,7 +141,8 @@ async fn connection(
         ends = timeout(HELLO_TIMEOUT, told).await??.unwrap_or(ends);
     }
     let (peer, local) = ends;
-    let mut connection = Connection::new(canonical(peer), canonical(local), scheme == Scheme::Https);
+    let mut connection =
+        Connection::new(canonical(peer), canonical(local), scheme == Scheme::Https);
     if scheme == Scheme::Http {
         return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
     }

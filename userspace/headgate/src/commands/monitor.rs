@@ -9,12 +9,11 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use headgate_abi::{Event, EventSite, Fate, FrontendKey, Reason};
-use headgate_dataplane::Monitor as Events;
+use headgate_dataplane::{Monitor as Events, now_ns};
 use jiff::{SignedDuration, Timestamp, Zoned, tz::TimeZone};
 use nix::{
     net::if_::if_indextoname,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    time::{ClockId, clock_gettime},
 };
 use serde::Serialize;
 
@@ -185,9 +184,7 @@ fn process(pid: u32) -> String {
 
 /// Wall-clock time of a moment of the monotonic clock.
 fn when(time_ns: u64) -> Result<Zoned> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    let now_ns = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
-    let age = SignedDuration::from_nanos(now_ns.saturating_sub(time_ns) as i64);
+    let age = SignedDuration::from_nanos(now_ns().saturating_sub(time_ns) as i64);
     let at = Timestamp::now().checked_sub(age)?;
     Ok(at.to_zoned(TimeZone::system()))
 }

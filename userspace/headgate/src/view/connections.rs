@@ -49,7 +49,7 @@ impl View {
     pub(crate) fn connections(&self, most: usize) -> Result<Vec<Connection>> {
         let now_s = now_s();
         let mut rows = Vec::new();
-        for item in self.maps.connections.iter() {
+        for item in self.maps.all_connections()? {
             let (flow, entry) = item?;
             if !entry.flags.has(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
                 rows.push(self.connection(&flow, &entry, now_s));
@@ -83,7 +83,7 @@ impl View {
     pub(crate) fn affinities(&self) -> Result<Vec<Affinity>> {
         let now_s = now_s();
         let mut rows = Vec::new();
-        for item in self.maps.affinities.iter() {
+        for item in self.maps.all_affinities()? {
             let (key, entry) = item?;
             let idle_s = now_s.saturating_sub(entry.seen_s);
             let timeout_s = self.entry(key.service).affinity_timeout_s;

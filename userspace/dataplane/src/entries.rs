@@ -1,0 +1,86 @@
+//! Reading all of a map that programs write.
+
+use std::{os::fd::AsFd, path::Path, vec};
+
+use aya::maps::MapData;
+
+use crate::{error::Error, maps::open, sys::next_entries};
+
+/// How many are read at once. Never more than this hash to one bucket.
+const AT_ONCE: usize = 1024;
+
+/// The entries of a hash map, a bucket after the other: each that stays is there once, and each system
+/// call brings many. The other way (`BPF_MAP_GET_NEXT_KEY`) starts over whenever the entry that it stands
+/// at was evicted, and under a flood may never come to an end.
+#[derive(Debug)]
+pub struct Entries<K, V> {
+    name: &'static str,
+    map: MapData,
+    /// Where to go on; `None` at the end.
+    bucket: Option<Bucket>,
+    keys: Vec<K>,
+    values: Vec<V>,
+    read: vec::IntoIter<(K, V)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Bucket {
+    First,
+    Later(u32),
+}
+
+impl<K: aya::Pod, V: aya::Pod> Entries<K, V> {
+    pub(crate) fn of(folder: &Path, name: &'static str) -> Result<Self, Error> {
+        let map = open(folder, name)?;
+        let info = map.info().map_err(|source| Error::map(name, source))?;
+        let (key, value) = (info.key_size() as usize, info.value_size() as usize);
+        // The kernel writes as much as the map says.
+        if (key, value) != (size_of::<K>(), size_of::<V>()) {
+            return Err(Error::ForeignPin {
+                path: folder.join(name),
+                reason: format!("its entries have {key} and {value} bytes"),
+            });
+        }
+        Ok(Self {
+            name,
+            map,
+            bucket: Some(Bucket::First),
+            keys: Vec::with_capacity(AT_ONCE),
+            values: Vec::with_capacity(AT_ONCE),
+            read: Vec::new().into_iter(),
+        })
+    }
+
+    fn read_more(&mut self, bucket: Bucket) -> Result<(), Error> {
+        let from = match bucket {
+            Bucket::First => None,
+            Bucket::Later(bucket) => Some(bucket),
+        };
+        let map = self.map.fd().as_fd();
+        let next = next_entries(map, from, &mut self.keys, &mut self.values);
+        let next = next.map_err(|source| Error::Read {
+            name: self.name,
+            source,
+        })?;
+        self.bucket = next.map(Bucket::Later);
+        let read: Vec<(K, V)> = self.keys.drain(..).zip(self.values.drain(..)).collect();
+        self.read = read.into_iter();
+        Ok(())
+    }
+}
+
+impl<K: aya::Pod, V: aya::Pod> Iterator for Entries<K, V> {
+    type Item = Result<(K, V), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(entry) = self.read.next() {
+                return Some(Ok(entry));
+            }
+            let bucket = self.bucket.take()?;
+            if let Err(error) = self.read_more(bucket) {
+                return Some(Err(error));
+            }
+        }
+    }
+}
