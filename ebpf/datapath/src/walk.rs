@@ -1,7 +1,7 @@
 //! The packet walk: the page to read first.
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, Fate, FlowKey, FragmentEntry, FragmentKey,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtState, Fate, FlowKey, FragmentEntry, FragmentKey,
     FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
 };
 
@@ -316,6 +316,10 @@ fn plan_connection<T: Tables>(
 /// A connection past all services is not ours, unless its answers would be taken for those of a
 /// connection that came to the same backend through a service: same client, same source port. As
 /// `nf_conntrack` does it, it is then tracked as well, and gets a source port of its own.
+///
+/// While that connection opens, what looks like another is the same: XDP has translated it, and TC
+/// meets it now. Another that begins in these very milliseconds gets nowhere until its client asks
+/// again, a second later.
 #[inline(always)]
 fn straight<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let flow = &parsed.flow;
@@ -323,7 +327,8 @@ fn straight<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> Result
         return Err(Reason::NotOurs);
     }
     let taken = tables.connection(&flow.reversed()).ok_or(Reason::NotOurs)?;
-    if Direction::of(&taken) == Direction::Original {
+    let opens = matches!(taken.state, CtState::NEW | CtState::ANSWERED);
+    if opens || Direction::of(&taken) == Direction::Original {
         return Err(Reason::NotOurs);
     }
     let itself = BackendEntry {

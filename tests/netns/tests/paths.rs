@@ -77,6 +77,12 @@ fn s46_xdp_carries_what_the_wire_carries() {
         status.contains("to-backend") && !status.contains("partial-checksum"),
         "{status}"
     );
+    // What XDP translated, TC did not once more.
+    let (_, connections) = headgate(&cluster.nodes[0], &["conntrack"]);
+    assert!(
+        connections.contains("default/web") && !connections.contains("none"),
+        "{connections}"
+    );
 }
 
 #[test]

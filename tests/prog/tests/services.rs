@@ -426,6 +426,25 @@ fn s48_straight_connection_beside_one_through_a_service() {
 }
 
 #[test]
+fn s48_what_one_hook_translated_is_nothing_to_the_next() {
+    let mut walks = Walks::new("s48n");
+    let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
+    let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
+    for answer in [None, Some(backend.tcp("SA", b""))] {
+        answer.map(|answer| walks.run(&answer));
+        // The second time the client asks again: the answer was lost.
+        let translated = walks.run(&client.tcp("S", b"")).frame;
+        assert_eq!(
+            describe(&translated),
+            "198.51.100.7 1000 > 10.244.1.2 9376 tcp S"
+        );
+        let outcome = walks.run(&translated);
+        assert_eq!(outcome.reason, Reason::NotOurs);
+        assert_eq!(outcome.frame, translated);
+    }
+}
+
+#[test]
 fn s49_idle_connection_survives_days_and_its_end_does_not() {
     const DAY: u32 = 24 * 3600;
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
