@@ -21,7 +21,8 @@ use headgate_model::{
     NamespacedName, Refusal,
     ingress::{IngressOptions, Routes, UpstreamKey},
 };
-use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings};
+use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer};
+use http::Uri;
 use ipnet::IpNet;
 use kube::Client;
 use tokio::{
@@ -94,6 +95,13 @@ pub(crate) struct Options {
     /// How requests are logged to standard output
     #[arg(long, default_value = "json")]
     access_log: LogChoice,
+    /// Tell a collector of requests as parts of traces: OTLP over HTTP, at this URL and `/v1/traces`
+    #[arg(long, value_name = "URL", value_parser = parse_collector)]
+    otlp_endpoint: Option<Uri>,
+    /// Share of the traces beginning here that is told, 0 to 1; those of clients are told if these say so
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = parse_share)]
+    #[arg(requires = "otlp_endpoint")]
+    trace_sample_rate: f64,
     /// Threads that serve requests; default: one for each CPU
     #[arg(long)]
     threads: Option<usize>,
@@ -140,6 +148,23 @@ fn parse_backend(text: &str) -> Result<(NamespacedName, u16), String> {
     Ok((parse_name(name)?, port))
 }
 
+fn parse_collector(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|error| format!("{error}"))?;
+    let is_http = matches!(url.scheme_str(), Some("http" | "https"));
+    match is_http && url.query().is_none() {
+        true => Ok(url),
+        false => Err("write http://HOST:PORT or https://HOST:PORT".into()),
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().map_err(|error| format!("{error}"))?;
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(share),
+        false => Err("is not between 0 and 1".into()),
+    }
+}
+
 pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
     process::start_log();
     let threads = match options.threads {
@@ -154,7 +179,7 @@ pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
 }
 
 async fn serve(pins: &Path, options: &Options) -> Result<()> {
-    let proxy = Arc::new(Proxy::new(settings(options))?);
+    let proxy = Arc::new(Proxy::new(settings(options)?)?);
     let (sender, events) = mpsc::channel(1024);
     let (status, statuses) = watch::channel(IngressStatus::default());
     let (listening, is_listening) = watch::channel(false);
@@ -198,19 +223,26 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
     }
 }
 
-fn settings(options: &Options) -> Settings {
+fn settings(options: &Options) -> Result<Settings> {
     let format = match options.access_log {
         LogChoice::Json => Some(LogFormat::Json),
         LogChoice::Combined => Some(LogFormat::Combined),
         LogChoice::Off => None,
     };
-    Settings {
+    let tracer = options.otlp_endpoint.clone().map(|endpoint| {
+        Tracer::start(&TraceSettings {
+            rate: options.trace_sample_rate,
+            ..TraceSettings::new(endpoint, &options.node_name)
+        })
+    });
+    Ok(Settings {
         trusted: options.trusted_proxies.clone(),
         proxy_protocol: options.proxy_protocol_from.clone(),
         log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
+        tracer: tracer.transpose()?,
         max_connections: options.max_connections,
         ..Settings::default()
-    }
+    })
 }
 
 fn ingress_options(options: &Options) -> IngressOptions {
@@ -293,6 +325,7 @@ async fn listen(
     info!("stopping: requests in progress are finished");
     stop.send_replace(true);
     servers.join_all().await;
+    proxy.flush_spans().await;
     Ok(())
 }
 

@@ -74,6 +74,7 @@ pub(crate) struct Entry {
     pub(crate) host: String,
     pub(crate) ingress: Option<NamespacedName>,
     pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) trace: Option<u128>,
     pub(crate) sent: Option<Sent>,
     pub(crate) status: StatusCode,
 }
@@ -101,6 +102,8 @@ struct Line<'a> {
     referer: Option<&'a str>,
     user_agent: Option<&'a str>,
     request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     ingress: Option<String>,
     service: Option<String>,
     endpoint: Option<SocketAddr>,
@@ -127,6 +130,7 @@ impl Entry {
             host: String::new(),
             ingress: None,
             request_id: None,
+            trace: None,
             sent: None,
             status: StatusCode::OK,
         }
@@ -157,6 +161,7 @@ impl Entry {
             referer: text(self.referer.as_ref()),
             user_agent: text(self.agent.as_ref()),
             request_id: text(self.request_id.as_ref()),
+            trace_id: self.trace.map(|id| format!("{id:032x}")),
             ingress: self.ingress.as_ref().map(ToString::to_string),
             service: sent.map(|sent| sent.upstream.key().to_string()),
             endpoint: sent.map(|sent| sent.endpoint),

@@ -35,6 +35,7 @@ use crate::{
     prepare::{prepare, rewrite},
     send::{mirror, send},
     serving::{ServedRoute, ServedTarget, Serving},
+    trace::{self, Trace},
     upstream::{Pick, Upstream},
 };
 
@@ -80,6 +81,7 @@ pub(crate) struct Call {
     pub(crate) host: String,
     /// In its one form.
     pub(crate) path: String,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// What became of a request.
@@ -93,7 +95,7 @@ struct Outcome {
 type Guard = (Pick, Option<Admission>);
 
 /// What a client gets. The request is in progress until its body is sent.
-type Answer = Response<Held<(Option<Guard>, InProgress)>>;
+type Answer = Response<Held<(Option<Guard>, InProgress, Option<Trace>)>>;
 
 impl From<Response<Body>> for Outcome {
     fn from(response: Response<Body>) -> Self {
@@ -125,13 +127,19 @@ pub(crate) async fn answer(
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
     let mut entry = log.map(|log| Box::new(Entry::new(log.clone(), connection.peer, &parts)));
-    let call = match route(proxy, &proxy.serving.load(), connection, &parts) {
+    let routed = route(proxy, &proxy.serving.load(), connection, &parts);
+    let trace = trace::begin(proxy, connection, routed.as_ref().ok(), &mut parts, begin);
+    if let (Some(entry), Some(trace)) = (&mut entry, &trace) {
+        entry.trace = Some(trace.id);
+    }
+    let mut call = match routed {
         Ok(call) => call,
         Err(response) => {
             let response = finish(response, version, None, None, connection);
-            return hold(response, is_grpc, None, in_progress, entry);
+            return hold(response, is_grpc, None, in_progress, entry, trace);
         }
     };
+    call.trace = trace;
     let is_compressed = call.route.policy().compress;
     let accepted = Accepted::of(&parts.method, &parts.headers).filter(|_| is_compressed);
     let mut outcome = match gate(&call, connection, &mut parts).await {
@@ -168,7 +176,14 @@ pub(crate) async fn answer(
         entry.request_id = Some(request_id);
         entry.sent = outcome.sent;
     }
-    hold(response, is_grpc, outcome.guard, in_progress, entry)
+    hold(
+        response,
+        is_grpc,
+        outcome.guard,
+        in_progress,
+        entry,
+        call.trace,
+    )
 }
 
 /// The response as it is sent; what the request holds is kept until then.
@@ -178,15 +193,19 @@ fn hold(
     guard: Option<Guard>,
     in_progress: InProgress,
     mut entry: Option<Box<Entry>>,
+    mut trace: Option<Trace>,
 ) -> Answer {
     if let Some(entry) = &mut entry {
         entry.status = response.status();
+    }
+    if let Some(trace) = &mut trace {
+        trace.answers(response.status());
     }
     let response = match is_grpc {
         true => answer::for_grpc(response),
         false => response,
     };
-    response.map(|body| Held::new(body, (guard, in_progress), entry))
+    response.map(|body| Held::new(body, (guard, in_progress, trace), entry))
 }
 
 /// The client's name for the request, or one that we give it.
@@ -230,6 +249,7 @@ pub(crate) fn route(
         client,
         host: ask.host.into_owned(),
         path: ask.path.into_owned(),
+        trace: None,
     })
 }
 

@@ -19,6 +19,7 @@ mod canary;
 mod compress;
 mod cors;
 mod explain;
+mod fetch;
 mod forward;
 mod gate;
 mod headers;
@@ -35,6 +36,7 @@ mod stats;
 mod stream;
 mod table;
 mod tls;
+mod trace;
 mod upstream;
 mod words;
 
@@ -64,6 +66,7 @@ pub use stats::{Answers, BUCKETS};
 pub use table::{
     AnswersRow, BackendRow, CertificateKind, CertificateRow, EndpointRow, RouteRow, Table,
 };
+pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
     Ask, EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, Reply, SendError, Upstream,
     UpstreamState, Upstreams,
@@ -80,6 +83,8 @@ pub struct Settings {
     pub proxy_protocol: Vec<IpNet>,
     /// Where requests are logged.
     pub log: Option<Arc<AccessLog>>,
+    /// Who tells of requests as parts of traces.
+    pub tracer: Option<Tracer>,
     /// Connections of clients at the same time, over all listeners. More of them wait to be accepted.
     pub max_connections: usize,
     /// How long a client may take for the head of a request, and have none.
@@ -89,12 +94,13 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Trusts nobody and logs nothing; limits are those of ingress-nginx.
+    /// Trusts nobody, logs and traces nothing; limits are those of ingress-nginx.
     fn default() -> Self {
         Self {
             trusted: Vec::new(),
             proxy_protocol: Vec::new(),
             log: None,
+            tracer: None,
             max_connections: 16_384,
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
@@ -167,6 +173,18 @@ impl Proxy {
         stats
             .map(|(ingress, stats)| (ingress.clone(), stats.read()))
             .collect()
+    }
+
+    /// What became of the spans of requests, if these are traced.
+    pub fn spans(&self) -> Option<SpanCounts> {
+        self.settings.tracer.as_ref().map(Tracer::counts)
+    }
+
+    /// Tells the collector what it was not told yet, if it takes that in a few seconds.
+    pub async fn flush_spans(&self) {
+        if let Some(tracer) = &self.settings.tracer {
+            tracer.flush().await;
+        }
     }
 
     /// Serves connections of a listener until told to stop; then connections are still taken for a

@@ -85,10 +85,16 @@ pub(crate) async fn send(
         let pick = upstream.pick(&Ask::new(call.client, &request), &tried);
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
+        if let Some(trace) = &call.trace {
+            trace.tries(upstream, &pick, request.headers_mut());
+        }
         let is_last = tried.len() >= policy.retry.tries as usize;
         let has_spare = !is_last && is_repeatable(&request, &policy.retry);
         let spare = has_spare.then(|| without_body(&request));
         let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
+        if let Some(trace) = &call.trace {
+            trace.tried(&sent);
+        }
         request = match sent {
             Ok(response) => {
                 let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());

@@ -65,6 +65,11 @@ impl ServedRoute {
     pub(crate) fn policy(&self) -> &Policy {
         &self.route.policy
     }
+
+    /// The route alone, to be kept for longer.
+    pub(crate) fn model(&self) -> &Arc<Route> {
+        &self.route
+    }
 }
 
 impl AsRef<Route> for ServedRoute {

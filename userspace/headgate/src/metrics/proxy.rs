@@ -3,7 +3,7 @@
 use anyhow::Result;
 use headgate_control::IngressStatus;
 use headgate_model::NamespacedName;
-use headgate_proxy::{Answers, BUCKETS, CertificateRow, EndpointHealth, Proxy};
+use headgate_proxy::{Answers, BUCKETS, CertificateRow, EndpointHealth, Proxy, SpanCounts};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text::encode},
@@ -28,6 +28,9 @@ pub(crate) fn proxy(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
     registry.register_collector(Box::new(Times(answers)));
     register_endpoints(&mut registry, proxy);
     register_certificates(&mut registry, &proxy.certificates());
+    if let Some(spans) = proxy.spans() {
+        register_spans(&mut registry, spans);
+    }
     for (name, help, value) in [
         (
             "headgate_proxy_ingresses",
@@ -136,6 +139,23 @@ fn register_certificates(registry: &mut Registry, rows: &[CertificateRow]) {
         "headgate_proxy_certificate_not_after_seconds",
         "When the certificate of a Secret ends, as seconds since 1970",
         ends,
+    );
+}
+
+fn register_spans(registry: &mut Registry, counts: SpanCounts) {
+    let spans: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+    for (result, count) in [
+        ("exported", counts.exported),
+        ("dropped", counts.dropped),
+        ("refused", counts.refused),
+    ] {
+        let counter = spans.get_or_create_owned(&[("result", result)]);
+        counter.inc_by(count);
+    }
+    registry.register(
+        "headgate_proxy_spans",
+        "Spans that the collector took, that found no room while it was away, that it did not want",
+        spans,
     );
 }
 

@@ -42,6 +42,10 @@ pub struct Policy {
     pub compress: bool,
     /// Whether requests are written to the access log.
     pub access_log: bool,
+    /// Whether requests are traced, if the proxy traces at all.
+    pub traces: bool,
+    /// Whether the trace of any client goes on, not just of proxies that are trusted.
+    pub trusts_traces: bool,
     /// How long to wait.
     pub timeouts: Timeouts,
     /// When to try another endpoint.
@@ -69,6 +73,8 @@ impl Default for Policy {
             hsts: "max-age=31536000; includeSubDomains".into(),
             compress: false,
             access_log: true,
+            traces: true,
+            trusts_traces: true,
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             mirror: None,

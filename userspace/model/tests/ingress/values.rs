@@ -223,6 +223,8 @@ fn l19_the_rest_is_taken_as_it_is() {
         ("x-forwarded-prefix", "/p"),
         ("/compress", "true"),
         ("enable-access-log", "false"),
+        ("enable-opentelemetry", "false"),
+        ("opentelemetry-trust-incoming-span", "false"),
         ("proxy-connect-timeout", "1"),
         ("proxy-read-timeout", "2m"),
         ("proxy-send-timeout", "3s"),
@@ -231,6 +233,8 @@ fn l19_the_rest_is_taken_as_it_is() {
     assert_eq!(policy.host.as_deref(), Some("inner.svc:8080"));
     assert_eq!(policy.forwarded_prefix.as_deref(), Some("/p"));
     assert!(policy.compress && !policy.access_log);
+    assert!(!policy.traces && !policy.trusts_traces);
+    assert!(Policy::default().traces && Policy::default().trusts_traces);
     assert_eq!(policy.timeouts.connect, Duration::from_secs(1));
     assert_eq!(policy.timeouts.read, Duration::from_secs(120));
     assert_eq!(policy.timeouts.send, Duration::from_secs(3));

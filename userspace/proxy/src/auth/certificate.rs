@@ -16,9 +16,9 @@ use tokio_rustls::rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
-use crate::{answer, body::Body, tls::provider};
+use crate::{answer, body::Body, fetch::read_roots, tls::provider};
 
-use super::{Checked, Client, cache::Cache, fetch::read_roots, tell};
+use super::{Checked, Client, cache::Cache, tell};
 
 const VERIFY: HeaderName = HeaderName::from_static("ssl-client-verify");
 const SUBJECT: HeaderName = HeaderName::from_static("ssl-client-subject-dn");

@@ -13,10 +13,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::{
     answer,
     body::Body,
+    fetch::Fetch,
     headers::{self, insert},
 };
 
-use super::{Checked, Client, failed, fetch::Fetch, spelling, strip, target};
+use super::{Checked, Client, failed, spelling, strip, target};
 
 /// What stays as it is in a parameter (RFC 3986, 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -181,10 +182,9 @@ mod tests {
     use headgate_model::ingress::{Auth, External};
     use http::{HeaderMap, Response, StatusCode};
 
-    use super::super::{
-        fetch::Fetch,
-        tests::{authenticator, authorize, nowhere, request, serve},
-    };
+    use crate::fetch::Fetch;
+
+    use super::super::tests::{authenticator, authorize, nowhere, request, serve};
 
     fn rule(url: String) -> External {
         External {

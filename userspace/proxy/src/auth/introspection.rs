@@ -8,11 +8,12 @@ use headgate_model::ingress::Introspection;
 use http::{Request, header, request::Parts};
 use serde_json::{Value, json};
 
+use crate::fetch::Fetch;
+
 use super::{
     Checked,
     cache::Cache,
     claims, credentials, failed,
-    fetch::Fetch,
     jwt::{BEARER, INVALID_TOKEN},
     unauthorized,
 };

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::fetch::Fetch;
+use crate::fetch::Fetch;
 
 /// How long a set of keys is believed without a look at it.
 const FRESH: Duration = Duration::from_secs(600);

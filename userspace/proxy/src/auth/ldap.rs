@@ -11,13 +11,10 @@ use ldap3::{
 use tokio::time::timeout;
 use tokio_rustls::rustls::ClientConfig;
 
+use crate::fetch::{TIMEOUT, tls_config};
+
 use super::{
-    Checked, USER,
-    basic::challenge,
-    cache::Cache,
-    credentials, failed,
-    fetch::{TIMEOUT, tls_config},
-    tell, unauthorized,
+    Checked, USER, basic::challenge, cache::Cache, credentials, failed, tell, unauthorized,
 };
 
 /// How long a password that was right is taken without asking again.

@@ -10,7 +10,6 @@ mod certificate;
 mod claims;
 mod credentials;
 mod external;
-mod fetch;
 mod htpasswd;
 mod introspection;
 mod jwt;

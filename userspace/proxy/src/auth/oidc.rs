@@ -22,14 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use crate::{answer, body::Body, message::parameters};
+use crate::{answer, body::Body, fetch::Fetch, message::parameters};
 
 use super::{
     Checked, Client,
     cache::Cache,
     claims::{self, now},
     failed,
-    fetch::Fetch,
     provider::{Provider, Tokens},
     session::{Seal, ended, random_text, take},
     target, unauthorized,

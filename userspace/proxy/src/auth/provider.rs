@@ -11,9 +11,10 @@ use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::fetch::Fetch;
+
 use super::{
     claims,
-    fetch::Fetch,
     keys::{KeySet, Keys},
 };
 

@@ -127,13 +127,8 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     foreign(&["http2-push-preload"], "none: browsers have given push up"),
     foreign(
-        &[
-            "enable-opentelemetry",
-            "opentelemetry-trust-incoming-span",
-            "enable-opentracing",
-            "opentracing-trust-incoming-span",
-        ],
-        "headers of traces pass unchanged",
+        &["enable-opentracing", "opentracing-trust-incoming-span"],
+        "`enable-opentelemetry`, `opentelemetry-trust-incoming-span`",
     ),
     foreign(
         &["enable-rewrite-log", "enable-influxdb"],
@@ -166,6 +161,14 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
     (
         &["affinity-mode"],
         "a client moves only if its endpoint is gone, `balanced` or not",
+    ),
+    (
+        &["enable-opentelemetry"],
+        "is `true` if not given, but nothing is traced unless the proxy has `--otlp-endpoint`",
+    ),
+    (
+        &["opentelemetry-trust-incoming-span"],
+        "if `false`, traces of `--trusted-proxies` still go on",
     ),
     (
         &["proxy-ssl-secret"],
@@ -264,6 +267,22 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "ssl-ecdh-curve",
         ],
         "none: TLS 1.2 and 1.3 with the ciphers of the library",
+    ),
+    (
+        &[
+            "enable-opentelemetry",
+            "otlp-collector-host",
+            "otlp-collector-port",
+        ],
+        "option --otlp-endpoint of `headgate proxy`: OTLP over HTTP, port 4318 of most collectors",
+    ),
+    (
+        &[
+            "otel-sampler",
+            "otel-sampler-ratio",
+            "otel-sampler-parent-based",
+        ],
+        "option --trace-sample-rate of `headgate proxy`; traces of clients are sampled as those say",
     ),
     (
         &["worker-processes"],

@@ -334,6 +334,16 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         "`false`: no lines in the access log",
         |text, draft| Ok(draft.policy.access_log = boolean(text)?),
     ),
+    Annotation::nginx(
+        "enable-opentelemetry",
+        "`false`: no spans, and headers of traces pass unchanged; true if not given, where the proxy has `--otlp-endpoint`",
+        |text, draft| Ok(draft.policy.traces = boolean(text)?),
+    ),
+    Annotation::nginx(
+        "opentelemetry-trust-incoming-span",
+        "`false`: a trace goes on only if it comes from `--trusted-proxies`, else a new one begins; true if not given: that of any client goes on",
+        |text, draft| Ok(draft.policy.trusts_traces = boolean(text)?),
+    ),
 ];
 
 fn redirect_code(text: &str) -> Result<u16, String> {

@@ -27,7 +27,7 @@ use tracing::warn;
 use crate::{body::BodyError, tls::provider};
 
 /// How long an answer may take in all.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection is kept for the next question.
 const IDLE: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes.
@@ -35,11 +35,11 @@ const MAX_ANSWER: usize = 1 << 20;
 
 /// A client with its connections. Redirects are not followed: they would choose whom we ask.
 #[derive(Clone)]
-pub(super) struct Fetch(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Fetch(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Fetch {
     /// Believes these authorities (PEM), or those of the system.
-    pub(super) fn new(authorities: Option<&[u8]>) -> Result<Self> {
+    pub(crate) fn new(authorities: Option<&[u8]>) -> Result<Self> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -55,7 +55,7 @@ impl Fetch {
     }
 
     /// Any answer.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
         let answered = async {
             let (parts, body) = self.0.request(request).await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await;
@@ -68,7 +68,7 @@ impl Fetch {
     }
 
     /// An answer of status 200 with JSON in it.
-    pub(super) async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value> {
+    pub(crate) async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value> {
         let place = request.uri().clone();
         let response = self
             .send(request)
@@ -80,7 +80,7 @@ impl Fetch {
     }
 
     /// JSON from an address.
-    pub(super) async fn get(&self, url: &str) -> Result<Value> {
+    pub(crate) async fn get(&self, url: &str) -> Result<Value> {
         let request = Request::get(url).header("accept", "application/json");
         self.json(request.body(Full::default())?).await
     }
@@ -93,7 +93,7 @@ impl fmt::Debug for Fetch {
 }
 
 /// How servers are checked that we ask.
-pub(super) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
+pub(crate) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
     static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = match authorities {
         Some(pem) => Arc::new(read_roots(pem)?),
@@ -107,7 +107,7 @@ pub(super) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>
 }
 
 /// Authorities of a `ca.crt`.
-pub(super) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
+pub(crate) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.context("ca.crt is not PEM")?;

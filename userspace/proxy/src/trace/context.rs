@@ -1,0 +1,177 @@
+//! The place of a request in its trace: `traceparent` (W3C Trace Context, section 3.2).
+//!
+//! The propagator of the OpenTelemetry SDK takes ids that are too short and headers that are there
+//! twice, which the standard wants ignored.
+
+use http::HeaderMap;
+
+use super::TRACEPARENT;
+use crate::headers;
+
+/// Bytes of a header of version 0.
+const LENGTH: usize = 55;
+const SAMPLED: u8 = 1;
+/// Flags that have a meaning: the second one says that the id of the trace is random (level 2).
+const FLAGS: u8 = 0b11;
+
+/// A span, and the trace that it is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Context {
+    /// Not 0.
+    pub(super) trace: u128,
+    /// Not 0.
+    pub(super) span: u64,
+    pub(super) flags: u8,
+}
+
+impl Context {
+    /// A new span of a trace.
+    pub(super) fn new(trace: u128, is_sampled: bool) -> Self {
+        Self {
+            trace,
+            span: fastrand::u64(1..),
+            flags: if is_sampled { SAMPLED } else { 0 },
+        }
+    }
+
+    /// What a client says, if it says it once and well.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let mut fields = headers.get_all(TRACEPARENT).iter();
+        let field = fields.next()?;
+        match fields.next() {
+            Some(_) => None,
+            None => Self::parse(field.as_bytes()),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let (known, rest) = text.split_at_checked(LENGTH)?;
+        let is_dashed = [2, 35, 52].iter().all(|at| known.get(*at) == Some(&b'-'));
+        let version = hex(known.get(..2)?)?;
+        let is_fit = match version {
+            0 => rest.is_empty(),
+            0xff => false,
+            // Of later versions, what is known of them.
+            _ => rest.first().is_none_or(|next| *next == b'-'),
+        };
+        let context = Self {
+            trace: hex(known.get(3..35)?)?,
+            span: hex(known.get(36..52)?)? as u64,
+            flags: hex(known.get(53..)?)? as u8 & FLAGS,
+        };
+        (is_dashed && is_fit && context.trace != 0 && context.span != 0).then_some(context)
+    }
+
+    pub(super) fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    /// Another span of the same trace.
+    pub(super) fn next(self) -> Self {
+        Self {
+            span: fastrand::u64(1..),
+            ..self
+        }
+    }
+
+    /// Makes it the parent of what these headers lead to.
+    pub(super) fn tell(self, headers: &mut HeaderMap) {
+        let Self { trace, span, flags } = self;
+        let value = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
+        headers::insert(headers, TRACEPARENT, &value);
+    }
+}
+
+/// A number in lower-case digits.
+fn hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(digit))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::{Context, TRACEPARENT};
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn of(values: &[&str]) -> Option<Context> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(TRACEPARENT, HeaderValue::from_str(value).unwrap());
+        }
+        Context::of(&headers)
+    }
+
+    #[test]
+    fn l90_a_parent_is_read_as_the_standard_says() {
+        let parent = |flags| {
+            Some(Context {
+                trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
+                span: 0xb7ad_6b71_6920_3331,
+                flags,
+            })
+        };
+        let of = |text: &str| of(&[&text.replace("TRACE", TRACE)]);
+        for (text, flags) in [
+            ("00-TRACE-b7ad6b7169203331-01", 1),
+            ("00-TRACE-b7ad6b7169203331-00", 0),
+            ("00-TRACE-b7ad6b7169203331-03", 3),
+            // Flags without a meaning yet.
+            ("00-TRACE-b7ad6b7169203331-fd", 1),
+            // Later versions may have more.
+            ("cc-TRACE-b7ad6b7169203331-01", 1),
+            ("cc-TRACE-b7ad6b7169203331-01-what-comes", 1),
+        ] {
+            assert_eq!(of(text), parent(flags), "{text}");
+        }
+        for text in [
+            "",
+            "00",
+            "ff-TRACE-b7ad6b7169203331-01",
+            "00-TRACE-b7ad6b7169203331-01-more",
+            "00-TRACE-b7ad6b7169203331-01.",
+            "cc-TRACE-b7ad6b7169203331-01.",
+            "00-TRACE-b7ad6b7169203331-1",
+            "0-TRACE-b7ad6b7169203331-001",
+            "00-TRACE-b7ad6b716920333-001",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-001",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-TRACE-0000000000000000-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-TRACE-B7AD6B7169203331-01",
+            "00-TRACE-b7ad6b7169203331-0A",
+            "0x-TRACE-b7ad6b7169203331-01",
+            "00-TRACE-+7ad6b7169203331-01",
+            "00_TRACE_b7ad6b7169203331_01",
+            "é0-TRACE-b7ad6b7169203331-0",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn l90_two_parents_are_none() {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        assert!(of(&[&parent]).is_some());
+        assert_eq!(of(&[&parent, &parent]), None);
+    }
+
+    #[test]
+    fn l90_what_is_told_is_what_is_read() {
+        let context = Context::new(1, true);
+        let mut headers = HeaderMap::new();
+        context.tell(&mut headers);
+        assert_eq!(Context::of(&headers), Some(context));
+        let next = context.next();
+        assert_eq!((next.trace, next.flags), (1, 1));
+        assert_ne!(next.span, context.span);
+    }
+}

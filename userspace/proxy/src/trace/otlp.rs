@@ -1,0 +1,263 @@
+//! Spans as OpenTelemetry has them: OTLP messages, with names and attributes of its semantic
+//! conventions for HTTP (1.29).
+//!
+//! What is left out: `url.query`, and the query in `url.full`, for what is in there is often secret.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use headgate_model::ingress::{PathMatch, Route};
+use http::{Method, StatusCode, Version};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    resource::v1::Resource,
+    trace::v1::{
+        ResourceSpans, ScopeSpans, Span, SpanFlags, Status, span::SpanKind,
+        status::StatusCode as SpanStatus,
+    },
+};
+
+use super::record::{Record, Routed, Try};
+use crate::upstream::ErrorKind;
+
+const NAME: &str = "headgate-proxy";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Whoever waits for no answer any more.
+const CANCELLED: &str = "cancelled";
+
+/// Who we are.
+pub(super) fn resource(node: &str) -> Resource {
+    let mut attributes = Attributes::default();
+    attributes.text("service.name", NAME);
+    attributes.text("service.version", VERSION);
+    attributes.text("k8s.node.name", node);
+    Resource {
+        attributes: attributes.0,
+        ..Resource::default()
+    }
+}
+
+/// What a collector gets.
+pub(super) fn request(resource: &Resource, records: &[Record]) -> ExportTraceServiceRequest {
+    let scope = InstrumentationScope {
+        name: NAME.into(),
+        version: VERSION.into(),
+        ..InstrumentationScope::default()
+    };
+    let scope_spans = ScopeSpans {
+        scope: Some(scope),
+        spans: records.iter().flat_map(spans).collect(),
+        ..ScopeSpans::default()
+    };
+    let resource_spans = ResourceSpans {
+        resource: Some(resource.clone()),
+        scope_spans: vec![scope_spans],
+        ..ResourceSpans::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![resource_spans],
+    }
+}
+
+/// One for the request of the client, and one for each time that it was sent on.
+fn spans(record: &Record) -> Vec<Span> {
+    let tries = record.tries();
+    let of_tries = tries.iter().enumerate();
+    let of_tries = of_tries.map(|(number, one)| client_span(record, one, number));
+    std::iter::once(server_span(record))
+        .chain(of_tries)
+        .collect()
+}
+
+fn server_span(record: &Record) -> Span {
+    let mut attributes = Attributes::default();
+    attributes.method(&record.method);
+    attributes.text("url.path", &record.path);
+    attributes.text("url.scheme", scheme(record.is_secure));
+    attributes.number("server.port", record.port);
+    attributes.text("network.peer.address", &record.peer.ip().to_string());
+    attributes.number("network.peer.port", record.peer.port());
+    attributes.text("network.protocol.version", version(record.version));
+    if !record.agent.is_empty() {
+        attributes.text("user_agent.original", &record.agent);
+    }
+    let mut name = method(&record.method).unwrap_or("HTTP").to_owned();
+    if let Some(Routed {
+        route,
+        host,
+        client,
+    }) = &record.routed
+    {
+        let path = http_route(route);
+        name += &format!(" {path}");
+        attributes.text("server.address", host);
+        attributes.text("client.address", &client.to_string());
+        attributes.text("http.route", &path);
+        attributes.text("headgate.ingress", &route.ingress.to_string());
+    }
+    if let Some(status) = record.status {
+        attributes.number("http.response.status_code", status.as_u16());
+    }
+    let error = match record.status {
+        // What a client did wrong is no error of a server.
+        Some(status) if status.is_server_error() => Some(status.as_str().to_owned()),
+        Some(_) => None,
+        None => Some(CANCELLED.into()),
+    };
+    let parent = record.parent.as_ref();
+    let is_remote = match parent {
+        Some(_) => SpanFlags::ContextIsRemoteMask as u32,
+        None => 0,
+    };
+    Span {
+        name,
+        kind: SpanKind::Server.into(),
+        parent_span_id: parent.map_or_else(Vec::new, |parent| id(parent.span)),
+        start_time_unix_nano: nanoseconds(record.begin),
+        end_time_unix_nano: nanoseconds(record.begin + record.took),
+        ..span(record, record.context.span, is_remote, attributes, error)
+    }
+}
+
+fn client_span(record: &Record, one: &Try, number: usize) -> Span {
+    let scheme = scheme(one.upstream.policy.protocol.is_tls());
+    let mut attributes = Attributes::default();
+    attributes.method(&record.method);
+    attributes.text("server.address", &one.endpoint.ip().to_string());
+    attributes.number("server.port", one.endpoint.port());
+    let url = format!("{scheme}://{}{}", one.endpoint, record.path);
+    attributes.text("url.full", &url);
+    attributes.text("headgate.service", &one.upstream.to_string());
+    if number > 0 {
+        attributes.number("http.request.resend_count", number);
+    }
+    if let Some(Ok(status)) = one.result {
+        attributes.number("http.response.status_code", status.as_u16());
+    }
+    let is_bad = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+    let error = match one.result {
+        Some(Ok(status)) => Some(status.as_str().to_owned()).filter(|_| is_bad(&status)),
+        Some(Err(kind)) => Some(error_type(kind).into()),
+        None => Some(CANCELLED.into()),
+    };
+    let begin = record.begin + one.begin;
+    let took = one.took.unwrap_or(record.took.saturating_sub(one.begin));
+    Span {
+        name: method(&record.method).unwrap_or("HTTP").into(),
+        kind: SpanKind::Client.into(),
+        parent_span_id: id(record.context.span),
+        start_time_unix_nano: nanoseconds(begin),
+        end_time_unix_nano: nanoseconds(begin + took),
+        ..span(record, one.span, 0, attributes, error)
+    }
+}
+
+/// What both have.
+fn span(
+    record: &Record,
+    span: u64,
+    is_remote: u32,
+    mut attributes: Attributes,
+    error: Option<String>,
+) -> Span {
+    let status = error.map(|error| {
+        attributes.text("error.type", &error);
+        Status {
+            code: SpanStatus::Error.into(),
+            ..Status::default()
+        }
+    });
+    let known = SpanFlags::ContextHasIsRemoteMask as u32;
+    Span {
+        trace_id: record.context.trace.to_be_bytes().into(),
+        span_id: id(span),
+        trace_state: record.state.clone(),
+        flags: u32::from(record.context.flags) | known | is_remote,
+        attributes: attributes.0,
+        status,
+        ..Span::default()
+    }
+}
+
+#[derive(Default)]
+struct Attributes(Vec<KeyValue>);
+
+impl Attributes {
+    fn text(&mut self, key: &str, value: &str) {
+        self.add(key, Value::StringValue(value.into()));
+    }
+
+    fn number(&mut self, key: &str, value: impl TryInto<i64>) {
+        self.add(key, Value::IntValue(value.try_into().unwrap_or(i64::MAX)));
+    }
+
+    fn method(&mut self, used: &Method) {
+        self.text("http.request.method", method(used).unwrap_or("_OTHER"));
+        if method(used).is_none() {
+            self.text("http.request.method_original", used.as_str());
+        }
+    }
+
+    fn add(&mut self, key: &str, value: Value) {
+        self.0.push(KeyValue {
+            key: key.into(),
+            value: Some(AnyValue { value: Some(value) }),
+            ..KeyValue::default()
+        });
+    }
+}
+
+/// The name of a method that is known, so that clients cannot make up names of spans.
+fn method(method: &Method) -> Option<&str> {
+    const KNOWN: [Method; 9] = [
+        Method::CONNECT,
+        Method::DELETE,
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PATCH,
+        Method::POST,
+        Method::PUT,
+        Method::TRACE,
+    ];
+    KNOWN.contains(method).then(|| method.as_str())
+}
+
+fn http_route(route: &Route) -> String {
+    match &route.path {
+        PathMatch::Prefix(path) if path.is_empty() => "/".into(),
+        PathMatch::Exact(path) | PathMatch::Prefix(path) => path.clone(),
+        PathMatch::Regex(pattern) => pattern.to_string(),
+    }
+}
+
+fn scheme(is_secure: bool) -> &'static str {
+    if is_secure { "https" } else { "http" }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+fn error_type(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Connect => "connect",
+        ErrorKind::Tls => "tls",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Broken => "broken",
+        ErrorKind::Body => "body",
+    }
+}
+
+fn id(span: u64) -> Vec<u8> {
+    span.to_be_bytes().into()
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

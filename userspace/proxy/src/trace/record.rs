@@ -1,0 +1,203 @@
+//! What is noted down of a request while it is served.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use headgate_model::ingress::{Route, UpstreamKey};
+use http::{
+    HeaderMap, HeaderName, Method, Response, StatusCode, Version, header::USER_AGENT,
+    request::Parts,
+};
+
+use super::{Context, TRACESTATE, Tracer};
+use crate::{
+    body::Body,
+    forward::{Call, Connection},
+    upstream::{ErrorKind, Pick, SendError, Upstream},
+};
+
+/// Longest texts of clients that are kept, in bytes. They are copied: a part of a head would keep all
+/// of it.
+const MAX_TEXT: usize = 1024;
+/// Longest `tracestate` that is kept (W3C Trace Context, 3.3.1.5), in bytes. Backends get it whole.
+const MAX_STATE: usize = 512;
+
+/// The trace of a request. It is told when this is dropped, once the answer was sent.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    pub(crate) id: u128,
+    told: Option<(Tracer, Box<Record>)>,
+}
+
+/// A request and what became of it.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) context: Context,
+    pub(super) parent: Option<Context>,
+    pub(super) state: String,
+    pub(super) begin: SystemTime,
+    since: Instant,
+    pub(super) took: Duration,
+    pub(super) method: Method,
+    pub(super) version: Version,
+    pub(super) path: String,
+    pub(super) agent: String,
+    pub(super) is_secure: bool,
+    pub(super) peer: SocketAddr,
+    pub(super) port: u16,
+    pub(super) routed: Option<Routed>,
+    /// None while there is no answer.
+    pub(super) status: Option<StatusCode>,
+    tries: Mutex<Vec<Try>>,
+}
+
+/// What is known once there is a route.
+#[derive(Debug)]
+pub(super) struct Routed {
+    pub(super) route: Arc<Route>,
+    pub(super) host: String,
+    pub(super) client: IpAddr,
+}
+
+/// One sending of a request.
+#[derive(Debug)]
+pub(super) struct Try {
+    pub(super) span: u64,
+    /// After the request began.
+    pub(super) begin: Duration,
+    /// None while it lasts: then it ends with the request.
+    pub(super) took: Option<Duration>,
+    pub(super) upstream: UpstreamKey,
+    pub(super) endpoint: SocketAddr,
+    /// None while there is no answer.
+    pub(super) result: Option<Result<StatusCode, ErrorKind>>,
+}
+
+impl Trace {
+    /// One that nobody is told of.
+    pub(super) fn silent(id: u128) -> Self {
+        Self { id, told: None }
+    }
+
+    pub(super) fn told(tracer: Tracer, record: Record) -> Self {
+        Self {
+            id: record.context.trace,
+            told: Some((tracer, Box::new(record))),
+        }
+    }
+
+    /// The request is sent to an endpoint, with these headers.
+    pub(crate) fn tries(&self, upstream: &Upstream, pick: &Pick, headers: &mut HeaderMap) {
+        let Some((_, record)) = &self.told else {
+            return;
+        };
+        let context = record.context.next();
+        context.tell(headers);
+        let begin = record.since.elapsed();
+        let mut tries = record.tries();
+        if let Some(last) = tries.last_mut() {
+            last.took.get_or_insert(begin.saturating_sub(last.begin));
+        }
+        tries.push(Try {
+            span: context.span,
+            begin,
+            took: None,
+            upstream: upstream.key().clone(),
+            endpoint: pick.address(),
+            result: None,
+        });
+    }
+
+    /// What became of the last try. Answers that are passed on end with the request.
+    pub(crate) fn tried(&self, result: &Result<Response<Body>, SendError>) {
+        let Some((_, record)) = &self.told else {
+            return;
+        };
+        if let Some(last) = record.tries().last_mut() {
+            last.result = Some(match result {
+                Ok(response) => Ok(response.status()),
+                Err(error) => Err(error.kind),
+            });
+            let is_over = result.is_err();
+            last.took = is_over.then(|| record.since.elapsed().saturating_sub(last.begin));
+        }
+    }
+
+    /// The answer is here.
+    pub(crate) fn answers(&mut self, status: StatusCode) {
+        if let Some((_, record)) = &mut self.told {
+            record.status = Some(status);
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if let Some((tracer, mut record)) = self.told.take() {
+            record.took = record.since.elapsed();
+            tracer.push(record);
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn new(
+        context: Context,
+        parent: Option<Context>,
+        connection: &Connection,
+        call: Option<&Call>,
+        parts: &Parts,
+        since: Instant,
+    ) -> Self {
+        let state = joined(&parts.headers, &TRACESTATE);
+        let agent = parts.headers.get(USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok());
+        Self {
+            context,
+            parent,
+            state: Some(state)
+                .filter(|state| state.len() <= MAX_STATE)
+                .unwrap_or_default(),
+            begin: SystemTime::now() - since.elapsed(),
+            since,
+            took: Duration::ZERO,
+            method: parts.method.clone(),
+            version: parts.version,
+            path: short(parts.uri.path()),
+            agent: short(agent.unwrap_or_default()),
+            is_secure: connection.is_secure,
+            peer: connection.peer,
+            port: connection.local.port(),
+            routed: call.map(|call| Routed {
+                route: call.route.model().clone(),
+                host: call.host.clone(),
+                client: call.client,
+            }),
+            status: None,
+            tries: Mutex::default(),
+        }
+    }
+
+    pub(super) fn tries(&self) -> MutexGuard<'_, Vec<Try>> {
+        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many it will make.
+    pub(super) fn spans(&self) -> u64 {
+        1 + self.tries().len() as u64
+    }
+}
+
+/// All values of a header.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let fields = headers.get_all(name).iter();
+    let texts: Vec<&str> = fields.filter_map(|value| value.to_str().ok()).collect();
+    texts.join(",")
+}
+
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_TEXT)].into()
+}
