@@ -57,7 +57,10 @@ fn go(value: &Value) -> Go {
     match value {
         Value::Null => Go::NoValue,
         Value::Bool(is_set) => Go::from(*is_set),
-        Value::Number(number) => Go::from(number.as_i64().unwrap()),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Go::from(number),
+            None => Go::from(number.as_f64().unwrap()),
+        },
         Value::String(text) => Go::from(text.as_str()),
         Value::Array(items) => Go::Array(items.iter().map(go).collect()),
         Value::Object(fields) => {
@@ -299,6 +302,8 @@ fn values_reach_the_proxy() {
             "isDefault": true,
             "serviceAnnotations": {"example.com/pool": "public"},
             "metricsBindAddress": "0.0.0.0:10245",
+            "otlpEndpoint": "http://collector.monitoring:4318",
+            "traceSampleRate": 0.25,
             "extraArgs": ["--namespaces=shop"],
         },
     });
@@ -312,6 +317,8 @@ fn values_reach_the_proxy() {
         "--healthz-bind-address=/run/headgate/health/socket",
         "--publish-service=$(POD_NAMESPACE)/headgate-ingress",
         "--metrics-bind-address=0.0.0.0:10245",
+        "--otlp-endpoint=http://collector.monitoring:4318",
+        "--trace-sample-rate=0.25",
         "--namespaces=shop",
     ];
     assert_eq!(container["args"], json!(words));
@@ -395,6 +402,14 @@ fn bad_values_are_refused_by_name() {
         (json!({"privileged": "yes"}), "/privileged"),
         (json!({"ingress": {"enabled": "yes"}}), "/ingress/enabled"),
         (json!({"ingress": {"default": true}}), "default"),
+        (
+            json!({"ingress": {"otlpEndpoint": "collector:4318"}}),
+            "/ingress/otlpEndpoint",
+        ),
+        (
+            json!({"ingress": {"traceSampleRate": 2}}),
+            "/ingress/traceSampleRate",
+        ),
         (
             json!({"ingress": {"extraArgs": ["shop"]}}),
             "/ingress/extraArgs/0",

@@ -4,11 +4,19 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::TcpListener,
+    sync::{Arc, Mutex},
+};
 
+use axum::{Router, body::Bytes, routing::post};
 use common::{API, SHOP, eventually, finish, ingress_cluster, requests};
-use headgate_netns::{Certificate, Cluster, INGRESSES, PROXY_USER, slices};
+use headgate_netns::{Certificate, Cluster, INGRESSES, Node, PROXY_USER, slices};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 /// Status, headers and body.
 #[derive(Debug)]
@@ -165,6 +173,73 @@ fn l08_without_endpoints_there_is_no_service_until_there_are() {
     eventually("200", || status() == 200);
     cluster.write("ingress.yaml", "").unwrap();
     eventually("404", || status() == 404);
+}
+
+/// Names of spans that a collector was told, with the node that they are from.
+type Spans = Arc<Mutex<BTreeSet<(String, String)>>>;
+
+/// A collector (OTLP over HTTP) on the loopback of a node.
+fn collector(node: &Node, spans: &Spans) -> Runtime {
+    let listen = || TcpListener::bind("127.0.0.1:4318").unwrap();
+    let listener = node.netns.run(listen);
+    listener.set_nonblocking(true).unwrap();
+    let spans = spans.clone();
+    let take = move |body: Bytes| async move {
+        let told = ExportTraceServiceRequest::decode(body).unwrap();
+        for of_resource in told.resource_spans {
+            let node = format!("{:?}", of_resource.resource.unwrap().attributes);
+            let of_scopes = of_resource.scope_spans.into_iter();
+            let of_scopes = of_scopes.flat_map(|scope| scope.spans);
+            let names = of_scopes.map(|span| (span.name, node.clone()));
+            spans.lock().unwrap().extend(names);
+        }
+    };
+    let runtime = Runtime::new().unwrap();
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let app = Router::new().route("/v1/traces", post(take));
+        axum::serve(listener, app).await
+    });
+    runtime
+}
+
+#[test]
+fn l93_the_collector_of_the_command_line_is_told_at_the_latest_when_the_proxy_ends() {
+    let options = ["--otlp-endpoint", "http://127.0.0.1:4318"];
+    let Some((mut cluster, _)) = ingress_cluster("ingtrace", &options) else {
+        return;
+    };
+    let spans = Spans::default();
+    let _collector = collector(&cluster.nodes[0], &spans);
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let header = format!("traceparent: {parent}");
+    let answer = curl(
+        &cluster,
+        &["--header", &header, &format!("http://{API}/v1/")],
+    );
+    let told = answer.json()["headers"]["traceparent"].clone();
+    let told = told.as_str().unwrap();
+    assert!(told.starts_with(&parent[..36]) && told != parent, "{told}");
+    let metrics = || {
+        let mut command = cluster.nodes[0].netns.command("curl", None);
+        command.args(["--silent", "http://127.0.0.1:10245/metrics"]);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    eventually("it is told", || {
+        metrics().contains("headgate_proxy_spans_total{result=\"exported\"} 2\n")
+    });
+    spans.lock().unwrap().clear();
+    curl(&cluster, &[&format!("http://{API}/nowhere")]);
+    let proxy = cluster.nodes[0].proxy.take().unwrap();
+    proxy.terminate().unwrap();
+    let spans = spans.lock().unwrap();
+    let (name, node) = spans.first().unwrap();
+    assert_eq!((spans.len(), name.as_str()), (1, "GET"));
+    let name = &cluster.nodes[0].name;
+    assert!(
+        node.contains("k8s.node.name") && node.contains(name),
+        "{node}"
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// A new span of a trace.
+    /// The first span of a trace.
     pub(super) fn new(trace: u128, is_sampled: bool) -> Self {
         Self {
             trace,
@@ -170,8 +170,12 @@ mod tests {
         let mut headers = HeaderMap::new();
         context.tell(&mut headers);
         assert_eq!(Context::of(&headers), Some(context));
-        let next = context.next();
-        assert_eq!((next.trace, next.flags), (1, 1));
+        let next = Context {
+            flags: 3,
+            ..context
+        }
+        .next();
+        assert_eq!((next.trace, next.flags), (1, 3));
         assert_ne!(next.span, context.span);
     }
 }

@@ -182,24 +182,20 @@ pub(crate) fn begin(
     let is_believed = policy.is_none_or(|policy| policy.trusts_traces)
         || proxy.settings.trusted.iter().any(|net| net.contains(&peer));
     let parent = is_believed.then(|| Context::of(&parts.headers)).flatten();
-    let (trace, is_sampled) = match &parent {
-        Some(parent) => (parent.trace, parent.is_sampled()),
+    let context = match parent {
+        Some(parent) => parent.next(),
         None => {
             parts.headers.remove(TRACESTATE);
             let trace = fastrand::u128(1..);
-            (trace, tracer.samples(trace))
+            Context::new(trace, tracer.samples(trace))
         }
     };
-    if !is_sampled {
+    let is_told = context.is_sampled();
+    if is_told || parent.is_none() {
         // A parent that is not told stays the parent of whatever comes behind us.
-        if parent.is_none() {
-            let context = Context::new(trace, false);
-            context.tell(&mut parts.headers);
-        }
-        return Some(Trace::silent(trace));
+        context.tell(&mut parts.headers);
     }
-    let context = Context::new(trace, true);
-    context.tell(&mut parts.headers);
-    let record = Record::new(context, parent, connection, call, parts, since);
-    Some(Trace::told(tracer.clone(), record))
+    let record = is_told.then(|| Record::new(context, parent, connection, call, parts, since));
+    let told = record.map(|record| (tracer.clone(), Box::new(record)));
+    Some(Trace::new(context.trace, told))
 }

@@ -77,16 +77,9 @@ pub(super) struct Try {
 }
 
 impl Trace {
-    /// One that nobody is told of.
-    pub(super) fn silent(id: u128) -> Self {
-        Self { id, told: None }
-    }
-
-    pub(super) fn told(tracer: Tracer, record: Record) -> Self {
-        Self {
-            id: record.context.trace,
-            told: Some((tracer, Box::new(record))),
-        }
+    /// Nobody is told of one without a record.
+    pub(super) fn new(id: u128, told: Option<(Tracer, Box<Record>)>) -> Self {
+        Self { id, told }
     }
 
     /// The request is sent to an endpoint, with these headers.

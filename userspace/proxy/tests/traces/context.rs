@@ -55,6 +55,9 @@ async fn l90_the_trace_of_a_client_goes_on_to_the_backend() {
         assert_eq!(span.trace_state, "a=1,b=2");
     }
     assert_ne!(server.span_id, client.span_id);
+    let random = PARENT.replace("-01", "-03");
+    let seen = setup.pass(&[("traceparent", &random)]).await;
+    assert_eq!(context(&seen).2, "03");
 }
 
 #[tokio::test]
