@@ -1,6 +1,11 @@
 //! Certificates by the name that a client asks for (SNI, RFC 6066).
 
-use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use headgate_model::{
@@ -50,10 +55,12 @@ impl Certificates {
         })
     }
 
-    /// Those of `routes`. One that cannot be used is refused, and its host keeps the one it had.
+    /// Those of `routes`. One that cannot be used is refused, and its host keeps the one it had. One
+    /// that has ended is told as well, and used: it is for clients to say whether it holds, whose
+    /// clocks may be right.
     pub(crate) fn update(&self, routes: &Routes, refusals: &mut Vec<Refusal>) -> Self {
         // A Secret is read once, and refused once, however many hosts it is for.
-        let mut made: HashMap<NamespacedName, Option<Known>> = HashMap::new();
+        let mut made: BTreeMap<NamespacedName, Option<Known>> = BTreeMap::new();
         let mut make = |new: &Arc<Certificate>, old: Option<&Known>| {
             let made = made.entry(new.secret.clone());
             let made = made.or_insert_with(|| match old.filter(|old| old.0 == *new) {
@@ -69,11 +76,13 @@ impl Certificates {
             }
         }
         let default = routes.default_certificate.as_ref();
-        Self {
+        let next = Self {
             default: default.and_then(|new| make(new, self.default.as_ref())),
             hosts,
             fallback: self.fallback.clone(),
-        }
+        };
+        refusals.extend(made.values().flatten().filter_map(ended));
+        next
     }
 
     /// The certificate for a name: an exact one, one with `*.`, that of Ingresses without host, the
@@ -145,6 +154,21 @@ fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
     }
 }
 
+fn ended((certificate, key): &Known) -> Option<Refusal> {
+    let (_, parsed) = X509Certificate::from_der(key.cert.first()?).ok()?;
+    let end = not_after(&parsed)?;
+    (end < Timestamp::now()).then(|| Refusal {
+        object: ObjectName::Secret(certificate.secret.clone()),
+        field: "data".into(),
+        reason: format!("tls.crt ended at {end}; clients are still shown it"),
+    })
+}
+
+fn not_after(certificate: &X509Certificate<'_>) -> Option<Timestamp> {
+    let end = certificate.validity().not_after.timestamp();
+    Timestamp::from_second(end).ok()
+}
+
 /// What a certificate says about itself, of which a client reads the same.
 fn row(
     kind: CertificateKind,
@@ -154,13 +178,12 @@ fn row(
     let der = key.cert.first().map_or(&[][..], |first| first.as_ref());
     let parsed = X509Certificate::from_der(der).ok();
     let parsed = parsed.as_ref().map(|(_, certificate)| certificate);
-    let end = parsed.map(|certificate| certificate.validity().not_after.timestamp());
     CertificateRow {
         kind,
         hosts: Vec::new(),
         secret: secret.map(NamespacedName::to_string),
         names: parsed.map(names).unwrap_or_default(),
-        not_after: end.and_then(|end| Timestamp::from_second(end).ok()),
+        not_after: parsed.and_then(not_after),
     }
 }
 

@@ -196,7 +196,7 @@ async fn l86_without_a_certificate_there_is_the_default() {
 
 /// Whether a certificate holds is for clients to say, whose clocks may be right.
 #[tokio::test]
-async fn l86_an_expired_certificate_is_shown() {
+async fn l86_an_expired_certificate_is_shown_and_told() {
     let mut params = CertificateParams::new(vec!["a.test".into()]).unwrap();
     params.not_before = date_time_ymd(2000, 1, 1);
     params.not_after = date_time_ymd(2001, 1, 1);
@@ -207,6 +207,13 @@ async fn l86_an_expired_certificate_is_shown() {
     let setup = Setup::with(Settings::default(), &objects).await;
     assert!(shown(&setup, "a.test").await == old.der);
     assert!(shown(&setup, "b.test").await == b.der);
+    // As long as it is there.
+    let refusals = setup.serve(&objects);
+    let [refusal] = &refusals[..] else {
+        panic!("{refusals:?}");
+    };
+    assert_eq!(refusal.object, ObjectName::Secret(name("a-tls")));
+    assert!(refusal.reason.contains("2001-01-01"), "{refusal:?}");
 }
 
 async fn ask(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
