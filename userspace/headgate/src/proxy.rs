@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::value_parser;
 use headgate_control::{
     Address, Endpoints, IngressStatus, Publish, Serve, kube as kube_source, manifests, publish,
     report, run_ingress,
@@ -92,6 +93,14 @@ pub(crate) struct Options {
     /// Connections of clients at the same time; more of them wait to be accepted
     #[arg(long, default_value_t = Settings::default().max_connections)]
     max_connections: usize,
+    /// Seconds that a client may take for the head of a request, and have none
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
+    #[arg(default_value_t = Settings::default().head_timeout.as_secs())]
+    client_header_timeout: u64,
+    /// Seconds that a client may be silent in the body of a request that has no answer yet
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
+    #[arg(default_value_t = Settings::default().body_timeout.as_secs())]
+    client_body_timeout: u64,
     /// How requests are logged to standard output
     #[arg(long, default_value = "json")]
     access_log: LogChoice,
@@ -241,7 +250,8 @@ fn settings(options: &Options) -> Result<Settings> {
         log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
         tracer: tracer.transpose()?,
         max_connections: options.max_connections,
-        ..Settings::default()
+        head_timeout: Duration::from_secs(options.client_header_timeout),
+        body_timeout: Duration::from_secs(options.client_body_timeout),
     })
 }
 

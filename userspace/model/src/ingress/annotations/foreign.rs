@@ -285,6 +285,10 @@ const SETTINGS: &[(&[&str], &str)] = &[
         "option --trace-sample-rate of `headgate proxy`; traces of clients are sampled as those say",
     ),
     (
+        &["client-header-timeout", "client-body-timeout"],
+        "the option of `headgate proxy` with this name",
+    ),
+    (
         &["worker-processes"],
         "option --threads of `headgate proxy`; one for each CPU if not given",
     ),
