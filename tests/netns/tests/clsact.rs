@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use common::{
-    CLUSTER_V4, Client, Load, cluster_without_agents, eventually, names, on, on_node,
-    pods_over_http,
+    CLUSTER_V4, cluster_without_agents, eventually, finish, names, on, on_node, pods_over_http,
 };
-use headgate_netns::{Cluster, Node, SERVICE, binary, get, slices};
+use headgate_netns::{Cluster, Load, Node, SERVICE, binary, connections, slices};
 use nix::sys::signal::Signal;
 
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
@@ -106,14 +105,13 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
     );
     let shown = hooks(&cluster.nodes[0]);
 
-    let ask = |address| -> [Client; 1] {
-        [Box::new(move || {
-            let answer = get(address).map_err(|error| format!("{address}: {error}"));
-            answer.map(drop)
-        })]
-    };
-    let outside = Load::start(&cluster.client, ask(target));
-    let pod = Load::start(&cluster.nodes[0].pods[0].netns, ask(inside));
+    let load = Load::new()
+        .with(&cluster.client, Duration::ZERO, connections(target))
+        .with(
+            &cluster.nodes[0].pods[0].netns,
+            Duration::ZERO,
+            connections(inside),
+        );
     for _ in 0..3 {
         let before = filters(&cluster.nodes[0]);
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
@@ -131,8 +129,7 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
         assert_eq!((programs(node), links_of_tc(node)), (filters, links));
         assert_eq!(hooks(node), shown);
     }
-    outside.finish();
-    pod.finish();
+    finish(load);
 }
 
 #[test]
