@@ -5,7 +5,7 @@ use headgate_abi::{
 };
 
 use crate::{
-    conntrack::{is_expired, mirror},
+    conntrack::{is_expired, mirror, timeout_s},
     parse::Family,
     select::{flow_hash, mix},
     tables::{Added, Tables},
@@ -73,6 +73,7 @@ pub(crate) fn open_connection<T: Tables>(
             Added::Exists => {}
         }
         if is_free(tables, notes) {
+            end_original(tables, flow, notes);
             tables.put_connection(&notes.other_flow, &notes.other)?;
             return tables.put_connection(flow, &notes.entry);
         }
@@ -105,6 +106,35 @@ fn is_free<T: Tables>(tables: &T, notes: &Notes) -> bool {
     is_same
         || taken.state == CtState::CLOSED
         || is_expired(&taken, notes.other_flow.protocol, tables.now_s())
+}
+
+/// Ends the client's half of the connection whose reply entry is about to be replaced. What that client
+/// still sends would otherwise meet the new connection at the backend, and change its state here.
+#[inline(always)]
+fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
+    let Some(taken) = tables.connection(&notes.other_flow) else {
+        return;
+    };
+    notes.other_flow.source = taken.destination;
+    notes.other_flow.destination = taken.source;
+    notes.other_flow.source_port = taken.destination_port;
+    notes.other_flow.destination_port = taken.source_port;
+    // The client may have another connection by now.
+    let entry = &notes.entry;
+    let is_its = tables
+        .connection(&notes.other_flow)
+        .is_some_and(|original| {
+            original.source == entry.source
+                && original.source_port == entry.source_port
+                && original.destination == entry.destination
+                && original.destination_port == entry.destination_port
+        });
+    if is_its {
+        let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
+        let long_ago = tables.now_s().wrapping_sub(age);
+        tables.touch_connection(&notes.other_flow, CtState::CLOSED, long_ago);
+    }
+    mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
 }
 
 /// The entry for the client's packets when nothing but the destination changes.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, Port, Protocol,
-    Reason,
+    Addr, AddressEntry, BackendEntry, CtState, DatapathConfig, FrontendFlags, FrontendKey, Port,
+    Protocol, Reason,
 };
 use headgate_datapath::Hook;
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
@@ -45,6 +45,7 @@ fn state() -> State {
     };
     let none = FrontendFlags::default();
     frontend("192.168.50.1", 30080, Protocol::TCP, WEB, none);
+    frontend("192.168.50.1", 30090, Protocol::TCP, WEB, none);
     frontend("fd50::1", 30080, Protocol::TCP, WEB_V6, none);
     frontend("192.168.50.1", 30053, Protocol::UDP, DNS, none);
     frontend("192.168.50.1", 30081, Protocol::TCP, EMPTY, none);
@@ -396,6 +397,38 @@ fn s48_two_services_with_one_backend_get_two_source_ports() {
     assert_eq!(one, "192.168.50.100 5000 > 10.244.1.2 53 udp 9");
     assert!(two.ends_with("> 10.244.1.2 53 udp 9"), "{two}");
     assert_ne!(one, two);
+}
+
+/// A backend tells its clients apart by address and port, which may be another connection's once the
+/// first one has ended. What still comes for that one must not meet the new one.
+#[test]
+fn s48_late_packets_do_not_meet_the_next_connection() {
+    let mut walks = Walks::new("late");
+    let first = Builder::new("192.168.50.100:40000", "192.168.50.1:30080");
+    let second = Builder::new("192.168.50.100:40000", "192.168.50.1:30090");
+    let opened = describe(&walks.run(&first.tcp("S", b"")).frame);
+    let chosen = match opened.contains("10.244.1.2") {
+        true => "10.244.1.2:9376",
+        false => "10.244.1.3:9376",
+    };
+    let backend = Builder::new(chosen, "192.168.50.100:40000");
+    walks.run(&backend.tcp("R", b""));
+    let again = describe(&walks.run(&second.tcp("S", b"")).frame);
+    assert_eq!(again, opened, "the port is free again");
+    let late = describe(&walks.run(&first.tcp("A", b"")).frame);
+    assert!(!late.starts_with("192.168.50.100 40000 "), "{late}");
+    assert_sent(
+        &walks.run(&backend.tcp("SA", b"")),
+        "pass",
+        Reason::ToClient,
+        "192.168.50.1 30090 > 192.168.50.100 40000 tcp SA",
+    );
+    let data = walks.run(&second.tcp("A", b"data"));
+    assert_eq!(describe(&data.frame), opened.replace("tcp S", "tcp A"));
+    let states = walks.host.connections.iter();
+    let second = states.filter(|(flow, _)| flow.destination_port == Port::new(30090));
+    let states: Vec<CtState> = second.map(|(_, entry)| entry.state).collect();
+    assert_eq!(states, [CtState::ESTABLISHED]);
 }
 
 /// Frames of every kind with random bytes put in, cut and extended: whatever comes of them, host
