@@ -3,7 +3,9 @@
 //! A [`Target`] makes inputs, which are bytes, and runs them. An input says everything about its case,
 //! so one that failed is kept as a file and run by the tests from then on ([`regressions()`]).
 
+mod http;
 mod input;
+mod objects;
 mod packet;
 mod regressions;
 mod run;
@@ -32,7 +34,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: &[Target] = &[packet::HOST, packet::KERNEL];
+pub const TARGETS: &[Target] = &[packet::HOST, packet::KERNEL, objects::OBJECTS, http::HTTP];
 
 /// The target of this name.
 pub fn target(name: &str) -> Option<&'static Target> {

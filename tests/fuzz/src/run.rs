@@ -53,12 +53,13 @@ pub struct Failure {
 /// Runs a target on inputs that follow from `seed`.
 pub fn run(target: &Target, seed: u64, limit: &Limit) -> Result<Outcome> {
     count_panics();
-    let start = Instant::now();
     let cases = AtomicU64::new(0);
     let is_over = AtomicBool::new(false);
+    let start = Instant::now();
     let work = |thread: u64| -> Result<Option<Failure>> {
         let mut rng = Rng::with_seed(seed.wrapping_add(thread));
         let mut runner = (target.runner)()?;
+        let start = Instant::now();
         while !is_over.load(Ordering::Relaxed)
             && cases.load(Ordering::Relaxed) < limit.cases
             && start.elapsed() < limit.time

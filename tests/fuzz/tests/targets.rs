@@ -48,3 +48,13 @@ fn packet_host() {
 fn packet_kernel() {
     holds("packet-kernel");
 }
+
+#[test]
+fn objects() {
+    holds("objects");
+}
+
+#[test]
+fn http() {
+    holds("http");
+}

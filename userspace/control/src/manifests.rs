@@ -44,9 +44,9 @@ pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> R
     read_on(folder, Reader::new(Interest::Ingress, ""), events).await
 }
 
-/// What the manifests in `folder` say of the same, once.
-pub fn read_ingresses(folder: &Path) -> Vec<Event> {
-    Reader::new(Interest::Ingress, "").read(folder)
+/// What the manifests in `folder` say to somebody with this interest, on the node of this name, once.
+pub fn read(folder: &Path, interest: Interest, node: &str) -> Vec<Event> {
+    Reader::new(interest, node).read(folder)
 }
 
 /// The ConfigMaps in `folder`: their names and what they say. Files that cannot be read have none.

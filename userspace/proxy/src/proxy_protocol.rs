@@ -58,14 +58,16 @@ fn parsed(header: &HeaderResult<'_>) -> io::Result<(usize, Option<Ends>)> {
     }
 }
 
+/// A load balancer with sockets for both families has IPv4 clients as well.
 fn ends(
     source: impl Into<IpAddr>,
     from: u16,
     destination: impl Into<IpAddr>,
     to: u16,
 ) -> Option<Ends> {
-    let source = SocketAddr::new(source.into(), from);
-    Some((source, SocketAddr::new(destination.into(), to)))
+    let source = SocketAddr::new(source.into().to_canonical(), from);
+    let destination = destination.into().to_canonical();
+    Some((source, SocketAddr::new(destination, to)))
 }
 
 fn v1_ends(addresses: &v1::Addresses) -> Option<Ends> {
@@ -146,6 +148,8 @@ mod tests {
         .unwrap();
         second.extend(&rest);
         assert_eq!(told(&second).await.unwrap(), (Some(v4), rest.clone()));
+        let mapped = b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.1 4000 80\r\nGET /";
+        assert_eq!(told(mapped).await.unwrap(), (Some(v4), rest.clone()));
         let unknown = told(b"PROXY UNKNOWN\r\nGET /").await.unwrap();
         assert_eq!(unknown, (None, rest));
         for bad in [

@@ -134,15 +134,14 @@ async fn connection(
     stopping: Stopping,
 ) -> Result<(), BodyError> {
     stream.set_nodelay(true)?;
-    let mut ends = (peer, stream.local_addr()?);
+    let mut ends = (canonical(peer), canonical(stream.local_addr()?));
     let mut read = BytesMut::new();
-    if proxy.settings.is_told_by(peer.ip().to_canonical()) {
+    if proxy.settings.is_told_by(ends.0.ip()) {
         let told = proxy_protocol::read(&mut stream, &mut read);
         ends = timeout(HELLO_TIMEOUT, told).await??.unwrap_or(ends);
     }
     let (peer, local) = ends;
-    let mut connection =
-        Connection::new(canonical(peer), canonical(local), scheme == Scheme::Https);
+    let mut connection = Connection::new(peer, local, scheme == Scheme::Https);
     if scheme == Scheme::Http {
         return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
     }
@@ -165,7 +164,7 @@ async fn connection(
     http(proxy, connection, stream, stopping).await
 }
 
-/// A socket for both families has IPv4 clients as well, ours and a load balancer's.
+/// A socket for both families has IPv4 clients as well.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

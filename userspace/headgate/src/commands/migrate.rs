@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_control::{Event, manifests};
+use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
     ingress::{Fate, Ingress, IngressOptions, Objects, fates, routes, setting},
@@ -75,7 +75,7 @@ fn rows(folder: &Path) -> Result<Vec<Row>> {
     let maps = manifests::config_maps(folder);
     let maps = maps.with_context(|| folder.display().to_string())?;
     let mut rows = Vec::new();
-    for event in manifests::read_ingresses(folder) {
+    for event in manifests::read(folder, Interest::Ingress, "") {
         match event {
             Event::Ingress(_, Some(ingress)) => rows.extend(of_ingress(ingress)),
             Event::Refused(ObjectName::Ingress(_) | ObjectName::File(_), refusals) => {

@@ -1,0 +1,199 @@
+//! A backend that takes nothing but what the standard has (RFC 9112), and writes down what is wrong.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+/// What came.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Requests that came to their end.
+    pub(super) requests: u64,
+    /// What should not have come.
+    pub(super) wrong: Vec<String>,
+}
+
+pub(super) struct Backend {
+    pub(super) address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Backend {
+    pub(super) async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let told = seen.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let told = told.clone();
+                // Requests that break off are the client's doing.
+                tokio::spawn(async move { serve(stream, &told).await.ok() });
+            }
+        });
+        Ok(Self { address, seen })
+    }
+
+    /// What came since the last time.
+    pub(super) fn take(&self) -> Seen {
+        std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+type Stream = BufReader<TcpStream>;
+
+async fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    // A connection that is passed on starts with a record of TLS, which is none of our business.
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    stream.get_ref().peek(&mut first).await?;
+    if first == [HANDSHAKE] {
+        return Ok(());
+    }
+    loop {
+        let result = request(&mut stream).await?;
+        note(seen, &result);
+        if result.is_err() {
+            return Ok(());
+        }
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")
+            .await?;
+    }
+}
+
+fn note(seen: &Mutex<Seen>, result: &Result<(), String>) {
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    match result {
+        Ok(()) => seen.requests += 1,
+        Err(wrong) => seen.wrong.push(wrong.clone()),
+    }
+}
+
+/// One request. The outer error is of the connection, the inner one of what was sent.
+async fn request(stream: &mut Stream) -> io::Result<Result<(), String>> {
+    let Some(first) = line(stream).await? else {
+        return Ok(Err("a line that does not end as it should".into()));
+    };
+    let words: Vec<&str> = first.split(' ').collect();
+    let [method, target, "HTTP/1.1"] = words[..] else {
+        return Ok(Err(format!("no request line: {first:?}")));
+    };
+    if !method.bytes().all(is_token) || method.is_empty() || !is_normal(target) {
+        return Ok(Err(format!("neither method nor path: {first:?}")));
+    }
+    let (mut lengths, mut codings, mut hosts) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let Some(field) = line(stream).await? else {
+            return Ok(Err("a line that does not end as it should".into()));
+        };
+        if field.is_empty() {
+            break;
+        }
+        let Some((name, value)) = field.split_once(':') else {
+            return Ok(Err(format!("no field: {field:?}")));
+        };
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Ok(Err(format!("no name of a field: {field:?}")));
+        }
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => lengths.push(value.trim().to_owned()),
+            "transfer-encoding" => codings.push(value.trim().to_owned()),
+            "host" => hosts += 1,
+            _ => {}
+        }
+    }
+    if hosts != 1 {
+        return Ok(Err(format!("{hosts} hosts")));
+    }
+    match (&lengths[..], &codings[..]) {
+        ([], []) => Ok(Ok(())),
+        ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let Ok(length) = length.parse() else {
+                return Ok(Err(format!("no length: {length}")));
+            };
+            skip(stream, length).await?;
+            Ok(Ok(()))
+        }
+        ([], [coding]) if coding == "chunked" => chunks(stream).await,
+        _ => Ok(Err(format!("framed by {lengths:?} and {codings:?}"))),
+    }
+}
+
+async fn chunks(stream: &mut Stream) -> io::Result<Result<(), String>> {
+    loop {
+        let size = line(stream).await?;
+        let size = size.and_then(|size| usize::from_str_radix(&size, 16).ok());
+        let Some(size) = size else {
+            return Ok(Err("no size of a chunk".into()));
+        };
+        if size == 0 {
+            break;
+        }
+        skip(stream, size).await?;
+        if line(stream).await?.as_deref() != Some("") {
+            return Ok(Err("a chunk that goes on".into()));
+        }
+    }
+    // Trailers.
+    while line(stream).await?.is_some_and(|line| !line.is_empty()) {}
+    Ok(Ok(()))
+}
+
+async fn skip(stream: &mut Stream, len: usize) -> io::Result<()> {
+    for _ in 0..len {
+        stream.read_u8().await?;
+    }
+    Ok(())
+}
+
+/// A line that ends as the standard says, and has no other control character but tabs.
+async fn line(stream: &mut Stream) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n") {
+        bytes.push(stream.read_u8().await?);
+    }
+    bytes.truncate(bytes.len() - 2);
+    let is_good = bytes
+        .iter()
+        .all(|byte| !byte.is_ascii_control() || *byte == b'\t');
+    Ok(is_good.then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether the path has its one form: no segment that goes elsewhere or nowhere, no escape of what
+/// needs none.
+fn is_normal(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    let mut segments = path.split('/').skip(1).peekable();
+    let mut has_wrong = false;
+    while let Some(segment) = segments.next() {
+        has_wrong |=
+            matches!(segment, "." | "..") || segment.is_empty() && segments.peek().is_some();
+    }
+    let escapes = path
+        .split('%')
+        .skip(1)
+        .map(|rest| rest.get(..2).unwrap_or_default());
+    has_wrong |= escapes
+        .map(|digits| (digits, u8::from_str_radix(digits, 16)))
+        .any(|(digits, byte)| {
+            let needs_none = byte.as_ref().is_ok_and(|byte| {
+                byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~".contains(byte)
+            });
+            byte.is_err() || needs_none || digits.bytes().any(|digit| digit.is_ascii_lowercase())
+        });
+    path.starts_with('/') && !path.contains('\\') && !has_wrong
+}

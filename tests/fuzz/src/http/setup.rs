@@ -1,0 +1,139 @@
+//! A proxy and its backend.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use headgate_model::{
+    NamespacedName, Protocol, Scope, Service, ServicePort,
+    ingress::{
+        Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, Objects, PathType,
+        PortName, routes,
+    },
+};
+use headgate_proxy::{Proxy, Scheme, Settings};
+use tokio::net::TcpListener;
+
+use super::backend::Backend;
+
+pub(super) struct Setup {
+    pub(super) backend: Backend,
+    /// HTTP, HTTP behind the PROXY protocol, and TLS.
+    pub(super) listeners: [SocketAddr; 3],
+    proxies: Vec<Arc<Proxy>>,
+}
+
+impl Setup {
+    pub(super) async fn new() -> Result<Self> {
+        let backend = Backend::start().await?;
+        let times = Settings {
+            head_timeout: Duration::from_secs(2),
+            body_timeout: Duration::from_secs(2),
+            ..Settings::default()
+        };
+        let behind = Settings {
+            proxy_protocol: vec![IpAddr::from([127, 0, 0, 1]).into()],
+            ..times.clone()
+        };
+        let proxies = vec![Arc::new(Proxy::new(times)?), Arc::new(Proxy::new(behind)?)];
+        let routes = routes(
+            &objects(),
+            &IngressOptions {
+                without_class: true,
+                ..IngressOptions::default()
+            },
+        );
+        assert_eq!(routes.refusals, []);
+        for proxy in &proxies {
+            proxy.serve(&routes);
+            for key in routes.upstreams() {
+                proxy.place(key, &BTreeMap::from([(backend.address, 1)]));
+            }
+        }
+        let listeners = [
+            listen(&proxies[0], Scheme::Http).await?,
+            listen(&proxies[1], Scheme::Http).await?,
+            listen(&proxies[0], Scheme::Https).await?,
+        ];
+        Ok(Self {
+            backend,
+            listeners,
+            proxies,
+        })
+    }
+
+    /// Requests for routes that got an answer.
+    pub(super) fn accepted(&self) -> u64 {
+        let answers = self.proxies.iter().flat_map(|proxy| proxy.answers());
+        answers
+            .map(|(_, answers)| answers.by_class.iter().sum::<u64>())
+            .sum()
+    }
+}
+
+async fn listen(proxy: &Arc<Proxy>, scheme: Scheme) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let proxy = proxy.clone();
+    tokio::spawn(async move { proxy.listen(listener, scheme, std::future::pending()).await });
+    Ok(address)
+}
+
+/// A host that is served, and one whose connections are passed on as they are.
+fn objects() -> Objects {
+    let name = |text: &str| NamespacedName::new("default", text);
+    let service = Service {
+        name: name("web"),
+        created_s: None,
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+        cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: None,
+        health_check_node_port: None,
+    };
+    let ingress = |text: &str, host: &str, annotations: &[(&str, &str)]| Ingress {
+        name: name(text),
+        created_s: Some(1),
+        annotations: annotations
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+        class: None,
+        default_backend: None,
+        rules: vec![IngressRule {
+            host: host.into(),
+            paths: vec![IngressPath {
+                path: "/".into(),
+                path_type: PathType::Prefix,
+                backend: IngressBackend::Service {
+                    name: "web".into(),
+                    port: PortName::Number(80),
+                },
+            }],
+        }],
+        tls: Vec::new(),
+    };
+    let mut objects = Objects::default();
+    objects.services.insert(service.name.clone(), service);
+    let passed = [("headgate.io/ssl-passthrough", "true")];
+    for ingress in [
+        ingress("main", "a.test", &[]),
+        ingress("passed", "passed.test", &passed),
+    ] {
+        objects.ingresses.insert(ingress.name.clone(), ingress);
+    }
+    objects
+}

@@ -1,0 +1,113 @@
+//! Maps in memory.
+
+use headgate_model::{Actual, Change, Dataplane};
+
+use crate::{
+    agent::{Broken, World},
+    cluster::Stray,
+    reference::assert_consistent,
+};
+
+/// Maps in memory that check every change.
+pub(crate) struct Memory {
+    actual: Actual,
+    /// Whether somebody else wrote since they were read last.
+    is_tampered: bool,
+}
+
+impl Dataplane for Memory {
+    type Error = Broken;
+
+    fn restore(&mut self) -> Result<(Actual, usize), Broken> {
+        self.is_tampered = false;
+        let before = self.actual.frontends.len();
+        let services = &self.actual.services;
+        self.actual.frontends.retain(|_, spec| {
+            services.contains_key(&spec.inside) && services.contains_key(&spec.outside)
+        });
+        let strays = before - self.actual.frontends.len();
+        let backends = self.actual.backends.values();
+        self.actual.backend_ids = backends.map(|(id, _)| id.0).collect();
+        Ok((self.actual.clone(), strays))
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), Broken> {
+        self.actual.record(change);
+        if self.is_tampered {
+            return Ok(());
+        }
+        // Numbers are those of what they stand for.
+        match change {
+            Change::PutService { spec, backends, .. } => {
+                for (backend, id) in spec.backends.iter().zip(backends) {
+                    assert_eq!(self.actual.backends[backend].0, *id, "id of {backend}");
+                }
+            }
+            Change::PutFrontend {
+                spec,
+                inside,
+                outside,
+                ..
+            } => {
+                for (key, id) in [(&spec.inside, inside), (&spec.outside, outside)] {
+                    assert_eq!(self.actual.services[key].0, *id, "id of {key}");
+                }
+            }
+            _ => {}
+        }
+        assert_consistent(&self.actual);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        Ok(())
+    }
+}
+
+impl World for Memory {
+    const HAS_ROOM: bool = true;
+
+    fn new() -> Option<Self> {
+        Some(Self {
+            actual: Actual::default(),
+            is_tampered: false,
+        })
+    }
+
+    fn holds(&mut self) -> Actual {
+        self.actual.clone()
+    }
+
+    fn tamper(&mut self, stray: Stray) {
+        self.is_tampered = true;
+        let actual = &mut self.actual;
+        match stray {
+            Stray::LoseFrontend => drop(actual.frontends.pop_first()),
+            Stray::AddFrontend => {
+                if let Some((mut frontend, mut spec)) = actual.frontends.pop_first() {
+                    actual.frontends.insert(frontend, spec.clone());
+                    frontend.port = 9;
+                    spec.inside.port = "nobody's".into();
+                    actual.frontends.insert(frontend, spec);
+                }
+            }
+            Stray::LoseAddress => drop(actual.addresses.pop_first()),
+            Stray::AddAddress => {
+                let address = [10, 96, 9, 9].into();
+                actual
+                    .addresses
+                    .insert(address, headgate_model::AddressKind::Service);
+            }
+            Stray::ChangeBackend => {
+                if let Some((mut backend, value)) = actual.backends.pop_first() {
+                    backend.port = 9;
+                    for (_, spec) in actual.services.values_mut() {
+                        spec.backends
+                            .retain(|other| actual.backends.contains_key(other));
+                    }
+                    actual.backends.insert(backend, value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What the maps should hold for a cluster, as the rules of the Service API say it and not as the
+//! model does: from the whole cluster at once, one question after the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use headgate_model::{
+    Actual, AddressKind, Backend, Frontend, FrontendKind, NamespacedName, Protocol, Scope, Service,
+    ServiceKey,
+};
+use ipnet::IpNet;
+
+use crate::cluster::Cluster;
+
+/// What is found behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    of: NamespacedName,
+    kind: FrontendKind,
+    inside: Way,
+    outside: Way,
+    /// Who is admitted, if not everybody.
+    admits: Option<BTreeSet<IpNet>>,
+}
+
+/// Where a new connection may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Way {
+    /// Backends, and whether they run here.
+    backends: BTreeMap<Backend, bool>,
+    is_local: bool,
+    affinity_timeout_s: u32,
+}
+
+/// All that can be seen of the maps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    frontends: BTreeMap<Frontend, Behind>,
+    addresses: BTreeMap<IpAddr, AddressKind>,
+    backends: BTreeSet<Backend>,
+}
+
+/// What should be seen.
+pub(crate) fn expected(cluster: &Cluster) -> Seen {
+    let mut seen = Seen::default();
+    let mut services: Vec<&Service> = cluster.services.values().collect();
+    // S17: the oldest first, those without age last.
+    services.sort_by_key(|service| {
+        (
+            service.created_s.is_none(),
+            service.created_s,
+            &service.name,
+        )
+    });
+    for service in services {
+        for (address, kind) in addresses(cluster, service) {
+            for port in &service.ports {
+                let number = match (kind, port.node_port) {
+                    (FrontendKind::NodePort, None) => continue,
+                    (FrontendKind::NodePort, Some(number)) => number,
+                    _ => port.port,
+                };
+                let way = |is_local| {
+                    way(
+                        cluster,
+                        service,
+                        &port.name,
+                        port.protocol,
+                        address,
+                        is_local,
+                    )
+                };
+                let external = service.external_policy == Scope::Local;
+                let internal = service.internal_policy == Scope::Local;
+                // S21, S23: policies of traffic from outside mean nothing to that from inside.
+                let (inside, outside) = match kind {
+                    FrontendKind::ClusterIp => (way(internal), way(internal)),
+                    _ => (way(false), way(external)),
+                };
+                for way in [&inside, &outside] {
+                    seen.backends.extend(way.backends.keys());
+                }
+                // S13: for the load balancer alone.
+                let ranges = match kind {
+                    FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
+                    _ => None,
+                };
+                let frontend = Frontend {
+                    address,
+                    port: number,
+                    protocol: port.protocol,
+                };
+                seen.frontends.entry(frontend).or_insert_with(|| Behind {
+                    of: service.name.clone(),
+                    kind,
+                    inside,
+                    outside,
+                    admits: ranges.map(|ranges| {
+                        let of_family = ranges
+                            .iter()
+                            .filter(|range| range.addr().is_ipv4() == address.is_ipv4());
+                        of_family.copied().collect()
+                    }),
+                });
+                // S16: an address is the services' own unless the node, or somebody else, has it too.
+                let is_own = match kind {
+                    FrontendKind::ClusterIp => true,
+                    FrontendKind::LoadBalancer => !cluster.node.addresses.contains(&address),
+                    FrontendKind::NodePort | FrontendKind::ExternalIp => false,
+                };
+                let known = seen.addresses.entry(address).or_insert(AddressKind::Shared);
+                if is_own {
+                    *known = AddressKind::Service;
+                }
+            }
+        }
+    }
+    seen
+}
+
+/// S10, S12, S15.
+fn addresses(cluster: &Cluster, service: &Service) -> Vec<(IpAddr, FrontendKind)> {
+    let node = &cluster.node;
+    let external = service
+        .external_ips
+        .iter()
+        .filter(|address| node.serves_external_ips && !node.addresses.contains(address));
+    let of =
+        |addresses: Vec<IpAddr>, kind| addresses.into_iter().map(move |address| (address, kind));
+    of(service.cluster_ips.clone(), FrontendKind::ClusterIp)
+        .chain(of(node.node_port_addresses.clone(), FrontendKind::NodePort))
+        .chain(of(external.copied().collect(), FrontendKind::ExternalIp))
+        .chain(of(
+            service.load_balancer_ips.clone(),
+            FrontendKind::LoadBalancer,
+        ))
+        .collect()
+}
+
+/// S04, S25, S30, S31.
+fn way(
+    cluster: &Cluster,
+    service: &Service,
+    port_name: &str,
+    protocol: Protocol,
+    of_family: IpAddr,
+    is_local: bool,
+) -> Way {
+    let here = &cluster.node.name;
+    let mut ready = Vec::new();
+    let mut leaving = Vec::new();
+    for slice in cluster
+        .slices
+        .values()
+        .filter(|slice| slice.service == service.name)
+    {
+        for port in &slice.ports {
+            for endpoint in &slice.endpoints {
+                let is_this = port.name == port_name
+                    && port.protocol == protocol
+                    && endpoint.address.is_ipv4() == of_family.is_ipv4();
+                let is_here = endpoint.node.as_ref() == Some(here);
+                if !is_this || is_local && !is_here {
+                    continue;
+                }
+                let backend = Backend {
+                    address: endpoint.address,
+                    port: port.port,
+                    protocol,
+                };
+                if endpoint.ready {
+                    ready.push((backend, is_here, endpoint));
+                } else if endpoint.serving && endpoint.terminating {
+                    leaving.push((backend, is_here, endpoint));
+                }
+            }
+        }
+    }
+    let mut chosen = if ready.is_empty() {
+        leaving
+    } else {
+        ready.clone()
+    };
+    if !is_local && !ready.is_empty() {
+        let all_have_nodes = ready
+            .iter()
+            .all(|(.., endpoint)| !endpoint.node_hints.is_empty());
+        let all_have_zones = ready
+            .iter()
+            .all(|(.., endpoint)| !endpoint.zone_hints.is_empty());
+        let mut of_node = ready.clone();
+        of_node.retain(|(.., endpoint)| endpoint.node_hints.contains(here));
+        let mut of_zone = ready;
+        of_zone.retain(|(.., endpoint)| {
+            let zone = cluster.node.zone.as_ref();
+            zone.is_some_and(|zone| endpoint.zone_hints.contains(zone))
+        });
+        if all_have_nodes && !of_node.is_empty() {
+            chosen = of_node;
+        } else if all_have_zones && !of_zone.is_empty() {
+            chosen = of_zone;
+        }
+    }
+    Way {
+        backends: chosen
+            .into_iter()
+            .map(|(backend, is_here, _)| (backend, is_here))
+            .collect(),
+        is_local,
+        affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
+    }
+}
+
+/// What is seen of maps that hold this.
+pub(crate) fn seen(actual: &Actual) -> Seen {
+    let way = |key: &ServiceKey| {
+        let (_, spec) = &actual.services[key];
+        Way {
+            backends: spec
+                .backends
+                .iter()
+                .map(|backend| (*backend, actual.backends[backend].1.local))
+                .collect(),
+            is_local: key.scope == Scope::Local,
+            affinity_timeout_s: spec.affinity_timeout_s,
+        }
+    };
+    let frontends = actual.frontends.iter().map(|(frontend, spec)| {
+        let ranges = &actual.services[&spec.outside].1.source_ranges;
+        let behind = Behind {
+            of: spec.inside.service.clone(),
+            kind: spec.kind,
+            inside: way(&spec.inside),
+            outside: way(&spec.outside),
+            admits: spec.is_restricted.then(|| ranges.iter().copied().collect()),
+        };
+        (*frontend, behind)
+    });
+    Seen {
+        frontends: frontends.collect(),
+        addresses: actual.addresses.clone(),
+        backends: actual.backends.keys().copied().collect(),
+    }
+}
+
+/// Panics if something names what is not there, or two have one number.
+pub(crate) fn assert_consistent(actual: &Actual) {
+    for (frontend, spec) in &actual.frontends {
+        for key in [&spec.inside, &spec.outside] {
+            assert!(
+                actual.services.contains_key(key),
+                "{frontend} names {key}, which is not there"
+            );
+        }
+    }
+    for (key, (_, spec)) in &actual.services {
+        for backend in &spec.backends {
+            assert!(
+                actual.backends.contains_key(backend),
+                "{key} names {backend}, which is not there"
+            );
+        }
+    }
+    let ids: BTreeSet<_> = actual.services.values().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), actual.services.len(), "two services with one id");
+    let ids: BTreeSet<_> = actual.backends.values().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), actual.backends.len(), "two backends with one id");
+}
