@@ -52,7 +52,8 @@ fn runner() -> Result<Runner> {
         let seen = setup.backend.take();
         assert_eq!(seen.wrong, [""; 0], "the backend got what it must not get");
         let accepted = setup.accepted() - before;
-        let is_compared = is_answered && std::mem::replace(&mut was_answered, is_answered);
+        let was_before = std::mem::replace(&mut was_answered, is_answered);
+        let is_compared = is_answered && was_before;
         assert!(
             !is_compared || seen.requests <= accepted,
             "{} requests of {accepted} that the proxy knows of",
