@@ -15,10 +15,13 @@ use std::{
 use anyhow::Error;
 
 use crate::{
-    client::{connect, get, get_on, udp_exchange, udp_socket},
+    client::{Answer, connect, get, get_on, udp_exchange, udp_socket},
     netns::Netns,
     talk::Talk,
 };
+
+/// How long a client that lost something rests: what is away would be asked thousands of times.
+const AFTER_LOSS: Duration = Duration::from_millis(10);
 
 /// Asks once: who answered.
 pub type Client = Box<dyn FnMut() -> Result<String, Miss> + Send>;
@@ -122,8 +125,12 @@ impl Load {
         let client = from.spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
                 let result = ask();
+                let rest = match result {
+                    Err(Miss::Lost(_)) => pause.max(AFTER_LOSS),
+                    _ => pause,
+                };
                 lock(&noted).note(result);
-                thread::sleep(pause);
+                thread::sleep(rest);
             }
         });
         self.clients.push((tally, client));
@@ -168,68 +175,78 @@ fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
 
 /// A new connection each time.
 pub fn connections(to: SocketAddr) -> Client {
-    Box::new(move || Ok(get(to)?.pod))
+    Box::new(move || match get(to) {
+        Ok(answer) => Ok(answer.pod),
+        Err(error) => Err(Miss::Lost(format!("new connection to {to}: {error}"))),
+    })
 }
 
 /// One connection, opened with the first question, which stays open and at its pod. If it is lost,
 /// another one.
 pub fn connection(to: SocketAddr) -> Client {
     kept(
-        move || Ok(connect(to)?),
-        |stream: &mut TcpStream| Ok(get_on(stream)?.pod),
+        format!("connection to {to}"),
+        move || connect(to),
+        |stream: &mut TcpStream| get_on(stream),
     )
 }
 
 /// The datagrams of one connected socket, which stay with one pod.
 pub fn datagrams(to: SocketAddr) -> Client {
     kept(
+        format!("datagram to {to}"),
         move || {
             let socket = udp_socket(to)?;
             socket.connect(to)?;
             Ok(socket)
         },
-        |socket| Ok(udp_exchange(socket)?.pod),
+        |socket| udp_exchange(socket),
     )
 }
 
 /// What a process of a cgroup sends, one flow after the other or all at one pod.
 pub fn talk(mut talk: Talk, to: SocketAddr, is_kept: bool) -> Client {
+    let name = format!("by socket to {to}, kept: {is_kept}");
     let mut before = None;
     Box::new(move || {
         let said = talk.to(to)?;
         let pod = said.split(' ').next().unwrap_or_default();
         match pod {
-            "error" => Err(Miss::Lost(said)),
-            _ if is_kept => same(&mut before, pod.into()),
+            "error" => Err(Miss::Lost(format!("{name}: {said}"))),
+            _ if is_kept => same(&name, &mut before, pod.into()),
             _ => Ok(pod.into()),
         }
     })
 }
 
 fn kept<T: Send + 'static>(
-    mut open: impl FnMut() -> Result<T, Miss> + Send + 'static,
-    mut ask: impl FnMut(&mut T) -> Result<String, Miss> + Send + 'static,
+    name: String,
+    mut open: impl FnMut() -> io::Result<T> + Send + 'static,
+    mut ask: impl FnMut(&mut T) -> io::Result<Answer> + Send + 'static,
 ) -> Client {
     let mut connection = None;
     let mut before = None;
     Box::new(move || {
+        let lost = |error: io::Error| Miss::Lost(format!("{name}: {error}"));
         let mut open = match connection.take() {
             Some(open) => open,
             None => {
                 before = None;
-                open()?
+                open().map_err(lost)?
             }
         };
-        let pod = ask(&mut open)?;
+        let answer = ask(&mut open).map_err(lost)?;
         connection = Some(open);
-        same(&mut before, pod)
+        same(&name, &mut before, answer.pod)
     })
 }
 
 /// The pod, if it is the one that it was before.
-fn same(before: &mut Option<String>, now: String) -> Result<String, Miss> {
+fn same(name: &str, before: &mut Option<String>, now: String) -> Result<String, Miss> {
     match before.replace(now.clone()) {
-        Some(before) if before != now => Err(Miss::Moved(format!("from {before} to {now}"))),
+        Some(before) if before != now => {
+            Err(Miss::Moved(format!("{name}: from {before} to {now}")))
+        }
         _ => Ok(now),
     }
 }

@@ -19,8 +19,8 @@ use common::{
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
 use headgate_dataplane::Maps;
 use headgate_netns::{
-    Client, Cluster, Load, Netns, Node, PROXY_USER, Process, SERVICE, Talk, Tally, binary,
-    connection, connections, datagrams, get, slices, talk,
+    Client, Cluster, Load, Netns, Node, Process, SERVICE, Talk, Tally, binary, connection,
+    connections, datagrams, get, slices, talk,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -72,7 +72,9 @@ impl Traffic {
         add(outside, 30080, 30007, &nodes);
         add(outside, 80, 7, &[BALANCER]);
         add(pod, 80, 7, &[CLUSTER_V4, CLUSTER_V6]);
-        // By socket.
+        // By socket, from another pod: a connection that a socket hook sent straight to a backend is
+        // not tracked, and another one of the same address and port may be sent there by packet.
+        let pod = &one.pods[1].netns;
         for address in [CLUSTER_V4, CLUSTER_V6] {
             let (http, echo) = (on(address, 80), on(address, 7));
             for is_kept in [true, false] {
@@ -131,7 +133,8 @@ impl Facts {
             lost.len(),
             moved.len(),
         );
-        assert!(lost.is_empty() && moved.is_empty(), "{lost:?} {moved:?}");
+        let some: Vec<&String> = lost.iter().chain(&moved).take(10).collect();
+        assert!(some.is_empty(), "{some:#?}");
     }
 }
 
@@ -204,14 +207,14 @@ fn kill_agent(cluster: &mut Cluster, index: usize) {
 
 #[test]
 fn fault_agents_killed_and_replaced() {
-    let rounds = rounds(3);
+    const KILLS: usize = 4;
+    let rounds = rounds(8);
     let Some(mut cluster) = cluster("fkill", 2, 2, &ALL) else {
         return;
     };
     let pods = ["web-1-1", "web-1-2", "web-2-1", "web-2-2"];
     let traffic = Traffic::start(&cluster, &pods);
-    let mut killed = 0;
-    for round in 0..rounds {
+    for round in 0..rounds.div_ceil(KILLS) {
         let index = round % 2;
         // The same programs again, and ones that were loaded with another configuration.
         let ports = [
@@ -219,16 +222,14 @@ fn fault_agents_killed_and_replaced() {
             ["10000-29999", "12000-19999"][round / 2 % 2],
         ];
         kill_agent(&mut cluster, index);
-        killed += 1;
         // Killed in the midst of loading, attaching and writing as well.
-        for step in 0..3 {
+        for step in 1..KILLS {
             let command = cluster.agent_command(index, &ports).unwrap();
             let process = Process::spawn(command).unwrap();
             thread::sleep(Duration::from_millis(
-                ((round * 3 + step) * 37 % 900) as u64,
+                ((round * KILLS + step) * 37 % 900) as u64,
             ));
             process.kill().unwrap();
-            killed += 1;
         }
         cluster.start_agent_with(index, &ports).unwrap();
         if round % 4 == 3 {
@@ -237,10 +238,11 @@ fn fault_agents_killed_and_replaced() {
             cluster.start_agent_with(index, &ports).unwrap();
         }
     }
-    let also = format!("{killed} kills");
-    traffic
-        .finish()
-        .tell("agents killed and replaced", rounds, &also);
+    traffic.finish().tell(
+        "agents killed and replaced",
+        rounds,
+        "each round a kill, three of four while it starts",
+    );
 }
 
 #[test]
@@ -522,7 +524,7 @@ fn fault_maps_are_full() {
         return;
     };
     let mut told = Vec::new();
-    let (mut requests, mut flows) = (Tally::default(), Tally::default());
+    let mut requests = Tally::default();
     // Room for `web` and three more at the most.
     for (option, room, map) in [
         ("--max-frontends", "17", "FRONTENDS"),
@@ -538,7 +540,6 @@ fn fault_maps_are_full() {
         let load = Load::new()
             .with(&cluster.client, PACE, connection(web))
             .with(&cluster.client, PACE, connections(web));
-        let echo = Load::new().with(&cluster.client, PACE, datagrams(on(node.v4, 30007)));
         for number in 1..=4 {
             let file = format!("more-{number}.yaml");
             cluster.write(&file, &small_service(number)).unwrap();
@@ -577,17 +578,15 @@ fn fault_maps_are_full() {
         requests = [requests, load.finish().into_iter().sum()]
             .into_iter()
             .sum();
-        let _moved_with_its_pod: Vec<Tally> = echo.finish();
-        flows.note(Ok("-".into()));
         cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
-        on_node(&cluster.nodes[0], &["cleanup", "--yes"]).unwrap();
+        on_node(&cluster.nodes[0], &["cleanup"]).unwrap();
         for file in std::fs::read_dir(cluster.manifests()).unwrap() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
         }
     }
     let facts = Facts {
         requests,
-        datagrams: flows,
+        datagrams: Tally::default(),
     };
     facts.tell("maps are full", 1, &told.join("; "));
 }
@@ -606,7 +605,9 @@ fn fault_api_server() {
         println!("SKIPPED: {NAME}: the real API server does no wrong");
         return;
     }
-    let rounds = rounds(1);
+    let rounds = rounds(1).div_ceil(50);
+    // Longer than agents wait before they ask again, if there is time for that.
+    let away = Duration::from_millis(if rounds > 1 { 5000 } else { 500 });
     let Some(mut cluster) = cluster_without_agents("fapi", 2, 2) else {
         return;
     };
@@ -647,11 +648,10 @@ fn fault_api_server() {
             "absent",
             "token",
         ] {
-            if fault == "token" && round % 20 != 19 {
+            if fault == "token" && round == 0 {
                 // The file is read once a minute.
                 continue;
             }
-            println!("{fault} {round}");
             let server = api(&cluster);
             let waits = if fault == "token" { 100 } else { 30 };
             match fault {
@@ -713,7 +713,7 @@ fn fault_api_server() {
             if fault == "gone-410" {
                 server.compact(server.version());
             }
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(away);
             match fault {
                 "gone" | "absent" => resume(&cluster),
                 "slow" => server.set_delay(Duration::ZERO),
@@ -737,7 +737,8 @@ fn fault_api_server() {
         let status = json(node, &["status"]);
         assert_eq!(status["agent"]["repaired"], 0, "{status}");
     }
-    facts.tell("API server breaks in ten ways", rounds, "");
+    let also = "gone, flapping, slow, garbage, expired, 410, stalled, refusing, certificate, absent at start";
+    facts.tell("API server breaks", rounds, also);
 }
 
 /// A command in a time namespace whose clocks are so many seconds ahead.
@@ -828,9 +829,4 @@ fn fault_proxies_replaced_in_a_row() {
     );
     facts.tell("L7 proxy replaced in a row", rounds.min(20), &also);
     assert_eq!(killed.of(API) + killed.lost.len(), killed.asked());
-    let agent = cluster.nodes[0].agent.take().unwrap();
-    agent.terminate().unwrap();
-    cluster
-        .start_agent_with(0, &["--proxy-user", PROXY_USER])
-        .unwrap();
 }
