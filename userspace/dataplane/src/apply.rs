@@ -7,8 +7,9 @@ use std::{
 
 use aya::maps::{MapError, lpm_trie};
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtState, FrontendEntry, FrontendFlags, FrontendKey,
-    MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, names,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtState, FlowKey, FrontendEntry, FrontendFlags,
+    FrontendKey, MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange,
+    names,
 };
 use headgate_datapath::{
     Direction,
@@ -469,32 +470,46 @@ impl Writer {
         pairs.collect()
     }
 
-    /// Forgets the connections of stale pairs that nobody would miss: UDP, which has no end of its
-    /// own, and TCP that was never answered. Established TCP ends as its ends see fit.
+    /// Whether nobody would miss a connection of a stale pair: UDP, which has no end of its own, and
+    /// TCP that was never answered. Established TCP ends as its ends see fit.
+    fn is_dispensable(
+        &self,
+        pairs: Option<&BTreeSet<MemberKey>>,
+        flow: &FlowKey,
+        entry: &CtEntry,
+    ) -> bool {
+        let (address, port) = match Direction::of(entry) {
+            Direction::Original => (entry.destination, entry.destination_port),
+            Direction::Reply => (flow.source, flow.source_port),
+        };
+        let taken = Taken {
+            pair: MemberKey {
+                service: entry.service,
+                backend: entry.backend,
+            },
+            address,
+            port,
+        };
+        (flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW)
+            && self.is_stale(pairs, &taken)
+    }
+
+    /// Forgets the dispensable connections.
     fn forget_connections(&mut self, pairs: Option<&BTreeSet<MemberKey>>) -> Result<(), Error> {
         let mut stale = Vec::new();
         for item in self.maps.all_connections()? {
             let (flow, entry) = item?;
-            let (address, port) = match Direction::of(&entry) {
-                Direction::Original => (entry.destination, entry.destination_port),
-                Direction::Reply => (flow.source, flow.source_port),
-            };
-            let taken = Taken {
-                pair: MemberKey {
-                    service: entry.service,
-                    backend: entry.backend,
-                },
-                address,
-                port,
-            };
-            let is_dispensable =
-                flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW;
-            if is_dispensable && self.is_stale(pairs, &taken) {
+            if self.is_dispensable(pairs, &flow, &entry) {
                 stale.push(flow);
             }
         }
         for flow in stale {
-            removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
+            // Reading all of them took a while, in which a backend may have answered: without its
+            // entry that connection would go on to another one, and be reset.
+            let entry = self.maps.connections.get(&flow, 0);
+            if entry.is_ok_and(|entry| self.is_dispensable(pairs, &flow, &entry)) {
+                removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
+            }
         }
         Ok(())
     }
