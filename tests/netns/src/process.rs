@@ -16,8 +16,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longest that a process may take to say that it is ready.
-const READY: Duration = Duration::from_secs(30);
+/// Longest that a process may take to say that it is ready, on emulated processors as well.
+const READY: Duration = Duration::from_secs(60);
 
 /// A running child process, killed on drop.
 #[derive(Debug)]

@@ -105,13 +105,11 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
     );
     let shown = hooks(&cluster.nodes[0]);
 
+    // Emulated processors have to start agents meanwhile.
+    let pause = Duration::from_millis(20);
     let load = Load::new()
-        .with(&cluster.client, Duration::ZERO, connections(target))
-        .with(
-            &cluster.nodes[0].pods[0].netns,
-            Duration::ZERO,
-            connections(inside),
-        );
+        .with(&cluster.client, pause, connections(target))
+        .with(&cluster.nodes[0].pods[0].netns, pause, connections(inside));
     for _ in 0..3 {
         let before = filters(&cluster.nodes[0]);
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
