@@ -1,11 +1,11 @@
-//! What packets and requests cost.
+//! What packets, connections and requests cost.
 
 use anyhow::Result;
 
 use crate::{build, setup, sh};
 
-/// What the benchmarks of the L7 proxy are measured beside, and with.
-const L7_TOOLS: [(&str, &str); 4] = [
+/// What is measured beside, and with, apart from what the tests need as well.
+const TOOLS: [(&str, &str); 4] = [
     ("/usr/sbin/nginx", "nginx-light"),
     ("/usr/sbin/haproxy", "haproxy"),
     ("/usr/bin/wrk", "wrk"),
@@ -14,41 +14,28 @@ const L7_TOOLS: [(&str, &str); 4] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Fewer and shorter rounds
+    /// Fewer and shorter rounds: five minutes in all
     #[arg(long)]
     quick: bool,
-    /// What is measured
-    #[arg(default_value = "packets")]
-    what: What,
-    /// Runs only loads whose name contains this
+    /// What is measured: `packets`, `forwarding`, `paths` or `l7`; default: everything
+    what: Option<String>,
+    /// Only tables whose title contains this
     name: Option<String>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum What {
-    /// Verified instructions and nanoseconds of a packet, beside two baselines
-    Packets,
-    /// Requests through the L7 proxy, beside nginx and haproxy
-    L7,
-}
-
-/// Prints ratios, measured in one run.
+/// Prints ratios, measured in one run, and writes `target/bench/WHAT.json`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     build::object(setup::run()?)?;
-    match options.what {
-        What::Packets => sh::run(&mut sh::command(
-            "cargo run --release --package headgate-prog --example cost",
-        )),
-        What::L7 => l7(options),
-    }
-}
-
-fn l7(options: &Options) -> Result<()> {
-    setup::tools(&L7_TOOLS)?;
-    sh::run(&mut sh::command("cargo build --release --package headgate"))?;
-    let mut command = sh::command("cargo run --release --package headgate-netns --example l7 --");
+    setup::tools(&TOOLS)?;
+    sh::heading("building the binaries");
+    let packages = "--package headgate --package headgate-netns --package headgate-bench";
+    sh::run(&mut sh::command(&format!(
+        "cargo build --release {packages} --bins"
+    )))?;
+    let run = "cargo run --release --package headgate-bench --bin headgate-bench --";
+    let mut command = sh::command(run);
     if options.quick {
         command.arg("--quick");
     }
-    sh::run(command.args(&options.name))
+    sh::run(command.args(&options.what).args(&options.name))
 }

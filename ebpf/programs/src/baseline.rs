@@ -1,6 +1,11 @@
 //! Programs that nothing attaches: what the benchmarks compare the others with.
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use headgate_abi::{Addr, FlowKey, Port, Protocol};
 
 use crate::{bytes::read, maps::CONNTRACK};
 
@@ -10,15 +15,20 @@ fn hg_baseline_pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// The same at TC.
+#[classifier]
+fn hg_tc_baseline_pass(_context: TcContext) -> i32 {
+    TC_ACT_UNSPEC
+}
+
 /// The least that a load balancer must do for an IPv4 packet, written by hand: read addresses and
 /// ports and look them up in the connection table.
-#[xdp]
-fn hg_baseline_lookup(context: XdpContext) -> u32 {
+#[inline(always)]
+fn is_known(data: usize, data_end: usize) -> bool {
     const ADDRESSES: usize = 26;
     const PORTS: usize = 34;
-    let data = context.data();
-    if data + PORTS + 4 > context.data_end() {
-        return xdp_action::XDP_PASS;
+    if data + PORTS + 4 > data_end {
+        return false;
     }
     // SAFETY: the packet reaches at least to the end of the ports.
     let (source, destination, [a, b, c, d]) = unsafe {
@@ -28,16 +38,31 @@ fn hg_baseline_lookup(context: XdpContext) -> u32 {
             read::<4>(data + PORTS),
         )
     };
-    let flow = headgate_abi::FlowKey {
-        source: headgate_abi::Addr::from_v4_word(u32::from_ne_bytes(source)),
-        destination: headgate_abi::Addr::from_v4_word(u32::from_ne_bytes(destination)),
-        source_port: headgate_abi::Port::from_word(u16::from_ne_bytes([a, b])),
-        destination_port: headgate_abi::Port::from_word(u16::from_ne_bytes([c, d])),
-        protocol: headgate_abi::Protocol::TCP,
+    let flow = FlowKey {
+        source: Addr::from_v4_word(u32::from_ne_bytes(source)),
+        destination: Addr::from_v4_word(u32::from_ne_bytes(destination)),
+        source_port: Port::from_word(u16::from_ne_bytes([a, b])),
+        destination_port: Port::from_word(u16::from_ne_bytes([c, d])),
+        protocol: Protocol::TCP,
         zero: [0; 3],
     };
-    match CONNTRACK.get_ptr(flow) {
-        Some(_) => xdp_action::XDP_TX,
-        None => xdp_action::XDP_PASS,
+    CONNTRACK.get_ptr(flow).is_some()
+}
+
+/// One look-up at XDP.
+#[xdp]
+fn hg_baseline_lookup(context: XdpContext) -> u32 {
+    match is_known(context.data(), context.data_end()) {
+        true => xdp_action::XDP_TX,
+        false => xdp_action::XDP_PASS,
+    }
+}
+
+/// One look-up at TC.
+#[classifier]
+fn hg_tc_baseline_lookup(context: TcContext) -> i32 {
+    match is_known(context.data(), context.data_end()) {
+        true => TC_ACT_OK,
+        false => TC_ACT_UNSPEC,
     }
 }

@@ -319,7 +319,8 @@ impl Cluster {
             .arg("--cgroup")
             .arg(&node.cgroup)
             .args(options);
-        for small in SMALL.iter().filter(|[name, _]| !options.contains(name)) {
+        let is_chosen = |name: &str| options.iter().any(|option| option.starts_with(name));
+        for small in SMALL.iter().filter(|[name, _]| !is_chosen(name)) {
             command.args(small);
         }
         if self.api.is_some() {

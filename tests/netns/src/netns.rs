@@ -85,7 +85,7 @@ impl Netns {
     }
 
     /// Sets values below `/proc/sys/net`.
-    pub(crate) fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
+    pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
         let settings: Vec<(String, String)> = settings
             .iter()
             .map(|(key, value)| ((*key).into(), (*value).into()))

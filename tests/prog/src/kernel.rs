@@ -2,14 +2,14 @@
 
 use std::{
     fs,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use aya::{
     maps::{HashMap, Map, MapData, MapError, lpm_trie},
-    programs::{TestRun, TestRunOptions},
+    programs::{ProgramInfo, TestRun, TestRunOptions},
 };
 use headgate_abi::{FragmentEntry, FragmentKey, RangeKey, Reason, names};
 use headgate_datapath::Hook;
@@ -37,6 +37,20 @@ const BPF_FS: &str = "/sys/fs/bpf";
 impl Kernel {
     /// Loads the programs over this state, in a network namespace of this thread alone.
     pub fn new(name: &str, state: &State) -> Result<Self> {
+        let options = Options {
+            frontends: 1024,
+            services: 64,
+            backends: 64,
+            slots: 1024,
+            connections: 4096,
+            sockets: 64,
+            ..Options::default()
+        };
+        Self::with(name, state, &options)
+    }
+
+    /// The same with maps of other sizes; the configuration is that of the state.
+    pub fn with(name: &str, state: &State, options: &Options) -> Result<Self> {
         // Nothing is routed here, so the kernel answers as the host walk's `Route::STACK`.
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
         if !fs::read_to_string("/proc/mounts")?.contains(&format!(" {BPF_FS} bpf ")) {
@@ -52,13 +66,7 @@ impl Kernel {
         let pins = Path::new(BPF_FS).join(format!("hgtest-{}-{name}", std::process::id()));
         let options = Options {
             config: state.config,
-            frontends: 1024,
-            services: 64,
-            backends: 64,
-            slots: 1024,
-            connections: 4096,
-            sockets: 64,
-            ..Options::default()
+            ..*options
         };
         let programs = load(&pins, &options)?;
         let mut maps = Maps::open(&pins, true)?;
@@ -172,28 +180,28 @@ impl Kernel {
         self.maps.connections.keys().count()
     }
 
-    /// How long an XDP program takes for a frame.
-    pub fn time_xdp(&mut self, name: &str, frame: &[u8]) -> Result<Duration> {
-        let program = self.programs.xdp(name)?;
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            ..TestRunOptions::new()
-        })?;
-        Ok(result.duration)
+    /// A loaded program, and what the kernel tells of it.
+    pub fn program(&mut self, name: &str) -> Result<(OwnedFd, ProgramInfo)> {
+        let programs = &mut self.programs;
+        let (fd, info) = if name.starts_with("hg_tc") {
+            let program = programs.tc(name)?;
+            (program.fd()?, program.info()?)
+        } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
+            let program = programs.xdp(name)?;
+            (program.fd()?, program.info()?)
+        } else if name == names::SK_LOOKUP {
+            let program = programs.lookup(name)?;
+            (program.fd()?, program.info()?)
+        } else {
+            let program = programs.socket_hook(name)?;
+            (program.fd()?, program.info()?)
+        };
+        Ok((fd.as_fd().try_clone_to_owned()?, info))
     }
 
     /// Loads a program, and says how many instructions the verifier walked for it: Linux 5.16 tells.
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
-        let info =
-            if name == names::TC_EXTERNAL || name == names::TC_POD || name == names::TC_EGRESS {
-                self.programs.tc(name)?.info()?
-            } else if name.starts_with("hg_xdp") || name.starts_with("hg_baseline") {
-                self.programs.xdp(name)?.info()?
-            } else if name == names::SK_LOOKUP {
-                self.programs.lookup(name)?.info()?
-            } else {
-                self.programs.socket_hook(name)?.info()?
-            };
+        let (_, info) = self.program(name)?;
         Ok(info.verified_instruction_count())
     }
 }

@@ -3,24 +3,18 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
 use headgate_netns::{Certificate, Netns, Process, binary, get};
 
-#[derive(Parser)]
-struct Options {
-    /// Fewer and shorter rounds
-    #[arg(long)]
-    quick: bool,
-    /// Runs only loads whose name contains this
-    name: Option<String>,
-}
+use crate::{
+    Options, Report, Table,
+    tools::{nginx, on_cpu, rate, words},
+};
 
 const NAME: &str = "hgbench";
 /// Where everything is, inside the namespace.
@@ -37,10 +31,6 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A kind of load: its name, and the command for seconds and port.
 type Load = (&'static str, bool, fn(u64) -> Vec<String>);
-
-fn words(text: &str) -> Vec<String> {
-    text.split_whitespace().map(String::from).collect()
-}
 
 /// The header is one word: wrk takes none without the blank.
 fn closing(seconds: u64) -> Vec<String> {
@@ -63,32 +53,27 @@ const LOADS: [Load; 5] = [
     }),
 ];
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+/// Measures all loads.
+pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let (rounds, seconds) = if options.quick { (3, 2) } else { (7, 5) };
     let folder = tempfile::tempdir()?;
     let netns = Netns::new(NAME)?;
     netns.batch(&format!("address add {ADDRESS}/32 dev lo"))?;
-    let _backend = nginx(&netns, folder.path(), "backend", 1, &backend())?;
+    let _backend = nginx(&netns, None, folder.path(), "backend", 1, &backend())?;
     let certificate = Certificate::new(&["bench.example.com"])?;
     let pem = folder.path().join("tls.pem");
     fs::write(&pem, format!("{}{}", certificate.chain, certificate.key))?;
     let proxies = [
         headgate(&netns, folder.path(), &certificate)?,
-        nginx(&netns, folder.path(), "proxy", 0, &nginx_proxy(&pem))?,
+        nginx(&netns, None, folder.path(), "proxy", 0, &nginx_proxy(&pem))?,
         haproxy(&netns, folder.path(), &pem)?,
     ];
     for (name, port, _) in PROXIES {
         ready(&netns, port).with_context(|| format!("{name} does not answer"))?;
     }
-    println!("{}", machine()?);
-    println!("{rounds} rounds of {seconds} s each; median (least to most)");
+    let how = format!("{rounds} rounds of {seconds} s");
     for (load, is_tls, command) in LOADS {
-        if !options
-            .name
-            .as_ref()
-            .is_none_or(|name| load.contains(name.as_str()))
-        {
+        if !options.wants(load) {
             continue;
         }
         let mut results: [Vec<Sample>; 3] = Default::default();
@@ -102,7 +87,24 @@ fn main() -> Result<()> {
                 samples.push(sample.with_context(|| format!("{load}, {}", proxy.0))?);
             }
         }
-        print(load, &results);
+        let mut rates = Table::new(load, "requests/s", &how, "nginx");
+        let costs = format!("{load}: CPU time of the proxy");
+        let mut costs = Table::new(&costs, "us each", &how, "nginx");
+        for ((name, ..), samples) in PROXIES.iter().zip(&results) {
+            rates.add(
+                name,
+                &samples.iter().map(|sample| sample.rate).collect::<Vec<_>>(),
+            );
+            costs.add(
+                name,
+                &samples
+                    .iter()
+                    .map(|sample| sample.cpu_us)
+                    .collect::<Vec<_>>(),
+            );
+        }
+        report.add(rates);
+        report.add(costs);
     }
     Ok(())
 }
@@ -116,7 +118,7 @@ struct Sample {
 
 fn measure(netns: &Netns, process: u32, load: Vec<String>, url: &str) -> Result<Sample> {
     let (before, begin) = (cpu(process)?, Instant::now());
-    let output = on_cpu(netns, 1, &load[0])
+    let output = on_cpu(netns, None, 1, &load[0])
         .args(&load[1..])
         .arg(url)
         .output()
@@ -134,17 +136,6 @@ fn measure(netns: &Netns, process: u32, load: Vec<String>, url: &str) -> Result<
     })
 }
 
-/// From `Requests/sec: 123.4` of wrk or `finished in 5.00s, 123.4 req/s` of h2load.
-fn rate(text: &str) -> Option<f64> {
-    text.lines().find_map(|line| {
-        if let Some(rate) = line.strip_prefix("Requests/sec:") {
-            return rate.trim().parse().ok();
-        }
-        let (_, rest) = line.strip_prefix("finished in ")?.split_once(", ")?;
-        rest.split(' ').next()?.parse().ok()
-    })
-}
-
 /// Time that a process spent on CPUs.
 fn cpu(process: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
@@ -153,59 +144,6 @@ fn cpu(process: u32) -> Result<Duration> {
     let fields: Vec<&str> = rest.split(' ').collect();
     let ticks = |index: usize| -> Result<u32> { Ok(fields.get(index).context("stat")?.parse()?) };
     Ok(TICK * (ticks(11)? + ticks(12)?))
-}
-
-fn print(load: &str, results: &[Vec<Sample>; 3]) {
-    let ours = results
-        .first()
-        .map(|samples| median(samples, |sample| sample.rate));
-    let ours_cpu = results
-        .first()
-        .map(|samples| median(samples, |sample| sample.cpu_us));
-    println!("\n{load}");
-    for ((name, ..), samples) in PROXIES.iter().zip(results) {
-        let (rate, least, most) = median(samples, |sample| sample.rate);
-        let (cpu, ..) = median(samples, |sample| sample.cpu_us);
-        let ratio = ours.map_or(0.0, |(ours, ..)| ours / rate);
-        let cpu_ratio = ours_cpu.map_or(0.0, |(ours, ..)| ours / cpu);
-        println!(
-            "  {name:<10} {rate:>8.0}/s ({least:.0} to {most:.0})  {cpu:>6.1} us CPU each   \
-             headgate: {ratio:.2} of its rate, {cpu_ratio:.2} of its CPU"
-        );
-    }
-}
-
-/// Median, least and most.
-fn median(samples: &[Sample], value: impl Fn(&Sample) -> f64) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = samples.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    let at = |index: usize| values.get(index).copied().unwrap_or(0.0);
-    (
-        at(values.len() / 2),
-        at(0),
-        at(values.len().saturating_sub(1)),
-    )
-}
-
-fn machine() -> Result<String> {
-    let cpus = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let load = fs::read_to_string("/proc/loadavg")?;
-    Ok(format!(
-        "{}, Linux {}, load before {}",
-        model.map_or("unknown CPU", |(_, model)| model),
-        kernel.trim(),
-        load.split(' ').next().unwrap_or_default(),
-    ))
-}
-
-fn on_cpu(netns: &Netns, cpu: u8, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = netns.command("taskset", None);
-    command.args(["-c", &cpu.to_string()]).arg(program);
-    command
 }
 
 /// Waits until a proxy answers.
@@ -223,20 +161,6 @@ fn ready(netns: &Netns, port: u16) -> Result<()> {
         thread::sleep(Duration::from_millis(50));
     }
     bail!("port {port} is refused")
-}
-
-fn nginx(netns: &Netns, folder: &Path, name: &str, cpu: u8, text: &str) -> Result<Process> {
-    let file: PathBuf = folder.join(format!("{name}.conf"));
-    let head = "daemon off; master_process off; worker_processes 1; error_log stderr crit;\n\
-                events { worker_connections 8192; }\n";
-    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {}/{name}-{kind};", folder.display()));
-    let http = format!("http {{ access_log off; {}\n{text} }}\n", paths.join(" "));
-    let pid = format!("pid {}/{name}.pid;\n", folder.display());
-    fs::write(&file, format!("{head}{pid}{http}"))?;
-    let mut command = on_cpu(netns, cpu, "nginx");
-    command.arg("-c").arg(file);
-    Process::spawn(command)
 }
 
 fn backend() -> String {
@@ -282,7 +206,7 @@ fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
         pem.display()
     );
     fs::write(&file, text)?;
-    let mut command = on_cpu(netns, 0, "haproxy");
+    let mut command = on_cpu(netns, None, 0, "haproxy");
     command.arg("-f").arg(file);
     Process::spawn(command)
 }
@@ -309,7 +233,7 @@ fn headgate(netns: &Netns, folder: &Path, certificate: &Certificate) -> Result<P
              ports: [{{port: {BACKEND}}}], endpoints: [{{addresses: [{ADDRESS}]}}]}}\n"
         ),
     )?;
-    let mut command = on_cpu(netns, 0, binary("headgate")?);
+    let mut command = on_cpu(netns, None, 0, binary("headgate")?);
     command
         .args([
             "proxy",

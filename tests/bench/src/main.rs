@@ -1,0 +1,56 @@
+//! `headgate-bench`: runs the benchmarks, as root.
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+use headgate_bench::{Machine, Options, Report, forwarding, l7, packets, paths};
+use nix::unistd::geteuid;
+
+#[derive(Parser)]
+struct Words {
+    /// Fewer and shorter rounds
+    #[arg(long)]
+    quick: bool,
+    /// What is measured; default: everything
+    what: Option<What>,
+    /// Only tables whose title contains this; the others of earlier runs stay in the file
+    name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum What {
+    /// Nanoseconds of a packet by program and path, beside two baselines
+    Packets,
+    /// Packets a second through a node, beside the kernel's routing, nftables and iptables
+    Forwarding,
+    /// Connections, requests and bytes to services, beside nftables and iptables
+    Paths,
+    /// Requests through the L7 proxy, beside nginx and haproxy
+    L7,
+}
+
+fn main() -> Result<()> {
+    let words = Words::parse();
+    ensure!(
+        geteuid().is_root(),
+        "benchmarks load programs and make network namespaces: run them as root"
+    );
+    let machine = Machine::read()?;
+    println!("{machine}");
+    let options = Options {
+        quick: words.quick,
+        name: words.name,
+    };
+    let all = What::value_variants();
+    for what in words.what.as_ref().map_or(all, std::slice::from_ref) {
+        let name = format!("{what:?}").to_lowercase();
+        let mut report = Report::new(&name, &machine, &options);
+        match what {
+            What::Packets => packets::run(&options, &mut report)?,
+            What::Forwarding => forwarding::run(&options, &mut report)?,
+            What::Paths => paths::run(&options, &mut report)?,
+            What::L7 => l7::run(&options, &mut report)?,
+        }
+        println!("\nwritten: {}", report.write()?.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! What connections, requests and bytes to services cost on their whole way, beside the rules of
+//! kube-proxy: the same small cluster four times, with the load and what answers it on a CPU each.
+//!
+//! Devices between machines are as on a wire: checksums are complete, and what arrives is joined (GRO).
+
+use std::{net::Ipv4Addr, path::Path, process::Command, sync::OnceLock};
+
+use anyhow::{Context, Result, ensure};
+use headgate_netns::{Cluster, Netns, Process, binary};
+use tempfile::TempDir;
+
+use crate::{
+    Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests, nftables,
+    tools::{nginx, on_cpu, rate, words},
+};
+
+const CLIENT_CPU: u8 = 0;
+const SERVER_CPU: u8 = 1;
+const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
+/// Where pods answer HTTP; they swallow streams on the next port, and answer datagrams on the one
+/// after that.
+const POD_PORT: u16 = 8000;
+const BACKENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 2, 2)];
+
+/// What carries traffic to services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Datapath {
+    /// Nothing: clients use the addresses of pods.
+    Direct,
+    Headgate,
+    Nftables,
+    Iptables,
+}
+
+/// The way that traffic takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ClusterIp,
+    NodePortLocal,
+    NodePortRemote,
+}
+
+/// Who is measured on a way.
+struct Subject {
+    name: &'static str,
+    datapath: Datapath,
+    /// Whether the client is a process that the socket hooks see.
+    is_hooked: bool,
+}
+
+const fn subject(name: &'static str, datapath: Datapath, is_hooked: bool) -> Subject {
+    Subject {
+        name,
+        datapath,
+        is_hooked,
+    }
+}
+
+const DIRECT: Subject = subject("direct", Datapath::Direct, false);
+const NFTABLES: Subject = subject("nftables", Datapath::Nftables, false);
+const IPTABLES: Subject = subject("iptables", Datapath::Iptables, false);
+
+/// Each way with its subjects. Direct server return has its place beside SNAT.
+const WAYS: [(Way, &str, &[Subject]); 3] = [
+    (
+        Way::ClusterIp,
+        "ClusterIP, pod to pod",
+        &[
+            DIRECT,
+            subject("headgate, at the socket", Datapath::Headgate, true),
+            subject("headgate, at TC", Datapath::Headgate, false),
+            NFTABLES,
+            IPTABLES,
+        ],
+    ),
+    (
+        Way::NodePortLocal,
+        "NodePort, local backend",
+        &[
+            DIRECT,
+            subject("headgate", Datapath::Headgate, false),
+            NFTABLES,
+            IPTABLES,
+        ],
+    ),
+    (
+        Way::NodePortRemote,
+        "NodePort, remote backend",
+        &[
+            DIRECT,
+            subject("headgate, SNAT", Datapath::Headgate, false),
+            NFTABLES,
+            IPTABLES,
+        ],
+    ),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    Connections,
+    Requests,
+    Stream,
+    Datagrams,
+}
+
+const LOADS: [(Load, &str, &str); 4] = [
+    (Load::Connections, "a connection per request", "requests/s"),
+    (Load::Requests, "16 connections kept", "requests/s"),
+    (Load::Stream, "one stream", "Mbit/s"),
+    (Load::Datagrams, "datagram and answer", "exchanges/s"),
+];
+
+/// How many services there are. What is established does not depend on it, and is measured with the
+/// most.
+const SIZES: [u16; 2] = [10, 10_000];
+
+/// Runs the benchmark.
+pub fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let (rounds, seconds) = if options.quick { (3, 1) } else { (5, 2) };
+    let how = format!("{rounds} rounds of {seconds} s");
+    let half = format!("{rounds} rounds of {} s", seconds as f64 / 2.0);
+    for size in SIZES {
+        let mut wanted = Vec::new();
+        for (load, load_name, unit) in LOADS {
+            if size != SIZES[1] && load != Load::Connections {
+                continue;
+            }
+            for (way, way_name, subjects) in WAYS {
+                let title = format!("{way_name}: {load_name}, {size} services");
+                if options.wants(&title) {
+                    wanted.push((load, unit, way, subjects, title));
+                }
+            }
+        }
+        let connect = format!("connect of a datagram socket, {size} services");
+        let wants_connect = options.wants(&connect);
+        if wanted.is_empty() && !wants_connect {
+            continue;
+        }
+        let sites = Sites::new(size)?;
+        for (load, unit, way, subjects, title) in wanted {
+            let mut samples = vec![Vec::new(); subjects.len()];
+            let mut errors = vec![0; subjects.len()];
+            for _ in 0..rounds {
+                for (index, subject) in subjects.iter().enumerate() {
+                    let sample = sites.measure(subject, way, load, seconds);
+                    let (sample, failed) =
+                        sample.with_context(|| format!("{title}, {}", subject.name))?;
+                    samples[index].push(sample);
+                    errors[index] += failed;
+                }
+            }
+            let how = match load {
+                Load::Connections | Load::Requests => &how,
+                Load::Stream | Load::Datagrams => &half,
+            };
+            let mut table = Table::new(&title, unit, how, DIRECT.name);
+            for (index, subject) in subjects.iter().enumerate() {
+                table.add(subject.name, &samples[index]);
+                if errors[index] > 0 {
+                    table.note(format!("{} errors", errors[index]));
+                }
+            }
+            report.add(table);
+        }
+        if wants_connect {
+            report.add(sites.connects(&connect, rounds)?);
+        }
+    }
+    Ok(())
+}
+
+/// The services that are measured, amid so many that are not.
+fn services(size: u16) -> Vec<Service> {
+    let mut services: Vec<Service> = (0..size).map(Service::filler).collect();
+    // In the middle of those that are searched one by one.
+    let middle = (services.len() - 6) / 2;
+    for (backend, address) in BACKENDS.into_iter().enumerate() {
+        for kind in 0..3 {
+            let port = POD_PORT + kind;
+            services[middle + 3 * backend + usize::from(kind)] = Service {
+                name: format!("measured-{backend}-{kind}"),
+                address: cluster_ip(backend, kind),
+                port,
+                protocol: if kind == 2 { "udp" } else { "tcp" },
+                node_port: Some(node_port(backend, kind)),
+                endpoints: vec![std::net::SocketAddrV4::new(address, port)],
+            };
+        }
+    }
+    services
+}
+
+fn cluster_ip(backend: usize, kind: u16) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, backend as u8, 1 + kind as u8)
+}
+
+fn node_port(backend: usize, kind: u16) -> u16 {
+    30_080 + 10 * backend as u16 + kind
+}
+
+/// A cluster, and what answers in its pods.
+struct Site {
+    _servers: Vec<Process>,
+    cluster: Cluster,
+    _folder: TempDir,
+}
+
+struct Sites {
+    direct: Site,
+    headgate: Site,
+    nftables: Site,
+    iptables: Site,
+}
+
+impl Sites {
+    fn new(size: u16) -> Result<Self> {
+        let services = services(size);
+        let direct = Site::new("hgbd")?;
+        // The way is that of translated traffic: through the first node, both times.
+        let client = &direct.cluster.client;
+        client.batch(&format!(
+            "route add 10.244.1.0/24 via {NODE}\nroute add 10.244.2.0/24 via {NODE}"
+        ))?;
+        let second = &direct.cluster.nodes[1].netns;
+        second.batch(&format!("route add 192.168.50.100/32 via {NODE}"))?;
+        let mut headgate = Site::new("hgbh")?;
+        headgate
+            .cluster
+            .write("services.yaml", &manifests(&services))?;
+        let limits = [
+            "--max-services=32768",
+            "--max-backends=65536",
+            "--max-connections=524288",
+            "--max-slots=262144",
+        ];
+        headgate.cluster.start_agent_with(0, &limits)?;
+        let nftables_site = Site::new("hgbn")?;
+        let first = &nftables_site.cluster.nodes[0].netns;
+        load_nftables(first, &nftables(&services, NODE))?;
+        let iptables_site = Site::new("hgbi")?;
+        let first = &iptables_site.cluster.nodes[0].netns;
+        load_iptables(first, &iptables(&services))?;
+        Ok(Self {
+            direct,
+            headgate,
+            nftables: nftables_site,
+            iptables: iptables_site,
+        })
+    }
+
+    fn site(&self, datapath: Datapath) -> &Site {
+        match datapath {
+            Datapath::Direct => &self.direct,
+            Datapath::Headgate => &self.headgate,
+            Datapath::Nftables => &self.nftables,
+            Datapath::Iptables => &self.iptables,
+        }
+    }
+
+    /// The rate of a load, and how many requests failed.
+    fn measure(&self, subject: &Subject, way: Way, load: Load, seconds: u64) -> Result<(f64, u32)> {
+        let cluster = &self.site(subject.datapath).cluster;
+        let backend = usize::from(way == Way::NodePortRemote);
+        let kind = match load {
+            Load::Connections | Load::Requests => 0,
+            Load::Stream => 1,
+            Load::Datagrams => 2,
+        };
+        let target = match (subject.datapath, way) {
+            (Datapath::Direct, _) => format!("{}:{}", BACKENDS[backend], POD_PORT + kind),
+            (_, Way::ClusterIp) => format!("{}:{}", cluster_ip(backend, kind), POD_PORT + kind),
+            (_, Way::NodePortLocal | Way::NodePortRemote) => {
+                format!("{NODE}:{}", node_port(backend, kind))
+            }
+        };
+        let netns = match way {
+            Way::ClusterIp => &cluster.nodes[0].pods[1].netns,
+            Way::NodePortLocal | Way::NodePortRemote => &cluster.client,
+        };
+        let cgroup = subject.is_hooked.then_some(&*cluster.nodes[0].cgroup);
+        let milliseconds = (seconds * 500).to_string();
+        match load {
+            Load::Connections | Load::Requests => {
+                let mut command = on_cpu(netns, cgroup, CLIENT_CPU, "wrk");
+                command.args(words(&format!("-t1 -c16 -d{seconds}s")));
+                if load == Load::Connections {
+                    command.args(["-H", "Connection: close"]);
+                }
+                let text = output(command.arg(format!("http://{target}/")))?;
+                ensure!(!text.contains("Non-2xx"), "{text}");
+                let rate = rate(&text).with_context(|| format!("no rate in {text}"))?;
+                Ok((rate, errors(&text)))
+            }
+            Load::Stream => ask(netns, cgroup, &["stream", &target, &milliseconds]),
+            Load::Datagrams => ask(netns, cgroup, &["ask", &target, &milliseconds]),
+        }
+    }
+
+    /// What the socket hooks cost, as datagram sockets show it best: nothing is sent.
+    fn connects(&self, title: &str, rounds: usize) -> Result<Table> {
+        let pod = format!("{}:{POD_PORT}", BACKENDS[0]);
+        let service = format!("{}:{}", cluster_ip(0, 2), POD_PORT + 2);
+        let subjects = [
+            ("direct", &self.direct, &pod),
+            ("headgate, no service", &self.headgate, &pod),
+            ("headgate, ClusterIP", &self.headgate, &service),
+        ];
+        let mut samples = vec![Vec::new(); subjects.len()];
+        for _ in 0..rounds {
+            for ((_, site, target), samples) in subjects.iter().zip(&mut samples) {
+                let node = &site.cluster.nodes[0];
+                let words = ["connect", target, "200"];
+                samples.push(ask(&node.pods[1].netns, Some(&node.cgroup), &words)?.0);
+            }
+        }
+        let how = format!("{rounds} rounds of 0.2 s");
+        let mut table = Table::new(title, "ns", &how, "direct");
+        for ((name, ..), samples) in subjects.iter().zip(&samples) {
+            table.add(name, samples);
+        }
+        Ok(table)
+    }
+}
+
+impl Site {
+    fn new(prefix: &str) -> Result<Self> {
+        // What an earlier run left that was killed.
+        Cluster::sweep(prefix)?;
+        let cluster = Cluster::new(prefix, 2, 2)?;
+        let folder = tempfile::tempdir()?;
+        let nodes = cluster.nodes.iter().map(|node| &node.netns);
+        for netns in nodes.chain([&cluster.client]) {
+            let mut command = netns.command("ethtool", None);
+            output(command.args(words("-K eth0 tx off gro on")))?;
+            // Else machines tell clients of a shorter way than the one that is measured.
+            netns.sysctl(&[
+                ("ipv4/conf/all/send_redirects", "0"),
+                ("ipv4/conf/eth0/send_redirects", "0"),
+            ])?;
+        }
+        let mut servers = Vec::new();
+        let http = format!(
+            "keepalive_requests 1000000000; default_type text/plain;\n\
+             server {{ listen {POD_PORT} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
+        );
+        for node in &cluster.nodes {
+            let netns = &node.pods[0].netns;
+            let cgroup = Some(node.cgroup.as_path());
+            let name = format!("{prefix}-{}", node.name);
+            servers.push(nginx(
+                netns,
+                cgroup,
+                folder.path(),
+                &name,
+                SERVER_CPU,
+                &http,
+            )?);
+            let mut command = on_cpu(netns, cgroup, SERVER_CPU, load_program()?);
+            command.args(["serve", &(POD_PORT + 1).to_string()]);
+            servers.push(Process::start(command, "ready")?);
+        }
+        Ok(Self {
+            _servers: servers,
+            cluster,
+            _folder: folder,
+        })
+    }
+}
+
+fn load_program() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
+    if PROGRAM.get().is_none() {
+        let _other = PROGRAM.set(binary("headgate-load")?);
+    }
+    PROGRAM.get().map(|path| &**path).context("headgate-load")
+}
+
+/// Runs `headgate-load`, which prints a number.
+fn ask(netns: &Netns, cgroup: Option<&Path>, words: &[&str]) -> Result<(f64, u32)> {
+    let mut command = on_cpu(netns, cgroup, CLIENT_CPU, load_program()?);
+    let text = output(command.args(words))?;
+    let number = text.trim().parse();
+    Ok((number.with_context(|| text.clone())?, 0))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {error}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// From `Socket errors: connect 0, read 1, write 0, timeout 2` of wrk.
+fn errors(text: &str) -> u32 {
+    let line = text.lines().find(|line| line.contains("Socket errors:"));
+    let words = line.unwrap_or_default().split([' ', ',']);
+    words.filter_map(|word| word.parse::<u32>().ok()).sum()
+}

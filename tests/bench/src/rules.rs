@@ -1,0 +1,323 @@
+//! Services as headgate is told of them, and as the rules that kube-proxy 1.33 writes for them in its
+//! modes `nftables` and `iptables`, chain by chain (`pkg/proxy/nftables/proxier.go`,
+//! `pkg/proxy/iptables/proxier.go`).
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddrV4},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+use headgate_netns::Netns;
+
+/// Addresses of pods; others are masqueraded where they use a cluster IP.
+const PODS: &str = "10.244.0.0/16";
+const SERVICES: &str = "10.96.0.0/12";
+
+/// One port of a Service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its cluster IP.
+    pub address: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// Its node port, if it has one.
+    pub node_port: Option<u16>,
+    /// Its endpoints.
+    pub endpoints: Vec<SocketAddrV4>,
+}
+
+impl Service {
+    /// One that nobody uses, with two endpoints: there is one for each number.
+    pub fn filler(number: u16) -> Self {
+        let [high, low] = number.to_be_bytes();
+        let endpoint = |network| SocketAddrV4::new(Ipv4Addr::new(10, network, high, low), 8080);
+        Self {
+            name: format!("filler-{number}"),
+            address: Ipv4Addr::new(10, 97, high, low),
+            port: 80,
+            protocol: "tcp",
+            node_port: None,
+            endpoints: vec![endpoint(245), endpoint(246)],
+        }
+    }
+}
+
+/// Manifests of services and endpoint slices. An endpoint `10.244.N.x` is of node `nN`.
+pub fn manifests(services: &[Service]) -> String {
+    let mut text = String::new();
+    for service in services {
+        let Service {
+            name,
+            address,
+            port,
+            ..
+        } = service;
+        let protocol = service.protocol.to_uppercase();
+        let (kind, node_port) = match service.node_port {
+            Some(port) => ("NodePort", format!(", nodePort: {port}")),
+            None => ("ClusterIP", String::new()),
+        };
+        let target = service.endpoints.first().map_or(80, SocketAddrV4::port);
+        let endpoints: Vec<String> = service
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let node = endpoint.ip().octets()[2];
+                format!("{{addresses: [{}], nodeName: n{node}}}", endpoint.ip())
+            })
+            .collect();
+        let _infallible = write!(
+            text,
+            "---\n\
+             {{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: {kind}, \
+             clusterIP: {address}, ports: [{{port: {port}, protocol: {protocol}, \
+             targetPort: {target}{node_port}}}]}}}}\n\
+             ---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, \
+             labels: {{kubernetes.io/service-name: {name}}}}}, addressType: IPv4, \
+             ports: [{{port: {target}, protocol: {protocol}}}], endpoints: [{}]}}\n",
+            endpoints.join(", ")
+        );
+    }
+    text
+}
+
+/// Commands for `nft -f` on a node of this address.
+pub fn nftables(services: &[Service], node: Ipv4Addr) -> String {
+    let mut text = format!(
+        "add table ip kube-proxy\n\
+         add set ip kube-proxy cluster-ips {{ type ipv4_addr ; }}\n\
+         add set ip kube-proxy nodeport-ips {{ type ipv4_addr ; }}\n\
+         add map ip kube-proxy firewall-ips {{ type ipv4_addr . inet_proto . inet_service : verdict ; }}\n\
+         add map ip kube-proxy no-endpoint-nodeports {{ type inet_proto . inet_service : verdict ; }}\n\
+         add map ip kube-proxy no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict ; }}\n\
+         add map ip kube-proxy service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict ; }}\n\
+         add map ip kube-proxy service-nodeports {{ type inet_proto . inet_service : verdict ; }}\n\
+         add chain ip kube-proxy cluster-ips-check\n\
+         add chain ip kube-proxy filter-prerouting-pre-dnat {{ type filter hook prerouting priority -110 ; }}\n\
+         add chain ip kube-proxy filter-output-pre-dnat {{ type filter hook output priority -110 ; }}\n\
+         add chain ip kube-proxy filter-forward {{ type filter hook forward priority 0 ; }}\n\
+         add chain ip kube-proxy filter-input {{ type filter hook input priority 0 ; }}\n\
+         add chain ip kube-proxy filter-output {{ type filter hook output priority 0 ; }}\n\
+         add chain ip kube-proxy firewall-check\n\
+         add chain ip kube-proxy mark-for-masquerade\n\
+         add chain ip kube-proxy masquerading\n\
+         add chain ip kube-proxy nat-output {{ type nat hook output priority -100 ; }}\n\
+         add chain ip kube-proxy nat-postrouting {{ type nat hook postrouting priority 100 ; }}\n\
+         add chain ip kube-proxy nat-prerouting {{ type nat hook prerouting priority -100 ; }}\n\
+         add chain ip kube-proxy nodeport-endpoints-check\n\
+         add chain ip kube-proxy services\n\
+         add chain ip kube-proxy service-endpoints-check\n\
+         add rule ip kube-proxy cluster-ips-check ip daddr @cluster-ips reject\n\
+         add rule ip kube-proxy cluster-ips-check ip daddr {{ {SERVICES} }} drop\n\
+         add rule ip kube-proxy filter-prerouting-pre-dnat ct state new jump firewall-check\n\
+         add rule ip kube-proxy filter-forward ct state new jump service-endpoints-check\n\
+         add rule ip kube-proxy filter-forward ct state new jump cluster-ips-check\n\
+         add rule ip kube-proxy filter-input ct state new jump nodeport-endpoints-check\n\
+         add rule ip kube-proxy filter-input ct state new jump service-endpoints-check\n\
+         add rule ip kube-proxy filter-output ct state new jump service-endpoints-check\n\
+         add rule ip kube-proxy filter-output-pre-dnat ct state new jump firewall-check\n\
+         add rule ip kube-proxy filter-output ct state new jump cluster-ips-check\n\
+         add rule ip kube-proxy firewall-check ip daddr . meta l4proto . th dport vmap @firewall-ips\n\
+         add rule ip kube-proxy mark-for-masquerade mark set mark or 0x4000\n\
+         add rule ip kube-proxy masquerading mark and 0x4000 == 0 return\n\
+         add rule ip kube-proxy masquerading mark set mark xor 0x4000\n\
+         add rule ip kube-proxy masquerading masquerade fully-random\n\
+         add rule ip kube-proxy nat-output jump services\n\
+         add rule ip kube-proxy nat-postrouting jump masquerading\n\
+         add rule ip kube-proxy nat-prerouting jump services\n\
+         add rule ip kube-proxy nodeport-endpoints-check ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports\n\
+         add rule ip kube-proxy services ip daddr . meta l4proto . th dport vmap @service-ips\n\
+         add rule ip kube-proxy services ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports\n\
+         add rule ip kube-proxy service-endpoints-check ip daddr . meta l4proto . th dport vmap @no-endpoint-services\n\
+         add element ip kube-proxy nodeport-ips {{ {node} }}\n"
+    );
+    let mut elements = String::new();
+    for (number, service) in services.iter().enumerate() {
+        let Service {
+            name,
+            address,
+            port,
+            protocol,
+            endpoints,
+            ..
+        } = service;
+        let id = format!("{number:08}-default/{name}/{protocol}/");
+        let chain = format!("service-{id}");
+        let endpoint_chain = |endpoint: &SocketAddrV4| {
+            format!("endpoint-{id}__{}/{}", endpoint.ip(), endpoint.port())
+        };
+        let mut choices = Vec::new();
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let chain = endpoint_chain(endpoint);
+            choices.push(format!("{index} : goto {chain}"));
+            let _infallible = write!(
+                text,
+                "add chain ip kube-proxy {chain}\n\
+                 add rule ip kube-proxy {chain} ip saddr {} jump mark-for-masquerade\n\
+                 add rule ip kube-proxy {chain} meta l4proto {protocol} dnat to {endpoint}\n",
+                endpoint.ip()
+            );
+        }
+        let _infallible = write!(
+            text,
+            "add chain ip kube-proxy {chain}\n\
+             add rule ip kube-proxy {chain} ip daddr {address} ip saddr != {PODS} jump mark-for-masquerade\n\
+             add rule ip kube-proxy {chain} numgen random mod {} vmap {{ {} }}\n",
+            endpoints.len(),
+            choices.join(" , ")
+        );
+        let _infallible = write!(
+            elements,
+            "add element ip kube-proxy cluster-ips {{ {address} }}\n\
+             add element ip kube-proxy service-ips {{ {address} . {protocol} . {port} : goto {chain} }}\n"
+        );
+        if let Some(node_port) = service.node_port {
+            let external = format!("external-{id}");
+            let _infallible = write!(
+                text,
+                "add chain ip kube-proxy {external}\n\
+                 add rule ip kube-proxy {external} jump mark-for-masquerade\n\
+                 add rule ip kube-proxy {external} goto {chain}\n"
+            );
+            let _infallible = writeln!(
+                elements,
+                "add element ip kube-proxy service-nodeports {{ {protocol} . {node_port} : goto {external} }}"
+            );
+        }
+    }
+    text + &elements
+}
+
+/// Input of `iptables-restore`.
+pub fn iptables(services: &[Service]) -> String {
+    let mut chains = String::new();
+    let mut list = String::new();
+    let mut node_ports = String::new();
+    let mut rules = String::new();
+    for (number, service) in services.iter().enumerate() {
+        let Service {
+            name,
+            address,
+            port,
+            protocol,
+            endpoints,
+            ..
+        } = service;
+        let svc = format!("KUBE-SVC-{number:016}");
+        let comment = format!("-m comment --comment \"default/{name}\"");
+        let matching = format!("-m {protocol} -p {protocol}");
+        let _infallible = writeln!(
+            list,
+            "-A KUBE-SERVICES {comment} {matching} -d {address} --dport {port} -j {svc}"
+        );
+        let _infallible = writeln!(
+            rules,
+            "-A {svc} {comment} {matching} -d {address} --dport {port} ! -s {PODS} -j KUBE-MARK-MASQ"
+        );
+        let _infallible = writeln!(chains, ":{svc} - [0:0]");
+        if let Some(node_port) = service.node_port {
+            let ext = format!("KUBE-EXT-{number:016}");
+            let _infallible = writeln!(chains, ":{ext} - [0:0]");
+            let _infallible = writeln!(
+                node_ports,
+                "-A KUBE-NODEPORTS {comment} {matching} --dport {node_port} -j {ext}"
+            );
+            let _infallible = write!(
+                rules,
+                "-A {ext} {comment} -j KUBE-MARK-MASQ\n-A {ext} -j {svc}\n"
+            );
+        }
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let sep = format!("KUBE-SEP-{:016}", number << 8 | index);
+            let left = endpoints.len() - index;
+            let random = match left {
+                1 => String::new(),
+                _ => format!(
+                    "-m statistic --mode random --probability {:.10} ",
+                    1.0 / left as f64
+                ),
+            };
+            let _infallible = writeln!(chains, ":{sep} - [0:0]");
+            let _infallible = write!(
+                rules,
+                "-A {svc} {comment} {random}-j {sep}\n\
+                 -A {sep} {comment} -s {} -j KUBE-MARK-MASQ\n\
+                 -A {sep} {comment} {matching} -j DNAT --to-destination {endpoint}\n",
+                endpoint.ip()
+            );
+        }
+    }
+    format!(
+        "*filter\n\
+         :KUBE-EXTERNAL-SERVICES - [0:0]\n\
+         :KUBE-FORWARD - [0:0]\n\
+         :KUBE-NODEPORTS - [0:0]\n\
+         :KUBE-PROXY-FIREWALL - [0:0]\n\
+         :KUBE-SERVICES - [0:0]\n\
+         -A INPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL\n\
+         -A INPUT -j KUBE-NODEPORTS\n\
+         -A INPUT -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES\n\
+         -A FORWARD -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL\n\
+         -A FORWARD -j KUBE-FORWARD\n\
+         -A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES\n\
+         -A FORWARD -m conntrack --ctstate NEW -j KUBE-EXTERNAL-SERVICES\n\
+         -A OUTPUT -m conntrack --ctstate NEW -j KUBE-PROXY-FIREWALL\n\
+         -A OUTPUT -m conntrack --ctstate NEW -j KUBE-SERVICES\n\
+         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+         -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\n\
+         -A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+         COMMIT\n\
+         *nat\n\
+         :KUBE-MARK-MASQ - [0:0]\n\
+         :KUBE-NODEPORTS - [0:0]\n\
+         :KUBE-POSTROUTING - [0:0]\n\
+         :KUBE-SERVICES - [0:0]\n\
+         {chains}\
+         -A PREROUTING -j KUBE-SERVICES\n\
+         -A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+         {list}\
+         -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n\
+         {node_ports}{rules}\
+         COMMIT\n"
+    )
+}
+
+/// Loads commands of [`nftables`].
+pub fn load_nftables(netns: &Netns, text: &str) -> Result<()> {
+    feed(netns, "nft", &["-f", "-"], text)
+}
+
+/// Loads input of [`iptables`].
+pub fn load_iptables(netns: &Netns, text: &str) -> Result<()> {
+    feed(netns, "iptables-legacy-restore", &[], text)
+}
+
+fn feed(netns: &Netns, program: &str, words: &[&str], text: &str) -> Result<()> {
+    let mut child = netns
+        .command(program, None)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| program.to_owned())?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    let written = stdin.write_all(text.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {error}");
+    Ok(written?)
+}

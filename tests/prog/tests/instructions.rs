@@ -1,0 +1,50 @@
+//! How much the verifier has to walk: a program that grows is noticed here.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::fs;
+
+use headgate_abi::names;
+use headgate_prog::{Kernel, State};
+
+/// The kernel, and each program's count there. Where programs became larger or smaller for a reason,
+/// replace it by what the test prints.
+const KERNEL: &str = "6.18.";
+const RECORDED: [(&str, u32); 13] = [
+    (names::XDP_EXTERNAL, 144_887),
+    (names::TC_EXTERNAL, 126_862),
+    (names::TC_POD, 138_474),
+    (names::TC_EGRESS, 20_795),
+    (names::SK_LOOKUP, 85),
+    ("hg_connect4", 4_001),
+    ("hg_connect6", 3_647),
+    ("hg_sendmsg4", 4_001),
+    ("hg_sendmsg6", 3_647),
+    ("hg_recvmsg4", 61),
+    ("hg_recvmsg6", 75),
+    ("hg_getpeername4", 61),
+    ("hg_getpeername6", 75),
+];
+
+#[test]
+fn no_program_grows_by_more_than_a_tenth_unnoticed() {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    if !kernel.starts_with(KERNEL) {
+        println!(
+            "SKIPPED: verified instructions are recorded for Linux {KERNEL}x, this is {kernel}"
+        );
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: verified instructions: loading programs needs root");
+        return;
+    }
+    let mut programs = Kernel::new("instructions", &State::default()).unwrap();
+    let now =
+        RECORDED.map(|(name, _)| (name, programs.verified_instructions(name).unwrap().unwrap()));
+    let is_near = |count: u32, recorded: u32| count.abs_diff(recorded) <= recorded / 10;
+    let all_near = now
+        .iter()
+        .zip(RECORDED)
+        .all(|((_, count), (_, recorded))| is_near(*count, recorded));
+    assert!(all_near, "now: {now:#?}\nrecorded: {RECORDED:#?}");
+}
