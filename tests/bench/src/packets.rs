@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 /// Frames made beforehand for each case, as many as there are runs at most.
 const FRAMES: usize = 1 << 14;
 
-/// How much the maps hold.
+/// How much the maps hold, of each family.
 struct Scale {
     services: u32,
     flows: u32,
@@ -54,7 +54,7 @@ const SCALES: [Scale; 5] = [
     Scale {
         services: 1_000,
         flows: 1_000_000,
-        connections: 3 << 20,
+        connections: 5 << 20,
     },
     // Each new connection takes the place of another.
     Scale {
