@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 /// Frames made beforehand for each case, as many as there are runs at most.
 const FRAMES: usize = 1 << 14;
 
-/// How much the maps hold, of each family.
+/// How much the maps hold; flows are of each family.
 struct Scale {
     services: u32,
     flows: u32,

@@ -275,7 +275,8 @@ impl Sites {
             }
         };
         let netns = match way {
-            Way::ClusterIp => &cluster.nodes[0].pods[1].netns,
+            // A pod each: a server remembers closed connections by the ports of one pod.
+            Way::ClusterIp => &cluster.nodes[0].pods[1 + usize::from(subject.is_hooked)].netns,
             Way::NodePortLocal | Way::NodePortRemote => &cluster.client,
         };
         let cgroup = subject.is_hooked.then_some(&*cluster.nodes[0].cgroup);
@@ -327,7 +328,7 @@ impl Site {
     fn new(prefix: &str) -> Result<Self> {
         // What an earlier run left that was killed.
         Cluster::sweep(prefix)?;
-        let cluster = Cluster::new(prefix, 2, 2)?;
+        let cluster = Cluster::new(prefix, 2, 3)?;
         let folder = tempfile::tempdir()?;
         let nodes = cluster.nodes.iter().map(|node| &node.netns);
         for netns in nodes.chain([&cluster.client]) {

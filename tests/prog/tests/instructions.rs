@@ -10,9 +10,9 @@ use headgate_prog::{Kernel, State};
 /// replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 144_887),
-    (names::TC_EXTERNAL, 126_862),
-    (names::TC_POD, 138_474),
+    (names::XDP_EXTERNAL, 144_991),
+    (names::TC_EXTERNAL, 126_957),
+    (names::TC_POD, 138_471),
     (names::TC_EGRESS, 20_795),
     (names::SK_LOOKUP, 85),
     ("hg_connect4", 4_001),
