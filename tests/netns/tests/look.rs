@@ -482,7 +482,7 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
         ("#backends", "10.244.1.2:9376"),
         ("#backends", "by cookie"),
         ("#undone", "default/closed"),
-        ("#state", "2 refused"),
+        ("#state", "3 refused"),
         ("#certificates", "signed by ourselves: nobody trusts it"),
         ("#certificates .ends.warn", "in "),
         ("#certificates .ends.bad", "ended 3 days ago"),

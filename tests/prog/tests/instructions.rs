@@ -10,15 +10,15 @@ use headgate_prog::{Kernel, State};
 /// replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 144_991),
-    (names::TC_EXTERNAL, 126_957),
-    (names::TC_POD, 138_471),
-    (names::TC_EGRESS, 20_795),
+    (names::XDP_EXTERNAL, 146_451),
+    (names::TC_EXTERNAL, 131_181),
+    (names::TC_POD, 140_062),
+    (names::TC_EGRESS, 20_477),
     (names::SK_LOOKUP, 85),
-    ("hg_connect4", 4_001),
-    ("hg_connect6", 3_647),
-    ("hg_sendmsg4", 4_001),
-    ("hg_sendmsg6", 3_647),
+    ("hg_connect4", 3_417),
+    ("hg_connect6", 3_635),
+    ("hg_sendmsg4", 3_417),
+    ("hg_sendmsg6", 3_635),
     ("hg_recvmsg4", 61),
     ("hg_recvmsg6", 75),
     ("hg_getpeername4", 61),

@@ -66,12 +66,11 @@ impl Setup {
         })
     }
 
-    /// Requests for routes that got an answer.
-    pub(super) fn accepted(&self) -> u64 {
-        let answers = self.proxies.iter().flat_map(|proxy| proxy.answers());
-        answers
-            .map(|(_, answers)| answers.by_class.iter().sum::<u64>())
-            .sum()
+    /// Requests that the proxy meant to send to the backend so far.
+    pub(super) fn sent(&self) -> u64 {
+        let upstreams = self.proxies.iter().flat_map(|proxy| proxy.upstreams());
+        let endpoints = upstreams.flat_map(|upstream| upstream.endpoints);
+        endpoints.map(|endpoint| endpoint.requests).sum()
     }
 }
 
