@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 const TABLE: &str = "tests/README.md";
+/// Names tests that hold what it promises.
+const PROMISES: &str = "SECURITY.md";
 
 /// Chooses the tests that carry a number.
 pub(crate) const FILTER: &str = r"test(/\b[ls][0-9][0-9]_/)";
@@ -64,6 +66,17 @@ pub(crate) fn check(lines: &[String], print: bool) -> Result<()> {
             wrong.push(line);
         }
     }
+    let known: BTreeSet<&str> = ran
+        .values()
+        .flat_map(BTreeMap::keys)
+        .map(String::as_str)
+        .collect();
+    let text = fs::read_to_string(PROMISES).context(PROMISES)?;
+    let unknown: Vec<&str> = named(&text).filter(|name| !known.contains(name)).collect();
+    ensure!(
+        unknown.is_empty(),
+        "{PROMISES} names tests that did not run: {unknown:?}"
+    );
     ensure!(
         wrong.is_empty(),
         "{TABLE} does not name the tests that ran; its lines should be\n{}",
@@ -89,6 +102,12 @@ fn rows(text: &str) -> Vec<Row> {
             })
         })
         .collect()
+}
+
+/// Names of numbered tests in a text.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`')
+        .filter(|word| word.contains('_') && word.split('_').next().is_some_and(is_number))
 }
 
 fn is_number(text: &str) -> bool {
@@ -128,7 +147,7 @@ fn outcomes(lines: &[String]) -> BTreeMap<String, BTreeMap<String, Outcome>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, outcomes, rows};
+    use super::{Outcome, named, outcomes, rows};
 
     #[test]
     fn numbers_are_read_from_names() {
@@ -142,6 +161,12 @@ mod tests {
         assert_eq!(outcomes["S22"]["s22_one"], Outcome::Skipped);
         assert_eq!(outcomes["S23"]["s22_s23_two"], Outcome::Failed);
         assert_eq!(outcomes["S22"].len(), 2);
+    }
+
+    #[test]
+    fn names_are_found_in_prose() {
+        let text = "| CVE | `s22_one` `l01_s02_two` `other_test` | S22, `s22` and `a b` |";
+        assert_eq!(named(text).collect::<Vec<_>>(), ["s22_one", "l01_s02_two"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod behaviours;
 mod bench;
 mod build;
 mod demo;
+mod deny;
 mod fault;
 mod fuzz;
 mod setup;
@@ -33,6 +34,8 @@ enum Verb {
     Fault(fault::Options),
     /// Print what packets and requests cost
     Bench(bench::Options),
+    /// Check licences, sources and known faults of what is built in
+    Deny,
     /// Feed packets, objects and requests at random, and check what comes of them
     Fuzz(fuzz::Options),
 }
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Vm(options) => vm::run(&options),
         Verb::Fault(options) => fault::run(&options),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Deny => deny::run(),
         Verb::Fuzz(options) => fuzz::run(&options),
     }
 }

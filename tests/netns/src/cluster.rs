@@ -45,6 +45,8 @@ pub const PROXY_USER: &str = "65532";
 pub struct Cluster {
     /// The API server that agents ask, if they do not read manifests.
     pub api: Option<TestServer>,
+    /// What agents and proxies log that are started from now on, as `RUST_LOG` has it.
+    pub log: Option<&'static str>,
     /// A machine outside of the cluster, on the nodes' link.
     pub client: Netns,
     /// The nodes.
@@ -113,6 +115,7 @@ impl Cluster {
         )?;
         let mut cluster = Self {
             api: None,
+            log: None,
             client,
             nodes: Vec::new(),
             fabric,
@@ -328,6 +331,7 @@ impl Cluster {
         } else {
             command.arg("--source").arg(self.manifests());
         }
+        command.envs(self.log.map(|log| ("RUST_LOG", log)));
         command
     }
 
@@ -364,6 +368,7 @@ impl Cluster {
         } else {
             command.arg("--source").arg(self.folder.join("manifests"));
         }
+        command.envs(self.log.map(|log| ("RUST_LOG", log)));
         Ok(node.proxy.replace(Process::start(command, "ready")?))
     }
 

@@ -16,9 +16,10 @@ use std::{
     time::Duration,
 };
 
-use common::{cluster_without_agents, eventually, names, on, pods_over_http};
+use common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http};
 use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
-use headgate_netns::{Cluster, Process, SERVICE, binary, get, slices};
+use headgate_dataplane::Maps;
+use headgate_netns::{Cluster, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
 use k8s_openapi::api::{
     apps::v1::DaemonSet, core::v1::Container, events::v1::Event, networking::v1::Ingress,
     rbac::v1::ClusterRole,
@@ -158,6 +159,65 @@ fn agent_gets_along_with_its_role_and_capabilities() {
         !log.contains("ERROR") && !log.contains("disconnected"),
         "{log}"
     );
+}
+
+/// Whether an agent with these capabilities does everything: it attaches, gives the proxy its map,
+/// and ends the UDP sockets of a backend that goes. If not, what it says.
+fn is_enough(name: &str, capabilities: &str) -> Result<(), String> {
+    let mut cluster = cluster_without_agents(name, 1, 2).unwrap();
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
+    let started = cluster.start_agent_as(0, capabilities, &["--proxy-user", PROXY_USER]);
+    started.map_err(|error| error.to_string())?;
+    let node = &cluster.nodes[0];
+    let service = on(CLUSTER_V4, 7);
+    let mut talk = Talk::start(&node.pods[1].netns, &node.cgroup, Some(service)).unwrap();
+    assert!(talk.to(service).unwrap().starts_with("web-1-1 "));
+    cluster.write("slices.yaml", &slices(&[(1, 2)])).unwrap();
+    let log = || node.agent.as_ref().unwrap().log();
+    let complains = || log().contains("WARN") || log().contains("ERROR");
+    let maps = Maps::open(&node.pins, false).unwrap();
+    // The agent forgets them when it has ended them.
+    eventually("sockets are ended, or not", || {
+        complains() || maps.sockets.keys().next().is_none()
+    });
+    match complains() || !talk.to(service).unwrap().starts_with("error ") {
+        true => Err(log()),
+        false => Ok(()),
+    }
+}
+
+#[test]
+fn s94_the_agent_needs_each_of_its_capabilities() {
+    const NAME: &str = "s94_the_agent_needs_each_of_its_capabilities";
+    let Some(overlay) = overlay(NAME) else { return };
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: {NAME}: capabilities are root's to give");
+        return;
+    }
+    let all = capabilities(&container(&overlay, "headgate"));
+    let without = |list: &str, name: &str| {
+        let shorter = list.replace(&format!(",+{name}"), "");
+        assert_ne!(shorter, list, "{name} is in the list");
+        shorter
+    };
+    assert_eq!(is_enough("capall", &all), Ok(()));
+    for name in ["net_admin", "sys_admin", "sys_ptrace", "chown"] {
+        let missing = is_enough("capsome", &without(&all, name));
+        assert!(missing.is_err(), "it does without {name}");
+    }
+    // The kernel takes SYS_ADMIN for these two, so they are for whoever takes that away.
+    let few = without(&without(&all, "sys_admin"), "sys_ptrace");
+    for name in ["bpf", "perfmon"] {
+        let missing = is_enough("capfew", &without(&few, name)).unwrap_err();
+        assert!(
+            missing.contains("not ready"),
+            "it starts without {name}: {missing}"
+        );
+    }
+    // All but the sockets.
+    let missing = is_enough("caprest", &few).unwrap_err();
+    assert!(!missing.contains("not ready"), "{missing}");
 }
 
 /// An Ingress for everything, with an annotation that is refused.

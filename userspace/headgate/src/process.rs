@@ -1,10 +1,11 @@
 //! What commands share that run until they are told to stop.
 
-use std::{future::Future, time::Duration};
+use std::{env, future::Future, time::Duration};
 
 use anyhow::{Context, Result};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 /// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
 /// send a bookmark about every minute.
@@ -12,13 +13,14 @@ const SILENCE: Duration = Duration::from_secs(150);
 
 /// Logs to standard error, as `RUST_LOG` says.
 pub(crate) fn start_log() {
+    let wanted = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    // The client repeats what the source says.
+    let wanted = wanted.unwrap_or_else(|| "info,kube_client=off,kube_runtime=off".into());
+    // It also quotes answers that it cannot read, and these may be Secrets.
+    let filter = EnvFilter::new(format!("{wanted},kube_client::client=off"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(
-            // The client repeats what the source says.
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,kube_client=off,kube_runtime=off".into()),
-        )
+        .with_env_filter(filter)
         .init();
 }
 

@@ -94,7 +94,8 @@ impl fmt::Display for Frontend {
     }
 }
 
-/// Where the address of a frontend comes from.
+/// Where the address of a frontend comes from: first what the API server gives out, then what load
+/// balancers do, then what anybody may name who may write Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Actual, AddressKind, Backend, BackendSpec, Desired, EndpointSlice, Frontend, FrontendSpec,
-    NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey, Share, share,
+    Actual, AddressKind, Backend, BackendSpec, Desired, EndpointSlice, Frontend, FrontendKind,
+    FrontendSpec, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey, Share, share,
 };
 
 /// Keys whose desired state may differ from what it was.
@@ -42,6 +42,10 @@ impl Touched {
 /// The oldest Service first; among equals by name. Those without an age are the youngest.
 type Age = (i64, NamespacedName);
 
+/// Who gets a frontend that several want. An address that the cluster gave to a Service comes before
+/// one that a Service may name as it likes, however old (CVE-2020-8554).
+type Rank = (FrontendKind, Age);
+
 /// What was told, and what follows.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
@@ -53,8 +57,8 @@ pub struct Planner {
     /// Services to look at again.
     dirty: BTreeSet<NamespacedName>,
     shares: BTreeMap<NamespacedName, (Age, Share)>,
-    /// Who wants a frontend, with the field that says so: the oldest gets it.
-    claims: BTreeMap<Frontend, BTreeMap<Age, (&'static str, FrontendSpec)>>,
+    /// Who wants a frontend, with the field that says so: the first gets it.
+    claims: BTreeMap<Frontend, BTreeMap<Rank, (&'static str, FrontendSpec)>>,
     users: BTreeMap<Backend, BTreeMap<NamespacedName, BackendSpec>>,
     holders: BTreeMap<IpAddr, BTreeMap<NamespacedName, AddressKind>>,
     /// Frontends that more than one Service wants.
@@ -146,7 +150,7 @@ impl Planner {
         for claim in &old.claims {
             touched.frontends.insert(claim.frontend);
             withdraw(&mut self.claims, &claim.frontend, |claims| {
-                claims.remove(age);
+                claims.remove(&(claim.spec.kind, age.clone()));
                 claims.is_empty()
             });
         }
@@ -177,7 +181,7 @@ impl Planner {
             touched.frontends.insert(claim.frontend);
             let claims = self.claims.entry(claim.frontend).or_default();
             claims
-                .entry(age.clone())
+                .entry((claim.spec.kind, age.clone()))
                 .or_insert_with(|| (claim.field, claim.spec.clone()));
         }
         for (key, spec) in &new.services {
@@ -209,7 +213,12 @@ impl Planner {
             let first = claims.and_then(|claims| claims.values().next());
             let winner = first.map(|(_, spec)| spec.clone());
             replace(&mut self.desired.frontends, frontend, winner);
-            if claims.is_some_and(|claims| claims.len() > 1) {
+            let ages: BTreeSet<&Age> = claims
+                .into_iter()
+                .flatten()
+                .map(|((_, age), _)| age)
+                .collect();
+            if ages.len() > 1 {
                 self.contested.insert(*frontend);
             } else {
                 self.contested.remove(frontend);
@@ -239,10 +248,11 @@ impl Planner {
             .flat_map(|(_, share)| share.refusals.clone());
         let lost = self.contested.iter().flat_map(|frontend| {
             let mut claims = self.claims.get(frontend).into_iter().flatten();
-            let winner = claims.next().map(|((_, name), _)| name);
+            let winner = claims.next().map(|((_, (_, name)), _)| name);
             claims
                 .zip(winner.into_iter().cycle())
-                .map(move |(((_, name), (field, _)), winner)| Refusal {
+                .filter(|(((_, (_, name)), _), winner)| name != *winner)
+                .map(move |(((_, (_, name)), (field, _)), winner)| Refusal {
                     object: ObjectName::Service(name.clone()),
                     field: (*field).into(),
                     reason: format!("{frontend} belongs to {winner}"),

@@ -141,10 +141,24 @@ fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("TCP"))
 }
 
+/// An address that means the same on every machine: others would be the node itself, whoever runs
+/// there (CVE-2021-25737), or what it asks of its cloud.
+///
 /// An IPv4 address in IPv6's form is one of IPv4: it is the same on the wire, and to who may have it.
 fn address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
-    Ok(address.to_canonical())
+    let address = address.to_canonical();
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || is_link_local
+    {
+        return Err(format!(
+            "{address} is no address of a Service or an endpoint"
+        ));
+    }
+    Ok(address)
 }
 
 fn port_number(number: i32) -> Result<u16, String> {

@@ -1,6 +1,6 @@
 //! EndpointSlices.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::time::SystemTime;
 
 use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
 use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
@@ -51,7 +51,7 @@ pub(super) fn slice(
         let Some(text) = endpoint.addresses.first() else {
             continue;
         };
-        let address = endpoint_address(text);
+        let address = address(text);
         let field = format!("endpoints[{index}].addresses[0]");
         let Some(address) = refusals.keep(&field, address) else {
             continue;
@@ -82,18 +82,4 @@ pub(super) fn slice(
         endpoints,
         triggered: trigger.map(SystemTime::from),
     })
-}
-
-/// An endpoint of these kinds would be the node itself, whoever runs there (CVE-2021-25737).
-fn endpoint_address(text: &str) -> Result<IpAddr, String> {
-    let address = address(text)?;
-    let is_link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    if address.is_loopback() || address.is_multicast() || address.is_unspecified() || is_link_local
-    {
-        return Err(format!("{address} is no address of an endpoint"));
-    }
-    Ok(address)
 }

@@ -44,6 +44,8 @@ on_both_sources! {
     s30_s31_s32_endpoints_by_readiness;
     s50_sctp_is_refused_by_name;
     s60_node_that_leaves_is_told;
+    s91_what_the_cluster_gave_out_is_no_external_ip;
+    s91_addresses_of_every_node_are_no_services;
 }
 
 const PORT: &str = "{name: '', port: 8080}";
@@ -374,7 +376,7 @@ async fn s17_an_address_in_another_form_is_the_same(mut agent: Agent) {
         .complains("192.168.50.1 is an address of this node")
         .await;
     agent
-        .complains("127.0.0.1 is no address of an endpoint")
+        .complains("127.0.0.1 is no address of a Service or an endpoint")
         .await;
 }
 
@@ -554,4 +556,73 @@ async fn s60_node_that_leaves_is_told(mut agent: Agent) {
             .await
             .is_ok()
     );
+}
+
+/// Whoever names the address of a Service that is still to come gets nothing by being the older.
+async fn s91_what_the_cluster_gave_out_is_no_external_ip(mut agent: Agent) {
+    let external = "externalIPs: [10.96.0.1, 203.0.113.1], ports: [{port: 80}, {port: 81}]"
+        .replace("{port: 80}", "{name: a, port: 80}")
+        .replace("{port: 81}", "{name: b, port: 81}");
+    let thief = service("thief", &format!("clusterIP: 10.96.0.2, {external}"));
+    let thief = thief.replace(
+        "metadata: {",
+        "metadata: {creationTimestamp: '2026-01-01T00:00:00Z', ",
+    );
+    agent.write("a.yaml", &thief).await;
+    let own = line("10.96.0.2:80", "ClusterIp", "") + &line("10.96.0.2:81", "ClusterIp", "");
+    let taken = |address: &str, port: u16| line(&format!("{address}:{port}"), "ExternalIp", "");
+    let [one, two] = ["10.96.0.1", "203.0.113.1"];
+    let before = taken(one, 80) + &taken(one, 81) + &own + &taken(two, 80) + &taken(two, 81);
+    agent.holds(&before).await;
+    let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]";
+    let balancer = web(spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}\n";
+    agent.write("web.yaml", &balancer).await;
+    let after = line("10.96.0.1:80", "ClusterIp", "")
+        + &taken(one, 81)
+        + &own
+        + &line("203.0.113.1:80", "LoadBalancer", "")
+        + &taken(two, 81);
+    agent.holds(&after).await;
+    for address in [one, two] {
+        let lost = format!("spec.externalIPs: tcp {address}:80 belongs to default/web");
+        agent.complains(&lost).await;
+    }
+    // A Service that names its own address twice is at odds with nobody.
+    agent.write("a.yaml", "").await;
+    let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, externalIPs: [203.0.113.1], ports: [{port: 80}]";
+    let twice = web(spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}\n";
+    agent.write("web.yaml", &twice).await;
+    let rest = line("10.96.0.1:80", "ClusterIp", "") + &line("203.0.113.1:80", "LoadBalancer", "");
+    agent.holds(&rest).await;
+    agent.is_content().await;
+}
+
+async fn s91_addresses_of_every_node_are_no_services(mut agent: Agent) {
+    let bad = ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "0.0.0.0"];
+    let ips: Vec<String> = bad.iter().map(|ip| format!("{{ip: '{ip}'}}")).collect();
+    let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]";
+    let status = format!(
+        "status: {{loadBalancer: {{ingress: [{}]}}}}\n",
+        ips.join(", ")
+    );
+    agent.write("web.yaml", &(web(spec) + &status)).await;
+    agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+    for (index, address) in bad.iter().enumerate() {
+        let complaint = format!(
+            "Service default/web: status.loadBalancer.ingress[{index}]: {address} is no address"
+        );
+        agent.complains(&complaint).await;
+    }
+    if let Source::Manifests(_) = &agent.source {
+        // The API refuses these itself.
+        let spec = format!(
+            "externalIPs: ['{}'], ports: [{{port: 80}}]",
+            bad.join("', '")
+        );
+        agent.write("web.yaml", &web(&spec)).await;
+        agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
+        agent
+            .complains("spec.externalIPs[1]: 169.254.169.254 is no address")
+            .await;
+    }
 }

@@ -214,6 +214,13 @@ impl Agent {
         assert!(result, "expected `{text}` in\n{}", self.refusals());
     }
 
+    /// Waits until nothing is refused.
+    pub(crate) async fn is_content(&mut self) {
+        let is_so = self.status.wait_for(|status| status.refusals.is_empty());
+        let result = timeout(PATIENCE, is_so).await.is_ok();
+        assert!(result, "{}", self.refusals());
+    }
+
     pub(crate) fn refusals(&self) -> String {
         let status = self.status.borrow();
         let lines = status.refusals.iter().map(|refusal| format!("{refusal}\n"));
