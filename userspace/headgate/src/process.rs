@@ -17,7 +17,7 @@ pub(crate) fn start_log() {
     // The client repeats what the source says.
     let wanted = wanted.unwrap_or_else(|| "info,kube_client=off,kube_runtime=off".into());
     // It also quotes answers that it cannot read, and these may be Secrets.
-    let filter = EnvFilter::new(format!("{wanted},kube_client::client=off"));
+    let filter = EnvFilter::new(format!("{wanted},kube_client::client=debug"));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(filter)

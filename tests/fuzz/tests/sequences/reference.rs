@@ -45,75 +45,80 @@ pub(crate) struct Seen {
 /// What should be seen.
 pub(crate) fn expected(cluster: &Cluster) -> Seen {
     let mut seen = Seen::default();
-    let mut services: Vec<&Service> = cluster.services.values().collect();
-    // S17: the oldest first, those without age last.
-    services.sort_by_key(|service| {
+    // S17, S91: what the cluster gives out first, then the oldest first, those without age last.
+    let services = cluster.services.values();
+    let mut wanted: Vec<(FrontendKind, &Service, IpAddr)> = services
+        .flat_map(|service| {
+            let addresses = addresses(cluster, service).into_iter();
+            addresses.map(move |(address, kind)| (kind, service, address))
+        })
+        .collect();
+    wanted.sort_by_key(|(kind, service, _)| {
         (
+            *kind,
             service.created_s.is_none(),
             service.created_s,
             &service.name,
         )
     });
-    for service in services {
-        for (address, kind) in addresses(cluster, service) {
-            for port in &service.ports {
-                let number = match (kind, port.node_port) {
-                    (FrontendKind::NodePort, None) => continue,
-                    (FrontendKind::NodePort, Some(number)) => number,
-                    _ => port.port,
-                };
-                let way = |is_local| {
-                    way(
-                        cluster,
-                        service,
-                        &port.name,
-                        port.protocol,
-                        address,
-                        is_local,
-                    )
-                };
-                let external = service.external_policy == Scope::Local;
-                let internal = service.internal_policy == Scope::Local;
-                // S21, S23: policies of traffic from outside mean nothing to that from inside.
-                let (inside, outside) = match kind {
-                    FrontendKind::ClusterIp => (way(internal), way(internal)),
-                    _ => (way(false), way(external)),
-                };
-                for way in [&inside, &outside] {
-                    seen.backends.extend(way.backends.keys());
-                }
-                // S13: for the load balancer alone.
-                let ranges = match kind {
-                    FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
-                    _ => None,
-                };
-                let frontend = Frontend {
+    for (kind, service, address) in wanted {
+        for port in &service.ports {
+            let number = match (kind, port.node_port) {
+                (FrontendKind::NodePort, None) => continue,
+                (FrontendKind::NodePort, Some(number)) => number,
+                _ => port.port,
+            };
+            let way = |is_local| {
+                way(
+                    cluster,
+                    service,
+                    &port.name,
+                    port.protocol,
                     address,
-                    port: number,
-                    protocol: port.protocol,
-                };
-                seen.frontends.entry(frontend).or_insert_with(|| Behind {
-                    of: service.name.clone(),
-                    kind,
-                    inside,
-                    outside,
-                    admits: ranges.map(|ranges| {
-                        let of_family = ranges
-                            .iter()
-                            .filter(|range| range.addr().is_ipv4() == address.is_ipv4());
-                        of_family.copied().collect()
-                    }),
-                });
-                // S16: an address is the services' own unless the node, or somebody else, has it too.
-                let is_own = match kind {
-                    FrontendKind::ClusterIp => true,
-                    FrontendKind::LoadBalancer => !cluster.node.addresses.contains(&address),
-                    FrontendKind::NodePort | FrontendKind::ExternalIp => false,
-                };
-                let known = seen.addresses.entry(address).or_insert(AddressKind::Shared);
-                if is_own {
-                    *known = AddressKind::Service;
-                }
+                    is_local,
+                )
+            };
+            let external = service.external_policy == Scope::Local;
+            let internal = service.internal_policy == Scope::Local;
+            // S21, S23: policies of traffic from outside mean nothing to that from inside.
+            let (inside, outside) = match kind {
+                FrontendKind::ClusterIp => (way(internal), way(internal)),
+                _ => (way(false), way(external)),
+            };
+            for way in [&inside, &outside] {
+                seen.backends.extend(way.backends.keys());
+            }
+            // S13: for the load balancer alone.
+            let ranges = match kind {
+                FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
+                _ => None,
+            };
+            let frontend = Frontend {
+                address,
+                port: number,
+                protocol: port.protocol,
+            };
+            seen.frontends.entry(frontend).or_insert_with(|| Behind {
+                of: service.name.clone(),
+                kind,
+                inside,
+                outside,
+                admits: ranges.map(|ranges| {
+                    let of_family = ranges
+                        .iter()
+                        .filter(|range| range.addr().is_ipv4() == address.is_ipv4());
+                    of_family.copied().collect()
+                }),
+            });
+            // S16: an address is the services' own unless the node, or somebody else, has it too.
+            let is_own = match kind {
+                FrontendKind::ClusterIp => true,
+                FrontendKind::LoadBalancer => !cluster.node.addresses.contains(&address),
+                FrontendKind::NodePort | FrontendKind::ExternalIp => false,
+            };
+            let known = seen.addresses.entry(address).or_insert(AddressKind::Shared);
+            if is_own {
+                *known = AddressKind::Service;
             }
         }
     }
