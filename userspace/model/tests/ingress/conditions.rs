@@ -84,6 +84,8 @@ fn l14_texts_are_any_one_of_some_or_a_pattern() {
         ("/match-query", "page", false),
         ("/match-method", "POST, GET", true),
         ("/match-method", "POST", false),
+        ("/match-method", "~ GET|HEAD", true),
+        ("/match-method", "~ P.*", false),
         ("/match-source", "10.0.0.0/8", true),
         ("/match-source", "fd00::/8, 10.1.2.4", false),
     ] {

@@ -334,7 +334,7 @@ pub(super) fn named_texts(text: &str) -> Result<Vec<(String, Text)>, String> {
 }
 
 /// `~ PATTERN`, values between `|`, or nothing.
-fn text_match(text: &str) -> Result<Text, String> {
+pub(super) fn text_match(text: &str) -> Result<Text, String> {
     if let Some(pattern) = text.strip_prefix('~') {
         return Pattern::whole(pattern.trim()).map(Text::Regex);
     }

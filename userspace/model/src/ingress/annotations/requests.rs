@@ -4,7 +4,7 @@ use super::super::{Condition, HeaderEdit, Origin, Pattern, Retry, Text};
 
 use super::{
     Annotation,
-    draft::named_texts,
+    draft::{named_texts, text_match},
     values::{
         boolean, duration, field_value, host, list, location, networks, not_empty, number, path,
         positive, rule_host, service_port, size, token,
@@ -200,10 +200,15 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     // Which requests.
     Annotation::own(
         "match-method",
-        "methods, between commas: other requests are left to other rules",
+        "methods, between commas, or `~ pattern`: other requests are left to other rules",
         |text, draft| {
-            let methods = list(text).map(token).collect::<Result<_, _>>()?;
-            let methods = Text::OneOf(not_empty(methods)?);
+            let methods = match text.strip_prefix('~') {
+                Some(_) => text_match(text)?,
+                None => {
+                    let methods = list(text).map(token).collect::<Result<_, _>>()?;
+                    Text::OneOf(not_empty(methods)?)
+                }
+            };
             Ok(draft.conditions.push(Condition::Method(methods)))
         },
     )
