@@ -1,13 +1,13 @@
 //! How a new connection is translated.
 
 use headgate_abi::{
-    BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Reason,
+    Addr, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Reason,
 };
 
 use crate::{
     conntrack::{is_expired, mirror, timeout_s},
     parse::Family,
-    select::{flow_hash, mix},
+    select::{client_hash, flow_hash, mix},
     tables::{Added, Tables},
     walk::{Hook, Notes},
 };
@@ -24,7 +24,6 @@ pub(crate) fn plan_snat<T: Tables>(
     hook: Hook,
     tables: &T,
     family: Family,
-    hash: u32,
     backend: &BackendEntry,
     notes: &mut Notes,
 ) -> Result<(), Reason> {
@@ -45,10 +44,10 @@ pub(crate) fn plan_snat<T: Tables>(
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
     }
-    entry.source = address;
+    let client = core::mem::replace(&mut entry.source, address);
     let port = entry.source_port.number();
     if port < config.snat_port_first.number() || port > config.snat_port_last.number() {
-        entry.source_port = port_in_range(config, hash);
+        entry.source_port = port_of_client(config, &client, port);
     }
     Ok(())
 }
@@ -81,6 +80,18 @@ pub(crate) fn open_connection<T: Tables>(
         notes.entry.source_port = port_in_range(tables.config(), candidate);
     }
     Err(Reason::SnatPortsExhausted)
+}
+
+/// The port that is tried first for a client's.
+///
+/// Ports that a client takes one after another, as Linux does in steps of two (`ip_local_port_range`),
+/// get ports of their own until the range is used up. By a hash some would share one soon, as birthdays
+/// do, and a server that remembers the older connection (TIME_WAIT) drops the newer one's SYN: its
+/// timestamp is of another clock (RFC 7323, 5.3), as Linux clients have one for each flow.
+#[inline(always)]
+fn port_of_client(config: &DatapathConfig, client: &Addr, port: u16) -> Port {
+    let own = client_hash(client, 0, config.seed);
+    port_in_range(config, own.wrapping_add(u32::from(port) << 17))
 }
 
 #[inline(always)]

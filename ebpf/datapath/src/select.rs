@@ -15,7 +15,7 @@ pub fn flow_hash(flow: &FlowKey, seed: u32) -> u32 {
 }
 
 #[inline(always)]
-fn client_hash(client: &Addr, port: u32, seed: u32) -> u32 {
+pub(crate) fn client_hash(client: &Addr, port: u32, seed: u32) -> u32 {
     let [a, b, c, d] = client.words();
     let mut hash = seed;
     for word in [a, b, c, d, port] {

@@ -368,7 +368,7 @@ fn balance<T: Tables>(
     let (backend_id, backend) =
         choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
     notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
-    plan_snat(hook, tables, parsed.family, hash, &backend, notes)
+    plan_snat(hook, tables, parsed.family, &backend, notes)
 }
 
 /// How the packet goes on its way.

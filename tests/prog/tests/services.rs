@@ -1,6 +1,8 @@
 //! Service behaviours that are best seen packet by packet, on the host and in the kernel.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use std::collections::HashSet;
+
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, MemberKey, Port,
     Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
@@ -25,7 +27,7 @@ fn state() -> State {
             snat_v4: address("192.168.50.1"),
             snat_v6: address("fd50::1"),
             snat_port_first: Port::new(10_000),
-            snat_port_last: Port::new(19_999),
+            snat_port_last: Port::new(29_999),
             seed: 7,
             ..DatapathConfig::default()
         },
@@ -392,6 +394,20 @@ fn s48_client_reuses_its_port_after_the_end() {
         traffic.connections, 3,
         "each SYN opened a connection of its own"
     );
+}
+
+/// Ports as Linux gives them to one client's connections (`ip_local_port_range`, every other one).
+#[test]
+fn s48_ports_taken_one_after_another_stay_apart() {
+    let mut walks = Walks::new("s48p");
+    let mut seen = HashSet::new();
+    for port in (32_768..61_000).step_by(2) {
+        let sent = walks.run(&syn(&format!("198.51.100.7:{port}"), "10.96.0.10:82"));
+        let sent = describe(&sent.frame);
+        let words: Vec<_> = sent.split(' ').map(str::to_owned).collect();
+        assert_eq!(words[0], "192.168.50.1", "{sent}");
+        assert!(seen.insert(words[1].clone()), "{sent} from {port}");
+    }
 }
 
 #[test]
