@@ -66,6 +66,18 @@ impl Addr {
         }
     }
 
+    /// Whether a packet may come from here: one host, and another one (RFC 1122, 3.2.1.3; RFC 4291, 2.7).
+    #[inline(always)]
+    pub const fn is_host(self) -> bool {
+        let [first, ..] = self.0[if self.is_v4() { 3 } else { 0 }].to_ne_bytes();
+        let is_group = if self.is_v4() {
+            first == 0 || first >= 224
+        } else {
+            first == 255
+        };
+        !is_group && !self.is_loopback() && !self.is_unspecified()
+    }
+
     /// Whether this is the all-zero address of either family.
     #[inline(always)]
     pub const fn is_unspecified(self) -> bool {

@@ -10,6 +10,8 @@ const ETHERTYPE: u32 = 12;
 const ETHERTYPE_V4: u16 = 0x0800;
 const ETHERTYPE_V6: u16 = 0x86dd;
 pub(crate) const V4_HEADER: u32 = 20;
+/// The bits of a fragment's offset, in units of eight bytes.
+const V4_OFFSET: u16 = 0x1fff;
 pub(crate) const V6_HEADER: u32 = 40;
 pub(crate) const ICMP_HEADER: u32 = 8;
 
@@ -140,9 +142,8 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         return Err(Reason::Malformed);
     }
     const MORE: u16 = 0x2000;
-    const OFFSET: u16 = 0x1fff;
     let field = u16::from_be_bytes([fragment_hi, fragment_lo]);
-    let fragment = fragment(field & OFFSET, field & MORE != 0);
+    let fragment = fragment(field & V4_OFFSET, field & MORE != 0);
     let network = network_v4(&header);
     let (flow, transport, flags) = parse_transport(packet, &network, L3 + header_len, fragment)?;
     Ok(Parsed {
@@ -176,7 +177,7 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     if first >> 4 != 6 {
         return Err(Reason::Malformed);
     }
-    let mut network = network_v6(&header);
+    let mut network = network_v6(&header)?;
     let (mut l4, mut part, mut fragment_id) = (L3 + V6_HEADER, Fragment::Whole, 0);
     const FRAGMENT_HEADER: u8 = 44;
     if next_header == FRAGMENT_HEADER {
@@ -244,19 +245,25 @@ fn network_v4(header: &[u8; V4_HEADER as usize]) -> Network {
 }
 
 #[inline(always)]
-fn network_v6(header: &[u8; V6_HEADER as usize]) -> Network {
+fn network_v6(header: &[u8; V6_HEADER as usize]) -> Result<Network, Reason> {
     let (words, _) = header.as_chunks::<4>();
     let [_, _, a, b, c, d, e, f, g, h] = words else {
         unreachable!("forty bytes are ten words")
     };
     let word = |bytes: &[u8; 4]| u32::from_ne_bytes(*bytes);
     let [_, _, _, _, _, _, next_header, ..] = *header;
-    Network {
-        family: Family::V6,
-        source: Addr::from_words([word(a), word(b), word(c), word(d)]),
-        destination: Addr::from_words([word(e), word(f), word(g), word(h)]),
-        protocol: Protocol(next_header),
+    let source = Addr::from_words([word(a), word(b), word(c), word(d)]);
+    let destination = Addr::from_words([word(e), word(f), word(g), word(h)]);
+    // On the wire these are nobody's, and here they would be those of IPv4.
+    if source.is_v4() || destination.is_v4() {
+        return Err(Reason::Malformed);
     }
+    Ok(Network {
+        family: Family::V6,
+        source,
+        destination,
+        protocol: Protocol(next_header),
+    })
 }
 
 #[inline(always)]
@@ -324,16 +331,18 @@ fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey
         // Destination unreachable, time exceeded, parameter problem.
         Family::V4 if matches!(kind, 3 | 11 | 12) => {
             let header: [u8; V4_HEADER as usize] = packet.load(inner)?;
-            let [version_ihl, ..] = header;
-            // A quoted packet with options is one that we never translated.
-            if version_ihl != 0x45 {
+            let [version_ihl, _, _, _, _, _, offset_hi, offset_lo, ..] = header;
+            let offset = u16::from_be_bytes([offset_hi, offset_lo]) & V4_OFFSET;
+            // A quoted packet with options is one that we never translated, and a later fragment has no
+            // ports.
+            if version_ihl != 0x45 || offset != 0 {
                 return Err(Reason::OtherProtocol);
             }
             (network_v4(&header), inner + V4_HEADER)
         }
         // Destination unreachable, packet too big, time exceeded, parameter problem.
         Family::V6 if matches!(kind, 1..=4) => {
-            (network_v6(&packet.load(inner)?), inner + V6_HEADER)
+            (network_v6(&packet.load(inner)?)?, inner + V6_HEADER)
         }
         Family::V4 | Family::V6 => return Err(Reason::OtherProtocol),
     };

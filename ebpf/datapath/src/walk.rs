@@ -297,6 +297,10 @@ fn plan_connection<T: Tables>(
     let Some(address) = tables.address(&flow.destination) else {
         return straight(tables, parsed, notes);
     };
+    // Nobody to answer. The kernel drops these as martians, once it sees them.
+    if !flow.source.is_host() {
+        return Err(Reason::Spoofed);
+    }
     let key = FrontendKey::new(flow.destination, flow.destination_port, flow.protocol);
     let Some(frontend) = tables.frontend(&key) else {
         return match address {

@@ -305,6 +305,25 @@ fn s44_fragments_of_a_datagram_reach_one_backend() {
     }
 }
 
+/// What it quotes begins with data, whatever ports that spells.
+#[test]
+fn s45_icmp_error_about_a_later_fragment_is_left_alone() {
+    let mut walks = Walks::new("s45f");
+    let client = Builder::new("198.51.100.7:1000", "10.96.0.10:53");
+    let mut quoted = walks.run(&client.udp(b"question")).frame;
+    let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
+    let whole = walks.run(&backend.unreachable(&quoted));
+    assert_eq!(whole.reason, Reason::IcmpError);
+    quoted[21] = 1;
+    let sent = backend.unreachable(&quoted);
+    let later = walks.run(&sent);
+    assert_eq!(
+        (later.action, later.reason),
+        ("pass", Reason::OtherProtocol)
+    );
+    assert_eq!(later.frame, sent);
+}
+
 #[test]
 fn s46_options_are_forwarded_and_unknown_headers_left_alone() {
     let mut walks = Walks::new("s46");
@@ -507,12 +526,29 @@ fn s51_spoofed_sources_are_dropped() {
         ("[::1]:1000", "[fd96::10]:53"),
         ("10.96.0.10:1000", "10.96.0.10:80"),
         ("203.0.113.10:1000", "10.96.0.10:80"),
+        ("0.0.0.0:1000", "10.96.0.10:80"),
+        ("224.0.0.1:1000", "10.96.0.10:8080"),
+        ("255.255.255.255:1000", "10.96.0.10:80"),
+        ("[::]:1000", "[fd96::10]:53"),
+        ("[ff02::1]:1000", "[fd96::10]:53"),
         ("198.51.100.7:1000", "127.0.0.1:80"),
     ] {
         let outcome = walks.run(&syn(from, to));
         assert_eq!(
             (outcome.action, outcome.reason),
             ("drop", Reason::Spoofed),
+            "{from} to {to}"
+        );
+    }
+    // IPv6 packets with addresses that stand for IPv4.
+    for (from, to) in [
+        ("[fd50::100]:1000", "[::ffff:10.96.0.10]:80"),
+        ("[::ffff:198.51.100.7]:1000", "[fd96::10]:53"),
+    ] {
+        let outcome = walks.run(&syn(from, to));
+        assert_eq!(
+            (outcome.action, outcome.reason),
+            ("pass", Reason::Malformed),
             "{from} to {to}"
         );
     }
