@@ -6,9 +6,10 @@ mod common;
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use common::{
-    CLUSTER_V4, cluster_without_agents, eventually, finish, names, on, on_node, pods_over_http,
+    CLUSTER_V4, cluster_without_agents, doctor, eventually, finish, names, on, on_node,
+    pods_over_http,
 };
-use headgate_netns::{Cluster, Load, Node, SERVICE, binary, connections, slices};
+use headgate_netns::{Cluster, Load, Node, SERVICE, connections, slices};
 use nix::sys::signal::Signal;
 
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
@@ -76,16 +77,6 @@ fn hooks(node: &Node) -> String {
     let status = on_node(node, &["status", "-o", "json"]).unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     format!("{} {}", status["hooks"]["eth0"], status["hooks"]["lxc1"])
-}
-
-fn doctor(node: &Node) -> String {
-    let mut command = node.netns.command(binary("headgate").unwrap(), None);
-    let output = command
-        .arg("--pins")
-        .arg(&node.pins)
-        .args(["doctor", "--no-api"])
-        .output();
-    String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 #[test]

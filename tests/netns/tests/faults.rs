@@ -12,7 +12,7 @@ use std::{
 };
 
 use common::{
-    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, eventually,
+    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, doctor, eventually,
     flood::{Packet, flood},
     ingress_cluster, names, on, on_node, pods_over_http, requests,
 };
@@ -377,6 +377,7 @@ metadata: {name: sink}
 spec:
   type: NodePort
   clusterIP: 10.96.0.99
+  sessionAffinity: ClientIP
   ports: [{protocol: UDP, port: 9, nodePort: 30053}]
 ---
 apiVersion: discovery.k8s.io/v1
@@ -401,7 +402,10 @@ fn fault_floods() {
     cluster.write("slices.yaml", &slices(&serving)).unwrap();
     for index in 0..2 {
         cluster
-            .start_agent_with(index, &["--max-connections", "4096"])
+            .start_agent_with(
+                index,
+                &["--max-connections", "4096", "--max-affinities", "4096"],
+            )
             .unwrap();
     }
     let node = &cluster.nodes[0];
@@ -419,9 +423,9 @@ fn fault_floods() {
     }
     requests = requests.with(client, PACE, connections(web));
     let mut told = Vec::new();
-    for (packet, port, name) in [
-        (Packet::Syn, 30080, "SYN"),
-        (Packet::Datagram, 30053, "UDP"),
+    for (packet, port, name, maps) in [
+        (Packet::Syn, 30080, "SYN", &["CONNTRACK"][..]),
+        (Packet::Datagram, 30053, "UDP", &["CONNTRACK", "AFFINITY"]),
     ] {
         let count = rounds * 1000;
         let flood = thread::scope(|scope| {
@@ -439,11 +443,13 @@ fn fault_floods() {
             flooding.join().is_ok()
         });
         assert!(flood);
-        let (entries, capacity) = fill(node, "CONNTRACK");
-        told.push(format!(
-            "{count} of {name}: CONNTRACK {entries} of {capacity}"
-        ));
-        assert!(entries * 10 > capacity * 8, "{told:?}");
+        let findings = doctor(node);
+        for map in maps {
+            let (entries, capacity) = fill(node, map);
+            told.push(format!("{count} of {name}: {map} {entries} of {capacity}"));
+            assert!(entries * 10 > capacity * 8, "{told:?}");
+            assert!(findings.contains(&format!("map {map} is ")), "{findings}");
+        }
     }
     let mut tally: Tally = requests.finish().into_iter().sum();
     let mut idle_tally = Tally::default();

@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// Most connection entries, two a connection
     #[arg(long, default_value_t = 1 << 19)]
     max_connections: u32,
+    /// Most clients of services with session affinity
+    #[arg(long, default_value_t = 1 << 16)]
+    max_affinities: u32,
     /// Most frontends
     #[arg(long, default_value_t = 1 << 16)]
     max_frontends: u32,
@@ -449,6 +452,7 @@ fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {
         services: options.max_services,
         backends: options.max_backends,
         slots: options.max_slots,
+        affinities: options.max_affinities,
         connections: options.max_connections,
         ..LoadOptions::default()
     }

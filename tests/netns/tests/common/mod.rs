@@ -132,6 +132,17 @@ pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
     }
 }
 
+/// What `doctor` finds on a node.
+pub(crate) fn doctor(node: &Node) -> String {
+    let mut command = node.netns.command(binary("headgate").unwrap(), None);
+    let output = command
+        .arg("--pins")
+        .arg(&node.pins)
+        .args(["doctor", "--no-api"])
+        .output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
 /// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
 /// processes are outside of it.
 pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i32> {

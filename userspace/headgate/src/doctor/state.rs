@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use headgate_abi::{ABI_VERSION, names};
-use headgate_dataplane::{attached, pin_folder};
+use headgate_dataplane::{Usage, attached, pin_folder};
 
 use super::Finding;
 use crate::{
@@ -98,19 +98,26 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
             "start the agent; its log says what it waits for",
         ),
     });
-    let fills = View::open(pins).and_then(|view| Ok(view.maps.usage(pins)?));
-    for usage in fills.into_iter().flatten() {
-        const WARN_PERCENT: u64 = 80;
-        let percent = usage.entries * 100 / u64::from(usage.capacity.max(1));
-        if percent >= WARN_PERCENT {
-            findings.push(Finding::warning(
-                ABOUT,
-                format!("map {} is {percent}% full", usage.name),
-                "raise the agent's --max-… option, then `headgate cleanup` and start it anew",
-            ));
-        }
+    if let Ok(view) = View::open(pins) {
+        let fixed = view.maps.usage(pins).unwrap_or_default();
+        let caches = view.maps.usage_of_caches(pins).unwrap_or_default();
+        findings.extend(fixed.iter().filter_map(|usage| fill(usage, "")));
+        let so = ": new entries take the place of those unused for longest";
+        findings.extend(caches.iter().filter_map(|usage| fill(usage, so)));
     }
     findings
+}
+
+fn fill(usage: &Usage, so: &str) -> Option<Finding> {
+    const WARN_PERCENT: u64 = 80;
+    let percent = usage.entries * 100 / u64::from(usage.capacity.max(1));
+    (percent >= WARN_PERCENT).then(|| {
+        Finding::warning(
+            "maps",
+            format!("map {} is {percent}% full{so}", usage.name),
+            "raise the agent's --max-… option, then `headgate cleanup` and start it anew",
+        )
+    })
 }
 
 pub(super) fn agent(pins: &Path) -> Vec<Finding> {
