@@ -101,6 +101,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
     #[arg(default_value_t = Settings::default().body_timeout.as_secs())]
     client_body_timeout: u64,
+    /// Seconds that a client may take nothing of what it is sent
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
+    #[arg(default_value_t = Settings::default().answer_timeout.as_secs())]
+    client_answer_timeout: u64,
     /// How requests are logged to standard output
     #[arg(long, default_value = "json")]
     access_log: LogChoice,
@@ -252,6 +256,7 @@ fn settings(options: &Options) -> Result<Settings> {
         max_connections: options.max_connections,
         head_timeout: Duration::from_secs(options.client_header_timeout),
         body_timeout: Duration::from_secs(options.client_body_timeout),
+        answer_timeout: Duration::from_secs(options.client_answer_timeout),
     })
 }
 

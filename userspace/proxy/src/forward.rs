@@ -32,8 +32,9 @@ use crate::{
     headers,
     limits::Admission,
     message::{Ask, Misunderstood},
+    mirror::mirror,
     prepare::{prepare, rewrite},
-    send::{mirror, send},
+    send::send,
     serving::{ServedRoute, ServedTarget, Serving},
     trace::{self, Trace},
     upstream::{Pick, Upstream},
@@ -280,8 +281,8 @@ async fn admit(
     let fate = Arc::new(Fate::default());
     let most = call.route.policy().limits.body_bytes;
     let body = upload(body, most, proxy.settings.body_timeout, &fate);
-    let request = Box::new(Request::from_parts(parts, body));
-    mirror(call, connection, &request);
+    let mut request = Box::new(Request::from_parts(parts, body));
+    mirror(call, connection, &mut request);
     let (mut response, pick, sent) = match send(&upstream, call, connection, request).await {
         Ok(answered) => answered,
         Err(_) if fate.is_exceeded() => {

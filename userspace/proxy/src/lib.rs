@@ -26,6 +26,7 @@ mod headers;
 mod index;
 mod limits;
 mod message;
+mod mirror;
 mod path;
 mod prepare;
 mod proxy_protocol;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// How long a client may be silent in the body of a request that has no answer yet.
     pub body_timeout: Duration,
+    /// How long a client may take nothing of what it is sent (`TCP_USER_TIMEOUT`).
+    pub answer_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -104,6 +107,7 @@ impl Default for Settings {
             max_connections: 16_384,
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(60),
         }
     }
 }

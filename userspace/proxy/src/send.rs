@@ -1,9 +1,9 @@
-//! Sending a request to an endpoint, to another one if that is allowed, and a copy to a mirror.
+//! Sending a request to an endpoint, and to another one if that is allowed.
 
 use std::{sync::Arc, time::Instant};
 
 use headgate_model::ingress::Retry;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use tracing::debug;
 
 use crate::{
@@ -14,31 +14,8 @@ use crate::{
     upstream::{Ask, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
 };
 
-/// Sends a copy, without body, of some requests.
-pub(crate) fn mirror(call: &Call, connection: &Connection, request: &Request<Body>) {
-    let Some((upstream, percent)) = &call.route.mirror else {
-        return;
-    };
-    if fastrand::u8(..100) >= *percent {
-        return;
-    }
-    let mut copy = without_body(request);
-    copy.headers_mut().remove(header::CONTENT_LENGTH);
-    let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
-    let (client, timeouts) = (call.client, call.route.policy().timeouts);
-    tokio::spawn(async move {
-        let picked = upstream.pick(&Ask::new(client, &copy), &[]);
-        if let Ok(pick) = picked {
-            let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
-            if let Err(error) = sent {
-                debug!("a copy was not sent: {error}");
-            }
-        }
-    });
-}
-
 /// Boxed, as requests to endpoints are handed on often.
-fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
+pub(crate) fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
     let mut copy = Box::new(Request::new(Body::empty()));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -17,6 +17,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{TcpNoDelay, TcpUserTimeout},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -74,6 +78,12 @@ pub(crate) async fn serve(
     scheme: Scheme,
     stop: impl Future<Output = ()>,
 ) {
+    // Its connections inherit them.
+    let longest = u32::try_from(proxy.settings.answer_timeout.as_millis()).unwrap_or(u32::MAX);
+    let set = setsockopt(&listener, TcpUserTimeout, &longest);
+    if let Err(error) = set.and_then(|()| setsockopt(&listener, TcpNoDelay, &true)) {
+        warn!("cannot set options of connections: {error}");
+    }
     let (stopping, is_stopping) = watch::channel(false);
     let linger = async {
         stop.await;
@@ -133,7 +143,6 @@ async fn connection(
     scheme: Scheme,
     stopping: Stopping,
 ) -> Result<(), BodyError> {
-    stream.set_nodelay(true)?;
     let mut ends = (canonical(peer), canonical(stream.local_addr()?));
     let mut read = BytesMut::new();
     if proxy.settings.is_told_by(ends.0.ip()) {

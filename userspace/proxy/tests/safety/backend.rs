@@ -30,8 +30,8 @@ impl Seen {
     }
 }
 
-/// A backend. It answers `/hold` when it is let go, `/switch` with 101, `/large` with a mebibyte, and
-/// the rest at once.
+/// A backend. It answers `/hold` when it is let go, `/switch` with 101, `/large` with a mebibyte, `/huge`
+/// with 64, and the rest at once.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -114,9 +114,10 @@ async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, let_go: &Notify) -> st
                 stream.write_u8(byte.to_ascii_uppercase()).await?;
             }
         }
-        let body = match head.target.starts_with("/large") {
-            true => "x".repeat(1 << 20),
-            false => "ok\n".into(),
+        let body = match head.target.as_str() {
+            "/large" => "x".repeat(1 << 20),
+            "/huge" => "x".repeat(64 << 20),
+            _ => "ok\n".into(),
         };
         let length = body.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");

@@ -10,6 +10,7 @@ mod floods;
 mod frames;
 mod injection;
 mod limits;
+mod mirrors;
 mod paths;
 mod setup;
 mod sizes;

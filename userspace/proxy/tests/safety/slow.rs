@@ -105,6 +105,29 @@ async fn l83_a_client_that_waits_is_not_late() {
     assert!(!answer.contains("connection: close"), "{answer}");
 }
 
+/// More than fits into the sockets' buffers: the kernel ends the connection, and there is room for another.
+#[tokio::test]
+async fn l83_a_client_that_takes_nothing_is_let_go() {
+    let settings = Settings {
+        max_connections: 1,
+        answer_timeout: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let setup = Setup::with(settings, &objects(&[])).await;
+    // What has connected already has no timeout.
+    setup.serves_others().await;
+    setup.web.forget();
+    let mut greedy = Client::connect(setup.http).await;
+    greedy
+        .send("GET /huge HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .await;
+    until("the request", || setup.web.targets() == ["/huge"]).await;
+    setup.serves_others().await;
+    assert_eq!(setup.web.targets().len(), 2);
+    until("the endpoint is free", || setup.web.open() <= 1).await;
+    drop(greedy);
+}
+
 #[tokio::test]
 async fn l83_connections_without_requests_end() {
     let setup = impatient().await;

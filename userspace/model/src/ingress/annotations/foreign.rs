@@ -59,7 +59,7 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     foreign(
         &["mirror-target", "mirror-host", "mirror-request-body"],
-        "`headgate.io/mirror-service`, which sends no bodies",
+        "`headgate.io/mirror-service`, a Service instead of an address",
     ),
     foreign(
         &[

@@ -284,7 +284,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::own(
         "mirror-service",
-        "`name:port` of a Service of the namespace that gets a copy of each request without its body",
+        "`name:port` of a Service of the namespace that gets a copy of each request; one that does not keep up with a body breaks off",
         |text, draft| Ok(draft.mirror = Some(service_port(text)?)),
     ),
     Annotation::own(

@@ -1,0 +1,151 @@
+//! Copies of requests for a mirror. They delay nothing: a copy that does not keep up is given up.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::channel::{Channel, Sender};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tracing::debug;
+
+use crate::{
+    body::{Body, BodyError},
+    forward::{Call, Connection},
+    send::without_body,
+    upstream::Ask,
+};
+
+/// Frames of a body that wait for the mirror, of 32 KiB at most.
+const MAX_WAITING: usize = 64;
+
+/// Sends a copy of some requests.
+pub(crate) fn mirror(call: &Call, connection: &Connection, request: &mut Request<Body>) {
+    let Some((upstream, percent)) = &call.route.mirror else {
+        return;
+    };
+    if fastrand::u8(..100) >= *percent {
+        return;
+    }
+    let mut copy = without_body(request);
+    if !request.body().is_end_stream() {
+        let (sender, receiver) = Channel::new(MAX_WAITING);
+        let body = mem::replace(request.body_mut(), Body::empty());
+        *request.body_mut() = Body::boxed(Copied::new(body, sender));
+        *copy.body_mut() = Body::boxed(receiver);
+    }
+    let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
+    let (client, timeouts) = (call.client, call.route.policy().timeouts);
+    tokio::spawn(async move {
+        let picked = upstream.pick(&Ask::new(client, &copy), &[]);
+        if let Ok(pick) = picked {
+            let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
+            if let Err(error) = sent {
+                debug!("a copy was not sent: {error}");
+            }
+        }
+    });
+}
+
+/// A body whose frames are copied as they pass. Where it breaks off, the copy does.
+#[derive(Debug)]
+struct Copied {
+    body: Body,
+    copy: Option<Sender<Bytes, BodyError>>,
+}
+
+impl Copied {
+    fn new(body: Body, copy: Sender<Bytes, BodyError>) -> Self {
+        let copy = Some(copy);
+        Self { body, copy }
+    }
+
+    fn pass_on(&mut self, frame: &Frame<Bytes>) {
+        let data = frame.data_ref().cloned().map(Frame::data);
+        let copied = data.or_else(|| frame.trailers_ref().cloned().map(Frame::trailers));
+        if let (Some(copy), Some(frame)) = (&mut self.copy, copied)
+            && copy.try_send(frame).is_err()
+        {
+            self.give_up("the mirror does not keep up");
+        }
+    }
+
+    fn give_up(&mut self, why: &str) {
+        if let Some(copy) = self.copy.take() {
+            copy.abort(why.into());
+        }
+    }
+}
+
+impl HttpBody for Copied {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = ready!(Pin::new(&mut this.body).poll_frame(context));
+        match &polled {
+            Some(Ok(frame)) => this.pass_on(frame),
+            Some(Err(_)) => this.give_up("the body broke off"),
+            None => this.copy = None,
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if !self.body.is_end_stream() {
+            self.give_up("nobody reads the body");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    fn frames(count: usize) -> Body {
+        let frame = || Ok(Frame::data(Bytes::from_static(b"x")));
+        Body::boxed(StreamBody::new(futures::stream::iter(
+            std::iter::repeat_with(frame).take(count),
+        )))
+    }
+
+    #[tokio::test]
+    async fn l74_a_copy_that_does_not_keep_up_delays_nothing() {
+        for (count, is_whole) in [(MAX_WAITING, true), (MAX_WAITING + 1, false)] {
+            let (sender, receiver) = Channel::new(MAX_WAITING);
+            let sent = Copied::new(frames(count), sender).collect().await.unwrap();
+            assert_eq!(sent.to_bytes().len(), count);
+            assert_eq!(receiver.collect().await.is_ok(), is_whole);
+        }
+    }
+
+    #[tokio::test]
+    async fn l74_a_body_that_is_not_read_to_its_end_has_no_whole_copy() {
+        let (sender, receiver) = Channel::new(MAX_WAITING);
+        let mut body = Copied::new(frames(2), sender);
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert!(receiver.collect().await.is_err());
+    }
+}
