@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Fewer and shorter rounds: five minutes in all
     #[arg(long)]
     quick: bool,
-    /// What is measured: `packets`, `forwarding`, `paths` or `l7`; default: everything
+    /// What is measured: `packets`, `forwarding`, `paths`, `l7` or `control`; default: everything
     what: Option<String>,
     /// Only tables whose title contains this
     name: Option<String>,

@@ -2,6 +2,8 @@
 //! run, and medians count, because absolute figures are a machine's and ratios less so.
 
 mod bpf;
+pub mod churn;
+pub mod control;
 pub mod forwarding;
 pub mod l7;
 pub mod packets;

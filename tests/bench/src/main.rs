@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use headgate_bench::{Machine, Options, Report, forwarding, l7, packets, paths};
+use headgate_bench::{Machine, Options, Report, control, forwarding, l7, packets, paths};
 use nix::unistd::geteuid;
 
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum What {
     Paths,
     /// Requests through the L7 proxy, beside nginx and haproxy
     L7,
+    /// From the API to the maps: time, memory and system calls of the agent
+    Control,
 }
 
 fn main() -> Result<()> {
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
             What::Forwarding => forwarding::run(&options, &mut report)?,
             What::Paths => paths::run(&options, &mut report)?,
             What::L7 => l7::run(&options, &mut report)?,
+            What::Control => control::run(&options, &mut report)?,
         }
         println!("\nwritten: {}", report.write()?.display());
     }

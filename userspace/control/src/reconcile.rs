@@ -212,6 +212,7 @@ impl<D: Dataplane> Reconciler<D> {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
         let changes = diff(&self.actual, self.planner.desired(), &touched);
+        let planned = start.elapsed();
         let mut failures = self.apply(&changes);
         for failure in &mut failures {
             let mut before = self.status.failures.iter();
@@ -232,7 +233,8 @@ impl<D: Dataplane> Reconciler<D> {
         let told = self.refused.values().flatten().cloned();
         self.status.refusals = told.chain(lost).collect();
         self.status.revision += 1;
-        if !changes.is_empty() {
+        // The first pass is told even if the maps were as they should be.
+        if !changes.is_empty() || !self.status.is_synced {
             info!(
                 revision = self.status.revision,
                 changes = changes.len(),
@@ -240,6 +242,8 @@ impl<D: Dataplane> Reconciler<D> {
                 services = self.actual.services.len(),
                 backends = self.actual.backends.len(),
                 frontends = self.actual.frontends.len(),
+                planned_us = planned.as_micros(),
+                took_us = start.elapsed().as_micros(),
                 "programmed"
             );
         }

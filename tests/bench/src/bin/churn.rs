@@ -1,0 +1,62 @@
+//! `headgate-churn`: an API server in a process of its own, with many Services, which change when told
+//! to. Each line of its input is a first number, a number after the last, and how many of them shall
+//! change a second; for each it prints the number, and the time when the change was about to be sent.
+
+use std::{
+    fs,
+    io::{self, BufRead, Write},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use headgate_apiserver::{ApiServer, Options};
+use headgate_bench::churn::{changed, objects};
+use headgate_dataplane::now_ns;
+
+#[derive(Parser)]
+struct Words {
+    /// How many Services there are
+    services: u32,
+    /// File to write a kubeconfig to
+    kubeconfig: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let words = Words::parse();
+    let server = ApiServer::spawn(Options::default())?;
+    for number in 0..words.services {
+        for object in objects(number) {
+            server.apply_value(object)?;
+        }
+    }
+    fs::write(&words.kubeconfig, server.kubeconfig())?;
+    println!("serving");
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let numbers = line.split(' ').map(str::parse);
+        let numbers = numbers.collect::<Result<Vec<u32>, _>>()?;
+        let [first, end, rate] = numbers[..] else {
+            anyhow::bail!("not three numbers: {line}");
+        };
+        change(&server, first..end, rate).context("changing")?;
+    }
+    Ok(())
+}
+
+fn change(server: &ApiServer, numbers: std::ops::Range<u32>, rate: u32) -> Result<()> {
+    let start = Instant::now();
+    for (turn, number) in (0..).zip(numbers) {
+        let object = changed(number);
+        let due = Duration::from_secs(1) * turn / rate;
+        thread::sleep(due.saturating_sub(start.elapsed()));
+        let sent = now_ns();
+        server.apply_value(object)?;
+        let mut out = io::stdout();
+        writeln!(out, "{number} {sent}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
