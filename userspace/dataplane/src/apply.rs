@@ -31,6 +31,9 @@ pub struct Writer {
     seed: u32,
     table_size: u32,
     slots: Slots,
+    /// Source ranges by service id: all that the map may hold of it. Reading them back for each change
+    /// would be work that grows with all services.
+    ranges: BTreeMap<u32, BTreeSet<IpNet>>,
     /// Service and backend ids that belong together no more.
     removed: BTreeSet<MemberKey>,
     /// Whether another agent may have left something half done: nothing was finished yet.
@@ -47,6 +50,7 @@ impl Writer {
             seed,
             table_size,
             slots,
+            ranges: BTreeMap::new(),
             removed: BTreeSet::new(),
             is_new: true,
         }
@@ -172,7 +176,7 @@ impl Writer {
         ranges: &[IpNet],
         members: &BTreeSet<u32>,
     ) -> Result<(), Error> {
-        let old = self.source_ranges()?.remove(&service).unwrap_or_default();
+        let old: Vec<IpNet> = self.ranges_of(service).collect();
         let is_new = |backend: &&u32| {
             let key = MemberKey {
                 service,
@@ -193,6 +197,7 @@ impl Writer {
 
     fn add_all(&mut self, service: u32, ranges: &[IpNet], members: &[u32]) -> Result<(), Error> {
         for range in ranges {
+            self.ranges.entry(service).or_default().insert(*range);
             let result = self
                 .maps
                 .source_ranges
@@ -207,17 +212,30 @@ impl Writer {
 
     /// Removes all source ranges of a service but these.
     fn remove_source_ranges(&mut self, service: u32, but: &[IpNet]) -> Result<(), Error> {
-        let all = self.source_ranges()?.remove(&service).unwrap_or_default();
-        for range in all.iter().filter(|range| !but.contains(range)) {
-            let result = self.maps.source_ranges.remove(&range_key(service, range));
+        let gone: Vec<IpNet> = self
+            .ranges_of(service)
+            .filter(|range| !but.contains(range))
+            .collect();
+        for range in gone {
+            let result = self.maps.source_ranges.remove(&range_key(service, &range));
             removed(names::SOURCE_RANGES, result)?;
+            if let Some(ranges) = self.ranges.get_mut(&service) {
+                ranges.remove(&range);
+            }
+        }
+        if self.ranges.get(&service).is_some_and(BTreeSet::is_empty) {
+            self.ranges.remove(&service);
         }
         Ok(())
     }
 
-    /// Source ranges by service id, sorted.
-    fn source_ranges(&self) -> Result<BTreeMap<u32, Vec<IpNet>>, Error> {
-        let mut ranges: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+    fn ranges_of(&self, service: u32) -> impl Iterator<Item = IpNet> {
+        self.ranges.get(&service).into_iter().flatten().copied()
+    }
+
+    /// Source ranges by service id, as the map has them.
+    fn read_source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, Error> {
+        let mut ranges: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
         for key in self.maps.source_ranges.keys() {
             let key = key.map_err(|source| Error::map(names::SOURCE_RANGES, source))?;
             let RangeKey { service, address } = key.data();
@@ -227,11 +245,8 @@ impl Writer {
                 IpAddr::V6(_) => RangeKey::BITS_BEFORE_V6,
             };
             if let Ok(range) = IpNet::new(address, key.prefix_len().saturating_sub(before) as u8) {
-                ranges.entry(service).or_default().push(range);
+                ranges.entry(service).or_default().insert(range);
             }
-        }
-        for ranges in ranges.values_mut() {
-            ranges.sort();
         }
         Ok(ranges)
     }
@@ -331,7 +346,7 @@ impl Writer {
         let mut services = BTreeMap::new();
         let mut members = BTreeSet::new();
         let mut used = Vec::new();
-        let mut ranges = self.source_ranges()?;
+        self.ranges = self.read_source_ranges()?;
         for id in 1..self.maps.services.len() {
             let (Some(entry), Some(label)) = (self.maps.services.get(id), self.maps.labels.get(id))
             else {
@@ -355,7 +370,7 @@ impl Writer {
                 backends: known.iter().map(|(backend, _)| *backend).collect(),
                 consistent: entry.flags == ServiceFlags::CONSISTENT,
                 affinity_timeout_s: entry.affinity_timeout_s,
-                source_ranges: ranges.remove(&id).unwrap_or_default(),
+                source_ranges: self.ranges_of(id).collect(),
             };
             if self.is_new {
                 let ids: Vec<BackendId> = known.iter().map(|(_, id)| BackendId(*id)).collect();

@@ -11,6 +11,8 @@ use std::{
 use aya::Pod;
 
 const WORD: usize = size_of::<u64>();
+/// Most words of an element.
+const MOST: usize = 32;
 
 /// An array map made with `BPF_F_MMAPABLE` (Linux 5.5).
 ///
@@ -30,7 +32,11 @@ unsafe impl<T: Send> Send for SharedArray<T> {}
 unsafe impl<T: Sync> Sync for SharedArray<T> {}
 
 impl<T: Pod> SharedArray<T> {
-    const STRIDE: usize = size_of::<T>().div_ceil(WORD);
+    const STRIDE: usize = {
+        let words = size_of::<T>().div_ceil(WORD);
+        assert!(words <= MOST);
+        words
+    };
 
     /// Maps the `len` elements of a map.
     pub fn map(map: BorrowedFd<'_>, len: u32, writable: bool) -> io::Result<Self> {
@@ -87,11 +93,10 @@ impl<T: Pod> SharedArray<T> {
 
     /// The element at `index`, or `None` if there is no such index.
     pub fn get(&self, index: u32) -> Option<T> {
-        let words: Vec<u64> = self
-            .words(index)?
-            .iter()
-            .map(|word| word.load(Ordering::Acquire))
-            .collect();
+        let mut words = [0; MOST];
+        for (word, source) in words.iter_mut().zip(self.words(index)?) {
+            *word = source.load(Ordering::Acquire);
+        }
         // SAFETY: there are at least as many bytes as T has, and any bytes make a T (`Pod`).
         Some(unsafe { words.as_ptr().cast::<T>().read_unaligned() })
     }
@@ -102,11 +107,11 @@ impl<T: Pod> SharedArray<T> {
         let Some(target) = self.words(index) else {
             return false;
         };
-        let mut words = vec![0u64; Self::STRIDE];
+        let mut words = [0u64; MOST];
         // SAFETY: there are at least as many bytes as T has.
         unsafe { words.as_mut_ptr().cast::<T>().write_unaligned(element) };
-        for (word, value) in target.iter().zip(words).rev() {
-            word.store(value, Ordering::Release);
+        for (word, value) in target.iter().zip(&words[..Self::STRIDE]).rev() {
+            word.store(*value, Ordering::Release);
         }
         true
     }
