@@ -166,18 +166,19 @@ impl Source {
             }
             match event {
                 watcher::Event::Init => {}
-                watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                    for event in convert::events(&object, self.interest) {
-                        self.send(event).await?;
-                    }
+                watcher::Event::InitApply(object) => {
+                    self.tell(&object).await?;
                     let name = convert::name(&object);
                     listed.insert(name.clone());
                     known.insert(name);
                 }
+                watcher::Event::Apply(object) => {
+                    self.tell(&object).await?;
+                    known.insert(convert::name(&object));
+                }
                 watcher::Event::Delete(object) => {
                     let name = convert::name(&object);
                     known.remove(&name);
-                    listed.remove(&name);
                     self.send(Event::Refused(kind.object(&name), Vec::new()))
                         .await?;
                     self.send(kind.gone(name)).await?;
@@ -189,7 +190,7 @@ impl Source {
                             .await?;
                         self.send(kind.gone(name.clone())).await?;
                     }
-                    known.clone_from(&listed);
+                    known = std::mem::take(&mut listed);
                     let is_first = !std::mem::replace(&mut is_listed, true);
                     if is_first && unlisted.fetch_sub(1, Ordering::Relaxed) == 1 {
                         self.send(Event::Listed(kind)).await?;
@@ -205,6 +206,13 @@ impl Source {
             0 => self.send(Event::Connected(Ok(()))).await,
             _ => Ok(()),
         }
+    }
+
+    async fn tell<K: Object>(&self, object: &K) -> Result<(), Closed> {
+        for event in convert::events(object, self.interest) {
+            self.send(event).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {

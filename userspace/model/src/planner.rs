@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -40,11 +41,25 @@ impl Touched {
 }
 
 /// The oldest Service first; among equals by name. Those without an age are the youngest.
-type Age = (i64, NamespacedName);
+type Age = (i64, Name);
+
+/// A name that many keys hold.
+type Name = Arc<NamespacedName>;
 
 /// Who gets a frontend that several want. An address that the cluster gave to a Service comes before
 /// one that a Service may name as it likes, however old (CVE-2020-8554).
 type Rank = (FrontendKind, Age);
+
+/// What a Service has a say in.
+#[derive(Clone, Debug)]
+struct Entered {
+    age: Age,
+    claims: Vec<(Frontend, FrontendKind)>,
+    services: Vec<ServiceKey>,
+    backends: Vec<Backend>,
+    addresses: Vec<IpAddr>,
+    refusals: Vec<Refusal>,
+}
 
 /// What was told, and what follows.
 #[derive(Clone, Debug, Default)]
@@ -56,11 +71,12 @@ pub struct Planner {
     slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// Services to look at again.
     dirty: BTreeSet<NamespacedName>,
-    shares: BTreeMap<NamespacedName, (Age, Share)>,
-    /// Who wants a frontend, with the field that says so: the first gets it.
-    claims: BTreeMap<Frontend, BTreeMap<Rank, (&'static str, FrontendSpec)>>,
-    users: BTreeMap<Backend, BTreeMap<NamespacedName, BackendSpec>>,
-    holders: BTreeMap<IpAddr, BTreeMap<NamespacedName, AddressKind>>,
+    entered: BTreeMap<NamespacedName, Entered>,
+    /// Who wants a frontend, with the field that says so: the first gets it. Nearly all frontends,
+    /// backends and addresses are of one Service, so a map for each would be much memory.
+    claims: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
+    users: BTreeMap<(Backend, Name), BackendSpec>,
+    holders: BTreeMap<(IpAddr, Name), AddressKind>,
     /// Frontends that more than one Service wants.
     contested: BTreeSet<Frontend>,
     /// Services that do not get all they want.
@@ -129,113 +145,110 @@ impl Planner {
     pub fn update(&mut self) -> Touched {
         let mut touched = Touched::default();
         for name in std::mem::take(&mut self.dirty) {
-            if let Some((age, old)) = self.shares.remove(&name) {
-                self.withdraw(&name, &age, &old, &mut touched);
+            if let Some(old) = self.entered.remove(&name) {
+                self.withdraw(&name, &old, &mut touched);
             }
             if let Some(service) = self.services.get(&name) {
                 let slices = self.slices_of.get(&name).into_iter().flatten();
                 let slices: Vec<&EndpointSlice> =
                     slices.filter_map(|slice| self.slices.get(slice)).collect();
-                let new = share(service, &slices, &self.node);
-                let age = (service.created_s.unwrap_or(i64::MAX), name.clone());
-                self.enter(&name, &age, &new, &mut touched);
-                self.shares.insert(name, (age, new));
+                let share = share(service, &slices, &self.node);
+                let created_s = service.created_s.unwrap_or(i64::MAX);
+                let age = (created_s, Name::new(name.clone()));
+                let new = self.enter(age, share, &mut touched);
+                self.entered.insert(name, new);
             }
         }
         self.settle(&touched);
         touched
     }
 
-    fn withdraw(&mut self, name: &NamespacedName, age: &Age, old: &Share, touched: &mut Touched) {
-        for claim in &old.claims {
-            touched.frontends.insert(claim.frontend);
-            withdraw(&mut self.claims, &claim.frontend, |claims| {
-                claims.remove(&(claim.spec.kind, age.clone()));
-                claims.is_empty()
-            });
+    fn withdraw(&mut self, name: &NamespacedName, old: &Entered, touched: &mut Touched) {
+        for (frontend, kind) in &old.claims {
+            touched.frontends.insert(*frontend);
+            let rank = (*kind, old.age.clone());
+            self.claims.remove(&(*frontend, rank));
         }
-        for key in old.services.keys() {
+        for key in &old.services {
             touched.services.insert(key.clone());
             self.desired.services.remove(key);
         }
-        for backend in old.backends.keys() {
+        let (_, user) = &old.age;
+        for backend in &old.backends {
             touched.backends.insert(*backend);
-            withdraw(&mut self.users, backend, |users| {
-                users.remove(name);
-                users.is_empty()
-            });
+            self.users.remove(&(*backend, user.clone()));
         }
-        for address in old.addresses.keys() {
+        for address in &old.addresses {
             touched.addresses.insert(*address);
-            withdraw(&mut self.holders, address, |holders| {
-                holders.remove(name);
-                holders.is_empty()
-            });
+            self.holders.remove(&(*address, user.clone()));
         }
         self.refused.remove(name);
         self.desired.health_checks.remove(name);
     }
 
-    fn enter(&mut self, name: &NamespacedName, age: &Age, new: &Share, touched: &mut Touched) {
-        for claim in &new.claims {
+    fn enter(&mut self, age: Age, share: Share, touched: &mut Touched) -> Entered {
+        let (_, name) = &age;
+        let mut new = Entered {
+            age: age.clone(),
+            claims: Vec::with_capacity(share.claims.len()),
+            services: share.services.keys().cloned().collect(),
+            backends: share.backends.keys().copied().collect(),
+            addresses: share.addresses.keys().copied().collect(),
+            refusals: share.refusals,
+        };
+        for claim in share.claims {
             touched.frontends.insert(claim.frontend);
-            let claims = self.claims.entry(claim.frontend).or_default();
-            claims
-                .entry((claim.spec.kind, age.clone()))
-                .or_insert_with(|| (claim.field, claim.spec.clone()));
+            new.claims.push((claim.frontend, claim.spec.kind));
+            let rank = (claim.spec.kind, age.clone());
+            self.claims
+                .entry((claim.frontend, rank))
+                .or_insert((claim.field, claim.spec));
         }
-        for (key, spec) in &new.services {
-            touched.services.insert(key.clone());
-            self.desired.services.insert(key.clone(), spec.clone());
+        touched.services.extend(new.services.iter().cloned());
+        self.desired.services.extend(share.services);
+        for (backend, spec) in share.backends {
+            touched.backends.insert(backend);
+            self.users.insert((backend, name.clone()), spec);
         }
-        for (backend, spec) in &new.backends {
-            touched.backends.insert(*backend);
-            let users = self.users.entry(*backend).or_default();
-            users.insert(name.clone(), *spec);
-        }
-        for (address, kind) in &new.addresses {
-            touched.addresses.insert(*address);
-            let holders = self.holders.entry(*address).or_default();
-            holders.insert(name.clone(), *kind);
+        for (address, kind) in share.addresses {
+            touched.addresses.insert(address);
+            self.holders.insert((address, name.clone()), kind);
         }
         if !new.refusals.is_empty() {
-            self.refused.insert(name.clone());
+            self.refused.insert(NamespacedName::clone(name));
         }
-        if let Some(check) = new.health_check {
-            self.desired.health_checks.insert(name.clone(), check);
+        if let Some(check) = share.health_check {
+            let checks = &mut self.desired.health_checks;
+            checks.insert(NamespacedName::clone(name), check);
         }
+        new
     }
 
     /// Decides about what several Services have a say in.
     fn settle(&mut self, touched: &Touched) {
         for frontend in &touched.frontends {
-            let claims = self.claims.get(frontend);
-            let first = claims.and_then(|claims| claims.values().next());
-            let winner = first.map(|(_, spec)| spec.clone());
+            let mut claims = of(&self.claims, *frontend, first_rank());
+            let first = claims.next();
+            let winner = first.map(|(_, (_, spec))| spec.clone());
+            let age = first.map(|((_, age), _)| age);
+            let is_contested = claims.any(|((_, other), _)| Some(other) != age);
             replace(&mut self.desired.frontends, frontend, winner);
-            let ages: BTreeSet<&Age> = claims
-                .into_iter()
-                .flatten()
-                .map(|((_, age), _)| age)
-                .collect();
-            if ages.len() > 1 {
+            if is_contested {
                 self.contested.insert(*frontend);
             } else {
                 self.contested.remove(frontend);
             }
         }
         for backend in &touched.backends {
-            let local = self
-                .users
-                .get(backend)
-                .map(|users| users.values().any(|spec| spec.local));
-            let spec = local.map(|local| BackendSpec { local });
+            let specs = of(&self.users, *backend, first_name()).map(|(_, spec)| *spec);
+            let spec = specs.reduce(|a, b| BackendSpec {
+                local: a.local || b.local,
+            });
             replace(&mut self.desired.backends, backend, spec);
         }
         for address in &touched.addresses {
-            let holders = self.holders.get(address);
-            let kind = holders.and_then(|holders| holders.values().max().copied());
-            replace(&mut self.desired.addresses, address, kind);
+            let kinds = of(&self.holders, *address, first_name()).map(|(_, kind)| *kind);
+            replace(&mut self.desired.addresses, address, kinds.max());
         }
     }
 
@@ -244,22 +257,43 @@ impl Planner {
         let own = self
             .refused
             .iter()
-            .filter_map(|name| self.shares.get(name))
-            .flat_map(|(_, share)| share.refusals.clone());
+            .filter_map(|name| self.entered.get(name))
+            .flat_map(|entered| entered.refusals.clone());
         let lost = self.contested.iter().flat_map(|frontend| {
-            let mut claims = self.claims.get(frontend).into_iter().flatten();
+            let mut claims = of(&self.claims, *frontend, first_rank());
             let winner = claims.next().map(|((_, (_, name)), _)| name);
             claims
                 .zip(winner.into_iter().cycle())
                 .filter(|(((_, (_, name)), _), winner)| name != *winner)
                 .map(move |(((_, (_, name)), (field, _)), winner)| Refusal {
-                    object: ObjectName::Service(name.clone()),
+                    object: ObjectName::Service(NamespacedName::clone(name)),
                     field: (*field).into(),
                     reason: format!("{frontend} belongs to {winner}"),
                 })
         });
         own.chain(lost).collect()
     }
+}
+
+/// Before every other.
+fn first_name() -> Name {
+    Name::new(NamespacedName::new("", ""))
+}
+
+/// Before every other.
+fn first_rank() -> Rank {
+    (FrontendKind::ClusterIp, (i64::MIN, first_name()))
+}
+
+/// The entries whose keys begin so, by the rest of their keys, of which none is before `least`.
+fn of<K: Ord + Copy, R: Ord, V>(
+    map: &BTreeMap<(K, R), V>,
+    key: K,
+    least: R,
+) -> impl Iterator<Item = (&R, &V)> {
+    let entries = map.range((key, least)..);
+    let entries = entries.take_while(move |((first, _), _)| *first == key);
+    entries.map(|((_, rest), value)| (rest, value))
 }
 
 /// Sets or removes; whether that made a difference.
