@@ -5,10 +5,11 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
-use headgate_abi::{Addr, CtEntry, FlowKey, Port};
+use headgate_abi::{Addr, CtEntry, FlowKey, MemberKey, Port};
 use headgate_control::{Event, Interest, Reconciler};
 use headgate_datapath::mirror;
 use headgate_dataplane::{Maps, Options, Programs, Writer, load};
@@ -254,7 +255,7 @@ fn s66_full_map_refuses_the_newest_and_recovers() {
                 break;
             }
             // Freed slots rest for two seconds.
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(10));
         }
         assert!(is_done, "{map}: {:?}", reconciler.status().failures);
         assert_eq!(pins.maps().frontends.keys().count(), 4);
@@ -309,6 +310,43 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
     assert_eq!(maps.members.keys().count(), 0);
 }
 
+/// A datagram of a client to Service 1, and to which backend it went.
+fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
+    let [_, _, high, low] = client.to_be_bytes();
+    let client = Addr::from(IpAddr::from([192, 0, high, low]));
+    let flow = FlowKey {
+        source: client,
+        destination: Addr::from(IpAddr::from([10, 96, 0, 1])),
+        source_port: Port::new(4000),
+        destination_port: Port::new(80),
+        protocol: headgate_abi::Protocol::UDP,
+        ..FlowKey::default()
+    };
+    let entry = CtEntry {
+        source: client,
+        destination: Addr::from(IpAddr::from([10, 128, 0, to])),
+        source_port: Port::new(4000),
+        destination_port: Port::new(8080),
+        service: pair.service,
+        backend: pair.backend,
+        ..CtEntry::default()
+    };
+    (flow, entry)
+}
+
+/// The id of the one service, and that of its backend with this last byte.
+fn pair(maps: &Maps, last: u8) -> MemberKey {
+    let is_it = |id: &u32| {
+        let entry = maps.backends.get(*id).unwrap();
+        IpAddr::from(entry.address) == IpAddr::from([10, 128, 0, last])
+    };
+    let has_name = |id: &u32| !maps.labels.get(*id).unwrap().text().is_empty();
+    MemberKey {
+        service: (1..maps.services.len()).find(has_name).unwrap(),
+        backend: (1..maps.backends.len()).find(is_it).unwrap(),
+    }
+}
+
 /// A writer that ended between the tables and what is left of their connections.
 #[test]
 fn what_an_agent_that_was_killed_left_is_forgotten() {
@@ -321,47 +359,20 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
     reconciler.note(slice(1, 2));
     assert_eq!(reconciler.reconcile().failures, 0);
     let maps = pins.maps();
-    let backend = |last: u8| {
-        let is_it = |id: &u32| {
-            let entry = maps.backends.get(*id).unwrap();
-            IpAddr::from(entry.address) == IpAddr::from([10, 128, 0, last])
-        };
-        (1..maps.backends.len()).find(is_it).unwrap()
-    };
-    let service_id = (1..maps.services.len())
-        .find(|id| !maps.labels.get(*id).unwrap().text().is_empty())
-        .unwrap();
     // Both directions of a flow to each backend, and one of somebody who had the first one's id before.
-    let [first, second] = [16, 17].map(backend);
+    let [first, second] = [16, 17].map(|last| pair(&maps, last));
     let mut connections = pins.maps().connections;
-    for (client, to, id) in [(1, 16, first), (2, 17, second), (3, 99, first)] {
-        let client = Addr::from(IpAddr::from([192, 0, 2, client]));
-        let flow = FlowKey {
-            source: client,
-            destination: Addr::from(IpAddr::from([10, 96, 0, 1])),
-            source_port: Port::new(4000),
-            destination_port: Port::new(80),
-            protocol: headgate_abi::Protocol::UDP,
-            ..FlowKey::default()
-        };
-        let entry = CtEntry {
-            source: client,
-            destination: Addr::from(IpAddr::from([10, 128, 0, to])),
-            source_port: Port::new(4000),
-            destination_port: Port::new(8080),
-            service: service_id,
-            backend: id,
-            ..CtEntry::default()
-        };
+    for (client, to, pair) in [(1, 16, first), (2, 17, second), (3, 99, first)] {
+        let (flow, entry) = flow(client, pair, to);
         let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
         mirror(&flow, &entry, &mut other_flow, &mut other);
         connections.insert(flow, entry, 0).unwrap();
         connections.insert(other_flow, other, 0).unwrap();
     }
     // The table of the second backend's removal is there; then the agent was killed.
-    let slots = maps.services.get(service_id).unwrap().slots();
+    let slots = maps.services.get(first.service).unwrap().slots();
     for slot in slots.first..slots.first + slots.count {
-        assert!(maps.slots.set(slot, first));
+        assert!(maps.slots.set(slot, first.backend));
     }
     let mut reconciler = pins.reconciler();
     reconciler.note(service(1));
@@ -373,8 +384,82 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
         .map(Result::unwrap)
         .collect();
     assert_eq!(left.len(), 2, "{left:?}");
-    let is_kept = |(_, entry): &(FlowKey, CtEntry)| entry.backend == first;
+    let is_kept = |(_, entry): &(FlowKey, CtEntry)| entry.backend == first.backend;
     assert!(left.iter().all(is_kept), "{left:?}");
+}
+
+/// There may be too many connections to read them all between two changes. Until they were read, a backend
+/// that went may come back, and another one may get the id of one that did not.
+#[test]
+fn many_connections_are_gone_through_while_things_change() {
+    const MANY: u32 = 10_000;
+    const NEW: u32 = 1000;
+    if !is_root("many_connections_are_gone_through_while_things_change") {
+        return;
+    }
+    let pins = Pins::new("many", &Options::default());
+    let mut reconciler = pins.reconciler();
+    let maps = pins.maps();
+    let mut connections = pins.maps().connections;
+    let mut add = |clients: std::ops::Range<u32>, pair, to| {
+        for client in clients {
+            let (flow, entry) = flow(client, pair, to);
+            connections.insert(flow, entry, 0).unwrap();
+        }
+    };
+    let count = |to: u8| {
+        let address = Addr::from(IpAddr::from([10, 128, 0, to]));
+        let entries = maps.all_connections().unwrap().map(Result::unwrap);
+        let is_it = |(_, entry): &(FlowKey, CtEntry)| entry.destination == address;
+        entries.filter(is_it).count() as u32
+    };
+    reconciler.note(service(1));
+    reconciler.note(slice(1, 3));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    let [stays, returns, goes] = [16, 17, 18].map(|last| pair(&maps, last));
+    add(0..MANY, stays, 16);
+    add(MANY..2 * MANY, returns, 17);
+    add(2 * MANY..3 * MANY, goes, 18);
+
+    reconciler.note(slice(1, 1));
+    let mut rest = reconciler.reconcile().rest;
+    assert!(count(17) + count(18) > MANY, "there is more to do");
+
+    let Event::Slice(of, Some(mut moved)) = slice(1, 3) else {
+        unreachable!("a slice")
+    };
+    moved.endpoints[2].address = IpAddr::from([10, 128, 0, 99]);
+    reconciler.note(Event::Slice(of, Some(moved)));
+    rest = reconciler.reconcile().rest.or(rest);
+    assert_eq!(pair(&maps, 17), returns);
+    assert_eq!(pair(&maps, 99), goes, "another backend with this id");
+    add(3 * MANY..3 * MANY + NEW, returns, 17);
+    add(3 * MANY + NEW..3 * MANY + 2 * NEW, goes, 99);
+    for _ in 0..100 {
+        let Some(after) = rest else { break };
+        thread::sleep(after);
+        rest = reconciler.go_on().unwrap();
+    }
+    assert_eq!(rest, None, "it comes to an end");
+    assert_eq!((count(16), count(18), count(99)), (MANY, 0, NEW));
+    assert!(
+        count(17) > NEW,
+        "those of the time before were left as well"
+    );
+
+    // Another Service gets the id of one that went, and has its backends.
+    reconciler.note(Event::Service(name(1), None));
+    reconciler.reconcile();
+    assert!(count(16) > 0, "there is more to do");
+    let Event::Slice(of, Some(mut others)) = slice(1, 1) else {
+        unreachable!("a slice")
+    };
+    others.service = name(2);
+    reconciler.note(Event::Slice(of, Some(others)));
+    reconciler.note(service(2));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    assert_eq!(pair(&maps, 16), stays);
+    assert_eq!(count(16), 0, "they were of the other Service");
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub struct Pass {
     pub latencies: Vec<Duration>,
     /// Changes that failed.
     pub failures: usize,
+    /// When to go on with what the dataplane left for later.
+    pub rest: Option<Duration>,
 }
 
 /// State of the loop.
@@ -213,7 +215,7 @@ impl<D: Dataplane> Reconciler<D> {
         }
         let changes = diff(&self.actual, self.planner.desired(), &touched);
         let planned = start.elapsed();
-        let mut failures = self.apply(&changes);
+        let (mut failures, rest) = self.apply(&changes);
         for failure in &mut failures {
             let mut before = self.status.failures.iter();
             let same =
@@ -266,12 +268,18 @@ impl<D: Dataplane> Reconciler<D> {
             took,
             latencies: triggers.into_iter().map(latency).collect(),
             failures: self.status.failures.len(),
+            rest,
         }
+    }
+
+    /// Goes on with what the dataplane left for later; returns when to do so again.
+    pub fn go_on(&mut self) -> Result<Option<Duration>, D::Error> {
+        self.dataplane.finish()
     }
 
     /// Makes the changes that can be made: one that failed holds up those that build on it, and no
     /// others.
-    fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+    fn apply(&mut self, changes: &[Change]) -> (Vec<Failure>, Option<Duration>) {
         let mut failures = Vec::new();
         for change in changes {
             let result = match !failures.is_empty() && !is_possible(&self.actual, change) {
@@ -286,15 +294,16 @@ impl<D: Dataplane> Reconciler<D> {
                 Err(reason) => failures.push(failure(change, reason)),
             }
         }
-        if let Err(error) = self.dataplane.finish() {
+        let rest = self.dataplane.finish().unwrap_or_else(|error| {
             failures.push(Failure {
                 service: None,
                 object: "connections".into(),
                 reason: error.to_string(),
                 since: SystemTime::now(),
             });
-        }
-        failures
+            None
+        });
+        (failures, rest)
     }
 }
 
@@ -403,6 +412,7 @@ pub async fn run<D: Dataplane>(
     let give_up = Instant::now() + LIST_TIMEOUT;
     let mut next_audit = Instant::now() + AUDIT;
     let mut retry = None;
+    let mut rest = None;
     loop {
         let is_listed = reconciler.is_listed();
         let wake = if is_listed { retry } else { Some(give_up) };
@@ -422,6 +432,13 @@ pub async fn run<D: Dataplane>(
                     reconciler.stop_waiting();
                 }
             }
+            () = sleep_until(rest.unwrap_or(give_up)), if rest.is_some() => {
+                if let Ok(next) = reconciler.go_on() {
+                    rest = next.map(|after| Instant::now() + after);
+                    continue;
+                }
+                // The pass that follows tries again, and tells what fails.
+            }
             Some(()) = audits.recv() => is_audit = true,
             () = sleep_until(next_audit) => is_audit = true,
         }
@@ -434,6 +451,7 @@ pub async fn run<D: Dataplane>(
         if reconciler.is_listed() {
             let pass = reconciler.reconcile();
             retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
+            rest = pass.rest.map(|after| Instant::now() + after);
             outputs.status.send_replace(reconciler.status().clone());
             // Whoever counts passes may be gone.
             let _uncounted = outputs.passes.send(pass);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{MapError, lpm_trie};
@@ -21,9 +22,14 @@ use headgate_model::{
 };
 use ipnet::IpNet;
 
-use crate::{error::Error, maps::Maps, slots::Slots, sockets, sys::now_s};
+use crate::{entries::Entries, error::Error, maps::Maps, slots::Slots, sockets, sys::now_s};
 
 type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
+
+/// Connections that a sweep goes through before changes have their turn: about a millisecond.
+const AT_ONCE: usize = 4096;
+/// So many times as long as a sweep took, the next one waits.
+const REST: u32 = 9;
 
 /// Writes the maps.
 pub struct Writer {
@@ -34,8 +40,12 @@ pub struct Writer {
     /// Source ranges by service id: all that the map may hold of it. Reading them back for each change
     /// would be work that grows with all services.
     ranges: BTreeMap<u32, BTreeSet<IpNet>>,
-    /// Service and backend ids that belong together no more.
-    removed: BTreeSet<MemberKey>,
+    /// What is to be swept for.
+    removed: BTreeSet<Taken>,
+    /// What is being swept for.
+    sweep: Option<Sweep>,
+    /// When the next sweep may begin.
+    rested: Instant,
     /// Whether another agent may have left something half done: nothing was finished yet.
     is_new: bool,
 }
@@ -52,6 +62,8 @@ impl Writer {
             slots,
             ranges: BTreeMap::new(),
             removed: BTreeSet::new(),
+            sweep: None,
+            rested: Instant::now(),
             is_new: true,
         }
     }
@@ -121,6 +133,7 @@ impl Writer {
             .get(id)
             .is_some_and(|old| old.text().is_empty())
         {
+            self.end_sweep_for(id)?;
             self.maps.reset_service_traffic(id)?;
         }
         full_unless(
@@ -141,13 +154,28 @@ impl Writer {
         for backend in before.difference(&members) {
             self.remove_member(id, *backend)?;
         }
-        let gone = before.difference(&now);
-        let pairs = gone.map(|backend| MemberKey {
-            service: id,
-            backend: *backend,
-        });
-        self.removed.extend(pairs);
+        for backend in before.difference(&now) {
+            self.removed.insert(self.taken(id, *backend));
+        }
+        for backend in &now {
+            // It may be back before a sweep came to its connections.
+            let taken = self.taken(id, *backend);
+            self.removed.remove(&taken);
+            if let Some(sweep) = &mut self.sweep {
+                sweep.removed.remove(&taken);
+            }
+        }
         Ok(())
+    }
+
+    /// What connections say that a service sends to a backend. An id may be another's later.
+    fn taken(&self, service: u32, backend: u32) -> Taken {
+        let entry = self.maps.backends.get(backend).unwrap_or_default();
+        Taken {
+            pair: MemberKey { service, backend },
+            address: IpAddr::from(entry.address),
+            port: entry.port.number(),
+        }
     }
 
     fn backends_in(&self, range: SlotRange) -> BTreeSet<u32> {
@@ -306,10 +334,7 @@ impl Writer {
         let old = self.maps.services.get(id).unwrap_or_default();
         for backend in self.backends_in(old.slots()) {
             self.remove_member(id, backend)?;
-            self.removed.insert(MemberKey {
-                service: id,
-                backend,
-            });
+            self.removed.insert(self.taken(id, backend));
         }
         self.remove_source_ranges(id, &[])?;
         self.slots.give_back(old.slots());
@@ -458,41 +483,145 @@ impl Writer {
         entries.collect()
     }
 
-    /// Whether a backend got its traffic by a pair that is no more.
-    fn is_stale(&self, pairs: Option<&BTreeSet<MemberKey>>, taken: &Taken) -> bool {
-        let Taken {
-            pair,
-            address,
-            port,
-        } = taken;
-        let Some(pairs) = pairs else {
-            return self.removed.contains(pair);
-        };
-        // An id may have been given to somebody else since.
-        let backend = self.maps.backends.get(pair.backend);
-        let is_same = backend.is_some_and(|entry| (entry.address, entry.port) == (*address, *port));
-        pair.service != 0 && !(is_same && pairs.contains(pair))
-    }
-
-    /// Every pair of a service and one of its backends.
-    fn pairs(&self) -> BTreeSet<MemberKey> {
+    /// Everything that connections may rightly say.
+    fn all_taken(&self) -> BTreeSet<Taken> {
         let services = (1..self.maps.services.len())
             .filter_map(|service| Some((service, self.maps.services.get(service)?)));
         let pairs = services.flat_map(|(service, entry)| {
             let backends = self.backends_in(entry.slots()).into_iter();
-            backends.map(move |backend| MemberKey { service, backend })
+            backends.map(move |backend| self.taken(service, backend))
         });
         pairs.collect()
     }
 
-    /// Whether nobody would miss a connection of a stale pair: UDP, which has no end of its own, and
-    /// TCP that was never answered. Established TCP ends as its ends see fit.
-    fn is_dispensable(
-        &self,
-        pairs: Option<&BTreeSet<MemberKey>>,
-        flow: &FlowKey,
-        entry: &CtEntry,
-    ) -> bool {
+    /// Forgets those of these connections that are dispensable.
+    fn forget_connections(
+        &mut self,
+        stale: &Stale<'_>,
+        connections: impl Iterator<Item = Result<(FlowKey, CtEntry), Error>>,
+    ) -> Result<(), Error> {
+        let mut flows = Vec::new();
+        for item in connections {
+            let (flow, entry) = item?;
+            if stale.is_dispensable(&flow, &entry) {
+                flows.push(flow);
+            }
+        }
+        for flow in flows {
+            // Reading them took a while, in which a backend may have answered: without its entry
+            // that connection would go on to another one, and be reset.
+            let entry = self.maps.connections.get(&flow, 0);
+            if entry.is_ok_and(|entry| stale.is_dispensable(&flow, &entry)) {
+                removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through some more connections, and at their end through the sockets; whether that is done.
+    fn go_on(&mut self, sweep: &mut Sweep) -> Result<bool, Error> {
+        let start = Instant::now();
+        let mut is_end = false;
+        let connections = std::iter::from_fn(|| {
+            let next = sweep.connections.next();
+            is_end = next.is_none();
+            next
+        });
+        let stale = Stale::These(&sweep.removed);
+        self.forget_connections(&stale, connections.take(AT_ONCE))?;
+        if is_end {
+            self.end_sockets(&stale)?;
+        }
+        sweep.took += start.elapsed();
+        Ok(is_end)
+    }
+
+    fn sweep_at_once(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
+        self.forget_connections(stale, self.maps.all_connections()?)?;
+        self.end_sockets(stale)
+    }
+
+    /// A new service gets this id. If one had it whose connections are still to be forgotten, nothing
+    /// would tell them from those of the new one to the same backends: they are forgotten first.
+    fn end_sweep_for(&mut self, service: u32) -> Result<(), Error> {
+        let under_way = self.sweep.iter().flat_map(|sweep| &sweep.removed);
+        let mut all = under_way.chain(&self.removed);
+        if !all.any(|taken| taken.pair.service == service) {
+            return Ok(());
+        }
+        if let Some(mut sweep) = self.sweep.take() {
+            self.removed.append(&mut sweep.removed);
+        }
+        let removed = std::mem::take(&mut self.removed);
+        let result = self.sweep_at_once(&Stale::These(&removed));
+        if result.is_err() {
+            self.removed = removed;
+        }
+        result
+    }
+
+    /// Ends the connected UDP sockets of stale pairs.
+    fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        for item in self.maps.all_sockets()? {
+            let (key, entry) = item?;
+            let taken = Taken {
+                pair: MemberKey {
+                    service: entry.service,
+                    backend: entry.backend,
+                },
+                address: IpAddr::from(key.address),
+                port: key.port.number(),
+            };
+            if key.protocol == headgate_abi::Protocol::UDP && stale.has(&taken) {
+                gone.push(key);
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let cookies = gone.iter().map(|key| key.cookie).collect();
+        sockets::destroy_udp(&cookies).map_err(Error::Sockets)?;
+        for key in gone {
+            removed(names::SOCKETS, self.maps.sockets.remove(&key))?;
+        }
+        Ok(())
+    }
+}
+
+/// By which pair traffic gets to a backend, and where that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Taken {
+    pair: MemberKey,
+    address: IpAddr,
+    port: u16,
+}
+
+/// Going through all connections for those that are no more.
+struct Sweep {
+    removed: BTreeSet<Taken>,
+    connections: Entries<FlowKey, CtEntry>,
+    /// How long it took so far.
+    took: Duration,
+}
+
+/// What is no more.
+enum Stale<'a> {
+    These(&'a BTreeSet<Taken>),
+    AllBut(&'a BTreeSet<Taken>),
+}
+
+impl Stale<'_> {
+    fn has(&self, taken: &Taken) -> bool {
+        match self {
+            Self::These(removed) => removed.contains(taken),
+            Self::AllBut(there) => taken.pair.service != 0 && !there.contains(taken),
+        }
+    }
+
+    /// Whether nobody would miss a connection: UDP, which has no end of its own, and TCP that was never
+    /// answered. Established TCP ends as its ends see fit.
+    fn is_dispensable(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
         let (address, port) = match Direction::of(entry) {
             Direction::Original => (entry.destination, entry.destination_port),
             Direction::Reply => (flow.source, flow.source_port),
@@ -502,67 +631,12 @@ impl Writer {
                 service: entry.service,
                 backend: entry.backend,
             },
-            address,
-            port,
+            address: IpAddr::from(address),
+            port: port.number(),
         };
         (flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW)
-            && self.is_stale(pairs, &taken)
+            && self.has(&taken)
     }
-
-    /// Forgets the dispensable connections.
-    fn forget_connections(&mut self, pairs: Option<&BTreeSet<MemberKey>>) -> Result<(), Error> {
-        let mut stale = Vec::new();
-        for item in self.maps.all_connections()? {
-            let (flow, entry) = item?;
-            if self.is_dispensable(pairs, &flow, &entry) {
-                stale.push(flow);
-            }
-        }
-        for flow in stale {
-            // Reading all of them took a while, in which a backend may have answered: without its
-            // entry that connection would go on to another one, and be reset.
-            let entry = self.maps.connections.get(&flow, 0);
-            if entry.is_ok_and(|entry| self.is_dispensable(pairs, &flow, &entry)) {
-                removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the connected UDP sockets of stale pairs.
-    fn end_sockets(&mut self, pairs: Option<&BTreeSet<MemberKey>>) -> Result<(), Error> {
-        let mut stale = Vec::new();
-        for item in self.maps.all_sockets()? {
-            let (key, entry) = item?;
-            let taken = Taken {
-                pair: MemberKey {
-                    service: entry.service,
-                    backend: entry.backend,
-                },
-                address: key.address,
-                port: key.port,
-            };
-            if key.protocol == headgate_abi::Protocol::UDP && self.is_stale(pairs, &taken) {
-                stale.push(key);
-            }
-        }
-        if stale.is_empty() {
-            return Ok(());
-        }
-        let cookies = stale.iter().map(|key| key.cookie).collect();
-        sockets::destroy_udp(&cookies).map_err(Error::Sockets)?;
-        for key in stale {
-            removed(names::SOCKETS, self.maps.sockets.remove(&key))?;
-        }
-        Ok(())
-    }
-}
-
-/// By which pair traffic got to a backend, and where that was.
-struct Taken {
-    pair: MemberKey,
-    address: Addr,
-    port: Port,
 }
 
 impl Dataplane for Writer {
@@ -620,18 +694,46 @@ impl Dataplane for Writer {
         }
     }
 
-    fn finish(&mut self) -> Result<(), Error> {
+    fn finish(&mut self) -> Result<Option<Duration>, Error> {
         // An agent that was killed between changing tables and getting here left traffic behind
         // that nobody would ever take from backends that are gone.
-        let pairs = self.is_new.then(|| self.pairs());
-        if pairs.is_none() && self.removed.is_empty() {
-            return Ok(());
+        if self.is_new {
+            self.sweep_at_once(&Stale::AllBut(&self.all_taken()))?;
+            self.is_new = false;
+            self.removed.clear();
+            return Ok(None);
         }
-        self.forget_connections(pairs.as_ref())?;
-        self.end_sockets(pairs.as_ref())?;
-        self.is_new = false;
-        self.removed.clear();
-        Ok(())
+        let mut sweep = match self.sweep.take() {
+            Some(sweep) => sweep,
+            None if self.removed.is_empty() => return Ok(None),
+            None => {
+                let rest = self.rested.saturating_duration_since(Instant::now());
+                if !rest.is_zero() {
+                    return Ok(Some(rest));
+                }
+                Sweep {
+                    connections: self.maps.all_connections()?,
+                    removed: std::mem::take(&mut self.removed),
+                    took: Duration::ZERO,
+                }
+            }
+        };
+        match self.go_on(&mut sweep) {
+            Ok(true) => {
+                let rest = sweep.took * REST;
+                self.rested = Instant::now() + rest;
+                // More may have gone meanwhile.
+                Ok((!self.removed.is_empty()).then_some(rest))
+            }
+            Ok(false) => {
+                self.sweep = Some(sweep);
+                Ok(Some(Duration::ZERO))
+            }
+            Err(error) => {
+                self.removed.append(&mut sweep.removed);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     net::IpAddr,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -260,6 +261,7 @@ pub trait Dataplane {
     /// Makes one change.
     fn apply(&mut self, change: &Change) -> Result<(), Self::Error>;
 
-    /// Ends a list of changes: what is done once for all of them.
-    fn finish(&mut self) -> Result<(), Self::Error>;
+    /// Ends a list of changes: what is done once for all of them. That may take long, so each call does
+    /// some of it, and returns when to call again if something is left.
+    fn finish(&mut self) -> Result<Option<Duration>, Self::Error>;
 }

@@ -1,6 +1,6 @@
 //! An agent that is told what happens, over maps whose writes may fail.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use headgate_control::{Event, Interest, NodeState, Reconciler};
 use headgate_model::{Actual, Change, Dataplane};
@@ -64,7 +64,7 @@ impl<W: World> Dataplane for Handle<W> {
         self.world.borrow_mut().apply(change).map_err(Error::World)
     }
 
-    fn finish(&mut self) -> Result<(), Self::Error> {
+    fn finish(&mut self) -> Result<Option<Duration>, Self::Error> {
         self.world.borrow_mut().finish().map_err(Error::World)
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use headgate_abi::{Addr, AddressEntry, BackendEntry, FrontendEntry, FrontendKey, Port, Protocol};
@@ -46,7 +47,7 @@ impl<const HAS_ROOM: bool> Dataplane for Real<HAS_ROOM> {
         self.writer.apply(change)
     }
 
-    fn finish(&mut self) -> Result<(), Error> {
+    fn finish(&mut self) -> Result<Option<Duration>, Error> {
         self.writer.finish()
     }
 }

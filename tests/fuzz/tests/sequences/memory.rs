@@ -1,5 +1,7 @@
 //! Maps in memory.
 
+use std::time::Duration;
+
 use headgate_model::{Actual, Change, Dataplane};
 
 use crate::{
@@ -59,8 +61,8 @@ impl Dataplane for Memory {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), Broken> {
-        Ok(())
+    fn finish(&mut self) -> Result<Option<Duration>, Broken> {
+        Ok(None)
     }
 }
 

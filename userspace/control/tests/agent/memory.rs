@@ -37,9 +37,9 @@ impl Dataplane for Memory {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), Infallible> {
+    fn finish(&mut self) -> Result<Option<Duration>, Infallible> {
         self.published.send_replace(self.actual.clone());
-        Ok(())
+        Ok(None)
     }
 }
 
