@@ -18,3 +18,28 @@ pub struct BackendEntry {
     /// 1 if the backend runs on this node, else 0.
     pub local: u8,
 }
+
+/// What a packet for a backend of this node says that another node encapsulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct BackendKey {
+    /// Address of the pod or host.
+    pub address: Addr,
+    /// Target port.
+    pub port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Always zero.
+    pub zero: u8,
+}
+
+impl From<&BackendEntry> for BackendKey {
+    fn from(entry: &BackendEntry) -> Self {
+        Self {
+            address: entry.address,
+            port: entry.port,
+            protocol: entry.protocol,
+            zero: 0,
+        }
+    }
+}

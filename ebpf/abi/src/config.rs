@@ -19,6 +19,12 @@ pub struct DatapathConfig {
     pub snat_port_first: Port,
     /// Last source port for SNAT.
     pub snat_port_last: Port,
+    /// UDP port of encapsulated packets between nodes (DSR); 0 if none are sent or accepted.
+    pub dsr_port: Port,
+    /// 1 if new connections to backends on other nodes are encapsulated instead of SNAT, else 0.
+    pub forwards_by_dsr: u8,
+    /// Always zero.
+    pub zero: [u8; 5],
 }
 
 /// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The verifier

@@ -106,6 +106,11 @@ pub struct CtFlags(pub u8);
 impl CtFlags {
     /// This entry is for packets from the backend to the client.
     pub const REPLY: Self = Self(1);
+    /// Packets are sent on encapsulated and untranslated (DSR): the node of the backend translates
+    /// them, and answers the client itself. There is no entry for the other direction.
+    pub const ENCAPSULATES: Self = Self(2);
+    /// The client's packets come encapsulated from another node (DSR).
+    pub const ENCAPSULATED: Self = Self(4);
 
     /// Whether all of `other` is set.
     #[inline(always)]

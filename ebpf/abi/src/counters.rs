@@ -73,6 +73,8 @@ reasons! {
     NoNeighbour = 6, Pass, "no-neighbour";
     /// XDP could not make the frame longer for an answer: handed to TC.
     NoTailroom = 7, Pass, "no-tailroom";
+    /// XDP could not make room to encapsulate the packet: handed to TC.
+    NoHeadroom = 8, Pass, "no-headroom";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
     /// Translated back towards the client.
@@ -81,6 +83,8 @@ reasons! {
     IcmpError = 18, Forward, "icmp-error";
     /// A socket was connected to a backend.
     SocketTranslated = 19, Forward, "socket-translated";
+    /// Sent on, encapsulated, to the node of its backend, which answers the client itself (DSR).
+    Encapsulated = 20, Forward, "encapsulated";
     /// The service has no eligible endpoint.
     NoBackend = 32, Reject, "no-backend";
     /// The service has no eligible endpoint on this node and its traffic policy is Local.
@@ -107,6 +111,8 @@ reasons! {
     NoPort = 43, Reject, "no-port";
     /// A later fragment of a packet for a service, of which the first one was not forwarded.
     FragmentUnknown = 44, Drop, "fragment-unknown";
+    /// Encapsulated by another node for a backend that is not here, or a frontend that nobody has.
+    EncapsulatedUnknown = 45, Drop, "encapsulated-unknown";
 }
 
 impl Reason {

@@ -55,8 +55,10 @@ impl FrontendFlags {
     pub const DROP_OUTSIDE: Self = Self(2);
     /// Only the service's source ranges may use it.
     pub const SOURCE_RANGES: Self = Self(4);
-    /// The kind, for people: two bits, see [`FrontendFlags::kind`].
+    /// The kind: two bits, see [`FrontendFlags::kind`].
     pub const KIND_SHIFT: u32 = 8;
+    /// The kind of node ports.
+    pub const NODE_PORT: u32 = 1;
 
     /// Whether all of `other` is set.
     #[inline(always)]
@@ -65,6 +67,7 @@ impl FrontendFlags {
     }
 
     /// 0 cluster IP, 1 node port, 2 load balancer, 3 external IP.
+    #[inline(always)]
     pub const fn kind(self) -> u32 {
         (self.0 >> Self::KIND_SHIFT) & 3
     }

@@ -4,9 +4,10 @@
 use core::mem::{offset_of, size_of};
 
 use crate::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, Event,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers, ListenerKey,
-    MemberKey, MonitorEntry, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
+    DatapathConfig, Event, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
+    KernelHelpers, ListenerKey, MemberKey, MonitorEntry, RangeKey, ServiceEntry, ServiceLabel,
+    SocketEntry, SocketKey, Traffic,
 };
 
 macro_rules! layout {
@@ -27,6 +28,7 @@ layout!(FrontendEntry, 16, inside at 0, outside at 4, flags at 8, programmed_s a
 layout!(ServiceEntry, 16, affinity_timeout_s at 8, flags at 12);
 layout!(ServiceLabel, 192);
 layout!(BackendEntry, 20, address at 0, port at 16, protocol at 18, local at 19);
+layout!(BackendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
 layout!(FlowKey, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
     protocol at 36, zero at 37);
 layout!(CtEntry, 52, source at 0, destination at 16, source_port at 32, destination_port at 34,
@@ -43,8 +45,8 @@ layout!(FragmentKey, 40, source at 0, destination at 16, id at 32, protocol at 3
 layout!(FragmentEntry, 4, source_port at 0, destination_port at 2);
 layout!(ListenerKey, 4, port at 0, protocol at 2, family at 3);
 layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
-layout!(DatapathConfig, 48, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
-    snat_port_first at 44, snat_port_last at 46);
+layout!(DatapathConfig, 56, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
+    snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51);
 layout!(KernelHelpers, 8, coarse_clock at 0, set_retval at 4);
 layout!(Event, 104, time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80,
     destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100,

@@ -25,7 +25,7 @@ mod socket;
 pub use addr::{Addr, Port, Protocol};
 pub use address::AddressEntry;
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
-pub use backend::BackendEntry;
+pub use backend::{BackendEntry, BackendKey};
 pub use config::{DatapathConfig, KernelHelpers};
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
 pub use counters::{Fate, Reason, Traffic};
@@ -38,4 +38,4 @@ pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
 
 /// Version of everything in this crate; part of the pin path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -15,6 +15,8 @@ pub const SERVICE_LABELS: &str = "SERVICE_LABELS";
 pub const SLOTS: &str = "SLOTS";
 /// Backend id → `BackendEntry`, array. The agent writes.
 pub const BACKENDS: &str = "BACKENDS";
+/// `BackendKey` → backend id, hash: the backends of this node. The agent writes.
+pub const LOCAL_BACKENDS: &str = "LOCAL_BACKENDS";
 /// `RangeKey` → nothing, longest prefix. The agent writes.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// `MemberKey` → nothing, hash. The agent writes.
@@ -45,13 +47,14 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
     SERVICE_LABELS,
     SLOTS,
     BACKENDS,
+    LOCAL_BACKENDS,
     SOURCE_RANGES,
     AFFINITY_MEMBERS,
     AFFINITY,

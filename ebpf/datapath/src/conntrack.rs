@@ -11,7 +11,11 @@
 
 use headgate_abi::{CtEntry, CtFlags, CtState, FlowKey, Protocol};
 
-use crate::parse::{TcpFlags, Transport};
+use crate::{
+    dsr::is_encapsulating,
+    parse::{TcpFlags, Transport},
+    tables::Tables,
+};
 
 /// Which way a packet travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,18 @@ pub fn next_state(
     }
 }
 
+/// The state after a packet of a connection whose other direction never comes by (DSR): who goes on
+/// after the first packet was answered.
+#[inline(always)]
+pub(crate) fn next_state_one_way(state: CtState, transport: Transport, flags: TcpFlags) -> CtState {
+    const CONTROLS: TcpFlags = TcpFlags(TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0);
+    match (state, transport) {
+        (CtState::NEW, Transport::Tcp) if !flags.any(CONTROLS) => CtState::ESTABLISHED,
+        (CtState::NEW, Transport::Udp) => CtState::ESTABLISHED,
+        _ => next_state(state, Direction::Original, transport, flags),
+    }
+}
+
 /// How long an entry lives without a packet, in seconds: the defaults of `nf_conntrack`.
 #[inline(always)]
 pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
@@ -124,10 +140,12 @@ pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
 /// Whether a packet starts a new connection although an entry of its flow is still there: the
 /// client uses its port again after the old connection ended.
 #[inline(always)]
-pub(crate) fn is_reopening(entry: &CtEntry, flags: TcpFlags) -> bool {
+pub(crate) fn is_reopening<T: Tables>(tables: &T, entry: &CtEntry, flags: TcpFlags) -> bool {
     let is_ending = matches!(
         entry.state,
         CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED
     );
-    flags.is_opening() && is_ending && Direction::of(entry) == Direction::Original
+    // Of one that is encapsulated we do not see how the backend ends it.
+    let is_over = is_ending || is_encapsulating(tables, entry) && entry.state != CtState::NEW;
+    flags.is_opening() && is_over && Direction::of(entry) == Direction::Original
 }

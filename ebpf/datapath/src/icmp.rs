@@ -10,7 +10,7 @@ use headgate_abi::{Addr, CtEntry, Reason};
 use crate::{
     checksum::Sum,
     packet::Packet,
-    parse::{Family, ICMP_HEADER, L3, Parsed, V4_HEADER, V6_HEADER},
+    parse::{Family, ICMP_HEADER, L3, Parsed, V4_HEADER, V6_HEADER, load_v4, load_v6},
     rewrite::{address_difference, rewrite_network},
 };
 
@@ -84,21 +84,7 @@ pub(crate) fn rewrite_error<P: Packet>(
 #[inline(always)]
 fn outer_addresses<P: Packet>(packet: &P, family: Family) -> Result<(Addr, Addr), Reason> {
     match family {
-        Family::V4 => {
-            let source = u32::from_ne_bytes(packet.load(L3 + 12)?);
-            let destination = u32::from_ne_bytes(packet.load(L3 + 16)?);
-            Ok((Addr::from_v4_word(source), Addr::from_v4_word(destination)))
-        }
+        Family::V4 => Ok((load_v4(packet, L3 + 12)?, load_v4(packet, L3 + 16)?)),
         Family::V6 => Ok((load_v6(packet, L3 + 8)?, load_v6(packet, L3 + 24)?)),
     }
-}
-
-#[inline(always)]
-fn load_v6<P: Packet>(packet: &P, offset: u32) -> Result<Addr, Reason> {
-    Ok(Addr::from_words([
-        u32::from_ne_bytes(packet.load(offset)?),
-        u32::from_ne_bytes(packet.load(offset + 4)?),
-        u32::from_ne_bytes(packet.load(offset + 8)?),
-        u32::from_ne_bytes(packet.load(offset + 12)?),
-    ]))
 }

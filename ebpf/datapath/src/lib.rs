@@ -7,6 +7,7 @@
 
 mod checksum;
 mod conntrack;
+mod dsr;
 mod icmp;
 pub mod maglev;
 mod nat;

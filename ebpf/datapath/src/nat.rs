@@ -6,6 +6,7 @@ use headgate_abi::{
 
 use crate::{
     conntrack::{is_expired, mirror, timeout_s},
+    dsr::is_encapsulating,
     parse::Family,
     select::{client_hash, flow_hash, mix},
     tables::{Added, Tables},
@@ -15,7 +16,8 @@ use crate::{
 /// How many source ports are tried before a connection is refused.
 const PORT_TRIES: u32 = 16;
 
-/// Replaces the noted source by the node's address where it must be, and the port by one for that.
+/// Replaces the noted source by the node's address where it must be, and the port by one for that;
+/// with DSR the node of the backend does what is needed.
 ///
 /// It must be replaced where the backend's answer would not come back through us: a backend on
 /// another node, or a pod that reaches itself (hairpin) and would answer itself directly.
@@ -27,20 +29,34 @@ pub(crate) fn plan_snat<T: Tables>(
     backend: &BackendEntry,
     notes: &mut Notes,
 ) -> Result<(), Reason> {
-    let entry = &mut notes.entry;
     let is_needed = match hook {
         Hook::External => backend.local == 0,
-        Hook::Pod => backend.address == entry.source,
+        Hook::Pod => backend.address == notes.entry.source,
         Hook::Egress => false,
     };
     if !is_needed {
         return Ok(());
     }
     let config = tables.config();
-    let address = match family {
-        Family::V4 => config.snat_v4,
-        Family::V6 => config.snat_v6,
-    };
+    if hook == Hook::External && tables.has_dsr() && config.forwards_by_dsr != 0 {
+        notes.entry.flags = CtFlags::ENCAPSULATES;
+        return match node_address(config, family).is_unspecified() {
+            true => Err(Reason::NoSnatAddress),
+            false => Ok(()),
+        };
+    }
+    translate_source(config, family, notes)
+}
+
+/// Replaces the noted source by the node's address, and the port by one for that.
+#[inline(always)]
+pub(crate) fn translate_source(
+    config: &DatapathConfig,
+    family: Family,
+    notes: &mut Notes,
+) -> Result<(), Reason> {
+    let entry = &mut notes.entry;
+    let address = node_address(config, family);
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
     }
@@ -50,6 +66,15 @@ pub(crate) fn plan_snat<T: Tables>(
         entry.source_port = port_of_client(config, &client, port);
     }
     Ok(())
+}
+
+/// The address that this node sends from.
+#[inline(always)]
+pub(crate) fn node_address(config: &DatapathConfig, family: Family) -> Addr {
+    match family {
+        Family::V4 => config.snat_v4,
+        Family::V6 => config.snat_v6,
+    }
 }
 
 /// Adds both entries of a connection: the noted one for the client's packets, and its mirror.
@@ -63,6 +88,9 @@ pub(crate) fn open_connection<T: Tables>(
     flow: &FlowKey,
     notes: &mut Notes,
 ) -> Result<(), Reason> {
+    if is_encapsulating(tables, &notes.entry) {
+        return tables.put_connection(flow, &notes.entry);
+    }
     let mut candidate = flow_hash(flow, tables.config().seed);
     for _ in 0..PORT_TRIES {
         mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);

@@ -2,7 +2,10 @@
 
 use headgate_abi::Reason;
 
-use crate::checksum::Sum;
+use crate::{
+    checksum::Sum,
+    parse::{Family, L3},
+};
 
 /// A frame from its link header on.
 ///
@@ -26,6 +29,14 @@ pub trait Packet {
     /// Cuts or extends the frame at its end to `len` bytes, or says why it cannot; then nothing has
     /// changed.
     fn resize(&mut self, len: u32) -> Result<(), Reason>;
+
+    /// Makes room for `len` bytes behind the link header, for the headers of a UDP datagram over
+    /// `family` that the rest becomes the payload of, or says why it cannot; then nothing has
+    /// changed. If the frame is many segments in one and `is_stream`, they may be cut anew.
+    fn grow(&mut self, family: Family, len: u32, is_stream: bool) -> Result<(), Reason>;
+
+    /// Removes `len` bytes behind the link header.
+    fn shrink(&mut self, len: u32) -> Result<(), Reason>;
 
     /// Whether this view must not change a packet whose checksum is still to be completed by a
     /// device (`CHECKSUM_PARTIAL`), because it could neither see nor keep that state.
@@ -100,6 +111,27 @@ impl Packet for SlicePacket<'_> {
             return Err(Reason::RewriteFailed);
         }
         self.len = len as usize;
+        Ok(())
+    }
+
+    fn grow(&mut self, _family: Family, len: u32, _is_stream: bool) -> Result<(), Reason> {
+        let end = self.len + len as usize;
+        if end > self.bytes.len() {
+            return Err(Reason::NoHeadroom);
+        }
+        self.bytes
+            .copy_within(L3 as usize..self.len, (L3 + len) as usize);
+        self.len = end;
+        Ok(())
+    }
+
+    fn shrink(&mut self, len: u32) -> Result<(), Reason> {
+        if ((L3 + len) as usize) > self.len {
+            return Err(Reason::RewriteFailed);
+        }
+        self.bytes
+            .copy_within((L3 + len) as usize..self.len, L3 as usize);
+        self.len -= len as usize;
         Ok(())
     }
 }

@@ -6,14 +6,15 @@ use crate::{checksum::Sum, packet::Packet};
 
 /// Offset of the network header: Ethernet without tag.
 pub(crate) const L3: u32 = 14;
-const ETHERTYPE: u32 = 12;
-const ETHERTYPE_V4: u16 = 0x0800;
-const ETHERTYPE_V6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE: u32 = 12;
+pub(crate) const ETHERTYPE_V4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_V6: u16 = 0x86dd;
 pub(crate) const V4_HEADER: u32 = 20;
 /// The bits of a fragment's offset, in units of eight bytes.
 const V4_OFFSET: u16 = 0x1fff;
 pub(crate) const V6_HEADER: u32 = 40;
 pub(crate) const ICMP_HEADER: u32 = 8;
+pub(crate) const FRAGMENT_HEADER: u32 = 8;
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +103,22 @@ pub struct Parsed {
     pub tos: u8,
     /// Length of the packet with its network header, in bytes.
     pub total_len: u16,
+    /// Length of the capsule's headers that the packet is in, see `dsr`; 0 if it is in none.
+    pub capsule: u32,
 }
 
 /// Reads the headers. The reasons it returns all mean: not for us, leave it to the kernel.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
+    parse_inside(packet, 0)
+}
+
+/// Reads the headers behind those of a capsule.
+#[inline(always)]
+pub(crate) fn parse_inside<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
     match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
-        ETHERTYPE_V4 => parse_v4(packet),
-        ETHERTYPE_V6 => parse_v6(packet),
+        ETHERTYPE_V4 => parse_v4(packet, capsule),
+        ETHERTYPE_V6 => parse_v6(packet, capsule),
         _ => Err(Reason::NotIp),
     }
 }
@@ -123,8 +132,9 @@ struct Network {
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
-    let header: [u8; V4_HEADER as usize] = packet.load(L3)?;
+fn parse_v4<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
+    let l3 = L3 + capsule;
+    let header: [u8; V4_HEADER as usize] = packet.load(l3)?;
     let [
         version_ihl,
         tos,
@@ -145,11 +155,11 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     let field = u16::from_be_bytes([fragment_hi, fragment_lo]);
     let fragment = fragment(field & V4_OFFSET, field & MORE != 0);
     let network = network_v4(&header);
-    let (flow, transport, flags) = parse_transport(packet, &network, L3 + header_len, fragment)?;
+    let (flow, transport, flags) = parse_transport(packet, &network, l3 + header_len, fragment)?;
     Ok(Parsed {
         family: Family::V4,
         flow,
-        l4: L3 + header_len,
+        l4: l3 + header_len,
         transport,
         flags,
         fragment,
@@ -157,12 +167,14 @@ fn parse_v4<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         hop_limit,
         tos,
         total_len: u16::from_be_bytes([len_hi, len_lo]),
+        capsule,
     })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
-    let header: [u8; V6_HEADER as usize] = packet.load(L3)?;
+fn parse_v6<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
+    let l3 = L3 + capsule;
+    let header: [u8; V6_HEADER as usize] = packet.load(l3)?;
     let [
         first,
         second,
@@ -178,15 +190,15 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         return Err(Reason::Malformed);
     }
     let mut network = network_v6(&header)?;
-    let (mut l4, mut part, mut fragment_id) = (L3 + V6_HEADER, Fragment::Whole, 0);
-    const FRAGMENT_HEADER: u8 = 44;
-    if next_header == FRAGMENT_HEADER {
-        let [next, _, offset_hi, offset_lo, a, b, c, d] = packet.load(L3 + V6_HEADER)?;
+    let (mut l4, mut part, mut fragment_id) = (l3 + V6_HEADER, Fragment::Whole, 0);
+    const FRAGMENT: u8 = 44;
+    if next_header == FRAGMENT {
+        let [next, _, offset_hi, offset_lo, a, b, c, d] = packet.load(l3 + V6_HEADER)?;
         let field = u16::from_be_bytes([offset_hi, offset_lo]);
         part = fragment(field >> 3, field & 1 != 0);
         fragment_id = u32::from_ne_bytes([a, b, c, d]);
         network.protocol = Protocol(next);
-        l4 += 8;
+        l4 += FRAGMENT_HEADER;
     }
     let (flow, transport, flags) = parse_transport(packet, &network, l4, part)?;
     Ok(Parsed {
@@ -200,6 +212,7 @@ fn parse_v6<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
         hop_limit,
         tos: first << 4 | second >> 4,
         total_len: u16::from_be_bytes([len_hi, len_lo]).saturating_add(V6_HEADER as u16),
+        capsule,
     })
 }
 
@@ -302,6 +315,23 @@ fn parse_transport<P: Packet>(
     Ok((load_flow(packet, network, l4)?, transport, flags))
 }
 
+/// The IPv4 address at `offset`.
+#[inline(always)]
+pub(crate) fn load_v4<P: Packet>(packet: &P, offset: u32) -> Result<Addr, Reason> {
+    Ok(Addr::from_v4_word(u32::from_ne_bytes(packet.load(offset)?)))
+}
+
+/// The IPv6 address at `offset`.
+#[inline(always)]
+pub(crate) fn load_v6<P: Packet>(packet: &P, offset: u32) -> Result<Addr, Reason> {
+    Ok(Addr::from_words([
+        u32::from_ne_bytes(packet.load(offset)?),
+        u32::from_ne_bytes(packet.load(offset + 4)?),
+        u32::from_ne_bytes(packet.load(offset + 8)?),
+        u32::from_ne_bytes(packet.load(offset + 12)?),
+    ]))
+}
+
 #[inline(always)]
 fn load_flow<P: Packet>(packet: &P, network: &Network, l4: u32) -> Result<FlowKey, Reason> {
     let [a, b, c, d] = packet.load(l4)?;
@@ -372,7 +402,7 @@ impl Parsed {
             return Ok(false);
         }
         let field = u16::from_ne_bytes(packet.load(self.checksum_offset())?);
-        let len = u32::from(self.total_len).wrapping_sub(self.l4 - L3);
+        let len = u32::from(self.total_len).wrapping_sub(self.l4 - L3 - self.capsule);
         let sum = pseudo_header(
             self.family,
             self.flow.source,

@@ -17,14 +17,13 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     parse::{
-        Family, Fragment, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER, V6_HEADER,
-        pseudo_header,
+        FRAGMENT_HEADER, Family, Fragment, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER,
+        V6_HEADER, pseudo_header,
     },
-    rewrite::address_bytes,
+    rewrite::write_network,
 };
 
 const TCP_HEADER: u16 = 20;
-const HOP_LIMIT: u8 = 64;
 /// Bytes of a packet's transport header that an ICMP error quotes at least (RFC 792).
 const QUOTED: u32 = 8;
 
@@ -49,22 +48,27 @@ pub(crate) enum Message {
     TooBig,
 }
 
-/// Turns the packet into the answer to it.
+/// Turns the packet into the answer to it. Only with DSR, where all packets become longer on the way, is
+/// the sender of parts told that they do not fit.
 #[inline(always)]
 pub(crate) fn reject<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
     rejection: &Rejection,
+    has_dsr: bool,
 ) -> Result<(), Reason> {
-    // The sender learns from the error about a whole packet, if at all.
-    if parsed.fragment != Fragment::Whole {
-        return Err(Reason::FragmentUnknown);
+    // The sender learns from the error about a whole packet, if at all, or about the first part of
+    // one that it made parts of.
+    match (parsed.fragment, rejection.message) {
+        (Fragment::Whole, _) => {}
+        (Fragment::First, Message::TooBig) if has_dsr => {}
+        _ => return Err(Reason::FragmentUnknown),
     }
     match (parsed.transport, rejection.message) {
         (Transport::Tcp, Message::PortUnreachable) => reset(packet, parsed)?,
         // No error about an error (RFC 1122, 3.2.2).
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
-        _ => icmp_error(packet, parsed, rejection)?,
+        _ => icmp_error(packet, parsed, rejection, has_dsr)?,
     }
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.load(0)?;
     packet.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
@@ -98,6 +102,7 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     write_network(
         packet,
         parsed.family,
+        0,
         Protocol::TCP,
         source,
         destination,
@@ -142,12 +147,14 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     packet.store(l4 + head.len() as u32, &[c0, c1, u0, u1])
 }
 
-/// RFC 792 and RFC 4443, quoting the network header and the first bytes of the transport header.
+/// RFC 792 and RFC 4443, quoting the network header and the first bytes of what follows it: the
+/// transport header, and before that the header of a fragment.
 #[inline(always)]
 fn icmp_error<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
     rejection: &Rejection,
+    has_dsr: bool,
 ) -> Result<(), Reason> {
     let (family, client) = (parsed.family, parsed.flow.source);
     let source = rejection.source;
@@ -155,14 +162,28 @@ fn icmp_error<P: Packet>(
         Family::V4 => (Protocol::ICMP, V4_HEADER),
         Family::V6 => (Protocol::ICMPV6, V6_HEADER),
     };
-    let len = (ICMP_HEADER + network_len + QUOTED) as u16;
+    let has_fragment_header = has_dsr && family == Family::V6 && parsed.fragment == Fragment::First;
     let transport: [u8; QUOTED as usize] = packet.load(parsed.l4)?;
+    let fragment = match has_dsr {
+        true => packet.load(parsed.l4 - FRAGMENT_HEADER)?,
+        false => [0; FRAGMENT_HEADER as usize],
+    };
+    let before = if has_fragment_header {
+        FRAGMENT_HEADER
+    } else {
+        0
+    };
+    let len = (ICMP_HEADER + network_len + before + QUOTED) as u16;
     let l4 = start_answer(packet, family, len)?;
     let quoted = l4 + ICMP_HEADER;
 
     // The quoted header moves towards the end by more than half its length: last part first.
-    packet.store(quoted + network_len, &transport)?;
+    packet.store(quoted + network_len + before, &transport)?;
     let mut sum = Sum::default().bytes(&transport);
+    if has_fragment_header {
+        packet.store(quoted + network_len, &fragment)?;
+        sum = sum.bytes(&fragment);
+    }
     match family {
         Family::V4 => {
             sum = move_bytes::<P, 10>(packet, L3 + 10, quoted + 10, sum)?;
@@ -174,7 +195,7 @@ fn icmp_error<P: Packet>(
             sum = move_bytes::<P, 8>(packet, L3, quoted, sum)?;
         }
     }
-    write_network(packet, family, protocol, source, client, len)?;
+    write_network(packet, family, 0, protocol, source, client, len)?;
 
     let pseudo = match family {
         Family::V4 => Sum::default(),
@@ -220,48 +241,4 @@ fn start_answer<P: Packet>(packet: &mut P, family: Family, payload: u16) -> Resu
         };
     packet.resize(l4 + u32::from(payload))?;
     Ok(l4)
-}
-
-#[inline(always)]
-fn write_network<P: Packet>(
-    packet: &mut P,
-    family: Family,
-    protocol: Protocol,
-    source: Addr,
-    destination: Addr,
-    payload: u16,
-) -> Result<(), Reason> {
-    match family {
-        Family::V4 => {
-            let [l0, l1] = (payload + V4_HEADER as u16).to_be_bytes();
-            const DONT_FRAGMENT: u8 = 0x40;
-            let head = [
-                0x45,
-                0,
-                l0,
-                l1,
-                0,
-                0,
-                DONT_FRAGMENT,
-                0,
-                HOP_LIMIT,
-                protocol.0,
-            ];
-            let checksum = Sum::default()
-                .bytes(&head)
-                .word(source.v4_word())
-                .word(destination.v4_word())
-                .checksum();
-            packet.store(L3, &head)?;
-            packet.store(L3 + 10, &checksum.to_ne_bytes())?;
-            packet.store(L3 + 12, &source.v4_word().to_ne_bytes())?;
-            packet.store(L3 + 16, &destination.v4_word().to_ne_bytes())
-        }
-        Family::V6 => {
-            let [l0, l1] = payload.to_be_bytes();
-            packet.store(L3, &[0x60, 0, 0, 0, l0, l1, protocol.0, HOP_LIMIT])?;
-            packet.store(L3 + 8, &address_bytes(source))?;
-            packet.store(L3 + 24, &address_bytes(destination))
-        }
-    }
 }

@@ -1,11 +1,11 @@
 //! Carrying out a translation on the bytes of a packet.
 
-use headgate_abi::{Addr, CtEntry, Reason};
+use headgate_abi::{Addr, CtEntry, Protocol, Reason};
 
 use crate::{
     checksum::Sum,
     packet::Packet,
-    parse::{Family, L3, Parsed, Transport},
+    parse::{Family, L3, Parsed, Transport, V4_HEADER},
     tables::Link,
 };
 
@@ -76,11 +76,36 @@ pub(crate) fn rewrite_network<P: Packet>(
         }
         Family::V6 => {
             if hops != 0 {
-                let [hop_limit] = packet.load(l3 + 7)?;
-                packet.store(l3 + 7, &[hop_limit.wrapping_sub(hops)])?;
+                rewrite_hops(packet, family, l3, hops)?;
             }
             packet.store(l3 + 8, &address_bytes(source))?;
             packet.store(l3 + 24, &address_bytes(destination))
+        }
+    }
+}
+
+/// Takes `hops` from the hop limit of the network header at `l3`.
+#[inline(always)]
+pub(crate) fn rewrite_hops<P: Packet>(
+    packet: &mut P,
+    family: Family,
+    l3: u32,
+    hops: u8,
+) -> Result<(), Reason> {
+    match family {
+        Family::V4 => {
+            let [ttl, protocol, c0, c1] = packet.load(l3 + 8)?;
+            let new_ttl = ttl.wrapping_sub(hops);
+            let [c0, c1] = Sum::default()
+                .without_half(u16::from_ne_bytes([ttl, protocol]))
+                .half(u16::from_ne_bytes([new_ttl, protocol]))
+                .adjust(u16::from_ne_bytes([c0, c1]))
+                .to_ne_bytes();
+            packet.store(l3 + 8, &[new_ttl, protocol, c0, c1])
+        }
+        Family::V6 => {
+            let [hop_limit] = packet.load(l3 + 7)?;
+            packet.store(l3 + 7, &[hop_limit.wrapping_sub(hops)])
         }
     }
 }
@@ -124,4 +149,64 @@ pub(crate) fn rewrite<P: Packet>(
         entry.destination,
         hops,
     )
+}
+
+const HOP_LIMIT: u8 = 64;
+
+/// Writes a network header: hop limit 64, not to be fragmented.
+#[inline(always)]
+pub(crate) fn write_network<P: Packet>(
+    packet: &mut P,
+    family: Family,
+    tos: u8,
+    protocol: Protocol,
+    source: Addr,
+    destination: Addr,
+    payload: u16,
+) -> Result<(), Reason> {
+    match family {
+        Family::V4 => {
+            const DONT_FRAGMENT: u8 = 0x40;
+            let [l0, l1] = (payload.wrapping_add(V4_HEADER as u16)).to_be_bytes();
+            let head = [
+                0x45,
+                tos,
+                l0,
+                l1,
+                0,
+                0,
+                DONT_FRAGMENT,
+                0,
+                HOP_LIMIT,
+                protocol.0,
+            ];
+            let checksum = Sum::default()
+                .bytes(&head)
+                .word(source.v4_word())
+                .word(destination.v4_word())
+                .checksum();
+            packet.store(L3, &head)?;
+            packet.store(L3 + 10, &checksum.to_ne_bytes())?;
+            packet.store(L3 + 12, &source.v4_word().to_ne_bytes())?;
+            packet.store(L3 + 16, &destination.v4_word().to_ne_bytes())
+        }
+        Family::V6 => {
+            let [l0, l1] = payload.to_be_bytes();
+            packet.store(
+                L3,
+                &[
+                    0x60 | tos >> 4,
+                    tos << 4,
+                    0,
+                    0,
+                    l0,
+                    l1,
+                    protocol.0,
+                    HOP_LIMIT,
+                ],
+            )?;
+            packet.store(L3 + 8, &address_bytes(source))?;
+            packet.store(L3 + 24, &address_bytes(destination))
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Everything the logic may ask.
 
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Port, Protocol,
-    Reason, ServiceEntry,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
+    DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey,
+    Port, Protocol, Reason, ServiceEntry,
 };
 
 use crate::parse::Family;
@@ -15,6 +15,11 @@ pub trait Tables {
     fn now_s(&self) -> u32;
     /// What was fixed at load time.
     fn config(&self) -> &DatapathConfig;
+    /// Whether packets are sent or accepted by DSR. Apart from [`Self::config`], so that what DSR
+    /// needs is not even compiled where it is known that it is off.
+    fn has_dsr(&self) -> bool {
+        self.config().dsr_port != Port::default()
+    }
 
     /// What is known of an address; `None` if no frontend is on it.
     fn address(&self, address: &Addr) -> Option<AddressEntry>;
@@ -26,6 +31,9 @@ pub trait Tables {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend by id.
     fn backend(&self, id: u32) -> Option<BackendEntry>;
+
+    /// The id of a backend of this node.
+    fn local_backend(&self, key: &BackendKey) -> Option<u32>;
 
     /// Whether the source ranges of a service admit a client.
     fn admits(&self, service: u32, client: &Addr) -> bool;
@@ -90,8 +98,12 @@ pub struct RouteQuery {
     pub protocol: Protocol,
     /// Type of service or traffic class.
     pub tos: u8,
-    /// Length with network header, in bytes.
+    /// Length with network header, in bytes; of many segments in one, of all together.
     pub total_len: u16,
+    /// How many of these are headers of a capsule, which is not around the packet yet.
+    pub capsule: u16,
+    /// TCP or UDP, of the packet inside if there is a capsule.
+    pub inner_protocol: Protocol,
 }
 
 /// Addresses of the next link.

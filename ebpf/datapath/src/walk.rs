@@ -1,16 +1,20 @@
 //! The packet walk: the page to read first.
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, CtState, Fate, FlowKey, FragmentEntry, FragmentKey,
-    FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, Fate, FlowKey,
+    FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
 };
 
 use crate::{
-    conntrack::{Direction, is_expired, is_reopening, mirror, next_state},
+    conntrack::{Direction, is_expired, is_reopening, mirror, next_state, next_state_one_way},
+    dsr::{
+        capsule_len, clamp_segments, encapsulate, find_capsule, is_encapsulating, is_for_nodes,
+        plan_delivery, source_port,
+    },
     icmp::rewrite_error,
-    nat::{open_connection, plan_dnat, plan_snat},
+    nat::{node_address, open_connection, plan_dnat, plan_snat},
     packet::Packet,
-    parse::{Family, Fragment, L3, Parsed, Transport, parse},
+    parse::{Fragment, L3, Parsed, Transport, parse_inside},
     reject::{Message, Rejection, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
     select::{choose, flow_hash},
@@ -74,6 +78,8 @@ pub struct Notes {
     pub(crate) other: CtEntry,
     /// If the packet is a fragment, of what.
     pub(crate) fragment: FragmentKey,
+    /// If the packet is in a capsule, whom it is for.
+    pub(crate) backend: BackendKey,
 }
 
 /// Decides about one packet, changes it accordingly, and records the connection.
@@ -113,6 +119,8 @@ struct Plan {
     rejection: Rejection,
     /// If it is not: by how much the hop limit goes down.
     hops: u8,
+    /// Whether it is sent on in a capsule.
+    is_encapsulated: bool,
     /// If it is to redirect: the addresses of the next link.
     link: Link,
 }
@@ -125,11 +133,30 @@ fn steps<P: Packet, T: Tables>(
     notes: &mut Notes,
 ) -> Result<Outcome, Reason> {
     notes.flow.protocol = Protocol::default();
-    let mut parsed = parse(packet)?;
+    let mut parsed = understand(hook, packet, tables, notes)?;
     find_ports(tables, &mut parsed, notes)?;
     let plan = decide(hook, packet, tables, &parsed, notes)?;
-    carry_out(packet, &parsed, &notes.entry, &plan)?;
+    carry_out(packet, tables, &mut parsed, &notes.entry, &plan)?;
     Ok(plan.outcome)
+}
+
+/// Reads the headers; of a packet that another node encapsulated, those inside.
+#[inline(always)]
+fn understand<P: Packet, T: Tables>(
+    hook: Hook,
+    packet: &P,
+    tables: &T,
+    notes: &mut Notes,
+) -> Result<Parsed, Reason> {
+    if hook != Hook::External || !tables.has_dsr() {
+        return parse_inside(packet, 0);
+    }
+    // What is too short for a capsule is none.
+    let capsule = find_capsule(packet, tables.config().dsr_port, notes).unwrap_or(0);
+    match parse_inside(packet, capsule) {
+        Err(_unreadable) if capsule != 0 => Err(Reason::EncapsulatedUnknown),
+        parsed => parsed,
+    }
 }
 
 /// Everything up to the first changed byte.
@@ -141,6 +168,11 @@ fn decide<P: Packet, T: Tables>(
     parsed: &Parsed,
     notes: &mut Notes,
 ) -> Result<Plan, Reason> {
+    let flow = &parsed.flow;
+    if hook == Hook::Pod && is_for_nodes(tables, flow.destination_port, flow.protocol) {
+        notes.flow = *flow;
+        return Err(Reason::Spoofed);
+    }
     let is_known = existing_connection(tables, parsed, notes);
     if !is_known {
         notes.flow = parsed.flow;
@@ -152,7 +184,10 @@ fn decide<P: Packet, T: Tables>(
         leave_partial_checksum(packet, parsed)?;
         track(tables, parsed, notes)?;
     } else {
-        let is_planned = plan_connection(hook, tables, parsed, notes);
+        let is_planned = match parsed.capsule {
+            0 => plan_connection(hook, tables, parsed, notes),
+            _ => plan_delivery(tables, parsed, notes),
+        };
         leave_partial_checksum(packet, parsed)?;
         match is_planned {
             Err(reason @ (Reason::NoBackend | Reason::NoPort)) => {
@@ -173,16 +208,28 @@ fn decide<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn carry_out<P: Packet>(
+fn carry_out<P: Packet, T: Tables>(
     packet: &mut P,
-    parsed: &Parsed,
+    tables: &T,
+    parsed: &mut Parsed,
     entry: &CtEntry,
     plan: &Plan,
 ) -> Result<(), Reason> {
+    if parsed.capsule != 0 {
+        packet.shrink(parsed.capsule)?;
+        parsed.l4 -= parsed.capsule;
+        parsed.capsule = 0;
+    }
     if plan.outcome.verdict == Verdict::Answer {
-        return reject(packet, parsed, &plan.rejection);
+        return reject(packet, parsed, &plan.rejection, tables.has_dsr());
+    }
+    if tables.has_dsr() {
+        clamp_segments(packet, parsed, entry)?;
     }
     match parsed.transport {
+        _ if plan.is_encapsulated => {
+            encapsulate(packet, tables.config(), parsed, entry, plan.hops)?
+        }
         Transport::Tcp | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
         Transport::IcmpError => rewrite_error(packet, parsed, entry, plan.hops)?,
         Transport::LaterFragment => rewrite_network(
@@ -227,8 +274,13 @@ fn find_ports<T: Tables>(
         return Ok(());
     }
     let Some(ports) = tables.fragment(&notes.fragment) else {
-        return Err(match tables.address(&flow.destination) {
-            Some(AddressEntry::SERVICE) => Reason::FragmentUnknown,
+        if parsed.capsule != 0 {
+            return Err(Reason::FragmentUnknown);
+        }
+        // VERIFIER: a comparison with `Some` reads the field of `None` (LLVM 22).
+        let address = tables.address(&flow.destination);
+        return Err(match address.unwrap_or(AddressEntry::SHARED) {
+            AddressEntry::SERVICE => Reason::FragmentUnknown,
             _ => Reason::Fragment,
         });
     };
@@ -244,8 +296,13 @@ fn existing_connection<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes
         return false;
     };
     notes.entry = entry;
+    // What came in a capsule is for a backend of this node.
+    const NOT_INSIDE: CtFlags = CtFlags(CtFlags::REPLY.0 | CtFlags::ENCAPSULATES.0);
+    if parsed.capsule != 0 && entry.flags.0 & NOT_INSIDE.0 != 0 {
+        return false;
+    }
     !is_expired(&notes.entry, parsed.flow.protocol, tables.now_s())
-        && !is_reopening(&notes.entry, parsed.flags)
+        && !is_reopening(tables, &notes.entry, parsed.flags)
 }
 
 /// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
@@ -262,14 +319,25 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
 fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let now_s = tables.now_s();
     let entry = &mut notes.entry;
-    let direction = Direction::of(entry);
-    let state = next_state(entry.state, direction, parsed.transport, parsed.flags);
+    let is_one_way = is_encapsulating(tables, entry);
+    let state = match is_one_way {
+        true => next_state_one_way(entry.state, parsed.transport, parsed.flags),
+        false => next_state(
+            entry.state,
+            Direction::of(entry),
+            parsed.transport,
+            parsed.flags,
+        ),
+    };
     if state == entry.state && now_s == entry.seen_s {
         return Ok(());
     }
     entry.state = state;
     entry.seen_s = now_s;
     tables.touch_connection(&parsed.flow, state, now_s);
+    if is_one_way {
+        return Ok(());
+    }
     mirror(&parsed.flow, entry, &mut notes.other_flow, &mut notes.other);
     if tables.touch_connection(&notes.other_flow, state, now_s) {
         return Ok(());
@@ -371,6 +439,9 @@ fn balance<T: Tables>(
     let hash = flow_hash(flow, tables.config().seed);
     let (backend_id, backend) =
         choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
+    if is_for_nodes(tables, backend.port, flow.protocol) {
+        return Err(Reason::NoBackend);
+    }
     notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
     plan_snat(hook, tables, parsed.family, &backend, notes)
 }
@@ -388,18 +459,23 @@ fn send<T: Tables>(
     notes: &mut Notes,
 ) -> Result<Plan, Reason> {
     let entry = &notes.entry;
+    let node = node_address(tables.config(), parsed.family);
+    let is_encapsulated = is_encapsulating(tables, entry);
     let reason = match (parsed.transport, Direction::of(entry)) {
         (Transport::IcmpError, _) => Reason::IcmpError,
+        _ if is_encapsulated => Reason::Encapsulated,
         (_, Direction::Original) => Reason::ToBackend,
         (_, Direction::Reply) => Reason::ToClient,
     };
-    let is_routed_here = hook != Hook::Egress && entry.source != parsed.flow.source;
+    let is_from_node = entry.source != parsed.flow.source
+        || parsed.capsule != 0 && entry.source == node
+        || is_encapsulated;
+    let is_routed_here = hook != Hook::Egress && is_from_node;
     let route = if is_routed_here {
-        tables.route(&route_query(parsed, entry))
+        tables.route(&route_query(tables, parsed, entry))
     } else {
         Route::STACK
     };
-    let node = node_address(tables, parsed.family);
     let is_sent_here = matches!(route.way, Way::Link | Way::Neighbour);
     let is_worn_out = is_sent_here && parsed.hop_limit <= 1;
     if is_worn_out || matches!(route.way, Way::Unreachable | Way::TooBig) {
@@ -411,7 +487,13 @@ fn send<T: Tables>(
     let verdict = match route.way {
         Way::NotHere => return Err(Reason::NoNeighbour),
         Way::Unreachable => return Err(Reason::NoRoute),
-        Way::TooBig => return Ok(answer(Message::TooBig, node, route.mtu, Reason::TooBig)),
+        Way::TooBig => {
+            let mtu = match is_encapsulated {
+                true => route.mtu.wrapping_sub(capsule_len(parsed.family) as u16),
+                false => route.mtu,
+            };
+            return Ok(answer(Message::TooBig, node, mtu, Reason::TooBig));
+        }
         Way::Stack => Verdict::Pass,
         Way::Link => Verdict::Redirect,
         Way::Neighbour => Verdict::RedirectNeighbour,
@@ -425,12 +507,29 @@ fn send<T: Tables>(
         },
         rejection: Rejection::default(),
         hops: u8::from(is_sent_here),
+        is_encapsulated,
         link: route.link,
     })
 }
 
 #[inline(always)]
-fn route_query(parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
+fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
+    if is_encapsulating(tables, entry) {
+        let config = tables.config();
+        let capsule = capsule_len(parsed.family) as u16;
+        return RouteQuery {
+            family: parsed.family,
+            source: node_address(config, parsed.family),
+            destination: entry.destination,
+            source_port: source_port(parsed, config),
+            destination_port: config.dsr_port,
+            protocol: Protocol::UDP,
+            tos: parsed.tos,
+            total_len: parsed.total_len.saturating_add(capsule),
+            capsule,
+            inner_protocol: parsed.flow.protocol,
+        };
+    }
     RouteQuery {
         family: parsed.family,
         source: entry.source,
@@ -440,14 +539,8 @@ fn route_query(parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
         protocol: parsed.flow.protocol,
         tos: parsed.tos,
         total_len: parsed.total_len,
-    }
-}
-
-#[inline(always)]
-fn node_address<T: Tables>(tables: &T, family: Family) -> Addr {
-    match family {
-        Family::V4 => tables.config().snat_v4,
-        Family::V6 => tables.config().snat_v6,
+        capsule: 0,
+        inner_protocol: parsed.flow.protocol,
     }
 }
 
@@ -466,6 +559,7 @@ fn answer(message: Message, source: Addr, mtu: u16, reason: Reason) -> Plan {
             mtu,
         },
         hops: 0,
+        is_encapsulated: false,
         link: Link::default(),
     }
 }

@@ -7,10 +7,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, DatapathConfig, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers, ListenerKey, MemberKey,
-    MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic,
-    names::REPORT_SIZE,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
+    DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
+    ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
+    SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
 };
 use headgate_datapath::Notes;
 
@@ -33,6 +33,10 @@ pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(1 << 20, BPF_F_MMA
 
 #[map]
 pub(crate) static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1 << 17, BPF_F_MMAPABLE);
+
+#[map]
+pub(crate) static LOCAL_BACKENDS: HashMap<BackendKey, u32> =
+    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static SOURCE_RANGES: LpmTrie<RangeKey, u32> =
@@ -113,12 +117,22 @@ static CONFIG: DatapathConfig = DatapathConfig {
     seed: 0,
     snat_port_first: headgate_abi::Port::new(0),
     snat_port_last: headgate_abi::Port::new(0),
+    dsr_port: headgate_abi::Port::new(0),
+    forwards_by_dsr: 0,
+    zero: [0; 5],
 };
 
 /// The configuration. The black box keeps the compiler from using the value that stands here.
 #[inline(always)]
 pub(crate) fn config() -> &'static DatapathConfig {
     core::hint::black_box(&CONFIG)
+}
+
+/// Whether DSR is on. To be asked before anything else, and what it needs be compiled apart from the
+/// rest: the verifier then takes away what is off, and does not walk it.
+#[inline(always)]
+pub(crate) fn has_dsr() -> bool {
+    config().dsr_port != headgate_abi::Port::default()
 }
 
 /// Replaced by the loader; the verifier knows its value.

@@ -121,7 +121,7 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
     let Some(scratch) = scratch() else {
         return ALLOW;
     };
-    let mut tables = BpfTables::new(context, Site::Socket, &raw mut scratch.fib);
+    let mut tables = BpfTables::<false>::new(context, Site::Socket, &raw mut scratch.fib);
     // One socket keeps its backend as long as the backends stay the same, so that the datagrams of
     // an unconnected socket belong together.
     let hash = mix_cookie(cookie);

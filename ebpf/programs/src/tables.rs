@@ -19,15 +19,16 @@ use aya_ebpf::{
     maps::{PerCpuArray, lpm_trie::Key},
 };
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, Traffic,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
+    DatapathConfig, Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
+    FrontendKey, MemberKey, MonitorEntry, Protocol, RangeKey, Reason, ServiceEntry, Traffic,
 };
 use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config, helpers,
+    FRONTENDS, LOCAL_BACKENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
+    helpers,
 };
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -44,21 +45,21 @@ const MIN_MTU_V6: u16 = 1280;
 pub(crate) enum Site {
     /// XDP on this device: packets can only go back out of it.
     Xdp { ifindex: u32 },
-    /// TC on this device.
-    Tc { ifindex: u32 },
+    /// TC on this device; if the packet is many segments in one, the payload of each is this long.
+    Tc { ifindex: u32, segment: u32 },
     /// A socket hook: nothing is routed.
     Socket,
 }
 
-/// Maps and helpers of one run of a program.
-pub(crate) struct BpfTables {
+/// Maps and helpers of one run of a program. Without `DSR`, what that needs is not compiled.
+pub(crate) struct BpfTables<const DSR: bool> {
     context: *mut c_void,
     site: Site,
     fib: *mut bpf_fib_lookup,
     now_s: u32,
 }
 
-impl BpfTables {
+impl<const DSR: bool> BpfTables<DSR> {
     #[inline(always)]
     pub(crate) fn new<C: EbpfContext>(context: &C, site: Site, fib: *mut bpf_fib_lookup) -> Self {
         // SAFETY: the helpers have no preconditions.
@@ -77,7 +78,7 @@ impl BpfTables {
     }
 }
 
-impl Tables for BpfTables {
+impl<const DSR: bool> Tables for BpfTables<DSR> {
     #[inline(always)]
     fn now_s(&self) -> u32 {
         self.now_s
@@ -86,6 +87,11 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn config(&self) -> &DatapathConfig {
         config()
+    }
+
+    #[inline(always)]
+    fn has_dsr(&self) -> bool {
+        DSR
     }
 
     #[inline(always)]
@@ -116,6 +122,12 @@ impl Tables for BpfTables {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         BACKENDS.get(id).copied()
+    }
+
+    #[inline(always)]
+    fn local_backend(&self, key: &BackendKey) -> Option<u32> {
+        // SAFETY: a copy is taken at once.
+        unsafe { LOCAL_BACKENDS.get(key).copied() }
     }
 
     #[inline(always)]
@@ -197,8 +209,7 @@ impl Tables for BpfTables {
     fn route(&self, query: &RouteQuery) -> Route {
         let (ifindex, total_len) = match self.site {
             Site::Xdp { ifindex } => (ifindex, query.total_len),
-            // Zero lets the kernel look at the packet itself, which may be many segments in one.
-            Site::Tc { ifindex } => (ifindex, 0),
+            Site::Tc { ifindex, segment } => (ifindex, len_on_wire(query, segment)),
             Site::Socket => return Route::STACK,
         };
         // SAFETY: the scratch belongs to this CPU.
@@ -280,7 +291,7 @@ impl Tables for BpfTables {
         };
         let (site, ifindex) = match self.site {
             Site::Xdp { ifindex } => (EventSite::XDP, ifindex),
-            Site::Tc { ifindex } => (EventSite::TC, ifindex),
+            Site::Tc { ifindex, .. } => (EventSite::TC, ifindex),
             Site::Socket => (EventSite::SOCKET, 0),
         };
         let is_forwarded = reason.fate() == Fate::Forward;
@@ -309,6 +320,27 @@ impl Tables for BpfTables {
             zero: [0; 2],
         });
         record.submit(0);
+    }
+}
+
+/// How long a packet at TC is on the wire; zero lets the kernel look at it, which knows all but the
+/// headers that are to come.
+#[inline(always)]
+fn len_on_wire(query: &RouteQuery, segment: u32) -> u16 {
+    const UDP_HEADERS_V4: u16 = 20 + 8;
+    const UDP_HEADERS_V6: u16 = 40 + 8;
+    match (query.capsule, segment, query.inner_protocol) {
+        (0, _, _) => 0,
+        (_, 0, _) => query.total_len,
+        // Cut anew, see `SkbPacket::grow`.
+        (_, _, Protocol::TCP) => 0,
+        (capsule, _, _) => {
+            let headers = match query.family {
+                Family::V4 => UDP_HEADERS_V4,
+                Family::V6 => UDP_HEADERS_V6,
+            };
+            (segment as u16).saturating_add(headers + capsule)
+        }
     }
 }
 

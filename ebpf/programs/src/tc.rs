@@ -1,20 +1,24 @@
 //! TC on external and pod-facing devices.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     macros::classifier,
     programs::TcContext,
 };
 use headgate_abi::Reason;
-use headgate_datapath::{Hook, Packet, Sum, Verdict, walk};
+use headgate_datapath::{Family, Hook, Packet, Sum, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
-    maps::{count_reason, scratch},
+    maps::{count_reason, has_dsr, scratch},
     tables::{BpfTables, Site},
 };
 
@@ -28,6 +32,8 @@ struct SkbPacket<'a> {
 
 /// The furthest byte of a header that the walk reads: an ICMPv6 error's quoted ports.
 const HEADERS: u32 = 128;
+/// The same inside of a capsule.
+const HEADERS_INSIDE: u32 = HEADERS + 52;
 
 impl Packet for SkbPacket<'_> {
     const LEAVES_PARTIAL_CHECKSUMS: bool = false;
@@ -72,6 +78,40 @@ impl Packet for SkbPacket<'_> {
     }
 
     #[inline(always)]
+    fn grow(&mut self, family: Family, len: u32, is_stream: bool) -> Result<(), Reason> {
+        let skb = self.context.skb.skb;
+        // SAFETY: the kernel hands us a valid buffer.
+        let segment = unsafe { (*skb).gso_size };
+        let network = match family {
+            Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+            Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+        };
+        // The kernel makes segments of a stream shorter by the new headers, so that they take no more
+        // room than before. Datagrams must stay as they are, and tiny segments fit anyway.
+        let segments = match is_stream && segment > 2 * len {
+            true => 0,
+            false => BPF_F_ADJ_ROOM_FIXED_GSO,
+        };
+        let flags = u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | segments);
+        // SAFETY: the buffer is the program's own; every later access loads the pointers anew.
+        match unsafe { bpf_skb_adjust_room(skb, len as i32, BPF_ADJ_ROOM_MAC, flags) } {
+            0 => Ok(()),
+            _ => Err(Reason::RewriteFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, len: u32) -> Result<(), Reason> {
+        let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
+        let skb = self.context.skb.skb;
+        // SAFETY: as above.
+        match unsafe { bpf_skb_adjust_room(skb, -(len as i32), BPF_ADJ_ROOM_MAC, flags) } {
+            0 => Ok(()),
+            _ => Err(Reason::RewriteFailed),
+        }
+    }
+
+    #[inline(always)]
     fn adjust_checksum(
         &mut self,
         offset: u32,
@@ -101,17 +141,30 @@ impl Packet for SkbPacket<'_> {
 
 #[inline(always)]
 fn run(context: &TcContext, hook: Hook) -> i32 {
+    match has_dsr() {
+        true => run_with::<true>(context, hook),
+        false => run_with::<false>(context, hook),
+    }
+}
+
+#[inline(always)]
+fn run_with<const DSR: bool>(context: &TcContext, hook: Hook) -> i32 {
     // SAFETY: the kernel hands us a valid buffer.
-    let ifindex = unsafe { (*context.skb.skb).ifindex };
+    let (ifindex, segment) = unsafe { ((*context.skb.skb).ifindex, (*context.skb.skb).gso_size) };
+    let headers = match hook == Hook::External && DSR {
+        true => HEADERS_INSIDE,
+        false => HEADERS,
+    };
     let linear = (context.data_end() - context.data()) as u32;
-    if linear < HEADERS && linear < context.len() {
+    if linear < headers && linear < context.len() {
         // SAFETY: the buffer is the program's own. If the call fails, loads will say so.
-        unsafe { bpf_skb_pull_data(context.skb.skb, context.len().min(HEADERS)) };
+        unsafe { bpf_skb_pull_data(context.skb.skb, context.len().min(headers)) };
     }
     let Some(scratch) = scratch() else {
         return TC_ACT_UNSPEC;
     };
-    let mut tables = BpfTables::new(context, Site::Tc { ifindex }, &raw mut scratch.fib);
+    let mut tables =
+        BpfTables::<DSR>::new(context, Site::Tc { ifindex, segment }, &raw mut scratch.fib);
     let staging = &mut scratch.bytes;
     let mut packet = SkbPacket { context, staging };
     let outcome = walk(hook, &mut packet, &mut tables, &mut scratch.notes);
@@ -138,17 +191,21 @@ fn run(context: &TcContext, hook: Hook) -> i32 {
     }
 }
 
+// VERIFIER: parts of the entries that the macro makes, see `hg_xdp_external`.
 #[classifier]
+#[inline(always)]
 fn hg_tc_external(context: TcContext) -> i32 {
     run(&context, Hook::External)
 }
 
 #[classifier]
+#[inline(always)]
 fn hg_tc_pod(context: TcContext) -> i32 {
     run(&context, Hook::Pod)
 }
 
 #[classifier]
+#[inline(always)]
 fn hg_tc_egress(context: TcContext) -> i32 {
     run(&context, Hook::Egress)
 }

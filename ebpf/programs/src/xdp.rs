@@ -2,18 +2,21 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     macros::xdp,
     programs::XdpContext,
 };
 use headgate_abi::Reason;
-use headgate_datapath::{Hook, Packet, Verdict, walk};
+use headgate_datapath::{Family, Hook, Packet, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
-    maps::{count_reason, scratch},
+    maps::{count_reason, has_dsr, scratch},
     tables::{BpfTables, Site},
 };
+
+/// Ethernet without tag.
+const LINK_HEADER: usize = 14;
 
 /// A frame between `data` and `data_end`.
 struct XdpPacket<'a> {
@@ -64,21 +67,52 @@ impl Packet for XdpPacket<'_> {
             _ => Err(Reason::NoTailroom),
         }
     }
+
+    #[inline(always)]
+    fn grow(&mut self, _family: Family, len: u32, _is_stream: bool) -> Result<(), Reason> {
+        // SAFETY: the context is the program's own; every later access loads the pointers anew.
+        if unsafe { bpf_xdp_adjust_head(self.context.ctx, -(len as i32)) } != 0 {
+            return Err(Reason::NoHeadroom);
+        }
+        let link: [u8; LINK_HEADER] = self.load(len)?;
+        self.store(0, &link)
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, len: u32) -> Result<(), Reason> {
+        let link: [u8; LINK_HEADER] = self.load(0)?;
+        // SAFETY: as above.
+        if unsafe { bpf_xdp_adjust_head(self.context.ctx, len as i32) } != 0 {
+            return Err(Reason::RewriteFailed);
+        }
+        self.store(0, &link)
+    }
 }
 
+// VERIFIER: part of the entry that the macro makes, as a frame of its own would be more than older kernels
+// leave (Linux 6.1): 512 bytes for all, each rounded up to 32.
 #[xdp]
+#[inline(always)]
 fn hg_xdp_external(context: XdpContext) -> u32 {
+    match has_dsr() {
+        true => run::<true>(&context),
+        false => run::<false>(&context),
+    }
+}
+
+#[inline(always)]
+fn run<const DSR: bool>(context: &XdpContext) -> u32 {
     let ifindex = context.ingress_ifindex() as u32;
     let Some(scratch) = scratch() else {
         return xdp_action::XDP_PASS;
     };
-    let mut tables = BpfTables::new(&context, Site::Xdp { ifindex }, &raw mut scratch.fib);
-    let mut packet = XdpPacket { context: &context };
+    let mut tables = BpfTables::<DSR>::new(context, Site::Xdp { ifindex }, &raw mut scratch.fib);
+    let mut packet = XdpPacket { context };
     let outcome = walk(Hook::External, &mut packet, &mut tables, &mut scratch.notes);
     count_reason(outcome.reason);
     #[cfg(feature = "trace")]
     aya_log_ebpf::trace!(
-        &context,
+        context,
         "xdp: device {}, reason {}",
         ifindex,
         outcome.reason as u8

@@ -28,6 +28,8 @@ enum Datapath {
     /// Nothing: clients use the addresses of pods.
     Direct,
     Headgate,
+    /// The same by direct server return, which needs an agent on the backend's node, too.
+    HeadgateByDsr,
     Nftables,
     Iptables,
 }
@@ -60,7 +62,7 @@ const DIRECT: Subject = subject("direct", Datapath::Direct, false);
 const NFTABLES: Subject = subject("nftables", Datapath::Nftables, false);
 const IPTABLES: Subject = subject("iptables", Datapath::Iptables, false);
 
-/// Each way with its subjects. Direct server return has its place beside SNAT.
+/// Each way with its subjects.
 const WAYS: [(Way, &str, &[Subject]); 3] = [
     (
         Way::ClusterIp,
@@ -89,6 +91,7 @@ const WAYS: [(Way, &str, &[Subject]); 3] = [
         &[
             DIRECT,
             subject("headgate, SNAT", Datapath::Headgate, false),
+            subject("headgate, DSR", Datapath::HeadgateByDsr, false),
             NFTABLES,
             IPTABLES,
         ],
@@ -170,6 +173,14 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Room for the most services.
+const LIMITS: [&str; 4] = [
+    "--max-services=32768",
+    "--max-backends=65536",
+    "--max-connections=524288",
+    "--max-slots=262144",
+];
+
 /// The services that are measured, amid so many that are not.
 fn services(size: u16) -> Vec<Service> {
     let mut services: Vec<Service> = (0..size).map(Service::filler).collect();
@@ -209,6 +220,7 @@ struct Site {
 struct Sites {
     direct: Site,
     headgate: Site,
+    headgate_by_dsr: Site,
     nftables: Site,
     iptables: Site,
 }
@@ -225,16 +237,10 @@ impl Sites {
         let second = &direct.cluster.nodes[1].netns;
         second.batch(&format!("route add 192.168.50.100/32 via {NODE}"))?;
         let mut headgate = Site::new("hgbh")?;
-        headgate
-            .cluster
-            .write("services.yaml", &manifests(&services))?;
-        let limits = [
-            "--max-services=32768",
-            "--max-backends=65536",
-            "--max-connections=524288",
-            "--max-slots=262144",
-        ];
-        headgate.cluster.start_agent_with(0, &limits)?;
+        headgate.start_agents(&services, 1, &LIMITS)?;
+        let mut headgate_by_dsr = Site::new("hgbr")?;
+        let options = [&LIMITS[..], &["--forwarding=dsr"]].concat();
+        headgate_by_dsr.start_agents(&services, 2, &options)?;
         let nftables_site = Site::new("hgbn")?;
         let first = &nftables_site.cluster.nodes[0].netns;
         load_nftables(first, &nftables(&services, NODE))?;
@@ -244,6 +250,7 @@ impl Sites {
         Ok(Self {
             direct,
             headgate,
+            headgate_by_dsr,
             nftables: nftables_site,
             iptables: iptables_site,
         })
@@ -253,6 +260,7 @@ impl Sites {
         match datapath {
             Datapath::Direct => &self.direct,
             Datapath::Headgate => &self.headgate,
+            Datapath::HeadgateByDsr => &self.headgate_by_dsr,
             Datapath::Nftables => &self.nftables,
             Datapath::Iptables => &self.iptables,
         }
@@ -366,6 +374,12 @@ impl Site {
             cluster,
             _folder: folder,
         })
+    }
+
+    /// Starts agents on the first nodes.
+    fn start_agents(&mut self, services: &[Service], nodes: usize, options: &[&str]) -> Result<()> {
+        self.cluster.write("services.yaml", &manifests(services))?;
+        (0..nodes).try_for_each(|node| self.cluster.start_agent_with(node, options))
     }
 }
 

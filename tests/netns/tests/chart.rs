@@ -351,6 +351,7 @@ fn values_reach_the_agent() {
         "agent": {
             "devices": ["eth*", "bond0"],
             "nodePortAddresses": ["primary"],
+            "forwarding": "dsr",
             "metricsBindAddress": "0.0.0.0:10249",
             "extraArgs": ["--no-external-ips"],
         },
@@ -370,6 +371,7 @@ fn values_reach_the_agent() {
             "--devices=eth*",
             "--devices=bond0",
             "--nodeport-addresses=primary",
+            "--forwarding=dsr",
             "--metrics-bind-address=0.0.0.0:10249",
             "--no-external-ips",
         ])
@@ -398,6 +400,10 @@ fn bad_values_are_refused_by_name() {
         (
             json!({"agent": {"extraArgs": ["--a", "b"]}}),
             "/agent/extraArgs/1",
+        ),
+        (
+            json!({"agent": {"forwarding": "direct"}}),
+            "/agent/forwarding",
         ),
         (json!({"privileged": "yes"}), "/privileged"),
         (json!({"ingress": {"enabled": "yes"}}), "/ingress/enabled"),

@@ -10,14 +10,23 @@ use std::{
 };
 
 use common::{
-    BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, curl, eventually, headgate, names, on,
-    pods_over_http,
+    BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, curl, eventually, headgate,
+    names, on, pods_over_http, turn_offload_off,
 };
-use headgate_netns::{Netns, SERVICE, binary, get, get_on, slices, udp, udp_connected};
+use headgate_netns::{SERVICE, binary, get, get_on, slices, udp, udp_connected};
 
 #[test]
 fn s11_s20_node_port_reaches_local_and_remote_pods() {
-    let Some(cluster) = cluster("np", 2, 1, &[(1, 1), (2, 1)]) else {
+    node_port_reaches_local_and_remote_pods("np", SNAT);
+}
+
+#[test]
+fn s11_s20_s67_node_port_reaches_local_and_remote_pods_by_dsr() {
+    node_port_reaches_local_and_remote_pods("npd", DSR);
+}
+
+fn node_port_reaches_local_and_remote_pods(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1), (2, 1)], forwarding) else {
         return;
     };
     let (v4, v6) = (cluster.nodes[0].v4, cluster.nodes[0].v6);
@@ -36,7 +45,7 @@ fn s11_s20_node_port_reaches_local_and_remote_pods() {
         assert_eq!(pods, both, "datagrams to {node}");
         for (answer, peer) in &answers {
             assert_eq!(*peer, on(node, 30007), "who the answer is from");
-            let is_local = answer.pod.starts_with("web-1");
+            let is_local = answer.pod.starts_with("web-1") || forwarding == DSR;
             let kept =
                 !answer.client.ip().to_string().ends_with(".1") && answer.client.ip() != node;
             assert_eq!(
@@ -53,20 +62,7 @@ fn s46_xdp_carries_what_the_wire_carries() {
     let Some(cluster) = cluster("xdp", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
-    // Without offload packets look as on a wire, and XDP takes them itself.
-    let offload = |netns: &Netns| {
-        let status = netns
-            .command("ethtool", None)
-            .args(["-K", "eth0", "tx", "off"])
-            .output();
-        assert!(status.unwrap().status.success());
-    };
-    offload(&cluster.client);
-    for node in &cluster.nodes {
-        for pod in &node.pods {
-            offload(&pod.netns);
-        }
-    }
+    turn_offload_off(&cluster);
     let (v4, v6) = (cluster.nodes[0].v4, cluster.nodes[0].v6);
     let both = names(&["web-1-1", "web-2-1"]);
     assert_eq!(pods_over_http(&cluster.client, on(v4, 30080)), both);
@@ -215,7 +211,16 @@ fn s36_service_without_endpoint_refuses_at_once() {
 
 #[test]
 fn s61_killed_agent_loses_nothing() {
-    let Some(mut cluster) = cluster("kill", 2, 1, &[(1, 1), (2, 1)]) else {
+    killed_agent_loses_nothing("kill", SNAT);
+}
+
+#[test]
+fn s61_s67_killed_agent_loses_nothing_by_dsr() {
+    killed_agent_loses_nothing("killd", DSR);
+}
+
+fn killed_agent_loses_nothing(name: &str, forwarding: &[&str]) {
+    let Some(mut cluster) = cluster_with(name, 2, 1, &[(1, 1), (2, 1)], forwarding) else {
         return;
     };
     let target = on(cluster.nodes[0].v4, 30080);
@@ -237,10 +242,10 @@ fn s61_killed_agent_loses_nothing() {
     let load = move || (0..400).filter(|_| get(target).is_err()).count();
     let load = cluster.client.spawn(load);
     for _ in 0..3 {
-        cluster.start_agent(0).unwrap();
+        cluster.start_agent_with(0, forwarding).unwrap();
         cluster.nodes[0].agent.take().unwrap().kill().unwrap();
     }
-    cluster.start_agent(0).unwrap();
+    cluster.start_agent_with(0, forwarding).unwrap();
     assert_eq!(
         load.join().unwrap(),
         0,

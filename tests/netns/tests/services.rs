@@ -11,8 +11,8 @@ use std::{
 };
 
 use common::{
-    BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, curl, eventually, headgate,
-    names, on, pods_over_http,
+    BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
+    curl, eventually, headgate, names, on, pods_over_http,
 };
 use headgate_dataplane::{Maps, Options, load, pin_folder};
 use headgate_netns::{
@@ -117,7 +117,16 @@ fn s10_node_ports_on_the_chosen_addresses() {
 
 #[test]
 fn s11_s20_node_port_of_any_node_from_pods_and_hosts() {
-    let Some(cluster) = cluster("s11", 2, 1, &[(1, 1), (2, 1)]) else {
+    node_port_of_any_node_from_pods_and_hosts("s11", SNAT);
+}
+
+#[test]
+fn s11_s20_s67_node_port_of_any_node_from_pods_and_hosts_by_dsr() {
+    node_port_of_any_node_from_pods_and_hosts("d11", DSR);
+}
+
+fn node_port_of_any_node_from_pods_and_hosts(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1), (2, 1)], forwarding) else {
         return;
     };
     let both = names(&["web-1-1", "web-2-1"]);
@@ -310,7 +319,17 @@ fn s23_internal_local_policy() {
 
 #[test]
 fn s24_session_affinity() {
-    let Some(mut cluster) = cluster("s24", 2, 2, &[(1, 1), (1, 2), (2, 1), (2, 2)]) else {
+    session_affinity("s24", SNAT);
+}
+
+#[test]
+fn s24_s67_session_affinity_by_dsr() {
+    session_affinity("d24", DSR);
+}
+
+fn session_affinity(name: &str, forwarding: &[&str]) {
+    let Some(mut cluster) = cluster_with(name, 2, 2, &[(1, 1), (1, 2), (2, 1), (2, 2)], forwarding)
+    else {
         return;
     };
     write_service(&cluster, &service_with("sessionAffinity: ClientIP"));
@@ -355,7 +374,7 @@ fn s24_session_affinity() {
     );
     // It survives the agent, and other endpoints leaving.
     cluster.nodes[0].agent.take().unwrap().kill().unwrap();
-    cluster.start_agent(0).unwrap();
+    cluster.start_agent_with(0, forwarding).unwrap();
     assert_eq!(from_outside(&cluster), first);
     let all = [(1, 1), (1, 2), (2, 1), (2, 2)];
     let kept = first[0].first().unwrap().clone();
@@ -392,7 +411,16 @@ fn s24_session_affinity() {
 
 #[test]
 fn s33_established_connections_outlive_their_endpoint() {
-    let Some(cluster) = cluster("s33", 2, 1, &[(1, 1)]) else {
+    established_connections_outlive_their_endpoint("s33", SNAT);
+}
+
+#[test]
+fn s33_s67_established_connections_outlive_their_endpoint_by_dsr() {
+    established_connections_outlive_their_endpoint("d33", DSR);
+}
+
+fn established_connections_outlive_their_endpoint(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1)], forwarding) else {
         return;
     };
     let target = on(cluster.nodes[0].v4, 30080);
@@ -437,7 +465,16 @@ fn udp_socket(netns: &Netns, address: SocketAddr) -> UdpSocket {
 
 #[test]
 fn s34_udp_moves_when_its_endpoint_goes() {
-    let Some(cluster) = cluster("s34", 2, 1, &[(1, 1)]) else {
+    udp_moves_when_its_endpoint_goes("s34", SNAT);
+}
+
+#[test]
+fn s34_s67_udp_moves_when_its_endpoint_goes_by_dsr() {
+    udp_moves_when_its_endpoint_goes("d34", DSR);
+}
+
+fn udp_moves_when_its_endpoint_goes(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1)], forwarding) else {
         return;
     };
     let node = &cluster.nodes[0];
@@ -552,11 +589,25 @@ fn s43_one_socket_talks_to_several_services_by_their_names() {
 
 #[test]
 fn s44_fragmented_datagrams_reach_one_pod_and_come_back() {
-    let Some(cluster) = cluster("s44", 2, 1, &[(1, 1), (2, 1)]) else {
+    fragmented_datagrams_reach_one_pod_and_come_back("s44", SNAT);
+}
+
+#[test]
+fn s44_s67_fragmented_datagrams_reach_one_pod_and_come_back_by_dsr() {
+    fragmented_datagrams_reach_one_pod_and_come_back("d44", DSR);
+}
+
+fn fragmented_datagrams_reach_one_pod_and_come_back(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1), (2, 1)], forwarding) else {
         return;
     };
     let node = &cluster.nodes[0];
     for address in [on(node.v4, 30007), on(node.v6, 30007)] {
+        // With DSR the client learns the MTU by the first one.
+        let ask = move || udp_of_length(address, 4000).is_ok();
+        eventually("datagrams arrive", || {
+            (0..10).all(|_| cluster.client.run(ask))
+        });
         let pods: BTreeSet<String> = cluster.client.run(move || {
             let ask = |_| udp_of_length(address, 4000).unwrap().0.pod;
             (0..30).map(ask).collect()
@@ -572,7 +623,16 @@ fn s44_fragmented_datagrams_reach_one_pod_and_come_back() {
 
 #[test]
 fn s45_icmp_errors_reach_the_client_in_its_terms() {
-    let Some(cluster) = cluster("s45", 2, 1, &[(1, 1)]) else {
+    icmp_errors_reach_the_client_in_its_terms("s45", SNAT);
+}
+
+#[test]
+fn s45_s67_icmp_errors_reach_the_client_in_its_terms_by_dsr() {
+    icmp_errors_reach_the_client_in_its_terms("d45", DSR);
+}
+
+fn icmp_errors_reach_the_client_in_its_terms(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1)], forwarding) else {
         return;
     };
     let [one, two] = &cluster.nodes[..] else {
@@ -610,7 +670,16 @@ fn s45_icmp_errors_reach_the_client_in_its_terms() {
 
 #[test]
 fn s47_hop_limit_that_runs_out_is_told() {
-    let Some(cluster) = cluster("s47", 2, 1, &[(2, 1)]) else {
+    hop_limit_that_runs_out_is_told("s47", SNAT);
+}
+
+#[test]
+fn s47_s67_hop_limit_that_runs_out_is_told_by_dsr() {
+    hop_limit_that_runs_out_is_told("d47", DSR);
+}
+
+fn hop_limit_that_runs_out_is_told(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 1, &[(2, 1)], forwarding) else {
         return;
     };
     let socket = udp_socket(&cluster.client, on(cluster.nodes[0].v4, 30007));

@@ -1,14 +1,14 @@
 //! The walk on the host, over ordinary collections.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
 };
 
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey, MemberKey,
-    Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
+    DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey,
+    MemberKey, Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Notes, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -95,6 +95,8 @@ pub struct Host {
     pub now_s: u32,
     /// The answer to every question for a route.
     pub route: Route,
+    /// The last question.
+    pub asked: Cell<Option<RouteQuery>>,
     /// Most connection entries that there is room for.
     pub capacity: usize,
 }
@@ -111,6 +113,7 @@ impl Host {
             told: RefCell::default(),
             now_s: 1000,
             route: Route::STACK,
+            asked: Cell::default(),
             capacity: usize::MAX,
         }
     }
@@ -171,6 +174,12 @@ impl Tables for Host {
         self.state.backends.get(&id).copied()
     }
 
+    fn local_backend(&self, key: &BackendKey) -> Option<u32> {
+        let mut backends = self.state.backends.iter();
+        let is_meant = |entry: &BackendEntry| entry.local != 0 && BackendKey::from(entry) == *key;
+        backends.find_map(|(id, entry)| is_meant(entry).then_some(*id))
+    }
+
     fn admits(&self, service: u32, client: &Addr) -> bool {
         self.state.ranges.iter().any(|(of, range, bits)| {
             let differing = bits_of(range) ^ bits_of(client);
@@ -229,7 +238,8 @@ impl Tables for Host {
         true
     }
 
-    fn route(&self, _query: &RouteQuery) -> Route {
+    fn route(&self, query: &RouteQuery) -> Route {
+        self.asked.set(Some(*query));
         self.route
     }
 

@@ -11,7 +11,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, lpm_trie},
     programs::{ProgramInfo, TestRun, TestRunOptions},
 };
-use headgate_abi::{FragmentEntry, FragmentKey, RangeKey, Reason, names};
+use headgate_abi::{BackendKey, FragmentEntry, FragmentKey, RangeKey, Reason, names};
 use headgate_datapath::Hook;
 use headgate_dataplane::{Maps, Options, Programs, load, pin_folder};
 use nix::{
@@ -95,6 +95,9 @@ impl Kernel {
         }
         for (id, entry) in &state.backends {
             assert!(maps.backends.set(*id, *entry));
+            if entry.local != 0 {
+                maps.local_backends.insert(BackendKey::from(entry), id, 0)?;
+            }
         }
         let fragments = MapData::from_pin(pin_folder(&pins).join(names::FRAGMENTS))?;
         Ok(Self {

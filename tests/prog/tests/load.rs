@@ -1,16 +1,28 @@
 //! Every program loads, and costs the verifier what it costs.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use headgate_abi::names;
+use headgate_abi::{Port, names};
 use headgate_prog::{Kernel, State};
 
 #[test]
 fn every_program_loads() {
+    check("load", &State::default());
+}
+
+#[test]
+fn every_program_loads_with_dsr() {
+    let mut state = State::default();
+    state.config.dsr_port = Port::new(6090);
+    state.config.forwards_by_dsr = 1;
+    check("load-dsr", &state);
+}
+
+fn check(name: &str, state: &State) {
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: loading programs needs root");
+        println!("SKIPPED: {name}: loading programs needs root");
         return;
     }
-    let mut kernel = Kernel::new("load", &State::default()).unwrap();
+    let mut kernel = Kernel::new(name, state).unwrap();
     let packets = [
         names::XDP_EXTERNAL,
         names::TC_EXTERNAL,

@@ -1,16 +1,16 @@
 //! The one writer of the maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use aya::maps::{MapError, lpm_trie};
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, CtState, FlowKey, FrontendEntry, FrontendFlags,
-    FrontendKey, MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange,
-    names,
+    Addr, AddressEntry, BackendEntry, BackendKey, CtEntry, CtState, FlowKey, FrontendEntry,
+    FrontendFlags, FrontendKey, MemberKey, Port, RangeKey, ServiceEntry, ServiceFlags,
+    ServiceLabel, SlotRange, names,
 };
 use headgate_datapath::{
     Direction,
@@ -88,7 +88,24 @@ impl Writer {
             self.maps.backends.set(id, entry),
             names::BACKENDS,
             self.maps.backends.len(),
-        )
+        )?;
+        self.put_local_backend(id, &entry)
+    }
+
+    /// Other nodes may send to backends that are here, and to no others.
+    fn put_local_backend(&mut self, id: u32, entry: &BackendEntry) -> Result<(), Error> {
+        let key = BackendKey::from(entry);
+        if entry.local == 0 {
+            return removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(&key));
+        }
+        let result = self.maps.local_backends.insert(key, id, 0);
+        result.map_err(|source| full_or(names::LOCAL_BACKENDS, source))
+    }
+
+    fn delete_backend(&mut self, id: u32) -> Result<(), Error> {
+        let key = BackendKey::from(&self.maps.backends.get(id).unwrap_or_default());
+        let _is_there = self.maps.backends.set(id, BackendEntry::default());
+        removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(&key))
     }
 
     fn put_service(
@@ -430,6 +447,32 @@ impl Writer {
         Ok(found.symmetric_difference(wanted).count())
     }
 
+    /// Makes the table of this node's backends what it should be; returns how many were not.
+    fn restore_local_backends(&mut self) -> Result<usize, Error> {
+        let failed = |source| Error::map(names::LOCAL_BACKENDS, source);
+        let backends = (1..self.maps.backends.len()).filter_map(|id| {
+            let entry = self.maps.backends.get(id)?;
+            (entry.local != 0).then_some((BackendKey::from(&entry), (id, entry)))
+        });
+        let wanted: HashMap<BackendKey, (u32, BackendEntry)> = backends.collect();
+        let found = self.maps.local_backends.iter();
+        let found = found
+            .collect::<Result<HashMap<_, _>, _>>()
+            .map_err(failed)?;
+        let mut strays = 0;
+        for key in found.keys().filter(|key| !wanted.contains_key(key)) {
+            strays += 1;
+            removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(key))?;
+        }
+        for (key, (id, entry)) in &wanted {
+            if found.get(key) != Some(id) {
+                strays += 1;
+                self.put_local_backend(*id, entry)?;
+            }
+        }
+        Ok(strays)
+    }
+
     /// Frontends; those that name no service are removed and counted.
     fn restore_frontends(
         &mut self,
@@ -646,7 +689,7 @@ impl Dataplane for Writer {
         let by_id = self.restore_backends();
         let (services, members) = self.restore_services(&by_id)?;
         let (frontends, strays) = self.restore_frontends(&services)?;
-        let strays = strays + self.restore_members(&members)?;
+        let strays = strays + self.restore_members(&members)? + self.restore_local_backends()?;
         let backends: BTreeMap<Backend, (BackendId, BackendSpec)> = by_id
             .into_iter()
             .map(|(id, (backend, spec))| (backend, (BackendId(id), spec)))
@@ -687,10 +730,7 @@ impl Dataplane for Writer {
                 removed(names::FRONTENDS, result)
             }
             Change::DeleteService { id, .. } => self.delete_service(id.0),
-            Change::DeleteBackend { id, .. } => {
-                let _is_there = self.maps.backends.set(id.0, BackendEntry::default());
-                Ok(())
-            }
+            Change::DeleteBackend { id, .. } => self.delete_backend(id.0),
         }
     }
 

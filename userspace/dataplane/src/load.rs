@@ -97,6 +97,7 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
         .map_max_entries(names::SERVICE_LABELS, options.services)
         .map_max_entries(names::SERVICE_TRAFFIC, options.services)
         .map_max_entries(names::BACKENDS, options.backends)
+        .map_max_entries(names::LOCAL_BACKENDS, options.backends)
         .map_max_entries(names::BACKEND_TRAFFIC, options.backends)
         .map_max_entries(names::SLOTS, options.slots)
         .map_max_entries(names::CONNTRACK, options.connections)

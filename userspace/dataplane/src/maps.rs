@@ -10,8 +10,8 @@ use aya::maps::{
     lpm_trie::{Key, LpmTrie},
 };
 use headgate_abi::{
-    ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
+    ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
+    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
     ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
 };
 
@@ -40,6 +40,8 @@ pub struct Maps {
     pub slots: SharedArray<u32>,
     /// Backends by id.
     pub backends: SharedArray<BackendEntry>,
+    /// Ids of this node's backends.
+    pub local_backends: HashMap<MapData, BackendKey, u32>,
     /// Source ranges by service.
     pub source_ranges: LpmTrie<MapData, RangeKey, u32>,
     /// Backends of services with affinity.
@@ -67,6 +69,7 @@ impl Maps {
             labels: array(&folder, names::SERVICE_LABELS, writable)?,
             slots: array(&folder, names::SLOTS, writable)?,
             backends: array(&folder, names::BACKENDS, writable)?,
+            local_backends: hash(&folder, names::LOCAL_BACKENDS)?,
             source_ranges: typed(&folder, names::SOURCE_RANGES)?,
             members: hash(&folder, names::AFFINITY_MEMBERS)?,
             affinities: hash(&folder, names::AFFINITY)?,
@@ -121,6 +124,7 @@ impl Maps {
             (names::FRONTENDS, self.frontends.keys().count()),
             (names::SERVICES, services),
             (names::BACKENDS, backends),
+            (names::LOCAL_BACKENDS, self.local_backends.keys().count()),
             (names::SLOTS, slots),
             (names::SOURCE_RANGES, self.source_ranges.keys().count()),
             (names::AFFINITY_MEMBERS, self.members.keys().count()),

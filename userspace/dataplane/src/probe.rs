@@ -19,12 +19,13 @@ use crate::{
 };
 
 /// What programs only read.
-const LIVE: [&str; 7] = [
+const LIVE: [&str; 8] = [
     names::ADDRESSES,
     names::FRONTENDS,
     names::SERVICES,
     names::SLOTS,
     names::BACKENDS,
+    names::LOCAL_BACKENDS,
     names::SOURCE_RANGES,
     names::AFFINITY_MEMBERS,
 ];

@@ -79,6 +79,16 @@ pub(crate) struct Options {
     /// node ports
     #[arg(long, default_value = "10000-29999", value_parser = parse_ports)]
     snat_ports: (u16, u16),
+    /// How packets from outside reach backends on other nodes. `dsr`: the node of the backend answers
+    /// the client itself, and the backend sees the client's address; packets between nodes become
+    /// longer by 32 bytes, 52 over IPv6. Give `snat-accept-dsr` to all nodes before the first one
+    /// gets `dsr`, and the same on the way back
+    #[arg(long, value_enum, default_value_t = Forwarding::Snat)]
+    forwarding: Forwarding,
+    /// UDP port that nodes send packets to each other on for DSR, the same on every node. Let nobody
+    /// but nodes reach it, for a sender may name any client
+    #[arg(long, default_value_t = 6090)]
+    dsr_port: u16,
     /// Seed of hashes, the same on every node
     #[arg(long, default_value_t = 0x4865_6164)]
     seed: u32,
@@ -108,6 +118,17 @@ pub(crate) struct Options {
 
 /// How often the agent looks whether its programs are still attached.
 const REVIEW: Duration = Duration::from_secs(60);
+
+/// How packets from outside reach backends on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Forwarding {
+    /// Their source becomes this node, and answers come back this way.
+    Snat,
+    /// The same, and what other nodes send by DSR is accepted.
+    SnatAcceptDsr,
+    /// They go to the backend's node whole, and it answers the client itself.
+    Dsr,
+}
 
 /// Which addresses serve node ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,7 +339,7 @@ struct Hooks {
 
 impl Hooks {
     fn load(pins: &Path, options: &Options, facts: &Facts) -> Result<Self> {
-        let config = config(options, facts);
+        let config = config(options, facts)?;
         let mut hooks = Self {
             pins: pins.into(),
             cgroup: match &options.cgroup {
@@ -341,7 +362,7 @@ impl Hooks {
 
     /// New addresses mean new read-only globals, and so new programs in the place of the old.
     fn follow(&mut self, options: &Options, facts: &Facts) -> Result<()> {
-        let config = config(options, facts);
+        let config = config(options, facts)?;
         if config != self.config {
             self.programs = load(&self.pins, &load_options(options, config))?;
             self.config = config;
@@ -425,7 +446,7 @@ impl Hooks {
     }
 }
 
-fn config(options: &Options, facts: &Facts) -> DatapathConfig {
+fn config(options: &Options, facts: &Facts) -> Result<DatapathConfig> {
     let first = |is_wanted: fn(&IpAddr) -> bool| {
         facts
             .addresses
@@ -435,14 +456,26 @@ fn config(options: &Options, facts: &Facts) -> DatapathConfig {
             .map(Addr::from)
             .unwrap_or_default()
     };
-    DatapathConfig {
+    let (first_port, last_port) = options.snat_ports;
+    let dsr_port = match options.forwarding {
+        Forwarding::Snat => 0,
+        Forwarding::SnatAcceptDsr | Forwarding::Dsr => options.dsr_port,
+    };
+    ensure!(
+        !(first_port..=last_port).contains(&dsr_port),
+        "--dsr-port {dsr_port} is one of --snat-ports"
+    );
+    Ok(DatapathConfig {
         snat_v4: first(IpAddr::is_ipv4),
         snat_v6: first(IpAddr::is_ipv6),
         host_netns_cookie: host_netns_cookie(),
         seed: options.seed,
-        snat_port_first: Port::new(options.snat_ports.0),
-        snat_port_last: Port::new(options.snat_ports.1),
-    }
+        snat_port_first: Port::new(first_port),
+        snat_port_last: Port::new(last_port),
+        dsr_port: Port::new(dsr_port),
+        forwards_by_dsr: u8::from(options.forwarding == Forwarding::Dsr),
+        zero: [0; 5],
+    })
 }
 
 fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {

@@ -40,15 +40,44 @@ pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<
     Some(cluster)
 }
 
+/// Options of agents that forward as they do unless told otherwise.
+pub(crate) const SNAT: &[&str] = &[];
+/// Options of agents that forward by direct server return.
+pub(crate) const DSR: &[&str] = &["--forwarding", "dsr"];
+
 /// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
 pub(crate) fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
+    cluster_with(name, nodes, pods, serving, SNAT)
+}
+
+/// The same with options of the agents.
+pub(crate) fn cluster_with(
+    name: &str,
+    nodes: u8,
+    pods: u8,
+    serving: &[(u8, u8)],
+    options: &[&str],
+) -> Option<Cluster> {
     let mut cluster = cluster_without_agents(name, nodes, pods)?;
     cluster.write("web.yaml", SERVICE).unwrap();
     cluster.write("slices.yaml", &slices(serving)).unwrap();
     for index in 0..nodes.into() {
-        cluster.start_agent(index).unwrap();
+        cluster.start_agent_with(index, options).unwrap();
     }
     Some(cluster)
+}
+
+/// Makes packets of pods and of the client look as on a wire, so that XDP takes them itself.
+pub(crate) fn turn_offload_off(cluster: &Cluster) {
+    let pods = cluster.nodes.iter().flat_map(|node| &node.pods);
+    let netns = pods.map(|pod| &pod.netns).chain([&cluster.client]);
+    for netns in netns {
+        let status = netns
+            .command("ethtool", None)
+            .args(["-K", "eth0", "tx", "off"])
+            .output();
+        assert!(status.unwrap().status.success());
+    }
 }
 
 /// A cluster of one node whose proxy serves the example, and what clients trust.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use anyhow::Result;
-use headgate_dataplane::attached;
+use headgate_dataplane::{attached, loaded_config};
 use serde::Serialize;
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 struct Status<F> {
     agent: Option<Report>,
     kernel: String,
+    /// How packets from outside reach backends on other nodes.
+    forwarding: String,
     /// Programs by device; those of sockets by `cgroup` and `netns`.
     hooks: BTreeMap<String, Vec<String>>,
     maps: Vec<F>,
@@ -75,6 +77,17 @@ fn describe(report: Option<&Report>) -> String {
     text
 }
 
+/// What the running programs do.
+fn forwarding(pins: &Path) -> Result<String> {
+    let config = loaded_config(pins)?;
+    let port = config.dsr_port.number();
+    Ok(match (port, config.forwards_by_dsr) {
+        (0, _) => "snat".into(),
+        (_, 0) => format!("snat, and what comes by dsr to UDP port {port} is accepted"),
+        _ => format!("dsr, in UDP to port {port}"),
+    })
+}
+
 fn hooks(pins: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for link in attached(pins)? {
@@ -93,6 +106,7 @@ pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
             .release()
             .to_string_lossy()
             .into_owned(),
+        forwarding: forwarding(pins)?,
         hooks: hooks(pins)?,
         maps: view.fills(pins)?,
         counters: view.counters()?,
@@ -106,9 +120,10 @@ pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
         .collect();
     print(options.output, &status, || {
         format!(
-            "agent\n{}\nhooks (Linux {}){hooks}\n\n{fills}\n\n{counters}",
+            "agent\n{}\nhooks (Linux {}){hooks}\n  forwarding: {}\n\n{fills}\n\n{counters}",
             describe(status.agent.as_ref()),
             status.kernel,
+            status.forwarding,
         )
     })
 }

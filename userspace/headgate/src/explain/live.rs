@@ -8,9 +8,9 @@ use std::{
 };
 
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, CtEntry, CtState, DatapathConfig,
-    FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, Reason,
-    ServiceEntry, ServiceFlags,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
+    CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
+    MemberKey, Reason, ServiceEntry, ServiceFlags,
 };
 use headgate_datapath::{Added, Direction, Route, RouteQuery, Tables, is_expired};
 use headgate_dataplane::now_s;
@@ -77,9 +77,15 @@ impl<'a> LiveTables<'a> {
             0 => "past all services".into(),
             id => format!("of service {}", self.view.service_name(id)),
         };
+        let state = entry.state.name();
+        if entry.flags.has(CtFlags::ENCAPSULATES) {
+            return format!(
+                "known as {what} {of} ({state}, last packet {age_s} s ago): it goes on whole to {}",
+                endpoint(entry.destination, entry.destination_port),
+            );
+        }
         format!(
-            "known as {what} {of} ({}, last packet {age_s} s ago): {} → {} becomes {} → {}",
-            entry.state.name(),
+            "known as {what} {of} ({state}, last packet {age_s} s ago): {} → {} becomes {} → {}",
             endpoint(flow.source, flow.source_port),
             endpoint(flow.destination, flow.destination_port),
             endpoint(entry.source, entry.source_port),
@@ -174,6 +180,16 @@ impl Tables for LiveTables<'_> {
         Some(entry)
     }
 
+    fn local_backend(&self, key: &BackendKey) -> Option<u32> {
+        let id = self.view.maps.local_backends.get(key, 0).ok();
+        let (name, protocol) = (endpoint(key.address, key.port), protocol(key.protocol));
+        let verb = if id.is_some() { "is" } else { "is not" };
+        self.note(format!(
+            "another node sends it to {name} over {protocol}, which {verb} a backend on this node"
+        ));
+        id
+    }
+
     fn admits(&self, service: u32, client: &Addr) -> bool {
         let admits = self.view.maps.admits(service, *client).unwrap_or(false);
         let verb = if admits { "admit" } else { "do not admit" };
@@ -259,6 +275,13 @@ impl Tables for LiveTables<'_> {
     }
 
     fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
+        if entry.flags.has(CtFlags::ENCAPSULATES) {
+            self.note(format!(
+                "that node answers the client itself, so the packet goes there whole, in a \
+                 datagram to UDP port {}",
+                self.config.dsr_port.number()
+            ));
+        }
         if Direction::of(entry) == Direction::Reply {
             self.note("that connection is over, so the port is free".into());
             self.note_source(flow, entry);

@@ -1,0 +1,246 @@
+//! Direct server return: a packet for a backend on another node goes there whole, and that node
+//! translates it and answers the client itself, with the client's address kept.
+//!
+//! It travels as payload of a UDP datagram, its capsule:
+//!
+//! ```text
+//! IP, node → backend │ UDP, hash → `dsr_port` │ version, 0, port of the backend │ packet of the client
+//! ```
+//!
+//! The outer destination is the backend itself, so whatever brings packets to pods brings the
+//! capsule to the right node, and no node has to know the others. The source port is a hash of the
+//! flow, for devices and routers that spread load by it. UDP's checksum is zero (RFC 6935): the
+//! packet inside has its own. Of the traffic class the part for ECN stays inside (RFC 6040, 4.1,
+//! compatibility mode). IPv4 capsules are not to be fragmented, for nobody would put them together:
+//! what does not fit is told to the client. Clients over TCP need not be told, as the backend's node
+//! makes the maximum segment size that they are offered smaller by the capsule.
+//!
+//! Both families have a capsule of their own, so the link header says the same about the packet
+//! with and without.
+
+use headgate_abi::{
+    AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry,
+    FrontendFlags, FrontendKey, Port, Protocol, Reason,
+};
+
+use crate::{
+    checksum::Sum,
+    nat::{node_address, plan_dnat, translate_source},
+    packet::Packet,
+    parse::{
+        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, Family, Fragment, L3, Parsed, TcpFlags, Transport,
+        V4_HEADER, V6_HEADER, load_v4, load_v6,
+    },
+    rewrite::{rewrite_hops, write_network},
+    select::flow_hash,
+    tables::Tables,
+    walk::Notes,
+};
+
+/// Bytes of a UDP header and of what follows it in a capsule.
+const HEADERS: u32 = 12;
+const VERSION: u8 = 1;
+
+/// Length of a capsule's headers.
+#[inline(always)]
+pub(crate) const fn capsule_len(family: Family) -> u32 {
+    match family {
+        Family::V4 => V4_HEADER + HEADERS,
+        Family::V6 => V6_HEADER + HEADERS,
+    }
+}
+
+/// Whether packets of this entry are sent on in capsules. Where DSR is off, what is left of a time
+/// when it was on is translated like anything else: a backend's node knows the connection.
+#[inline(always)]
+pub(crate) fn is_encapsulating<T: Tables>(tables: &T, entry: &CtEntry) -> bool {
+    tables.has_dsr() && entry.flags.has(CtFlags::ENCAPSULATES)
+}
+
+/// Whether what is sent to this port is taken for a capsule. That is for nodes to send, so whoever else
+/// does is stopped: a pod, and a client of a service whose backends listen there.
+#[inline(always)]
+pub(crate) fn is_for_nodes<T: Tables>(tables: &T, port: Port, protocol: Protocol) -> bool {
+    tables.has_dsr() && port == tables.config().dsr_port && protocol == Protocol::UDP
+}
+
+/// If this is a capsule, the length of its headers, and notes whom it is for; else 0.
+#[inline(always)]
+pub(crate) fn find_capsule<P: Packet>(
+    packet: &P,
+    port: Port,
+    notes: &mut Notes,
+) -> Result<u32, Reason> {
+    const FRAGMENT: u16 = 0x3fff;
+    const UDP: u8 = Protocol::UDP.0;
+    let family = match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
+        ETHERTYPE_V4 => match packet.load(L3)? {
+            [0x45, _, _, _, _, _, hi, lo, _, UDP]
+                if u16::from_be_bytes([hi, lo]) & FRAGMENT == 0 =>
+            {
+                Family::V4
+            }
+            _ => return Ok(0),
+        },
+        ETHERTYPE_V6 => match packet.load(L3 + 6)? {
+            [UDP, _] => Family::V6,
+            _ => return Ok(0),
+        },
+        _ => return Ok(0),
+    };
+    let len = capsule_len(family);
+    let headers: [u8; HEADERS as usize] = packet.load(L3 + len - HEADERS)?;
+    let [_, _, d0, d1, _, _, _, _, version, _, p0, p1] = headers;
+    if Port::from_word(u16::from_ne_bytes([d0, d1])) != port || version != VERSION {
+        return Ok(0);
+    }
+    notes.backend = BackendKey {
+        address: match family {
+            Family::V4 => load_v4(packet, L3 + 16)?,
+            Family::V6 => load_v6(packet, L3 + 24)?,
+        },
+        port: Port::from_word(u16::from_ne_bytes([p0, p1])),
+        ..BackendKey::default()
+    };
+    Ok(len)
+}
+
+/// Notes what becomes of a new connection that another node chose a backend of this one for.
+///
+/// Whoever can send capsules may name any source, as with other tunnels of a cluster, so the
+/// network must keep strangers from it. What is checked here is that the packet is for one of our
+/// backends and through a service: on the frontend itself, or on a node port, which is on other
+/// addresses there.
+#[inline(always)]
+pub(crate) fn plan_delivery<T: Tables>(
+    tables: &T,
+    parsed: &Parsed,
+    notes: &mut Notes,
+) -> Result<(), Reason> {
+    let flow = &parsed.flow;
+    match parsed.transport {
+        Transport::Tcp | Transport::Udp => {}
+        Transport::LaterFragment => return Err(Reason::FragmentUnknown),
+        Transport::IcmpError => return Err(Reason::EncapsulatedUnknown),
+    }
+    let source = tables.address(&flow.source);
+    if !flow.source.is_host()
+        || flow.destination.is_loopback()
+        || source == Some(AddressEntry::SERVICE)
+    {
+        return Err(Reason::Spoofed);
+    }
+    if is_for_nodes(tables, notes.backend.port, flow.protocol) {
+        return Err(Reason::EncapsulatedUnknown);
+    }
+    notes.backend.protocol = flow.protocol;
+    let id = tables.local_backend(&notes.backend);
+    let id = id.ok_or(Reason::EncapsulatedUnknown)?;
+    let frontend = frontend(tables, parsed).ok_or(Reason::EncapsulatedUnknown)?;
+    if frontend.flags.has(FrontendFlags::SOURCE_RANGES)
+        && !tables.admits(frontend.outside, &flow.source)
+    {
+        return Err(Reason::SourceRange);
+    }
+    let backend = BackendEntry {
+        address: notes.backend.address,
+        port: notes.backend.port,
+        protocol: flow.protocol,
+        local: 1,
+    };
+    notes.entry = plan_dnat(flow, frontend.outside, id, &backend, tables.now_s());
+    notes.entry.flags = CtFlags::ENCAPSULATED;
+    // A pod that reaches itself by way of another node, or this node's own process.
+    if flow.source == backend.address || source.is_some() {
+        return translate_source(tables.config(), parsed.family, notes);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn frontend<T: Tables>(tables: &T, parsed: &Parsed) -> Option<FrontendEntry> {
+    let flow = &parsed.flow;
+    let mut key = FrontendKey::new(flow.destination, flow.destination_port, flow.protocol);
+    if let Some(frontend) = tables.frontend(&key) {
+        return Some(frontend);
+    }
+    key.address = node_address(tables.config(), parsed.family);
+    let frontend = tables.frontend(&key)?;
+    (frontend.flags.kind() == FrontendFlags::NODE_PORT).then_some(frontend)
+}
+
+/// Puts the packet into a capsule; `hops` is what is taken from its hop limit.
+#[inline(always)]
+pub(crate) fn encapsulate<P: Packet>(
+    packet: &mut P,
+    config: &DatapathConfig,
+    parsed: &Parsed,
+    entry: &CtEntry,
+    hops: u8,
+) -> Result<(), Reason> {
+    let family = parsed.family;
+    let len = capsule_len(family);
+    packet.grow(family, len, parsed.flow.protocol == Protocol::TCP)?;
+    rewrite_hops(packet, family, L3 + len, hops)?;
+    // Of many segments in one the kernel writes the length of each.
+    let payload = parsed.total_len.wrapping_add(HEADERS as u16);
+    const DSCP: u8 = 0xfc;
+    write_network(
+        packet,
+        family,
+        parsed.tos & DSCP,
+        Protocol::UDP,
+        node_address(config, family),
+        entry.destination,
+        payload,
+    )?;
+    let [s0, s1] = source_port(parsed, config).word().to_ne_bytes();
+    let [d0, d1] = config.dsr_port.word().to_ne_bytes();
+    let [l0, l1] = payload.to_be_bytes();
+    let [p0, p1] = entry.destination_port.word().to_ne_bytes();
+    let headers: [u8; HEADERS as usize] = [s0, s1, d0, d1, l0, l1, 0, 0, VERSION, 0, p0, p1];
+    packet.store(L3 + len - HEADERS, &headers)
+}
+
+/// If the backend accepts a connection whose packets come in capsules, takes the length of these
+/// from the segments that the client may send. All common systems write that option first.
+#[inline(always)]
+pub(crate) fn clamp_segments<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    entry: &CtEntry,
+) -> Result<(), Reason> {
+    const ANSWER: CtFlags = CtFlags(CtFlags::REPLY.0 | CtFlags::ENCAPSULATED.0);
+    if parsed.transport != Transport::Tcp
+        || !entry.flags.has(ANSWER)
+        || !parsed.flags.any(TcpFlags::SYN)
+        || parsed.fragment != Fragment::Whole
+    {
+        return Ok(());
+    }
+    const OPTIONS: u32 = 20;
+    const WORDS: u8 = 6;
+    let [data_offset, _] = packet.load(parsed.l4 + 12)?;
+    if data_offset >> 4 < WORDS {
+        return Ok(());
+    }
+    let [kind, len, hi, lo] = packet.load(parsed.l4 + OPTIONS)?;
+    let size = u16::from_be_bytes([hi, lo]);
+    let capsule = capsule_len(parsed.family) as u16;
+    if (kind, len) != (2, 4) || size <= 2 * capsule {
+        return Ok(());
+    }
+    let clamped = (size - capsule).to_be_bytes();
+    packet.store(parsed.l4 + OPTIONS + 2, &clamped)?;
+    let change = Sum::default()
+        .without_half(u16::from_ne_bytes([hi, lo]))
+        .half(u16::from_ne_bytes(clamped));
+    packet.adjust_checksum(parsed.checksum_offset(), Sum::default(), change, false)
+}
+
+/// One of the ports that IANA leaves to private use (RFC 6335), the same for each packet of a flow.
+#[inline(always)]
+pub(crate) fn source_port(parsed: &Parsed, config: &DatapathConfig) -> Port {
+    const FIRST: u16 = 0xc000;
+    Port::new(FIRST | flow_hash(&parsed.flow, config.seed) as u16)
+}
