@@ -9,6 +9,7 @@ use common::{
     CLUSTER_V4, cluster_without_agents, doctor, eventually, finish, names, on, on_node,
     pods_over_http,
 };
+use headgate_dataplane::pin_folder;
 use headgate_netns::{Cluster, Load, Node, SERVICE, connections, slices};
 use nix::sys::signal::Signal;
 
@@ -68,7 +69,7 @@ fn all_programs() -> Vec<(&'static str, String)> {
 }
 
 fn links_of_tc(node: &Node) -> usize {
-    let links = fs::read_dir(node.pins.join("v1/links")).unwrap();
+    let links = fs::read_dir(pin_folder(&node.pins).join("links")).unwrap();
     let names = links.map(|link| link.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("hg_tc_")).count()
 }
@@ -153,5 +154,5 @@ fn filters_that_somebody_removed_are_missed_and_put_back() {
     assert_eq!(programs(node), []);
     let left = tc(node, &["filter", "show", "dev", "lxc1", "ingress"]);
     assert!(left.contains("pref 2 bpf"), "{left}");
-    assert!(!node.pins.join("v1").exists());
+    assert!(!pin_folder(&node.pins).exists());
 }

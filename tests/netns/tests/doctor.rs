@@ -15,6 +15,7 @@ use std::{
 
 use common::{cluster, cluster_without_agents, on_node};
 use headgate_apiserver::{ASSETS, Attributes, TestServer};
+use headgate_dataplane::pin_folder;
 use headgate_netns::{Cluster, Netns, SERVICE, binary, slices};
 use serde_json::Value;
 
@@ -148,7 +149,7 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     refuses.store(true, Ordering::Relaxed);
     expect(&[], true, "the role does not allow: watch services");
     refuses.store(false, Ordering::Relaxed);
-    let link = cluster.nodes[0].pins.join("v1/links/hg_tc_external@eth0");
+    let link = pin_folder(&cluster.nodes[0].pins).join("links/hg_tc_external@eth0");
     fs::remove_file(&link).unwrap();
     expect(&[], true, "hg_tc_external is not attached");
     cluster.nodes[0].netns.batch("link set eth0 down").unwrap();
@@ -268,7 +269,7 @@ fn what_kube_proxy_left_is_removed_and_nothing_else() {
     assert_eq!(foreign_rules(netns), before);
     assert_eq!(run(netns, "ipset list -n", "").trim(), "mine");
 
-    fs::rename(node.pins.join("v1"), node.pins.join("v0")).unwrap();
+    fs::rename(pin_folder(&node.pins), node.pins.join("v0")).unwrap();
     let error = replace(&["--yes"]).unwrap_err();
     assert!(error.contains("not yet: there are no maps"), "{error}");
 }

@@ -12,28 +12,16 @@ use std::{
 };
 
 use common::{
-    BALANCER, DSR, cluster_with, eventually, finish, headgate, names, on, on_node, pods_over_http,
-    turn_offload_off,
+    BALANCER, BY_CHANCE, DSR, cluster_with, count, eventually, finish, headgate, names, on,
+    on_node, pods_over_http, turn_offload_off,
 };
 use headgate_netns::{
-    Cluster, Load, Netns, Node, binary, connections, get, get_on, slices, udp, udp_exchange,
+    Cluster, Load, Netns, binary, connections, get, get_on, slices, udp, udp_exchange,
 };
 
 const ACCEPTING: &[&str] = &["--forwarding", "snat-accept-dsr"];
 /// The port of capsules.
 const PORT: u16 = 6090;
-
-/// How often a node gave a reason.
-fn count(node: &Node, reason: &str) -> u64 {
-    let (_, text) = headgate(node, &["counters", "-o", "json"]);
-    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let row = rows
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|row| row["reason"] == reason);
-    row.map_or(0, |row| row["count"].as_u64().unwrap())
-}
 
 #[test]
 fn s67_xdp_carries_what_the_wire_carries_by_dsr() {
@@ -54,9 +42,10 @@ fn s67_xdp_carries_what_the_wire_carries_by_dsr() {
             "{client}"
         );
     }
-    // Nothing was left to TC for its checksum, and nothing came back this way.
+    // Nothing was left to TC, but for checksums that look partial by chance, and nothing came back this way.
     assert!(count(node, "encapsulated") > 100);
-    for reason in ["partial-checksum", "no-headroom", "to-client"] {
+    assert!(count(node, "partial-checksum") <= BY_CHANCE);
+    for reason in ["no-headroom", "to-client"] {
         assert_eq!(count(node, reason), 0, "{reason}");
     }
     let (_, table) = headgate(node, &["conntrack"]);
@@ -227,8 +216,7 @@ fn s69_large_transfers_packet_by_packet() {
     large_transfers(&cluster);
     let node = &cluster.nodes[0];
     assert!(count(node, "encapsulated") > 4000);
-    // One in 65,536 looks so.
-    assert!(count(node, "partial-checksum") < 5);
+    assert!(count(node, "partial-checksum") <= BY_CHANCE);
 }
 
 #[test]

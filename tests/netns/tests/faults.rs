@@ -12,9 +12,10 @@ use std::{
 };
 
 use common::{
-    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, doctor, eventually,
+    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, count, doctor,
+    eventually,
     flood::{Packet, flood},
-    ingress_cluster, names, on, on_node, pods_over_http, requests,
+    ingress_cluster, json, names, on, on_node, pods_over_http, requests,
 };
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
 use headgate_dataplane::Maps;
@@ -136,19 +137,6 @@ impl Facts {
         let some: Vec<&String> = lost.iter().chain(&moved).take(10).collect();
         assert!(some.is_empty(), "{some:#?}");
     }
-}
-
-fn json(node: &Node, words: &[&str]) -> Value {
-    let words = [words, &["-o", "json"]].concat();
-    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
-}
-
-/// How often a reason was given.
-fn count(node: &Node, reason: &str) -> u64 {
-    let counters = json(node, &["counters"]);
-    let mut rows = counters.as_array().unwrap().iter();
-    let row = rows.find(|row| row["reason"] == reason);
-    row.map_or(0, |row| row["count"].as_u64().unwrap())
 }
 
 /// Entries and capacity of a map, by `headgate maps`.

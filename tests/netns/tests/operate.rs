@@ -11,19 +11,15 @@ use std::{
 };
 
 use common::{
-    BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, ingress_cluster, on,
-    on_node,
+    BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, ingress_cluster, json,
+    on, on_node,
 };
 use etherparse::PacketBuilder;
+use headgate_dataplane::pin_folder;
 use headgate_netns::{Node, SERVICE, binary, get, http, slices, udp};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use promql_parser::parser::{Expr, VectorSelector, parse};
 use serde_json::Value;
-
-fn json(node: &Node, words: &[&str]) -> Value {
-    let words = [words, &["-o", "json"]].concat();
-    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
-}
 
 fn explain(node: &Node, source: &str, protocol: &str, destination: SocketAddr) -> Value {
     let destination = destination.to_string();
@@ -294,7 +290,7 @@ fn pins_that_cannot_be_read_are_named() {
     };
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
     let node = &cluster.nodes[0];
-    let folder = node.pins.join("v1");
+    let folder = pin_folder(&node.pins);
     std::fs::rename(folder.join("CONNTRACK"), folder.join("FRONTENDS")).unwrap();
     let frontends = folder.join("FRONTENDS").display().to_string();
     let error = on_node(node, &["services"]).unwrap_err();

@@ -19,9 +19,12 @@ use headgate_netns::{
     Certificate, Cluster, INGRESSES, Load, Miss, Netns, Node, PROXY_USER, SERVICE, Tally, binary,
     get, slices,
 };
+use serde_json::Value;
 
 pub(crate) const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 pub(crate) const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
+/// Most packets of a test whose finished checksum looks partial: one in 65,536 does.
+pub(crate) const BY_CHANCE: u64 = 3;
 /// Hosts of the Ingresses of the example.
 pub(crate) const SHOP: &str = "shop.example.com";
 pub(crate) const API: &str = "api.example.com";
@@ -159,6 +162,20 @@ pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
         true => Ok(String::from_utf8(output.stdout).unwrap()),
         false => Err(String::from_utf8(output.stderr).unwrap()),
     }
+}
+
+/// What a command of the binary tells of a node.
+pub(crate) fn json(node: &Node, words: &[&str]) -> Value {
+    let words = [words, &["-o", "json"]].concat();
+    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
+}
+
+/// How often a reason was given.
+pub(crate) fn count(node: &Node, reason: &str) -> u64 {
+    let counters = json(node, &["counters"]);
+    let mut rows = counters.as_array().unwrap().iter();
+    let row = rows.find(|row| row["reason"] == reason);
+    row.map_or(0, |row| row["count"].as_u64().unwrap())
 }
 
 /// What `doctor` finds on a node.
