@@ -137,12 +137,7 @@ fn is_free<T: Tables>(tables: &T, notes: &Notes) -> bool {
     let Some(taken) = tables.connection(&notes.other_flow) else {
         return true;
     };
-    let wanted = &notes.other;
-    let is_same = taken.source == wanted.source
-        && taken.source_port == wanted.source_port
-        && taken.destination == wanted.destination
-        && taken.destination_port == wanted.destination_port;
-    is_same
+    is_alike(&taken, &notes.other)
         || taken.state == CtState::CLOSED
         || is_expired(&taken, notes.other_flow.protocol, tables.now_s())
 }
@@ -159,21 +154,39 @@ fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
     notes.other_flow.source_port = taken.destination_port;
     notes.other_flow.destination_port = taken.source_port;
     // The client may have another connection by now.
-    let entry = &notes.entry;
-    let is_its = tables
-        .connection(&notes.other_flow)
-        .is_some_and(|original| {
-            original.source == entry.source
-                && original.source_port == entry.source_port
-                && original.destination == entry.destination
-                && original.destination_port == entry.destination_port
-        });
-    if is_its {
-        let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
-        let long_ago = tables.now_s().wrapping_sub(age);
-        tables.touch_connection(&notes.other_flow, CtState::CLOSED, long_ago);
+    let original = tables.connection(&notes.other_flow);
+    if original.is_some_and(|original| is_alike(&original, &notes.entry)) {
+        end(tables, &notes.other_flow);
     }
     mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
+}
+
+/// Ends the backend's half of the noted connection, whose client uses its port again. What the backend
+/// still sends would otherwise meet the next connection, which may be another backend's.
+#[inline(always)]
+pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
+    mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
+    // It may be another client's by now.
+    let reply = tables.connection(&notes.other_flow);
+    if reply.is_some_and(|reply| is_alike(&reply, &notes.other)) {
+        end(tables, &notes.other_flow);
+    }
+}
+
+#[inline(always)]
+fn end<T: Tables>(tables: &mut T, flow: &FlowKey) {
+    let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
+    let long_ago = tables.now_s().wrapping_sub(age);
+    tables.touch_connection(flow, CtState::CLOSED, long_ago);
+}
+
+/// Whether two entries translate alike.
+#[inline(always)]
+fn is_alike(one: &CtEntry, other: &CtEntry) -> bool {
+    one.source == other.source
+        && one.source_port == other.source_port
+        && one.destination == other.destination
+        && one.destination_port == other.destination_port
 }
 
 /// The entry for the client's packets when nothing but the destination changes.

@@ -12,7 +12,7 @@ use crate::{
         plan_delivery, source_port,
     },
     icmp::rewrite_error,
-    nat::{node_address, open_connection, plan_dnat, plan_snat},
+    nat::{end_reply, node_address, open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Fragment, L3, Parsed, Transport, parse_inside},
     reject::{Message, Rejection, reject},
@@ -291,7 +291,7 @@ fn find_ports<T: Tables>(
 
 /// Notes the live entry of the packet's flow; false if there is none.
 #[inline(always)]
-fn existing_connection<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> bool {
+fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> bool {
     let Some(entry) = tables.connection(&parsed.flow) else {
         return false;
     };
@@ -301,8 +301,14 @@ fn existing_connection<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes
     if parsed.capsule != 0 && entry.flags.0 & NOT_INSIDE.0 != 0 {
         return false;
     }
-    !is_expired(&notes.entry, parsed.flow.protocol, tables.now_s())
-        && !is_reopening(tables, &notes.entry, parsed.flags)
+    if is_expired(&notes.entry, parsed.flow.protocol, tables.now_s()) {
+        return false;
+    }
+    let is_reopening = is_reopening(tables, &notes.entry, parsed.flags);
+    if is_reopening {
+        end_reply(tables, &parsed.flow, notes);
+    }
+    !is_reopening
 }
 
 /// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
