@@ -15,6 +15,7 @@ use headgate_abi::{
 use headgate_datapath::{
     Direction,
     maglev::{self, Candidate},
+    mirror,
 };
 use headgate_model::{
     Actual, AddressKind, Backend, BackendId, BackendSpec, Change, Dataplane, Frontend,
@@ -30,6 +31,9 @@ type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 const AT_ONCE: usize = 4096;
 /// So many times as long as a sweep took, the next one waits.
 const REST: u32 = 9;
+
+/// `BPF_NOEXIST` of bpf(2).
+const NOEXIST: u64 = 1;
 
 /// Writes the maps.
 pub struct Writer {
@@ -551,12 +555,31 @@ impl Writer {
             }
         }
         for flow in flows {
-            // Reading them took a while, in which a backend may have answered: without its entry
-            // that connection would go on to another one, and be reset.
-            let entry = self.maps.connections.get(&flow, 0);
-            if entry.is_ok_and(|entry| stale.is_dispensable(&flow, &entry)) {
-                removed(names::CONNTRACK, self.maps.connections.remove(&flow))?;
-            }
+            self.forget_connection(stale, &flow)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a connection unless its backend has answered by now: without its entry it would go on to
+    /// another one, and be reset. Should it answer in this very moment, the other half tells.
+    fn forget_connection(&mut self, stale: &Stale<'_>, flow: &FlowKey) -> Result<(), Error> {
+        let connections = &mut self.maps.connections;
+        let Ok(mut entry) = connections.get(flow, 0) else {
+            return Ok(());
+        };
+        if !stale.is_dispensable(flow, &entry) {
+            return Ok(());
+        }
+        removed(names::CONNTRACK, connections.remove(flow))?;
+        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+        mirror(flow, &entry, &mut other_flow, &mut other);
+        let other = connections.get(&other_flow, 0);
+        if let Ok(other) = other
+            && !stale.is_dispensable(&other_flow, &other)
+        {
+            entry.state = other.state;
+            // In vain if the client has begun anew.
+            let _again = connections.insert(flow, entry, NOEXIST);
         }
         Ok(())
     }
