@@ -355,7 +355,7 @@ fn flow(network: &Network, source_port: Port, destination_port: Port) -> FlowKey
 /// The flow of the packet that an ICMP error quotes (RFC 792; RFC 4443, 3).
 #[inline(always)]
 fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey, Reason> {
-    let [kind] = packet.load(l4)?;
+    let [kind, _code] = packet.load(l4)?;
     let inner = l4 + ICMP_HEADER;
     let (network, inner_l4) = match family {
         // Destination unreachable, time exceeded, parameter problem.
