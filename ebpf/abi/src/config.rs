@@ -27,6 +27,14 @@ pub struct DatapathConfig {
     pub zero: [u8; 5],
 }
 
+impl DatapathConfig {
+    /// Whether packets are sent or accepted by DSR.
+    #[inline(always)]
+    pub const fn has_dsr(&self) -> bool {
+        self.dsr_port.word() != 0
+    }
+}
+
 /// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The verifier
 /// knows the values, and so takes no offence at a helper that it does not know behind a 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -23,7 +23,7 @@ mod walk;
 pub use checksum::Sum;
 pub use conntrack::{Direction, is_expired, mirror, next_state, timeout_s};
 pub use packet::{Packet, SlicePacket};
-pub use parse::{Family, Fragment, Parsed, TcpFlags, Transport, parse};
+pub use parse::{Family, Fragment, L3, Parsed, TcpFlags, Transport, parse};
 pub use select::{flow_hash, select};
 pub use tables::{Added, Link, Route, RouteQuery, Tables, Way};
 pub use walk::{Hook, Notes, Outcome, Verdict, walk};

@@ -153,11 +153,7 @@ fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
     notes.other_flow.destination = taken.source;
     notes.other_flow.source_port = taken.destination_port;
     notes.other_flow.destination_port = taken.source_port;
-    // The client may have another connection by now.
-    let original = tables.connection(&notes.other_flow);
-    if original.is_some_and(|original| is_alike(&original, &notes.entry)) {
-        end(tables, &notes.other_flow);
-    }
+    end(tables, &notes.other_flow, &notes.entry);
     mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
 }
 
@@ -166,15 +162,16 @@ fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
 #[inline(always)]
 pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
     mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
-    // It may be another client's by now.
-    let reply = tables.connection(&notes.other_flow);
-    if reply.is_some_and(|reply| is_alike(&reply, &notes.other)) {
-        end(tables, &notes.other_flow);
-    }
+    end(tables, &notes.other_flow, &notes.other);
 }
 
+/// Ends a flow's entry, unless it is another connection's by now.
 #[inline(always)]
-fn end<T: Tables>(tables: &mut T, flow: &FlowKey) {
+fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
+    let found = tables.connection(flow);
+    if !found.is_some_and(|found| is_alike(&found, entry)) {
+        return;
+    }
     let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
     let long_ago = tables.now_s().wrapping_sub(age);
     tables.touch_connection(flow, CtState::CLOSED, long_ago);

@@ -5,7 +5,7 @@ use headgate_abi::{Addr, FlowKey, Port, Protocol, Reason};
 use crate::{checksum::Sum, packet::Packet};
 
 /// Offset of the network header: Ethernet without tag.
-pub(crate) const L3: u32 = 14;
+pub const L3: u32 = 14;
 pub(crate) const ETHERTYPE: u32 = 12;
 pub(crate) const ETHERTYPE_V4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_V6: u16 = 0x86dd;

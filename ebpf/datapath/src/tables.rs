@@ -18,7 +18,7 @@ pub trait Tables {
     /// Whether packets are sent or accepted by DSR. Apart from [`Self::config`], so that what DSR
     /// needs is not even compiled where it is known that it is off.
     fn has_dsr(&self) -> bool {
-        self.config().dsr_port != Port::default()
+        self.config().has_dsr()
     }
 
     /// What is known of an address; `None` if no frontend is on it.

@@ -132,7 +132,7 @@ pub(crate) fn config() -> &'static DatapathConfig {
 /// rest: the verifier then takes away what is off, and does not walk it.
 #[inline(always)]
 pub(crate) fn has_dsr() -> bool {
-    config().dsr_port != headgate_abi::Port::default()
+    config().has_dsr()
 }
 
 /// Replaced by the loader; the verifier knows its value.

@@ -7,16 +7,13 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use headgate_abi::Reason;
-use headgate_datapath::{Family, Hook, Packet, Verdict, walk};
+use headgate_datapath::{Family, Hook, L3, Packet, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
     maps::{count_reason, has_dsr, scratch},
     tables::{BpfTables, Site},
 };
-
-/// Ethernet without tag.
-const LINK_HEADER: usize = 14;
 
 /// A frame between `data` and `data_end`.
 struct XdpPacket<'a> {
@@ -74,13 +71,13 @@ impl Packet for XdpPacket<'_> {
         if unsafe { bpf_xdp_adjust_head(self.context.ctx, -(len as i32)) } != 0 {
             return Err(Reason::NoHeadroom);
         }
-        let link: [u8; LINK_HEADER] = self.load(len)?;
+        let link: [u8; L3 as usize] = self.load(len)?;
         self.store(0, &link)
     }
 
     #[inline(always)]
     fn shrink(&mut self, len: u32) -> Result<(), Reason> {
-        let link: [u8; LINK_HEADER] = self.load(0)?;
+        let link: [u8; L3 as usize] = self.load(0)?;
         // SAFETY: as above.
         if unsafe { bpf_xdp_adjust_head(self.context.ctx, len as i32) } != 0 {
             return Err(Reason::RewriteFailed);

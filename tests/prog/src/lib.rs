@@ -8,7 +8,7 @@ mod packets;
 
 pub use host::{Host, State};
 pub use kernel::Kernel;
-pub use packets::{Builder, describe, is_checksum_right};
+pub use packets::{Builder, describe, is_checksum_right, mutations};
 
 /// What came of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]

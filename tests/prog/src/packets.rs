@@ -1,6 +1,9 @@
 //! Building and checking frames.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use etherparse::{
     IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep,
@@ -217,4 +220,33 @@ pub fn is_checksum_right(frame: &[u8]) -> bool {
     let is_udp_without = matches!(&packet.transport,
         Some(TransportSlice::Udp(udp)) if udp.checksum() == 0);
     header_is_right && (is_udp_without || sums_to_zero(pseudo, segment))
+}
+
+/// Frames made of these by putting random bytes in before `reach`, and by cutting or extending some to a
+/// length of `lengths`: the same ones in every run.
+pub fn mutations(
+    seeds: &[Vec<u8>],
+    reach: usize,
+    lengths: Range<usize>,
+) -> impl Iterator<Item = Vec<u8>> {
+    // A linear congruential generator (Knuth, MMIX).
+    let mut random: u64 = 1;
+    let mut next = move |bound: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % bound
+    };
+    std::iter::repeat_with(move || {
+        let mut frame = seeds[next(seeds.len())].clone();
+        for _ in 0..next(4) {
+            let at = next(frame.len().min(reach));
+            frame[at] = next(256) as u8;
+        }
+        if next(8) == 0 {
+            // TC test runs take nothing shorter than link and network header.
+            frame.resize(lengths.start + next(lengths.len()), 0);
+        }
+        frame
+    })
 }

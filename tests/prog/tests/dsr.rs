@@ -9,7 +9,9 @@ use headgate_abi::{
     FrontendKey, Port, Protocol, Reason,
 };
 use headgate_datapath::{Hook, Link, Route, Way};
-use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
+use headgate_prog::{
+    Builder, Host, Kernel, Outcome, State, describe, is_checksum_right, mutations,
+};
 
 const PORT: u16 = 6090;
 const CLIENT_V4: &str = "192.168.50.100:40000";
@@ -754,7 +756,7 @@ fn s67_partial_checksum_is_left_to_tc() {
 /// agree.
 #[test]
 fn mutated_capsules_meet_the_same_fate() {
-    const FRAMES: u32 = 3000;
+    const FRAMES: usize = 3000;
     let mut state = state(2);
     // No node port, which would be served on every address that comes up.
     for frontend in state.frontends.values_mut() {
@@ -773,24 +775,7 @@ fn mutated_capsules_meet_the_same_fate() {
         capsule(&error, BACKEND_V6),
         v4.tcp("S", b""),
     ];
-    // A linear congruential generator (Knuth, MMIX): the same frames in every run.
-    let mut random: u64 = 1;
-    let mut next = |bound: usize| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % bound
-    };
-    for _ in 0..FRAMES {
-        let mut frame = seeds[next(seeds.len())].clone();
-        for _ in 0..next(4) {
-            let at = next(frame.len().min(180));
-            frame[at] = next(256) as u8;
-        }
-        if next(8) == 0 {
-            // TC test runs take nothing shorter than link and network header.
-            frame.resize(54 + next(120), 0);
-        }
+    for frame in mutations(&seeds, 180, 54..174).take(FRAMES) {
         b.run(Hook::External, &frame);
     }
 }

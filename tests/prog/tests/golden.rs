@@ -6,7 +6,9 @@ use headgate_abi::{
     Protocol, Reason,
 };
 use headgate_datapath::Hook;
-use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
+use headgate_prog::{
+    Builder, Host, Kernel, Outcome, State, describe, is_checksum_right, mutations,
+};
 
 const WEB: u32 = 1;
 const EMPTY: u32 = 2;
@@ -435,7 +437,7 @@ fn s48_late_packets_do_not_meet_the_next_connection() {
 /// and kernel agree.
 #[test]
 fn mutated_packets_meet_the_same_fate() {
-    const FRAMES: u32 = 3000;
+    const FRAMES: usize = 3000;
     let mut walks = Walks::new("mutate");
     let v4 = Builder::new("192.168.50.100:40000", "192.168.50.1:30080");
     let v6 = Builder::new("[fd50::100]:40000", "[fd50::1]:30080");
@@ -450,24 +452,7 @@ fn mutated_packets_meet_the_same_fate() {
         none.udp(b"question"),
         Builder::new("10.244.1.2:53", "192.168.50.100:5000").unreachable(&translated),
     ];
-    // A linear congruential generator (Knuth, MMIX): the same frames in every run.
-    let mut random: u64 = 1;
-    let mut next = |bound: usize| {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % bound
-    };
-    for _ in 0..FRAMES {
-        let mut frame = seeds[next(seeds.len())].clone();
-        for _ in 0..next(4) {
-            let at = next(frame.len());
-            frame[at] = next(256) as u8;
-        }
-        if next(8) == 0 {
-            // TC test runs take nothing shorter than link and network header.
-            frame.resize(54 + next(80), 0);
-        }
+    for frame in mutations(&seeds, usize::MAX, 54..134).take(FRAMES) {
         walks.run(&frame);
     }
 }

@@ -197,6 +197,13 @@ pub struct Usage {
     pub bytes: u64,
 }
 
+impl Usage {
+    /// Entries in use of a hundred that there is room for.
+    pub fn percent(&self) -> u64 {
+        self.entries * 100 / u64::from(self.capacity.max(1))
+    }
+}
+
 fn count<T>(mut entries: impl Iterator<Item = Result<T, Error>>) -> Result<usize, Error> {
     entries.try_fold(0, |count, entry| entry.map(|_| count + 1))
 }

@@ -110,7 +110,7 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
 
 fn fill(usage: &Usage, so: &str) -> Option<Finding> {
     const WARN_PERCENT: u64 = 80;
-    let percent = usage.entries * 100 / u64::from(usage.capacity.max(1));
+    let percent = usage.percent();
     (percent >= WARN_PERCENT).then(|| {
         Finding::warning(
             "maps",

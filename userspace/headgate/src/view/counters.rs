@@ -72,10 +72,7 @@ fn fill(usage: Usage) -> Fill {
         map: usage.name,
         entries: usage.entries,
         capacity: usage.capacity,
-        fill: format!(
-            "{}%",
-            usage.entries * 100 / u64::from(usage.capacity.max(1))
-        ),
+        fill: format!("{}%", usage.percent()),
         kib: usage.bytes / 1024,
     }
 }
