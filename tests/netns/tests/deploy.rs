@@ -330,8 +330,11 @@ fn l58_proxy_gets_along_with_its_role_and_without_capabilities() {
     eventually("the refusal is told", is_told);
     let role = object(&overlay, "ClusterRole", "headgate-proxy");
     assert_fits(&role, &asked, &["get"]);
-    let log = cluster.nodes[0].proxy.as_ref().unwrap().log();
+    let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
+    let log = proxy.log();
     assert!(!log.contains("ERROR"), "{log}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id())).unwrap();
+    assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
 }
 
 /// What a probe of a pod says: whether the answer is yes.

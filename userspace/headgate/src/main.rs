@@ -14,6 +14,7 @@ mod output;
 mod page;
 mod process;
 mod proxy;
+mod sandbox;
 mod top;
 mod view;
 

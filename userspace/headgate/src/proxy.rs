@@ -36,7 +36,7 @@ use tracing::{info, warn};
 
 use crate::{
     health::{self, Place},
-    look, metrics, page, process,
+    look, metrics, page, process, sandbox,
 };
 
 /// Connections that may wait to be accepted.
@@ -321,6 +321,7 @@ async fn listen(
         listeners = begin => listeners?,
         () = &mut signal => return Ok(()),
     };
+    sandbox::enter()?;
     println!("ready: {} ingresses", statuses.borrow().ingresses.len());
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
