@@ -15,7 +15,7 @@ use std::{
 use anyhow::Error;
 
 use crate::{
-    client::{Answer, connect, get, get_on, udp_exchange, udp_socket},
+    client::{Answer, connect, get_on, stay_on_one_cpu, udp_exchange, udp_socket},
     netns::Netns,
     talk::Talk,
 };
@@ -123,6 +123,7 @@ impl Load {
         let (is_over, tally) = (self.is_over.clone(), Arc::<Mutex<Tally>>::default());
         let noted = tally.clone();
         let client = from.spawn(move || {
+            stay_on_one_cpu().expect("threads may choose their CPU");
             while !is_over.load(Ordering::Relaxed) {
                 let result = ask();
                 let rest = match result {
@@ -175,9 +176,13 @@ fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
 
 /// A new connection each time.
 pub fn connections(to: SocketAddr) -> Client {
-    Box::new(move || match get(to) {
-        Ok(answer) => Ok(answer.pod),
-        Err(error) => Err(Miss::Lost(format!("new connection to {to}: {error}"))),
+    Box::new(move || {
+        let lost = |how: &str, error| Miss::Lost(format!("new connection {how}{to}: {error}"));
+        let stream = connect(to).map_err(|error| lost("to ", error))?;
+        // In a trace of packets it is found by this.
+        let from = stream.local_addr()?;
+        let answer = get_on(&stream).map_err(|error| lost(&format!("from {from} to "), error))?;
+        Ok(answer.pod)
     })
 }
 
