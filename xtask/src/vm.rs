@@ -318,7 +318,7 @@ fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<Strin
 
     // Processors are emulated, so that it runs in machines that are virtual themselves.
     let mut machine = sh::command(
-        "timeout 1200 qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3G \
+        "timeout 3000 qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3G \
          -nodefaults -no-reboot -display none -serial stdio",
     );
     machine

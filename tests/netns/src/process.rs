@@ -17,7 +17,7 @@ use nix::{
 };
 
 /// Longest that a process may take to say that it is ready, on emulated processors as well.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(120);
 
 /// A running child process, killed on drop.
 #[derive(Debug)]
