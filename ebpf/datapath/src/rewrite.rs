@@ -56,32 +56,55 @@ pub(crate) fn rewrite_network<P: Packet>(
 ) -> Result<(), Reason> {
     match family {
         Family::V4 => {
-            let [ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] = packet.load(l3 + 8)?;
-            let new_ttl = ttl.wrapping_sub(hops);
-            let checksum = Sum::default()
-                .without_half(u16::from_ne_bytes([ttl, protocol]))
-                .without_word(u32::from_ne_bytes([s0, s1, s2, s3]))
-                .without_word(u32::from_ne_bytes([d0, d1, d2, d3]))
-                .half(u16::from_ne_bytes([new_ttl, protocol]))
-                .word(source.v4_word())
-                .word(destination.v4_word())
-                .adjust(u16::from_ne_bytes([c0, c1]));
-            let [c0, c1] = checksum.to_ne_bytes();
-            let [s0, s1, s2, s3] = source.v4_word().to_ne_bytes();
-            let [d0, d1, d2, d3] = destination.v4_word().to_ne_bytes();
-            packet.store(
-                l3 + 8,
-                &[new_ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3],
-            )
+            let bytes = translated_v4(packet, l3, source, destination, hops)?;
+            packet.store(l3 + 8, &bytes)
         }
         Family::V6 => {
-            if hops != 0 {
-                rewrite_hops(packet, family, l3, hops)?;
-            }
-            packet.store(l3 + 8, &address_bytes(source))?;
-            packet.store(l3 + 24, &address_bytes(destination))
+            let bytes = translated_v6(packet, l3, source, destination, hops)?;
+            packet.store(l3 + 7, &bytes)
         }
     }
+}
+
+/// An IPv4 header from its hop limit on, translated.
+#[inline(always)]
+fn translated_v4<P: Packet>(
+    packet: &P,
+    l3: u32,
+    source: Addr,
+    destination: Addr,
+    hops: u8,
+) -> Result<[u8; 12], Reason> {
+    let [ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3] = packet.load(l3 + 8)?;
+    let new_ttl = ttl.wrapping_sub(hops);
+    let checksum = Sum::default()
+        .without_half(u16::from_ne_bytes([ttl, protocol]))
+        .without_word(u32::from_ne_bytes([s0, s1, s2, s3]))
+        .without_word(u32::from_ne_bytes([d0, d1, d2, d3]))
+        .half(u16::from_ne_bytes([new_ttl, protocol]))
+        .word(source.v4_word())
+        .word(destination.v4_word())
+        .adjust(u16::from_ne_bytes([c0, c1]));
+    let [c0, c1] = checksum.to_ne_bytes();
+    let [s0, s1, s2, s3] = source.v4_word().to_ne_bytes();
+    let [d0, d1, d2, d3] = destination.v4_word().to_ne_bytes();
+    Ok([new_ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3])
+}
+
+/// An IPv6 header from its hop limit on, translated.
+#[inline(always)]
+fn translated_v6<P: Packet>(
+    packet: &P,
+    l3: u32,
+    source: Addr,
+    destination: Addr,
+    hops: u8,
+) -> Result<[u8; 33], Reason> {
+    let [hop_limit] = packet.load(l3 + 7)?;
+    let mut bytes = [hop_limit.wrapping_sub(hops); 33];
+    bytes[1..17].copy_from_slice(&address_bytes(source));
+    bytes[17..].copy_from_slice(&address_bytes(destination));
+    Ok(bytes)
 }
 
 /// Takes `hops` from the hop limit of the network header at `l3`.
@@ -130,7 +153,6 @@ pub(crate) fn rewrite<P: Packet>(
 ) -> Result<(), Reason> {
     let [a, b] = entry.source_port.word().to_ne_bytes();
     let [c, d] = entry.destination_port.word().to_ne_bytes();
-    packet.store(parsed.l4, &[a, b, c, d])?;
     packet.adjust_checksum(
         parsed.checksum_offset(),
         address_difference(
@@ -141,14 +163,16 @@ pub(crate) fn rewrite<P: Packet>(
         port_difference(parsed, entry),
         parsed.transport == Transport::Udp,
     )?;
-    rewrite_network(
-        packet,
-        parsed.family,
-        L3,
-        entry.source,
-        entry.destination,
-        hops,
-    )
+    let (source, destination) = (entry.source, entry.destination);
+    // Ports follow addresses, unless there are options: one write is enough.
+    if parsed.family == Family::V4 && parsed.l4 == L3 + V4_HEADER {
+        let mut bytes = [0; 16];
+        bytes[..12].copy_from_slice(&translated_v4(packet, L3, source, destination, hops)?);
+        bytes[12..].copy_from_slice(&[a, b, c, d]);
+        return packet.store(L3 + 8, &bytes);
+    }
+    packet.store(parsed.l4, &[a, b, c, d])?;
+    rewrite_network(packet, parsed.family, L3, source, destination, hops)
 }
 
 const HOP_LIMIT: u8 = 64;

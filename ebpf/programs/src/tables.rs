@@ -22,6 +22,7 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
     FrontendKey, MemberKey, MonitorEntry, Protocol, RangeKey, Reason, ServiceEntry, Traffic,
+    seconds,
 };
 use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
 
@@ -31,7 +32,6 @@ use crate::maps::{
     helpers,
 };
 
-const NANOSECONDS: u64 = 1_000_000_000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const EEXIST: i32 = -17;
@@ -73,7 +73,7 @@ impl<const DSR: bool> BpfTables<DSR> {
             context: context.as_ptr(),
             site,
             fib,
-            now_s: (now_ns / NANOSECONDS) as u32,
+            now_s: seconds(now_ns),
         }
     }
 }

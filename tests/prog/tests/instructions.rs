@@ -10,15 +10,15 @@ use headgate_prog::{Kernel, State};
 /// replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 180_329),
-    (names::TC_EXTERNAL, 166_560),
-    (names::TC_POD, 166_889),
-    (names::TC_EGRESS, 23_028),
+    (names::XDP_EXTERNAL, 184_131),
+    (names::TC_EXTERNAL, 166_607),
+    (names::TC_POD, 168_395),
+    (names::TC_EGRESS, 28_732),
     (names::SK_LOOKUP, 85),
-    ("hg_connect4", 3_417),
-    ("hg_connect6", 3_635),
-    ("hg_sendmsg4", 3_417),
-    ("hg_sendmsg6", 3_635),
+    ("hg_connect4", 3_403),
+    ("hg_connect6", 3_614),
+    ("hg_sendmsg4", 3_403),
+    ("hg_sendmsg6", 3_614),
     ("hg_recvmsg4", 61),
     ("hg_recvmsg6", 75),
     ("hg_getpeername4", 61),

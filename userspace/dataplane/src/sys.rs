@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use headgate_abi::seconds;
 use nix::{
     sys::resource::{RLIM_INFINITY, Resource, setrlimit},
     time::{ClockId, clock_gettime},
@@ -149,9 +150,9 @@ pub fn now_ns() -> u64 {
     (now.as_nanos() as u64).wrapping_add_signed(-ahead_ns)
 }
 
-/// [`now_ns`] in seconds.
+/// [`now_ns`] in the seconds of entries.
 pub fn now_s() -> u32 {
-    (now_ns() / 1_000_000_000) as u32
+    seconds(now_ns())
 }
 
 /// Reads time_namespaces(7)'s lines of clock, seconds and nanoseconds.
