@@ -9,7 +9,7 @@ use common::{
     CLUSTER_V4, cluster_without_agents, doctor, eventually, finish, names, on, on_node,
     pods_over_http,
 };
-use headgate_dataplane::pin_folder;
+use headgate_dataplane::{TcAttach, pin_folder};
 use headgate_netns::{Cluster, Load, Node, SERVICE, connections, slices};
 use nix::sys::signal::Signal;
 
@@ -111,8 +111,13 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
         let is_new = |place: &str| before[place][0].1 != after[place][0].1;
         assert!(PLACES.into_iter().all(is_new), "{before:?}");
     }
+    let has_tcx = TcAttach::best().unwrap() == TcAttach::Tcx;
+    if !has_tcx {
+        println!("no TCX here: filters do not make way for links");
+    }
     // A kernel that has TCX now, and one that has it no more.
-    for (options, filters, links) in [(&[][..], vec![], 3), (&CLSACT, all_programs(), 0)] {
+    let upgrades = [(&[][..], vec![], 3), (&CLSACT, all_programs(), 0)];
+    for (options, filters, links) in upgrades.into_iter().filter(|_| has_tcx) {
         cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
         cluster.start_agent_with(0, options).unwrap();
         let node = &cluster.nodes[0];
