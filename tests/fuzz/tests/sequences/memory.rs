@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headgate_model::{Actual, Change, Dataplane};
+use headgate_model::{Actual, Change, Dataplane, KeyParts, ServiceKey};
 
 use crate::{
     agent::{Broken, World},
@@ -89,7 +89,11 @@ impl World for Memory {
                 if let Some((mut frontend, mut spec)) = actual.frontends.pop_first() {
                     actual.frontends.insert(frontend, spec.clone());
                     frontend.port = 9;
-                    spec.inside.port = "nobody's".into();
+                    spec.inside = ServiceKey::from(KeyParts {
+                        service: spec.inside.service.clone(),
+                        port: "nobody's".into(),
+                        ..*spec.inside
+                    });
                     actual.frontends.insert(frontend, spec);
                 }
             }
@@ -104,8 +108,10 @@ impl World for Memory {
                 if let Some((mut backend, value)) = actual.backends.pop_first() {
                     backend.port = 9;
                     for (_, spec) in actual.services.values_mut() {
-                        spec.backends
-                            .retain(|other| actual.backends.contains_key(other));
+                        let known = spec.backends.iter().copied();
+                        spec.backends = known
+                            .filter(|other| actual.backends.contains_key(other))
+                            .collect();
                     }
                     actual.backends.insert(backend, value);
                 }
