@@ -1,8 +1,13 @@
 //! Maps in memory.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use headgate_model::{Actual, Change, Dataplane, KeyParts, ServiceKey};
+use headgate_model::{
+    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, KeyParts, ServiceKey, ServiceSpec,
+};
 
 use crate::{
     agent::{Broken, World},
@@ -28,6 +33,12 @@ impl Dataplane for Memory {
             services.contains_key(&spec.inside) && services.contains_key(&spec.outside)
         });
         let strays = before - self.actual.frontends.len();
+        // As maps are read: a number is one backend's, and one in a table that is nobody's says nothing.
+        let mut ids = BTreeSet::new();
+        self.actual.backends.retain(|_, (id, _)| ids.insert(*id));
+        for (_, spec) in self.actual.services.values_mut() {
+            keep_known(spec, &self.actual.backends);
+        }
         let backends = self.actual.backends.values();
         self.actual.backend_ids = backends.map(|(id, _)| id.0).collect();
         Ok((self.actual.clone(), strays))
@@ -64,6 +75,13 @@ impl Dataplane for Memory {
     fn finish(&mut self) -> Result<Option<Duration>, Broken> {
         Ok(None)
     }
+}
+
+fn keep_known(spec: &mut ServiceSpec, known: &BTreeMap<Backend, (BackendId, BackendSpec)>) {
+    let backends = spec.backends.iter().copied();
+    spec.backends = backends
+        .filter(|backend| known.contains_key(backend))
+        .collect();
 }
 
 impl World for Memory {
@@ -108,10 +126,7 @@ impl World for Memory {
                 if let Some((mut backend, value)) = actual.backends.pop_first() {
                     backend.port = 9;
                     for (_, spec) in actual.services.values_mut() {
-                        let known = spec.backends.iter().copied();
-                        spec.backends = known
-                            .filter(|other| actual.backends.contains_key(other))
-                            .collect();
+                        keep_known(spec, &actual.backends);
                     }
                     actual.backends.insert(backend, value);
                 }
