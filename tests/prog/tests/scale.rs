@@ -310,6 +310,50 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
     assert_eq!(maps.members.keys().count(), 0);
 }
 
+/// Entries are removed where there may be some: whether there are is not asked of the kernel.
+#[test]
+fn members_and_local_backends_go_when_they_are_no_more() {
+    if !is_root("members_and_local_backends_go_when_they_are_no_more") {
+        return;
+    }
+    let pins = Pins::new("members", &Options::default());
+    let mut reconciler = pins.reconciler();
+    let with_affinity = |affinity_timeout_s| {
+        let Event::Service(of, Some(service)) = service(1) else {
+            unreachable!("a Service")
+        };
+        let service = Service {
+            affinity_timeout_s,
+            ..service
+        };
+        Event::Service(of, Some(service))
+    };
+    let here = |endpoints, is_here: bool| {
+        let Event::Slice(of, Some(mut slice)) = slice(1, endpoints) else {
+            unreachable!("a slice")
+        };
+        slice.endpoints[0].node = is_here.then(|| "n1".into());
+        Event::Slice(of, Some(slice))
+    };
+    let (on, off) = (|| with_affinity(Some(60)), || with_affinity(None));
+    let gone = || Event::Service(name(1), None);
+    let maps = pins.maps();
+    for (service, slice, members, local_backends) in [
+        (off(), here(3, true), 0, 1),
+        (on(), here(3, false), 3, 0),
+        (on(), here(2, true), 2, 1),
+        (off(), here(2, false), 0, 0),
+        (on(), here(3, true), 3, 1),
+        (gone(), here(3, true), 0, 0),
+    ] {
+        reconciler.note(service);
+        reconciler.note(slice);
+        assert_eq!(reconciler.reconcile().failures, 0);
+        assert_eq!(maps.members.keys().count(), members);
+        assert_eq!(maps.local_backends.keys().count(), local_backends);
+    }
+}
+
 /// A datagram of a client to Service 1, and to which backend it went.
 fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
     let [_, _, high, low] = client.to_be_bytes();

@@ -55,7 +55,7 @@ impl Kind {
             Self::EndpointSlice => Event::Slice(name, None),
             Self::Node => Event::Node(NodeState::default()),
             Self::Ingress => Event::Ingress(name, None),
-            Self::IngressClass => Event::IngressClass(name.name, None),
+            Self::IngressClass => Event::IngressClass(name.name.clone(), None),
             Self::Secret => Event::Secret(name, None),
         }
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, future::join_all};
+use headgate_model::NamespacedName;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -167,14 +168,12 @@ impl Source {
             match event {
                 watcher::Event::Init => {}
                 watcher::Event::InitApply(object) => {
-                    self.tell(&object).await?;
-                    let name = convert::name(&object);
+                    let name = self.tell(&object).await?;
                     listed.insert(name.clone());
                     known.insert(name);
                 }
                 watcher::Event::Apply(object) => {
-                    self.tell(&object).await?;
-                    known.insert(convert::name(&object));
+                    known.insert(self.tell(&object).await?);
                 }
                 watcher::Event::Delete(object) => {
                     let name = convert::name(&object);
@@ -208,11 +207,13 @@ impl Source {
         }
     }
 
-    async fn tell<K: Object>(&self, object: &K) -> Result<(), Closed> {
-        for event in convert::events(object, self.interest) {
+    /// Tells what an object says, and returns its name.
+    async fn tell<K: Object>(&self, object: &K) -> Result<NamespacedName, Closed> {
+        let name = convert::name(object);
+        for event in convert::events(object, name.clone(), self.interest) {
             self.send(event).await?;
         }
-        Ok(())
+        Ok(name)
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {

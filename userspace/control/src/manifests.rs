@@ -322,7 +322,8 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
 /// The events of an object that was checked.
 fn tell(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
     fn tell_as<K: Object>(interest: Interest, value: &Value) -> [Event; 2] {
-        convert::events(&K::deserialize(value).unwrap_or_default(), interest)
+        let object = K::deserialize(value).unwrap_or_default();
+        convert::events(&object, convert::name(&object), interest)
     }
     match kind {
         Kind::Service => tell_as::<Service>(interest, value),

@@ -44,6 +44,8 @@ pub struct Writer {
     /// Source ranges by service id: all that the map may hold of it. Reading them back for each change
     /// would be work that grows with all services.
     ranges: BTreeMap<u32, BTreeSet<IpNet>>,
+    /// Services that may have members. Few have, and removing what is not there is a call each.
+    with_members: BTreeSet<u32>,
     /// What is to be swept for.
     removed: BTreeSet<Taken>,
     /// What is being swept for.
@@ -65,6 +67,7 @@ impl Writer {
             table_size,
             slots,
             ranges: BTreeMap::new(),
+            with_members: BTreeSet::new(),
             removed: BTreeSet::new(),
             sweep: None,
             rested: Instant::now(),
@@ -79,37 +82,48 @@ impl Writer {
             protocol: protocol(backend.protocol),
             local: u8::from(spec.local),
         };
+        let capacity = self.maps.backends.len();
+        let old = self.maps.backends.get(id);
+        let old = old.ok_or(Error::Full {
+            name: names::BACKENDS,
+            capacity,
+        })?;
         // Whoever had this id before is none of this backend's traffic.
-        if self
-            .maps
-            .backends
-            .get(id)
-            .is_some_and(|old| old.port.number() == 0)
-        {
+        if old.port.number() == 0 {
             self.maps.reset_backend_traffic(id)?;
         }
-        full_unless(
-            self.maps.backends.set(id, entry),
-            names::BACKENDS,
-            self.maps.backends.len(),
-        )?;
-        self.put_local_backend(id, &entry)
+        // Before its entry says that it is elsewhere: if this fails, it is tried again.
+        if old.local != 0 && !spec.local {
+            self.remove_local_backend(&old)?;
+        }
+        full_unless(self.maps.backends.set(id, entry), names::BACKENDS, capacity)?;
+        if spec.local {
+            self.add_local_backend(id, &entry)?;
+        }
+        Ok(())
     }
 
     /// Other nodes may send to backends that are here, and to no others.
-    fn put_local_backend(&mut self, id: u32, entry: &BackendEntry) -> Result<(), Error> {
-        let key = BackendKey::from(entry);
-        if entry.local == 0 {
-            return removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(&key));
-        }
-        let result = self.maps.local_backends.insert(key, id, 0);
+    fn add_local_backend(&mut self, id: u32, entry: &BackendEntry) -> Result<(), Error> {
+        let backends = &mut self.maps.local_backends;
+        let result = backends.insert(BackendKey::from(entry), id, 0);
         result.map_err(|source| full_or(names::LOCAL_BACKENDS, source))
     }
 
+    fn remove_local_backend(&mut self, entry: &BackendEntry) -> Result<(), Error> {
+        let backends = &mut self.maps.local_backends;
+        let result = backends.remove(&BackendKey::from(entry));
+        removed(names::LOCAL_BACKENDS, result)
+    }
+
     fn delete_backend(&mut self, id: u32) -> Result<(), Error> {
-        let key = BackendKey::from(&self.maps.backends.get(id).unwrap_or_default());
+        let old = self.maps.backends.get(id).unwrap_or_default();
+        if old.local != 0 {
+            self.remove_local_backend(&old)?;
+        }
+        // An id that was given out is within the maps.
         let _is_there = self.maps.backends.set(id, BackendEntry::default());
-        removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(&key))
+        Ok(())
     }
 
     fn put_service(
@@ -172,8 +186,9 @@ impl Writer {
         full_unless(self.maps.services.set(id, entry), names::SERVICES, capacity)?;
         self.slots.give_back(old.slots());
         self.remove_source_ranges(id, &spec.source_ranges)?;
-        for backend in before.difference(&members) {
-            self.remove_member(id, *backend)?;
+        self.remove_members(id, before.difference(&members))?;
+        if members.is_empty() {
+            self.with_members.remove(&id);
         }
         for backend in before.difference(&now) {
             self.removed.insert(self.taken(id, *backend));
@@ -217,6 +232,19 @@ impl Writer {
         removed(names::AFFINITY_MEMBERS, result)
     }
 
+    fn remove_members<'a>(
+        &mut self,
+        service: u32,
+        backends: impl Iterator<Item = &'a u32>,
+    ) -> Result<(), Error> {
+        if self.with_members.contains(&service) {
+            for backend in backends {
+                self.remove_member(service, *backend)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds source ranges and members that are not there yet: all of them, or nothing if a map has no
     /// room.
     fn make_room(
@@ -252,6 +280,9 @@ impl Writer {
                 .source_ranges
                 .insert(&range_key(service, range), 0, 0);
             result.map_err(|source| full_or(names::SOURCE_RANGES, source))?;
+        }
+        if !members.is_empty() {
+            self.with_members.insert(service);
         }
         for backend in members {
             self.add_member(service, *backend)?;
@@ -353,8 +384,10 @@ impl Writer {
 
     fn delete_service(&mut self, id: u32) -> Result<(), Error> {
         let old = self.maps.services.get(id).unwrap_or_default();
-        for backend in self.backends_in(old.slots()) {
-            self.remove_member(id, backend)?;
+        let backends = self.backends_in(old.slots());
+        self.remove_members(id, backends.iter())?;
+        self.with_members.remove(&id);
+        for backend in backends {
             self.removed.insert(self.taken(id, backend));
         }
         self.remove_source_ranges(id, &[])?;
@@ -439,6 +472,8 @@ impl Writer {
 
     /// Makes the members of services with affinity what they should be; returns how many were not.
     fn restore_members(&mut self, wanted: &BTreeSet<MemberKey>) -> Result<usize, Error> {
+        self.with_members
+            .extend(wanted.iter().map(|key| key.service));
         let failed = |source| Error::map(names::AFFINITY_MEMBERS, source);
         let found = self.maps.members.keys().collect::<Result<BTreeSet<_>, _>>();
         let found = found.map_err(failed)?;
@@ -471,7 +506,7 @@ impl Writer {
         for (key, (id, entry)) in &wanted {
             if found.get(key) != Some(id) {
                 strays += 1;
-                self.put_local_backend(*id, entry)?;
+                self.add_local_backend(*id, entry)?;
             }
         }
         Ok(strays)

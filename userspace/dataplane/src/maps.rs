@@ -5,9 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::{
-    HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
-    lpm_trie::{Key, LpmTrie},
+use aya::{
+    maps::{
+        HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
+        lpm_trie::{Key, LpmTrie},
+    },
+    util::nr_cpus,
 };
 use headgate_abi::{
     ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
@@ -231,7 +234,7 @@ fn memory(map: &MapData) -> Option<u64> {
 
 fn reset(map: &mut PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<(), Error> {
     let failed = |source: MapError| Error::map(name, source);
-    let cpus = map.get(&id, 0).map_err(failed)?.len();
+    let cpus = nr_cpus().map_err(|(_, source)| failed(source.into()))?;
     let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
         .map_err(|source| failed(source.into()))?;
     map.set(id, zero, 0).map_err(failed)

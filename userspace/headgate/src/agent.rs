@@ -28,7 +28,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    health, leftovers,
+    health, leftovers, memory,
     metrics::Metrics,
     node::{self, Facts, Selection},
     page, process,
@@ -173,6 +173,7 @@ fn parse_table_size(text: &str) -> Result<u32, String> {
 
 pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
     process::start_log();
+    memory::keep_none();
     // One thread is plenty, and network namespaces are a property of threads.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,5 +1,5 @@
 //! The binary: agent and operator's commands. Composition only.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod agent;
 mod commands;
@@ -8,6 +8,7 @@ mod explain;
 mod health;
 mod leftovers;
 mod look;
+mod memory;
 mod metrics;
 mod node;
 mod output;

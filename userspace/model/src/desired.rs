@@ -3,14 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
 
 use crate::{
     AddressKind, Backend, BackendSpec, Endpoint, EndpointSlice, Family, Frontend, FrontendKind,
-    FrontendSpec, HealthCheck, Node, ObjectName, Refusal, Scope, Service, ServiceKey, ServicePort,
-    ServiceSpec,
+    FrontendSpec, HealthCheck, KeyParts, Node, ObjectName, Refusal, Scope, Service, ServiceKey,
+    ServicePort, ServiceSpec,
 };
 
 /// What one Service asks for.
@@ -50,10 +51,17 @@ pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share
                 let Some(frontend) = frontend(kind, *address, port) else {
                     continue;
                 };
-                let spec = frontend_spec(service, port, kind, Family::of(*address));
+                let mut spec = frontend_spec(service, port, kind, Family::of(*address));
                 let is_reached = kind != FrontendKind::ClusterIp;
-                add_service(&mut share, service, slices, node, &spec.inside, false);
-                add_service(&mut share, service, slices, node, &spec.outside, is_reached);
+                add_service(&mut share, service, slices, node, &mut spec.inside, false);
+                add_service(
+                    &mut share,
+                    service,
+                    slices,
+                    node,
+                    &mut spec.outside,
+                    is_reached,
+                );
                 let address_kind = address_kind(kind, *address, node);
                 let known = share.addresses.entry(*address).or_default();
                 *known = address_kind.max(*known);
@@ -149,12 +157,14 @@ fn frontend_spec(
     kind: FrontendKind,
     family: Family,
 ) -> FrontendSpec {
-    let key = |scope| ServiceKey {
-        service: service.name.clone(),
-        port: port.name.clone(),
-        protocol: port.protocol,
-        family,
-        scope,
+    let key = |scope| {
+        ServiceKey::from(KeyParts {
+            service: service.name.clone(),
+            port: port.name.clone(),
+            protocol: port.protocol,
+            family,
+            scope,
+        })
     };
     let (inside, outside) = match kind {
         FrontendKind::ClusterIp => (service.internal_policy, service.internal_policy),
@@ -170,15 +180,18 @@ fn frontend_spec(
     }
 }
 
+/// Adds a service, or finds it: frontends hold the key that it has there.
 fn add_service(
     share: &mut Share,
     service: &Service,
     slices: &[&EndpointSlice],
     node: &Node,
-    key: &ServiceKey,
+    key: &mut ServiceKey,
     is_reached_from_outside: bool,
 ) {
-    if !share.services.contains_key(key) {
+    if let Some((known, _)) = share.services.get_key_value(key) {
+        key.clone_from(known);
+    } else {
         let backends = eligible_backends(slices, node, key);
         let spec = ServiceSpec {
             backends: backends.iter().map(|(backend, _)| *backend).collect(),
@@ -195,7 +208,7 @@ fn add_service(
 }
 
 /// The ranges of one family, each once, sorted.
-fn source_ranges(service: &Service, family: Family) -> Vec<IpNet> {
+fn source_ranges(service: &Service, family: Family) -> Arc<[IpNet]> {
     let ranges = service.source_ranges.iter().flatten();
     let ranges: BTreeSet<IpNet> = ranges
         .filter(|range| Family::of(range.addr()) == family)

@@ -3,7 +3,9 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    ops::Deref,
     str::FromStr,
+    sync::Arc,
 };
 
 /// A transport protocol that we balance.
@@ -130,9 +132,13 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Namespace and name of a Kubernetes object.
+/// Namespace and name of a Kubernetes object. Clones share them: many maps hold the same name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespacedName {
+pub struct NamespacedName(Arc<NameParts>);
+
+/// What a [`NamespacedName`] says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameParts {
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -142,10 +148,18 @@ pub struct NamespacedName {
 impl NamespacedName {
     /// From its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self {
+        Self(Arc::new(NameParts {
             namespace: namespace.into(),
             name: name.into(),
-        }
+        }))
+    }
+}
+
+impl Deref for NamespacedName {
+    type Target = NameParts;
+
+    fn deref(&self) -> &NameParts {
+        &self.0
     }
 }
 
@@ -155,12 +169,17 @@ impl fmt::Display for NamespacedName {
     }
 }
 
-/// One port of a Service, for one family and one scope: what a service id stands for.
+/// One port of a Service, for one family and one scope: what a service id stands for. Clones share
+/// it.
 ///
 /// Its text, `namespace/name:port/protocol/family/scope`, has at most 157 bytes if the names are
 /// those of Kubernetes objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceKey {
+pub struct ServiceKey(Arc<KeyParts>);
+
+/// What a [`ServiceKey`] says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyParts {
     /// The Service.
     pub service: NamespacedName,
     /// Name of the port; may be empty.
@@ -173,15 +192,29 @@ pub struct ServiceKey {
     pub scope: Scope,
 }
 
+impl From<KeyParts> for ServiceKey {
+    fn from(parts: KeyParts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for ServiceKey {
+    type Target = KeyParts;
+
+    fn deref(&self) -> &KeyParts {
+        &self.0
+    }
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
+        let KeyParts {
             service,
             port,
             protocol,
             family,
             scope,
-        } = self;
+        } = &**self;
         write!(out, "{service}:{port}/{protocol}/{family}/{scope}")
     }
 }
@@ -202,27 +235,27 @@ impl FromStr for ServiceKey {
 fn parse_key(text: &str) -> Option<ServiceKey> {
     let (name, rest) = text.split_once(':')?;
     let (namespace, name) = name.split_once('/')?;
-    let mut parts = rest.split('/');
-    let key = ServiceKey {
+    let mut words = rest.split('/');
+    let parts = KeyParts {
         service: NamespacedName::new(namespace, name),
-        port: parts.next()?.into(),
-        protocol: match parts.next()? {
+        port: words.next()?.into(),
+        protocol: match words.next()? {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             _ => return None,
         },
-        family: match parts.next()? {
+        family: match words.next()? {
             "v4" => Family::V4,
             "v6" => Family::V6,
             _ => return None,
         },
-        scope: match parts.next()? {
+        scope: match words.next()? {
             "cluster" => Scope::Cluster,
             "local" => Scope::Local,
             _ => return None,
         },
     };
-    parts.next().is_none().then_some(key)
+    words.next().is_none().then(|| parts.into())
 }
 
 #[cfg(test)]

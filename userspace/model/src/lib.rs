@@ -17,8 +17,8 @@ mod service;
 pub use desired::{Claim, Share, share};
 pub use diff::diff;
 pub use frontend::{
-    Backend, Family, Frontend, FrontendKind, NamespacedName, ParseKeyError, Protocol, Scope,
-    ServiceKey,
+    Backend, Family, Frontend, FrontendKind, KeyParts, NameParts, NamespacedName, ParseKeyError,
+    Protocol, Scope, ServiceKey,
 };
 pub use plan::{
     Actual, AddressKind, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec,

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,18 +27,18 @@ pub struct BackendSpec {
     pub local: bool,
 }
 
-/// What a service should be.
+/// What a service should be. Clones share the lists: what is desired is soon what is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Eligible backends, sorted.
-    pub backends: Vec<Backend>,
+    pub backends: Arc<[Backend]>,
     /// Whether nodes must agree on the backend of a flow: it has a frontend that is reached from
     /// outside.
     pub consistent: bool,
     /// Affinity timeout in seconds; 0 is off.
     pub affinity_timeout_s: u32,
     /// Clients that restricted frontends admit, of the key's family, sorted.
-    pub source_ranges: Vec<IpNet>,
+    pub source_ranges: Arc<[IpNet]>,
 }
 
 /// What a frontend should be.

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use crate::{
@@ -41,24 +40,20 @@ impl Touched {
 }
 
 /// The oldest Service first; among equals by name. Those without an age are the youngest.
-type Age = (i64, Name);
-
-/// A name that many keys hold.
-type Name = Arc<NamespacedName>;
+type Age = (i64, NamespacedName);
 
 /// Who gets a frontend that several want. An address that the cluster gave to a Service comes before
 /// one that a Service may name as it likes, however old (CVE-2020-8554).
 type Rank = (FrontendKind, Age);
 
-/// What a Service has a say in.
+/// What a Service has a say in. Its addresses are those of its claims, its backends those of its
+/// services.
 #[derive(Clone, Debug)]
 struct Entered {
     age: Age,
-    claims: Vec<(Frontend, FrontendKind)>,
-    services: Vec<ServiceKey>,
-    backends: Vec<Backend>,
-    addresses: Vec<IpAddr>,
-    refusals: Vec<Refusal>,
+    claims: Box<[(Frontend, FrontendKind)]>,
+    services: Box<[ServiceKey]>,
+    refusals: Box<[Refusal]>,
 }
 
 /// What was told, and what follows.
@@ -67,16 +62,16 @@ pub struct Planner {
     node: Node,
     services: BTreeMap<NamespacedName, Service>,
     slices: BTreeMap<NamespacedName, EndpointSlice>,
-    /// Names of slices by the Service that they are of.
-    slices_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Services with the names of their slices.
+    slices_of: BTreeSet<(NamespacedName, NamespacedName)>,
     /// Services to look at again.
     dirty: BTreeSet<NamespacedName>,
     entered: BTreeMap<NamespacedName, Entered>,
     /// Who wants a frontend, with the field that says so: the first gets it. Nearly all frontends,
     /// backends and addresses are of one Service, so a map for each would be much memory.
     claims: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
-    users: BTreeMap<(Backend, Name), BackendSpec>,
-    holders: BTreeMap<(IpAddr, Name), AddressKind>,
+    users: BTreeMap<(Backend, NamespacedName), BackendSpec>,
+    holders: BTreeMap<(IpAddr, NamespacedName), AddressKind>,
     /// Frontends that more than one Service wants.
     contested: BTreeSet<Frontend>,
     /// Services that do not get all they want.
@@ -104,15 +99,13 @@ impl Planner {
     pub fn set_slice(&mut self, name: &NamespacedName, slice: Option<EndpointSlice>) {
         if let Some(old) = self.slices.get(name) {
             self.dirty.insert(old.service.clone());
-            withdraw(&mut self.slices_of, &old.service, |slices| {
-                slices.remove(name);
-                slices.is_empty()
-            });
+            let slice_of = (old.service.clone(), name.clone());
+            self.slices_of.remove(&slice_of);
         }
         if let Some(new) = &slice {
             self.dirty.insert(new.service.clone());
-            let slices = self.slices_of.entry(new.service.clone()).or_default();
-            slices.insert(name.clone());
+            let slice_of = (new.service.clone(), name.clone());
+            self.slices_of.insert(slice_of);
         }
         replace(&mut self.slices, name, slice);
     }
@@ -148,13 +141,15 @@ impl Planner {
             if let Some(old) = self.entered.remove(&name) {
                 self.withdraw(&name, &old, &mut touched);
             }
-            if let Some(service) = self.services.get(&name) {
-                let slices = self.slices_of.get(&name).into_iter().flatten();
-                let slices: Vec<&EndpointSlice> =
-                    slices.filter_map(|slice| self.slices.get(slice)).collect();
+            if let Some((name, service)) = self.services.get_key_value(&name) {
+                let name = name.clone();
+                let slices = self.slices_of.range((name.clone(), first_name())..);
+                let slices: Vec<&EndpointSlice> = slices
+                    .take_while(|(service, _)| *service == name)
+                    .filter_map(|(_, slice)| self.slices.get(slice))
+                    .collect();
                 let share = share(service, &slices, &self.node);
-                let created_s = service.created_s.unwrap_or(i64::MAX);
-                let age = (created_s, Name::new(name.clone()));
+                let age = (service.created_s.unwrap_or(i64::MAX), name.clone());
                 let new = self.enter(age, share, &mut touched);
                 self.entered.insert(name, new);
             }
@@ -164,23 +159,20 @@ impl Planner {
     }
 
     fn withdraw(&mut self, name: &NamespacedName, old: &Entered, touched: &mut Touched) {
-        for (frontend, kind) in &old.claims {
+        for (frontend, kind) in old.claims.iter() {
             touched.frontends.insert(*frontend);
             let rank = (*kind, old.age.clone());
             self.claims.remove(&(*frontend, rank));
+            touched.addresses.insert(frontend.address);
+            self.holders.remove(&(frontend.address, name.clone()));
         }
-        for key in &old.services {
+        for key in old.services.iter() {
             touched.services.insert(key.clone());
-            self.desired.services.remove(key);
-        }
-        let (_, user) = &old.age;
-        for backend in &old.backends {
-            touched.backends.insert(*backend);
-            self.users.remove(&(*backend, user.clone()));
-        }
-        for address in &old.addresses {
-            touched.addresses.insert(*address);
-            self.holders.remove(&(*address, user.clone()));
+            let spec = self.desired.services.remove(key);
+            for backend in spec.iter().flat_map(|spec| spec.backends.iter()) {
+                touched.backends.insert(*backend);
+                self.users.remove(&(*backend, name.clone()));
+            }
         }
         self.refused.remove(name);
         self.desired.health_checks.remove(name);
@@ -188,17 +180,17 @@ impl Planner {
 
     fn enter(&mut self, age: Age, share: Share, touched: &mut Touched) -> Entered {
         let (_, name) = &age;
-        let mut new = Entered {
+        let claims = share.claims.iter();
+        let new = Entered {
             age: age.clone(),
-            claims: Vec::with_capacity(share.claims.len()),
+            claims: claims
+                .map(|claim| (claim.frontend, claim.spec.kind))
+                .collect(),
             services: share.services.keys().cloned().collect(),
-            backends: share.backends.keys().copied().collect(),
-            addresses: share.addresses.keys().copied().collect(),
-            refusals: share.refusals,
+            refusals: share.refusals.into(),
         };
         for claim in share.claims {
             touched.frontends.insert(claim.frontend);
-            new.claims.push((claim.frontend, claim.spec.kind));
             let rank = (claim.spec.kind, age.clone());
             self.claims
                 .entry((claim.frontend, rank))
@@ -215,11 +207,11 @@ impl Planner {
             self.holders.insert((address, name.clone()), kind);
         }
         if !new.refusals.is_empty() {
-            self.refused.insert(NamespacedName::clone(name));
+            self.refused.insert(name.clone());
         }
         if let Some(check) = share.health_check {
             let checks = &mut self.desired.health_checks;
-            checks.insert(NamespacedName::clone(name), check);
+            checks.insert(name.clone(), check);
         }
         new
     }
@@ -258,7 +250,7 @@ impl Planner {
             .refused
             .iter()
             .filter_map(|name| self.entered.get(name))
-            .flat_map(|entered| entered.refusals.clone());
+            .flat_map(|entered| entered.refusals.iter().cloned());
         let lost = self.contested.iter().flat_map(|frontend| {
             let mut claims = of(&self.claims, *frontend, first_rank());
             let winner = claims.next().map(|((_, (_, name)), _)| name);
@@ -266,7 +258,7 @@ impl Planner {
                 .zip(winner.into_iter().cycle())
                 .filter(|(((_, (_, name)), _), winner)| name != *winner)
                 .map(move |(((_, (_, name)), (field, _)), winner)| Refusal {
-                    object: ObjectName::Service(NamespacedName::clone(name)),
+                    object: ObjectName::Service(name.clone()),
                     field: (*field).into(),
                     reason: format!("{frontend} belongs to {winner}"),
                 })
@@ -276,8 +268,8 @@ impl Planner {
 }
 
 /// Before every other.
-fn first_name() -> Name {
-    Name::new(NamespacedName::new("", ""))
+fn first_name() -> NamespacedName {
+    NamespacedName::new("", "")
 }
 
 /// Before every other.
@@ -311,12 +303,5 @@ fn replace<K: Ord + Clone, V: PartialEq>(
             is_new
         }
         None => map.remove(key).is_some(),
-    }
-}
-
-/// Changes an entry, and removes it if `change` says that nothing is left of it.
-fn withdraw<K: Ord, V>(map: &mut BTreeMap<K, V>, key: &K, change: impl FnOnce(&mut V) -> bool) {
-    if map.get_mut(key).is_some_and(change) {
-        map.remove(key);
     }
 }

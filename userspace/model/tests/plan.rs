@@ -119,7 +119,7 @@ fn assert_consistent(actual: &Actual) {
         }
     }
     for (key, (_, spec)) in &actual.services {
-        for backend in &spec.backends {
+        for backend in spec.backends.iter() {
             assert!(
                 actual.backends.contains_key(backend),
                 "{key} names {backend}, which is not there"
@@ -169,7 +169,7 @@ proptest! {
     fn backends_are_those_of_the_policy(model in model()) {
         let wanted = desired(&model);
         for (key, spec) in &wanted.services {
-            for backend in &spec.backends {
+            for backend in spec.backends.iter() {
                 let local = backend.address.to_string().starts_with("10.244.1.");
                 prop_assert!(key.scope == Scope::Cluster || local);
                 prop_assert_eq!(wanted.backends[backend].local, local);

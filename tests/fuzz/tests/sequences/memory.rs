@@ -1,8 +1,13 @@
 //! Maps in memory.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use headgate_model::{Actual, Change, Dataplane};
+use headgate_model::{
+    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, KeyParts, ServiceKey, ServiceSpec,
+};
 
 use crate::{
     agent::{Broken, World},
@@ -28,6 +33,12 @@ impl Dataplane for Memory {
             services.contains_key(&spec.inside) && services.contains_key(&spec.outside)
         });
         let strays = before - self.actual.frontends.len();
+        // As maps are read: a number is one backend's, and one in a table that is nobody's says nothing.
+        let mut ids = BTreeSet::new();
+        self.actual.backends.retain(|_, (id, _)| ids.insert(*id));
+        for (_, spec) in self.actual.services.values_mut() {
+            keep_known(spec, &self.actual.backends);
+        }
         let backends = self.actual.backends.values();
         self.actual.backend_ids = backends.map(|(id, _)| id.0).collect();
         Ok((self.actual.clone(), strays))
@@ -66,6 +77,13 @@ impl Dataplane for Memory {
     }
 }
 
+fn keep_known(spec: &mut ServiceSpec, known: &BTreeMap<Backend, (BackendId, BackendSpec)>) {
+    let backends = spec.backends.iter().copied();
+    spec.backends = backends
+        .filter(|backend| known.contains_key(backend))
+        .collect();
+}
+
 impl World for Memory {
     const HAS_ROOM: bool = true;
 
@@ -89,7 +107,11 @@ impl World for Memory {
                 if let Some((mut frontend, mut spec)) = actual.frontends.pop_first() {
                     actual.frontends.insert(frontend, spec.clone());
                     frontend.port = 9;
-                    spec.inside.port = "nobody's".into();
+                    spec.inside = ServiceKey::from(KeyParts {
+                        service: spec.inside.service.clone(),
+                        port: "nobody's".into(),
+                        ..*spec.inside
+                    });
                     actual.frontends.insert(frontend, spec);
                 }
             }
@@ -104,8 +126,7 @@ impl World for Memory {
                 if let Some((mut backend, value)) = actual.backends.pop_first() {
                     backend.port = 9;
                     for (_, spec) in actual.services.values_mut() {
-                        spec.backends
-                            .retain(|other| actual.backends.contains_key(other));
+                        keep_known(spec, &actual.backends);
                     }
                     actual.backends.insert(backend, value);
                 }

@@ -261,7 +261,7 @@ pub(crate) fn assert_consistent(actual: &Actual) {
         }
     }
     for (key, (_, spec)) in &actual.services {
-        for backend in &spec.backends {
+        for backend in spec.backends.iter() {
             assert!(
                 actual.backends.contains_key(backend),
                 "{key} names {backend}, which is not there"

@@ -4,14 +4,17 @@
 //! would be for every host, an entry of TLS without its bad hosts for those of all rules, and so
 //! would be a default backend without rules. Such are left out whole.
 
-use headgate_model::ingress::{
-    Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, PathType,
-    PortName, Secret,
+use headgate_model::{
+    NamespacedName,
+    ingress::{
+        Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, PathType,
+        PortName, Secret,
+    },
 };
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};
 use kube::ResourceExt;
 
-use super::{Refusals, name, names, port_number};
+use super::{Refusals, names, port_number};
 
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 /// Types of Secrets that no Ingress can mean, of which clusters have many.
@@ -19,7 +22,11 @@ pub(crate) const SKIPPED_SECRETS: [&str; 2] =
     ["kubernetes.io/service-account-token", "helm.sh/release.v1"];
 
 /// An Ingress.
-pub(super) fn ingress(object: &networking::Ingress, refusals: &mut Refusals) -> Ingress {
+pub(super) fn ingress(
+    object: &networking::Ingress,
+    name: NamespacedName,
+    refusals: &mut Refusals,
+) -> Ingress {
     let spec = object.spec.clone().unwrap_or_default();
     let given = spec.rules.unwrap_or_default();
     if given.is_empty() && spec.default_backend.is_none() {
@@ -41,7 +48,7 @@ pub(super) fn ingress(object: &networking::Ingress, refusals: &mut Refusals) -> 
     });
     let tls = entries.collect();
     Ingress {
-        name: name(object),
+        name,
         created_s: object.creation_timestamp().map(|time| time.0.as_second()),
         annotations: object.annotations().clone(),
         class: spec.ingress_class_name,

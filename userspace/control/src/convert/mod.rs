@@ -58,34 +58,35 @@ pub(crate) trait Object:
     /// Its kind.
     const KIND: Kind;
 
-    /// What is told of it to somebody with this interest.
-    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event;
+    /// What is told of it, by its name, to somebody with this interest.
+    fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event;
 }
 
 impl Object for Service {
     const KIND: Kind = Kind::Service;
 
-    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event {
+    fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event {
         let service = match interest {
-            Interest::Services => service::service(self, refusals),
-            Interest::Ingress => service::upstream(self, refusals),
+            Interest::Services => service::service(self, name.clone(), refusals),
+            Interest::Ingress => service::upstream(self, name.clone(), refusals),
         };
-        Event::Service(name(self), service)
+        Event::Service(name, service)
     }
 }
 
 impl Object for EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
 
-    fn event(&self, interest: Interest, refusals: &mut Refusals) -> Event {
-        Event::Slice(name(self), slice::slice(self, interest, refusals))
+    fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event {
+        let slice = slice::slice(self, &name.namespace, interest, refusals);
+        Event::Slice(name, slice)
     }
 }
 
 impl Object for Node {
     const KIND: Kind = Kind::Node;
 
-    fn event(&self, _interest: Interest, _refusals: &mut Refusals) -> Event {
+    fn event(&self, _name: NamespacedName, _interest: Interest, _refusals: &mut Refusals) -> Event {
         Event::Node(node::node(self))
     }
 }
@@ -93,33 +94,38 @@ impl Object for Node {
 impl Object for Ingress {
     const KIND: Kind = Kind::Ingress;
 
-    fn event(&self, _interest: Interest, refusals: &mut Refusals) -> Event {
-        Event::Ingress(name(self), Some(ingress::ingress(self, refusals)))
+    fn event(&self, name: NamespacedName, _interest: Interest, refusals: &mut Refusals) -> Event {
+        let ingress = ingress::ingress(self, name.clone(), refusals);
+        Event::Ingress(name, Some(ingress))
     }
 }
 
 impl Object for IngressClass {
     const KIND: Kind = Kind::IngressClass;
 
-    fn event(&self, _interest: Interest, refusals: &mut Refusals) -> Event {
-        Event::IngressClass(self.name_any(), ingress::class(self, refusals))
+    fn event(&self, name: NamespacedName, _interest: Interest, refusals: &mut Refusals) -> Event {
+        Event::IngressClass(name.name.clone(), ingress::class(self, refusals))
     }
 }
 
 impl Object for Secret {
     const KIND: Kind = Kind::Secret;
 
-    fn event(&self, _interest: Interest, _refusals: &mut Refusals) -> Event {
-        Event::Secret(name(self), ingress::secret(self))
+    fn event(&self, name: NamespacedName, _interest: Interest, _refusals: &mut Refusals) -> Event {
+        Event::Secret(name, ingress::secret(self))
     }
 }
 
-/// The events of an object.
-pub(crate) fn events<K: Object>(object: &K, interest: Interest) -> [Event; 2] {
-    let name = K::KIND.object(&name(object));
-    let mut refusals = Refusals::new(name.clone());
-    let event = object.event(interest, &mut refusals);
-    [event, Event::Refused(name, refusals.list)]
+/// The events of an object of this name.
+pub(crate) fn events<K: Object>(
+    object: &K,
+    name: NamespacedName,
+    interest: Interest,
+) -> [Event; 2] {
+    let told = K::KIND.object(&name);
+    let mut refusals = Refusals::new(told.clone());
+    let event = object.event(name, interest, &mut refusals);
+    [event, Event::Refused(told, refusals.list)]
 }
 
 /// Namespace and name; objects without namespace are in `default`.

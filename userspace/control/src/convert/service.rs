@@ -2,18 +2,22 @@
 
 use std::net::IpAddr;
 
-use headgate_model::{Scope, Service, ServicePort};
+use headgate_model::{NamespacedName, Scope, Service, ServicePort};
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, address, is_tcp, name, port_number, protocol};
+use super::{PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
 
 /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
 
 /// A Service, or `None` if it is nothing for us.
-pub(super) fn service(object: &core::Service, refusals: &mut Refusals) -> Option<Service> {
+pub(super) fn service(
+    object: &core::Service,
+    name: NamespacedName,
+    refusals: &mut Refusals,
+) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
     let is_ours = !object.labels().contains_key(PROXY_NAME);
     let is_headless = spec.cluster_ip.as_deref() == Some("None");
@@ -28,7 +32,7 @@ pub(super) fn service(object: &core::Service, refusals: &mut Refusals) -> Option
         .collect();
     let has_affinity = spec.session_affinity.as_deref() == Some("ClientIP");
     Some(Service {
-        name: name(object),
+        name,
         created_s: object.creation_timestamp().map(|time| time.0.as_second()),
         ports,
         cluster_ips: cluster_ips(&spec, refusals),
@@ -59,7 +63,11 @@ pub(super) fn service(object: &core::Service, refusals: &mut Refusals) -> Option
 
 /// What a proxy needs of a Service: ports and cluster IPs. Nothing of a name outside of the cluster:
 /// whoever may write Services could have the proxy call any host (as ingress-nginx warns).
-pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Option<Service> {
+pub(super) fn upstream(
+    object: &core::Service,
+    name: NamespacedName,
+    refusals: &mut Refusals,
+) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -70,7 +78,7 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Optio
         .filter_map(|(index, port)| service_port(index, port, false, refusals))
         .collect();
     Some(Service {
-        name: name(object),
+        name,
         created_s: None,
         ports,
         cluster_ips: cluster_ips(&spec, refusals),

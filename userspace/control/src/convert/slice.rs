@@ -6,7 +6,7 @@ use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
 use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, address, is_tcp, name, port_number, protocol};
+use super::{PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
 use crate::event::Interest;
 
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -16,6 +16,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// An EndpointSlice, or `None` if it is nothing for us.
 pub(super) fn slice(
     object: &discovery::EndpointSlice,
+    namespace: &str,
     interest: Interest,
     refusals: &mut Refusals,
 ) -> Option<EndpointSlice> {
@@ -46,8 +47,9 @@ pub(super) fn slice(
             });
         }
     }
-    let mut endpoints = Vec::new();
-    for (index, endpoint) in object.endpoints.iter().flatten().enumerate() {
+    let given = object.endpoints.as_deref().unwrap_or_default();
+    let mut endpoints = Vec::with_capacity(given.len());
+    for (index, endpoint) in given.iter().enumerate() {
         let Some(text) = endpoint.addresses.first() else {
             continue;
         };
@@ -72,7 +74,7 @@ pub(super) fn slice(
             terminating: conditions.terminating.unwrap_or(false),
         });
     }
-    let service = NamespacedName::new(&name(object).namespace, service);
+    let service = NamespacedName::new(namespace, service);
     // kube-controller-manager's; without it nothing is measured.
     let trigger = object.annotations().get(TRIGGER_TIME);
     let trigger = trigger.and_then(|text| text.parse::<Timestamp>().ok());

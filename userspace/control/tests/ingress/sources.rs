@@ -126,7 +126,7 @@ async fn l50_secrets_of_other_types_are_not_told() {
     }
     let names = |events: Vec<Event>| {
         let names = events.into_iter().filter_map(|event| match event {
-            Event::Secret(name, Some(_)) => Some(name.name),
+            Event::Secret(name, Some(_)) => Some(name.name.clone()),
             _ => None,
         });
         names.collect::<Vec<_>>()
