@@ -184,7 +184,7 @@ mod tests {
 
     use crate::fetch::Fetch;
 
-    use super::super::tests::{authenticator, authorize, nowhere, request, serve};
+    use super::super::tests::{NOWHERE, authenticator, authorize, request, serve};
 
     fn rule(url: String) -> External {
         External {
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn l61_auth_service_that_does_not_answer_lets_nothing_through() {
-        let gate = authenticator(Auth::External(rule(nowhere().await)));
+        let gate = authenticator(Auth::External(rule(NOWHERE.into())));
         let denied = authorize(&gate, &mut request("/200")).await.unwrap_err();
         assert_eq!(denied.status(), 503);
     }

@@ -127,7 +127,7 @@ mod tests {
     use super::super::{
         Authenticator,
         claims::now,
-        tests::{authenticator, authorize, nowhere, request, serve},
+        tests::{NOWHERE, authenticator, authorize, request, serve},
     };
 
     fn rule(url: String) -> Auth {
@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn l67_auth_issuer_that_fails_lets_nothing_through() {
         assert_eq!(
-            status(&authenticator(rule(nowhere().await)), "good").await,
+            status(&authenticator(rule(NOWHERE.into())), "good").await,
             503
         );
         // No such place.

@@ -61,7 +61,7 @@ mod tests {
     use super::super::{
         Authenticator,
         claims::now,
-        tests::{authenticator, authorize, nowhere, request, serve},
+        tests::{NOWHERE, authenticator, authorize, request, serve},
     };
 
     fn rule(keys: JwtKeys) -> Auth {
@@ -247,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn l66_auth_set_of_keys_that_does_not_answer_lets_nothing_through() {
         let server = Server {
-            url: nowhere().await,
+            url: NOWHERE.into(),
             authorities: None,
         };
         let gate = authenticator(rule(JwtKeys::Url(server)));

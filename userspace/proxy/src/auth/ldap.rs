@@ -138,7 +138,7 @@ mod tests {
     use headgate_model::ingress::{Auth, Hidden, Ldap, LdapEntry, Server};
     use tempfile::TempDir;
 
-    use super::super::tests::{authenticator, authorize, basic_header, nowhere, request};
+    use super::super::tests::{NOWHERE, authenticator, authorize, basic_header, request};
 
     const SLAPD: &str = "/usr/sbin/slapd";
     const ENTRIES: &str = "\
@@ -335,7 +335,7 @@ userPassword: hidden
 
     #[tokio::test]
     async fn l68_auth_directory_that_cannot_be_asked_lets_nothing_through() {
-        let away = nowhere().await.replace("http", "ldap");
+        let away = NOWHERE.replace("http", "ldap");
         let Some(directory) = Directory::start() else {
             return;
         };

@@ -526,13 +526,13 @@ async fn l43_an_equal_key_has_the_same_upstream() {
     assert!(!Arc::ptr_eq(&one, &upstreams.ensure(&key_of(80))));
 }
 
+/// Where nobody listens, and whose port nobody is given.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
 #[tokio::test]
 async fn l45_nobody_listens_is_told_with_the_request() {
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = listener.local_addr().unwrap();
-    drop(listener);
-    upstream.update(&BTreeMap::from([(gone, 1)]));
+    upstream.update(&BTreeMap::from([(NOBODY, 1)]));
     let request = Request::get("/").body(crate::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
     let sent = upstream.send(&pick, request.into(), &timeouts, None);
@@ -547,11 +547,8 @@ async fn l45_nobody_listens_is_told_with_the_request() {
 
 #[tokio::test]
 async fn l43_a_request_that_a_kept_connection_did_not_take_goes_to_a_new_one() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = listener.local_addr().unwrap();
-    drop(listener);
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
-    upstream.update(&BTreeMap::from([(gone, 1)]));
+    upstream.update(&BTreeMap::from([(NOBODY, 1)]));
     let (near, far) = tokio::io::duplex(1024);
     let kept = super::http1::start(near).await.unwrap();
     upstream.endpoints()[0].idle.put(kept);
