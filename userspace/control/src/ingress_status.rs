@@ -96,7 +96,9 @@ pub async fn publish(
     namespaces: &BTreeSet<String>,
     mut statuses: watch::Receiver<IngressStatus>,
 ) {
-    let mut ingresses = follow(apis(&client, namespaces), watcher::Config::default());
+    let apis = apis(namespaces).into_iter();
+    let apis = apis.map(|api| api(client.clone())).collect();
+    let mut ingresses = follow(apis, watcher::Config::default());
     let mut services = match &publish {
         Publish::Addresses(_) => stream::pending().boxed(),
         Publish::Service(name) => {

@@ -2,12 +2,15 @@
 //! `kube_runtime::watcher` does.
 
 use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, future::join_all};
+use futures::{FutureExt, StreamExt, TryStreamExt, future::join_all};
 use headgate_model::NamespacedName;
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -21,16 +24,19 @@ use kube::{
     Api, Client,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::sleep,
+};
+use tower::service_fn;
 
 use crate::{
     convert::{self, Object, SKIPPED_SECRETS},
     event::{Event, Interest},
 };
 
-/// A watch that failed and goes on says so only when something changes. If it fails no more for this
-/// long it goes on: attempts are at most half of it apart, and take as long at most.
-const QUIET: Duration = Duration::from_secs(70);
+/// A watch that failed is told to go on when an answer is this old and nothing was wrong with it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// A receiver that is gone ends a watch.
 struct Closed;
@@ -41,9 +47,9 @@ pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
     let source = Source::new(Interest::Services, events);
     let node = watcher::Config::default().fields(&format!("metadata.name={node}"));
     futures::join!(
-        source.watch(vec![Api::<Service>::all(client.clone())], any()),
-        source.watch(vec![Api::<EndpointSlice>::all(client.clone())], any()),
-        source.watch(vec![Api::<Node>::all(client)], node),
+        source.watch(&client, vec![Api::<Service>::all], any()),
+        source.watch(&client, vec![Api::<EndpointSlice>::all], any()),
+        source.watch(&client, vec![Api::<Node>::all], node),
     );
 }
 
@@ -59,11 +65,11 @@ pub async fn follow_ingresses(
     let wanted = SKIPPED_SECRETS.map(|type_| format!("type!={type_}"));
     let secrets = watcher::Config::default().fields(&wanted.join(","));
     futures::join!(
-        source.watch(apis::<Ingress>(&client, namespaces), any()),
-        source.watch(vec![Api::<IngressClass>::all(client.clone())], any()),
-        source.watch(apis::<Service>(&client, namespaces), any()),
-        source.watch(apis::<EndpointSlice>(&client, namespaces), any()),
-        source.watch(apis::<Secret>(&client, namespaces), secrets),
+        source.watch(&client, apis::<Ingress>(namespaces), any()),
+        source.watch(&client, vec![Api::<IngressClass>::all], any()),
+        source.watch(&client, apis::<Service>(namespaces), any()),
+        source.watch(&client, apis::<EndpointSlice>(namespaces), any()),
+        source.watch(&client, apis::<Secret>(namespaces), secrets),
     );
 }
 
@@ -72,24 +78,42 @@ fn any() -> watcher::Config {
 }
 
 /// One for each namespace; one for all if none is named.
-pub(crate) fn apis<K>(client: &Client, namespaces: &BTreeSet<String>) -> Vec<Api<K>>
+pub(crate) fn apis<K>(namespaces: &BTreeSet<String>) -> Vec<impl Fn(Client) -> Api<K>>
 where
     K: Object + kube::Resource<Scope = NamespaceResourceScope>,
 {
-    if namespaces.is_empty() {
-        return vec![Api::all(client.clone())];
-    }
-    let namespaces = namespaces.iter();
-    namespaces
-        .map(|namespace| Api::namespaced(client.clone(), namespace))
-        .collect()
+    let all = namespaces.is_empty().then_some(None);
+    let places = all.into_iter().chain(namespaces.iter().map(Some));
+    let apis = places.map(|place| {
+        move |client| match place {
+            None => Api::all(client),
+            Some(namespace) => Api::namespaced(client, namespace),
+        }
+    });
+    apis.collect()
+}
+
+/// The client, which notifies of each answer that is a success.
+fn observed(client: Client, answered: Arc<Notify>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let send = move |request| {
+        let (client, answered) = (client.clone(), Arc::clone(&answered));
+        async move {
+            let response = client.send(request).await?;
+            if response.status().is_success() {
+                answered.notify_one();
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    };
+    Client::new(service_fn(send), namespace)
 }
 
 struct Source {
     interest: Interest,
     events: mpsc::Sender<Event>,
-    /// Watches whose list failed, be it that they may not ask for it.
-    failing: AtomicUsize,
+    /// Why watches do not go on, be it that they may not ask, by what they ask for.
+    failing: Mutex<BTreeMap<String, String>>,
 }
 
 impl Source {
@@ -97,16 +121,23 @@ impl Source {
         Self {
             interest,
             events,
-            failing: AtomicUsize::new(0),
+            failing: Mutex::default(),
         }
     }
 
     /// Watches a kind in several places.
-    async fn watch<K: Object>(&self, apis: Vec<Api<K>>, config: watcher::Config) {
+    async fn watch<K: Object>(
+        &self,
+        client: &Client,
+        apis: Vec<impl Fn(Client) -> Api<K>>,
+        config: watcher::Config,
+    ) {
         let unlisted = AtomicUsize::new(apis.len());
-        let watches = apis
-            .into_iter()
-            .map(|api| self.watch_one(api, config.clone(), &unlisted));
+        let watches = apis.into_iter().map(|api| {
+            let answered = Arc::new(Notify::new());
+            let api = api(observed(client.clone(), Arc::clone(&answered)));
+            self.watch_one(api, answered, config.clone(), &unlisted)
+        });
         // They end when the receiver is gone, all of them.
         join_all(watches).await;
     }
@@ -114,57 +145,51 @@ impl Source {
     async fn watch_one<K: Object>(
         &self,
         api: Api<K>,
+        answered: Arc<Notify>,
         config: watcher::Config,
         unlisted: &AtomicUsize,
     ) -> Result<(), Closed> {
         let kind = K::KIND;
+        let asked = api.resource_url().to_owned();
         let mut stream = watcher(api, config).default_backoff().boxed();
         // Names told so far, and those of the list that is being read.
         let mut known = BTreeSet::new();
         let mut listed = BTreeSet::new();
-        let mut is_connected = true;
         let mut is_failing = false;
         let mut is_listed = false;
         loop {
-            // A list says when it is there, even of nothing.
-            let next = match is_connected || is_failing {
-                true => stream.try_next().await,
-                false => match timeout(QUIET, stream.try_next()).await {
-                    Ok(next) => next,
-                    Err(_elapsed) => {
-                        is_connected = true;
-                        self.tell_connected().await?;
-                        continue;
-                    }
-                },
+            // A watch of which nothing changes has no event to say that it goes on.
+            let settled = async {
+                answered.notified().await;
+                sleep(SETTLED).await;
+            };
+            let next = tokio::select! {
+                next = stream.try_next() => Some(next),
+                () = settled, if is_failing => None,
             };
             let event = match next {
                 // It is about to list, and nobody has answered yet.
-                Ok(Some(watcher::Event::Init)) => {
+                Some(Ok(Some(watcher::Event::Init))) => {
                     listed.clear();
                     continue;
                 }
-                Ok(Some(event)) => event,
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    if is_connected {
+                Some(Ok(Some(event))) => Some(event),
+                Some(Ok(None)) => return Ok(()),
+                Some(Err(error)) => {
+                    // What it answered before it failed is no sign.
+                    answered.notified().now_or_never();
+                    if !std::mem::replace(&mut is_failing, true) {
                         let reason = format!("{kind:?}: {error}");
-                        self.send(Event::Connected(Err(reason))).await?;
-                    }
-                    is_connected = false;
-                    let is_list = matches!(error, watcher::Error::InitialListFailed(_));
-                    if is_list && !std::mem::replace(&mut is_failing, true) {
-                        self.failing.fetch_add(1, Ordering::Relaxed);
+                        self.tell_connected(&asked, Some(reason)).await?;
                     }
                     continue;
                 }
+                None => None,
             };
             if std::mem::replace(&mut is_failing, false) {
-                self.failing.fetch_sub(1, Ordering::Relaxed);
+                self.tell_connected(&asked, None).await?;
             }
-            if !std::mem::replace(&mut is_connected, true) {
-                self.tell_connected().await?;
-            }
+            let Some(event) = event else { continue };
             match event {
                 watcher::Event::Init => {}
                 watcher::Event::InitApply(object) => {
@@ -199,12 +224,18 @@ impl Source {
         }
     }
 
-    /// Says that the server can be reached, unless it still refuses something.
-    async fn tell_connected(&self) -> Result<(), Closed> {
-        match self.failing.load(Ordering::Relaxed) {
-            0 => self.send(Event::Connected(Ok(()))).await,
-            _ => Ok(()),
-        }
+    /// Tells that a watch fails, or what still fails when it goes on.
+    async fn tell_connected(&self, asked: &str, reason: Option<String>) -> Result<(), Closed> {
+        let reason = {
+            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            match &reason {
+                Some(reason) => failing.insert(asked.to_owned(), reason.clone()),
+                None => failing.remove(asked),
+            };
+            reason.or_else(|| failing.values().next().cloned())
+        };
+        self.send(Event::Connected(reason.map_or(Ok(()), Err)))
+            .await
     }
 
     /// Tells what an object says, and returns its name.

@@ -55,6 +55,7 @@ impl Agent {
         let options = Options {
             tls: false,
             kubernetes_service: false,
+            bookmark_interval: Duration::from_millis(500),
             service_cidrs: vec![
                 "10.96.0.0/16".parse().unwrap(),
                 "fd96::/112".parse().unwrap(),
