@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -30,6 +31,7 @@ pub struct ApiServer {
     shared: Arc<Shared>,
     listener: Listener,
     address: SocketAddr,
+    _reserved: TcpSocket,
     identity: Option<Box<Identity>>,
     /// Of a server with a thread of its own: what ends it.
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -82,12 +84,14 @@ impl ApiServer {
             address: listen,
             source,
         };
-        let socket = listener.bind(listen).await.map_err(refused)?;
-        let address = socket.local_addr().map_err(refused)?;
+        let reserved = listener.reserve(listen).await.map_err(refused)?;
+        let address = reserved.local_addr().map_err(refused)?;
+        let socket = listener.bind(address).await.map_err(refused)?;
         let server = Self {
             shared,
             listener,
             address,
+            _reserved: reserved,
             identity,
             thread: None,
         };
@@ -422,7 +426,7 @@ impl ApiServer {
 
     /// Listens on the same port again. Needs no particular executor.
     pub async fn resume(&self) -> std::io::Result<()> {
-        // The port is ours until the old socket is closed.
+        // No two listen on one port.
         self.listener.close().await;
         let socket = self.listener.bind(self.address).await?;
         self.listener.accept(socket);

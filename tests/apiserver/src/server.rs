@@ -7,7 +7,7 @@ use std::{io, mem};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -33,6 +33,25 @@ impl Listener {
     }
 
     /// Binds on the server's runtime, so that the socket is in that runtime's network namespace.
+    ///
+    /// It does not listen. As long as it is there nobody else gets the port, and [`Self::bind`] may.
+    pub(crate) async fn reserve(&self, address: SocketAddr) -> io::Result<TcpSocket> {
+        let reserve = async move {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        self.runtime
+            .spawn(reserve)
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// Listens, where [`Self::reserve`] binds.
     pub(crate) async fn bind(&self, address: SocketAddr) -> io::Result<TcpListener> {
         self.runtime
             .spawn(TcpListener::bind(address))

@@ -128,7 +128,7 @@ fn is_taken(result: LdapResult) -> Result<bool> {
 mod tests {
     use std::{
         fs,
-        net::{TcpListener, TcpStream},
+        net::TcpStream,
         path::Path,
         process::{Child, Command, Stdio},
         thread::sleep,
@@ -137,6 +137,7 @@ mod tests {
 
     use headgate_model::ingress::{Auth, Hidden, Ldap, LdapEntry, Server};
     use tempfile::TempDir;
+    use tokio::net::TcpSocket;
 
     use super::super::tests::{NOWHERE, authenticator, authorize, basic_header, request};
 
@@ -170,6 +171,7 @@ userPassword: hidden
     /// A directory in a folder and on ports of its own.
     struct Directory {
         _folder: TempDir,
+        _reserved: [TcpSocket; 2],
         server: Child,
         plain: u16,
         tls: u16,
@@ -183,9 +185,12 @@ userPassword: hidden
         }
     }
 
-    fn free_port() -> u16 {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
+    /// A port that nobody else gets while this is there, and that a server may listen on.
+    fn reserved() -> TcpSocket {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket
     }
 
     impl Directory {
@@ -211,7 +216,10 @@ userPassword: hidden
                 .output()
                 .unwrap();
             assert!(added.status.success(), "{added:?}");
-            let (plain, tls) = (free_port(), free_port());
+            let reserved = [reserved(), reserved()];
+            let [plain, tls] = reserved
+                .each_ref()
+                .map(|socket| socket.local_addr().unwrap().port());
             let server = Command::new(SLAPD)
                 .arg("-f")
                 .arg(here.join("slapd.conf"))
@@ -225,6 +233,7 @@ userPassword: hidden
                 .unwrap();
             let mut directory = Self {
                 _folder: folder,
+                _reserved: reserved,
                 server,
                 plain,
                 tls,
