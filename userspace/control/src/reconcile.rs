@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::event::{Event, Interest, Kind, NodeState};
 
-/// After this long a loop goes on although a source has not listed everything.
+/// After this long a loop goes on without what it can do without.
 pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before changes that failed are tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ pub struct Reconciler<D> {
     is_full: bool,
     refused: BTreeMap<ObjectName, Vec<Refusal>>,
     started: SystemTime,
-    /// When changes happened that are not in the maps yet.
+    /// When the changes happened that the next pass takes up.
     triggers: Vec<SystemTime>,
     status: Status,
 }
@@ -180,13 +180,14 @@ impl<D: Dataplane> Reconciler<D> {
         self.missing.is_empty()
     }
 
-    /// Writes although not everything was listed.
+    /// Goes on without what the API says of this node, if that is all that was not listed. Services and
+    /// their endpoints are waited for, however long: what the maps hold of them stays.
     pub fn stop_waiting(&mut self) {
-        for kind in std::mem::take(&mut self.missing) {
-            warn!(
-                "{kind:?} was not listed within {} s: going on without",
-                LIST_TIMEOUT.as_secs()
-            );
+        if self.missing.remove(&Kind::Node) {
+            warn!("the node was not listed: going on without its zone");
+        }
+        for kind in &self.missing {
+            error!("{kind:?} is not listed yet: the maps stay as they are");
         }
     }
 
@@ -259,10 +260,11 @@ impl<D: Dataplane> Reconciler<D> {
         self.status.last_pass = Some((now, took));
         self.status.failures = failures;
         self.is_full = !self.status.failures.is_empty();
-        let triggers = match self.is_full {
-            true => Vec::new(),
-            false => std::mem::take(&mut self.triggers),
-        };
+        let mut triggers = std::mem::take(&mut self.triggers);
+        if self.is_full {
+            // Nobody knows whose changes failed.
+            triggers.clear();
+        }
         let latency = |at| now.duration_since(at).unwrap_or_default();
         Pass {
             took,
@@ -409,13 +411,13 @@ pub async fn run<D: Dataplane>(
         mut audits,
     } = inputs;
     let mut shutdown = std::pin::pin!(shutdown);
-    let give_up = Instant::now() + LIST_TIMEOUT;
+    let mut give_up = Some(Instant::now() + LIST_TIMEOUT);
     let mut next_audit = Instant::now() + AUDIT;
     let mut retry = None;
     let mut rest = None;
     loop {
         let is_listed = reconciler.is_listed();
-        let wake = if is_listed { retry } else { Some(give_up) };
+        let wake = if is_listed { retry } else { give_up };
         let mut is_audit = false;
         tokio::select! {
             () = &mut shutdown => return,
@@ -427,12 +429,13 @@ pub async fn run<D: Dataplane>(
                 }
             }
             Ok(()) = nodes.changed() => reconciler.note_node(nodes.borrow_and_update().clone()),
-            () = sleep_until(wake.unwrap_or(give_up)), if wake.is_some() => {
+            () = sleep_until(wake.unwrap_or(next_audit)), if wake.is_some() => {
                 if !is_listed {
+                    give_up = None;
                     reconciler.stop_waiting();
                 }
             }
-            () = sleep_until(rest.unwrap_or(give_up)), if rest.is_some() => {
+            () = sleep_until(rest.unwrap_or(next_audit)), if rest.is_some() => {
                 if let Ok(next) = reconciler.go_on() {
                     rest = next.map(|after| Instant::now() + after);
                     continue;
@@ -452,9 +455,10 @@ pub async fn run<D: Dataplane>(
             let pass = reconciler.reconcile();
             retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
             rest = pass.rest.map(|after| Instant::now() + after);
-            outputs.status.send_replace(reconciler.status().clone());
             // Whoever counts passes may be gone.
             let _uncounted = outputs.passes.send(pass);
         }
+        // While lists are awaited as well: why they do not come is to be seen.
+        outputs.status.send_replace(reconciler.status().clone());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     thread,
 };
@@ -12,6 +12,7 @@ use headgate_dataplane::Device;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
     sys::socket::{
         AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
     },
@@ -25,7 +26,8 @@ use wildmatch::WildMatch;
 /// Which devices are ours.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// Devices that lead out of the node, as globs; default: those with an address
+    /// Devices that lead out of the node, as globs; default: those with an address, but for loopback and
+    /// the one of kube-proxy's IPVS mode
     #[arg(long = "devices", value_delimiter = ',')]
     external: Vec<String>,
     /// Host ends of pods' devices, as globs
@@ -41,7 +43,7 @@ pub(crate) struct Selection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) devices: BTreeSet<Device>,
-    /// Addresses of the external devices.
+    /// Addresses of the node. First in each family is the one that it speaks from to hosts far away.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
@@ -67,10 +69,38 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// Every cluster IP is on it, and no packet comes by it.
+const IPVS: &str = "kube-ipvs0";
+
+/// What the kernel would send from to hosts far away. Nothing is sent.
+fn outgoing() -> Vec<IpAddr> {
+    // RFC 5737, RFC 3849: nobody's, so the default route leads there.
+    let far: [(IpAddr, IpAddr); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), [192, 0, 2, 1].into()),
+        (
+            Ipv6Addr::UNSPECIFIED.into(),
+            [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
+        ),
+    ];
+    let source = |(any, far)| {
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect((far, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    far.into_iter().filter_map(source).collect()
+}
+
 /// Reads devices and addresses of this thread's network namespace.
 pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     let mut links: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut loopback = BTreeSet::new();
     for interface in getifaddrs().context("cannot list network devices")? {
+        if interface.interface_name == IPVS {
+            continue;
+        }
+        if interface.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            loopback.insert(interface.interface_name.clone());
+        }
         let addresses = links.entry(interface.interface_name).or_default();
         let Some(address) = interface.address else {
             continue;
@@ -90,16 +120,22 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
             facts.devices.insert(Device::Pod(name));
             continue;
         }
-        let is_external = if selection.external.is_empty() {
-            !addresses.is_empty()
-        } else {
-            matches(&selection.external, &name)
+        let by_default = selection.external.is_empty();
+        let is_external = match by_default {
+            true => !addresses.is_empty() && !loopback.contains(&name),
+            false => matches(&selection.external, &name),
         };
-        if is_external {
-            facts.devices.insert(Device::External(name));
+        if is_external || by_default {
             facts.addresses.extend(addresses);
         }
+        if is_external {
+            facts.devices.insert(Device::External(name));
+        }
     }
+    let outgoing = outgoing();
+    facts
+        .addresses
+        .sort_by_key(|address| !outgoing.contains(address));
     Ok(facts)
 }
 

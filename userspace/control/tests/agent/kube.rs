@@ -1,10 +1,17 @@
 //! What only an API server can do to an agent.
 
+use std::{future::pending, time::Duration};
+
+use headgate_control::{Inputs, Kind, Outputs, Reconciler, Status, run};
+use headgate_model::Actual;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice, events::v1::Event};
-use tokio::time::timeout;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use crate::{
-    memory::{PATIENCE, dump},
+    memory::{Memory, PATIENCE, dump, node},
     source::{Agent, service, slice},
 };
 
@@ -69,6 +76,61 @@ async fn s62_absent_server_takes_nothing_away_and_is_told() {
         .status
         .wait_for(|status| status.disconnected.is_none());
     assert!(timeout(PATIENCE, told).await.is_ok());
+}
+
+/// What a loop that starts from these maps makes of them within an hour in which it is told no more than
+/// that these kinds were listed.
+async fn after_an_hour(actual: Actual, listed: &[Kind]) -> (Actual, Status) {
+    tokio::time::pause();
+    let (published, maps) = watch::channel(actual.clone());
+    let reconciler = Reconciler::new(Memory { actual, published }, node()).unwrap();
+    let (sender, events) = mpsc::channel(4);
+    for kind in listed {
+        sender
+            .send(headgate_control::Event::Listed(*kind))
+            .await
+            .unwrap();
+    }
+    let (_nodes, nodes) = watch::channel(node());
+    let (_audits, audits) = mpsc::channel(1);
+    let (status, statuses) = watch::channel(Status::default());
+    let inputs = Inputs {
+        events,
+        nodes,
+        audits,
+    };
+    let outputs = Outputs {
+        status,
+        passes: mpsc::unbounded_channel().0,
+    };
+    let hour = Duration::from_secs(3600);
+    timeout(hour, run(reconciler, inputs, outputs, pending()))
+        .await
+        .unwrap_err();
+    (maps.borrow().clone(), statuses.borrow().clone())
+}
+
+#[tokio::test]
+async fn s62_an_agent_that_starts_without_a_server_leaves_what_the_maps_hold() {
+    let mut agent = Agent::on_manifests().await;
+    agent
+        .write("web.yaml", &web("a", "10.96.0.1", "10.244.1.2"))
+        .await;
+    let expected = line("10.96.0.1", "10.244.1.2");
+    agent.holds(&expected).await;
+    let actual = agent.maps.borrow().clone();
+    drop(agent);
+    for listed in [&[][..], &[Kind::Service, Kind::Node]] {
+        let (maps, status) = after_an_hour(actual.clone(), listed).await;
+        assert_eq!(dump(&maps), expected, "{listed:?}");
+        assert!(!status.is_synced, "{listed:?}");
+        tokio::time::resume();
+    }
+    // Without its zone a node can be served.
+    let listed = [Kind::Service, Kind::EndpointSlice];
+    let (maps, status) = after_an_hour(actual, &listed).await;
+    assert_eq!(dump(&maps), "");
+    assert!(status.is_synced);
 }
 
 #[tokio::test(flavor = "multi_thread")]
