@@ -3,17 +3,21 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
+    thread::sleep,
     time::Duration,
 };
 
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::{Pid, gettid},
-};
 use serde::Deserialize;
 
 /// Longest to wait for anything. Far above what is needed: reached only if something is lost.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// By then the server's kernel has ended the handshake as well.
+///
+/// Linux 6.18 resets about one in a million connections of clients that send right away, also with
+/// nothing of ours on the way: data that come on one CPU while another ends the handshake find neither
+/// the request of the connection nor its socket, and the listener answers them (`inet_ehash_insert`).
+const HANDSHAKE: Duration = Duration::from_millis(1);
 
 /// What a pod says about a request.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,21 +26,6 @@ pub struct Answer {
     pub pod: String,
     /// The client's address as the pod sees it.
     pub client: SocketAddr,
-}
-
-/// Keeps this thread on one of its CPUs, so that what it sends is received in this order.
-///
-/// Linux 6.18 resets about one in a million connections, also with nothing of ours on the way: data that
-/// come on one CPU while another ends the handshake find neither the request of the connection nor its
-/// socket, and the listener answers them (`inet_ehash_insert`).
-pub fn stay_on_one_cpu() -> nix::Result<()> {
-    let this = Pid::from_raw(0);
-    let all = sched_getaffinity(this)?;
-    let cpus = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu) == Ok(true));
-    let cpus: Vec<usize> = cpus.collect();
-    let mut one = CpuSet::new();
-    one.set(cpus[gettid().as_raw() as usize % cpus.len()])?;
-    sched_setaffinity(this, &one)
 }
 
 fn answer(bytes: &[u8]) -> io::Result<Answer> {
@@ -48,9 +37,11 @@ pub fn get(address: SocketAddr) -> io::Result<Answer> {
     get_on(&connect(address)?)
 }
 
-/// A new connection.
+/// A new connection, which both ends know.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&address, TIMEOUT)
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    sleep(HANDSHAKE);
+    Ok(stream)
 }
 
 /// One request over a connection, which stays open.

@@ -9,9 +9,7 @@ mod netns;
 mod process;
 mod talk;
 
-pub use client::{
-    Answer, get, get_on, http, stay_on_one_cpu, udp, udp_connected, udp_exchange, udp_of_length,
-};
+pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};
 pub use cluster::{Cluster, Node, PROXY_USER, Pod};
 pub use load::{Client, Load, Miss, Tally, connection, connections, datagrams, talk};
 pub use manifests::{Certificate, INGRESSES, SERVICE, slices};

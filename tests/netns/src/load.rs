@@ -15,7 +15,7 @@ use std::{
 use anyhow::Error;
 
 use crate::{
-    client::{Answer, connect, get_on, stay_on_one_cpu, udp_exchange, udp_socket},
+    client::{Answer, connect, get_on, udp_exchange, udp_socket},
     netns::Netns,
     talk::Talk,
 };
@@ -123,7 +123,6 @@ impl Load {
         let (is_over, tally) = (self.is_over.clone(), Arc::<Mutex<Tally>>::default());
         let noted = tally.clone();
         let client = from.spawn(move || {
-            stay_on_one_cpu().expect("threads may choose their CPU");
             while !is_over.load(Ordering::Relaxed) {
                 let result = ask();
                 let rest = match result {

@@ -153,7 +153,7 @@ fn agent_gets_along_with_its_role_and_capabilities() {
             .any(|request| request.resource == "events" && request.verb == "create")
     };
     eventually("an Event is written", has_written);
-    assert_fits(&role, &asked, &["get", "patch"]);
+    assert_fits(&role, &asked, &["get"]);
     let log = cluster.nodes[0].agent.as_ref().unwrap().log();
     assert!(
         !log.contains("ERROR") && !log.contains("disconnected"),

@@ -185,11 +185,6 @@ impl Writer {
         let entry = ServiceEntry::new(range, spec.affinity_timeout_s, flags);
         full_unless(self.maps.services.set(id, entry), names::SERVICES, capacity)?;
         self.slots.give_back(old.slots());
-        self.remove_source_ranges(id, &spec.source_ranges)?;
-        self.remove_members(id, before.difference(&members))?;
-        if members.is_empty() {
-            self.with_members.remove(&id);
-        }
         for backend in before.difference(&now) {
             self.removed.insert(self.taken(id, *backend));
         }
@@ -200,6 +195,11 @@ impl Writer {
             if let Some(sweep) = &mut self.sweep {
                 sweep.removed.remove(&taken);
             }
+        }
+        self.remove_source_ranges(id, &spec.source_ranges)?;
+        self.remove_members(id, before.difference(&members))?;
+        if members.is_empty() {
+            self.with_members.remove(&id);
         }
         Ok(())
     }

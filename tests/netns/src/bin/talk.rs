@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use clap::Parser;
-use headgate_netns::{Answer, get, get_on, stay_on_one_cpu};
+use headgate_netns::{Answer, get, get_on};
 use serde_json::Value;
 
 #[derive(Parser)]
@@ -34,7 +34,6 @@ fn mapped(address: SocketAddr) -> SocketAddr {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    stay_on_one_cpu()?;
     if options.tcp {
         return request(options.connect);
     }

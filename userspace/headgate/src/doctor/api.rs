@@ -32,7 +32,7 @@ const RIGHTS: [(&str, &str, &[&str]); 4] = [
         &["get", "list", "watch"],
     ),
     ("", "nodes", &["list", "watch"]),
-    ("events.k8s.io", "events", &["create", "patch"]),
+    ("events.k8s.io", "events", &["create"]),
 ];
 
 pub(super) fn examine(node: Option<&str>) -> Vec<Finding> {

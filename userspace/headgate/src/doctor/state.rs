@@ -48,7 +48,8 @@ pub(super) fn kube_proxy() -> Vec<Finding> {
         true => Finding::warning(
             ABOUT,
             "runs here as well, and writes its rules anew whenever they go",
-            "kubectl -n kube-system delete daemonset kube-proxy, once the agents are ready",
+            "kubectl -n kube-system delete daemonset kube-proxy, once `headgate status` says `in sync` on \
+             every node",
         ),
     }]
 }

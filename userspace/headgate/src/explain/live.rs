@@ -163,7 +163,9 @@ impl Tables for LiveTables<'_> {
 
     fn slot(&self, index: u32) -> Option<u32> {
         let id = self.view.maps.slots.get(index)?;
-        self.note(format!("a hash of who asks picks slot {index}"));
+        self.note(format!(
+            "a hash of who asks picks slot {index} of those of all services"
+        ));
         Some(id)
     }
 
