@@ -111,11 +111,20 @@ impl CtFlags {
     pub const ENCAPSULATES: Self = Self(2);
     /// The client's packets come encapsulated from another node (DSR).
     pub const ENCAPSULATED: Self = Self(4);
+    /// The client has a connection past the service as well, from the same port to the same backend.
+    pub const DOUBLED: Self = Self(8);
 
     /// Whether all of `other` is set.
     #[inline(always)]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// With `other` set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// With `other` turned round.

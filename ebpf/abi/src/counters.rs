@@ -75,6 +75,10 @@ reasons! {
     NoTailroom = 7, Pass, "no-tailroom";
     /// XDP could not make room to encapsulate the packet: handed to TC.
     NoHeadroom = 8, Pass, "no-headroom";
+    /// An answer whose way the kernel knows: translated where it leaves.
+    AtEgress = 9, Pass, "at-egress";
+    /// What XDP made of it, TC would take for a packet of another connection: handed to TC.
+    ForTc = 10, Pass, "for-tc";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
     /// Translated back towards the client.

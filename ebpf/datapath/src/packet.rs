@@ -38,9 +38,10 @@ pub trait Packet {
     /// Removes `len` bytes behind the link header.
     fn shrink(&mut self, len: u32) -> Result<(), Reason>;
 
-    /// Whether this view must not change a packet whose checksum is still to be completed by a
-    /// device (`CHECKSUM_PARTIAL`), because it could neither see nor keep that state.
-    const LEAVES_PARTIAL_CHECKSUMS: bool;
+    /// Whether this is XDP's view: TC meets the packet next. It gets as they are those packets whose
+    /// checksum is still to be completed by a device (`CHECKSUM_PARTIAL`), for XDP can neither see nor
+    /// keep that state, and those that it would take for others.
+    const IS_BEFORE_TC: bool;
 
     /// Adds a difference to the TCP or UDP checksum at `offset`. `addresses` is the part of the
     /// difference that lies in the pseudo header, `ports` the part in the segment itself: a
@@ -64,26 +65,36 @@ pub trait Packet {
 }
 
 /// A packet in ordinary memory, for tests.
-pub struct SlicePacket<'a> {
+pub struct SlicePacket<'a, const IS_BEFORE_TC: bool> {
     bytes: &'a mut [u8],
     len: usize,
 }
 
-impl<'a> SlicePacket<'a> {
-    /// A frame of the first `len` bytes of `bytes`; what lies behind is room to grow.
+impl<'a> SlicePacket<'a, true> {
+    /// A frame of the first `len` bytes of `bytes`, as XDP sees it; what lies behind is room to grow.
     pub fn new(bytes: &'a mut [u8], len: usize) -> Self {
         let len = len.min(bytes.len());
         Self { bytes, len }
     }
 
+    /// The same as TC sees it.
+    pub fn at_tc(self) -> SlicePacket<'a, false> {
+        SlicePacket {
+            bytes: self.bytes,
+            len: self.len,
+        }
+    }
+}
+
+impl<const IS_BEFORE_TC: bool> SlicePacket<'_, IS_BEFORE_TC> {
     /// The frame.
     pub fn frame(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
-impl Packet for SlicePacket<'_> {
-    const LEAVES_PARTIAL_CHECKSUMS: bool = true;
+impl<const IS_BEFORE_TC: bool> Packet for SlicePacket<'_, IS_BEFORE_TC> {
+    const IS_BEFORE_TC: bool = IS_BEFORE_TC;
 
     fn len(&self) -> u32 {
         self.len as u32

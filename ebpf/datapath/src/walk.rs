@@ -28,8 +28,7 @@ pub enum Hook {
     External,
     /// Arriving from a pod of this node: TC ingress of the host's end.
     Pod,
-    /// Leaving through an external device: TC egress. Only replies of backends that are processes
-    /// of the node itself are translated here.
+    /// Leaving through any of these devices: TC egress. Only replies are translated here.
     Egress,
 }
 
@@ -178,9 +177,8 @@ fn decide<P: Packet, T: Tables>(
         notes.flow = parsed.flow;
     }
     if is_known {
-        if hook == Hook::Egress && Direction::of(&notes.entry) == Direction::Original {
-            return Err(Reason::NotOurs);
-        }
+        leave_to_egress(hook, tables, parsed, &notes.entry)?;
+        leave_to_tc::<P>(parsed, &notes.entry)?;
         leave_partial_checksum(packet, parsed)?;
         track(tables, parsed, notes)?;
     } else {
@@ -311,10 +309,54 @@ fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut N
     !is_reopening
 }
 
+/// Replies are translated where they leave, and nothing else is: the kernel routes them as it routed what
+/// they answer, and its connection tracking, and firewalls that ask that, see both ways. Where the source
+/// was translated, though, what they answer went past the kernel, and they are for this node until they
+/// are translated.
+#[inline(always)]
+fn leave_to_egress<T: Tables>(
+    hook: Hook,
+    tables: &T,
+    parsed: &Parsed,
+    entry: &CtEntry,
+) -> Result<(), Reason> {
+    let is_reply = Direction::of(entry) == Direction::Reply;
+    if hook == Hook::Egress {
+        return match is_reply {
+            true => Ok(()),
+            false => Err(Reason::NotOurs),
+        };
+    }
+    let destination = &parsed.flow.destination;
+    let is_routed = entry.destination == *destination
+        && *destination != node_address(tables.config(), parsed.family);
+    match is_reply && is_routed {
+        true => Err(Reason::AtEgress),
+        false => Ok(()),
+    }
+}
+
+/// What XDP makes of a packet meets TC, which would take these for packets of a connection past the
+/// service, see [`straight`]: those of one that has such a connection beside it, and a SYN of a client
+/// that has forgotten its connection.
+#[inline(always)]
+fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry) -> Result<(), Reason> {
+    let has_forgotten = parsed.flags.is_opening() && !is_opening(entry);
+    match P::IS_BEFORE_TC && (has_forgotten || entry.flags.has(CtFlags::DOUBLED)) {
+        true => Err(Reason::ForTc),
+        false => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn is_opening(entry: &CtEntry) -> bool {
+    matches!(entry.state, CtState::NEW | CtState::ANSWERED)
+}
+
 /// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
 #[inline(always)]
 fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), Reason> {
-    if P::LEAVES_PARTIAL_CHECKSUMS && parsed.has_partial_checksum(packet)? {
+    if P::IS_BEFORE_TC && parsed.has_partial_checksum(packet)? {
         return Err(Reason::PartialChecksum);
     }
     Ok(())
@@ -399,16 +441,19 @@ fn plan_connection<T: Tables>(
 /// meets it now. Another that begins in these very milliseconds gets nowhere until its client asks
 /// again, a second later.
 #[inline(always)]
-fn straight<T: Tables>(tables: &T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
+fn straight<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let flow = &parsed.flow;
     if !parsed.flags.is_opening() {
         return Err(Reason::NotOurs);
     }
-    let taken = tables.connection(&flow.reversed()).ok_or(Reason::NotOurs)?;
-    let opens = matches!(taken.state, CtState::NEW | CtState::ANSWERED);
-    if opens || Direction::of(&taken) == Direction::Original {
+    let answers = flow.reversed();
+    let taken = tables.connection(&answers).ok_or(Reason::NotOurs)?;
+    if is_opening(&taken) || Direction::of(&taken) == Direction::Original {
         return Err(Reason::NotOurs);
     }
+    mirror(&answers, &taken, &mut notes.other_flow, &mut notes.other);
+    notes.other.flags = notes.other.flags.with(CtFlags::DOUBLED);
+    tables.put_connection(&notes.other_flow, &notes.other)?;
     let itself = BackendEntry {
         address: flow.destination,
         port: flow.destination_port,

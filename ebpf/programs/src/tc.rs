@@ -36,7 +36,7 @@ const HEADERS: u32 = 128;
 const HEADERS_INSIDE: u32 = HEADERS + 52;
 
 impl Packet for SkbPacket<'_> {
-    const LEAVES_PARTIAL_CHECKSUMS: bool = false;
+    const IS_BEFORE_TC: bool = false;
 
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -141,6 +141,12 @@ impl Packet for SkbPacket<'_> {
 
 #[inline(always)]
 fn run(context: &TcContext, hook: Hook) -> i32 {
+    // The kernel has taken the tag out of the frame: it is another network's.
+    // SAFETY: the kernel hands us a valid buffer.
+    if unsafe { (*context.skb.skb).vlan_present } != 0 {
+        count_reason(Reason::NotIp);
+        return TC_ACT_UNSPEC;
+    }
     match has_dsr() {
         true => run_with::<true>(context, hook),
         false => run_with::<false>(context, hook),

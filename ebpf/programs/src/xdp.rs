@@ -29,7 +29,7 @@ impl XdpPacket<'_> {
 }
 
 impl Packet for XdpPacket<'_> {
-    const LEAVES_PARTIAL_CHECKSUMS: bool = true;
+    const IS_BEFORE_TC: bool = true;
 
     #[inline(always)]
     fn len(&self) -> u32 {

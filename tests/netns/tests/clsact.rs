@@ -14,7 +14,7 @@ use headgate_netns::{Cluster, Load, Node, SERVICE, connections, slices};
 use nix::sys::signal::Signal;
 
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
-const PLACES: [&str; 3] = ["eth0 ingress", "eth0 egress", "lxc1 ingress"];
+const PLACES: [&str; 4] = ["eth0 ingress", "eth0 egress", "lxc1 ingress", "lxc1 egress"];
 
 fn cluster(name: &str, nodes: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
     let mut cluster = cluster_without_agents(name, nodes, 1)?;
@@ -63,6 +63,7 @@ fn all_programs() -> Vec<(&'static str, String)> {
     let all = [
         ("eth0 egress", "hg_tc_egress"),
         ("eth0 ingress", "hg_tc_external"),
+        ("lxc1 egress", "hg_tc_egress"),
         ("lxc1 ingress", "hg_tc_pod"),
     ];
     all.map(place).into()
@@ -116,7 +117,7 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
         println!("no TCX here: filters do not make way for links");
     }
     // A kernel that has TCX now, and one that has it no more.
-    let upgrades = [(&[][..], vec![], 3), (&CLSACT, all_programs(), 0)];
+    let upgrades = [(&[][..], vec![], 4), (&CLSACT, all_programs(), 0)];
     for (options, filters, links) in upgrades.into_iter().filter(|_| has_tcx) {
         cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
         cluster.start_agent_with(0, options).unwrap();

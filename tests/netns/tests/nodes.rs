@@ -3,10 +3,13 @@
 
 mod common;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 
-use common::{cluster_without_agents, headgate, names, on, pods_over_http};
-use headgate_netns::{SERVICE, slices};
+use common::{
+    BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster_with, cluster_without_agents, headgate,
+    names, on, pods_over_http, turn_offload_off,
+};
+use headgate_netns::{SERVICE, slices, udp};
 
 #[test]
 fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
@@ -36,4 +39,59 @@ fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
     let (_, services) = headgate(node, &["services"]);
     assert!(services.contains("198.51.100.7:30080"), "{services}");
     assert!(!services.contains("10.96.0.77"), "{services}");
+}
+
+/// A firewall, and kube-proxy, drop what connection tracking knows no beginning of.
+const STRICT: &str = "table inet headgate-test {
+    chain forward {
+        type filter hook forward priority filter
+        ct state invalid drop
+    }
+}";
+
+#[test]
+fn s42_firewalls_see_both_ways_of_what_they_see_one_of() {
+    firewalls_see_both_ways("fw", SNAT);
+}
+
+#[test]
+fn s42_s67_firewalls_see_both_ways_of_what_they_see_one_of_by_dsr() {
+    firewalls_see_both_ways("fwd", DSR);
+}
+
+fn firewalls_see_both_ways(name: &str, forwarding: &[&str]) {
+    let Some(cluster) = cluster_with(name, 2, 2, &[(1, 1), (2, 1)], forwarding) else {
+        return;
+    };
+    for node in &cluster.nodes {
+        let mut nft = node.netns.command("nft", None);
+        let status = nft.arg(STRICT).status().unwrap();
+        assert!(status.success());
+    }
+    let node = &cluster.nodes[0];
+    let both = names(&["web-1-1", "web-2-1"]);
+    for is_checked in [false, true] {
+        if is_checked {
+            turn_offload_off(&cluster);
+        }
+        let ports: [(IpAddr, u16, u16); 3] = [
+            (node.v4.into(), 30080, 30007),
+            (node.v6.into(), 30080, 30007),
+            (BALANCER, 80, 7),
+        ];
+        for (address, tcp, datagrams) in ports {
+            let found = pods_over_http(&cluster.client, on(address, tcp));
+            assert_eq!(found, both, "{address} from outside");
+            let (_, peer) = cluster
+                .client
+                .run(move || udp(on(address, datagrams)).unwrap());
+            assert_eq!(peer, on(address, datagrams));
+        }
+        // Threads of tests are outside of the cgroup, as processes of virtual machines are.
+        for address in [CLUSTER_V4, CLUSTER_V6] {
+            let pod = &node.pods[1];
+            let found = pods_over_http(&pod.netns, on(address, 80));
+            assert_eq!(found, both, "{address} from a pod");
+        }
+    }
 }

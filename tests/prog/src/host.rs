@@ -118,11 +118,27 @@ impl Host {
         }
     }
 
-    /// Walks one frame.
+    /// Walks one frame, as XDP does where it may.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let mut memory = frame.to_vec();
         memory.resize(frame.len() + 256, 0);
-        let mut packet = SlicePacket::new(&mut memory, frame.len());
+        let packet = SlicePacket::new(&mut memory, frame.len());
+        self.walk(hook, packet)
+    }
+
+    /// The same as TC does.
+    pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let mut memory = frame.to_vec();
+        memory.resize(frame.len() + 256, 0);
+        let packet = SlicePacket::new(&mut memory, frame.len()).at_tc();
+        self.walk(hook, packet)
+    }
+
+    fn walk<const IS_BEFORE_TC: bool>(
+        &mut self,
+        hook: Hook,
+        mut packet: SlicePacket<'_, IS_BEFORE_TC>,
+    ) -> Outcome {
         let outcome = walk(hook, &mut packet, self, &mut Notes::default());
         Outcome {
             action: match outcome.verdict {

@@ -102,8 +102,17 @@ impl Node {
         }
     }
 
-    /// Runs a frame everywhere, and checks that all agree.
+    /// Runs a frame everywhere, and checks that all agree; if it is left to the hook where it leaves,
+    /// there as well.
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let arrived = self.run_at(hook, frame);
+        match arrived.reason {
+            Reason::AtEgress => self.run_at(Hook::Egress, frame),
+            _ => arrived,
+        }
+    }
+
+    fn run_at(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let expected = self.host.run(hook, frame);
         let text = |outcome: &Outcome| (outcome.action, outcome.reason, describe(&outcome.frame));
         for (index, kernel) in self.kernels.iter_mut().flatten().enumerate() {

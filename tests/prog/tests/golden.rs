@@ -106,8 +106,23 @@ impl Walks {
         }
     }
 
-    /// Runs the frame everywhere, as arriving from outside, and checks that all agree.
+    /// Runs the frame everywhere, as arriving from outside, and checks that all agree; if it is left to
+    /// the hook where it leaves, there as well.
     fn run(&mut self, frame: &[u8]) -> Outcome {
+        let expected = self.arrive(frame);
+        if expected.reason != Reason::AtEgress {
+            return expected;
+        }
+        assert_eq!((expected.action, &*expected.frame), ("pass", frame));
+        let expected = self.host.run(Hook::Egress, frame);
+        for kernel in [&mut self.xdp, &mut self.tc].into_iter().flatten() {
+            let actual = kernel.run_tc(Hook::Egress, frame).unwrap();
+            compare("TC egress", &actual, &expected);
+        }
+        expected
+    }
+
+    fn arrive(&mut self, frame: &[u8]) -> Outcome {
         let expected = self.host.run(Hook::External, frame);
         if let Some(kernel) = &mut self.xdp {
             compare("XDP", &kernel.run_xdp(frame).unwrap(), &expected);

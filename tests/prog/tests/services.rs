@@ -96,18 +96,45 @@ impl Walks {
         }
     }
 
-    /// Runs a frame on both, as arriving from outside.
+    /// Runs a frame on both, as arriving from outside, at XDP; if that leaves it to another hook, at that.
+    /// What XDP translates is nothing to TC.
     fn run(&mut self, frame: &[u8]) -> Outcome {
-        let expected = self.host.run(Hook::External, frame);
-        if let Some(kernel) = &mut self.kernel {
-            let actual = kernel.run_xdp(frame).unwrap();
-            let text =
-                |outcome: &Outcome| (outcome.action, outcome.reason, describe(&outcome.frame));
-            assert_eq!(text(&actual), text(&expected), "kernel and host differ");
-            assert_eq!(actual.frame, expected.frame);
+        let kernel = self.kernel.as_mut();
+        let kernel = kernel.map(|kernel| kernel.run_xdp(frame).unwrap());
+        let arrived = same(kernel, self.host.run(Hook::External, frame));
+        match (arrived.action, arrived.reason) {
+            ("pass", Reason::AtEgress | Reason::ForTc) => {
+                assert_eq!(arrived.frame, frame);
+                let hook = match arrived.reason {
+                    Reason::ForTc => Hook::External,
+                    _ => Hook::Egress,
+                };
+                self.run_tc(hook, frame)
+            }
+            ("pass", Reason::ToBackend) => {
+                let next = self.run_tc(Hook::External, &arrived.frame);
+                assert_eq!(next.frame, arrived.frame, "what XDP translated");
+                arrived
+            }
+            _ => arrived,
         }
-        expected
     }
+
+    fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let kernel = self.kernel.as_mut();
+        let kernel = kernel.map(|kernel| kernel.run_tc(hook, frame).unwrap());
+        same(kernel, self.host.run_tc(hook, frame))
+    }
+}
+
+/// What both say.
+fn same(kernel: Option<Outcome>, host: Outcome) -> Outcome {
+    if let Some(kernel) = kernel {
+        let text = |outcome: &Outcome| (outcome.action, outcome.reason, describe(&outcome.frame));
+        assert_eq!(text(&kernel), text(&host), "kernel and host differ");
+        assert_eq!(kernel.frame, host.frame);
+    }
+    host
 }
 
 fn syn(from: &str, to: &str) -> Vec<u8> {
@@ -448,6 +475,13 @@ fn s48_straight_connection_beside_one_through_a_service() {
         assert_eq!(answer, "10.244.1.2 9376 > 198.51.100.7 1000 tcp SA");
         let through = describe(&walks.run(&backend.tcp("A", b"data")).frame);
         assert_eq!(through, "10.96.0.10 80 > 198.51.100.7 1000 tcp A");
+        // TC alone: of what XDP had made of it, it would make one of the other connection.
+        assert_eq!(
+            walks.host.run(Hook::External, &client.tcp("A", b"")).reason,
+            Reason::ForTc
+        );
+        let through = describe(&walks.run(&client.tcp("A", b"data")).frame);
+        assert_eq!(through, "198.51.100.7 1000 > 10.244.1.2 9376 tcp A");
         // Both end, and the port is the client's to use again, for either.
         for frame in [client.tcp("R", b""), straight.tcp("R", b"")] {
             walks.run(&frame);
@@ -479,6 +513,26 @@ fn s48_what_one_hook_translated_is_nothing_to_the_next() {
     }
 }
 
+/// It was rebooted, or a router that translated it has given its port to somebody else.
+#[test]
+fn s48_a_client_that_forgot_its_connection_is_not_taken_for_another() {
+    let mut walks = Walks::new("s48f");
+    let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
+    let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
+    for frame in [
+        client.tcp("S", b""),
+        backend.tcp("SA", b""),
+        client.tcp("A", b""),
+    ] {
+        walks.run(&frame);
+    }
+    let again = describe(&walks.run(&client.tcp("S", b"")).frame);
+    assert_eq!(again, "198.51.100.7 1000 > 10.244.1.2 9376 tcp S");
+    assert_eq!(walks.host.connections.len(), 2, "one connection");
+    let challenge = describe(&walks.run(&backend.tcp("A", b"")).frame);
+    assert_eq!(challenge, "10.96.0.10 80 > 198.51.100.7 1000 tcp A");
+}
+
 #[test]
 fn s49_idle_connection_survives_days_and_its_end_does_not() {
     const DAY: u32 = 24 * 3600;
@@ -487,12 +541,12 @@ fn s49_idle_connection_survives_days_and_its_end_does_not() {
     let open = || {
         let mut host = Host::new(state());
         host.run(Hook::External, &client.tcp("S", b""));
-        host.run(Hook::External, &backend.tcp("SA", b""));
+        host.run(Hook::Egress, &backend.tcp("SA", b""));
         host.run(Hook::External, &client.tcp("A", b""));
         host
     };
     let is_alive = |host: &mut Host| {
-        let answer = host.run(Hook::External, &backend.tcp("A", b"data"));
+        let answer = host.run(Hook::Egress, &backend.tcp("A", b"data"));
         answer.reason == Reason::ToClient
     };
     let mut host = open();
@@ -500,15 +554,17 @@ fn s49_idle_connection_survives_days_and_its_end_does_not() {
     assert!(is_alive(&mut host), "five days, as nf_conntrack has it");
     host.now_s += 5 * DAY + 1;
     assert!(!is_alive(&mut host));
+    let to_backend = |flags| (Hook::External, client.tcp(flags, b""));
+    let to_client = |flags| (Hook::Egress, backend.tcp(flags, b""));
     for ends in [
-        [client.tcp("FA", b""), backend.tcp("FA", b"")],
-        [backend.tcp("FA", b""), client.tcp("FA", b"")],
-        [client.tcp("R", b""), backend.tcp("A", b"")],
-        [backend.tcp("RA", b""), client.tcp("A", b"")],
+        [to_backend("FA"), to_client("FA")],
+        [to_client("FA"), to_backend("FA")],
+        [to_backend("R"), to_client("A")],
+        [to_client("RA"), to_backend("A")],
     ] {
         let mut host = open();
-        for frame in ends {
-            host.run(Hook::External, &frame);
+        for (hook, frame) in ends {
+            host.run(hook, &frame);
         }
         host.now_s += 121;
         assert!(

@@ -87,10 +87,14 @@ pub fn attach_device(
 /// What a device needs of TC.
 fn tc_programs(device: &Device) -> &'static [(&'static str, TcAttachType)] {
     match device {
-        Device::Pod(_) => &[(names::TC_POD, TcAttachType::Ingress)],
-        Device::External(_) => &[
-            (names::TC_EXTERNAL, TcAttachType::Ingress),
+        // Nothing is left to what is not there yet.
+        Device::Pod(_) => &[
             (names::TC_EGRESS, TcAttachType::Egress),
+            (names::TC_POD, TcAttachType::Ingress),
+        ],
+        Device::External(_) => &[
+            (names::TC_EGRESS, TcAttachType::Egress),
+            (names::TC_EXTERNAL, TcAttachType::Ingress),
         ],
     }
 }

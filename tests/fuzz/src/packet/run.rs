@@ -117,7 +117,7 @@ impl Kernels {
             }
             let expected = host.run(hook, &frame);
             count += 1;
-            has_tc &= expected.reason != Reason::PartialChecksum;
+            has_tc &= !matches!(expected.reason, Reason::PartialChecksum | Reason::ForTc);
             if has_xdp {
                 same("XDP", &frame, &self.xdp.run_xdp(&frame)?, &expected);
             }

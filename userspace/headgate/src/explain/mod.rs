@@ -200,7 +200,7 @@ impl<'a> Explainer<'a> {
             let trial = self.probe.run(program, self.ifindex, frame)?;
             let is_handed_on = matches!(
                 trial.reason,
-                Reason::PartialChecksum | Reason::NoNeighbour | Reason::NoTailroom
+                Reason::PartialChecksum | Reason::ForTc | Reason::NoNeighbour | Reason::NoTailroom
             );
             last = Some((*program, trial));
             if !is_handed_on {
