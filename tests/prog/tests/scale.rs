@@ -432,6 +432,56 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
     assert!(left.iter().all(is_kept), "{left:?}");
 }
 
+/// Which one Service gives up and another one takes.
+#[test]
+fn s34_datagrams_follow_a_frontend_that_changes_its_service() {
+    if !is_root("s34_datagrams_follow_a_frontend_that_changes_its_service") {
+        return;
+    }
+    let pins = Pins::new("owner", &Options::default());
+    let mut reconciler = pins.reconciler();
+    let balancer = IpAddr::from([203, 0, 113, 1]);
+    let udp = |number: u32, balancer: Vec<IpAddr>| {
+        let Event::Service(name, Some(mut made)) = service(number) else {
+            unreachable!("it is one");
+        };
+        made.ports[0].protocol = Protocol::Udp;
+        made.load_balancer_ips = balancer;
+        Event::Service(name, Some(made))
+    };
+    for number in [1, 2] {
+        let Event::Slice(name, Some(mut made)) = slice(number, 1) else {
+            unreachable!("it is one");
+        };
+        made.ports[0].protocol = Protocol::Udp;
+        reconciler.note(Event::Slice(name, Some(made)));
+    }
+    reconciler.note(udp(1, vec![balancer]));
+    reconciler.note(udp(2, Vec::new()));
+    assert_eq!(reconciler.reconcile().failures, 0);
+    let maps = pins.maps();
+    let mut connections = pins.maps().connections;
+    let by_cluster_ip = flow(1, pair(&maps, 16), 16);
+    let (mut flow, entry) = flow(2, pair(&maps, 16), 16);
+    flow.destination = Addr::from(balancer);
+    for (flow, entry) in [by_cluster_ip, (flow, entry)] {
+        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+        mirror(&flow, &entry, &mut other_flow, &mut other);
+        connections.insert(flow, entry, 0).unwrap();
+        connections.insert(other_flow, other, 0).unwrap();
+    }
+    reconciler.note(udp(1, Vec::new()));
+    reconciler.note(udp(2, vec![balancer]));
+    let mut rest = reconciler.reconcile().rest;
+    while rest.is_some() {
+        rest = reconciler.go_on().unwrap();
+    }
+    let left = maps.all_connections().unwrap().map(Result::unwrap);
+    let left: Vec<_> = left.map(|(flow, _)| flow).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(left.contains(&by_cluster_ip.0), "{left:?}");
+}
+
 /// There may be too many connections to read them all between two changes. Until they were read, a backend
 /// that went may come back, and another one may get the id of one that did not.
 #[test]

@@ -47,7 +47,7 @@ pub struct Writer {
     /// Services that may have members. Few have, and removing what is not there is a call each.
     with_members: BTreeSet<u32>,
     /// What is to be swept for.
-    removed: BTreeSet<Taken>,
+    removed: Removed,
     /// What is being swept for.
     sweep: Option<Sweep>,
     /// When the next sweep may begin.
@@ -68,7 +68,7 @@ impl Writer {
             slots,
             ranges: BTreeMap::new(),
             with_members: BTreeSet::new(),
-            removed: BTreeSet::new(),
+            removed: Removed::default(),
             sweep: None,
             rested: Instant::now(),
             is_new: true,
@@ -141,6 +141,16 @@ impl Writer {
             name: names::SERVICES,
             capacity,
         })?;
+        // Whoever had this id before is none of this service's traffic.
+        if self
+            .maps
+            .labels
+            .get(id)
+            .is_some_and(|old| old.text().is_empty())
+        {
+            self.end_sweep_for(id)?;
+            self.maps.reset_service_traffic(id)?;
+        }
         let table = self.table(spec, backends);
         let now: BTreeSet<u32> = backends.iter().map(|backend| backend.0).collect();
         let has_affinity = spec.affinity_timeout_s != 0;
@@ -161,16 +171,6 @@ impl Writer {
                 self.maps.slots.len(),
             )?;
         }
-        // Whoever had this id before is none of this service's traffic.
-        if self
-            .maps
-            .labels
-            .get(id)
-            .is_some_and(|old| old.text().is_empty())
-        {
-            self.end_sweep_for(id)?;
-            self.maps.reset_service_traffic(id)?;
-        }
         full_unless(
             self.maps.labels.set(id, label),
             names::SERVICE_LABELS,
@@ -186,14 +186,14 @@ impl Writer {
         full_unless(self.maps.services.set(id, entry), names::SERVICES, capacity)?;
         self.slots.give_back(old.slots());
         for backend in before.difference(&now) {
-            self.removed.insert(self.taken(id, *backend));
+            self.removed.pairs.insert(self.taken(id, *backend));
         }
         for backend in &now {
             // It may be back before a sweep came to its connections.
             let taken = self.taken(id, *backend);
-            self.removed.remove(&taken);
+            self.removed.pairs.remove(&taken);
             if let Some(sweep) = &mut self.sweep {
-                sweep.removed.remove(&taken);
+                sweep.removed.pairs.remove(&taken);
             }
         }
         self.remove_source_ranges(id, &spec.source_ranges)?;
@@ -369,8 +369,27 @@ impl Writer {
             flags: flags(spec),
             programmed_s: now_s(),
         };
+        self.note_frontend(frontend, [inside.0, outside.0]);
         let result = self.maps.frontends.insert(frontend_key(frontend), entry, 0);
         result.map_err(|source| full_or(names::FRONTENDS, source))
+    }
+
+    fn delete_frontend(&mut self, frontend: &Frontend) -> Result<(), Error> {
+        self.note_frontend(frontend, [0; 2]);
+        let result = self.maps.frontends.remove(&frontend_key(frontend));
+        removed(names::FRONTENDS, result)
+    }
+
+    /// Datagrams of a frontend that other services get from now on find their way by no connection of
+    /// the former ones.
+    fn note_frontend(&mut self, frontend: &Frontend, services: [u32; 2]) {
+        let key = frontend_key(frontend);
+        if frontend.protocol == Protocol::Udp
+            && let Ok(old) = self.maps.frontends.get(&key, 0)
+            && [old.inside, old.outside] != services
+        {
+            self.removed.frontends.insert(key, services);
+        }
     }
 
     fn put_address(&mut self, address: IpAddr, kind: AddressKind) -> Result<(), Error> {
@@ -388,7 +407,7 @@ impl Writer {
         self.remove_members(id, backends.iter())?;
         self.with_members.remove(&id);
         for backend in backends {
-            self.removed.insert(self.taken(id, backend));
+            self.removed.pairs.insert(self.taken(id, backend));
         }
         self.remove_source_ranges(id, &[])?;
         self.slots.give_back(old.slots());
@@ -608,18 +627,22 @@ impl Writer {
         removed(names::CONNTRACK, connections.remove(flow))?;
         let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
         mirror(flow, &entry, &mut other_flow, &mut other);
-        let other = connections.get(&other_flow, 0);
-        if let Ok(other) = other
-            && !stale.is_dispensable(&other_flow, &other)
-        {
-            entry.state = other.state;
-            // In vain if the client has begun anew.
-            let _again = connections.insert(flow, entry, NOEXIST);
+        match connections.get(&other_flow, 0) {
+            // The next packet that meets it would put this half back.
+            Ok(other) if stale.is_dispensable(&other_flow, &other) => {
+                removed(names::CONNTRACK, connections.remove(&other_flow))
+            }
+            Ok(other) => {
+                entry.state = other.state;
+                // In vain if the client has begun anew.
+                let _again = connections.insert(flow, entry, NOEXIST);
+                Ok(())
+            }
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
 
-    /// Goes through some more connections, and at their end through the sockets; whether that is done.
+    /// Goes through some more connections; whether these were the last.
     fn go_on(&mut self, sweep: &mut Sweep) -> Result<bool, Error> {
         let start = Instant::now();
         let mut is_end = false;
@@ -630,38 +653,33 @@ impl Writer {
         });
         let stale = Stale::These(&sweep.removed);
         self.forget_connections(&stale, connections.take(AT_ONCE))?;
-        if is_end {
-            self.end_sockets(&stale)?;
-        }
         sweep.took += start.elapsed();
         Ok(is_end)
-    }
-
-    fn sweep_at_once(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
-        self.forget_connections(stale, self.maps.all_connections()?)?;
-        self.end_sockets(stale)
     }
 
     /// A new service gets this id. If one had it whose connections are still to be forgotten, nothing
     /// would tell them from those of the new one to the same backends: they are forgotten first.
     fn end_sweep_for(&mut self, service: u32) -> Result<(), Error> {
-        let under_way = self.sweep.iter().flat_map(|sweep| &sweep.removed);
-        let mut all = under_way.chain(&self.removed);
+        let under_way = self.sweep.iter().flat_map(|sweep| &sweep.removed.pairs);
+        let mut all = under_way.chain(&self.removed.pairs);
         if !all.any(|taken| taken.pair.service == service) {
             return Ok(());
         }
-        if let Some(mut sweep) = self.sweep.take() {
-            self.removed.append(&mut sweep.removed);
+        if let Some(sweep) = self.sweep.take() {
+            self.removed.put_back(sweep.removed);
         }
         let removed = std::mem::take(&mut self.removed);
-        let result = self.sweep_at_once(&Stale::These(&removed));
-        if result.is_err() {
+        let stale = Stale::These(&removed);
+        let connections = self.maps.all_connections()?;
+        if let Err(error) = self.forget_connections(&stale, connections) {
             self.removed = removed;
+            return Err(error);
         }
-        result
+        self.end_sockets(&stale)
     }
 
-    /// Ends the connected UDP sockets of stale pairs.
+    /// Ends the connected UDP sockets of stale pairs. It fails where the agent may not, or the kernel
+    /// cannot, which is told once: to try again would not help.
     fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
         let mut gone = Vec::new();
         for item in self.maps.all_sockets()? {
@@ -698,9 +716,32 @@ struct Taken {
     port: u16,
 }
 
+/// What connections are forgotten for.
+#[derive(Default)]
+struct Removed {
+    /// Ways that services no longer take.
+    pairs: BTreeSet<Taken>,
+    /// Frontends over UDP that have other services now, and which, from inside and outside; 0: none.
+    frontends: HashMap<FrontendKey, [u32; 2]>,
+}
+
+impl Removed {
+    fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.frontends.is_empty()
+    }
+
+    /// Adds what was taken out before, and not done.
+    fn put_back(&mut self, older: Self) {
+        self.pairs.extend(older.pairs);
+        for (frontend, services) in older.frontends {
+            self.frontends.entry(frontend).or_insert(services);
+        }
+    }
+}
+
 /// Going through all connections for those that are no more.
 struct Sweep {
-    removed: BTreeSet<Taken>,
+    removed: Removed,
     connections: Entries<FlowKey, CtEntry>,
     /// How long it took so far.
     took: Duration,
@@ -708,14 +749,14 @@ struct Sweep {
 
 /// What is no more.
 enum Stale<'a> {
-    These(&'a BTreeSet<Taken>),
+    These(&'a Removed),
     AllBut(&'a BTreeSet<Taken>),
 }
 
 impl Stale<'_> {
     fn has(&self, taken: &Taken) -> bool {
         match self {
-            Self::These(removed) => removed.contains(taken),
+            Self::These(removed) => removed.pairs.contains(taken),
             Self::AllBut(there) => taken.pair.service != 0 && !there.contains(taken),
         }
     }
@@ -736,7 +777,20 @@ impl Stale<'_> {
             port: port.number(),
         };
         (flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW)
-            && self.has(&taken)
+            && (self.has(&taken) || self.has_frontend(flow, entry))
+    }
+
+    fn has_frontend(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
+        let Self::These(removed) = self else {
+            return false;
+        };
+        let (address, port) = match Direction::of(entry) {
+            Direction::Original => (flow.destination, flow.destination_port),
+            Direction::Reply => (entry.source, entry.source_port),
+        };
+        let key = FrontendKey::new(address, port, flow.protocol);
+        let now = removed.frontends.get(&key);
+        entry.service != 0 && now.is_some_and(|services| !services.contains(&entry.service))
     }
 }
 
@@ -783,10 +837,7 @@ impl Dataplane for Writer {
                 let result = self.maps.addresses.remove(&Addr::from(*address));
                 removed(names::ADDRESSES, result)
             }
-            Change::DeleteFrontend { frontend } => {
-                let result = self.maps.frontends.remove(&frontend_key(frontend));
-                removed(names::FRONTENDS, result)
-            }
+            Change::DeleteFrontend { frontend } => self.delete_frontend(frontend),
             Change::DeleteService { id, .. } => self.delete_service(id.0),
             Change::DeleteBackend { id, .. } => self.delete_backend(id.0),
         }
@@ -796,9 +847,12 @@ impl Dataplane for Writer {
         // An agent that was killed between changing tables and getting here left traffic behind
         // that nobody would ever take from backends that are gone.
         if self.is_new {
-            self.sweep_at_once(&Stale::AllBut(&self.all_taken()))?;
+            let there = self.all_taken();
+            let stale = Stale::AllBut(&there);
+            self.forget_connections(&stale, self.maps.all_connections()?)?;
             self.is_new = false;
-            self.removed.clear();
+            self.removed = Removed::default();
+            self.end_sockets(&stale)?;
             return Ok(None);
         }
         let mut sweep = match self.sweep.take() {
@@ -820,6 +874,7 @@ impl Dataplane for Writer {
             Ok(true) => {
                 let rest = sweep.took * REST;
                 self.rested = Instant::now() + rest;
+                self.end_sockets(&Stale::These(&sweep.removed))?;
                 // More may have gone meanwhile.
                 Ok((!self.removed.is_empty()).then_some(rest))
             }
@@ -828,7 +883,7 @@ impl Dataplane for Writer {
                 Ok(Some(Duration::ZERO))
             }
             Err(error) => {
-                self.removed.append(&mut sweep.removed);
+                self.removed.put_back(sweep.removed);
                 Err(error)
             }
         }
