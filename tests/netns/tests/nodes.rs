@@ -41,6 +41,31 @@ fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
     assert!(!services.contains("10.96.0.77"), "{services}");
 }
 
+/// Some load balancers give out the addresses of all nodes.
+#[test]
+fn s16_a_neighbour_whose_address_a_service_has_is_still_reached() {
+    let Some(mut cluster) = cluster_without_agents("nb", 2, 2) else {
+        return;
+    };
+    let neighbour = IpAddr::from(cluster.nodes[1].v4);
+    let service = SERVICE.replace("203.0.113.10", &neighbour.to_string());
+    cluster.write("web.yaml", &service).unwrap();
+    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
+    cluster.start_agent(0).unwrap();
+    let own = cluster.nodes[1]
+        .netns
+        .run(move || TcpListener::bind((neighbour, 6443)).unwrap());
+    let node = &cluster.nodes[0];
+    for netns in [&node.netns, &node.pods[1].netns] {
+        let reached = netns.run(move || TcpStream::connect(on(neighbour, 6443)).map(drop));
+        assert!(reached.is_ok(), "{reached:?} from {}", netns.name());
+        own.accept().unwrap();
+    }
+    let pod = &node.pods[1];
+    let found = pods_over_http(&pod.netns, on(neighbour, 80));
+    assert_eq!(found, names(&["web-1-1"]));
+}
+
 /// A firewall, and kube-proxy, drop what connection tracking knows no beginning of.
 const STRICT: &str = "table inet headgate-test {
     chain forward {

@@ -322,6 +322,7 @@ fn node_of(options: &Options, facts: &Facts) -> Node {
         name: options.node_name.clone(),
         zone: None,
         addresses: facts.addresses.clone(),
+        networks: facts.networks.iter().copied().collect(),
         node_port_addresses: candidates.filter(is_wanted).collect(),
         serves_external_ips: !options.no_external_ips,
     }

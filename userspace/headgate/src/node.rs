@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use headgate_dataplane::Device;
+use ipnet::IpNet;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
     net::if_::InterfaceFlags,
     sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage,
+        bind, recv, socket,
     },
 };
 use tokio::sync::{
@@ -45,6 +47,8 @@ pub(crate) struct Facts {
     pub(crate) devices: BTreeSet<Device>,
     /// Addresses of the node. First in each family is the one that it speaks from to hosts far away.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Networks that these are in.
+    pub(crate) networks: BTreeSet<IpNet>,
 }
 
 impl Facts {
@@ -92,7 +96,7 @@ fn outgoing() -> Vec<IpAddr> {
 
 /// Reads devices and addresses of this thread's network namespace.
 pub(crate) fn read(selection: &Selection) -> Result<Facts> {
-    let mut links: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    let mut links: BTreeMap<String, Vec<(IpAddr, IpNet)>> = BTreeMap::new();
     let mut loopback = BTreeSet::new();
     for interface in getifaddrs().context("cannot list network devices")? {
         if interface.interface_name == IPVS {
@@ -102,16 +106,18 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
             loopback.insert(interface.interface_name.clone());
         }
         let addresses = links.entry(interface.interface_name).or_default();
-        let Some(address) = interface.address else {
+        let ip = |socket: Option<SockaddrStorage>| {
+            let socket = socket?;
+            let v4 = socket.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+            v4.or_else(|| Some(IpAddr::from(socket.as_sockaddr_in6()?.ip())))
+        };
+        let Some(address) = ip(interface.address) else {
             continue;
         };
-        let address = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::from(v4.ip()),
-            (_, Some(v6)) => IpAddr::from(v6.ip()),
-            _ => continue,
-        };
+        let network = ip(interface.netmask).map(|mask| IpNet::with_netmask(address, mask));
+        let network = network.and_then(Result::ok).unwrap_or(address.into());
         if !address.is_loopback() && !is_link_local(address) {
-            addresses.push(address);
+            addresses.push((address, network.trunc()));
         }
     }
     let mut facts = Facts::default();
@@ -126,7 +132,10 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
             false => matches(&selection.external, &name),
         };
         if is_external || by_default {
-            facts.addresses.extend(addresses);
+            for (address, network) in addresses {
+                facts.addresses.push(address);
+                facts.networks.insert(network);
+            }
         }
         if is_external {
             facts.devices.insert(Device::External(name));

@@ -98,6 +98,8 @@ pub struct Node {
     pub zone: Option<String>,
     /// Addresses that it holds for itself.
     pub addresses: Vec<IpAddr>,
+    /// Networks that its devices are on: another machine may hold an address there.
+    pub networks: Vec<IpNet>,
     /// Addresses that node ports are served on.
     pub node_port_addresses: Vec<IpAddr>,
     /// Whether `spec.externalIPs` are served (CVE-2020-8554).

@@ -159,6 +159,7 @@ fn node(addresses: &[&str], node_ports_on: usize, serves_external_ips: bool) -> 
         zone: None,
         node_port_addresses: addresses.iter().copied().take(node_ports_on).collect(),
         addresses,
+        networks: vec!["203.0.113.0/30".parse().unwrap()],
         serves_external_ips,
     }
 }

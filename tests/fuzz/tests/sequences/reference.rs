@@ -113,7 +113,12 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
             // S16: an address is the services' own unless the node, or somebody else, has it too.
             let is_own = match kind {
                 FrontendKind::ClusterIp => true,
-                FrontendKind::LoadBalancer => !cluster.node.addresses.contains(&address),
+                FrontendKind::LoadBalancer => {
+                    let node = &cluster.node;
+                    let mut networks = node.networks.iter();
+                    !node.addresses.contains(&address)
+                        && !networks.any(|network| network.contains(&address))
+                }
                 FrontendKind::NodePort | FrontendKind::ExternalIp => false,
             };
             let known = seen.addresses.entry(address).or_insert(AddressKind::Shared);
