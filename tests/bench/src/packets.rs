@@ -470,13 +470,16 @@ fn cases(scale: &Scale) -> Vec<Case> {
                     let backend = backends(flow % scale.services)[family];
                     between(client.ip(), client.port(), backend, BACKEND_PORT)
                 };
-                add("reply", replies, Reason::ToClient, &|index| {
-                    parties(index).reversed().tcp("A", b"")
-                });
-                add("ICMP error", replies, Reason::IcmpError, &|index| {
-                    let sent = parties(index).tcp("A", b"");
-                    parties(index).reversed().unreachable(&sent)
-                });
+                let reply = |index| parties(index).reversed().tcp("A", b"");
+                add("reply, come in", replies, Reason::AtEgress, &reply);
+                if hook == Hook::Tc {
+                    let leaving = names::TC_EGRESS;
+                    add("reply, leaving", leaving, Reason::ToClient, &reply);
+                    add("ICMP error", leaving, Reason::IcmpError, &|index| {
+                        let sent = parties(index).tcp("A", b"");
+                        parties(index).reversed().unreachable(&sent)
+                    });
+                }
                 let client = [CLIENT_V4.into(), CLIENT_V6.into()][family];
                 let remote = frontends(REMOTE_NUMBER)[family];
                 let remote = segment(SocketAddr::new(client, 1000), remote, "A");
