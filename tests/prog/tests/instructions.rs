@@ -10,10 +10,10 @@ use headgate_prog::{Kernel, State};
 /// replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 184_131),
-    (names::TC_EXTERNAL, 166_607),
-    (names::TC_POD, 168_395),
-    (names::TC_EGRESS, 28_732),
+    (names::XDP_EXTERNAL, 187_038),
+    (names::TC_EXTERNAL, 176_186),
+    (names::TC_POD, 179_383),
+    (names::TC_EGRESS, 28_337),
     (names::SK_LOOKUP, 85),
     ("hg_connect4", 3_403),
     ("hg_connect6", 3_614),
