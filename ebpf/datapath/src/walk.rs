@@ -328,12 +328,13 @@ fn leave_to_egress<T: Tables>(
         };
     }
     let destination = &parsed.flow.destination;
-    let is_routed = entry.destination == *destination
-        && *destination != node_address(tables.config(), parsed.family);
-    match is_reply && is_routed {
-        true => Err(Reason::AtEgress),
-        false => Ok(()),
+    if is_reply
+        && entry.destination == *destination
+        && *destination != node_address(tables.config(), parsed.family)
+    {
+        return Err(Reason::AtEgress);
     }
+    Ok(())
 }
 
 /// What XDP makes of a packet meets TC, which would take these for packets of a connection past the
