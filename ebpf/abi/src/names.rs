@@ -85,7 +85,7 @@ pub const XDP_EXTERNAL: &str = "hg_xdp_external";
 pub const TC_EXTERNAL: &str = "hg_tc_external";
 /// TC ingress on pod-facing devices.
 pub const TC_POD: &str = "hg_tc_pod";
-/// TC egress on external devices.
+/// TC egress on external and pod-facing devices.
 pub const TC_EGRESS: &str = "hg_tc_egress";
 /// Socket look-up of the node's network namespace.
 pub const SK_LOOKUP: &str = "hg_sk_lookup";

@@ -179,7 +179,7 @@ fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
 
 /// Whether two entries translate alike.
 #[inline(always)]
-fn is_alike(one: &CtEntry, other: &CtEntry) -> bool {
+pub(crate) fn is_alike(one: &CtEntry, other: &CtEntry) -> bool {
     one.source == other.source
         && one.source_port == other.source_port
         && one.destination == other.destination

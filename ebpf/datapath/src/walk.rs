@@ -12,7 +12,7 @@ use crate::{
         plan_delivery, source_port,
     },
     icmp::rewrite_error,
-    nat::{end_reply, node_address, open_connection, plan_dnat, plan_snat},
+    nat::{end_reply, is_alike, node_address, open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Fragment, L3, Parsed, Transport, parse_inside},
     reject::{Message, Rejection, reject},
@@ -448,13 +448,22 @@ fn straight<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Re
         return Err(Reason::NotOurs);
     }
     let answers = flow.reversed();
-    let taken = tables.connection(&answers).ok_or(Reason::NotOurs)?;
-    if is_opening(&taken) || Direction::of(&taken) == Direction::Original {
+    notes.entry = tables.connection(&answers).ok_or(Reason::NotOurs)?;
+    if is_opening(&notes.entry) || Direction::of(&notes.entry) == Direction::Original {
         return Err(Reason::NotOurs);
     }
-    mirror(&answers, &taken, &mut notes.other_flow, &mut notes.other);
+    mirror(
+        &answers,
+        &notes.entry,
+        &mut notes.other_flow,
+        &mut notes.other,
+    );
     notes.other.flags = notes.other.flags.with(CtFlags::DOUBLED);
-    tables.put_connection(&notes.other_flow, &notes.other)?;
+    // Its client may have gone on to another backend since.
+    let forth = tables.connection(&notes.other_flow);
+    if forth.is_some_and(|forth| is_alike(&forth, &notes.other)) {
+        tables.put_connection(&notes.other_flow, &notes.other)?;
+    }
     let itself = BackendEntry {
         address: flow.destination,
         port: flow.destination_port,

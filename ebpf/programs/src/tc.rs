@@ -141,9 +141,10 @@ impl Packet for SkbPacket<'_> {
 
 #[inline(always)]
 fn run(context: &TcContext, hook: Hook) -> i32 {
-    // The kernel has taken the tag out of the frame: it is another network's.
+    // The kernel has taken the tag out of the frame. With an id it is another network's.
+    const VLAN_ID: u32 = 0xfff;
     // SAFETY: the kernel hands us a valid buffer.
-    if unsafe { (*context.skb.skb).vlan_present } != 0 {
+    if unsafe { (*context.skb.skb).vlan_tci } & VLAN_ID != 0 {
         count_reason(Reason::NotIp);
         return TC_ACT_UNSPEC;
     }

@@ -494,6 +494,31 @@ fn s48_straight_connection_beside_one_through_a_service() {
     }
 }
 
+/// The client has used its port again, for a connection to another backend, and then asks the former one.
+#[test]
+fn s48_straight_connection_to_a_former_backend_leaves_the_present_one() {
+    let mut host = Host::new(state());
+    let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
+    host.run(Hook::External, &client.tcp("S", b""));
+    host.run(Hook::External, &client.tcp("R", b""));
+    host.state.add_service(WEB, &[2], 0);
+    let backend = Builder::new("10.244.1.3:9376", "198.51.100.7:1000");
+    for (hook, frame) in [
+        (Hook::External, client.tcp("S", b"")),
+        (Hook::Egress, backend.tcp("SA", b"")),
+        (Hook::External, client.tcp("A", b"")),
+        (Hook::External, syn("198.51.100.7:1000", "10.244.1.2:9376")),
+    ] {
+        host.run(hook, &frame);
+    }
+    host.state.add_service(WEB, &[1], 0);
+    let data = host.run(Hook::External, &client.tcp("A", b"data"));
+    assert_eq!(
+        describe(&data.frame),
+        "198.51.100.7 1000 > 10.244.1.3 9376 tcp A"
+    );
+}
+
 #[test]
 fn s48_what_one_hook_translated_is_nothing_to_the_next() {
     let mut walks = Walks::new("s48n");

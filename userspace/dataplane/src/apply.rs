@@ -383,9 +383,18 @@ impl Writer {
     /// Datagrams of a frontend that other services get from now on find their way by no connection of
     /// the former ones.
     fn note_frontend(&mut self, frontend: &Frontend, services: [u32; 2]) {
+        if frontend.protocol != Protocol::Udp {
+            return;
+        }
         let key = frontend_key(frontend);
-        if frontend.protocol == Protocol::Udp
-            && let Ok(old) = self.maps.frontends.get(&key, 0)
+        // It may change again before a sweep came to its connections.
+        let under_way = self.sweep.as_mut().map(|sweep| &mut sweep.removed);
+        for removed in under_way.into_iter().chain([&mut self.removed]) {
+            if let Some(noted) = removed.frontends.get_mut(&key) {
+                *noted = services;
+            }
+        }
+        if let Ok(old) = self.maps.frontends.get(&key, 0)
             && [old.inside, old.outside] != services
         {
             self.removed.frontends.insert(key, services);
@@ -668,9 +677,9 @@ impl Writer {
         if let Some(sweep) = self.sweep.take() {
             self.removed.put_back(sweep.removed);
         }
+        let connections = self.maps.all_connections()?;
         let removed = std::mem::take(&mut self.removed);
         let stale = Stale::These(&removed);
-        let connections = self.maps.all_connections()?;
         if let Err(error) = self.forget_connections(&stale, connections) {
             self.removed = removed;
             return Err(error);
@@ -851,9 +860,9 @@ impl Dataplane for Writer {
             let stale = Stale::AllBut(&there);
             self.forget_connections(&stale, self.maps.all_connections()?)?;
             self.is_new = false;
-            self.removed = Removed::default();
+            self.removed.pairs.clear();
             self.end_sockets(&stale)?;
-            return Ok(None);
+            return Ok((!self.removed.is_empty()).then_some(Duration::ZERO));
         }
         let mut sweep = match self.sweep.take() {
             Some(sweep) => sweep,

@@ -68,41 +68,44 @@ fn links(pins: &Path) -> PathBuf {
     pin_folder(pins).join("links")
 }
 
-/// Attaches what a device needs, or replaces the programs that are there.
-pub fn attach_device(
+/// Attaches what translates packets that leave by a device, or replaces the program that is there. To be
+/// done on every device before [`attach_ingress`]: what that leaves to the way out may leave by any.
+pub fn attach_egress(
+    programs: &mut Programs,
+    pins: &Path,
+    device: &Device,
+    how: TcAttach,
+) -> Result<(), Error> {
+    let side = TcAttachType::Egress;
+    tc(programs, pins, device.name(), names::TC_EGRESS, side, how)
+}
+
+/// Attaches what takes packets that come in on a device, or replaces the programs that are there.
+pub fn attach_ingress(
     programs: &mut Programs,
     pins: &Path,
     device: &Device,
     how: TcAttach,
 ) -> Result<Attached, Error> {
-    for (program, side) in tc_programs(device) {
-        tc(programs, pins, device.name(), program, *side, how)?;
-    }
+    let (program, side) = (ingress(device), TcAttachType::Ingress);
+    tc(programs, pins, device.name(), program, side, how)?;
     match device {
         Device::Pod(_) => Ok(Attached::TcOnly),
         Device::External(name) => xdp(programs, pins, name),
     }
 }
 
-/// What a device needs of TC.
-fn tc_programs(device: &Device) -> &'static [(&'static str, TcAttachType)] {
+fn ingress(device: &Device) -> &'static str {
     match device {
-        // Nothing is left to what is not there yet.
-        Device::Pod(_) => &[
-            (names::TC_EGRESS, TcAttachType::Egress),
-            (names::TC_POD, TcAttachType::Ingress),
-        ],
-        Device::External(_) => &[
-            (names::TC_EGRESS, TcAttachType::Egress),
-            (names::TC_EXTERNAL, TcAttachType::Ingress),
-        ],
+        Device::Pod(_) => names::TC_POD,
+        Device::External(_) => names::TC_EXTERNAL,
     }
 }
 
 /// Whether all programs of TC are on a device, by what [`attached`] says.
 pub fn is_attached(attached: &[String], device: &Device) -> bool {
-    let mut wanted = tc_programs(device).iter();
-    wanted.all(|(program, _)| attached.contains(&format!("{program}@{}", device.name())))
+    let mut wanted = [ingress(device), names::TC_EGRESS].into_iter();
+    wanted.all(|program| attached.contains(&format!("{program}@{}", device.name())))
 }
 
 fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, Error> {
@@ -166,7 +169,12 @@ fn tcx(
     if replace(path, &fd)? {
         return Ok(());
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    // Others see what is translated on this side of the node.
+    let order = match side {
+        TcAttachType::Egress => LinkOrder::last(),
+        _ => LinkOrder::first(),
+    };
+    let options = TcAttachOptions::TcxOrder(order);
     let id = program
         .attach_with_options(device, side, options)
         .map_err(|source| Error::program(&format!("{name} on {device}"), source))?;

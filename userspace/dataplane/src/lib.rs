@@ -23,8 +23,8 @@ mod sys;
 pub use apply::Writer;
 pub use array::SharedArray;
 pub use attach::{
-    Attached, Device, TcAttach, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root,
-    detach, is_attached,
+    Attached, Device, TcAttach, attach_cgroup, attach_egress, attach_ingress, attach_lookup,
+    attached, cgroup_root, detach, is_attached,
 };
 pub use entries::Entries;
 pub use error::Error;

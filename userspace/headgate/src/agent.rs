@@ -14,8 +14,8 @@ use headgate_control::{
 use headgate_datapath::maglev;
 use headgate_dataplane::{
     Device, Feature, Maps, Options as LoadOptions, Programs, Report as ReportMap, Steering,
-    TcAttach, Writer, attach_cgroup, attach_device, attach_lookup, attached, cgroup_root, detach,
-    host_netns_cookie, is_attached, load,
+    TcAttach, Writer, attach_cgroup, attach_egress, attach_ingress, attach_lookup, attached,
+    cgroup_root, detach, host_netns_cookie, is_attached, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
@@ -413,9 +413,16 @@ impl Hooks {
         {
             warn!("the L7 proxy gets no connections: {error:#}");
         }
+        // A device may go away while we look at it.
         for device in devices {
-            // A device may go away while we look at it.
-            match attach_device(&mut self.programs, &self.pins, device, self.tc_attach) {
+            if let Err(error) =
+                attach_egress(&mut self.programs, &self.pins, device, self.tc_attach)
+            {
+                warn!(?device, "{error}");
+            }
+        }
+        for device in devices {
+            match attach_ingress(&mut self.programs, &self.pins, device, self.tc_attach) {
                 Ok(attached) => info!(?device, ?attached, "attached"),
                 Err(error) => warn!(?device, "{error}"),
             }

@@ -181,8 +181,8 @@ pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) ->
 }
 
 fn subscribe() -> Result<OwnedFd> {
-    // RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
-    const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+    // RTMGRP_LINK, then RTMGRP_IPV4_IFADDR and RTMGRP_IPV4_ROUTE, and those of IPv6, of rtnetlink(7).
+    const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
