@@ -120,18 +120,14 @@ impl Host {
 
     /// Walks one frame, as XDP does where it may.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
-        let mut memory = frame.to_vec();
-        memory.resize(frame.len() + 256, 0);
-        let packet = SlicePacket::new(&mut memory, frame.len());
-        self.walk(hook, packet)
+        let mut memory = with_room(frame);
+        self.walk(hook, SlicePacket::new(&mut memory, frame.len()))
     }
 
     /// The same as TC does.
     pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
-        let mut memory = frame.to_vec();
-        memory.resize(frame.len() + 256, 0);
-        let packet = SlicePacket::new(&mut memory, frame.len()).at_tc();
-        self.walk(hook, packet)
+        let mut memory = with_room(frame);
+        self.walk(hook, SlicePacket::new(&mut memory, frame.len()).at_tc())
     }
 
     fn walk<const IS_BEFORE_TC: bool>(
@@ -151,6 +147,13 @@ impl Host {
             frame: packet.frame().to_vec(),
         }
     }
+}
+
+/// A frame, and room for it to grow.
+fn with_room(frame: &[u8]) -> Vec<u8> {
+    let mut memory = frame.to_vec();
+    memory.resize(frame.len() + 256, 0);
+    memory
 }
 
 /// An address as a number whose first bit is the first on the wire.

@@ -118,9 +118,7 @@ impl Node {
         for (index, kernel) in self.kernels.iter_mut().flatten().enumerate() {
             let actual = match (index, hook) {
                 (0, Hook::External) => kernel.run_xdp(frame).unwrap(),
-                (1, _) if matches!(expected.reason, Reason::PartialChecksum | Reason::ForTc) => {
-                    continue;
-                }
+                (1, _) if expected.is_left_to_tc() => continue,
                 _ => kernel.run_tc(hook, frame).unwrap(),
             };
             assert_eq!(text(&actual), text(&expected), "kernel and host differ");

@@ -128,7 +128,7 @@ impl Walks {
             compare("XDP", &kernel.run_xdp(frame).unwrap(), &expected);
         }
         // Of what XDP leaves to it, TC has an opinion of its own.
-        let is_left = matches!(expected.reason, Reason::PartialChecksum | Reason::ForTc);
+        let is_left = expected.is_left_to_tc();
         if let Some(kernel) = &mut self.tc
             && !is_left
         {

@@ -378,6 +378,14 @@ fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
     (flow, entry)
 }
 
+/// Writes down both directions of a connection.
+fn open(maps: &mut Maps, (flow, entry): (FlowKey, CtEntry)) {
+    let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+    mirror(&flow, &entry, &mut other_flow, &mut other);
+    maps.connections.insert(flow, entry, 0).unwrap();
+    maps.connections.insert(other_flow, other, 0).unwrap();
+}
+
 /// The id of the one service, and that of its backend with this last byte.
 fn pair(maps: &Maps, last: u8) -> MemberKey {
     let is_it = |id: &u32| {
@@ -402,16 +410,11 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
     reconciler.note(service(1));
     reconciler.note(slice(1, 2));
     assert_eq!(reconciler.reconcile().failures, 0);
-    let maps = pins.maps();
+    let mut maps = pins.maps();
     // Both directions of a flow to each backend, and one of somebody who had the first one's id before.
     let [first, second] = [16, 17].map(|last| pair(&maps, last));
-    let mut connections = pins.maps().connections;
     for (client, to, pair) in [(1, 16, first), (2, 17, second), (3, 99, first)] {
-        let (flow, entry) = flow(client, pair, to);
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(&flow, &entry, &mut other_flow, &mut other);
-        connections.insert(flow, entry, 0).unwrap();
-        connections.insert(other_flow, other, 0).unwrap();
+        open(&mut maps, flow(client, pair, to));
     }
     // The table of the second backend's removal is there; then the agent was killed.
     let slots = maps.services.get(first.service).unwrap().slots();
@@ -459,16 +462,12 @@ fn s34_datagrams_follow_a_frontend_that_changes_its_service() {
     reconciler.note(udp(1, vec![balancer]));
     reconciler.note(udp(2, Vec::new()));
     assert_eq!(reconciler.reconcile().failures, 0);
-    let maps = pins.maps();
-    let mut connections = pins.maps().connections;
+    let mut maps = pins.maps();
     let by_cluster_ip = flow(1, pair(&maps, 16), 16);
-    let (mut flow, entry) = flow(2, pair(&maps, 16), 16);
-    flow.destination = Addr::from(balancer);
-    for (flow, entry) in [by_cluster_ip, (flow, entry)] {
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(&flow, &entry, &mut other_flow, &mut other);
-        connections.insert(flow, entry, 0).unwrap();
-        connections.insert(other_flow, other, 0).unwrap();
+    let mut by_balancer = flow(2, pair(&maps, 16), 16);
+    by_balancer.0.destination = Addr::from(balancer);
+    for connection in [by_cluster_ip, by_balancer] {
+        open(&mut maps, connection);
     }
     reconciler.note(udp(1, Vec::new()));
     reconciler.note(udp(2, vec![balancer]));

@@ -139,12 +139,13 @@ fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<F
 /// another machine's, and some load balancers give out the addresses of the nodes, this one's and
 /// those of its neighbours.
 fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind {
-    let mut networks = node.networks.iter();
-    let is_machines =
-        node.addresses.contains(&address) || networks.any(|network| network.contains(&address));
+    let is_machines = || {
+        let mut networks = node.networks.iter();
+        node.addresses.contains(&address) || networks.any(|network| network.contains(&address))
+    };
     match kind {
         FrontendKind::ClusterIp => AddressKind::Service,
-        FrontendKind::LoadBalancer if !is_machines => AddressKind::Service,
+        FrontendKind::LoadBalancer if !is_machines() => AddressKind::Service,
         FrontendKind::LoadBalancer | FrontendKind::NodePort | FrontendKind::ExternalIp => {
             AddressKind::Shared
         }

@@ -117,7 +117,7 @@ impl Kernels {
             }
             let expected = host.run(hook, &frame);
             count += 1;
-            has_tc &= !matches!(expected.reason, Reason::PartialChecksum | Reason::ForTc);
+            has_tc &= !expected.is_left_to_tc();
             if has_xdp {
                 same("XDP", &frame, &self.xdp.run_xdp(&frame)?, &expected);
             }
