@@ -2,6 +2,15 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2), as four words in
 /// network order. One type, and so one map, serves both families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,6 +63,12 @@ impl Addr {
     #[inline(always)]
     pub const fn is_v4(self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == MAPPED_PREFIX
+    }
+
+    /// The family of this address.
+    #[inline(always)]
+    pub const fn family(self) -> Family {
+        if self.is_v4() { Family::V4 } else { Family::V6 }
     }
 
     /// Whether this is in `127.0.0.0/8`, or `::1`.

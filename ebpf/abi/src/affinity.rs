@@ -1,6 +1,6 @@
 //! `sessionAffinity: ClientIP`.
 
-use crate::Addr;
+use crate::{Addr, clock};
 
 /// A client of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,6 +20,14 @@ pub struct AffinityEntry {
     pub backend: u32,
     /// When the client last made a connection, in seconds of the monotonic clock.
     pub seen_s: u32,
+}
+
+impl AffinityEntry {
+    /// Seconds since the client's last connection.
+    #[inline(always)]
+    pub const fn age_s(&self, now_s: u32) -> u32 {
+        clock::age_s(self.seen_s, now_s)
+    }
 }
 
 /// Says that a backend is eligible for a service with affinity.

@@ -10,6 +10,16 @@ pub const fn seconds(nanoseconds: u64) -> u32 {
     ((nanoseconds >> UNIT_BITS).wrapping_mul(UNIT) >> FRACTION_BITS) as u32
 }
 
+/// Seconds between two readings of the clock. Another CPU may have read it a moment later than we
+/// did: that is no age.
+#[inline(always)]
+pub(crate) const fn age_s(seen_s: u32, now_s: u32) -> u32 {
+    match now_s.wrapping_sub(seen_s) {
+        age if age < u32::MAX / 2 => age,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::seconds;

@@ -1,6 +1,6 @@
 //! What is fixed when the programs are loaded.
 
-use crate::{Addr, Port};
+use crate::{Addr, Family, Port};
 
 /// Read-only global of every program. The verifier knows the values, so what is off costs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,15 @@ pub struct DatapathConfig {
 }
 
 impl DatapathConfig {
+    /// The address that this node sends from.
+    #[inline(always)]
+    pub const fn node_address(&self, family: Family) -> Addr {
+        match family {
+            Family::V4 => self.snat_v4,
+            Family::V6 => self.snat_v6,
+        }
+    }
+
     /// Whether packets are sent or accepted by DSR.
     #[inline(always)]
     pub const fn has_dsr(&self) -> bool {

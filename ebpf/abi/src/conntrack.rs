@@ -1,6 +1,6 @@
 //! The table of connections.
 
-use crate::{Addr, Port, Protocol};
+use crate::{Addr, Port, Protocol, clock};
 
 /// One direction of a connection as seen on the wire, before translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -63,6 +63,14 @@ pub struct CtEntry {
     pub flags: CtFlags,
     /// Always zero.
     pub zero: [u8; 2],
+}
+
+impl CtEntry {
+    /// Seconds since the last packet.
+    #[inline(always)]
+    pub const fn age_s(&self, now_s: u32) -> u32 {
+        clock::age_s(self.seen_s, now_s)
+    }
 }
 
 /// State of a connection; TCP states as in `nf_conntrack`, merged where the timeout is the same.

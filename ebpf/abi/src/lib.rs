@@ -23,7 +23,7 @@ mod range;
 mod service;
 mod socket;
 
-pub use addr::{Addr, Port, Protocol};
+pub use addr::{Addr, Family, Port, Protocol};
 pub use address::AddressEntry;
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
 pub use backend::{BackendEntry, BackendKey};

@@ -12,7 +12,6 @@
 use headgate_abi::{CtEntry, CtFlags, CtState, FlowKey, Protocol};
 
 use crate::{
-    dsr::is_encapsulating,
     parse::{TcpFlags, Transport},
     tables::Tables,
 };
@@ -121,20 +120,10 @@ pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
     }
 }
 
-/// Seconds between two readings of the clock. Another CPU may have read it a moment later than we
-/// did: that is no age.
-#[inline(always)]
-pub(crate) fn age_s(seen_s: u32, now_s: u32) -> u32 {
-    match now_s.wrapping_sub(seen_s) {
-        age if age < u32::MAX / 2 => age,
-        _ => 0,
-    }
-}
-
 /// Whether an entry has outlived its timeout.
 #[inline(always)]
 pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
-    age_s(entry.seen_s, now_s) > timeout_s(protocol, entry.state)
+    entry.age_s(now_s) > timeout_s(protocol, entry.state)
 }
 
 /// Whether a packet starts a new connection although an entry of its flow is still there: the
@@ -146,6 +135,6 @@ pub(crate) fn is_reopening<T: Tables>(tables: &T, entry: &CtEntry, flags: TcpFla
         CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED
     );
     // Of one that is encapsulated we do not see how the backend ends it.
-    let is_over = is_ending || is_encapsulating(tables, entry) && entry.state != CtState::NEW;
+    let is_over = is_ending || tables.is_encapsulating(entry) && entry.state != CtState::NEW;
     flags.is_opening() && is_over && Direction::of(entry) == Direction::Original
 }

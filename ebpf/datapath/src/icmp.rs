@@ -10,8 +10,9 @@ use headgate_abi::{Addr, CtEntry, Reason};
 use crate::{
     checksum::Sum,
     packet::Packet,
-    parse::{Family, ICMP_HEADER, L3, Parsed, V4_HEADER, V6_HEADER, load_v4, load_v6},
+    parse::{Parsed, load_v4, load_v6},
     rewrite::{address_difference, rewrite_network},
+    wire::{Family, ICMP_HEADER, L3, V4_HEADER, V6_HEADER},
 };
 
 /// Translates an ICMP error; `hops` is what is taken from the outer hop limit.

@@ -7,7 +7,9 @@
 
 mod checksum;
 mod conntrack;
-mod dsr;
+mod context;
+mod encap;
+mod hash;
 mod icmp;
 pub mod maglev;
 mod nat;
@@ -19,11 +21,15 @@ mod select;
 pub mod socket;
 mod tables;
 mod walk;
+mod wire;
 
 pub use checksum::Sum;
 pub use conntrack::{Direction, is_expired, mirror, next_state, timeout_s};
+pub use context::{Hook, Notes, Outcome, Verdict};
+pub use hash::flow_hash;
 pub use packet::{Packet, SlicePacket};
-pub use parse::{Family, Fragment, L3, Parsed, TcpFlags, Transport, parse};
-pub use select::{flow_hash, select};
+pub use parse::{Fragment, Parsed, TcpFlags, Transport, parse};
+pub use select::select;
 pub use tables::{Added, Link, Route, RouteQuery, Tables, Way};
-pub use walk::{Hook, Notes, Outcome, Verdict, walk};
+pub use walk::walk;
+pub use wire::{Family, L3};

@@ -8,7 +8,7 @@
 
 use headgate_abi::{Addr, Port};
 
-use crate::select::mix;
+use crate::hash::mix;
 
 /// Table sizes that may be chosen: primes about twice as large as the one before.
 pub const SIZES: [u32; 10] = [

@@ -6,11 +6,10 @@ use headgate_abi::{
 
 use crate::{
     conntrack::{is_expired, mirror, timeout_s},
-    dsr::is_encapsulating,
-    parse::Family,
-    select::{client_hash, flow_hash, mix},
+    context::{Hook, Notes},
+    hash::{client_hash, flow_hash, mix},
     tables::{Added, Tables},
-    walk::{Hook, Notes},
+    wire::Family,
 };
 
 /// How many source ports are tried before a connection is refused.
@@ -40,7 +39,7 @@ pub(crate) fn plan_snat<T: Tables>(
     let config = tables.config();
     if hook == Hook::External && tables.has_dsr() && config.forwards_by_dsr != 0 {
         notes.entry.flags = CtFlags::ENCAPSULATES;
-        return match node_address(config, family).is_unspecified() {
+        return match config.node_address(family).is_unspecified() {
             true => Err(Reason::NoSnatAddress),
             false => Ok(()),
         };
@@ -56,7 +55,7 @@ pub(crate) fn translate_source(
     notes: &mut Notes,
 ) -> Result<(), Reason> {
     let entry = &mut notes.entry;
-    let address = node_address(config, family);
+    let address = config.node_address(family);
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
     }
@@ -66,15 +65,6 @@ pub(crate) fn translate_source(
         entry.source_port = port_of_client(config, &client, port);
     }
     Ok(())
-}
-
-/// The address that this node sends from.
-#[inline(always)]
-pub(crate) fn node_address(config: &DatapathConfig, family: Family) -> Addr {
-    match family {
-        Family::V4 => config.snat_v4,
-        Family::V6 => config.snat_v6,
-    }
 }
 
 /// Adds both entries of a connection: the noted one for the client's packets, and its mirror.
@@ -88,7 +78,7 @@ pub(crate) fn open_connection<T: Tables>(
     flow: &FlowKey,
     notes: &mut Notes,
 ) -> Result<(), Reason> {
-    if is_encapsulating(tables, &notes.entry) {
+    if tables.is_encapsulating(&notes.entry) {
         return tables.put_connection(flow, &notes.entry);
     }
     let mut candidate = flow_hash(flow, tables.config().seed);

@@ -4,7 +4,7 @@ use headgate_abi::Reason;
 
 use crate::{
     checksum::Sum,
-    parse::{Family, L3},
+    wire::{Family, L3},
 };
 
 /// A frame from its link header on.

@@ -2,28 +2,17 @@
 
 use headgate_abi::{Addr, FlowKey, Port, Protocol, Reason};
 
-use crate::{checksum::Sum, packet::Packet};
+use crate::{
+    checksum::Sum,
+    packet::Packet,
+    wire::{
+        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, FRAGMENT_HEADER, Family, ICMP_HEADER, L3, V4_HEADER,
+        V6_HEADER,
+    },
+};
 
-/// Offset of the network header: Ethernet without tag.
-pub const L3: u32 = 14;
-pub(crate) const ETHERTYPE: u32 = 12;
-pub(crate) const ETHERTYPE_V4: u16 = 0x0800;
-pub(crate) const ETHERTYPE_V6: u16 = 0x86dd;
-pub(crate) const V4_HEADER: u32 = 20;
 /// The bits of a fragment's offset, in units of eight bytes.
 const V4_OFFSET: u16 = 0x1fff;
-pub(crate) const V6_HEADER: u32 = 40;
-pub(crate) const ICMP_HEADER: u32 = 8;
-pub(crate) const FRAGMENT_HEADER: u32 = 8;
-
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
 
 /// TCP flags as on the wire (RFC 9293, 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,11 +16,9 @@ use headgate_abi::{Addr, Protocol, Reason};
 use crate::{
     checksum::Sum,
     packet::Packet,
-    parse::{
-        FRAGMENT_HEADER, Family, Fragment, ICMP_HEADER, L3, Parsed, TcpFlags, Transport, V4_HEADER,
-        V6_HEADER, pseudo_header,
-    },
+    parse::{Fragment, Parsed, TcpFlags, Transport, pseudo_header},
     rewrite::write_network,
+    wire::{FRAGMENT_HEADER, Family, ICMP_HEADER, L3, V4_HEADER, V6_HEADER},
 };
 
 const TCP_HEADER: u16 = 20;

@@ -5,8 +5,9 @@ use headgate_abi::{Addr, CtEntry, Protocol, Reason};
 use crate::{
     checksum::Sum,
     packet::Packet,
-    parse::{Family, L3, Parsed, Transport, V4_HEADER},
+    parse::{Parsed, Transport},
     tables::Link,
+    wire::{Family, L3, V4_HEADER},
 };
 
 /// Writes the link header of the next hop.

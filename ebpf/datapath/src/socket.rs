@@ -92,12 +92,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
         if !wanted.is_node {
             return Decision::Leave;
         }
-        let config = tables.config();
-        let node = if wanted.address.is_v4() {
-            config.snat_v4
-        } else {
-            config.snat_v6
-        };
+        let node = tables.config().node_address(wanted.address.family());
         if !tables.admits(frontend.outside, &node) {
             return Decision::Refuse(Reason::SourceRange);
         }

@@ -1,12 +1,12 @@
 //! Everything the logic may ask.
 
 use headgate_abi::{
-    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
-    DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey,
-    Port, Protocol, Reason, ServiceEntry,
+    Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
+    CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
+    MemberKey, Port, Protocol, Reason, ServiceEntry,
 };
 
-use crate::parse::Family;
+use crate::wire::Family;
 
 /// The questions and the changes that the walk may ask for. In the kernel they are answered by
 /// maps and helpers, in tests by ordinary collections.
@@ -19,6 +19,13 @@ pub trait Tables {
     /// needs is not even compiled where it is known that it is off.
     fn has_dsr(&self) -> bool {
         self.config().has_dsr()
+    }
+
+    /// Whether packets of this entry are sent on in capsules. Where DSR is off, what is left of a time
+    /// when it was on is translated like anything else: a backend's node knows the connection.
+    #[inline(always)]
+    fn is_encapsulating(&self, entry: &CtEntry) -> bool {
+        self.has_dsr() && entry.flags.has(CtFlags::ENCAPSULATES)
     }
 
     /// What is known of an address; `None` if no frontend is on it.

@@ -1,85 +1,28 @@
 //! The packet walk: the page to read first.
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, Fate, FlowKey,
-    FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, Fate, FragmentEntry, FragmentKey,
+    FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
 };
 
 use crate::{
     conntrack::{Direction, is_expired, is_reopening, mirror, next_state, next_state_one_way},
-    dsr::{
-        capsule_len, clamp_segments, encapsulate, find_capsule, is_encapsulating, is_for_nodes,
-        plan_delivery, source_port,
+    context::{Hook, Notes, Outcome, Verdict},
+    encap::{
+        capsule_len, clamp_segments, encapsulate, find_capsule, is_for_nodes, plan_delivery,
+        source_port,
     },
+    hash::flow_hash,
     icmp::rewrite_error,
-    nat::{end_reply, is_alike, node_address, open_connection, plan_dnat, plan_snat},
+    nat::{end_reply, is_alike, open_connection, plan_dnat, plan_snat},
     packet::Packet,
-    parse::{Fragment, L3, Parsed, Transport, parse_inside},
+    parse::{Fragment, Parsed, Transport, parse_inside},
     reject::{Message, Rejection, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
-    select::{choose, flow_hash},
+    select::choose,
     tables::{Link, Route, RouteQuery, Tables, Way},
+    wire::L3,
 };
-
-/// Where a packet is met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// Arriving on a device that leads out of the node: XDP, or TC ingress.
-    External,
-    /// Arriving from a pod of this node: TC ingress of the host's end.
-    Pod,
-    /// Leaving through any of these devices: TC egress. Only replies are translated here.
-    Egress,
-}
-
-/// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Leave it to the kernel, as it is now.
-    Pass,
-    /// Drop it.
-    Drop,
-    /// Send it back through the device it came from.
-    Answer,
-    /// Send it through another device.
-    Redirect,
-    /// Send it through another device; the kernel fills in the link addresses.
-    RedirectNeighbour,
-}
-
-/// What to do with a packet, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Outcome {
-    /// What to do.
-    pub verdict: Verdict,
-    /// Index of the device to redirect to.
-    pub ifindex: u32,
-    /// Why: to be counted.
-    pub reason: Reason,
-    /// Whether it made a connection.
-    pub opens: bool,
-}
-
-/// What a walk writes down on its way; its contents before do not matter. The caller brings it,
-/// because the kernel's stack of 512 bytes could not hold it beside the rest.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Notes {
-    /// The flow of a packet that is told about. Not of every packet, for a copy of it takes a tenth
-    /// of the time that an established connection's packet takes.
-    pub(crate) flow: FlowKey,
-    /// The entry for the packet's flow.
-    pub(crate) entry: CtEntry,
-    /// The flow of the other direction.
-    pub(crate) other_flow: FlowKey,
-    /// The entry for it.
-    pub(crate) other: CtEntry,
-    /// If the packet is a fragment, of what.
-    pub(crate) fragment: FragmentKey,
-    /// If the packet is in a capsule, whom it is for.
-    pub(crate) backend: BackendKey,
-}
 
 /// Decides about one packet, changes it accordingly, and records the connection.
 #[inline(always)]
@@ -330,7 +273,7 @@ fn leave_to_egress<T: Tables>(
     let destination = &parsed.flow.destination;
     if is_reply
         && entry.destination == *destination
-        && *destination != node_address(tables.config(), parsed.family)
+        && *destination != tables.config().node_address(parsed.family)
     {
         return Err(Reason::AtEgress);
     }
@@ -368,7 +311,7 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
 fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
     let now_s = tables.now_s();
     let entry = &mut notes.entry;
-    let is_one_way = is_encapsulating(tables, entry);
+    let is_one_way = tables.is_encapsulating(entry);
     let state = match is_one_way {
         true => next_state_one_way(entry.state, parsed.transport, parsed.flags),
         false => next_state(
@@ -520,8 +463,8 @@ fn send<T: Tables>(
     notes: &mut Notes,
 ) -> Result<Plan, Reason> {
     let entry = &notes.entry;
-    let node = node_address(tables.config(), parsed.family);
-    let is_encapsulated = is_encapsulating(tables, entry);
+    let node = tables.config().node_address(parsed.family);
+    let is_encapsulated = tables.is_encapsulating(entry);
     let reason = match (parsed.transport, Direction::of(entry)) {
         (Transport::IcmpError, _) => Reason::IcmpError,
         _ if is_encapsulated => Reason::Encapsulated,
@@ -575,12 +518,12 @@ fn send<T: Tables>(
 
 #[inline(always)]
 fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
-    if is_encapsulating(tables, entry) {
+    if tables.is_encapsulating(entry) {
         let config = tables.config();
         let capsule = capsule_len(parsed.family) as u16;
         return RouteQuery {
             family: parsed.family,
-            source: node_address(config, parsed.family),
+            source: config.node_address(parsed.family),
             destination: entry.destination,
             source_port: source_port(parsed, config),
             destination_port: config.dsr_port,

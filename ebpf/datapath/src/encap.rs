@@ -25,16 +25,14 @@ use headgate_abi::{
 
 use crate::{
     checksum::Sum,
-    nat::{node_address, plan_dnat, translate_source},
+    context::Notes,
+    hash::flow_hash,
+    nat::{plan_dnat, translate_source},
     packet::Packet,
-    parse::{
-        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, Family, Fragment, L3, Parsed, TcpFlags, Transport,
-        V4_HEADER, V6_HEADER, load_v4, load_v6,
-    },
+    parse::{Fragment, Parsed, TcpFlags, Transport, load_v4, load_v6},
     rewrite::{rewrite_hops, write_network},
-    select::flow_hash,
     tables::Tables,
-    walk::Notes,
+    wire::{ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, Family, L3, V4_HEADER, V6_HEADER},
 };
 
 /// Bytes of a UDP header and of what follows it in a capsule.
@@ -48,13 +46,6 @@ pub(crate) const fn capsule_len(family: Family) -> u32 {
         Family::V4 => V4_HEADER + HEADERS,
         Family::V6 => V6_HEADER + HEADERS,
     }
-}
-
-/// Whether packets of this entry are sent on in capsules. Where DSR is off, what is left of a time
-/// when it was on is translated like anything else: a backend's node knows the connection.
-#[inline(always)]
-pub(crate) fn is_encapsulating<T: Tables>(tables: &T, entry: &CtEntry) -> bool {
-    tables.has_dsr() && entry.flags.has(CtFlags::ENCAPSULATES)
 }
 
 /// Whether what is sent to this port is taken for a capsule. That is for nodes to send, so whoever else
@@ -164,7 +155,7 @@ fn frontend<T: Tables>(tables: &T, parsed: &Parsed) -> Option<FrontendEntry> {
     if let Some(frontend) = tables.frontend(&key) {
         return Some(frontend);
     }
-    key.address = node_address(tables.config(), parsed.family);
+    key.address = tables.config().node_address(parsed.family);
     let frontend = tables.frontend(&key)?;
     (frontend.flags.kind() == FrontendFlags::NODE_PORT).then_some(frontend)
 }
@@ -190,7 +181,7 @@ pub(crate) fn encapsulate<P: Packet>(
         family,
         parsed.tos & DSCP,
         Protocol::UDP,
-        node_address(config, family),
+        config.node_address(family),
         entry.destination,
         payload,
     )?;
