@@ -46,7 +46,7 @@ pub struct Outcome {
 /// because the kernel's stack of 512 bytes could not hold it beside the rest.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Notes {
+pub struct Context {
     /// The flow of a packet that is told about. Not of every packet, for a copy of it takes a tenth
     /// of the time that an established connection's packet takes.
     pub(crate) flow: FlowKey,

@@ -25,7 +25,7 @@ use headgate_abi::{
 
 use crate::{
     checksum::Sum,
-    context::Notes,
+    context::Context,
     hash::flow_hash,
     nat::{plan_dnat, translate_source},
     packet::Packet,
@@ -41,7 +41,7 @@ const VERSION: u8 = 1;
 
 /// Length of a capsule's headers.
 #[inline(always)]
-pub(crate) const fn capsule_len(family: Family) -> u32 {
+pub(crate) const fn outer_len(family: Family) -> u32 {
     match family {
         Family::V4 => V4_HEADER + HEADERS,
         Family::V6 => V6_HEADER + HEADERS,
@@ -51,16 +51,16 @@ pub(crate) const fn capsule_len(family: Family) -> u32 {
 /// Whether what is sent to this port is taken for a capsule. That is for nodes to send, so whoever else
 /// does is stopped: a pod, and a client of a service whose backends listen there.
 #[inline(always)]
-pub(crate) fn is_for_nodes<T: Tables>(tables: &T, port: Port, protocol: Protocol) -> bool {
+pub(crate) fn is_dsr_port<T: Tables>(tables: &T, port: Port, protocol: Protocol) -> bool {
     tables.has_dsr() && port == tables.config().dsr_port && protocol == Protocol::UDP
 }
 
-/// If this is a capsule, the length of its headers, and notes whom it is for; else 0.
+/// If this is a capsule, the length of its headers, and context whom it is for; else 0.
 #[inline(always)]
-pub(crate) fn find_capsule<P: Packet>(
+pub(crate) fn find_encapsulation<P: Packet>(
     packet: &P,
     port: Port,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<u32, Reason> {
     const FRAGMENT: u16 = 0x3fff;
     const UDP: u8 = Protocol::UDP.0;
@@ -79,13 +79,13 @@ pub(crate) fn find_capsule<P: Packet>(
         },
         _ => return Ok(0),
     };
-    let len = capsule_len(family);
+    let len = outer_len(family);
     let headers: [u8; HEADERS as usize] = packet.load(L3 + len - HEADERS)?;
     let [_, _, d0, d1, _, _, _, _, version, _, p0, p1] = headers;
     if Port::from_word(u16::from_ne_bytes([d0, d1])) != port || version != VERSION {
         return Ok(0);
     }
-    notes.backend = BackendKey {
+    context.backend = BackendKey {
         address: match family {
             Family::V4 => load_v4(packet, L3 + 16)?,
             Family::V6 => load_v6(packet, L3 + 24)?,
@@ -96,7 +96,7 @@ pub(crate) fn find_capsule<P: Packet>(
     Ok(len)
 }
 
-/// Notes what becomes of a new connection that another node chose a backend of this one for.
+/// Context what becomes of a new connection that another node chose a backend of this one for.
 ///
 /// Whoever can send capsules may name any source, as with other tunnels of a cluster, so the
 /// network must keep strangers from it. What is checked here is that the packet is for one of our
@@ -106,7 +106,7 @@ pub(crate) fn find_capsule<P: Packet>(
 pub(crate) fn plan_delivery<T: Tables>(
     tables: &T,
     parsed: &Parsed,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
     let flow = &parsed.flow;
     match parsed.transport {
@@ -121,11 +121,11 @@ pub(crate) fn plan_delivery<T: Tables>(
     {
         return Err(Reason::Spoofed);
     }
-    if is_for_nodes(tables, notes.backend.port, flow.protocol) {
+    if is_dsr_port(tables, context.backend.port, flow.protocol) {
         return Err(Reason::EncapsulatedUnknown);
     }
-    notes.backend.protocol = flow.protocol;
-    let id = tables.local_backend(&notes.backend);
+    context.backend.protocol = flow.protocol;
+    let id = tables.local_backend(&context.backend);
     let id = id.ok_or(Reason::EncapsulatedUnknown)?;
     let frontend = frontend(tables, parsed).ok_or(Reason::EncapsulatedUnknown)?;
     if frontend.flags.has(FrontendFlags::SOURCE_RANGES)
@@ -134,16 +134,16 @@ pub(crate) fn plan_delivery<T: Tables>(
         return Err(Reason::SourceRange);
     }
     let backend = BackendEntry {
-        address: notes.backend.address,
-        port: notes.backend.port,
+        address: context.backend.address,
+        port: context.backend.port,
         protocol: flow.protocol,
         local: 1,
     };
-    notes.entry = plan_dnat(flow, frontend.outside, id, &backend, tables.now_s());
-    notes.entry.flags = CtFlags::ENCAPSULATED;
+    context.entry = plan_dnat(flow, frontend.outside, id, &backend, tables.now_s());
+    context.entry.flags = CtFlags::ENCAPSULATED;
     // A pod that reaches itself by way of another node, or this node's own process.
     if flow.source == backend.address || source.is_some() {
-        return translate_source(tables.config(), parsed.family, notes);
+        return translate_source(tables.config(), parsed.family, context);
     }
     Ok(())
 }
@@ -170,7 +170,7 @@ pub(crate) fn encapsulate<P: Packet>(
     hops: u8,
 ) -> Result<(), Reason> {
     let family = parsed.family;
-    let len = capsule_len(family);
+    let len = outer_len(family);
     packet.grow(family, len, parsed.flow.protocol == Protocol::TCP)?;
     rewrite_hops(packet, family, L3 + len, hops)?;
     // Of many segments in one the kernel writes the length of each.
@@ -196,7 +196,7 @@ pub(crate) fn encapsulate<P: Packet>(
 /// If the backend accepts a connection whose packets come in capsules, takes the length of these
 /// from the segments that the client may send. All common systems write that option first.
 #[inline(always)]
-pub(crate) fn clamp_segments<P: Packet>(
+pub(crate) fn clamp_mss<P: Packet>(
     packet: &mut P,
     parsed: &Parsed,
     entry: &CtEntry,
@@ -217,11 +217,11 @@ pub(crate) fn clamp_segments<P: Packet>(
     }
     let [kind, len, hi, lo] = packet.load(parsed.l4 + OPTIONS)?;
     let size = u16::from_be_bytes([hi, lo]);
-    let capsule = capsule_len(parsed.family) as u16;
-    if (kind, len) != (2, 4) || size <= 2 * capsule {
+    let outer = outer_len(parsed.family) as u16;
+    if (kind, len) != (2, 4) || size <= 2 * outer {
         return Ok(());
     }
-    let clamped = (size - capsule).to_be_bytes();
+    let clamped = (size - outer).to_be_bytes();
     packet.store(parsed.l4 + OPTIONS + 2, &clamped)?;
     let change = Sum::default()
         .without_half(u16::from_ne_bytes([hi, lo]))

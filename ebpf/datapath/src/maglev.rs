@@ -17,7 +17,7 @@ pub const SIZES: [u32; 10] = [
 
 /// A backend as the table builder sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub struct Member {
     /// What goes into the slots.
     pub id: u32,
     offset: u32,
@@ -25,7 +25,7 @@ pub struct Candidate {
     next: u32,
 }
 
-impl Candidate {
+impl Member {
     /// A backend for a table of `size` slots, which must be prime. Its order of preference comes
     /// from address, port and seed alone, so it is the same on every node.
     pub fn new(id: u32, address: Addr, port: Port, seed: u32, size: u32) -> Self {
@@ -52,37 +52,33 @@ impl Candidate {
     }
 }
 
-/// Fills every slot of `table` with the id of a candidate; 0 everywhere if there is none.
+/// Fills every slot of `table` with the id of a member; 0 everywhere if there is none.
 ///
-/// The order of `candidates` breaks ties, so callers sort them the same way on every node.
-pub fn fill(table: &mut [u32], candidates: &mut [Candidate]) {
+/// The order of `members` breaks ties, so callers sort them the same way on every node.
+pub fn fill(table: &mut [u32], members: &mut [Member]) {
     table.fill(0);
-    if candidates.is_empty() {
+    if members.is_empty() {
         return;
     }
     let size = table.len() as u32;
     let mut free = size;
     while free > 0 {
-        for candidate in candidates.iter_mut() {
+        for member in members.iter_mut() {
             if free == 0 {
                 return;
             }
-            if let Some(slot) = first_free(table, candidate, size) {
-                *slot = candidate.id;
+            if let Some(slot) = first_free(table, member, size) {
+                *slot = member.id;
                 free -= 1;
             }
         }
     }
 }
 
-fn first_free<'a>(
-    table: &'a mut [u32],
-    candidate: &mut Candidate,
-    size: u32,
-) -> Option<&'a mut u32> {
-    while candidate.next < size {
-        let index = candidate.preference(size) as usize;
-        candidate.next += 1;
+fn first_free<'a>(table: &'a mut [u32], member: &mut Member, size: u32) -> Option<&'a mut u32> {
+    while member.next < size {
+        let index = member.preference(size) as usize;
+        member.next += 1;
         if table.get(index) == Some(&0) {
             return table.get_mut(index);
         }

@@ -6,7 +6,7 @@ use headgate_abi::{
 
 use crate::{
     conntrack::{is_expired, mirror, timeout_s},
-    context::{Hook, Notes},
+    context::{Context, Hook},
     hash::{client_hash, flow_hash, mix},
     tables::{Added, Tables},
     wire::Family,
@@ -26,11 +26,11 @@ pub(crate) fn plan_snat<T: Tables>(
     tables: &T,
     family: Family,
     backend: &BackendEntry,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
     let is_needed = match hook {
         Hook::External => backend.local == 0,
-        Hook::Pod => backend.address == notes.entry.source,
+        Hook::Pod => backend.address == context.entry.source,
         Hook::Egress => false,
     };
     if !is_needed {
@@ -38,13 +38,13 @@ pub(crate) fn plan_snat<T: Tables>(
     }
     let config = tables.config();
     if hook == Hook::External && tables.has_dsr() && config.forwards_by_dsr != 0 {
-        notes.entry.flags = CtFlags::ENCAPSULATES;
+        context.entry.flags = CtFlags::ENCAPSULATES;
         return match config.node_address(family).is_unspecified() {
             true => Err(Reason::NoSnatAddress),
             false => Ok(()),
         };
     }
-    translate_source(config, family, notes)
+    translate_source(config, family, context)
 }
 
 /// Replaces the noted source by the node's address, and the port by one for that.
@@ -52,9 +52,9 @@ pub(crate) fn plan_snat<T: Tables>(
 pub(crate) fn translate_source(
     config: &DatapathConfig,
     family: Family,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
-    let entry = &mut notes.entry;
+    let entry = &mut context.entry;
     let address = config.node_address(family);
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
@@ -76,26 +76,31 @@ pub(crate) fn translate_source(
 pub(crate) fn open_connection<T: Tables>(
     tables: &mut T,
     flow: &FlowKey,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
-    if tables.is_encapsulating(&notes.entry) {
-        return tables.put_connection(flow, &notes.entry);
+    if tables.is_encapsulating(&context.entry) {
+        return tables.put_connection(flow, &context.entry);
     }
     let mut candidate = flow_hash(flow, tables.config().seed);
     for _ in 0..PORT_TRIES {
-        mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
-        match tables.add_connection(&notes.other_flow, &notes.other) {
-            Added::Yes => return tables.put_connection(flow, &notes.entry),
+        mirror(
+            flow,
+            &context.entry,
+            &mut context.other_flow,
+            &mut context.other,
+        );
+        match tables.add_connection(&context.other_flow, &context.other) {
+            Added::Yes => return tables.put_connection(flow, &context.entry),
             Added::Full => return Err(Reason::ConntrackFull),
             Added::Exists => {}
         }
-        if is_free(tables, notes) {
-            end_original(tables, flow, notes);
-            tables.put_connection(&notes.other_flow, &notes.other)?;
-            return tables.put_connection(flow, &notes.entry);
+        if is_replaceable(tables, context) {
+            end_original(tables, flow, context);
+            tables.put_connection(&context.other_flow, &context.other)?;
+            return tables.put_connection(flow, &context.entry);
         }
         candidate = mix(candidate.wrapping_add(1));
-        notes.entry.source_port = port_in_range(tables.config(), candidate);
+        context.entry.source_port = port_in_range(tables.config(), candidate);
     }
     Err(Reason::SnatPortsExhausted)
 }
@@ -123,43 +128,53 @@ fn port_in_range(config: &DatapathConfig, hash: u32) -> Port {
 /// Whether a taken reply entry may be replaced: it is this connection's own, left from an original
 /// entry that is gone, or it has ended.
 #[inline(always)]
-fn is_free<T: Tables>(tables: &T, notes: &Notes) -> bool {
-    let Some(taken) = tables.connection(&notes.other_flow) else {
+fn is_replaceable<T: Tables>(tables: &T, context: &Context) -> bool {
+    let Some(taken) = tables.connection(&context.other_flow) else {
         return true;
     };
-    is_alike(&taken, &notes.other)
+    is_same_translation(&taken, &context.other)
         || taken.state == CtState::CLOSED
-        || is_expired(&taken, notes.other_flow.protocol, tables.now_s())
+        || is_expired(&taken, context.other_flow.protocol, tables.now_s())
 }
 
 /// Ends the client's half of the connection whose reply entry is about to be replaced. What that client
 /// still sends would otherwise meet the new connection at the backend, and change its state here.
 #[inline(always)]
-fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
-    let Some(taken) = tables.connection(&notes.other_flow) else {
+fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut Context) {
+    let Some(taken) = tables.connection(&context.other_flow) else {
         return;
     };
-    notes.other_flow.source = taken.destination;
-    notes.other_flow.destination = taken.source;
-    notes.other_flow.source_port = taken.destination_port;
-    notes.other_flow.destination_port = taken.source_port;
-    end(tables, &notes.other_flow, &notes.entry);
-    mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
+    context.other_flow.source = taken.destination;
+    context.other_flow.destination = taken.source;
+    context.other_flow.source_port = taken.destination_port;
+    context.other_flow.destination_port = taken.source_port;
+    end(tables, &context.other_flow, &context.entry);
+    mirror(
+        flow,
+        &context.entry,
+        &mut context.other_flow,
+        &mut context.other,
+    );
 }
 
 /// Ends the backend's half of the noted connection, whose client uses its port again. What the backend
 /// still sends would otherwise meet the next connection, which may be another backend's.
 #[inline(always)]
-pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, notes: &mut Notes) {
-    mirror(flow, &notes.entry, &mut notes.other_flow, &mut notes.other);
-    end(tables, &notes.other_flow, &notes.other);
+pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut Context) {
+    mirror(
+        flow,
+        &context.entry,
+        &mut context.other_flow,
+        &mut context.other,
+    );
+    end(tables, &context.other_flow, &context.other);
 }
 
 /// Ends a flow's entry, unless it is another connection's by now.
 #[inline(always)]
 fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
     let found = tables.connection(flow);
-    if !found.is_some_and(|found| is_alike(&found, entry)) {
+    if !found.is_some_and(|found| is_same_translation(&found, entry)) {
         return;
     }
     let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
@@ -169,7 +184,7 @@ fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
 
 /// Whether two entries translate alike.
 #[inline(always)]
-pub(crate) fn is_alike(one: &CtEntry, other: &CtEntry) -> bool {
+pub(crate) fn is_same_translation(one: &CtEntry, other: &CtEntry) -> bool {
     one.source == other.source
         && one.source_port == other.source_port
         && one.destination == other.destination

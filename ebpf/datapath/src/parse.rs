@@ -93,7 +93,7 @@ pub struct Parsed {
     /// Length of the packet with its network header, in bytes.
     pub total_len: u16,
     /// Length of the capsule's headers that the packet is in, see `dsr`; 0 if it is in none.
-    pub capsule: u32,
+    pub outer_len: u32,
 }
 
 /// Reads the headers. The reasons it returns all mean: not for us, leave it to the kernel.
@@ -104,10 +104,10 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
 
 /// Reads the headers behind those of a capsule.
 #[inline(always)]
-pub(crate) fn parse_inside<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
+pub(crate) fn parse_inside<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
     match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
-        ETHERTYPE_V4 => parse_v4(packet, capsule),
-        ETHERTYPE_V6 => parse_v6(packet, capsule),
+        ETHERTYPE_V4 => parse_v4(packet, outer_len),
+        ETHERTYPE_V6 => parse_v6(packet, outer_len),
         _ => Err(Reason::NotIp),
     }
 }
@@ -121,8 +121,8 @@ struct Network {
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
-    let l3 = L3 + capsule;
+fn parse_v4<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
+    let l3 = L3 + outer_len;
     let header: [u8; V4_HEADER as usize] = packet.load(l3)?;
     let [
         version_ihl,
@@ -156,13 +156,13 @@ fn parse_v4<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
         hop_limit,
         tos,
         total_len: u16::from_be_bytes([len_hi, len_lo]),
-        capsule,
+        outer_len,
     })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
-    let l3 = L3 + capsule;
+fn parse_v6<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
+    let l3 = L3 + outer_len;
     let header: [u8; V6_HEADER as usize] = packet.load(l3)?;
     let [
         first,
@@ -201,7 +201,7 @@ fn parse_v6<P: Packet>(packet: &P, capsule: u32) -> Result<Parsed, Reason> {
         hop_limit,
         tos: first << 4 | second >> 4,
         total_len: u16::from_be_bytes([len_hi, len_lo]).saturating_add(V6_HEADER as u16),
-        capsule,
+        outer_len,
     })
 }
 
@@ -391,7 +391,7 @@ impl Parsed {
             return Ok(false);
         }
         let field = u16::from_ne_bytes(packet.load(self.checksum_offset())?);
-        let len = u32::from(self.total_len).wrapping_sub(self.l4 - L3 - self.capsule);
+        let len = u32::from(self.total_len).wrapping_sub(self.l4 - L3 - self.outer_len);
         let sum = pseudo_header(
             self.family,
             self.flow.source,

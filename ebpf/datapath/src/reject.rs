@@ -28,15 +28,15 @@ const QUOTED: u32 = 8;
 /// What to tell the sender, and in whose name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rejection {
-    pub(crate) message: Message,
+    pub(crate) kind: RejectionKind,
     pub(crate) source: Addr,
-    /// For [`Message::TooBig`], in bytes.
+    /// For [`RejectionKind::TooBig`], in bytes.
     pub(crate) mtu: u16,
 }
 
 /// What to tell the sender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Message {
+pub(crate) enum RejectionKind {
     /// Nobody serves this port.
     #[default]
     PortUnreachable,
@@ -57,13 +57,13 @@ pub(crate) fn reject<P: Packet>(
 ) -> Result<(), Reason> {
     // The sender learns from the error about a whole packet, if at all, or about the first part of
     // one that it made parts of.
-    match (parsed.fragment, rejection.message) {
+    match (parsed.fragment, rejection.kind) {
         (Fragment::Whole, _) => {}
-        (Fragment::First, Message::TooBig) if has_dsr => {}
+        (Fragment::First, RejectionKind::TooBig) if has_dsr => {}
         _ => return Err(Reason::FragmentUnknown),
     }
-    match (parsed.transport, rejection.message) {
-        (Transport::Tcp, Message::PortUnreachable) => reset(packet, parsed)?,
+    match (parsed.transport, rejection.kind) {
+        (Transport::Tcp, RejectionKind::PortUnreachable) => reset(packet, parsed)?,
         // No error about an error (RFC 1122, 3.2.2).
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection, has_dsr)?,
@@ -199,13 +199,13 @@ fn icmp_error<P: Packet>(
         Family::V4 => Sum::default(),
         Family::V6 => pseudo_header(family, source, client, protocol, len),
     };
-    let (kind, code, rest) = match (family, rejection.message) {
-        (Family::V4, Message::PortUnreachable) => (3, 3, 0),
-        (Family::V6, Message::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
-        (Family::V4, Message::HopLimit) => (11, 0, 0),
-        (Family::V6, Message::HopLimit) => (3, 0, 0),
-        (Family::V4, Message::TooBig) => (3, 4, rejection.mtu),
-        (Family::V6, Message::TooBig) => (2, 0, rejection.mtu),
+    let (kind, code, rest) = match (family, rejection.kind) {
+        (Family::V4, RejectionKind::PortUnreachable) => (3, 3, 0),
+        (Family::V6, RejectionKind::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
+        (Family::V4, RejectionKind::HopLimit) => (11, 0, 0),
+        (Family::V6, RejectionKind::HopLimit) => (3, 0, 0),
+        (Family::V4, RejectionKind::TooBig) => (3, 4, rejection.mtu),
+        (Family::V6, RejectionKind::TooBig) => (2, 0, rejection.mtu),
     };
     let [r0, r1] = rest.to_be_bytes();
     let [c0, c1] = sum

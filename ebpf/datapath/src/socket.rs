@@ -54,7 +54,7 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
     };
     match &decision {
         Decision::Leave => {}
-        Decision::Refuse(reason) => tables.tell(*reason, &flow, &CtEntry::default()),
+        Decision::Refuse(reason) => tables.emit(*reason, &flow, &CtEntry::default()),
         Decision::Backend { service, id, entry } => {
             tables.count(*service, *id, 0, true);
             let entry = CtEntry {
@@ -65,7 +65,7 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
                 backend: *id,
                 ..CtEntry::default()
             };
-            tables.tell(Reason::SocketTranslated, &flow, &entry);
+            tables.emit(Reason::SocketTranslated, &flow, &entry);
         }
     }
     decision

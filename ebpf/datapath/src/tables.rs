@@ -74,7 +74,7 @@ pub trait Tables {
 
     /// Tells whoever looks that a connection opened, or that something goes no further.
     /// `entry` says what it is translated to, and means nothing unless it is forwarded.
-    fn tell(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry);
+    fn emit(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry);
 }
 
 /// Result of [`Tables::add_connection`].
@@ -108,14 +108,14 @@ pub struct RouteQuery {
     /// Length with network header, in bytes; of many segments in one, of all together.
     pub total_len: u16,
     /// How many of these are headers of a capsule, which is not around the packet yet.
-    pub capsule: u16,
+    pub outer_len: u16,
     /// TCP or UDP, of the packet inside if there is a capsule.
     pub inner_protocol: Protocol,
 }
 
 /// Addresses of the next link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
+pub struct NextHop {
     /// Index of the device.
     pub ifindex: u32,
     /// Next hop.
@@ -132,18 +132,18 @@ pub struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// What the kernel knows.
-    pub way: Way,
-    /// Device for [`Way::Neighbour`], device and addresses for [`Way::Link`].
-    pub link: Link,
-    /// For [`Way::TooBig`]: bytes with network header that the next hop takes.
+    pub result: RouteResult,
+    /// Device for [`RouteResult::Neighbour`], device and addresses for [`RouteResult::NextHop`].
+    pub next_hop: NextHop,
+    /// For [`RouteResult::TooBig`]: bytes with network header that the next hop takes.
     pub mtu: u16,
 }
 
 /// What the kernel knows about a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RouteResult {
     /// Send it there.
-    Link,
+    NextHop,
     /// Send it out of this device and let the kernel find the next hop's link address.
     Neighbour,
     /// This hook cannot send it; a later one can.
@@ -159,8 +159,8 @@ pub enum Way {
 impl Route {
     /// Leave it to the kernel.
     pub const STACK: Self = Self {
-        way: Way::Stack,
-        link: Link {
+        result: RouteResult::Stack,
+        next_hop: NextHop {
             ifindex: 0,
             destination: [0; 6],
             source: [0; 6],

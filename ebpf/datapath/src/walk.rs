@@ -7,20 +7,20 @@ use headgate_abi::{
 
 use crate::{
     conntrack::{Direction, is_expired, is_reopening, mirror, next_state, next_state_one_way},
-    context::{Hook, Notes, Outcome, Verdict},
+    context::{Context, Hook, Outcome, Verdict},
     encap::{
-        capsule_len, clamp_segments, encapsulate, find_capsule, is_for_nodes, plan_delivery,
+        clamp_mss, encapsulate, find_encapsulation, is_dsr_port, outer_len, plan_delivery,
         source_port,
     },
     hash::flow_hash,
     icmp::rewrite_error,
-    nat::{end_reply, is_alike, open_connection, plan_dnat, plan_snat},
+    nat::{end_reply, is_same_translation, open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Fragment, Parsed, Transport, parse_inside},
-    reject::{Message, Rejection, reject},
+    reject::{Rejection, RejectionKind, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
     select::choose,
-    tables::{Link, Route, RouteQuery, Tables, Way},
+    tables::{NextHop, Route, RouteQuery, RouteResult, Tables},
     wire::L3,
 };
 
@@ -30,9 +30,9 @@ pub fn walk<P: Packet, T: Tables>(
     hook: Hook,
     packet: &mut P,
     tables: &mut T,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Outcome {
-    let outcome = match steps(hook, packet, tables, notes) {
+    let outcome = match steps(hook, packet, tables, context) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome {
             verdict: match reason.fate() {
@@ -44,9 +44,9 @@ pub fn walk<P: Packet, T: Tables>(
             opens: false,
         },
     };
-    let is_told = outcome.opens || matches!(outcome.reason.fate(), Fate::Reject | Fate::Drop);
-    if is_told && notes.flow.protocol != Protocol::default() {
-        tables.tell(outcome.reason, &notes.flow, &notes.entry);
+    let is_emitted = outcome.opens || matches!(outcome.reason.fate(), Fate::Reject | Fate::Drop);
+    if is_emitted && context.flow.protocol != Protocol::default() {
+        tables.emit(outcome.reason, &context.flow, &context.entry);
     }
     outcome
 }
@@ -64,7 +64,7 @@ struct Plan {
     /// Whether it is sent on in a capsule.
     is_encapsulated: bool,
     /// If it is to redirect: the addresses of the next link.
-    link: Link,
+    next_hop: NextHop,
 }
 
 #[inline(always)]
@@ -72,31 +72,31 @@ fn steps<P: Packet, T: Tables>(
     hook: Hook,
     packet: &mut P,
     tables: &mut T,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<Outcome, Reason> {
-    notes.flow.protocol = Protocol::default();
-    let mut parsed = understand(hook, packet, tables, notes)?;
-    find_ports(tables, &mut parsed, notes)?;
-    let plan = decide(hook, packet, tables, &parsed, notes)?;
-    carry_out(packet, tables, &mut parsed, &notes.entry, &plan)?;
+    context.flow.protocol = Protocol::default();
+    let mut parsed = read_headers(hook, packet, tables, context)?;
+    find_ports(tables, &mut parsed, context)?;
+    let plan = decide(hook, packet, tables, &parsed, context)?;
+    apply(packet, tables, &mut parsed, &context.entry, &plan)?;
     Ok(plan.outcome)
 }
 
 /// Reads the headers; of a packet that another node encapsulated, those inside.
 #[inline(always)]
-fn understand<P: Packet, T: Tables>(
+fn read_headers<P: Packet, T: Tables>(
     hook: Hook,
     packet: &P,
     tables: &T,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<Parsed, Reason> {
     if hook != Hook::External || !tables.has_dsr() {
         return parse_inside(packet, 0);
     }
     // What is too short for a capsule is none.
-    let capsule = find_capsule(packet, tables.config().dsr_port, notes).unwrap_or(0);
-    match parse_inside(packet, capsule) {
-        Err(_unreadable) if capsule != 0 => Err(Reason::EncapsulatedUnknown),
+    let outer_len = find_encapsulation(packet, tables.config().dsr_port, context).unwrap_or(0);
+    match parse_inside(packet, outer_len) {
+        Err(_unreadable) if outer_len != 0 => Err(Reason::EncapsulatedUnknown),
         parsed => parsed,
     }
 }
@@ -108,40 +108,40 @@ fn decide<P: Packet, T: Tables>(
     packet: &P,
     tables: &mut T,
     parsed: &Parsed,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<Plan, Reason> {
     let flow = &parsed.flow;
-    if hook == Hook::Pod && is_for_nodes(tables, flow.destination_port, flow.protocol) {
-        notes.flow = *flow;
+    if hook == Hook::Pod && is_dsr_port(tables, flow.destination_port, flow.protocol) {
+        context.flow = *flow;
         return Err(Reason::Spoofed);
     }
-    let is_known = existing_connection(tables, parsed, notes);
+    let is_known = existing_connection(tables, parsed, context);
     if !is_known {
-        notes.flow = parsed.flow;
+        context.flow = parsed.flow;
     }
     if is_known {
-        leave_to_egress(hook, tables, parsed, &notes.entry)?;
-        leave_to_tc::<P>(parsed, &notes.entry)?;
+        leave_to_egress(hook, tables, parsed, &context.entry)?;
+        leave_to_tc::<P>(parsed, &context.entry)?;
         leave_partial_checksum(packet, parsed)?;
-        track(tables, parsed, notes)?;
+        track(tables, parsed, context)?;
     } else {
-        let is_planned = match parsed.capsule {
-            0 => plan_connection(hook, tables, parsed, notes),
-            _ => plan_delivery(tables, parsed, notes),
+        let is_planned = match parsed.outer_len {
+            0 => plan_connection(hook, tables, parsed, context),
+            _ => plan_delivery(tables, parsed, context),
         };
         leave_partial_checksum(packet, parsed)?;
         match is_planned {
             Err(reason @ (Reason::NoBackend | Reason::NoPort)) => {
                 let source = parsed.flow.destination;
-                return Ok(answer(Message::PortUnreachable, source, 0, reason));
+                return Ok(answer(RejectionKind::PortUnreachable, source, 0, reason));
             }
             Err(reason) => return Err(reason),
-            Ok(()) => open_connection(tables, &parsed.flow, notes)?,
+            Ok(()) => open_connection(tables, &parsed.flow, context)?,
         }
     }
-    let mut plan = send(hook, tables, parsed, notes)?;
+    let mut plan = send(hook, tables, parsed, context)?;
     if plan.outcome.reason.fate() == Fate::Forward {
-        let entry = &notes.entry;
+        let entry = &context.entry;
         tables.count(entry.service, entry.backend, packet.len(), !is_known);
         plan.outcome.opens = !is_known;
     }
@@ -149,23 +149,23 @@ fn decide<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn carry_out<P: Packet, T: Tables>(
+fn apply<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     parsed: &mut Parsed,
     entry: &CtEntry,
     plan: &Plan,
 ) -> Result<(), Reason> {
-    if parsed.capsule != 0 {
-        packet.shrink(parsed.capsule)?;
-        parsed.l4 -= parsed.capsule;
-        parsed.capsule = 0;
+    if parsed.outer_len != 0 {
+        packet.shrink(parsed.outer_len)?;
+        parsed.l4 -= parsed.outer_len;
+        parsed.outer_len = 0;
     }
     if plan.outcome.verdict == Verdict::Answer {
         return reject(packet, parsed, &plan.rejection, tables.has_dsr());
     }
     if tables.has_dsr() {
-        clamp_segments(packet, parsed, entry)?;
+        clamp_mss(packet, parsed, entry)?;
     }
     match parsed.transport {
         _ if plan.is_encapsulated => {
@@ -183,7 +183,7 @@ fn carry_out<P: Packet, T: Tables>(
         )?,
     }
     if plan.outcome.verdict == Verdict::Redirect {
-        rewrite_link(packet, &plan.link)?;
+        rewrite_link(packet, &plan.next_hop)?;
     }
     Ok(())
 }
@@ -193,13 +193,13 @@ fn carry_out<P: Packet, T: Tables>(
 fn find_ports<T: Tables>(
     tables: &mut T,
     parsed: &mut Parsed,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
     if parsed.fragment == Fragment::Whole {
         return Ok(());
     }
     let flow = &mut parsed.flow;
-    notes.fragment = FragmentKey {
+    context.fragment = FragmentKey {
         source: flow.source,
         destination: flow.destination,
         id: parsed.fragment_id,
@@ -211,11 +211,11 @@ fn find_ports<T: Tables>(
             source_port: flow.source_port,
             destination_port: flow.destination_port,
         };
-        tables.put_fragment(&notes.fragment, &ports);
+        tables.put_fragment(&context.fragment, &ports);
         return Ok(());
     }
-    let Some(ports) = tables.fragment(&notes.fragment) else {
-        if parsed.capsule != 0 {
+    let Some(ports) = tables.fragment(&context.fragment) else {
+        if parsed.outer_len != 0 {
             return Err(Reason::FragmentUnknown);
         }
         // VERIFIER: a comparison with `Some` reads the field of `None` (LLVM 22).
@@ -230,24 +230,24 @@ fn find_ports<T: Tables>(
     Ok(())
 }
 
-/// Notes the live entry of the packet's flow; false if there is none.
+/// Context the live entry of the packet's flow; false if there is none.
 #[inline(always)]
-fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> bool {
+fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> bool {
     let Some(entry) = tables.connection(&parsed.flow) else {
         return false;
     };
-    notes.entry = entry;
+    context.entry = entry;
     // What came in a capsule is for a backend of this node.
     const NOT_INSIDE: CtFlags = CtFlags(CtFlags::REPLY.0 | CtFlags::ENCAPSULATES.0);
-    if parsed.capsule != 0 && entry.flags.0 & NOT_INSIDE.0 != 0 {
+    if parsed.outer_len != 0 && entry.flags.0 & NOT_INSIDE.0 != 0 {
         return false;
     }
-    if is_expired(&notes.entry, parsed.flow.protocol, tables.now_s()) {
+    if is_expired(&context.entry, parsed.flow.protocol, tables.now_s()) {
         return false;
     }
-    let is_reopening = is_reopening(tables, &notes.entry, parsed.flags);
+    let is_reopening = is_reopening(tables, &context.entry, parsed.flags);
     if is_reopening {
-        end_reply(tables, &parsed.flow, notes);
+        end_reply(tables, &parsed.flow, context);
     }
     !is_reopening
 }
@@ -281,7 +281,7 @@ fn leave_to_egress<T: Tables>(
 }
 
 /// What XDP makes of a packet meets TC, which would take these for packets of a connection past the
-/// service, see [`straight`]: those of one that has such a connection beside it, and a SYN of a client
+/// service, see [`direct`]: those of one that has such a connection beside it, and a SYN of a client
 /// that has forgotten its connection.
 #[inline(always)]
 fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry) -> Result<(), Reason> {
@@ -308,9 +308,9 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
 
 /// Brings state and age of both entries up to date: when the state changes, and once a second.
 #[inline(always)]
-fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
+fn track<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> Result<(), Reason> {
     let now_s = tables.now_s();
-    let entry = &mut notes.entry;
+    let entry = &mut context.entry;
     let is_one_way = tables.is_encapsulating(entry);
     let state = match is_one_way {
         true => next_state_one_way(entry.state, parsed.transport, parsed.flags),
@@ -330,21 +330,26 @@ fn track<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Resul
     if is_one_way {
         return Ok(());
     }
-    mirror(&parsed.flow, entry, &mut notes.other_flow, &mut notes.other);
-    if tables.touch_connection(&notes.other_flow, state, now_s) {
+    mirror(
+        &parsed.flow,
+        entry,
+        &mut context.other_flow,
+        &mut context.other,
+    );
+    if tables.touch_connection(&context.other_flow, state, now_s) {
         return Ok(());
     }
     // The table evicted the other half.
-    tables.put_connection(&notes.other_flow, &notes.other)
+    tables.put_connection(&context.other_flow, &context.other)
 }
 
-/// Notes what becomes of the packets of a new connection, as long as its source port is free.
+/// Context what becomes of the packets of a new connection, as long as its source port is free.
 #[inline(always)]
 fn plan_connection<T: Tables>(
     hook: Hook,
     tables: &mut T,
     parsed: &Parsed,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
     if hook == Hook::Egress || parsed.transport == Transport::IcmpError {
         return Err(Reason::NotOurs);
@@ -355,7 +360,7 @@ fn plan_connection<T: Tables>(
         return Err(Reason::Spoofed);
     }
     let Some(address) = tables.address(&flow.destination) else {
-        return straight(tables, parsed, notes);
+        return direct(tables, parsed, context);
     };
     // Nobody to answer. The kernel drops these as martians, once it sees them.
     if !flow.source.is_host() {
@@ -365,7 +370,7 @@ fn plan_connection<T: Tables>(
     let Some(frontend) = tables.frontend(&key) else {
         return match address {
             AddressEntry::SERVICE => Err(Reason::NoPort),
-            _ => straight(tables, parsed, notes),
+            _ => direct(tables, parsed, context),
         };
     };
     if parsed.transport == Transport::LaterFragment {
@@ -374,7 +379,7 @@ fn plan_connection<T: Tables>(
     if tables.address(&flow.source) == Some(AddressEntry::SERVICE) {
         return Err(Reason::Spoofed);
     }
-    balance(hook, tables, parsed, &frontend, notes)
+    balance(hook, tables, parsed, &frontend, context)
 }
 
 /// A connection past all services is not ours, unless its answers would be taken for those of a
@@ -385,34 +390,34 @@ fn plan_connection<T: Tables>(
 /// meets it now. Another that begins in these very milliseconds gets nowhere until its client asks
 /// again, a second later.
 #[inline(always)]
-fn straight<T: Tables>(tables: &mut T, parsed: &Parsed, notes: &mut Notes) -> Result<(), Reason> {
+fn direct<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> Result<(), Reason> {
     let flow = &parsed.flow;
     if !parsed.flags.is_opening() {
         return Err(Reason::NotOurs);
     }
     let answers = flow.reversed();
-    notes.entry = tables.connection(&answers).ok_or(Reason::NotOurs)?;
-    if is_opening(&notes.entry) || Direction::of(&notes.entry) == Direction::Original {
+    context.entry = tables.connection(&answers).ok_or(Reason::NotOurs)?;
+    if is_opening(&context.entry) || Direction::of(&context.entry) == Direction::Original {
         return Err(Reason::NotOurs);
     }
     mirror(
         &answers,
-        &notes.entry,
-        &mut notes.other_flow,
-        &mut notes.other,
+        &context.entry,
+        &mut context.other_flow,
+        &mut context.other,
     );
-    notes.other.flags = notes.other.flags.with(CtFlags::DOUBLED);
+    context.other.flags = context.other.flags.with(CtFlags::DOUBLED);
     // Its client may have gone on to another backend since.
-    let forth = tables.connection(&notes.other_flow);
-    if forth.is_some_and(|forth| is_alike(&forth, &notes.other)) {
-        tables.put_connection(&notes.other_flow, &notes.other)?;
+    let forth = tables.connection(&context.other_flow);
+    if forth.is_some_and(|forth| is_same_translation(&forth, &context.other)) {
+        tables.put_connection(&context.other_flow, &context.other)?;
     }
     let itself = BackendEntry {
         address: flow.destination,
         port: flow.destination_port,
         ..BackendEntry::default()
     };
-    notes.entry = plan_dnat(flow, 0, 0, &itself, tables.now_s());
+    context.entry = plan_dnat(flow, 0, 0, &itself, tables.now_s());
     Ok(())
 }
 
@@ -422,7 +427,7 @@ fn balance<T: Tables>(
     tables: &mut T,
     parsed: &Parsed,
     frontend: &FrontendEntry,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<(), Reason> {
     let (service_id, drop_flag) = match hook {
         Hook::External | Hook::Egress => (frontend.outside, FrontendFlags::DROP_OUTSIDE),
@@ -443,11 +448,11 @@ fn balance<T: Tables>(
     let hash = flow_hash(flow, tables.config().seed);
     let (backend_id, backend) =
         choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
-    if is_for_nodes(tables, backend.port, flow.protocol) {
+    if is_dsr_port(tables, backend.port, flow.protocol) {
         return Err(Reason::NoBackend);
     }
-    notes.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
-    plan_snat(hook, tables, parsed.family, &backend, notes)
+    context.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
+    plan_snat(hook, tables, parsed.family, &backend, context)
 }
 
 /// How the packet goes on its way.
@@ -460,9 +465,9 @@ fn send<T: Tables>(
     hook: Hook,
     tables: &T,
     parsed: &Parsed,
-    notes: &mut Notes,
+    context: &mut Context,
 ) -> Result<Plan, Reason> {
-    let entry = &notes.entry;
+    let entry = &context.entry;
     let node = tables.config().node_address(parsed.family);
     let is_encapsulated = tables.is_encapsulating(entry);
     let reason = match (parsed.transport, Direction::of(entry)) {
@@ -472,7 +477,7 @@ fn send<T: Tables>(
         (_, Direction::Reply) => Reason::ToClient,
     };
     let is_from_node = entry.source != parsed.flow.source
-        || parsed.capsule != 0 && entry.source == node
+        || parsed.outer_len != 0 && entry.source == node
         || is_encapsulated;
     let is_routed_here = hook != Hook::Egress && is_from_node;
     let route = if is_routed_here {
@@ -480,39 +485,41 @@ fn send<T: Tables>(
     } else {
         Route::STACK
     };
-    let is_sent_here = matches!(route.way, Way::Link | Way::Neighbour);
-    let is_worn_out = is_sent_here && parsed.hop_limit <= 1;
-    if is_worn_out || matches!(route.way, Way::Unreachable | Way::TooBig) {
-        notes.flow = parsed.flow;
+    let is_sent_here = matches!(route.result, RouteResult::NextHop | RouteResult::Neighbour);
+    let is_hop_limit_reached = is_sent_here && parsed.hop_limit <= 1;
+    if is_hop_limit_reached
+        || matches!(route.result, RouteResult::Unreachable | RouteResult::TooBig)
+    {
+        context.flow = parsed.flow;
     }
-    if is_worn_out {
-        return Ok(answer(Message::HopLimit, node, 0, Reason::HopLimit));
+    if is_hop_limit_reached {
+        return Ok(answer(RejectionKind::HopLimit, node, 0, Reason::HopLimit));
     }
-    let verdict = match route.way {
-        Way::NotHere => return Err(Reason::NoNeighbour),
-        Way::Unreachable => return Err(Reason::NoRoute),
-        Way::TooBig => {
+    let verdict = match route.result {
+        RouteResult::NotHere => return Err(Reason::NoNeighbour),
+        RouteResult::Unreachable => return Err(Reason::NoRoute),
+        RouteResult::TooBig => {
             let mtu = match is_encapsulated {
-                true => route.mtu.wrapping_sub(capsule_len(parsed.family) as u16),
+                true => route.mtu.wrapping_sub(outer_len(parsed.family) as u16),
                 false => route.mtu,
             };
-            return Ok(answer(Message::TooBig, node, mtu, Reason::TooBig));
+            return Ok(answer(RejectionKind::TooBig, node, mtu, Reason::TooBig));
         }
-        Way::Stack => Verdict::Pass,
-        Way::Link => Verdict::Redirect,
-        Way::Neighbour => Verdict::RedirectNeighbour,
+        RouteResult::Stack => Verdict::Pass,
+        RouteResult::NextHop => Verdict::Redirect,
+        RouteResult::Neighbour => Verdict::RedirectNeighbour,
     };
     Ok(Plan {
         outcome: Outcome {
             verdict,
-            ifindex: route.link.ifindex,
+            ifindex: route.next_hop.ifindex,
             reason,
             opens: false,
         },
         rejection: Rejection::default(),
         hops: u8::from(is_sent_here),
         is_encapsulated,
-        link: route.link,
+        next_hop: route.next_hop,
     })
 }
 
@@ -520,7 +527,7 @@ fn send<T: Tables>(
 fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
     if tables.is_encapsulating(entry) {
         let config = tables.config();
-        let capsule = capsule_len(parsed.family) as u16;
+        let outer_len = outer_len(parsed.family) as u16;
         return RouteQuery {
             family: parsed.family,
             source: config.node_address(parsed.family),
@@ -529,8 +536,8 @@ fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> Route
             destination_port: config.dsr_port,
             protocol: Protocol::UDP,
             tos: parsed.tos,
-            total_len: parsed.total_len.saturating_add(capsule),
-            capsule,
+            total_len: parsed.total_len.saturating_add(outer_len),
+            outer_len,
             inner_protocol: parsed.flow.protocol,
         };
     }
@@ -543,13 +550,13 @@ fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> Route
         protocol: parsed.flow.protocol,
         tos: parsed.tos,
         total_len: parsed.total_len,
-        capsule: 0,
+        outer_len: 0,
         inner_protocol: parsed.flow.protocol,
     }
 }
 
 #[inline(always)]
-fn answer(message: Message, source: Addr, mtu: u16, reason: Reason) -> Plan {
+fn answer(kind: RejectionKind, source: Addr, mtu: u16, reason: Reason) -> Plan {
     Plan {
         outcome: Outcome {
             verdict: Verdict::Answer,
@@ -557,13 +564,9 @@ fn answer(message: Message, source: Addr, mtu: u16, reason: Reason) -> Plan {
             reason,
             opens: false,
         },
-        rejection: Rejection {
-            message,
-            source,
-            mtu,
-        },
+        rejection: Rejection { kind, source, mtu },
         hops: 0,
         is_encapsulated: false,
-        link: Link::default(),
+        next_hop: NextHop::default(),
     }
 }

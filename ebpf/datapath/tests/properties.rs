@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use headgate_abi::{Addr, CtEntry, CtFlags, CtState, FlowKey, Port, Protocol};
 use headgate_datapath::{
     Direction, Family, Packet, SlicePacket, Sum, TcpFlags, Transport, flow_hash, is_expired,
-    maglev::{self, Candidate},
+    maglev::{self, Member},
     mirror, next_state, parse, timeout_s,
 };
 use proptest::{collection::vec, prelude::*};
@@ -170,11 +170,11 @@ proptest! {
 /// A table of backends that have their ids for addresses.
 fn table(ids: impl Iterator<Item = u32>) -> Vec<u32> {
     const SIZE: u32 = 4093;
-    let mut candidates: Vec<Candidate> = ids
-        .map(|id| Candidate::new(id, Addr::from_v4_word(id), Port::new(80), 7, SIZE))
+    let mut members: Vec<Member> = ids
+        .map(|id| Member::new(id, Addr::from_v4_word(id), Port::new(80), 7, SIZE))
         .collect();
     let mut table = vec![0; SIZE as usize];
-    maglev::fill(&mut table, &mut candidates);
+    maglev::fill(&mut table, &mut members);
     table
 }
 

@@ -12,7 +12,7 @@ use headgate_abi::{
     ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
     SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
 };
-use headgate_datapath::Notes;
+use headgate_datapath::Context;
 
 #[map]
 pub(crate) static ADDRESSES: HashMap<Addr, AddressEntry> = HashMap::with_max_entries(1 << 16, 0);
@@ -89,7 +89,7 @@ pub(crate) static REPORT: HashMap<u32, [u8; REPORT_SIZE]> = HashMap::with_max_en
 /// What would not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]
 pub(crate) struct Scratch {
-    pub(crate) notes: Notes,
+    pub(crate) walk: Context,
     pub(crate) fib: bpf_fib_lookup,
     /// What is about to be written into a packet.
     pub(crate) bytes: [u8; 64],

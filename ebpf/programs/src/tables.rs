@@ -24,7 +24,7 @@ use headgate_abi::{
     FrontendKey, MemberKey, MonitorEntry, Protocol, RangeKey, Reason, ServiceEntry, Traffic,
     seconds,
 };
-use headgate_datapath::{Added, Family, Link, Route, RouteQuery, Tables, Way};
+use headgate_datapath::{Added, Family, NextHop, Route, RouteQuery, RouteResult, Tables};
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
@@ -236,20 +236,20 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
         }
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the context is the program's own, the struct is initialized and of that size.
-        let result = unsafe { fib_lookup(self.context, fib, size, 0) };
+        let code = unsafe { fib_lookup(self.context, fib, size, 0) };
         let is_xdp = matches!(self.site, Site::Xdp { .. });
-        let way = match result as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => Way::NotHere,
-            BPF_FIB_LKUP_RET_SUCCESS => Way::Link,
-            BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => Way::NotHere,
-            BPF_FIB_LKUP_RET_NO_NEIGH => Way::Neighbour,
-            BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::TooBig,
+        let result = match code as u32 {
+            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => RouteResult::NotHere,
+            BPF_FIB_LKUP_RET_SUCCESS => RouteResult::NextHop,
+            BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => RouteResult::NotHere,
+            BPF_FIB_LKUP_RET_NO_NEIGH => RouteResult::Neighbour,
+            BPF_FIB_LKUP_RET_FRAG_NEEDED => RouteResult::TooBig,
             BPF_FIB_LKUP_RET_BLACKHOLE
             | BPF_FIB_LKUP_RET_UNREACHABLE
-            | BPF_FIB_LKUP_RET_PROHIBIT => Way::Unreachable,
-            _ => Way::Stack,
+            | BPF_FIB_LKUP_RET_PROHIBIT => RouteResult::Unreachable,
+            _ => RouteResult::Stack,
         };
-        let link = Link {
+        let next_hop = NextHop {
             ifindex: fib.ifindex,
             destination: fib.dmac,
             source: fib.smac,
@@ -264,7 +264,11 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
             },
             told => told,
         };
-        Route { way, link, mtu }
+        Route {
+            result,
+            next_hop,
+            mtu,
+        }
     }
 
     #[inline(always)]
@@ -274,7 +278,7 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     }
 
     #[inline(always)]
-    fn tell(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry) {
+    fn emit(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry) {
         let Some(monitor) = MONITOR.get_ptr_mut(0) else {
             return;
         };
@@ -329,17 +333,17 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 fn len_on_wire(query: &RouteQuery, segment: u32) -> u16 {
     const UDP_HEADERS_V4: u16 = 20 + 8;
     const UDP_HEADERS_V6: u16 = 40 + 8;
-    match (query.capsule, segment, query.inner_protocol) {
+    match (query.outer_len, segment, query.inner_protocol) {
         (0, _, _) => 0,
         (_, 0, _) => query.total_len,
         // Cut anew, see `SkbPacket::grow`.
         (_, _, Protocol::TCP) => 0,
-        (capsule, _, _) => {
+        (outer_len, _, _) => {
             let headers = match query.family {
                 Family::V4 => UDP_HEADERS_V4,
                 Family::V6 => UDP_HEADERS_V6,
             };
-            (segment as u16).saturating_add(headers + capsule)
+            (segment as u16).saturating_add(headers + outer_len)
         }
     }
 }

@@ -174,7 +174,7 @@ fn run_with<const DSR: bool>(context: &TcContext, hook: Hook) -> i32 {
         BpfTables::<DSR>::new(context, Site::Tc { ifindex, segment }, &raw mut scratch.fib);
     let staging = &mut scratch.bytes;
     let mut packet = SkbPacket { context, staging };
-    let outcome = walk(hook, &mut packet, &mut tables, &mut scratch.notes);
+    let outcome = walk(hook, &mut packet, &mut tables, &mut scratch.walk);
     count_reason(outcome.reason);
     #[cfg(feature = "trace")]
     aya_log_ebpf::trace!(

@@ -105,7 +105,7 @@ fn run<const DSR: bool>(context: &XdpContext) -> u32 {
     };
     let mut tables = BpfTables::<DSR>::new(context, Site::Xdp { ifindex }, &raw mut scratch.fib);
     let mut packet = XdpPacket { context };
-    let outcome = walk(Hook::External, &mut packet, &mut tables, &mut scratch.notes);
+    let outcome = walk(Hook::External, &mut packet, &mut tables, &mut scratch.walk);
     count_reason(outcome.reason);
     #[cfg(feature = "trace")]
     aya_log_ebpf::trace!(

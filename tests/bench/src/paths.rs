@@ -36,7 +36,7 @@ enum Datapath {
 
 /// The way that traffic takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum RouteResult {
     ClusterIp,
     NodePortLocal,
     NodePortRemote,
@@ -63,9 +63,9 @@ const NFTABLES: Subject = subject("nftables", Datapath::Nftables, false);
 const IPTABLES: Subject = subject("iptables", Datapath::Iptables, false);
 
 /// Each way with its subjects.
-const WAYS: [(Way, &str, &[Subject]); 3] = [
+const WAYS: [(RouteResult, &str, &[Subject]); 3] = [
     (
-        Way::ClusterIp,
+        RouteResult::ClusterIp,
         "ClusterIP, pod to pod",
         &[
             DIRECT,
@@ -76,7 +76,7 @@ const WAYS: [(Way, &str, &[Subject]); 3] = [
         ],
     ),
     (
-        Way::NodePortLocal,
+        RouteResult::NodePortLocal,
         "NodePort, local backend",
         &[
             DIRECT,
@@ -86,7 +86,7 @@ const WAYS: [(Way, &str, &[Subject]); 3] = [
         ],
     ),
     (
-        Way::NodePortRemote,
+        RouteResult::NodePortRemote,
         "NodePort, remote backend",
         &[
             DIRECT,
@@ -267,9 +267,15 @@ impl Sites {
     }
 
     /// The rate of a load, and how many requests failed.
-    fn measure(&self, subject: &Subject, way: Way, load: Load, seconds: u64) -> Result<(f64, u32)> {
+    fn measure(
+        &self,
+        subject: &Subject,
+        way: RouteResult,
+        load: Load,
+        seconds: u64,
+    ) -> Result<(f64, u32)> {
         let cluster = &self.site(subject.datapath).cluster;
-        let backend = usize::from(way == Way::NodePortRemote);
+        let backend = usize::from(way == RouteResult::NodePortRemote);
         let kind = match load {
             Load::Connections | Load::Requests => 0,
             Load::Stream => 1,
@@ -277,15 +283,19 @@ impl Sites {
         };
         let target = match (subject.datapath, way) {
             (Datapath::Direct, _) => format!("{}:{}", BACKENDS[backend], POD_PORT + kind),
-            (_, Way::ClusterIp) => format!("{}:{}", cluster_ip(backend, kind), POD_PORT + kind),
-            (_, Way::NodePortLocal | Way::NodePortRemote) => {
+            (_, RouteResult::ClusterIp) => {
+                format!("{}:{}", cluster_ip(backend, kind), POD_PORT + kind)
+            }
+            (_, RouteResult::NodePortLocal | RouteResult::NodePortRemote) => {
                 format!("{NODE}:{}", node_port(backend, kind))
             }
         };
         let netns = match way {
             // A pod each: a server remembers closed connections by the ports of one pod.
-            Way::ClusterIp => &cluster.nodes[0].pods[1 + usize::from(subject.is_hooked)].netns,
-            Way::NodePortLocal | Way::NodePortRemote => &cluster.client,
+            RouteResult::ClusterIp => {
+                &cluster.nodes[0].pods[1 + usize::from(subject.is_hooked)].netns
+            }
+            RouteResult::NodePortLocal | RouteResult::NodePortRemote => &cluster.client,
         };
         let cgroup = subject.is_hooked.then_some(&*cluster.nodes[0].cgroup);
         let milliseconds = (seconds * 500).to_string();

@@ -11,7 +11,7 @@ use headgate_abi::{
     MemberKey, Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
 };
 use headgate_datapath::{
-    Added, Hook, Notes, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
+    Added, Context, Hook, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
 };
 
 use crate::Outcome;
@@ -135,7 +135,7 @@ impl Host {
         hook: Hook,
         mut packet: SlicePacket<'_, IS_BEFORE_TC>,
     ) -> Outcome {
-        let outcome = walk(hook, &mut packet, self, &mut Notes::default());
+        let outcome = walk(hook, &mut packet, self, &mut Context::default());
         Outcome {
             action: match outcome.verdict {
                 Verdict::Pass => "pass",
@@ -262,7 +262,7 @@ impl Tables for Host {
         self.route
     }
 
-    fn tell(&self, reason: Reason, flow: &FlowKey, _entry: &CtEntry) {
+    fn emit(&self, reason: Reason, flow: &FlowKey, _entry: &CtEntry) {
         self.told.borrow_mut().push((reason, *flow));
     }
 

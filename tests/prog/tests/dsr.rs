@@ -8,7 +8,7 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendFlags,
     FrontendKey, Port, Protocol, Reason,
 };
-use headgate_datapath::{Hook, Link, Route, Way};
+use headgate_datapath::{Hook, NextHop, Route, RouteResult};
 use headgate_prog::{
     Builder, Host, Kernel, Outcome, State, describe, is_checksum_right, mutations,
 };
@@ -268,8 +268,8 @@ fn s67_packet_goes_whole_and_answer_comes_straight() {
 fn s67_hop_limit_and_traffic_class_on_the_way() {
     let mut host = Host::new(state(1));
     host.route = Route {
-        way: Way::Link,
-        link: Link {
+        result: RouteResult::NextHop,
+        next_hop: NextHop {
             ifindex: 3,
             destination: [4; 6],
             source: [5; 6],
@@ -327,7 +327,7 @@ fn s67_hop_limit_and_traffic_class_on_the_way() {
 fn s69_what_does_not_fit_is_told_to_the_client() {
     let mut host = Host::new(state(1));
     host.route = Route {
-        way: Way::TooBig,
+        result: RouteResult::TooBig,
         mtu: 1500,
         ..Route::STACK
     };

@@ -7,7 +7,7 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, MemberKey, Port,
     Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
 };
-use headgate_datapath::{Hook, Link, Route, Way};
+use headgate_datapath::{Hook, NextHop, Route, RouteResult};
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe, is_checksum_right};
 
 const WEB: u32 = 1;
@@ -392,8 +392,8 @@ fn s46_options_are_forwarded_and_unknown_headers_left_alone() {
 fn s47_hop_limit_goes_down_where_we_forward() {
     let mut host = Host::new(state());
     host.route = Route {
-        way: Way::Link,
-        link: Link {
+        result: RouteResult::NextHop,
+        next_hop: NextHop {
             ifindex: 2,
             destination: [1; 6],
             source: [2; 6],

@@ -14,7 +14,7 @@ use headgate_abi::{
 };
 use headgate_datapath::{
     Direction,
-    maglev::{self, Candidate},
+    maglev::{self, Member},
     mirror,
 };
 use headgate_model::{
@@ -342,17 +342,17 @@ impl Writer {
         let wanted = (ids.len() as u32).saturating_mul(SLOTS_PER_BACKEND);
         let larger = maglev::SIZES.into_iter().find(|size| *size >= wanted);
         let size = self.table_size.max(larger.unwrap_or(131_071));
-        let mut candidates: Vec<Candidate> = spec
+        let mut members: Vec<Member> = spec
             .backends
             .iter()
             .zip(ids)
             .map(|(backend, id)| {
                 let address = Addr::from(backend.address);
-                Candidate::new(id.0, address, Port::new(backend.port), self.seed, size)
+                Member::new(id.0, address, Port::new(backend.port), self.seed, size)
             })
             .collect();
         let mut table = vec![0; size as usize];
-        maglev::fill(&mut table, &mut candidates);
+        maglev::fill(&mut table, &mut members);
         table
     }
 

@@ -1,7 +1,7 @@
 //! What must hold of every outcome, by a reader of packets that shares nothing with the walk.
 
 use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
-use headgate_datapath::{Hook, Way};
+use headgate_datapath::{Hook, RouteResult};
 use headgate_prog::{Host, Outcome, describe, is_checksum_right};
 
 use super::run::NEXT;
@@ -54,7 +54,7 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
             "byte {at} changed: {told}\n{before:02x?}\n{after:02x?}"
         );
     }
-    if is_redirected && host.route.way == Way::Link {
+    if is_redirected && host.route.result == RouteResult::NextHop {
         assert_eq!(after[..6], NEXT.destination, "{told}");
         assert_eq!(after[6..12], NEXT.source, "{told}");
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::Ipv4Header;
 use fastrand::Rng;
-use headgate_datapath::{Hook, Way};
+use headgate_datapath::{Hook, RouteResult};
 use headgate_prog::Builder;
 
 use super::{
@@ -47,12 +47,12 @@ pub(crate) fn host(rng: &mut Rng) -> Vec<u8> {
         0 => Step::Wait(*one(rng, &[1, 31, 61, 121, 65_535])),
         1 | 2 => {
             let ways = [
-                Way::Link,
-                Way::Neighbour,
-                Way::NotHere,
-                Way::Stack,
-                Way::TooBig,
-                Way::Unreachable,
+                RouteResult::NextHop,
+                RouteResult::Neighbour,
+                RouteResult::NotHere,
+                RouteResult::Stack,
+                RouteResult::TooBig,
+                RouteResult::Unreachable,
             ];
             Step::Route(*one(rng, &ways), *one(rng, &[0, 576, 1280, 1500]))
         }

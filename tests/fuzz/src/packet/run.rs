@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use headgate_abi::{Reason, Traffic};
-use headgate_datapath::{Hook, Link, Route};
+use headgate_datapath::{Hook, NextHop, Route};
 use headgate_prog::{Builder, Host, Kernel, Outcome, State, describe};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 use crate::Runner;
 
 /// Where frames are sent that are routed by the walk.
-pub(crate) const NEXT: Link = Link {
+pub(crate) const NEXT: NextHop = NextHop {
     ifindex: 7,
     destination: [2, 0, 0, 0, 7, 1],
     source: [2, 0, 0, 0, 7, 2],
@@ -41,8 +41,8 @@ pub(crate) fn host() -> Result<Runner> {
                 Step::Wait(seconds) => host.now_s = host.now_s.wrapping_add((*seconds).into()),
                 Step::Route(way, mtu) => {
                     host.route = Route {
-                        way: *way,
-                        link: NEXT,
+                        result: *way,
+                        next_hop: NEXT,
                         mtu: *mtu,
                     };
                 }

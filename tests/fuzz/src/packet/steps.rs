@@ -1,6 +1,6 @@
 //! What the input of a packet target says: a state, and what happens in it.
 
-use headgate_datapath::{Hook, Way};
+use headgate_datapath::{Hook, RouteResult};
 
 use crate::input::Input;
 
@@ -27,7 +27,7 @@ pub(crate) enum Step {
     /// Seconds go by.
     Wait(u16),
     /// The kernel routes like this from now on.
-    Route(Way, u16),
+    Route(RouteResult, u16),
 }
 
 /// Reads an input: the number of its state, and its steps.
@@ -104,14 +104,14 @@ pub(crate) fn input(state: u8, steps: &[Step]) -> Vec<u8> {
     out
 }
 
-fn way(number: u8) -> Way {
+fn way(number: u8) -> RouteResult {
     let ways = [
-        Way::Link,
-        Way::Neighbour,
-        Way::NotHere,
-        Way::Stack,
-        Way::TooBig,
-        Way::Unreachable,
+        RouteResult::NextHop,
+        RouteResult::Neighbour,
+        RouteResult::NotHere,
+        RouteResult::Stack,
+        RouteResult::TooBig,
+        RouteResult::Unreachable,
     ];
     ways[usize::from(number) % ways.len()]
 }

@@ -19,15 +19,15 @@ use crate::cluster::Cluster;
 pub(crate) struct Behind {
     of: NamespacedName,
     kind: FrontendKind,
-    inside: Way,
-    outside: Way,
+    inside: RouteResult,
+    outside: RouteResult,
     /// Who is admitted, if not everybody.
     admits: Option<BTreeSet<IpNet>>,
 }
 
 /// Where a new connection may go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Way {
+struct RouteResult {
     /// Backends, and whether they run here.
     backends: BTreeMap<Backend, bool>,
     is_local: bool,
@@ -157,7 +157,7 @@ fn way(
     protocol: Protocol,
     of_family: IpAddr,
     is_local: bool,
-) -> Way {
+) -> RouteResult {
     let here = &cluster.node.name;
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
@@ -213,7 +213,7 @@ fn way(
             chosen = of_zone;
         }
     }
-    Way {
+    RouteResult {
         backends: chosen
             .into_iter()
             .map(|(backend, is_here, _)| (backend, is_here))
@@ -227,7 +227,7 @@ fn way(
 pub(crate) fn seen(actual: &Actual) -> Seen {
     let way = |key: &ServiceKey| {
         let (_, spec) = &actual.services[key];
-        Way {
+        RouteResult {
             backends: spec
                 .backends
                 .iter()

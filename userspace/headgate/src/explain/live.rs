@@ -317,5 +317,5 @@ impl Tables for LiveTables<'_> {
 
     fn count(&self, _service: u32, _backend: u32, _bytes: u32, _opens: bool) {}
 
-    fn tell(&self, _reason: Reason, _flow: &FlowKey, _entry: &CtEntry) {}
+    fn emit(&self, _reason: Reason, _flow: &FlowKey, _entry: &CtEntry) {}
 }

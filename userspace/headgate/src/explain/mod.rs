@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Context, Result, bail};
 use headgate_abi::{Addr, DatapathConfig, Fate, Port, Reason, names};
 use headgate_datapath::{
-    Hook, Notes, SlicePacket,
+    Hook, SlicePacket,
     socket::{Decision, Destination, translate},
     walk,
 };
@@ -189,7 +189,12 @@ impl<'a> Explainer<'a> {
         memory.resize(frame.len() + 256, 0);
         let mut packet = SlicePacket::new(&mut memory, frame.len());
         let hook = self.hook();
-        let outcome = walk(hook, &mut packet, &mut self.tables, &mut Notes::default());
+        let outcome = walk(
+            hook,
+            &mut packet,
+            &mut self.tables,
+            &mut headgate_datapath::Context::default(),
+        );
         (self.tables.take_steps(), outcome.reason)
     }
 

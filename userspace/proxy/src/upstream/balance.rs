@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, sync::Arc};
 
 use headgate_abi::{Addr, Port};
-use headgate_datapath::maglev::{self, Candidate};
+use headgate_datapath::maglev::{self, Member};
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
@@ -141,7 +141,7 @@ const SLOTS: u32 = 8191;
 /// Every node fills the same table.
 const SEED: u32 = 0x6864_6774;
 
-/// At most so many candidates stand for an endpoint of high weight.
+/// At most so many members stand for an endpoint of high weight.
 const MOST_COPIES: u64 = 64;
 
 /// Says for a hash which endpoint it falls on.
@@ -158,17 +158,17 @@ impl Table {
         let unit = u64::from(gcd)
             .max(u64::from(most.unwrap_or(1)) / MOST_COPIES)
             .max(1);
-        let mut candidates = Vec::new();
+        let mut members = Vec::new();
         for (number, endpoint) in (1..).zip(endpoints) {
             let (ip, port) = (endpoint.address.ip(), endpoint.address.port());
             let copies = (u64::from(endpoint.weight()) / unit).max(1) as u32;
-            candidates.extend((0..copies).map(|copy| {
+            members.extend((0..copies).map(|copy| {
                 let seed = SEED.wrapping_add(copy);
-                Candidate::new(number, Addr::from(ip), Port::new(port), seed, SLOTS)
+                Member::new(number, Addr::from(ip), Port::new(port), seed, SLOTS)
             }));
         }
         let mut slots = vec![0; SLOTS as usize];
-        maglev::fill(&mut slots, &mut candidates);
+        maglev::fill(&mut slots, &mut members);
         Self(slots)
     }
 
