@@ -15,7 +15,8 @@ use headgate_abi::{
 };
 use headgate_dataplane::Options as Sizes;
 use headgate_netns::Netns;
-use headgate_prog::{Builder, Kernel, State};
+use headgate_packets::{Builder, State};
+use headgate_prog::Kernel;
 use nix::net::if_::if_nametoindex;
 
 use crate::{

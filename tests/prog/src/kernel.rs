@@ -14,12 +14,11 @@ use aya::{
 use headgate_abi::{BackendKey, FragmentEntry, FragmentKey, RangeKey, Reason, names};
 use headgate_datapath::Hook;
 use headgate_dataplane::{Maps, Options, Programs, load, pin_folder};
+use headgate_packets::{Outcome, Replica, State};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-
-use crate::{Outcome, State};
 
 /// The loaded programs with maps of their own, pinned in a folder that goes away with it.
 pub struct Kernel {
@@ -123,7 +122,7 @@ impl Kernel {
     }
 
     /// Runs one frame through the XDP program.
-    pub fn run_xdp(&mut self, frame: &[u8]) -> Result<Outcome> {
+    fn xdp(&mut self, frame: &[u8]) -> Result<Outcome> {
         let mut out = vec![0; 2048];
         let program = self.programs.xdp(names::XDP_EXTERNAL)?;
         let result = program.test_run(TestRunOptions {
@@ -143,7 +142,7 @@ impl Kernel {
     }
 
     /// Runs one frame through the TC program of a hook.
-    pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome> {
+    fn tc(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome> {
         let mut out = vec![0; 2048];
         let program = self.programs.tc(match hook {
             Hook::External => names::TC_EXTERNAL,
@@ -178,11 +177,6 @@ impl Kernel {
         })
     }
 
-    /// Number of connection entries.
-    pub fn connections(&self) -> usize {
-        self.maps.connections.keys().count()
-    }
-
     /// A loaded program, and what the kernel tells of it.
     pub fn program(&mut self, name: &str) -> Result<(OwnedFd, ProgramInfo)> {
         let programs = &mut self.programs;
@@ -206,6 +200,21 @@ impl Kernel {
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
         let (_, info) = self.program(name)?;
         Ok(info.verified_instruction_count())
+    }
+}
+
+impl Replica for Kernel {
+    fn run_xdp(&mut self, frame: &[u8]) -> Outcome {
+        self.xdp(frame).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        self.tc(hook, frame)
+            .unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    fn connections(&self) -> usize {
+        self.maps.connections.keys().count()
     }
 }
 

@@ -1,30 +1,21 @@
-//! Golden packets through the host walk and the kernel.
+//! The walk in the kernel.
 //!
-//! [`Host`] and [`Kernel`] run the same walk over the same state; a test asks both and compares.
+//! [`load`] makes a [`Kernel`] for the golden cases of `headgate-packets`, which run each frame on the
+//! host and in the kernel and compare.
 
-mod host;
 mod kernel;
-mod packets;
 
-use headgate_abi::Reason;
-pub use host::{Host, State};
+use headgate_packets::{Replica, State};
 pub use kernel::Kernel;
-pub use packets::{Builder, describe, is_checksum_right, mutations};
 
-/// What came of a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// `pass`, `drop`, `answer` or `redirect`.
-    pub action: &'static str,
-    /// The reason that was counted.
-    pub reason: Reason,
-    /// The frame afterwards.
-    pub frame: Vec<u8>,
-}
-
-impl Outcome {
-    /// Whether XDP left the packet as it is to TC, which has an opinion of its own.
-    pub fn is_left_to_tc(&self) -> bool {
-        matches!(self.reason, Reason::PartialChecksum | Reason::ForTc)
+/// Loads the programs over a state, or returns `None` and says so if this process is not root.
+pub fn load(name: &str, state: &State) -> Option<Box<dyn Replica>> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: kernel part of {name}: loading programs needs root");
+        return None;
     }
+    let kernel = Kernel::new(name, state);
+    Some(Box::new(kernel.unwrap_or_else(|error| {
+        panic!("loading the programs of {name}: {error:?}")
+    })))
 }

@@ -4,7 +4,8 @@
 use std::fs;
 
 use headgate_abi::names;
-use headgate_prog::{Kernel, State};
+use headgate_packets::State;
+use headgate_prog::Kernel;
 
 /// The kernel, and each program's count there. Where programs became larger or smaller for a reason,
 /// replace it by what the test prints.

@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{Port, names};
-use headgate_prog::{Kernel, State};
+use headgate_packets::State;
+use headgate_prog::Kernel;
 
 #[test]
 fn every_program_loads() {

@@ -2,7 +2,7 @@
 
 use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
 use headgate_datapath::{Hook, RouteResult};
-use headgate_prog::{Host, Outcome, describe, is_checksum_right};
+use headgate_packets::{Host, Outcome, describe, is_checksum_right};
 
 use super::run::NEXT;
 

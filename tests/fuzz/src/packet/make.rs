@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::Ipv4Header;
 use fastrand::Rng;
 use headgate_datapath::{Hook, RouteResult};
-use headgate_prog::Builder;
+use headgate_packets::Builder;
 
 use super::{
     state::{BACKEND_PORT, BACKENDS, FRONTENDS, PORTS, STATES},

@@ -7,7 +7,7 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey,
     Port, Protocol,
 };
-use headgate_prog::State;
+use headgate_packets::State;
 
 use crate::input::one;
 

@@ -90,7 +90,7 @@ pub struct Host {
     /// Traffic by service.
     pub traffic: RefCell<HashMap<u32, Traffic>>,
     /// What was told to who looks.
-    pub told: RefCell<Vec<(Reason, FlowKey)>>,
+    pub emitted: RefCell<Vec<(Reason, FlowKey)>>,
     /// Seconds on the clock.
     pub now_s: u32,
     /// The answer to every question for a route.
@@ -110,7 +110,7 @@ impl Host {
             fragments: HashMap::new(),
             connections: HashMap::new(),
             traffic: RefCell::default(),
-            told: RefCell::default(),
+            emitted: RefCell::default(),
             now_s: 1000,
             route: Route::STACK,
             asked: Cell::default(),
@@ -263,7 +263,7 @@ impl Tables for Host {
     }
 
     fn emit(&self, reason: Reason, flow: &FlowKey, _entry: &CtEntry) {
-        self.told.borrow_mut().push((reason, *flow));
+        self.emitted.borrow_mut().push((reason, *flow));
     }
 
     fn count(&self, service: u32, _backend: u32, bytes: u32, opens: bool) {
