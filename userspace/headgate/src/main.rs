@@ -2,21 +2,12 @@
 #![deny(unsafe_code)]
 
 mod agent;
-mod commands;
-mod doctor;
+mod cli;
 mod explain;
-mod health;
-mod leftovers;
-mod look;
-mod memory;
-mod metrics;
-mod node;
-mod output;
-mod page;
+mod http;
+mod kube_proxy;
 mod process;
 mod proxy;
-mod sandbox;
-mod top;
 mod view;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -47,35 +38,35 @@ enum Command {
     /// Serve Ingresses
     Proxy(Box<proxy::Options>),
     /// Ask a proxy on this machine whether it lives, or takes connections
-    Probe(commands::Probe),
+    Probe(cli::Probe),
     /// Show agent, hooks, map fill and what became of packets
-    Status(output::Options),
+    Status(cli::output::Options),
     /// Show frontends and the services behind them
-    Services(output::Options),
+    Services(cli::output::Options),
     /// Show backends and their traffic
-    Backends(output::Options),
+    Backends(cli::output::Options),
     /// Show what the proxy serves: routes in order of precedence, and what stands in front of them
-    Routes(commands::Served),
+    Routes(cli::Served),
     /// Show the certificates of the proxy, and when they end
-    Certificates(commands::Served),
+    Certificates(cli::Served),
     /// Show connections
-    Conntrack(commands::Conntrack),
+    Conntrack(cli::Conntrack),
     /// Show connections whose source is translated, by the backend that sees this node
-    Nat(output::Options),
+    Nat(cli::output::Options),
     /// Show which backends the clients of services with session affinity got
-    Affinity(output::Options),
+    Affinity(cli::output::Options),
     /// Show how full the maps are, and their memory
-    Maps(output::Options),
+    Maps(cli::output::Options),
     /// Show what became of packets and sockets, and why
-    Counters(output::Options),
+    Counters(cli::output::Options),
     /// Show why packets and sockets were dropped or refused
-    Drops(output::Options),
+    Drops(cli::output::Options),
     /// Tell what becomes of a packet or a request, step by step, and why
-    Explain(commands::Explain),
+    Explain(cli::Explain),
     /// Show new connections, and what is rejected or dropped, as it happens
-    Monitor(commands::Monitor),
+    Monitor(cli::Monitor),
     /// Look at rates, drops and maps, live
-    Top(top::Options),
+    Top(cli::top::Options),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -84,10 +75,10 @@ enum Command {
     /// Print the manual page
     Man,
     /// Look at everything that could be wrong with this node, and say what to do
-    Doctor(doctor::Options),
+    Doctor(cli::doctor::Options),
     /// Say what becomes of the manifests of another Ingress controller; exit code 1 if not all is
     /// supported
-    Migrate(commands::Migrate),
+    Migrate(cli::Migrate),
     /// Remove what kube-proxy left on this node; without --yes, say what that would be
     ReplaceKubeProxy {
         /// Do it
@@ -104,21 +95,21 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Agent(options) => agent::run(pins, &options),
         Command::Proxy(options) => proxy::run(pins, &options),
-        Command::Probe(command) => commands::probe(&command),
-        Command::Status(options) => commands::status(pins, &options),
-        Command::Services(options) => commands::services(pins, &options),
-        Command::Backends(options) => commands::backends(pins, &options),
-        Command::Routes(command) => commands::routes(&command),
-        Command::Certificates(command) => commands::certificates(&command),
-        Command::Conntrack(options) => commands::conntrack(pins, &options),
-        Command::Nat(options) => commands::nat(pins, &options),
-        Command::Affinity(options) => commands::affinity(pins, &options),
-        Command::Maps(options) => commands::maps(pins, &options),
-        Command::Counters(options) => commands::counters(pins, &options),
-        Command::Drops(options) => commands::drops(pins, &options),
-        Command::Explain(command) => commands::explain(pins, &command),
-        Command::Monitor(command) => commands::monitor(pins, &command),
-        Command::Top(options) => top::run(pins, &options),
+        Command::Probe(command) => cli::probe(&command),
+        Command::Status(options) => cli::status(pins, &options),
+        Command::Services(options) => cli::services(pins, &options),
+        Command::Backends(options) => cli::backends(pins, &options),
+        Command::Routes(command) => cli::routes(&command),
+        Command::Certificates(command) => cli::certificates(&command),
+        Command::Conntrack(options) => cli::conntrack(pins, &options),
+        Command::Nat(options) => cli::nat(pins, &options),
+        Command::Affinity(options) => cli::affinity(pins, &options),
+        Command::Maps(options) => cli::maps(pins, &options),
+        Command::Counters(options) => cli::counters(pins, &options),
+        Command::Drops(options) => cli::drops(pins, &options),
+        Command::Explain(command) => cli::explain(pins, &command),
+        Command::Monitor(command) => cli::monitor(pins, &command),
+        Command::Top(options) => cli::top::run(pins, &options),
         Command::Completions { shell } => {
             let mut out = std::io::stdout();
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut out);
@@ -127,21 +118,21 @@ fn main() -> ExitCode {
         Command::Man => clap_mangen::Man::new(Arguments::command())
             .render(&mut std::io::stdout())
             .map_err(Into::into),
-        Command::Doctor(options) => match commands::doctor(pins, &options) {
+        Command::Doctor(options) => match cli::doctor(pins, &options) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
-        Command::Migrate(command) => match commands::migrate(&command) {
+        Command::Migrate(command) => match cli::migrate(&command) {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
-        Command::ReplaceKubeProxy { yes } => commands::replace_kube_proxy(pins, yes),
-        Command::Cleanup => commands::cleanup(pins),
+        Command::ReplaceKubeProxy { yes } => cli::replace_kube_proxy(pins, yes),
+        Command::Cleanup => cli::cleanup(pins),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("headgate: {}", output::in_one_line(&error));
+            eprintln!("headgate: {}", cli::output::in_one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -22,10 +22,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use self::live::LiveTables;
-use crate::{
-    commands::flow::Protocol,
-    view::{View, endpoint, fate},
-};
+use crate::view::{View, endpoint, fate, flow::Protocol};
 
 /// A packet that somebody asks about.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
 
 use super::Mistake;
-use crate::commands::flow::Protocol;
+use crate::view::flow::Protocol;
 
 const HOP_LIMIT: u8 = 64;
 

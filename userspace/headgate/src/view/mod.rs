@@ -3,6 +3,7 @@
 
 mod connections;
 mod counters;
+pub(crate) mod flow;
 mod rates;
 mod report;
 mod sample;

@@ -1,0 +1,86 @@
+//! Connections, and the clients that affinity remembers.
+
+use std::{net::SocketAddr, path::Path};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use headgate_abi::FlowKey;
+use headgate_datapath::mirror;
+use headgate_dataplane::Maps;
+
+use super::output::{Options, print_rows};
+use crate::view::{
+    Connection, View,
+    flow::{self, Protocol},
+};
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Conntrack {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Forget one connection: its packets are balanced anew
+    Flush {
+        /// The client, as ADDRESS:PORT
+        client: SocketAddr,
+        protocol: Protocol,
+        /// What the client talks to, as ADDRESS:PORT
+        frontend: SocketAddr,
+    },
+}
+
+const HEADER: [&str; 8] = [
+    "service", "protocol", "client", "frontend", "source", "backend", "state", "idle_s",
+];
+
+pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
+    match command.action {
+        Some(Action::Flush {
+            client,
+            protocol,
+            frontend,
+        }) => flush(pins, &flow::key(client, protocol, frontend)?),
+        None => {
+            let rows = View::open(pins)?.connections(usize::MAX)?;
+            print_rows(&command.options, &HEADER, &["timeout_s"], &rows)
+        }
+    }
+}
+
+/// Both halves, so that neither brings the other back.
+fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
+    let mut maps = Maps::open(pins, true)?;
+    let Ok(entry) = maps.connections.get(flow, 0) else {
+        bail!("no connection of this client to this frontend: `headgate conntrack` lists them");
+    };
+    let (mut other_flow, mut other) = Default::default();
+    mirror(flow, &entry, &mut other_flow, &mut other);
+    maps.connections.remove(flow)?;
+    // The table may have evicted it.
+    let _evicted = maps.connections.remove(&other_flow);
+    println!("forgotten");
+    Ok(())
+}
+
+/// Connections whose source is translated: the backend sees this node, and answers it.
+pub(crate) fn nat(pins: &Path, options: &Options) -> Result<()> {
+    let mut rows = View::open(pins)?.connections(usize::MAX)?;
+    rows.retain(|row| row.client != row.source);
+    rows.sort_by(|a: &Connection, b| (&a.backend, &a.source).cmp(&(&b.backend, &b.source)));
+    let header = [
+        "backend", "protocol", "source", "client", "frontend", "service",
+    ];
+    print_rows(options, &header, &["state", "idle_s"], &rows)
+}
+
+pub(crate) fn affinity(pins: &Path, options: &Options) -> Result<()> {
+    let rows = View::open(pins)?.affinities()?;
+    let header = ["service", "client", "backend", "idle_s", "timeout_s"];
+    print_rows(options, &header, &[], &rows)
+}

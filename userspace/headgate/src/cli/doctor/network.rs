@@ -1,0 +1,180 @@
+//! Devices and what the kernel does with their packets.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use headgate_abi::names;
+use headgate_dataplane::{Device, attached, foreign_programs, is_attached, loaded_config};
+
+use super::Finding;
+use crate::agent::node::{self, Facts, Selection};
+
+fn facts(selection: &Selection) -> Facts {
+    node::read(selection).unwrap_or_default()
+}
+
+fn setting(key: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new("/proc/sys/net").join(key)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
+    const ABOUT: &str = "devices";
+    let facts = facts(selection);
+    let links = attached(pins).unwrap_or_default();
+    let mut findings = Vec::new();
+    if facts.external().is_empty() {
+        findings.push(Finding::error(
+            ABOUT,
+            "no device leads out of the node",
+            "name them with --devices, at the agent as well",
+        ));
+    }
+    for device in &facts.devices {
+        let name = device.name();
+        if !is_attached(&links, device) {
+            findings.push(Finding::error(
+                ABOUT,
+                format!("programs of ours are missing on {name}"),
+                "start the agent, with the same --devices and --pod-devices; one that runs puts them \
+                 back once a minute",
+            ));
+        } else if let Device::External(_) = device {
+            let is_native = links.contains(&format!("{}@{name}", names::XDP_EXTERNAL));
+            findings.push(match is_native {
+                true => Finding::ok(
+                    ABOUT,
+                    format!("{name} is served by XDP in its driver, and TC"),
+                ),
+                false => Finding::warning(
+                    ABOUT,
+                    format!(
+                        "{name} is served by TC alone, which is slower for what is from outside"
+                    ),
+                    "its driver has no XDP, or another program has it: see `ip link show`",
+                ),
+            });
+        }
+    }
+    let is_pod = |device: &&Device| matches!(device, Device::Pod(_));
+    let pods = facts.devices.iter().filter(is_pod).count();
+    findings.push(match pods {
+        0 => Finding::warning(
+            ABOUT,
+            "no pod's device is known: answers of local pods, and pods in virtual machines, are not served",
+            "if pods run here, name their devices with --pod-devices, at the agent as well",
+        ),
+        count => Finding::ok(ABOUT, format!("{count} devices of pods")),
+    });
+    findings
+}
+
+pub(super) fn forwarding(selection: &Selection) -> Vec<Finding> {
+    const ABOUT: &str = "forwarding";
+    let addresses = facts(selection).addresses;
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        addresses.iter().partition(|address| address.is_ipv4());
+    let families = [
+        (v4, "IPv4", "ipv4/ip_forward"),
+        (v6, "IPv6", "ipv6/conf/all/forwarding"),
+    ];
+    let mut findings = Vec::new();
+    for (addresses, family, key) in families {
+        if addresses.is_empty() {
+            findings.push(Finding::warning(
+                ABOUT,
+                format!(
+                    "the node has no {family} address: backends elsewhere are not reached over it"
+                ),
+                "none is needed if the cluster does not use it",
+            ));
+            continue;
+        }
+        findings.push(match setting(key).as_deref() {
+            Some("0") => Finding::error(
+                ABOUT,
+                format!("{family} packets are not forwarded, and so do not reach pods"),
+                format!("sysctl -w net.{}=1", key.replace('/', ".")),
+            ),
+            _ => Finding::ok(ABOUT, format!("{family} packets are forwarded")),
+        });
+    }
+    findings
+}
+
+/// Packets of pods elsewhere, and answers, may come by another device than the one that leads back.
+pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
+    const ABOUT: &str = "rp_filter";
+    const STRICT: u32 = 1;
+    let value = |device: &str| {
+        let text = setting(&format!("ipv4/conf/{device}/rp_filter"))?;
+        text.parse::<u32>().ok()
+    };
+    let all = value("all").unwrap_or(0);
+    let facts = facts(selection);
+    let strict: Vec<&str> = facts
+        .devices
+        .iter()
+        .map(Device::name)
+        .filter(|device| value(device).unwrap_or(0).max(all) == STRICT)
+        .collect();
+    vec![match strict.is_empty() {
+        true => Finding::ok(ABOUT, "not strict on our devices"),
+        false => Finding::warning(
+            ABOUT,
+            format!(
+                "strict on {}: packets that come by another way than the one back are dropped",
+                strict.join(", ")
+            ),
+            "sysctl -w net.ipv4.conf.all.rp_filter=2",
+        ),
+    }]
+}
+
+/// Source ports of ours must be nobody else's.
+pub(super) fn ports(pins: &Path) -> Vec<Finding> {
+    const ABOUT: &str = "ports";
+    let Ok(config) = loaded_config(pins) else {
+        return Vec::new();
+    };
+    let ours = (
+        config.snat_port_first.number(),
+        config.snat_port_last.number(),
+    );
+    let local = setting("ipv4/ip_local_port_range").and_then(|text| {
+        let mut numbers = text.split_whitespace().filter_map(|part| part.parse().ok());
+        Some((numbers.next()?, numbers.next()?))
+    });
+    let node_ports = Some((30000, 32767));
+    let mut findings = Vec::new();
+    for (range, whose) in [(local, "ip_local_port_range"), (node_ports, "node ports")] {
+        let Some((first, last)) = range else { continue };
+        if ours.0 <= last && first <= ours.1 {
+            findings.push(Finding::warning(
+                ABOUT,
+                format!(
+                    "source ports {}-{} overlap with {whose} {first}-{last}: connections of both may collide",
+                    ours.0, ours.1
+                ),
+                "choose others with --snat-ports",
+            ));
+        }
+    }
+    if findings.is_empty() {
+        let what = format!("source ports {}-{} are ours alone", ours.0, ours.1);
+        findings.push(Finding::ok(ABOUT, what));
+    }
+    findings
+}
+
+/// Programs that may take packets or sockets before ours, or after.
+pub(super) fn others(selection: &Selection) -> Vec<Finding> {
+    const ABOUT: &str = "other programs";
+    const CURE: &str = "if it balances services as well, uninstall one of the two";
+    let facts = facts(selection);
+    let programs = foreign_programs(facts.devices.iter().map(Device::name));
+    if programs.is_empty() {
+        return vec![Finding::ok(ABOUT, "none on our devices and sockets")];
+    }
+    let finding = |program: String| Finding::warning(ABOUT, format!("there is {program}"), CURE);
+    programs.into_iter().map(finding).collect()
+}

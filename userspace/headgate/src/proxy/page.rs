@@ -1,0 +1,90 @@
+//! The page of a proxy: what it serves, how that goes, and why a request gets what it gets.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Json, Router, extract::State, middleware::from_fn_with_state, routing::get};
+use headgate_control::IngressStatus;
+use headgate_proxy::{Proxy, Table};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::inspect;
+use crate::http::{
+    guard, health,
+    page::{file, shared, warn_off_loopback},
+};
+
+#[derive(Clone)]
+struct Page {
+    proxy: Arc<Proxy>,
+    statuses: watch::Receiver<IngressStatus>,
+    node: Arc<str>,
+}
+
+/// What the page draws.
+#[derive(Serialize)]
+struct Drawing {
+    node: String,
+    is_synced: bool,
+    disconnected: Option<String>,
+    refusals: Vec<Refused>,
+    #[serde(flatten)]
+    table: Table,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    object: String,
+    reason: String,
+}
+
+/// Serves the page until it is dropped.
+pub(crate) async fn serve(
+    address: SocketAddr,
+    proxy: Arc<Proxy>,
+    statuses: watch::Receiver<IngressStatus>,
+    node: &str,
+) {
+    warn_off_loopback(address, "what Ingresses ask for");
+    let page = Page {
+        proxy: proxy.clone(),
+        statuses,
+        node: node.into(),
+    };
+    let explain = Router::new()
+        .route("/api/explain", get(inspect::explain))
+        .with_state(proxy);
+    let router = Router::new()
+        .route(
+            "/",
+            file("text/html", include_str!("../../assets/proxy.html")),
+        )
+        .route(
+            "/proxy.js",
+            file("text/javascript", include_str!("../../assets/proxy.js")),
+        )
+        .route("/api/table", get(table))
+        .merge(shared())
+        .with_state(page.clone())
+        .merge(explain)
+        .layer(from_fn_with_state(page.node, guard));
+    health::serve(address, router).await;
+}
+
+async fn table(State(page): State<Page>) -> Json<Drawing> {
+    let status = page.statuses.borrow().clone();
+    let refusals = status.refusals.iter().map(|refusal| Refused {
+        object: match refusal.field.as_str() {
+            "" => refusal.object.to_string(),
+            field => format!("{}, {field}", refusal.object),
+        },
+        reason: refusal.reason.clone(),
+    });
+    Json(Drawing {
+        node: page.node.to_string(),
+        is_synced: status.is_synced,
+        disconnected: status.disconnected,
+        refusals: refusals.collect(),
+        table: page.proxy.table(),
+    })
+}
