@@ -9,22 +9,23 @@ use std::{
 
 use serde::Deserialize;
 
-/// Longest to wait for anything. Far above what is needed: reached only if something is lost.
+/// Longest time to wait for an answer. It is far above what is needed: reached only after a loss.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// By then the server's kernel has ended the handshake as well.
+/// Pause between connect and the first data, after which the server's kernel has ended the handshake.
 ///
-/// Linux 6.18 resets about one in a million connections of clients that send right away, also with
-/// nothing of ours on the way: data that come on one CPU while another ends the handshake find neither
-/// the request of the connection nor its socket, and the listener answers them (`inet_ehash_insert`).
+/// Linux 6.18 resets about one in a million connections of clients that send at once, also without our
+/// programs on the path: for data that arrive on one CPU while another CPU ends the handshake, the
+/// kernel finds neither the request socket nor the full socket of the connection, and the listener
+/// sends a reset (`inet_ehash_insert`).
 const HANDSHAKE: Duration = Duration::from_millis(1);
 
-/// What a pod says about a request.
+/// The answer of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Answer {
     /// Name of the pod.
     pub pod: String,
-    /// The client's address as the pod sees it.
+    /// Address of the client as the pod sees it.
     pub client: SocketAddr,
 }
 
@@ -32,19 +33,19 @@ fn answer(bytes: &[u8]) -> io::Result<Answer> {
     serde_json::from_slice(bytes).map_err(io::Error::other)
 }
 
-/// One request over a new connection.
+/// Sends one request over a new connection.
 pub fn get(address: SocketAddr) -> io::Result<Answer> {
     get_on(&connect(address)?)
 }
 
-/// A new connection, which both ends know.
+/// Opens a connection and waits until both ends have ended the handshake.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     sleep(HANDSHAKE);
     Ok(stream)
 }
 
-/// One request over a connection, which stays open.
+/// Sends one request over a connection, which stays open.
 pub fn get_on(mut stream: &TcpStream) -> io::Result<Answer> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
@@ -69,7 +70,7 @@ pub fn get_on(mut stream: &TcpStream) -> io::Result<Answer> {
     answer(&body)
 }
 
-/// Status code, and headers with body, of a path.
+/// Requests a path; returns the status code, and the whole answer as text.
 pub fn http(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -83,7 +84,7 @@ pub fn http(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     Ok((code.ok_or(io::ErrorKind::InvalidData)?, text))
 }
 
-/// A socket that can send there.
+/// An unconnected UDP socket of the peer's family.
 pub(crate) fn udp_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any = if peer.is_ipv4() {
         "0.0.0.0:0"
@@ -95,13 +96,13 @@ pub(crate) fn udp_socket(peer: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// One datagram from an unconnected socket, and who the answer seems to be from.
+/// Sends one datagram from an unconnected socket; returns the answer and its source address.
 pub fn udp(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
     udp_of_length(address, 1)
 }
 
-/// One datagram of at least this length from an unconnected socket, and who the answer seems to be
-/// from.
+/// Sends one datagram of `len` bytes from an unconnected socket; returns the answer and its source
+/// address.
 pub fn udp_of_length(address: SocketAddr, len: usize) -> io::Result<(Answer, SocketAddr)> {
     let socket = udp_socket(address)?;
     socket.send_to(&vec![b'x'; len], address)?;
@@ -115,7 +116,7 @@ pub fn udp_of_length(address: SocketAddr, len: usize) -> io::Result<(Answer, Soc
     Ok((answer(&buffer[..received])?, peer))
 }
 
-/// One datagram and its answer over a connected socket.
+/// Sends one datagram over a connected socket; returns the answer.
 pub fn udp_exchange(socket: &UdpSocket) -> io::Result<Answer> {
     socket.set_read_timeout(Some(TIMEOUT))?;
     socket.send(b"hello")?;
@@ -124,7 +125,7 @@ pub fn udp_exchange(socket: &UdpSocket) -> io::Result<Answer> {
     answer(&buffer[..len])
 }
 
-/// One datagram from a connected socket, and its peer's name.
+/// Sends one datagram from a connected socket; returns the answer and the peer address of the socket.
 pub fn udp_connected(address: SocketAddr) -> io::Result<(Answer, SocketAddr)> {
     let socket = udp_socket(address)?;
     socket.connect(address)?;

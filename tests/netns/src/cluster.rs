@@ -1,4 +1,4 @@
-//! A small cluster: a fabric, nodes on it, pods behind each node, and a client outside.
+//! A small cluster: a bridge, nodes on it, pods behind each node, and a client outside.
 
 use std::{
     fs,
@@ -25,11 +25,11 @@ use crate::{
     process::{Process, binary},
 };
 
-/// The machine outside.
+/// Address of the client outside of the cluster.
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
-/// Where pods serve.
+/// The port that the servers of pods listen on.
 const POD_PORT: u16 = 9376;
-/// Sizes of maps that are made fast, unless a test chooses others.
+/// Map sizes that the kernel allocates quickly, unless a test chooses others.
 const SMALL: [[&str; 2]; 5] = [
     ["--max-slots", "65536"],
     ["--max-connections", "16384"],
@@ -37,21 +37,22 @@ const SMALL: [[&str; 2]; 5] = [
     ["--max-services", "4096"],
     ["--maglev-size", "251"],
 ];
-/// The user that the L7 proxy runs as.
+/// The user id that the L7 proxy runs as.
 pub const PROXY_USER: &str = "65532";
 
 /// Nodes, pods and a client. Dropping it removes everything.
-#[allow(missing_debug_implementations, reason = "a server has none")]
+#[allow(missing_debug_implementations, reason = "TestServer has no Debug")]
 pub struct Cluster {
-    /// The API server that agents ask, if they do not read manifests.
+    /// The API server of the agents, if they do not read manifests.
     pub api: Option<TestServer>,
-    /// What agents and proxies log that are started from now on, as `RUST_LOG` has it.
+    /// `RUST_LOG` of agents and proxies that are started from now on.
     pub log: Option<&'static str>,
-    /// A machine outside of the cluster, on the nodes' link.
+    /// A machine outside of the cluster, on the link of the nodes.
     pub client: Netns,
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// The link between all of them. Last, because devices vanish with either end.
+    /// The namespace of the bridge that links them. Dropped last, because a veth pair is removed with
+    /// either end.
     fabric: Netns,
     folder: PathBuf,
     cgroup: PathBuf,
@@ -74,7 +75,7 @@ pub struct Node {
     pub v6: Ipv6Addr,
     /// The cgroup of all its processes.
     pub cgroup: PathBuf,
-    /// Where its agent pins.
+    /// The folder in the BPF file system that its agent pins to.
     pub pins: PathBuf,
     /// Its agent, if it runs.
     pub agent: Option<Process>,
@@ -97,8 +98,8 @@ pub struct Pod {
 }
 
 impl Cluster {
-    /// A cluster of `nodes` nodes with `pods` pods each. `prefix` names everything made; at most
-    /// seven characters, as device names are short.
+    /// Makes a cluster of `nodes` nodes with `pods` pods each. `prefix` begins the name of everything
+    /// that it makes: namespaces, cgroup, pins and the folder in `/tmp`.
     pub fn new(prefix: &str, nodes: u8, pods: u8) -> Result<Self> {
         let folder = std::env::temp_dir().join(prefix);
         fs::create_dir_all(folder.join("manifests"))?;
@@ -161,7 +162,7 @@ impl Cluster {
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ])?;
-        // Packets to service addresses leave a node, and a pod, by its default route.
+        // Packets to service addresses leave a node, and a pod, over its default route.
         netns.batch("route add default via 192.168.50.100\nroute add default via fd50::100")?;
         let mut node = Node {
             cgroup: self.cgroup.join(&name),
@@ -175,7 +176,7 @@ impl Cluster {
             proxy: None,
         };
         fs::create_dir_all(&node.cgroup)
-            .with_context(|| format!("cannot make cgroup {}", node.cgroup.display()))?;
+            .with_context(|| format!("cannot create cgroup {}", node.cgroup.display()))?;
         for pod in 1..=pods {
             let pod = node.add_pod(prefix, number, pod)?;
             node.pods.push(pod);
@@ -183,8 +184,8 @@ impl Cluster {
         Ok(node)
     }
 
-    /// Removes what an earlier cluster of this prefix left: one that was kept, or whose process
-    /// was killed.
+    /// Removes what an earlier cluster of this prefix left behind: one that was kept, or one whose
+    /// process was killed.
     pub fn sweep(prefix: &str) -> Result<()> {
         let cgroup = cgroup_mount()?.join(prefix);
         let pins = Path::new("/sys/fs/bpf").join(prefix);
@@ -197,7 +198,7 @@ impl Cluster {
         }
         for name in names {
             for id in processes_in(&Path::new("/run/netns").join(&name))? {
-                // It may have ended meanwhile.
+                // The process may have ended meanwhile.
                 let _ended = kill(Pid::from_raw(id), Signal::SIGKILL);
             }
             ip(&format!("netns del {name}"))?;
@@ -217,12 +218,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// The folder that agents read.
+    /// The folder from which agents read manifests.
     pub fn manifests(&self) -> PathBuf {
         self.folder.join("manifests")
     }
 
-    /// Writes a manifest as an editor does: agents never see half a file.
+    /// Writes a manifest by rename, as an editor does: agents never read half a file.
     pub fn write(&self, file: &str, text: &str) -> Result<()> {
         let temporary = self.folder.join(file);
         fs::write(&temporary, text)?;
@@ -230,12 +231,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts an API server beside the client; agents started from now on ask it.
+    /// Starts an API server in the client's namespace; agents that are started from now on use it.
     pub fn serve_api(&mut self) -> Result<()> {
         self.serve_api_to(None)
     }
 
-    /// The same, deciding about each request.
+    /// Starts an API server that authorizes each request with `authorize`.
     pub fn serve_api_to(&mut self, authorize: Option<Authorize>) -> Result<()> {
         let options = ApiOptions {
             listen: SocketAddr::from((CLIENT_V4, 6443)),
@@ -250,7 +251,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The file that tells clients where the API server is.
+    /// The kubeconfig file of the API server.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
@@ -277,26 +278,27 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Starts the agent of a node and waits until it has programmed what its source says: the API
-    /// server's objects if there is one, else the manifests.
+    /// Starts the agent of a node and waits until it has programmed its source: the objects of the API
+    /// server if there is one, else the manifests.
     pub fn start_agent(&mut self, index: usize) -> Result<()> {
         self.start_agent_with(index, &[])
     }
 
-    /// The same with further options.
+    /// Starts the agent of a node with further options.
     pub fn start_agent_with(&mut self, index: usize, options: &[&str]) -> Result<()> {
         let command = self.agent_command(index, options)?;
         self.nodes[index].agent = Some(Process::start(command, "ready")?);
         Ok(())
     }
 
-    /// What starts the agent of a node.
+    /// The command that starts the agent of a node.
     pub fn agent_command(&self, index: usize, options: &[&str]) -> Result<Command> {
         let command = self.nodes[index].netns.command(binary("headgate")?, None);
         Ok(self.as_agent(index, command, options))
     }
 
-    /// The same with capabilities as setpriv(1) writes them, `-all,+net_admin` for example.
+    /// Starts the agent of a node with these capabilities, in the form of setpriv(1): for example
+    /// `-all,+net_admin`.
     pub fn start_agent_as(
         &mut self,
         index: usize,
@@ -335,9 +337,9 @@ impl Cluster {
         command
     }
 
-    /// Starts an L7 proxy on a node, without capabilities and as a user of its own, once its agent
-    /// runs with `--proxy-user`. It serves the same source as the agent, and takes the place of the
-    /// one that runs there already, which is returned.
+    /// Starts an L7 proxy on a node, without capabilities and as its own user. The agent must run with
+    /// `--proxy-user` already. The proxy serves the same source as the agent. Returns the proxy that
+    /// ran there before; it still runs.
     pub fn start_proxy(&mut self, index: usize, options: &[&str]) -> Result<Option<Process>> {
         let program = self.shared_binary()?;
         let node = &mut self.nodes[index];
@@ -358,8 +360,8 @@ impl Cluster {
                 "-all",
             ])
             .arg(program)
-            // A pod has the folder mounted. Here it is where the process starts, as those above it
-            // may be root's alone.
+            // A pod has the folder mounted. Here the process starts in it, because only root may
+            // enter the folders above.
             .current_dir(&node.pins)
             .args(["--pins", ".", "proxy", "--node-name", &node.name])
             .args(options);
@@ -372,17 +374,17 @@ impl Cluster {
         Ok(node.proxy.replace(Process::start(command, "ready")?))
     }
 
-    /// The binary, at a place where every user may come.
+    /// The path of the binary in a folder that every user may enter.
     fn shared_binary(&self) -> Result<PathBuf> {
         let (built, shared) = (binary("headgate")?, self.folder.join("headgate"));
         if !shared.exists() && fs::hard_link(&built, &shared).is_err() {
-            // Another file system.
+            // The folder is on another file system.
             fs::copy(&built, &shared)?;
         }
         Ok(shared)
     }
 
-    /// Leaves everything as it is on drop.
+    /// Keeps everything running after the drop.
     pub fn keep(mut self) {
         self.keep = true;
         self.client.keep();
@@ -437,7 +439,7 @@ impl Node {
         })
     }
 
-    /// Prints what its agent programmed and what became of packets.
+    /// Prints the state of its agent, its services and its connections.
     fn show(&self) {
         for command in ["status", "services", "conntrack"] {
             let output = binary("headgate").and_then(|program| {
@@ -457,7 +459,7 @@ impl Node {
     }
 }
 
-/// A device `eth0` in `netns` whose other end is on the bridge.
+/// Makes a device `eth0` in `netns` with its other end on the bridge.
 fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result<()> {
     let inside = netns.name();
     fabric.batch(&format!(
@@ -472,10 +474,10 @@ fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result
     ))
 }
 
-/// Makes the ends of the nodes' devices behave as network cards do.
+/// Attaches an XDP program to the bridge ports, so that veth devices behave as network cards do.
 ///
-/// What XDP sends out of a veth waits in a ring until somebody polls it, and the kernel wakes the
-/// other end only if that has an XDP program too (`veth_xdp_flush`, Linux 6.18).
+/// A frame that XDP sends out of a veth waits in a ring until the other end polls it, and the kernel
+/// wakes the other end only if that has an XDP program too (`veth_xdp_flush`, Linux 6.18).
 fn wake_ports(fabric: &Netns, ports: Vec<String>, pins: PathBuf) -> Result<()> {
     fabric.run(move || {
         const FEW: u32 = 16;
@@ -510,7 +512,7 @@ fn processes_in(netns: &Path) -> Result<Vec<i32>> {
     Ok(ids.filter(is_inside).collect())
 }
 
-/// A cgroup can be removed only some moments after its last process ended.
+/// Removes a cgroup. The kernel allows it only some time after its last process ended.
 fn remove_cgroup(path: &Path) {
     for _ in 0..100 {
         match fs::remove_dir(path) {

@@ -1,5 +1,5 @@
 //! Clusters of network namespaces for demo and tests: nodes, pods and a client outside, on one
-//! machine. Everything made carries one prefix and goes away with the value that made it.
+//! machine. Everything that a cluster makes carries one prefix and is removed when it is dropped.
 
 mod client;
 mod cluster;

@@ -1,4 +1,4 @@
-//! Clients that ask again and again, and what became of it.
+//! Clients that send requests continuously, and a tally of the answers.
 
 use std::{
     collections::BTreeMap,
@@ -20,23 +20,24 @@ use crate::{
     talk::Talk,
 };
 
-/// How long a client that lost something rests: what is away would be asked thousands of times.
+/// Pause of a client after a lost request. Without it, an absent server would be asked thousands of
+/// times.
 const AFTER_LOSS: Duration = Duration::from_millis(10);
 
-/// Asks once: who answered.
+/// Sends one request and returns the name of the pod that answered.
 pub type Client = Box<dyn FnMut() -> Result<String, Miss> + Send>;
 
-/// What a client got instead of its answer.
+/// The failure of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Miss {
-    /// Nothing.
+    /// No answer, and the error.
     Lost(String),
-    /// An answer of somebody else than before.
+    /// An answer of another pod than before, over the same connection or flow.
     Moved(String),
 }
 
 impl Miss {
-    /// Nothing, and what is known of why.
+    /// No answer, for this reason.
     pub fn lost(why: impl fmt::Display) -> Self {
         Self::Lost(why.to_string())
     }
@@ -54,35 +55,35 @@ impl From<Error> for Miss {
     }
 }
 
-/// What became of the questions of one client, or of several.
+/// The outcomes of the requests of one client, or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Answers, by who answered.
+    /// Number of answers by pod.
     pub answers: BTreeMap<String, usize>,
-    /// What was lost, and why.
+    /// An error for each lost request.
     pub lost: Vec<String>,
-    /// Answers of somebody else than before.
+    /// A sentence for each answer of another pod than before.
     pub moved: Vec<String>,
 }
 
 impl Tally {
-    /// All questions.
-    pub fn asked(&self) -> usize {
+    /// Number of all requests.
+    pub fn sent(&self) -> usize {
         self.answered() + self.lost.len() + self.moved.len()
     }
 
-    /// Those that were answered.
+    /// Number of requests that were answered.
     pub fn answered(&self) -> usize {
         self.answers.values().sum()
     }
 
-    /// Answers of this pod.
+    /// Number of answers of this pod.
     pub fn of(&self, pod: &str) -> usize {
         self.answers.get(pod).copied().unwrap_or(0)
     }
 
-    /// Counts one more.
-    pub fn note(&mut self, result: Result<String, Miss>) {
+    /// Adds the outcome of one request.
+    pub fn add(&mut self, result: Result<String, Miss>) {
         match result {
             Ok(pod) => *self.answers.entry(pod).or_default() += 1,
             Err(Miss::Lost(why)) => self.lost.push(why),
@@ -104,7 +105,7 @@ impl std::iter::Sum for Tally {
     }
 }
 
-/// Clients that ask until told to stop.
+/// Clients that send requests until they are stopped.
 #[derive(Debug, Default)]
 pub struct Load {
     is_over: Arc<AtomicBool>,
@@ -112,32 +113,32 @@ pub struct Load {
 }
 
 impl Load {
-    /// Nobody yet.
+    /// A load without clients.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With a client more, which rests between its questions.
+    /// Starts one more client, which pauses between its requests.
     #[must_use]
-    pub fn with(mut self, from: &Netns, pause: Duration, mut ask: Client) -> Self {
+    pub fn with(mut self, from: &Netns, pause: Duration, mut request: Client) -> Self {
         let (is_over, tally) = (self.is_over.clone(), Arc::<Mutex<Tally>>::default());
-        let noted = tally.clone();
+        let shared = tally.clone();
         let client = from.spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
-                let result = ask();
-                let rest = match result {
+                let result = request();
+                let pause = match result {
                     Err(Miss::Lost(_)) => pause.max(AFTER_LOSS),
                     _ => pause,
                 };
-                lock(&noted).note(result);
-                thread::sleep(rest);
+                lock(&shared).add(result);
+                thread::sleep(pause);
             }
         });
         self.clients.push((tally, client));
         self
     }
 
-    /// What became of all questions so far.
+    /// The outcomes of all requests so far.
     pub fn tally(&self) -> Tally {
         self.clients
             .iter()
@@ -145,7 +146,7 @@ impl Load {
             .sum()
     }
 
-    /// Stops the clients: what became of the questions of each.
+    /// Stops the clients; returns the tally of each.
     pub fn finish(mut self) -> Vec<Tally> {
         self.stop()
     }
@@ -173,20 +174,20 @@ fn lock(tally: &Mutex<Tally>) -> std::sync::MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A new connection each time.
+/// A client that opens a new connection for each request.
 pub fn connections(to: SocketAddr) -> Client {
     Box::new(move || {
         let lost = |how: &str, error| Miss::Lost(format!("new connection {how}{to}: {error}"));
         let stream = connect(to).map_err(|error| lost("to ", error))?;
-        // In a trace of packets it is found by this.
+        // The port finds the connection in a packet capture.
         let from = stream.local_addr()?;
         let answer = get_on(&stream).map_err(|error| lost(&format!("from {from} to "), error))?;
         Ok(answer.pod)
     })
 }
 
-/// One connection, opened with the first question, which stays open and at its pod. If it is lost,
-/// another one.
+/// A client with one connection, which stays open and must stay at its pod. It opens the connection
+/// with the first request, and again after a loss.
 pub fn connection(to: SocketAddr) -> Client {
     kept(
         format!("connection to {to}"),
@@ -195,7 +196,7 @@ pub fn connection(to: SocketAddr) -> Client {
     )
 }
 
-/// The datagrams of one connected socket, which stay with one pod.
+/// A client with one connected UDP socket, whose datagrams must stay at one pod.
 pub fn datagrams(to: SocketAddr) -> Client {
     kept(
         format!("datagram to {to}"),
@@ -208,15 +209,15 @@ pub fn datagrams(to: SocketAddr) -> Client {
     )
 }
 
-/// What a process of a cgroup sends, one flow after the other or all at one pod.
+/// A client that is a process of a cgroup. With `is_kept`, all answers must come from one pod.
 pub fn talk(mut talk: Talk, to: SocketAddr, is_kept: bool) -> Client {
     let name = format!("by socket to {to}, kept: {is_kept}");
     let mut before = None;
     Box::new(move || {
-        let said = talk.to(to)?;
-        let pod = said.split(' ').next().unwrap_or_default();
+        let line = talk.to(to)?;
+        let pod = line.split(' ').next().unwrap_or_default();
         match pod {
-            "error" => Err(Miss::Lost(format!("{name}: {said}"))),
+            "error" => Err(Miss::Lost(format!("{name}: {line}"))),
             _ if is_kept => same(&name, &mut before, pod.into()),
             _ => Ok(pod.into()),
         }
@@ -226,7 +227,7 @@ pub fn talk(mut talk: Talk, to: SocketAddr, is_kept: bool) -> Client {
 fn kept<T: Send + 'static>(
     name: String,
     mut open: impl FnMut() -> io::Result<T> + Send + 'static,
-    mut ask: impl FnMut(&mut T) -> io::Result<Answer> + Send + 'static,
+    mut request: impl FnMut(&mut T) -> io::Result<Answer> + Send + 'static,
 ) -> Client {
     let mut connection = None;
     let mut before = None;
@@ -239,13 +240,13 @@ fn kept<T: Send + 'static>(
                 open().map_err(lost)?
             }
         };
-        let answer = ask(&mut open).map_err(lost)?;
+        let answer = request(&mut open).map_err(lost)?;
         connection = Some(open);
         same(&name, &mut before, answer.pod)
     })
 }
 
-/// The pod, if it is the one that it was before.
+/// Returns the pod if it is the same as before.
 fn same(name: &str, before: &mut Option<String>, now: String) -> Result<String, Miss> {
     match before.replace(now.clone()) {
         Some(before) if before != now => {

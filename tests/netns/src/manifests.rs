@@ -1,4 +1,4 @@
-//! The examples: a Service and its endpoints, and Ingresses.
+//! The example objects: a Service and its endpoints, and Ingresses.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 /// A Service `web` with every kind of frontend, over TCP and UDP and both families.
 pub const SERVICE: &str = include_str!("../../../deploy/examples/web.yaml");
 
-/// EndpointSlices of `web` for the pods with these nodes and numbers, as `Cluster` makes them.
+/// EndpointSlices of `web` for pods of a `Cluster`, each given as (node, number).
 pub fn slices(pods: &[(u8, u8)]) -> String {
     let mut text = String::new();
     for (name, family, pattern) in [
@@ -44,24 +44,24 @@ pub fn slices(pods: &[(u8, u8)]) -> String {
 /// Ingresses with two hosts for `web`, one of them over TLS with the Secret `shop-tls`.
 pub const INGRESSES: &str = include_str!("../../../deploy/examples/ingress.yaml");
 
-/// A certificate for some hosts, signed by an authority of its own.
+/// A certificate for some hosts, signed by its own authority.
 #[derive(Debug)]
 pub struct Certificate {
-    /// What clients trust, PEM.
+    /// The certificate of the authority, which clients trust, PEM.
     pub authority: String,
-    /// What the server shows, PEM.
+    /// The certificate of the server, PEM.
     pub chain: String,
-    /// Its key, PEM.
+    /// The private key of the server, PEM.
     pub key: String,
 }
 
 impl Certificate {
-    /// Makes one that lasts.
+    /// Makes a certificate that does not expire soon.
     pub fn new(hosts: &[&str]) -> Result<Self> {
         Self::made(hosts, None)
     }
 
-    /// Makes one that ends in so many days, or ended before so many.
+    /// Makes a certificate that expires in `days` days; a negative number is in the past.
     pub fn ending(hosts: &[&str], days: i64) -> Result<Self> {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         let by = DAY * u32::try_from(days.unsigned_abs())?;
@@ -89,7 +89,7 @@ impl Certificate {
         })
     }
 
-    /// The Secret of this name.
+    /// The manifest of a `kubernetes.io/tls` Secret with this name.
     pub fn secret(&self, name: &str) -> String {
         let encode = |text: &str| BASE64_STANDARD.encode(text);
         format!(

@@ -1,4 +1,4 @@
-//! One network namespace.
+//! A network namespace.
 
 use std::{
     ffi::OsStr,
@@ -20,7 +20,7 @@ pub struct Netns {
     keep: bool,
 }
 
-/// Runs `ip` with these words.
+/// Runs `ip` with these arguments.
 pub(crate) fn ip(words: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(words.split_whitespace())
@@ -40,7 +40,7 @@ impl Netns {
             keep: false,
         };
         netns.batch("link set lo up")?;
-        // IPv6 addresses are ours alone, and are wanted at once.
+        // Our IPv6 addresses are unique. Without duplicate address detection they work at once.
         netns.sysctl(&[
             ("ipv6/conf/all/accept_dad", "0"),
             ("ipv6/conf/default/accept_dad", "0"),
@@ -53,17 +53,17 @@ impl Netns {
         &self.name
     }
 
-    /// Its file, to enter it by.
+    /// The path of its file, for setns(2).
     pub fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
     }
 
-    /// Does not remove it on drop.
+    /// Keeps it after the drop.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
 
-    /// Runs a list of `ip` commands inside, one a line.
+    /// Runs `ip` commands inside, one per line.
     pub fn batch(&self, commands: &str) -> Result<()> {
         let mut child = Command::new("ip")
             .args(["-n", &self.name, "-batch", "-"])
@@ -121,13 +121,13 @@ impl Netns {
     }
 
     /// A command that runs inside the namespace and, if one is given, inside a cgroup. Unlike
-    /// `ip netns exec` it leaves `/sys` alone, where the BPF file system and cgroups are.
+    /// `ip netns exec` it does not mount `/sys` again, which holds the BPF file system and cgroups.
     pub fn command(&self, program: impl AsRef<OsStr>, cgroup: Option<&Path>) -> Command {
         let mut command = Command::new(program);
         let netns = self.path();
         let procs = cgroup.map(|cgroup| cgroup.join("cgroup.procs"));
-        // SAFETY: between fork and exec this opens two files, writes one and enters a namespace,
-        // which needs no lock that another thread of the parent could hold.
+        // SAFETY: between fork and exec this opens two files, writes one and enters a namespace. It
+        // allocates memory for the paths, which glibc supports after fork in a process with threads.
         unsafe {
             command.pre_exec(move || {
                 if let Some(procs) = &procs {

@@ -1,4 +1,4 @@
-//! Child processes that end with the value that holds them.
+//! Child processes that end when the value that holds them is dropped.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longest that a process may take to say that it is ready, on emulated processors as well.
+/// Longest time until a process prints that it is ready. It suffices on emulated processors too.
 const READY: Duration = Duration::from_secs(120);
 
 /// A running child process, killed on drop.
@@ -29,7 +29,7 @@ pub struct Process {
     keep: bool,
 }
 
-/// A binary of this workspace, next to the running one.
+/// The path of a binary of this workspace, in the folder of the running one or above it.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let mut folder = env::current_exe()?;
     while folder.pop() {
@@ -38,7 +38,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
             return Ok(candidate);
         }
     }
-    bail!("there is no {name}: run `cargo xtask build` or `cargo build --bins` first")
+    bail!("{name} is not built: run `cargo xtask build` or `cargo build --bins` first")
 }
 
 impl Process {
@@ -51,7 +51,7 @@ impl Process {
                 Ok(_) => {}
                 Err(error) => {
                     process.child.kill()?;
-                    // Its last words may still be on the way.
+                    // Its last output may still be in the pipe.
                     let _read = process.errors.take().map(JoinHandle::join);
                     bail!("not ready ({error}):\n{}", process.log());
                 }
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Starts a command that does not say when it is ready.
+    /// Starts a command and does not wait until it is ready.
     pub fn spawn(command: Command) -> Result<Self> {
         Self::launch(command).map(|(process, _)| process)
     }
@@ -87,24 +87,24 @@ impl Process {
         Ok((process, lines))
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it printed so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         self.log.lock().map(|log| log.clone()).unwrap_or_default()
     }
 
-    /// Kills it, as a crash would.
+    /// Kills it with SIGKILL, as a crash would, and waits for the end.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Asks it to end, and waits.
+    /// Sends SIGTERM and waits for the end.
     pub fn terminate(mut self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
         self.child.wait()?;
@@ -117,7 +117,7 @@ impl Process {
         Ok(())
     }
 
-    /// Does not end it on drop.
+    /// Lets it run after the drop.
     pub(crate) fn keep(&mut self) {
         self.keep = true;
     }
@@ -135,7 +135,7 @@ fn collect(
                 log.push('\n');
             }
             if let Some(lines) = &lines {
-                // Nobody listens any more once the process is ready.
+                // The receiver is gone once the process is ready.
                 let _closed = lines.send(line);
             }
         }
@@ -147,7 +147,7 @@ impl Drop for Process {
         if self.keep {
             return;
         }
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
         if thread::panicking() {

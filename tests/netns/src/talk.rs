@@ -1,4 +1,4 @@
-//! A process with sockets, for what socket hooks do: they see processes of a cgroup alone.
+//! A client process in a cgroup: the socket hooks apply only to processes of a cgroup.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -20,7 +20,7 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// Starts it as a process of a cgroup with one UDP socket, connected if an address is given.
+    /// Starts it in a cgroup with one UDP socket, connected if an address is given.
     pub fn start(netns: &Netns, cgroup: &Path, connect: Option<SocketAddr>) -> Result<Self> {
         Self::start_by(
             netns.command(binary("headgate-talk")?, Some(cgroup)),
@@ -28,7 +28,8 @@ impl Talk {
         )
     }
 
-    /// The same over TCP: one connection if an address is given, else a new one each time.
+    /// Starts it in a cgroup over TCP: with one connection if an address is given, else with a new
+    /// connection for each request.
     pub fn start_tcp(netns: &Netns, cgroup: &Path, connect: Option<SocketAddr>) -> Result<Self> {
         let mut command = netns.command(binary("headgate-talk")?, Some(cgroup));
         command.arg("--tcp");
@@ -51,11 +52,11 @@ impl Talk {
             output: BufReader::new(output),
         };
         let first = talk.line()?;
-        ensure!(first == "ready", "headgate-talk says {first}");
+        ensure!(first == "ready", "headgate-talk printed {first}");
         Ok(talk)
     }
 
-    /// Asks, and returns `pod client peer` or `error why`.
+    /// Sends one request or datagram; returns `pod client peer` or `error REASON`.
     pub fn to(&mut self, address: SocketAddr) -> Result<String> {
         writeln!(self.input, "{address}")?;
         self.line()
@@ -70,7 +71,7 @@ impl Talk {
 
 impl Drop for Talk {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }

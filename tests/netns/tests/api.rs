@@ -52,7 +52,7 @@ fn s01_s12_what_kubectl_applies_is_served() {
     let (_, peer) = cluster.client.run(move || udp(datagrams).unwrap());
     assert_eq!(peer, datagrams);
 
-    // The load balancer's controller writes its address into the status.
+    // The controller of the load balancer writes its address into the status.
     let balancer = on(BALANCER, 80);
     assert!(cluster.client.run(move || get(balancer).is_err()));
     let status = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.10"}]}}}"#;
@@ -75,7 +75,7 @@ fn s01_s12_what_kubectl_applies_is_served() {
         "{table}"
     );
 
-    // An agent that comes back finds what changed while it was away.
+    // An agent that starts again applies what changed while it was away.
     cluster.nodes[0].agent.take().unwrap().kill().unwrap();
     apply(&cluster, &slices(&[(2, 1)]));
     assert_eq!(
@@ -95,11 +95,9 @@ fn s01_s12_what_kubectl_applies_is_served() {
 }
 
 #[test]
-fn s62_absent_api_takes_nothing_away() {
+fn s62_absent_api_removes_nothing() {
     if std::env::var_os(ASSETS).is_some() {
-        println!(
-            "SKIPPED: s62_absent_api_takes_nothing_away: the real API server cannot be cut off"
-        );
+        println!("SKIPPED: s62_absent_api_removes_nothing: the real API server cannot be cut off");
         return;
     }
     let Some(mut cluster) = cluster_without_agents("noapi", 1, 2) else {
@@ -116,7 +114,7 @@ fn s62_absent_api_takes_nothing_away() {
     assert_eq!(pods_over_http(&cluster.client, node), names(&["web-1-1"]));
     runtime.block_on(api(&cluster).stop());
     let log = || cluster.nodes[0].agent.as_ref().unwrap().log();
-    eventually("the agent says so", || log().contains("disconnected"));
+    eventually("the agent logs it", || log().contains("disconnected"));
     assert_eq!(pods_over_http(&cluster.client, node), names(&["web-1-1"]));
     api(&cluster).apply_yaml(&slices(&[(1, 2)])).unwrap();
     runtime.block_on(api(&cluster).resume()).unwrap();
@@ -155,12 +153,12 @@ fn time_from_a_change_to_the_maps_is_measured_once() {
     assert_eq!(
         count(),
         0,
-        "what happened before the agent was there is not its doing"
+        "a change before the agent started is not measured"
     );
     let later = with_trigger("2099-01-01T00:00:00Z");
     apply(&cluster, &later);
     eventually("the change is measured", || count() == 1);
-    // The same change, told again with other contents.
+    // Other contents with the trigger time of the same change.
     apply(&cluster, &later.replace("9376", "9377"));
     let is_taken_up = || {
         headgate(&cluster.nodes[0], &["backends"])

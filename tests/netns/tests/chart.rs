@@ -1,4 +1,4 @@
-//! The Helm chart: what it renders is what the kustomize base says, and values are checked.
+//! The Helm chart: it renders the same objects as the kustomize base, and its values are checked.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-/// Names a real `helm` to render with.
+/// Environment variable with the path of a real `helm` to render with.
 const HELM: &str = "HELM";
 const TEMPLATES: [&str; 6] = [
     "rbac.yaml",
@@ -91,7 +91,7 @@ fn text(value: &Go) -> String {
     }
 }
 
-// The functions of Helm's own that the chart uses.
+// The functions of Helm (not of Go templates) that the chart uses.
 
 fn quote(words: &[Go]) -> Result<Go, FuncError> {
     Ok(Go::from(serde_json::to_string(&text(&words[0])).unwrap()))
@@ -113,7 +113,7 @@ fn to_yaml(words: &[Go]) -> Result<Go, FuncError> {
 
 fn nindent(words: &[Go]) -> Result<Go, FuncError> {
     let Go::Number(width) = &words[0] else {
-        return Err(FuncError::Generic("nindent wants a number".into()));
+        return Err(FuncError::Generic("nindent needs a number".into()));
     };
     let margin = " ".repeat(width.as_u64().unwrap() as usize);
     let lines = text(&words[1]);
@@ -124,7 +124,7 @@ fn nindent(words: &[Go]) -> Result<Go, FuncError> {
     Ok(Go::from(format!("\n{}", lines.join("\n"))))
 }
 
-/// Renders the chart by the real `helm` if it is named, else by a library for Go's templates.
+/// Renders the chart with the real `helm` if it is named, else with a library for Go templates.
 fn render(values: &Value) -> String {
     if let Some(helm) = std::env::var_os(HELM) {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -172,7 +172,7 @@ fn render(values: &Value) -> String {
     documents.join("\n---\n")
 }
 
-/// Objects by kind and name, every field of which the API has.
+/// Objects by kind and name. Fails if the API lacks a field.
 fn objects(text: &str) -> BTreeMap<String, Value> {
     let documents = serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
@@ -189,7 +189,7 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
             "ClusterRoleBinding" => checked::<ClusterRoleBinding>(document),
             "Service" => checked::<Service>(document),
             "IngressClass" => checked::<IngressClass>(document),
-            other => panic!("nobody expects a {other}"),
+            other => panic!("unexpected kind {other}"),
         };
         (key, value)
     });
@@ -217,7 +217,7 @@ fn complaints(values: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What kustomize makes of a folder; `None` if this cannot run here.
+/// The objects that kustomize builds from a folder; `None` if kubectl is missing.
 fn kustomized(folder: &str) -> Option<BTreeMap<String, Value>> {
     let mut command = Command::new("kubectl");
     let output = command.arg("kustomize").arg(deploy().join(folder)).output();
@@ -246,16 +246,16 @@ fn assert_renders(values: &Value, folder: &str, count: usize) {
 }
 
 #[test]
-fn chart_renders_what_the_base_says() {
+fn chart_renders_the_same_as_the_kustomize_base() {
     assert_renders(&json!({}), "base", 5);
 }
 
 #[test]
-fn chart_with_ingress_renders_what_its_overlay_says() {
+fn chart_with_ingress_renders_the_same_as_its_overlay() {
     assert_renders(&json!({"ingress": {"enabled": true}}), "ingress", 11);
 }
 
-/// That the pod may be replaced without a gap, and can do nothing but what it is for.
+/// The pod can be replaced without a gap, and has no other rights than it needs.
 #[test]
 fn proxy_has_no_capabilities_and_hands_over() {
     let values = json!({"apiServer": {"host": "192.0.2.10"}, "ingress": {"enabled": true}});
@@ -279,8 +279,8 @@ fn proxy_has_no_capabilities_and_hands_over() {
         "capabilities": {"drop": ["ALL"]},
     });
     assert_eq!(container["securityContext"], context);
-    // A port of the node would keep the second pod from being scheduled, and a probe over the
-    // network be answered by the first.
+    // With a port of the node the second pod could not be scheduled, and the first pod would answer a
+    // probe over the network.
     assert_eq!(container.get("ports"), None);
     for probe in ["livenessProbe", "readinessProbe"] {
         assert_eq!(container[probe]["exec"]["command"][1], "probe", "{probe}");
@@ -329,7 +329,7 @@ fn values_reach_the_proxy() {
     let default = json!({"ingressclass.kubernetes.io/is-default-class": "true"});
     assert_eq!(*class, default);
 
-    // Where nobody gives a Service of that kind an address, there is none.
+    // With addresses of nodes there is no load balancer, so the chart renders no Service for it.
     let mut nodes = values.clone();
     let addresses = json!({"ingress": {"addresses": ["192.0.2.1", "192.0.2.2"]}});
     merge(&mut nodes, &addresses);

@@ -1,5 +1,5 @@
-//! The clients that people use, from outside through the proxy of a node to pods that speak more than
-//! plain HTTP.
+//! Common clients (curl, openssl, h2load, gRPC, WebSocket), from outside through the proxy of a node to
+//! pods that also serve other protocols than plain HTTP.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -29,11 +29,11 @@ use tonic_health::pb::{
 const SHOP: &str = "shop.example.com";
 const API: &str = "api.example.com";
 const MORE: &str = "more.example.com";
-/// Where pods serve what `headgate-echo` does not speak.
+/// Port on which pods serve other protocols than `headgate-echo`.
 const PORT: u16 = 9400;
 
-/// A cluster of one node with two pods whose proxy serves the example, another host over TLS for
-/// the Service `more` with these annotations, and what clients trust: for the example, and for that.
+/// A cluster of one node with two pods. Its proxy serves the example, and another host over TLS for the
+/// Service `more` with these annotations. Returns the certificates of the example and of that host.
 fn cluster(
     name: &str,
     annotations: &str,
@@ -65,7 +65,7 @@ fn cluster(
     Some((cluster, shop, more))
 }
 
-/// The file of an authority.
+/// The path of the certificate file of an authority.
 fn trust(cluster: &Cluster, name: &str) -> PathBuf {
     cluster.manifests().with_file_name(format!("{name}.pem"))
 }
@@ -79,7 +79,7 @@ fn service() -> String {
     )
 }
 
-/// Pods of the node by their numbers.
+/// The EndpointSlice of `more` for pods of the node, by number.
 fn more_slices(pods: &[u8]) -> String {
     let pods = pods.iter().map(|pod| {
         let host = pod + 1;
@@ -109,7 +109,7 @@ fn ingress(annotations: &str) -> String {
     )
 }
 
-/// Starts what a pod speaks beside HTTP.
+/// Starts a server for another protocol in a pod.
 fn serve(cluster: &Cluster, pod: usize, words: &[&str]) -> Process {
     let node = &cluster.nodes[0];
     let program = binary("headgate-serve").unwrap();
@@ -118,7 +118,7 @@ fn serve(cluster: &Cluster, pod: usize, words: &[&str]) -> Process {
     Process::start(command, "ready").unwrap()
 }
 
-/// The node's address outside.
+/// The external address of the node.
 fn node(cluster: &Cluster, port: u16) -> SocketAddr {
     (cluster.nodes[0].v4, port).into()
 }
@@ -130,7 +130,7 @@ fn run(cluster: &Cluster, program: &str, words: &[&str], input: &str) -> Output 
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // It may have ended already.
+    // The process may have ended already.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     child.wait_with_output().unwrap()
 }
@@ -140,7 +140,7 @@ fn text(output: &Output) -> String {
     format!("{out}{}", String::from_utf8_lossy(&output.stderr))
 }
 
-/// A GET by curl of a host at the node: status and body.
+/// Sends a GET for a host to the node with curl; returns status and body.
 fn curl(cluster: &Cluster, host: &str, scheme: &str, more: &[&str]) -> (String, String) {
     let node = cluster.nodes[0].v4;
     let (http, https) = (format!("{host}:80:{node}"), format!("{host}:443:{node}"));
@@ -168,7 +168,7 @@ fn curl(cluster: &Cluster, host: &str, scheme: &str, more: &[&str]) -> (String, 
 }
 
 #[test]
-fn l24_many_streams_and_none_fails() {
+fn l24_many_concurrent_streams_all_succeed() {
     let Some((cluster, ..)) = cluster("clih2", "", &["--access-log", "off"]) else {
         return;
     };
@@ -200,7 +200,7 @@ fn l25_openssl_gets_what_it_asks_for() {
             host,
         ];
         let words = [&words[..], &rest, more].concat();
-        // The answer comes after the tickets.
+        // The session tickets arrive before the answer.
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let input = if more.contains(&"-ign_eof") {
             &*request
@@ -236,7 +236,7 @@ fn l25_openssl_gets_what_it_asks_for() {
     }
 }
 
-/// Runs a client outside of the cluster.
+/// Runs a client in the namespace outside of the cluster.
 fn outside<T: Send + 'static>(
     cluster: &Cluster,
     client: impl Future<Output = T> + Send + 'static,
@@ -282,7 +282,7 @@ fn l26_grpc_has_streams_and_status_codes() {
         let mut statuses = Vec::new();
         while statuses.len() < 6 {
             let status = watch.message().await.unwrap().unwrap().status();
-            // Others are answered on the same connection meanwhile.
+            // Other calls on the same connection are answered meanwhile.
             client.check(ask("")).await.unwrap();
             statuses.push(status);
         }
@@ -292,7 +292,7 @@ fn l26_grpc_has_streams_and_status_codes() {
         statuses.windows(2).all(|two| two[0] != two[1]),
         "{statuses:?}"
     );
-    // Without a pod the code says so, and is no HTTP error.
+    // Without a pod the answer is a gRPC status, not an HTTP error.
     drop(pod);
     let authority = more.authority.clone();
     let gone = outside(&cluster, async move {
@@ -310,8 +310,8 @@ fn l27_a_websocket_outlives_fifty_changes() {
     };
     let _pods = [0, 1].map(|pod| serve(&cluster, pod, &["websocket"]));
     let at = node(&cluster, 80);
-    let (sender, mut told) = tokio::sync::mpsc::channel::<String>(1);
-    let (echoes, heard) = std::sync::mpsc::channel();
+    let (sender, mut texts) = tokio::sync::mpsc::channel::<String>(1);
+    let (echoes, received) = std::sync::mpsc::channel();
     let client = cluster.client.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_all().build().unwrap();
@@ -319,7 +319,7 @@ fn l27_a_websocket_outlives_fifty_changes() {
             let stream = tokio::net::TcpStream::connect(at).await.unwrap();
             let url = format!("ws://{MORE}/");
             let (mut socket, _) = client_async(url, stream).await.unwrap();
-            while let Some(text) = told.recv().await {
+            while let Some(text) = texts.recv().await {
                 socket.send(Message::text(text)).await.unwrap();
                 let echo = socket.next().await.unwrap().unwrap();
                 echoes.send(echo.into_text().unwrap().to_string()).unwrap();
@@ -329,11 +329,11 @@ fn l27_a_websocket_outlives_fifty_changes() {
     });
     let echo = |text: String| {
         sender.blocking_send(text.clone()).unwrap();
-        assert_eq!(heard.recv().unwrap(), text);
+        assert_eq!(received.recv().unwrap(), text);
     };
     echo("begin".into());
     for round in 0..50 {
-        // Its endpoint leaves and comes back, and its route changes.
+        // Its endpoint leaves and returns, and its route changes.
         let pods: &[u8] = [&[2][..], &[1, 2], &[1]][round % 3];
         cluster
             .write("more-slices.yaml", &more_slices(pods))
@@ -378,7 +378,7 @@ fn l28_passthrough_shows_the_certificate_of_the_pod() {
         status, "200",
         "the proxy has another certificate for the name"
     );
-    // Other names are opened as before.
+    // The proxy still terminates TLS for other names.
     let shop = trust(&cluster, "shop");
     let (status, _) = curl(
         &cluster,
@@ -389,14 +389,14 @@ fn l28_passthrough_shows_the_certificate_of_the_pod() {
     assert_eq!(status, "200");
 }
 
-/// What comes for bytes sent to the proxy, until it closes the connection.
+/// Sends bytes to the proxy; returns everything that it sends until it closes the connection.
 fn bytes(cluster: &Cluster, port: u16, bytes: String) -> String {
     let at = node(cluster, port);
     cluster.client.run(move || {
         let mut stream = TcpStream::connect(at).unwrap();
         stream.write_all(bytes.as_bytes()).unwrap();
         let mut answer = String::new();
-        // A connection that is refused may be reset.
+        // A refused connection may end with a reset.
         drop(stream.read_to_string(&mut answer));
         answer
     })
@@ -406,12 +406,12 @@ fn bytes(cluster: &Cluster, port: u16, bytes: String) -> String {
 fn l29_proxy_protocol_in_and_out() {
     let note = "headgate.io/proxy-protocol: 'true', \
         nginx.ingress.kubernetes.io/ssl-redirect: 'false'";
-    let told = ["--proxy-protocol-from", "192.168.50.100/32"];
-    let Some((cluster, ..)) = cluster("cliprox", note, &told) else {
+    let options = ["--proxy-protocol-from", "192.168.50.100/32"];
+    let Some((cluster, ..)) = cluster("cliprox", note, &options) else {
         return;
     };
     let _pod = serve(&cluster, 0, &["proxy"]);
-    // The client as a load balancer that speaks for itself.
+    // A load balancer that sends a request of its own.
     let trusted = trust(&cluster, "shop");
     let words = ["--haproxy-protocol", "--cacert", trusted.to_str().unwrap()];
     let (status, body) = curl(&cluster, SHOP, "https", &words);
@@ -420,7 +420,7 @@ fn l29_proxy_protocol_in_and_out() {
         body.contains(r#""x-forwarded-for":"192.168.50.100""#),
         "{body}"
     );
-    // And for a client behind it.
+    // A load balancer that forwards the connection of a client.
     let header = "PROXY TCP4 203.0.113.7 192.168.50.1 4000 80\r\n";
     let get = |host: &str, path: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
@@ -432,6 +432,6 @@ fn l29_proxy_protocol_in_and_out() {
     );
     let out = bytes(&cluster, 80, format!("{header}{}", get(MORE, "/")));
     assert!(out.ends_with("\r\n\r\n203.0.113.7"), "{out}");
-    // A load balancer that forgets the header is not guessed about.
+    // Without the header the connection of a load balancer is closed.
     assert_eq!(bytes(&cluster, 80, get(API, "/v1/")), "");
 }

@@ -1,4 +1,4 @@
-//! Programs of TC as filters of clsact, as on kernels without TCX.
+//! TC programs as filters of clsact, as on kernels without TCX.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -33,7 +33,7 @@ fn tc(node: &Node, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Programs and their ids by place, as tc(8) tells them.
+/// Programs and their ids by place, from the output of tc(8).
 fn filters(node: &Node) -> BTreeMap<&'static str, Vec<(String, String)>> {
     let after = |line: &str, word: &str| {
         let mut words = line.split_whitespace();
@@ -98,7 +98,7 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
     );
     let shown = hooks(&cluster.nodes[0]);
 
-    // Emulated processors have to start agents meanwhile.
+    // A low rate, because emulated processors must start agents meanwhile.
     let pause = Duration::from_millis(20);
     let load = Load::new()
         .with(&cluster.client, pause, connections(target))
@@ -114,9 +114,9 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
     }
     let has_tcx = TcAttach::best().unwrap() == TcAttach::Tcx;
     if !has_tcx {
-        println!("no TCX here: filters do not make way for links");
+        println!("no TCX here: the change from filters to links is not tested");
     }
-    // A kernel that has TCX now, and one that has it no more.
+    // An upgrade to a kernel with TCX, and a downgrade to one without.
     let upgrades = [(&[][..], vec![], 4), (&CLSACT, all_programs(), 0)];
     for (options, filters, links) in upgrades.into_iter().filter(|_| has_tcx) {
         cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
@@ -129,7 +129,7 @@ fn s61_filters_of_clsact_are_replaced_without_a_loss() {
 }
 
 #[test]
-fn filters_that_somebody_removed_are_missed_and_put_back() {
+fn filters_that_were_removed_are_reported_and_restored() {
     let Some(mut cluster) = cluster("lost", 1, &[(1, 1)]) else {
         return;
     };
@@ -137,19 +137,19 @@ fn filters_that_somebody_removed_are_missed_and_put_back() {
     assert!(!doctor(node).contains("ERROR"), "{}", doctor(node));
     for device in ["eth0", "lxc1"] {
         let agent = node.agent.as_ref().unwrap();
-        // It would put them back before anybody looks, once a minute.
+        // A running agent restores the filters within a minute.
         agent.signal(Signal::SIGSTOP).unwrap();
         tc(node, &["qdisc", "del", "dev", device, "clsact"]);
         let complaint = format!("programs of ours are missing on {device}");
         assert!(doctor(node).contains(&complaint), "{}", doctor(node));
         agent.signal(Signal::SIGCONT).unwrap();
         agent.signal(Signal::SIGHUP).unwrap();
-        eventually("put back", || programs(node) == all_programs());
+        eventually("restored", || programs(node) == all_programs());
         assert!(agent.log().contains(&complaint), "{}", agent.log());
         eventually("all is well", || !doctor(node).contains("ERROR"));
     }
 
-    // A filter of somebody else stays.
+    // A filter that is not ours stays.
     let theirs = ["filter", "add", "dev", "lxc1", "ingress", "pref", "2"];
     let nothing = ["bpf", "bytecode", "1,6 0 0 0,"];
     tc(node, &[&theirs[..], &nothing].concat());

@@ -1,4 +1,4 @@
-//! What `deploy/` gives agent and proxy is enough: their roles at the API, their capabilities.
+//! The roles and capabilities in `deploy/` are exactly those that agent and proxy need.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -30,7 +30,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
 const DAEMONSET: &str = include_str!("../../../deploy/base/daemonset.yaml");
 
-/// The object of a kind and name in a text, every field of which the API has.
+/// The object of a kind and name in a manifest. Fails if the API lacks a field.
 fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
     let documents = serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap());
@@ -46,7 +46,7 @@ fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
     object.unwrap()
 }
 
-/// What a request is about, as roles name it.
+/// The resource of a request, in the form that roles use.
 fn resource(request: &Attributes) -> String {
     match &request.subresource {
         Some(part) => format!("{}/{part}", request.resource),
@@ -68,7 +68,7 @@ fn allows(role: &ClusterRole, request: &Attributes) -> bool {
 
 type Requests = Arc<Mutex<Vec<Attributes>>>;
 
-/// Serves an API that allows what a role does; what is asked of it.
+/// Serves an API that allows what a role allows; returns the requests that it gets.
 fn serve_role(cluster: &mut Cluster, role: &ClusterRole) -> Requests {
     let asked = Requests::default();
     let (log, enforced) = (asked.clone(), role.clone());
@@ -88,7 +88,8 @@ fn api(cluster: &Cluster) -> &ApiServer {
     }
 }
 
-/// Nothing was refused, and nothing is allowed that was not asked for, these verbs apart.
+/// Asserts that no request was refused, and that each permission of the role was used, except these
+/// verbs.
 fn assert_fits(role: &ClusterRole, asked: &Requests, spare: &[&str]) {
     let asked = asked.lock().unwrap();
     let refused: Vec<_> = asked
@@ -108,7 +109,7 @@ fn assert_fits(role: &ClusterRole, asked: &Requests, spare: &[&str]) {
     }
 }
 
-/// The capabilities of a container, as `setpriv` wants them.
+/// The capabilities of a container, in the form of setpriv(1).
 fn capabilities(container: &Container) -> String {
     let context = container.security_context.clone().unwrap();
     let added = context.capabilities.unwrap().add.unwrap_or_default();
@@ -125,8 +126,8 @@ fn container(text: &str, name: &str) -> Container {
 }
 
 #[test]
-fn agent_gets_along_with_its_role_and_capabilities() {
-    const NAME: &str = "agent_gets_along_with_its_role_and_capabilities";
+fn agent_needs_exactly_its_role_and_capabilities() {
+    const NAME: &str = "agent_needs_exactly_its_role_and_capabilities";
     if std::env::var_os(ASSETS).is_some() {
         println!("SKIPPED: {NAME}: the role is enforced by the stand-in alone");
         return;
@@ -136,7 +137,7 @@ fn agent_gets_along_with_its_role_and_capabilities() {
     };
     let role: ClusterRole = object(RBAC, "ClusterRole", "headgate");
     let asked = serve_role(&mut cluster, &role);
-    // An external IP of the node itself is refused, so an Event is written.
+    // An external IP that is an address of the node is refused, so the agent writes an Event.
     let node_ip = cluster.nodes[0].v4;
     let service = SERVICE.replace("  type: ", &format!("  externalIPs: [{node_ip}]\n  type: "));
     api(&cluster).apply_yaml(&service).unwrap();
@@ -161,8 +162,8 @@ fn agent_gets_along_with_its_role_and_capabilities() {
     );
 }
 
-/// Whether an agent with these capabilities does everything: it attaches, gives the proxy its map,
-/// and ends the UDP sockets of a backend that goes. If not, what it says.
+/// Checks that an agent with these capabilities does everything: it attaches, gives the proxy its map,
+/// and ends the UDP sockets of a backend that goes. The error is its log.
 fn is_enough(name: &str, capabilities: &str) -> Result<(), String> {
     let mut cluster = cluster_without_agents(name, 1, 2).unwrap();
     cluster.write("web.yaml", SERVICE).unwrap();
@@ -177,7 +178,7 @@ fn is_enough(name: &str, capabilities: &str) -> Result<(), String> {
     let log = || node.agent.as_ref().unwrap().log();
     let complains = || log().contains("WARN") || log().contains("ERROR");
     let maps = Maps::open(&node.pins, false).unwrap();
-    // The agent forgets them when it has ended them.
+    // The agent removes the entries after it ended the sockets.
     eventually("sockets are ended, or not", || {
         complains() || maps.sockets.keys().next().is_none()
     });
@@ -192,7 +193,7 @@ fn s94_the_agent_needs_each_of_its_capabilities() {
     const NAME: &str = "s94_the_agent_needs_each_of_its_capabilities";
     let Some(overlay) = overlay(NAME) else { return };
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: {NAME}: capabilities are root's to give");
+        println!("SKIPPED: {NAME}: only root can give capabilities");
         return;
     }
     let all = capabilities(&container(&overlay, "headgate"));
@@ -206,7 +207,7 @@ fn s94_the_agent_needs_each_of_its_capabilities() {
         let missing = is_enough("capsome", &without(&all, name));
         assert!(missing.is_err(), "it does without {name}");
     }
-    // The kernel takes SYS_ADMIN for these two, so they are for whoever takes that away.
+    // SYS_ADMIN includes these two; they are needed where SYS_ADMIN is removed.
     let few = without(&without(&all, "sys_admin"), "sys_ptrace");
     for name in ["bpf", "perfmon"] {
         let missing = is_enough("capfew", &without(&few, name)).unwrap_err();
@@ -215,12 +216,12 @@ fn s94_the_agent_needs_each_of_its_capabilities() {
             "it starts without {name}: {missing}"
         );
     }
-    // All but the sockets.
+    // Everything works except ending sockets.
     let missing = is_enough("caprest", &few).unwrap_err();
     assert!(!missing.contains("not ready"), "{missing}");
 }
 
-/// An Ingress for everything, with an annotation that is refused.
+/// An Ingress for every host, with an annotation that is refused.
 const INGRESS: &str = "
 apiVersion: networking.k8s.io/v1
 kind: Ingress
@@ -233,22 +234,22 @@ spec:
 ";
 const BALANCER: &str = "192.0.2.80";
 
-/// The objects of the overlay; `None` if this cannot run here.
+/// The objects of the overlay; `None` without kubectl or with the real API server.
 fn overlay(name: &str) -> Option<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/ingress");
     let output = Command::new("kubectl").args(["kustomize", folder]).output();
     if output.is_err() || std::env::var_os(ASSETS).is_some() {
-        println!("SKIPPED: {name}: this wants kubectl, and the stand-in");
+        println!("SKIPPED: {name}: this needs kubectl, and the stand-in API server");
         return None;
     }
     Some(String::from_utf8(output.unwrap().stdout).unwrap())
 }
 
-/// A node whose agent, with just the capabilities of the overlay, waits for a proxy; and what the
-/// proxy asks of the API, where there is an Ingress.
+/// A node whose agent has the capabilities of the overlay and waits for a proxy, and an API with an
+/// Ingress. Returns the cluster and the requests of the proxy to the API.
 fn proxy_cluster(name: &str, overlay: &str) -> Option<(Cluster, Requests)> {
     let mut cluster = cluster_without_agents(name, 1, 1)?;
-    // The role is the proxy's alone, so the agent reads manifests.
+    // The role is for the proxy only, so the agent reads manifests.
     let agent = container(overlay, "headgate");
     let options: Vec<&str> = agent.args.iter().flatten().map(String::as_str).collect();
     let options: Vec<&str> = options
@@ -274,7 +275,7 @@ fn proxy_cluster(name: &str, overlay: &str) -> Option<(Cluster, Requests)> {
     Some((cluster, asked))
 }
 
-/// What the pod's proxy is started with: the folder of its volume stands for a test's own.
+/// The options of the proxy in the pod, with a folder of the test in place of its volume.
 fn proxy_options(overlay: &str, health: &Path) -> Vec<String> {
     let container = container(overlay, "headgate-proxy");
     assert_eq!(capabilities(&container), "-all");
@@ -287,7 +288,7 @@ fn proxy_options(overlay: &str, health: &Path) -> Vec<String> {
         .collect()
 }
 
-/// A volume of a pod.
+/// Makes a folder that stands for a volume of a pod.
 fn volume(cluster: &Cluster, name: &str) -> PathBuf {
     let folder = cluster.manifests().with_file_name(name);
     fs::create_dir(&folder).unwrap();
@@ -302,8 +303,8 @@ fn start_proxy(cluster: &mut Cluster, overlay: &str, health: &Path) -> Option<Pr
 }
 
 #[test]
-fn l58_proxy_gets_along_with_its_role_and_without_capabilities() {
-    const NAME: &str = "l58_proxy_gets_along_with_its_role_and_without_capabilities";
+fn l58_proxy_needs_exactly_its_role_and_no_capabilities() {
+    const NAME: &str = "l58_proxy_needs_exactly_its_role_and_no_capabilities";
     let Some(overlay) = overlay(NAME) else { return };
     let Some((mut cluster, asked)) = proxy_cluster("deprole", &overlay) else {
         return;
@@ -320,14 +321,14 @@ fn l58_proxy_gets_along_with_its_role_and_without_capabilities() {
     eventually("the load balancer's address is in the status", || {
         status().as_deref() == Some(BALANCER)
     });
-    let is_told = || {
+    let is_reported = || {
         let events: Vec<Event> = api(&cluster).list();
         events.iter().any(|event| {
             let note = event.note.clone().unwrap_or_default();
             event.reason.as_deref() == Some("Refused") && note.contains("server-snippet")
         })
     };
-    eventually("the refusal is told", is_told);
+    eventually("the refusal becomes an Event", is_reported);
     let role = object(&overlay, "ClusterRole", "headgate-proxy");
     assert_fits(&role, &asked, &["get"]);
     let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
@@ -337,7 +338,7 @@ fn l58_proxy_gets_along_with_its_role_and_without_capabilities() {
     assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
 }
 
-/// What a probe of a pod says: whether the answer is yes.
+/// Whether a probe of a pod succeeds.
 fn probe(health: &Path, question: &str) -> bool {
     let mut command = Command::new(binary("headgate").unwrap());
     let command = command.arg("probe").arg(health.join("socket"));
@@ -354,7 +355,7 @@ fn l58_a_new_proxy_is_ready_before_the_old_one_stops() {
     let (old, new) = (volume(&cluster, "old"), volume(&cluster, "new"));
     start_proxy(&mut cluster, &overlay, &old);
     assert!(probe(&old, "livez") && probe(&old, "readyz"));
-    assert!(!probe(&new, "livez"), "nobody answers for it");
+    assert!(!probe(&new, "livez"), "it does not run yet");
 
     let ends = Arc::new(AtomicBool::new(false));
     let target = on(cluster.nodes[0].v4, 80);
@@ -369,7 +370,7 @@ fn l58_a_new_proxy_is_ready_before_the_old_one_stops() {
             answers
         }
     });
-    // The new one lives, and is not ready, as long as the API takes its time.
+    // While the API answers slowly, the new proxy is live but not ready.
     api(&cluster).set_delay(Duration::from_secs(1));
     let watch = thread::spawn({
         let (old, new) = (old.clone(), new.clone());
@@ -382,18 +383,18 @@ fn l58_a_new_proxy_is_ready_before_the_old_one_stops() {
     let first = start_proxy(&mut cluster, &overlay, &new).unwrap();
     assert_eq!(watch.join().unwrap(), (false, true), "new one, old one");
     eventually("the new one is ready", || probe(&new, "readyz"));
-    assert!(probe(&old, "readyz"), "until it is told to stop");
+    assert!(probe(&old, "readyz"), "until it gets SIGTERM");
 
     first.signal(Signal::SIGTERM).unwrap();
-    eventually("the old one takes no more", || !probe(&old, "readyz"));
-    assert!(probe(&old, "livez"), "while it finishes");
+    eventually("the old one accepts no more", || !probe(&old, "readyz"));
+    assert!(probe(&old, "livez"), "while it drains");
     assert!(probe(&new, "readyz"));
     first.terminate().unwrap();
     assert!(probe(&new, "livez") && probe(&new, "readyz"));
     ends.store(true, Ordering::Relaxed);
     assert!(load.join().unwrap() > 10);
 
-    // A container that starts again finds the volume as its predecessor left it.
+    // A container that starts again finds the volume as the container before left it.
     api(&cluster).set_delay(Duration::ZERO);
     start_proxy(&mut cluster, &overlay, &old);
     assert!(probe(&old, "readyz"));

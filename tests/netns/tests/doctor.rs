@@ -1,4 +1,4 @@
-//! What `doctor` finds, and what `replace-kube-proxy` removes.
+//! The findings of `doctor`, and what `replace-kube-proxy` removes.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}";
 
-/// Whether it found no error, and what it found.
+/// Runs `doctor`; returns whether it found no error, and its findings.
 fn doctor(cluster: &Cluster, words: &[&str]) -> (bool, Vec<Value>) {
     let node = &cluster.nodes[0];
     let mut command = node.netns.command(binary("headgate").unwrap(), None);
@@ -39,7 +39,7 @@ fn doctor(cluster: &Cluster, words: &[&str]) -> (bool, Vec<Value>) {
     (output.status.success(), findings)
 }
 
-/// The findings that are not as they should be, without their cures.
+/// The findings that are warnings or errors, without their cures.
 fn complaints(findings: &[Value]) -> Vec<String> {
     let wrong = findings.iter().filter(|finding| finding["level"] != "ok");
     wrong
@@ -79,7 +79,7 @@ fn run(netns: &Netns, line: &str, input: &str) -> String {
 fn doctor_finds_what_is_broken_and_nothing_else() {
     const NAME: &str = "doctor_finds_what_is_broken_and_nothing_else";
     if std::env::var_os(ASSETS).is_some() {
-        println!("SKIPPED: {NAME}: the stand-in alone can be told whom to refuse");
+        println!("SKIPPED: {NAME}: only the stand-in can refuse single requests");
         return;
     }
     let Some(mut cluster) = cluster_without_agents("doc", 1, 1) else {
@@ -104,11 +104,11 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     assert_eq!(complaints(&findings), Vec::<String>::new());
     assert!(is_well && findings.len() > 15, "{findings:?}");
 
-    // One thing after the other is broken and repaired.
+    // Breaks one thing after the other, and repairs it.
     let expect = |words: &[&str], is_error: bool, complaint: &str| {
         let (is_well, findings) = doctor(&cluster, words);
         let mut complaints = complaints(&findings);
-        // A program that is not attached is missed on its device as well.
+        // A program that is not attached is also reported as missing on its device.
         complaints.retain(|complaint| !complaint.contains("programs of ours are missing"));
         assert_eq!(is_well, !is_error, "{complaints:?}");
         assert!(
@@ -169,7 +169,7 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     );
 }
 
-/// Rules of kube-proxy's shape (Kubernetes 1.36, `iptables-save` of a node) beside those of others.
+/// Rules in the form of kube-proxy's (Kubernetes 1.36, `iptables-save` of a node) beside other rules.
 const IPTABLES: &str = "*nat
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
@@ -207,7 +207,7 @@ COMMIT
 COMMIT
 ";
 
-/// What is there that does not name what kube-proxy alone has.
+/// The rules that do not name a chain of kube-proxy only.
 fn foreign_rules(netns: &Netns) -> Vec<String> {
     let kept = ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY"];
     let mut lines = Vec::new();
@@ -223,14 +223,16 @@ fn foreign_rules(netns: &Netns) -> Vec<String> {
 }
 
 #[test]
-fn what_kube_proxy_left_is_removed_and_nothing_else() {
+fn leftovers_of_kube_proxy_are_removed_and_nothing_else() {
     let Some(cluster) = cluster("repl", 1, 1, &[(1, 1)]) else {
         return;
     };
     let node = &cluster.nodes[0];
     let netns = &node.netns;
     if Command::new("ipset").arg("version").output().is_err() {
-        println!("SKIPPED: what_kube_proxy_left_is_removed_and_nothing_else: there is no ipset");
+        println!(
+            "SKIPPED: leftovers_of_kube_proxy_are_removed_and_nothing_else: there is no ipset"
+        );
         return;
     }
     let replace = |words: &[&str]| on_node(node, &[&["replace-kube-proxy"], words].concat());

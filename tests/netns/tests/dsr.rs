@@ -1,4 +1,4 @@
-//! Direct server return on real sockets: what SNAT does not do, or otherwise. What both do alike is
+//! Direct server return on real sockets: what differs from SNAT. Behaviour that is the same with both is
 //! in `paths.rs` and `services.rs`.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -20,11 +20,11 @@ use headgate_netns::{
 };
 
 const ACCEPTING: &[&str] = &["--forwarding", "snat-accept-dsr"];
-/// The port of capsules.
+/// The UDP port of encapsulated packets.
 const PORT: u16 = 6090;
 
 #[test]
-fn s67_xdp_carries_what_the_wire_carries_by_dsr() {
+fn s67_xdp_forwards_packets_with_complete_checksums_by_dsr() {
     let Some(cluster) = cluster_with("dxdp", 2, 1, &[(2, 1)], DSR) else {
         return;
     };
@@ -42,7 +42,8 @@ fn s67_xdp_carries_what_the_wire_carries_by_dsr() {
             "{client}"
         );
     }
-    // Nothing was left to TC, but for checksums that look partial by chance, and nothing came back this way.
+    // XDP left no packet to TC, except complete checksums that look partial by chance, and no reply came
+    // back through this node.
     assert!(count(node, "encapsulated") > 100);
     assert!(count(node, "partial-checksum") <= BY_CHANCE);
     for reason in ["no-headroom", "to-client"] {
@@ -101,7 +102,7 @@ fn s67_host_network_backend_of_another_node() {
     }
 }
 
-/// A connection goes on by whatever node the client's packets come in.
+/// A connection continues through every node at which the client's packets arrive.
 #[test]
 fn s67_established_connection_moves_to_another_node() {
     let Some(cluster) = cluster_with("dmove", 3, 1, &[(2, 1)], DSR) else {
@@ -116,7 +117,7 @@ fn s67_established_connection_moves_to_another_node() {
         socket.connect(on(BALANCER, 7)).unwrap();
         socket
     });
-    // The node in the middle is that of the backend.
+    // Node 2 is the node of the backend.
     for node in [0, 2, 1, 0] {
         let via = cluster.nodes[node].v4;
         let route = format!("route replace 203.0.113.0/24 via {via}");
@@ -125,7 +126,7 @@ fn s67_established_connection_moves_to_another_node() {
             assert_eq!(
                 get_on(&stream).unwrap().pod,
                 "web-2-1",
-                "by node {}",
+                "through node {}",
                 node + 1
             );
             assert_eq!(udp_exchange(&datagrams).unwrap().pod, "web-2-1");
@@ -134,14 +135,14 @@ fn s67_established_connection_moves_to_another_node() {
     for node in [0, 2] {
         assert!(count(&cluster.nodes[node], "encapsulated") > 0);
     }
-    // A client that ends it by a reset is heard, and may come again by the same port.
+    // After a reset by the client, the same client port can be used again.
     drop(stream);
     assert_eq!(pods_over_http(&cluster.client, target), names(&["web-2-1"]));
 }
 
 const BULK: u16 = 9400;
 
-/// Takes what a client sends until it is done, and sends as much back: the number, and the bytes.
+/// Reads everything from a client until its end, and sends the same bytes back.
 fn serve_bulk(pod: &Netns) -> JoinHandle<()> {
     pod.spawn(|| {
         let listener = TcpListener::bind(("::", BULK)).unwrap();
@@ -157,7 +158,7 @@ fn serve_bulk(pod: &Netns) -> JoinHandle<()> {
     })
 }
 
-/// Sends many bytes and gets them back.
+/// Sends 3 MB and asserts that the same bytes come back.
 fn bulk(address: SocketAddr) {
     let sent: Vec<u8> = (0..3_000_000_u32)
         .map(|number| (number % 251) as u8)
@@ -183,7 +184,7 @@ fn large_transfers(cluster: &Cluster) {
     let server = serve_bulk(&cluster.nodes[1].pods[0].netns);
     cluster.write("slices.yaml", &ports).unwrap();
     let (v4, v6) = (cluster.nodes[0].v4, cluster.nodes[0].v6);
-    eventually("the agents take up the change", || {
+    eventually("the agents apply the change", || {
         let (_, table) = headgate(&cluster.nodes[0], &["backends"]);
         let (_, other) = headgate(&cluster.nodes[1], &["backends"]);
         [table, other]
@@ -194,7 +195,7 @@ fn large_transfers(cluster: &Cluster) {
         cluster.client.run(move || bulk(address));
     }
     server.join().unwrap();
-    // Clients over TCP are offered segments that fit.
+    // The segment size offered to TCP clients leaves space for the outer header.
     assert_eq!(count(&cluster.nodes[0], "too-big"), 0);
 }
 
@@ -206,7 +207,7 @@ fn s69_large_transfers_in_both_directions() {
     large_transfers(&cluster);
 }
 
-/// Every packet as long as on a wire, and none put together on the way.
+/// Every packet has at most the size of a wire packet: none is merged on the path.
 #[test]
 fn s69_large_transfers_packet_by_packet() {
     let Some(cluster) = cluster_with("dwire", 2, 1, &[(2, 1)], DSR) else {
@@ -220,7 +221,7 @@ fn s69_large_transfers_packet_by_packet() {
 }
 
 #[test]
-fn s68_capsules_for_nobody_are_dropped_and_counted() {
+fn s68_encapsulated_packets_for_unknown_backends_are_dropped_and_counted() {
     let Some(cluster) = cluster_with("dspoof", 2, 1, &[(2, 1)], DSR) else {
         return;
     };
@@ -230,31 +231,31 @@ fn s68_capsules_for_nobody_are_dropped_and_counted() {
     let route = format!("route add 10.244.2.0/24 via {}", two.v4);
     cluster.client.batch(&route).unwrap();
     let pod = IpAddr::from(two.pods[0].v4);
-    // A capsule with a SYN from elsewhere to a port that no Service uses.
-    let mut capsule = vec![1, 0];
-    capsule.extend(9376_u16.to_be_bytes());
-    capsule.extend([
+    // An encapsulated SYN from an outside address to a port that no Service uses.
+    let mut packet = vec![1, 0];
+    packet.extend(9376_u16.to_be_bytes());
+    packet.extend([
         0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 8, 8, 8, 8, 192, 168, 50, 1,
     ]);
-    capsule.extend([
+    packet.extend([
         0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
     ]);
     let send = |netns: &Netns| {
-        let capsule = capsule.clone();
+        let packet = packet.clone();
         netns.run(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.send_to(&capsule, (pod, PORT)).unwrap();
+            socket.send_to(&packet, (pod, PORT)).unwrap();
         });
     };
     send(&cluster.client);
     eventually("it is dropped", || count(two, "encapsulated-unknown") == 1);
-    // Pods are no nodes.
+    // A pod may not send encapsulated packets: only nodes may.
     send(&one.pods[0].netns);
     eventually("it goes no further", || count(one, "spoofed") == 1);
     assert_eq!(count(two, "encapsulated-unknown"), 1);
 }
 
-/// From SNAT to DSR and back, node after node and under load: nothing is lost.
+/// A change from SNAT to DSR and back, node after node and under load, loses nothing.
 #[test]
 fn s67_forwarding_changes_without_a_loss() {
     let Some(mut cluster) = cluster_with("droll", 2, 1, &[(1, 1), (2, 1)], &[]) else {
@@ -273,7 +274,7 @@ fn s67_forwarding_changes_without_a_loss() {
         })
         .collect();
     let client = &cluster.client;
-    // Not so many that those that are kept are pushed out of the table.
+    // A low rate, so that new connections do not evict the kept ones from the table.
     let pause = Duration::from_millis(10);
     let load = targets.into_iter().fold(Load::new(), |load, target| {
         load.with(client, pause, connections(target))

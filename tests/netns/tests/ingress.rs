@@ -1,5 +1,5 @@
-//! Ingress on a real cluster: the proxy of a node without privileges, steered to by its agent, and
-//! curl as the client outside.
+//! Ingress on a real cluster: the unprivileged proxy of a node, to which its agent steers connections,
+//! and curl as the client outside.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -42,7 +42,8 @@ impl Response {
     }
 }
 
-/// Runs curl outside of the cluster; hosts of the example are at the node, over IPv6 if asked.
+/// Runs curl outside of the cluster; the example's hosts resolve to the node, with `--ipv6` to its IPv6
+/// address.
 fn curl(cluster: &Cluster, words: &[&str]) -> Response {
     let node = &cluster.nodes[0];
     let v6 = words.contains(&"--ipv6");
@@ -122,7 +123,7 @@ fn l01_l10_hosts_paths_and_tls_from_outside() {
         .map(|_| curl(&cluster, &[&format!("http://{API}/v1/")]).pod())
         .collect();
     assert_eq!(pods.len(), 2, "every endpoint gets a share");
-    // A name that nobody has a certificate for is shown one that nobody trusts.
+    // For a name without a certificate the proxy presents its self-signed one.
     let other = curl(&cluster, &["--insecure", "https://other.example.com/"]);
     assert_eq!(other.status, 404);
 }
@@ -142,7 +143,7 @@ fn l36_a_cookie_keeps_a_client_at_its_pod() {
         assert_eq!(again.pod(), first.pod());
         assert_eq!(again.header("set-cookie"), None);
     }
-    // The pod leaves: the next one gets the client, and keeps it.
+    // The pod leaves: the client moves to the next one, and stays there.
     let rest = if first.pod() == "web-1-1" {
         (1, 2)
     } else {
@@ -160,7 +161,7 @@ fn l36_a_cookie_keeps_a_client_at_its_pod() {
 }
 
 #[test]
-fn l08_without_endpoints_there_is_no_service_until_there_are() {
+fn l08_without_endpoints_the_answer_is_503_until_there_are_some() {
     let Some((cluster, _)) = ingress_cluster("ingnone", &[]) else {
         return;
     };
@@ -175,7 +176,7 @@ fn l08_without_endpoints_there_is_no_service_until_there_are() {
     eventually("404", || status() == 404);
 }
 
-/// Names of spans that a collector was told, with the node that they are from.
+/// Names of the spans that a collector received, with the node that sent them.
 type Spans = Arc<Mutex<BTreeSet<(String, String)>>>;
 
 /// A collector (OTLP over HTTP) on the loopback of a node.
@@ -185,8 +186,8 @@ fn collector(node: &Node, spans: &Spans) -> Runtime {
     listener.set_nonblocking(true).unwrap();
     let spans = spans.clone();
     let take = move |body: Bytes| async move {
-        let told = ExportTraceServiceRequest::decode(body).unwrap();
-        for of_resource in told.resource_spans {
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
+        for of_resource in request.resource_spans {
             let node = format!("{:?}", of_resource.resource.unwrap().attributes);
             let of_scopes = of_resource.scope_spans.into_iter();
             let of_scopes = of_scopes.flat_map(|scope| scope.spans);
@@ -204,7 +205,7 @@ fn collector(node: &Node, spans: &Spans) -> Runtime {
 }
 
 #[test]
-fn l93_the_collector_of_the_command_line_is_told_at_the_latest_when_the_proxy_ends() {
+fn l93_spans_reach_the_collector_at_the_latest_when_the_proxy_ends() {
     let options = ["--otlp-endpoint", "http://127.0.0.1:4318"];
     let Some((mut cluster, _)) = ingress_cluster("ingtrace", &options) else {
         return;
@@ -217,15 +218,15 @@ fn l93_the_collector_of_the_command_line_is_told_at_the_latest_when_the_proxy_en
         &cluster,
         &["--header", &header, &format!("http://{API}/v1/")],
     );
-    let told = answer.json()["headers"]["traceparent"].clone();
-    let told = told.as_str().unwrap();
-    assert!(told.starts_with(&parent[..36]) && told != parent, "{told}");
+    let sent = answer.json()["headers"]["traceparent"].clone();
+    let sent = sent.as_str().unwrap();
+    assert!(sent.starts_with(&parent[..36]) && sent != parent, "{sent}");
     let metrics = || {
         let mut command = cluster.nodes[0].netns.command("curl", None);
         command.args(["--silent", "http://127.0.0.1:10245/metrics"]);
         String::from_utf8(command.output().unwrap().stdout).unwrap()
     };
-    eventually("it is told", || {
+    eventually("the spans are sent", || {
         metrics().contains("headgate_proxy_spans_total{result=\"exported\"} 2\n")
     });
     spans.lock().unwrap().clear();
@@ -249,7 +250,7 @@ fn l57_no_request_is_lost_while_everything_changes() {
     };
     let load = requests(&cluster);
     for round in 0..5 {
-        // Another route, another certificate, other endpoints.
+        // Another route, certificate and endpoint.
         let more = INGRESSES.replace(SHOP, &format!("shop{round}.example.com"));
         cluster.write("ingress.yaml", &more).unwrap();
         let secret = Certificate::new(&[SHOP]).unwrap().secret("shop-tls");
@@ -263,7 +264,7 @@ fn l57_no_request_is_lost_while_everything_changes() {
             curl(&cluster, &["--resolve", &host, &url]).status == 308
         });
     }
-    // Another proxy takes over while the old one finishes what it has.
+    // Another proxy takes over while the old one finishes its requests.
     let before = cluster.start_proxy(0, &["--access-log", "off"]).unwrap();
     before.unwrap().terminate().unwrap();
     cluster.nodes[0].agent.take().unwrap().kill().unwrap();

@@ -1,4 +1,4 @@
-//! Seeing what the proxy serves, and why: commands, what they ask, and the page.
+//! Showing what the proxy serves, and why: the commands, the HTTP endpoints that they use, and the page.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -18,7 +18,7 @@ use headgate_netns::{Certificate, Client, Cluster, Load, Node};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// Routes with something in front of them, and one whose Service is missing.
+/// Routes with guards, and one whose Service is missing.
 const MORE: &str = include_str!("manifests/look.yaml");
 
 fn look_cluster(name: &str, options: &[&str]) -> Option<Cluster> {
@@ -42,18 +42,18 @@ fn rows(node: &Node, words: &[&str]) -> Vec<Value> {
     serde_json::from_str(&text).unwrap()
 }
 
-fn explained(node: &Node, words: &[&str]) -> Value {
+fn explain(node: &Node, words: &[&str]) -> Value {
     let words = [&["explain", "request"], words, &["-o", "json"]].concat();
     serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
 }
 
-/// Status and body of what the proxy says where its metrics are.
+/// Sends a request to the metrics address of the proxy; returns status and body.
 fn ask(node: &Node, target: &str, words: &[&str]) -> (u16, String) {
     let (code, _, body) = ask_at("127.0.0.1:10245", node, target, words);
     (code, body)
 }
 
-/// Status, headers and body.
+/// Sends a request to an address; returns status, headers and body.
 fn ask_at(at: &str, node: &Node, target: &str, words: &[&str]) -> (u16, String, String) {
     let url = format!("http://{at}{target}");
     let output = fetch(node, &[words, &["--include", &url]].concat());
@@ -64,7 +64,7 @@ fn ask_at(at: &str, node: &Node, target: &str, words: &[&str]) -> (u16, String, 
 }
 
 #[test]
-fn l79_routes_are_told_in_order_with_what_stands_in_front() {
+fn l79_routes_are_listed_in_order_with_their_guards() {
     let Some(cluster) = look_cluster("lkroute", &[]) else {
         return;
     };
@@ -124,7 +124,7 @@ fn l79_routes_are_told_in_order_with_what_stands_in_front() {
         "{table}"
     );
     assert!(lines[1].contains("only for 10.0.0.0/8; HTTP is"), "{table}");
-    assert_eq!(rows(node, &["routes", "--namespace", "nobody"]).len(), 0);
+    assert_eq!(rows(node, &["routes", "--namespace", "absent"]).len(), 0);
 
     let (code, body) = ask(node, "/table", &[]);
     assert_eq!(code, 200);
@@ -140,7 +140,7 @@ fn l79_routes_are_told_in_order_with_what_stands_in_front() {
 }
 
 #[test]
-fn l79_certificates_are_told_with_the_days_they_have_left() {
+fn l79_certificates_are_listed_with_their_remaining_days() {
     let Some(cluster) = look_cluster("lkcert", &[]) else {
         return;
     };
@@ -168,7 +168,7 @@ fn l79_certificates_are_told_with_the_days_they_have_left() {
     assert!(table.trim_start().starts_with("SECRET"), "{table}");
 
     let words = ["doctor", "--no-api", "-o", "json"];
-    // Other findings may be errors, here.
+    // The exit code is not checked: other findings may be errors here.
     let mut command = node
         .netns
         .command(headgate_netns::binary("headgate").unwrap(), None);
@@ -209,15 +209,18 @@ fn l79_a_request_is_explained_step_by_step() {
     };
     let node = &cluster.nodes[0];
     let cart = format!("https://{SHOP}/cart");
-    let said = explained(node, &[&cart]);
-    assert_eq!(said["matched"], "exact");
-    assert_eq!(said["host"], SHOP);
-    let why = |at: usize| said["passed"][at]["why"].as_str().unwrap();
+    let explained = explain(node, &[&cart]);
+    assert_eq!(explained["matched"], "exact");
+    assert_eq!(explained["host"], SHOP);
+    let why = |at: usize| explained["passed"][at]["why"].as_str().unwrap();
     assert_eq!(why(0), "it wants: method is POST");
     assert_eq!(why(1), "the path is another");
-    assert_eq!(said["route"]["path"], "/cart and below");
-    assert_eq!(said["backend"]["endpoints"].as_array().unwrap().len(), 4);
-    assert_eq!(said["answer"], Value::Null);
+    assert_eq!(explained["route"]["path"], "/cart and below");
+    assert_eq!(
+        explained["backend"]["endpoints"].as_array().unwrap().len(),
+        4
+    );
+    assert_eq!(explained["answer"], Value::Null);
     for (header, step) in [
         ("X-Canary: always", "it is the canary's"),
         (
@@ -225,17 +228,17 @@ fn l79_a_request_is_explained_step_by_step() {
             "10 of 100 such requests go to the canary, default/web:80",
         ),
     ] {
-        let said = explained(node, &[&cart, "--header", header]);
-        let steps = said["steps"].as_array().unwrap();
-        assert!(steps.contains(&json!(step)), "{header}: {said}");
+        let explained = explain(node, &[&cart, "--header", header]);
+        let steps = explained["steps"].as_array().unwrap();
+        assert!(steps.contains(&json!(step)), "{header}: {explained}");
     }
-    let never = explained(node, &[&cart, "--header", "X-Canary: never"]);
+    let never = explain(node, &[&cart, "--header", "X-Canary: never"]);
     assert!(!never["steps"].to_string().contains("canary"), "{never}");
-    let passed = explained(node, &["https://pass.example.com/"]);
+    let passed = explain(node, &["https://pass.example.com/"]);
     let step = "TLS of this host is not opened: the connection goes to its backend as it is";
     assert_eq!(passed["steps"][0], step, "{passed}");
     assert_eq!(passed["backend"]["service"], "default/web");
-    let post = explained(node, &[&cart, "--method", "post"]);
+    let post = explain(node, &[&cart, "--method", "post"]);
     assert_eq!(post["route"]["ingress"], "default/post");
 
     for (url, words, status, says) in [
@@ -282,18 +285,18 @@ fn l79_a_request_is_explained_step_by_step() {
             "closed: a guard",
         ),
     ] {
-        let said = explained(node, &[&[url.as_str()], words].concat());
-        assert_eq!(said["answer"]["status"], status, "{url}: {said}");
-        let text = said["answer"]["says"].as_str().unwrap();
-        assert!(text.contains(says), "{url}: {said}");
-        assert_eq!(said["backend"], Value::Null, "{url}");
+        let explained = explain(node, &[&[url.as_str()], words].concat());
+        assert_eq!(explained["answer"]["status"], status, "{url}: {explained}");
+        let text = explained["answer"]["says"].as_str().unwrap();
+        assert!(text.contains(says), "{url}: {explained}");
+        assert_eq!(explained["backend"], Value::Null, "{url}");
     }
     assert_eq!(
-        explained(node, &["http://other.example.com"])["matched"],
+        explain(node, &["http://other.example.com"])["matched"],
         "none"
     );
     assert_eq!(
-        explained(node, &["http://a.wild.example.com"])["matched"],
+        explain(node, &["http://a.wild.example.com"])["matched"],
         "wildcard"
     );
 
@@ -309,12 +312,15 @@ fn l79_a_request_is_explained_step_by_step() {
         assert!(text.contains(line), "{line}: {text}");
     }
     let api = format!("http://{API}/v1/users?x=y");
-    let said = explained(node, &[&api]).to_string();
-    assert!(said.contains("the backend gets GET /users?x=y"), "{said}");
+    let explained = explain(node, &[&api]).to_string();
+    assert!(
+        explained.contains("the backend gets GET /users?x=y"),
+        "{explained}"
+    );
 }
 
 #[test]
-fn l79_explaining_uses_nothing_up_and_counts_nothing() {
+fn l79_explaining_uses_no_limit_and_counts_nothing() {
     let Some(cluster) = look_cluster("lkside", &[]) else {
         return;
     };
@@ -325,11 +331,11 @@ fn l79_explaining_uses_nothing_up_and_counts_nothing() {
     };
     let before = answers();
     for _ in 0..5 {
-        let said = explained(
+        let explained = explain(
             node,
             &["http://slow.example.com/", "--from", "192.168.50.1"],
         );
-        assert_eq!(said["answer"], Value::Null, "{said}");
+        assert_eq!(explained["answer"], Value::Null, "{explained}");
     }
     assert_eq!(answers(), before);
     let status = || {
@@ -350,7 +356,7 @@ fn l79_explaining_uses_nothing_up_and_counts_nothing() {
 }
 
 #[test]
-fn l79_questions_to_the_proxy_are_read_only_and_named_if_wrong() {
+fn l79_queries_to_the_proxy_are_read_only_and_name_invalid_input() {
     let Some(mut cluster) = look_cluster("lkwrong", &[]) else {
         return;
     };
@@ -393,8 +399,8 @@ fn l79_questions_to_the_proxy_are_read_only_and_named_if_wrong() {
                 "{method} {target}"
             );
         }
-        let stranger = ["--header", "Host: attacker.example"];
-        assert_eq!(ask(node, target, &stranger).0, 421, "{target}");
+        let foreign = ["--header", "Host: attacker.example"];
+        assert_eq!(ask(node, target, &foreign).0, 421, "{target}");
     }
     let wrong = on_node(node, &["explain", "request", "shop.example.com"]).unwrap_err();
     assert_eq!(wrong.lines().count(), 1, "{wrong}");
@@ -420,7 +426,7 @@ fn l79_questions_to_the_proxy_are_read_only_and_named_if_wrong() {
 
 const PAGE: &str = "127.0.0.1:10255";
 
-/// A request over a connection of its own, whatever is answered.
+/// A client that opens a connection for each request and accepts every answer.
 fn send(cluster: &Cluster, host: &'static str, path: &'static str) -> Client {
     let address = on(cluster.nodes[0].v4, 80);
     Box::new(move || {
@@ -512,7 +518,7 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     });
     browser.shoot_all("proxy");
 
-    browser.enter("#filter", "nobody");
+    browser.enter("#filter", "absent");
     for (table, kind) in [
         ("ingresses", "Ingress"),
         ("routes", "route"),
@@ -520,7 +526,7 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     ] {
         eventually("nothing is left", || {
             let text = browser.text(&format!("#{table} + .empty"));
-            text == format!("No {kind} contains “nobody”.")
+            text == format!("No {kind} contains “absent”.")
         });
     }
     assert_eq!(browser.complaints(), json!([]));
@@ -528,13 +534,13 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     finish(load);
     let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
     proxy.signal(Signal::SIGTERM).unwrap();
-    eventually("that the proxy is gone is told", || {
+    eventually("the page shows that the proxy is gone", || {
         browser.text("#state").starts_with("Proxy unreachable")
     });
 }
 
 #[test]
-fn l79_page_is_off_unless_asked_for_and_answers_to_its_own_names() {
+fn l79_page_is_off_by_default_and_accepts_its_own_host_names_only() {
     let Some(mut cluster) = look_cluster("lkguard", &[]) else {
         return;
     };
@@ -549,7 +555,7 @@ fn l79_page_is_off_unless_asked_for_and_answers_to_its_own_names() {
     before.unwrap().terminate().unwrap();
     eventually("it is served", || is_served(&cluster));
     let node = &cluster.nodes[0];
-    eventually("that it is not on loopback is told", || {
+    eventually("the log warns that it is not on loopback", || {
         let log = node.proxy.as_ref().unwrap().log();
         log.contains("is not on loopback")
     });

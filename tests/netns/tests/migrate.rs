@@ -1,4 +1,4 @@
-//! `headgate migrate`: what becomes of the manifests of ingress-nginx.
+//! `headgate migrate`: which parts of the manifests of ingress-nginx are supported.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{fs, process::Command};
@@ -35,7 +35,7 @@ fn ingress(name: &str, annotations: &[(&str, &str)], path: &str) -> String {
         .replace("PATH", path)
 }
 
-/// Exit code and output for a folder with these files, which must be the same afterwards.
+/// Runs `migrate` on a folder with these files, which must not change; returns exit code and output.
 fn migrate(files: &[(&str, &str)], words: &[&str]) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -56,7 +56,7 @@ fn migrate(files: &[(&str, &str)], words: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-/// Object, part, fate and what, of each row.
+/// The exit code, and the columns object, part, fate and what of each row.
 fn rows(files: &[(&str, &str)]) -> (i32, Vec<[String; 4]>) {
     let (code, text) = migrate(files, &["-o", "json"]);
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -75,7 +75,7 @@ fn fate<'a>(rows: &'a [[String; 4]], part: &str) -> (&'a str, &'a str) {
 }
 
 #[test]
-fn l59_what_is_understood_is_told_with_how_it_differs() {
+fn l59_supported_annotations_are_listed_with_their_differences() {
     let understood = ingress(
         "web",
         &[("proxy-body-size", "8m"), ("use-regex", "true")],
@@ -105,7 +105,7 @@ fn l59_what_is_understood_is_told_with_how_it_differs() {
 }
 
 #[test]
-fn l59_what_is_not_supported_is_told_with_what_to_do() {
+fn l59_unsupported_annotations_are_listed_with_advice() {
     let web = ingress(
         "web",
         &[
@@ -130,7 +130,7 @@ fn l59_what_is_not_supported_is_told_with_what_to_do() {
         assert_eq!(is, "unsupported", "{part}");
         assert!(what.contains(advice), "{part}: {what}");
     }
-    // Ours replaces theirs, which is then not read.
+    // Our annotation replaces that of ingress-nginx, which is then not read.
     let ours = web.replace(
         "nginx.ingress.kubernetes.io/backend-protocol: 'FCGI'",
         "nginx.ingress.kubernetes.io/backend-protocol: FCGI, headgate.io/backend-protocol: HTTP",
@@ -145,7 +145,7 @@ fn l59_what_is_not_supported_is_told_with_what_to_do() {
 }
 
 #[test]
-fn l59_paths_files_and_the_config_map_are_looked_at() {
+fn l59_paths_files_and_the_config_map_are_checked() {
     let regex = ingress("web", &[("use-regex", "true")], "/(?!admin)");
     let settings = "{apiVersion: v1, kind: ConfigMap, metadata: {name: NAME, namespace: a}, data: \
                     {use-forwarded-headers: 'true', proxy-body-size: 8m, odd: '1'}}";

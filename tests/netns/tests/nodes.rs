@@ -1,4 +1,4 @@
-//! Nodes that have more than a device to the outside and devices of pods.
+//! Nodes with more devices than an external one and those of pods.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -12,7 +12,7 @@ use common::{
 use headgate_netns::{SERVICE, slices, udp};
 
 #[test]
-fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
+fn s11_bridges_and_loopback_are_not_used_as_the_external_device() {
     let Some(mut cluster) = cluster_without_agents("lo", 2, 1) else {
         return;
     };
@@ -20,7 +20,7 @@ fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
     cluster
         .write("slices.yaml", &slices(&[(1, 1), (2, 1)]))
         .unwrap();
-    // The bridge comes before eth0 in every list.
+    // The bridge is listed before eth0.
     let more = "address add 198.51.100.7/32 dev lo\nlink add docker0 type bridge\n\
                 address add 172.17.0.1/16 dev docker0\nlink set docker0 up\n\
                 link add kube-ipvs0 type bridge\naddress add 10.96.0.77/32 dev kube-ipvs0";
@@ -41,9 +41,9 @@ fn s11_devices_that_lead_nowhere_are_not_taken_for_the_way_out() {
     assert!(!services.contains("10.96.0.77"), "{services}");
 }
 
-/// Some load balancers give out the addresses of all nodes.
+/// Some load balancers assign the addresses of nodes to a Service.
 #[test]
-fn s16_a_neighbour_whose_address_a_service_has_is_still_reached() {
+fn s16_a_neighbour_with_the_address_of_a_service_is_still_reached() {
     let Some(mut cluster) = cluster_without_agents("nb", 2, 2) else {
         return;
     };
@@ -66,7 +66,8 @@ fn s16_a_neighbour_whose_address_a_service_has_is_still_reached() {
     assert_eq!(found, names(&["web-1-1"]));
 }
 
-/// A firewall, and kube-proxy, drop what connection tracking knows no beginning of.
+/// A rule as of firewalls and kube-proxy: it drops packets of a connection whose start connection
+/// tracking did not see.
 const STRICT: &str = "table inet headgate-test {
     chain forward {
         type filter hook forward priority filter
@@ -75,16 +76,16 @@ const STRICT: &str = "table inet headgate-test {
 }";
 
 #[test]
-fn s42_firewalls_see_both_ways_of_what_they_see_one_of() {
-    firewalls_see_both_ways("fw", SNAT);
+fn s42_firewalls_see_both_directions_of_a_connection_or_neither() {
+    firewalls_see_both_directions("fw", SNAT);
 }
 
 #[test]
-fn s42_s67_firewalls_see_both_ways_of_what_they_see_one_of_by_dsr() {
-    firewalls_see_both_ways("fwd", DSR);
+fn s42_s67_firewalls_see_both_directions_of_a_connection_or_neither_by_dsr() {
+    firewalls_see_both_directions("fwd", DSR);
 }
 
-fn firewalls_see_both_ways(name: &str, forwarding: &[&str]) {
+fn firewalls_see_both_directions(name: &str, forwarding: &[&str]) {
     let Some(cluster) = cluster_with(name, 2, 2, &[(1, 1), (2, 1)], forwarding) else {
         return;
     };
@@ -112,7 +113,7 @@ fn firewalls_see_both_ways(name: &str, forwarding: &[&str]) {
                 .run(move || udp(on(address, datagrams)).unwrap());
             assert_eq!(peer, on(address, datagrams));
         }
-        // Threads of tests are outside of the cgroup, as processes of virtual machines are.
+        // The threads of a test are outside of the cgroup, as processes in virtual machines are.
         for address in [CLUSTER_V4, CLUSTER_V6] {
             let pod = &node.pods[1];
             let found = pods_over_http(&pod.netns, on(address, 80));

@@ -1,4 +1,4 @@
-//! Commands that look into a running node: what they say is what happens.
+//! Commands that show the state of a running node: their output matches what the node does.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -30,21 +30,21 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// Everything that packets for services change.
+/// Everything that packets for services change: connections, counters, backends.
 fn state(node: &Node) -> [Value; 3] {
     let mut connections = json(node, &["conntrack"]);
     for row in connections.as_array_mut().unwrap() {
         row.as_object_mut().unwrap().remove("idle_s");
     }
     let mut counters = json(node, &["counters"]);
-    // Others, of neighbour discovery for one, come all the time.
+    // Other packets, for example of neighbour discovery, arrive all the time.
     let is_forwarded = |row: &Value| row["fate"] == "forward";
     counters.as_array_mut().unwrap().retain(is_forwarded);
     [connections, counters, json(node, &["backends"])]
 }
 
 #[test]
-fn explanation_is_what_happens_and_changes_nothing() {
+fn explanation_matches_the_packet_and_changes_nothing() {
     let Some(cluster) = cluster("expl", 2, 2, &[(1, 1), (1, 2), (2, 1), (2, 2)]) else {
         return;
     };
@@ -52,7 +52,7 @@ fn explanation_is_what_happens_and_changes_nothing() {
     let target = on(node.v4, 30080);
     for port in 40000..40012 {
         let before = state(node);
-        let said = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
+        let explained = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
         assert_eq!(before, state(node));
 
         let url = format!("http://{target}/");
@@ -64,17 +64,17 @@ fn explanation_is_what_happens_and_changes_nothing() {
         let pods = cluster.nodes.iter().flat_map(|node| &node.pods);
         let mut pods = pods.filter(|pod| text(&answer["pod"]) == pod.name);
         let pod = pods.next().unwrap();
-        let result = text(&said["result"]);
+        let result = text(&explained["result"]);
         assert!(
             result.contains(&format!("→ {}:9376 tcp SYN", pod.v4)),
-            "{answer} but {said}"
+            "{answer} but {explained}"
         );
         assert!(
             result.starts_with(&format!("{} ", text(&answer["client"]))),
-            "the pod sees {answer}, but {said}"
+            "the pod sees {answer}, but {explained}"
         );
 
-        // Whatever comes next of this connection is known.
+        // The next packet of this connection is known.
         let again = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
         let first = text(&again["steps"][0]);
         assert!(
@@ -85,37 +85,40 @@ fn explanation_is_what_happens_and_changes_nothing() {
 }
 
 #[test]
-fn explanation_names_what_stands_in_the_way() {
+fn explanation_names_the_obstacle() {
     let Some(cluster) = cluster("why", 1, 1, &[(1, 1)]) else {
         return;
     };
     let node = &cluster.nodes[0];
-    let reason = |said: &Value| text(&said["reason"]).to_owned();
+    let reason = |explained: &Value| text(&explained["reason"]).to_owned();
     let out = "192.168.50.100:4000";
 
-    let said = explain(node, "[fd50::100]:4000", "udp", on(node.v6, 30007));
-    assert_eq!(reason(&said), "to-backend", "{said}");
+    let explained = explain(node, "[fd50::100]:4000", "udp", on(node.v6, 30007));
+    assert_eq!(reason(&explained), "to-backend", "{explained}");
     assert!(
-        text(&said["result"]).contains("→ [fd44:1::2]:9376 udp"),
-        "{said}"
+        text(&explained["result"]).contains("→ [fd44:1::2]:9376 udp"),
+        "{explained}"
     );
-    let said = explain(node, out, "tcp", on(CLUSTER_V4, 81));
-    assert_eq!(reason(&said), "no-port", "{said}");
-    assert!(text(&said["result"]).contains("RST+ACK"), "{said}");
-    let said = explain(node, out, "tcp", on([192, 168, 50, 77], 81));
-    assert_eq!(reason(&said), "not-ours", "{said}");
+    let explained = explain(node, out, "tcp", on(CLUSTER_V4, 81));
+    assert_eq!(reason(&explained), "no-port", "{explained}");
+    assert!(
+        text(&explained["result"]).contains("RST+ACK"),
+        "{explained}"
+    );
+    let explained = explain(node, out, "tcp", on([192, 168, 50, 77], 81));
+    assert_eq!(reason(&explained), "not-ours", "{explained}");
     let source = "10.244.1.2:4000";
     let words = ["explain", source, "tcp", "10.96.0.10:80", "--dev", "lxc1"];
-    let said = json(node, &words)[0].take();
-    assert_eq!(text(&said["program"]), "hg_tc_pod");
+    let explained = json(node, &words)[0].take();
+    assert_eq!(text(&explained["program"]), "hg_tc_pod");
     assert!(
-        said["steps"]
+        explained["steps"]
             .to_string()
             .contains("the source becomes 192.168.50.1:"),
-        "the pod reaches itself: {said}"
+        "the pod reaches itself: {explained}"
     );
-    let said = json(node, &["explain", "connect", "tcp", "10.96.0.10:80"])[0].take();
-    assert_eq!(text(&said["result"]), "10.244.1.2:9376");
+    let explained = json(node, &["explain", "connect", "tcp", "10.96.0.10:80"])[0].take();
+    assert_eq!(text(&explained["result"]), "10.244.1.2:9376");
 
     let restricted = SERVICE.replace(
         "  type: ",
@@ -123,8 +126,9 @@ fn explanation_names_what_stands_in_the_way() {
     );
     cluster.write("web.yaml", &restricted).unwrap();
     eventually("the range is explained", || {
-        let said = explain(node, out, "tcp", on(BALANCER, 80));
-        reason(&said) == "source-range" && said["steps"].to_string().contains("do not admit")
+        let explained = explain(node, out, "tcp", on(BALANCER, 80));
+        reason(&explained) == "source-range"
+            && explained["steps"].to_string().contains("do not admit")
     });
     cluster.write("slices.yaml", &slices(&[])).unwrap();
     eventually("the lack of backends is explained", || {
@@ -191,20 +195,20 @@ fn capture_is_explained_packet_by_packet() {
         writer.write_packet(&packet).unwrap();
     }
     drop(writer);
-    let said = json(node, &["explain", "pcap", path.to_str().unwrap()]);
+    let explained = json(node, &["explain", "pcap", path.to_str().unwrap()]);
     assert!(
-        text(&said[0]["steps"][0]).starts_with("no connection"),
-        "{said}"
+        text(&explained[0]["steps"][0]).starts_with("no connection"),
+        "{explained}"
     );
     assert!(
-        text(&said[1]["steps"][0]).starts_with("known as an open connection"),
-        "what the first opened, the second finds: {said}"
+        text(&explained[1]["steps"][0]).starts_with("known as an open connection"),
+        "what the first opened, the second finds: {explained}"
     );
     assert!(json(node, &["conntrack"]).as_array().unwrap().is_empty());
 }
 
 #[test]
-fn monitor_tells_what_happens() {
+fn monitor_shows_events_as_they_happen() {
     let Some(cluster) = cluster("mon", 2, 1, &[(2, 1)]) else {
         return;
     };
@@ -284,7 +288,7 @@ fn flushed_connection_is_gone_and_translations_are_shown() {
 }
 
 #[test]
-fn pins_that_cannot_be_read_are_named() {
+fn unreadable_pins_are_named() {
     let Some(mut cluster) = cluster("pins", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -314,7 +318,7 @@ fn pins_that_cannot_be_read_are_named() {
     assert!(error.contains("has an agent run here?"), "{error}");
 }
 
-/// Samples by name and labels, as Prometheus reads them (OpenMetrics 1.0, text).
+/// The metrics of the agent: name, labels and value of each sample (OpenMetrics 1.0, text).
 fn scrape(node: &Node) -> Vec<(String, BTreeMap<String, String>, f64)> {
     scrape_at(node, 10249)
 }
@@ -414,7 +418,7 @@ fn metrics_beyond_the_limit_are_summed_up() {
     assert_eq!(sum, 20.0);
 }
 
-/// Calls `see` with every selector in an expression.
+/// Calls `see` for every selector in an expression.
 fn selectors(expression: &Expr, see: &mut impl FnMut(&VectorSelector)) {
     match expression {
         Expr::VectorSelector(selector) => see(selector),
@@ -487,7 +491,7 @@ fn dashboard_and_alerts_use_metrics_that_exist() {
     }
 }
 
-/// A tmux server of its own socket, ended on drop.
+/// A tmux server with its own socket, ended on drop.
 struct Screen(String);
 
 impl Screen {

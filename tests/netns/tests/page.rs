@@ -1,4 +1,4 @@
-//! The page that an agent serves to browsers.
+//! The web page of an agent.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -29,7 +29,7 @@ fn cluster_with_page(name: &str, pods: u8) -> Option<Cluster> {
     Some(cluster)
 }
 
-/// Status code, headers and body of what the page answers.
+/// Sends a request to the page; returns status, headers and body.
 fn ask(node: &Node, path: &str, words: &[&str]) -> (u16, String, String) {
     let url = format!("http://{PAGE}{path}");
     let output = fetch(node, &[words, &["--include", &url]].concat());
@@ -47,7 +47,7 @@ fn sample(node: &Node, filter: &str) -> Value {
 }
 
 #[test]
-fn page_tells_rates_of_services_backends_and_reasons() {
+fn page_shows_rates_of_services_backends_and_reasons() {
     let Some(cluster) = cluster_with_page("rows", 2) else {
         return;
     };
@@ -99,8 +99,8 @@ fn page_tells_rates_of_services_backends_and_reasons() {
         [1, 2],
         "one over TCP, one over UDP"
     );
-    assert_eq!(rows("nobody"), [0, 0]);
-    eventually("who asks at once shares a look", || {
+    assert_eq!(rows("absent"), [0, 0]);
+    eventually("concurrent requests share a sample", || {
         sample(node, "")["time"] == sample(node, "")["time"]
     });
     finish(load);
@@ -152,7 +152,7 @@ fn page_explains_as_the_command_does() {
 }
 
 #[test]
-fn page_only_reads_and_answers_to_its_own_names() {
+fn page_is_read_only_and_accepts_its_own_host_names_only() {
     let Some(cluster) = cluster_with_page("guard", 1) else {
         return;
     };
@@ -202,7 +202,7 @@ fn page_only_reads_and_answers_to_its_own_names() {
 }
 
 #[test]
-fn page_is_off_unless_asked_for_and_warns_off_loopback() {
+fn page_is_off_by_default_and_warns_off_loopback() {
     let Some(mut cluster) = cluster("off", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -219,15 +219,13 @@ fn page_is_off_unless_asked_for_and_warns_off_loopback() {
         eventually("it is served", || is_served(&cluster));
         let agent = cluster.nodes[0].agent.as_ref().unwrap();
         agent.signal(Signal::SIGTERM).unwrap();
-        eventually("it says all it has to say", || {
-            agent.log().contains("stopped;")
-        });
+        eventually("its log is complete", || agent.log().contains("stopped;"));
         let log = agent.log();
         assert_eq!(log.contains("is not on loopback"), is_warned, "{log}");
     }
 }
 
-/// Two more Services: one as usual, and one that admits nobody who is here.
+/// Adds two Services: a plain one, and one whose source ranges admit no client of the cluster.
 fn write_more(cluster: &Cluster) {
     for (name, host, pods, more) in [
         ("cart", 20, &[(1, 3), (1, 4)][..], ""),
@@ -289,7 +287,7 @@ fn page_draws_rates_and_explains_in_a_browser() {
             every(200),
             Box::new(move || {
                 assert!(get(unused).is_err());
-                Ok("nobody".into())
+                Ok("no pod".into())
             }),
         )
         .with(
@@ -298,7 +296,7 @@ fn page_draws_rates_and_explains_in_a_browser() {
             Box::new(move || {
                 let socket = UdpSocket::bind("0.0.0.0:0")?;
                 socket.send_to(b"x", ledger)?;
-                Ok("nobody".into())
+                Ok("no pod".into())
             }),
         );
 
@@ -344,15 +342,15 @@ fn page_draws_rates_and_explains_in_a_browser() {
 
     browser.shoot_all("page");
 
-    browser.enter("#filter", "nobody");
+    browser.enter("#filter", "absent");
     eventually("nothing is left", || {
-        browser.text("#services + .empty") == "No service contains “nobody”."
+        browser.text("#services + .empty") == "No service contains “absent”."
     });
     assert_eq!(browser.complaints(), json!([]));
 
     let agent = node.agent.as_ref().unwrap();
     agent.signal(Signal::SIGTERM).unwrap();
-    eventually("that the agent is gone is told", || {
+    eventually("the page shows that the agent is gone", || {
         browser.text("#state").starts_with("Agent unreachable")
     });
     browser.shoot("page-unreachable");

@@ -44,7 +44,7 @@ fn node_port_reaches_local_and_remote_pods(name: &str, forwarding: &[&str]) {
             .collect();
         assert_eq!(pods, both, "datagrams to {node}");
         for (answer, peer) in &answers {
-            assert_eq!(*peer, on(node, 30007), "who the answer is from");
+            assert_eq!(*peer, on(node, 30007), "source of the answer");
             let is_local = answer.pod.starts_with("web-1") || forwarding == DSR;
             let kept =
                 !answer.client.ip().to_string().ends_with(".1") && answer.client.ip() != node;
@@ -58,7 +58,7 @@ fn node_port_reaches_local_and_remote_pods(name: &str, forwarding: &[&str]) {
 }
 
 #[test]
-fn s46_xdp_carries_what_the_wire_carries() {
+fn s46_xdp_forwards_packets_with_complete_checksums() {
     let Some(cluster) = cluster("xdp", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -67,10 +67,10 @@ fn s46_xdp_carries_what_the_wire_carries() {
     let both = names(&["web-1-1", "web-2-1"]);
     assert_eq!(pods_over_http(&cluster.client, on(v4, 30080)), both);
     assert_eq!(pods_over_http(&cluster.client, on(v6, 30080)), both);
-    // Nothing was left to TC for its checksum.
+    // XDP left no packet to TC because of its checksum.
     assert!(count(&cluster.nodes[0], "to-backend") > 0);
     assert!(count(&cluster.nodes[0], "partial-checksum") <= BY_CHANCE);
-    // What XDP translated, TC did not once more.
+    // TC did not translate again what XDP translated.
     let (_, connections) = headgate(&cluster.nodes[0], &["conntrack"]);
     assert!(
         connections.contains("default/web") && !connections.contains("none"),
@@ -86,7 +86,7 @@ fn s01_s42_cluster_ip_by_socket_and_by_packet() {
     let node = &cluster.nodes[0];
     let pod = &node.pods[1];
     let both = names(&["web-1-1", "web-2-1"]);
-    // This test's threads are outside of the cgroup: their packets meet TC.
+    // The threads of this test are outside of the cgroup: TC translates their packets.
     for address in [CLUSTER_V4, CLUSTER_V6] {
         assert_eq!(
             pods_over_http(&pod.netns, on(address, 80)),
@@ -96,7 +96,7 @@ fn s01_s42_cluster_ip_by_socket_and_by_packet() {
         let (_, peer) = pod.netns.run(move || udp(on(address, 7)).unwrap());
         assert_eq!(peer, on(address, 7));
     }
-    // A process of the cgroup is balanced at its socket, from pods and from the node itself.
+    // For a process of the cgroup the socket hook selects the backend, in pods and on the node.
     for (netns, url) in [
         (&pod.netns, "http://10.96.0.10/".into()),
         (&pod.netns, "http://[fd96::10]/".into()),
@@ -140,7 +140,7 @@ fn s40_pod_reaches_itself_through_its_service() {
 }
 
 #[test]
-fn s41_host_network_backend_answers_in_the_frontends_name() {
+fn s41_host_network_backend_answers_with_the_frontends_address() {
     let Some(cluster) = cluster("hostnet", 1, 1, &[]) else {
         return;
     };
@@ -202,7 +202,7 @@ fn s36_service_without_endpoint_refuses_at_once() {
             "UDP to {address} from a pod"
         );
     }
-    // 7: could not connect.
+    // curl exits with 7: could not connect.
     assert_eq!(curl(&pod.netns, &node.cgroup, "http://10.96.0.10/"), Err(7));
 }
 
@@ -234,7 +234,7 @@ fn killed_agent_loses_nothing(name: &str, forwarding: &[&str]) {
         "while the agent is dead"
     );
     get_on(&kept).expect("a connection made before the crash");
-    // What changes meanwhile is made up for.
+    // The next agent applies a change that was made meanwhile.
     cluster.write("slices.yaml", &slices(&[(2, 1)])).unwrap();
     let load = move || (0..400).filter(|_| get(target).is_err()).count();
     let load = cluster.client.spawn(load);
@@ -253,7 +253,7 @@ fn killed_agent_loses_nothing(name: &str, forwarding: &[&str]) {
 }
 
 #[test]
-fn s65_bad_manifests_are_named_and_take_nothing_away() {
+fn s65_bad_manifests_are_named_and_remove_nothing() {
     let Some(cluster) = cluster("bad", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -344,12 +344,12 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
     assert!(services.unwrap()["kib"].as_u64().unwrap() > 0);
     assert!(
         !headgate(&["drops"]).1.contains("to-backend"),
-        "what is forwarded is no drop"
+        "a forwarded packet is not a drop"
     );
     assert!(!headgate(&["drops", "--colour"]).0);
     assert!(headgate(&["cleanup"]).0);
     assert!(!node.pins.exists());
-    // The kernel detaches programs some time after the last pin went.
+    // The kernel detaches programs some time after their last pin is removed.
     let is_detached = move || get(target).is_err();
     eventually("programs are detached", || cluster.client.run(is_detached));
     assert!(!headgate(&["status"]).0, "there is nothing to show");

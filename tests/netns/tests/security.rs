@@ -1,4 +1,4 @@
-//! What SECURITY.md promises: what is not to be reached is not, and what is secret is told nobody.
+//! Promises of SECURITY.md: what must not be reachable is not, and secrets appear in no output.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -21,31 +21,31 @@ use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE
 use k8s_openapi::api::{events::v1::Event, networking::v1::Ingress};
 use serde_json::json;
 
-/// A port of the node's loopback that is nobody's business.
+/// A port on the loopback of the node that no other machine may reach.
 const PRIVATE: u16 = 9100;
 
-/// Listens on the node's loopback, in both families, and says hello to whoever comes.
+/// Listens on the loopback of a namespace, in both families, and sends `hello` to every client.
 fn listen_on_loopback(netns: &Netns, port: u16) {
     for address in ["127.0.0.1", "::1"] {
         let address = on(address.parse::<IpAddr>().unwrap(), port);
         let listener = netns.run(move || TcpListener::bind(address).unwrap());
         thread::spawn(move || {
             for stream in listener.incoming() {
-                // A client may be gone again.
+                // The client may have closed the connection.
                 let _gone = stream.and_then(|mut stream| stream.write_all(b"hello"));
             }
         });
     }
 }
 
-/// Whether somebody accepts connections there, and if not, why not.
+/// Connects to an address.
 fn connect(from: &Netns, address: SocketAddr) -> Result<(), ErrorKind> {
     let wait = Duration::from_secs(1);
     let result = from.run(move || TcpStream::connect_timeout(&address, wait));
     result.map(|_| ()).map_err(|error| error.kind())
 }
 
-/// Makes a machine send packets for 127.0.0.1 to a neighbour, as an attacker's kernel does.
+/// Makes a namespace send packets for 127.0.0.1 to a neighbour, as an attacker would.
 fn send_loopback_away(netns: &Netns, via: &str) {
     netns
         .batch(&format!(
@@ -70,7 +70,7 @@ fn s90_loopback_of_the_node_is_not_reached_from_outside() {
     {
         let node = &cluster.nodes[0];
         listen_on_loopback(&node.netns, PRIVATE);
-        // As kube-proxy sets it, without which the kernel drops such packets itself.
+        // As kube-proxy sets it. Without it the kernel drops such packets.
         node.netns
             .sysctl(&[("ipv4/conf/all/route_localnet", "1")])
             .unwrap();
@@ -91,13 +91,13 @@ fn s90_loopback_of_the_node_is_not_reached_from_outside() {
     let (_, status) = headgate(node, &["status"]);
     assert!(status.contains("spoofed"), "{status}");
     assert!(node.netns.run(move || TcpStream::connect(private).is_ok()));
-    // A pod's loopback is its own, also where the node serves node ports on its loopback.
+    // A pod does not reach node ports over its own loopback, although the node does over its.
     let url = "http://127.0.0.1:30080/";
     assert!(curl(&node.netns, &node.cgroup, url).is_ok());
     assert!(curl(&node.pods[0].netns, &node.cgroup, url).is_err());
 }
 
-/// The example's spec with other addresses.
+/// A Service that claims these external IPs, and is older than others.
 fn thief(external_ips: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Service\n\
@@ -109,7 +109,7 @@ fn thief(external_ips: &str) -> String {
 
 /// CVE-2020-8554.
 #[test]
-fn s91_external_ips_take_nothing_from_others() {
+fn s91_external_ips_cannot_take_addresses_of_other_services() {
     let Some(mut cluster) = cluster_without_agents("s91", 1, 2) else {
         return;
     };
@@ -157,9 +157,9 @@ fn s91_external_ips_take_nothing_from_others() {
     assert_eq!(pods_over_http(pod, on(CLUSTER_V4, 80)), own);
 }
 
-/// CVE-2021-25737, and what of CVE-2021-25740 a service proxy can refuse.
+/// CVE-2021-25737, and the part of CVE-2021-25740 that a service proxy can refuse.
 #[test]
-fn s92_endpoints_are_not_what_only_the_node_may_reach() {
+fn s92_endpoints_that_only_the_node_can_reach_are_refused() {
     let Some(mut cluster) = cluster_without_agents("s92", 1, 1) else {
         return;
     };
@@ -184,12 +184,12 @@ fn s92_endpoints_are_not_what_only_the_node_may_reach() {
     let node = &cluster.nodes[0];
     for (v4, v6) in bad {
         cluster.write("slices.yaml", &to(v4, v6)).unwrap();
-        let says = |address: &str| {
+        let complains = |address: &str| {
             let complaint = format!("endpoints[0].addresses[0]: {address} is no address");
             node.agent.as_ref().unwrap().log().contains(&complaint)
         };
         eventually("both are refused", || {
-            says(v4) && says(v6.strip_prefix("::ffff:").unwrap_or(v6))
+            complains(v4) && complains(v6.strip_prefix("::ffff:").unwrap_or(v6))
         });
         let (_, backends) = headgate(node, &["backends"]);
         assert!(!backends.contains(":9376"), "{backends}");
@@ -204,12 +204,12 @@ fn s92_endpoints_are_not_what_only_the_node_may_reach() {
     }
 }
 
-/// Begins every secret of the next test.
+/// Part of every secret of the next test.
 const MARK: &str = "hush";
-/// `hush-key`, as the API has it.
+/// `hush-key` in base64, as in the API.
 const KEY: &str = "aHVzaC1rZXk=";
 
-/// A Secret, and its values as the API has them.
+/// A Secret, and its values in base64, as in the API.
 struct Hush {
     object: serde_json::Value,
     values: Vec<String>,
@@ -232,7 +232,7 @@ fn hush(name: &str, pairs: &[(&str, &str)]) -> Hush {
     Hush { object, values }
 }
 
-/// An Ingress of a host of its own, with annotations.
+/// An Ingress for its own host, with annotations.
 fn guarded(name: &str, annotations: &[(&str, &str)]) -> serde_json::Value {
     let pairs = annotations
         .iter()
@@ -256,10 +256,10 @@ fn guarded(name: &str, annotations: &[(&str, &str)]) -> serde_json::Value {
     })
 }
 
-/// Guards of every kind that has Secrets, and some that cannot be read. Whom they ask does not
-/// answer, which is complained about.
+/// Ingresses with every kind of authentication that uses Secrets, some of them invalid. The servers that
+/// they refer to do not answer, which is logged.
 fn guards() -> (Vec<Hush>, Vec<serde_json::Value>) {
-    const NOBODY: &str = "http://127.0.0.1:9/";
+    const CLOSED: &str = "http://127.0.0.1:9/";
     let client = [
         ("client-id", "shop"),
         ("client-secret", "hush-client-password"),
@@ -296,7 +296,7 @@ fn guards() -> (Vec<Hush>, Vec<serde_json::Value>) {
     let with = |kind, secret, more: &[(&'static str, &'static str)]| {
         [&[("auth-type", kind), ("auth-secret", secret)], more].concat()
     };
-    let asked = [("auth-server", NOBODY)];
+    let server = [("auth-server", CLOSED)];
     let issuer = [("auth-issuer", "https://127.0.0.1:9")];
     let directory = [
         ("auth-server", "ldap://127.0.0.1:9"),
@@ -316,7 +316,7 @@ fn guards() -> (Vec<Hush>, Vec<serde_json::Value>) {
             with("api-key", "keys", &[("auth-key-header", "X-API-Key")]),
         ),
         ("jwt", with("jwt", "jwt", &[])),
-        ("introspection", with("introspection", "client", &asked)),
+        ("introspection", with("introspection", "client", &server)),
         ("ldap", with("ldap", "finder", &directory)),
         ("paseto", with("paseto", "paseto", &[])),
         ("oidc", with("oidc", "client", &issuer)),
@@ -333,8 +333,8 @@ fn api(cluster: &Cluster) -> &ApiServer {
     }
 }
 
-/// Agent and proxy at work at the level `debug`, on the stand-in API that wants a secret token.
-fn talkative_cluster(certificate: &Certificate, token: &str) -> Option<Cluster> {
+/// A cluster that logs at the level `debug`, with a stand-in API that requires a secret token.
+fn debug_cluster(certificate: &Certificate, token: &str) -> Option<Cluster> {
     let mut cluster = cluster_without_agents("s93", 1, 1)?;
     cluster.serve_api().unwrap();
     api(&cluster).set_token(Some(token.into()));
@@ -349,8 +349,8 @@ fn talkative_cluster(certificate: &Certificate, token: &str) -> Option<Cluster> 
     Some(cluster)
 }
 
-/// Asks every guard, with secrets of the client's own.
-fn ask_guards(cluster: &Cluster, secrets: &[&str]) {
+/// Sends requests to every host, with secrets of the client.
+fn send_secrets(cluster: &Cluster, secrets: &[&str]) {
     let [password, key, bearer] = secrets else {
         unreachable!("three kinds")
     };
@@ -388,64 +388,40 @@ fn ask_guards(cluster: &Cluster, secrets: &[&str]) {
     }
 }
 
-#[test]
-fn s93_what_is_secret_is_told_nobody() {
-    const NAME: &str = "s93_what_is_secret_is_told_nobody";
-    if std::env::var_os(ASSETS).is_some() {
-        println!("SKIPPED: {NAME}: the stand-in takes objects that the real API refuses");
-        return;
-    }
-    let token = format!("{MARK}-token-of-the-api");
-    let certificate = Certificate::new(&[SHOP]).unwrap();
-    let Some(mut cluster) = talkative_cluster(&certificate, &token) else {
-        return;
-    };
-    let (secrets, ingresses) = guards();
-    let objects = secrets.iter().map(|secret| &secret.object);
-    for object in objects.chain(&ingresses) {
-        api(&cluster).apply_value(object.clone()).unwrap();
-    }
-    // A certificate whose key is none, which is refused. Garbled answers have this one, too.
+/// Creates a Secret with an invalid key, and an Ingress that refers to it. Responses of the API that cannot
+/// be parsed contain this key, too.
+fn apply_broken_certificate(cluster: &Cluster, certificate: &Certificate) {
     let broken = certificate
         .secret("broken-tls")
         .replace("tls.key: ", &format!("tls.key: {KEY}\n  x: "));
-    api(&cluster).apply_yaml(&broken).unwrap();
-    let mut wants_broken = guarded("broken", &[]);
-    wants_broken["spec"]["tls"] =
-        json!([{"hosts": ["broken.example.com"], "secretName": "broken-tls"}]);
-    api(&cluster).apply_value(wants_broken).unwrap();
+    api(cluster).apply_yaml(&broken).unwrap();
+    let mut ingress = guarded("broken", &[]);
+    ingress["spec"]["tls"] = json!([{"hosts": ["broken.example.com"], "secretName": "broken-tls"}]);
+    api(cluster).apply_value(ingress).unwrap();
+}
 
-    let page = ["--page-bind-address", "127.0.0.1:10254"];
-    let options = [&["--proxy-user", PROXY_USER], &page[..]].concat();
-    cluster.start_agent_with(0, &options).unwrap();
-    let page = ["--page-bind-address", "127.0.0.1:10255"];
-    cluster.start_proxy(0, &page).unwrap();
-    let clients = [
-        "hush-password-of-ada",
-        "hush-key-of-somebody",
-        "hush.bearer.token",
-    ];
-    ask_guards(&cluster, &clients);
-    let events = || -> Vec<Event> { api(&cluster).list() };
-    eventually("what is wrong is told", || {
-        let events = serde_json::to_string(&events()).unwrap();
-        ["paseto", "short", "torn", "broken-tls"]
-            .iter()
-            .all(|name| events.contains(name))
+/// Waits until Events name what is wrong; returns all Events as text.
+fn events(cluster: &Cluster) -> String {
+    let events = || {
+        let events: Vec<Event> = api(cluster).list();
+        serde_json::to_string(&events).unwrap()
+    };
+    eventually("Events name what is wrong", || {
+        let names = ["paseto", "short", "torn", "broken-tls"];
+        names.iter().all(|name| events().contains(name))
     });
+    events()
+}
 
+/// Everything that agent and proxy show, by place: Events, status, HTTP endpoints, commands.
+fn outputs(cluster: &Cluster) -> Vec<(String, String)> {
     let node = &cluster.nodes[0];
-    let mut told = vec![(
-        "Events".to_owned(),
-        serde_json::to_string(&events()).unwrap(),
-    )];
-    let ingresses: Vec<Ingress> = api(&cluster).list();
-    for ingress in ingresses {
-        told.push((
-            "status".into(),
-            serde_json::to_string(&ingress.status).unwrap(),
-        ));
-    }
+    let mut outputs = vec![("Events".to_owned(), events(cluster))];
+    let ingresses: Vec<Ingress> = api(cluster).list();
+    outputs.extend(ingresses.into_iter().map(|ingress| {
+        let text = serde_json::to_string(&ingress.status).unwrap();
+        ("status".into(), text)
+    }));
     for target in [
         "127.0.0.1:10249/metrics",
         "127.0.0.1:10245/metrics",
@@ -458,52 +434,88 @@ fn s93_what_is_secret_is_told_nobody() {
         "127.0.0.1:10246/readyz",
     ] {
         let output = fetch(node, &["--include", &format!("http://{target}")]);
-        told.push((target.into(), String::from_utf8(output.stdout).unwrap()));
+        outputs.push((target.into(), String::from_utf8(output.stdout).unwrap()));
     }
-    let commands = ["status", "services", "routes", "certificates"];
-    for command in commands {
-        let output = on_node(node, &[command]).unwrap();
-        told.push((command.into(), output));
+    for command in ["status", "services", "routes", "certificates"] {
+        outputs.push((command.into(), on_node(node, &[command]).unwrap()));
     }
     for host in ["basic", "key", "oidc", "hmac"] {
         let url = format!("http://{host}.example.com/");
         let output = on_node(node, &["explain", "request", &url, "-o", "json"]).unwrap();
-        told.push((format!("explain {url}"), output));
+        outputs.push((format!("explain {url}"), output));
     }
-    // An answer that cannot be read is complained about, and not repeated.
-    let is_told = |log: String| log.contains("disconnected");
-    assert!(!is_told(node.proxy.as_ref().unwrap().log()));
-    api(&cluster).garble(true);
-    api(&cluster).drop_watches();
-    eventually("the source is gone", || {
-        is_told(node.proxy.as_ref().unwrap().log())
-    });
+    outputs
+}
 
-    let agent = node.agent.as_ref().unwrap().log();
-    let proxy = node.proxy.as_ref().unwrap().log();
-    for log in [&agent, &proxy] {
+/// The logs of agent and proxy, with their complaints about a response of the API that cannot be parsed.
+fn logs(cluster: &Cluster) -> [(String, String); 2] {
+    let node = &cluster.nodes[0];
+    let agent = || node.agent.as_ref().unwrap().log();
+    let proxy = || node.proxy.as_ref().unwrap().log();
+    assert!(!proxy().contains("disconnected"));
+    api(cluster).garble(true);
+    api(cluster).drop_watches();
+    eventually("the proxy logs that the watch failed", || {
+        proxy().contains("disconnected")
+    });
+    let logs = [("agent".into(), agent()), ("proxy".into(), proxy())];
+    for (_, log) in &logs {
         assert!(log.contains("DEBUG"), "the level is debug");
     }
-    told.extend([("agent".into(), agent), ("proxy".into(), proxy)]);
+    logs
+}
 
-    let mut kept: Vec<&str> = secrets
-        .iter()
-        .flat_map(|secret| secret.values.iter().map(String::as_str))
-        .collect();
-    let key: Vec<&str> = certificate
-        .key
-        .lines()
-        .filter(|line| line.len() > 60)
-        .collect();
-    assert!(!key.is_empty());
-    let ada = BASE64_STANDARD.encode(format!("ada:{}", clients[0]));
-    kept.extend(key);
-    kept.extend([MARK, KEY, ada.as_str()]);
-    for (place, text) in &told {
-        assert!(!text.is_empty(), "{place} says nothing");
-        for secret in &kept {
+/// Every text that may appear nowhere: values of Secrets, lines of the key, and the client's password.
+fn forbidden(secrets: &[Hush], certificate: &Certificate, password: &str) -> Vec<String> {
+    let values = secrets.iter().flat_map(|secret| secret.values.clone());
+    let mut forbidden: Vec<String> = values.collect();
+    let lines = certificate.key.lines().filter(|line| line.len() > 60);
+    let before = forbidden.len();
+    forbidden.extend(lines.map(String::from));
+    assert!(forbidden.len() > before, "the key has long lines");
+    forbidden.push(BASE64_STANDARD.encode(format!("ada:{password}")));
+    forbidden.extend([MARK.into(), KEY.into()]);
+    forbidden
+}
+
+#[test]
+fn s93_secrets_appear_in_no_output() {
+    const NAME: &str = "s93_secrets_appear_in_no_output";
+    if std::env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: {NAME}: the stand-in accepts objects that the real API refuses");
+        return;
+    }
+    let token = format!("{MARK}-token-of-the-api");
+    let certificate = Certificate::new(&[SHOP]).unwrap();
+    let Some(mut cluster) = debug_cluster(&certificate, &token) else {
+        return;
+    };
+    let (secrets, ingresses) = guards();
+    let objects = secrets.iter().map(|secret| &secret.object);
+    for object in objects.chain(&ingresses) {
+        api(&cluster).apply_value(object.clone()).unwrap();
+    }
+    apply_broken_certificate(&cluster, &certificate);
+
+    let page = ["--page-bind-address", "127.0.0.1:10254"];
+    let options = [&["--proxy-user", PROXY_USER], &page[..]].concat();
+    cluster.start_agent_with(0, &options).unwrap();
+    let page = ["--page-bind-address", "127.0.0.1:10255"];
+    cluster.start_proxy(0, &page).unwrap();
+    let password = "hush-password-of-ada";
+    send_secrets(
+        &cluster,
+        &[password, "hush-key-of-a-client", "hush.bearer.token"],
+    );
+
+    let mut outputs = outputs(&cluster);
+    outputs.extend(logs(&cluster));
+    let forbidden = forbidden(&secrets, &certificate, password);
+    for (place, text) in &outputs {
+        assert!(!text.is_empty(), "{place} is empty");
+        for secret in &forbidden {
             let line = text.lines().find(|line| line.contains(secret));
-            assert!(line.is_none(), "{place} tells {secret}: {line:?}");
+            assert!(line.is_none(), "{place} contains {secret}: {line:?}");
         }
     }
 }

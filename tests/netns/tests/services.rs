@@ -24,7 +24,7 @@ use nix::sys::{
     socket::{setsockopt, sockopt},
 };
 
-/// The example with another line in its spec.
+/// The example Service with one more line in its spec.
 fn service_with(line: &str) -> String {
     SERVICE.replace(
         "  type: LoadBalancer\n",
@@ -32,7 +32,7 @@ fn service_with(line: &str) -> String {
     )
 }
 
-/// Writes the Service and waits until every agent took it up, as its log says.
+/// Writes the Service and waits until every agent logs that it programmed it.
 fn write_service(cluster: &Cluster, text: &str) {
     let passes = |cluster: &Cluster| -> Vec<usize> {
         let agents = cluster.nodes.iter().filter_map(|node| node.agent.as_ref());
@@ -42,7 +42,7 @@ fn write_service(cluster: &Cluster, text: &str) {
     };
     let before = passes(cluster);
     cluster.write("web.yaml", text).unwrap();
-    eventually("the agents take up the change", || {
+    eventually("the agents apply the change", || {
         let now = passes(cluster);
         now.iter().zip(&before).all(|(now, before)| now > before)
     });
@@ -56,7 +56,7 @@ fn error_of<T>(result: std::io::Result<T>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind())
 }
 
-/// What `get` ends with if packets are dropped.
+/// The errors of `get` if packets are dropped.
 const SILENCE: [ErrorKind; 2] = [ErrorKind::TimedOut, ErrorKind::WouldBlock];
 
 fn is_silent(from: &Netns, address: SocketAddr) -> bool {
@@ -134,7 +134,7 @@ fn node_port_of_any_node_from_pods_and_hosts(name: &str, forwarding: &[&str]) {
         unreachable!("two nodes")
     };
     for address in [IpAddr::from(two.v4), IpAddr::from(two.v6)] {
-        // Packets of pods and of the host itself to another node's address.
+        // Packets of pods and of the node itself to the address of another node.
         assert_eq!(pods_over_http(&one.pods[0].netns, on(address, 30080)), both);
         assert_eq!(pods_over_http(&one.netns, on(address, 30080)), both);
     }
@@ -246,7 +246,7 @@ fn s21_local_policy_keeps_the_client_and_drops_without_local_pods() {
         is_silent(&cluster.client, on(two.v4, 30080)),
         "dropped, not refused"
     );
-    // From inside of the cluster all endpoints count.
+    // For clients inside the cluster all endpoints count.
     assert!(http_answers(&two.pods[0].netns, on(two.v4, 30080)));
     let url = format!("http://{}:30080/", two.v4);
     assert!(curl(&two.pods[0].netns, &two.cgroup, &url).is_ok());
@@ -372,7 +372,7 @@ fn session_affinity(name: &str, forwarding: &[&str]) {
         table.contains("default/web") && !table.contains("netns"),
         "{table}"
     );
-    // It survives the agent, and other endpoints leaving.
+    // Affinity survives a killed agent, and other endpoints that leave.
     cluster.nodes[0].agent.take().unwrap().kill().unwrap();
     cluster.start_agent_with(0, forwarding).unwrap();
     assert_eq!(from_outside(&cluster), first);
@@ -449,7 +449,7 @@ fn established_connections_outlive_their_endpoint(name: &str, forwarding: &[&str
     }
 }
 
-/// A UDP socket of a namespace, connected.
+/// A connected UDP socket in a namespace.
 fn udp_socket(netns: &Netns, address: SocketAddr) -> UdpSocket {
     netns.run(move || {
         let any = if address.is_ipv4() {
@@ -496,7 +496,7 @@ fn udp_moves_when_its_endpoint_goes(name: &str, forwarding: &[&str]) {
             udp_exchange(socket).is_ok_and(|answer| answer.pod == "web-2-1")
         });
     }
-    eventually("a connected socket is told", || {
+    eventually("a connected socket gets an error", || {
         talk.to(connected).unwrap().starts_with("error ")
     });
     let mut again = Talk::start(&other.pods[0].netns, &other.cgroup, Some(connected)).unwrap();
@@ -556,7 +556,7 @@ fn s36_service_that_loses_its_endpoints_and_gets_them_back() {
 }
 
 #[test]
-fn s43_one_socket_talks_to_several_services_by_their_names() {
+fn s43_one_socket_sees_each_service_by_its_address() {
     let Some(cluster) = cluster("s43", 2, 1, &[(1, 1), (2, 1)]) else {
         return;
     };
@@ -572,16 +572,16 @@ fn s43_one_socket_talks_to_several_services_by_their_names() {
         let mut talk = Talk::start(netns, &node.cgroup, None).unwrap();
         for _ in 0..3 {
             for address in addresses {
-                let said = talk.to(address).unwrap();
-                assert!(said.ends_with(&format!(" {address}")), "{address}: {said}");
+                let line = talk.to(address).unwrap();
+                assert!(line.ends_with(&format!(" {address}")), "{address}: {line}");
             }
         }
         for address in addresses {
             let mut talk = Talk::start(netns, &node.cgroup, Some(address)).unwrap();
-            let said = talk.to(address).unwrap();
+            let line = talk.to(address).unwrap();
             assert!(
-                said.ends_with(&format!(" {address}")),
-                "getpeername: {said}"
+                line.ends_with(&format!(" {address}")),
+                "getpeername: {line}"
             );
         }
     }
@@ -603,7 +603,7 @@ fn fragmented_datagrams_reach_one_pod_and_come_back(name: &str, forwarding: &[&s
     };
     let node = &cluster.nodes[0];
     for address in [on(node.v4, 30007), on(node.v6, 30007)] {
-        // With DSR the client learns the MTU by the first one.
+        // With DSR the client learns the MTU from its first datagram.
         let ask = move || udp_of_length(address, 4000).is_ok();
         eventually("datagrams arrive", || {
             (0..10).all(|_| cluster.client.run(ask))
@@ -622,23 +622,23 @@ fn fragmented_datagrams_reach_one_pod_and_come_back(name: &str, forwarding: &[&s
 }
 
 #[test]
-fn s45_icmp_errors_reach_the_client_in_its_terms() {
-    icmp_errors_reach_the_client_in_its_terms("s45", SNAT);
+fn s45_icmp_errors_reach_the_client_with_the_addresses_it_used() {
+    icmp_errors_reach_the_client_with_the_addresses_it_used("s45", SNAT);
 }
 
 #[test]
-fn s45_s67_icmp_errors_reach_the_client_in_its_terms_by_dsr() {
-    icmp_errors_reach_the_client_in_its_terms("d45", DSR);
+fn s45_s67_icmp_errors_reach_the_client_with_the_addresses_it_used_by_dsr() {
+    icmp_errors_reach_the_client_with_the_addresses_it_used("d45", DSR);
 }
 
-fn icmp_errors_reach_the_client_in_its_terms(name: &str, forwarding: &[&str]) {
+fn icmp_errors_reach_the_client_with_the_addresses_it_used(name: &str, forwarding: &[&str]) {
     let Some(cluster) = cluster_with(name, 2, 1, &[(1, 1)], forwarding) else {
         return;
     };
     let [one, two] = &cluster.nodes[..] else {
         unreachable!("two nodes")
     };
-    // Path MTU: the link to the pod takes less than the client sends.
+    // Path MTU: the MTU of the link to the pod is smaller than the client's datagrams.
     one.netns.batch("link set lxc1 mtu 1300").unwrap();
     one.pods[0].netns.batch("link set eth0 mtu 1300").unwrap();
     for address in [
@@ -647,12 +647,12 @@ fn icmp_errors_reach_the_client_in_its_terms(name: &str, forwarding: &[&str]) {
         IpAddr::from(two.v4),
         two.v6.into(),
     ] {
-        // The first is lost, with an error that quotes the address that the client used; what
-        // comes after fits.
+        // The first datagram is lost, with an error that quotes the address that the client used; later
+        // ones are fragmented to fit.
         let ask = move || udp_of_length(on(address, 30007), 1400).is_ok();
         eventually("the client learns the path MTU", || cluster.client.run(ask));
     }
-    // Port unreachable: nobody listens behind the service.
+    // Port unreachable: no process listens on the target port.
     let closed = slices(&[(1, 1)]).replace("port: 9376", "port: 9");
     cluster.write("slices.yaml", &closed).unwrap();
     for address in [
@@ -661,7 +661,7 @@ fn icmp_errors_reach_the_client_in_its_terms(name: &str, forwarding: &[&str]) {
         IpAddr::from(two.v4),
         two.v6.into(),
     ] {
-        eventually("the client is told", || {
+        eventually("the client gets the error", || {
             let ask = move || error_of(udp_connected(on(address, 30007)));
             cluster.client.run(ask) == Some(ErrorKind::ConnectionRefused)
         });
@@ -669,22 +669,22 @@ fn icmp_errors_reach_the_client_in_its_terms(name: &str, forwarding: &[&str]) {
 }
 
 #[test]
-fn s47_hop_limit_that_runs_out_is_told() {
-    hop_limit_that_runs_out_is_told("s47", SNAT);
+fn s47_expired_hop_limit_is_reported_to_the_client() {
+    expired_hop_limit_is_reported_to_the_client("s47", SNAT);
 }
 
 #[test]
-fn s47_s67_hop_limit_that_runs_out_is_told_by_dsr() {
-    hop_limit_that_runs_out_is_told("d47", DSR);
+fn s47_s67_expired_hop_limit_is_reported_to_the_client_by_dsr() {
+    expired_hop_limit_is_reported_to_the_client("d47", DSR);
 }
 
-fn hop_limit_that_runs_out_is_told(name: &str, forwarding: &[&str]) {
+fn expired_hop_limit_is_reported_to_the_client(name: &str, forwarding: &[&str]) {
     let Some(cluster) = cluster_with(name, 2, 1, &[(2, 1)], forwarding) else {
         return;
     };
     let socket = udp_socket(&cluster.client, on(cluster.nodes[0].v4, 30007));
     socket.set_ttl(1).unwrap();
-    // Without it the kernel keeps to itself what a router says.
+    // Without this option the kernel does not report ICMP errors of routers to the socket.
     setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
     let error = udp_exchange(&socket).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{error}");
@@ -711,13 +711,11 @@ fn s60_probes_and_metrics() {
     let taint = "kind: Node\napiVersion: v1\nmetadata: {name: n1}\n\
                  spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}";
     cluster.write("node.yaml", taint).unwrap();
-    eventually("load balancers are told", || {
-        ask(10256, "/healthz").0 == 503
-    });
+    eventually("the health check fails", || ask(10256, "/healthz").0 == 503);
     assert_eq!(
         ask(10256, "/livez").0,
         200,
-        "a leaving node's agent lives on"
+        "the agent of a leaving node stays live"
     );
     let (code, text) = ask(10249, "/metrics");
     assert_eq!(code, 200);
@@ -732,7 +730,7 @@ fn s60_probes_and_metrics() {
 }
 
 #[test]
-fn s63_strays_are_repaired_and_foreign_maps_refused() {
+fn s63_stray_entries_are_repaired_and_foreign_maps_refused() {
     let Some(mut cluster) = cluster("s63", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -756,7 +754,7 @@ fn s63_strays_are_repaired_and_foreign_maps_refused() {
     assert_eq!(keys.len(), entries.len());
     assert!(!keys.contains(&stray));
 
-    // A map of another kind where one of ours should be.
+    // A map of another kind under the name of one of ours.
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
     let foreign = cluster.nodes[0].pins.with_file_name("foreign");
     let other = cluster.nodes[0].pins.with_file_name("other");
@@ -797,7 +795,7 @@ fn s63_strays_are_repaired_and_foreign_maps_refused() {
 }
 
 #[test]
-fn s61_agent_of_new_options_takes_over_without_a_loss() {
+fn s61_agent_with_new_options_takes_over_without_a_loss() {
     let Some(mut cluster) = cluster("s61", 1, 1, &[(1, 1)]) else {
         return;
     };

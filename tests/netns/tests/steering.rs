@@ -1,4 +1,4 @@
-//! Connections that are steered to sockets of an unprivileged process, as the L7 proxy's are.
+//! Steering of connections to sockets of an unprivileged process, as for the L7 proxy.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod common;
@@ -27,14 +27,14 @@ fn start_agent(cluster: &mut Cluster, options: &[&str]) {
     cluster.start_agent_with(0, &options).unwrap();
 }
 
-/// One node whose agent lets the proxy's user steer.
+/// A cluster of one node whose agent allows the user of the proxy to steer.
 fn steering_cluster(name: &str) -> Option<Cluster> {
     let mut cluster = cluster_without_agents(name, 1, 1)?;
     start_agent(&mut cluster, &[]);
     Some(cluster)
 }
 
-/// A process of a user that takes the connections to a port.
+/// Starts a process of a user that accepts the connections to a port.
 fn steered_as(node: &Node, user: u32, name: &str, port: u16) -> anyhow::Result<Process> {
     let mut command = node.netns.command(binary("headgate-steered")?, None);
     command
@@ -48,7 +48,7 @@ fn steered(node: &Node, name: &str) -> Process {
     steered_as(node, PROXY_USER, name, 80).unwrap()
 }
 
-/// An ordinary server on every address of a node.
+/// Starts an ordinary server on every address of a node.
 fn ordinary(node: &Node, port: u16) -> Process {
     let mut command = node.netns.command(binary("headgate-echo").unwrap(), None);
     command.args(["--name", "ordinary", "--port", &port.to_string()]);
@@ -71,7 +71,7 @@ fn is_refused(from: &Netns, address: SocketAddr) -> bool {
     answer(from, address).err() == Some(ErrorKind::ConnectionRefused)
 }
 
-/// The client's and the node's end of a connection, as the server sees them.
+/// The addresses of client and node of a connection, as the server sees them.
 fn ends(from: &Netns, address: SocketAddr) -> (SocketAddr, SocketAddr) {
     let (_, text) = from.run(move || http(address, "/").unwrap());
     let (_, body) = text.split_once("\r\n\r\n").unwrap();
@@ -80,7 +80,7 @@ fn ends(from: &Netns, address: SocketAddr) -> (SocketAddr, SocketAddr) {
     (end("client"), end("local"))
 }
 
-/// Clients that connect one after the other, one to each address.
+/// One client for each address, which opens one connection after another.
 fn load(from: &Netns, addresses: [IpAddr; 2]) -> Load {
     addresses.into_iter().fold(Load::new(), |load, address| {
         load.with(from, Duration::ZERO, connections(on(address, 80)))
@@ -97,10 +97,13 @@ fn connections_to_every_address_are_steered_by_port() {
     for (address, from) in addresses(node).into_iter().zip([CLIENT_V4, CLIENT_V6]) {
         let (peer, local) = ends(client, on(address, 80));
         assert_eq!((peer.ip(), local), (from, on(address, 80)));
-        // The node itself, over its loopback device.
+        // The node connects to itself over its loopback device.
         let (peer, local) = ends(&node.netns, on(address, 80));
         assert_eq!((peer.ip(), local), (address, on(address, 80)));
-        assert!(is_refused(client, on(address, 81)), "nobody's port");
+        assert!(
+            is_refused(client, on(address, 81)),
+            "a port that is not steered"
+        );
     }
     for address in [
         IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -210,7 +213,7 @@ fn steering_outlives_the_agent_and_ends_with_its_option_or_cleanup() {
 
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
     cluster.start_agent(0).unwrap();
-    // The kernel detaches a link some moments after its pin is gone.
+    // The kernel detaches a link some time after its pin is removed.
     eventually("refused without the option", || {
         is_refused(&cluster.client, target)
     });
@@ -270,13 +273,13 @@ fn load_balancer_reaches_the_steered_socket_of_the_node() {
     assert_eq!((peer.ip(), local), (CLIENT_V4, on(node.v4, 80)));
     for address in addresses(node) {
         let (_, local) = ends(client, on(address, 30080));
-        assert_eq!(local, on(address, 80), "by the node port");
-        assert_eq!(server(client, on(address, 80)), "proxy", "and straight");
+        assert_eq!(local, on(address, 80), "through the node port");
+        assert_eq!(server(client, on(address, 80)), "proxy", "and directly");
     }
 }
 
 #[test]
-fn nobody_but_the_proxys_user_steers() {
+fn only_the_user_of_the_proxy_can_steer() {
     let Some(mut cluster) = cluster_without_agents("user", 1, 1) else {
         return;
     };

@@ -1,4 +1,6 @@
 //! `headgate-demo`: a cluster of network namespaces on this machine, with real traffic.
+//!
+//! A newcomer sees its output first, so each part says in a sentence what it does.
 
 use std::{
     collections::BTreeMap,
@@ -11,14 +13,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use headgate_netns::{
-    Certificate, Cluster, INGRESSES, Load, Netns, PROXY_USER, SERVICE, Tally, binary, connections,
-    get, slices, udp,
+    Certificate, Cluster, INGRESSES, Load, Netns, Node, PROXY_USER, SERVICE, Tally, binary,
+    connections, get, slices, udp,
 };
 use nix::unistd::geteuid;
 
 #[derive(Parser)]
 struct Options {
-    /// Leave the cluster up and print how to look around
+    /// Leave the cluster up and print commands to explore it
     #[arg(long)]
     keep: bool,
     /// Remove a cluster that was left up
@@ -32,10 +34,10 @@ const PODS: u8 = 2;
 const REQUESTS: usize = 60;
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const BALANCER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// The hosts of the example.
+/// The hosts of the example Ingresses.
 const SHOP: &str = "shop.example.com";
 const API: &str = "api.example.com";
-/// How long each act under load lasts.
+/// How long each part under load lasts.
 const ACT: Duration = Duration::from_secs(2);
 
 fn heading(text: &str) {
@@ -51,16 +53,46 @@ fn main() -> Result<()> {
     if options.down {
         return Cluster::sweep(PREFIX);
     }
-    heading(&format!(
-        "a cluster of {NODES} nodes with {PODS} pods each, and a client outside"
-    ));
-    Cluster::sweep(PREFIX)?;
-    let mut cluster = Cluster::new(PREFIX, NODES, PODS)?;
-    cluster.write("web.yaml", SERVICE)?;
+    println!(
+        "A small cluster on this machine, with real traffic. Nodes, pods and a client outside are \
+         network\nnamespaces; Services and Ingresses come from manifests instead of a Kubernetes API."
+    );
     let mut pods: Vec<(u8, u8)> = (1..=NODES)
         .flat_map(|node| (1..=PODS).map(move |pod| (node, pod)))
         .collect();
-    cluster.write("web-endpoints.yaml", &slices(&pods))?;
+    let mut cluster = start_cluster(&pods)?;
+    show_paths(&cluster)?;
+    show_ingress(&mut cluster)?;
+    let lost = scale_down(&cluster, &mut pods)? + replace_agent(&mut cluster)?;
+    show_state(&cluster.nodes[0])?;
+
+    heading("Result");
+    println!(
+        "{lost} requests were lost while a pod left and while an agent was killed and replaced."
+    );
+    match options.keep {
+        true => print_commands(&cluster)?,
+        false => println!(
+            "The cluster is removed. Try next:\n  \
+             cargo xtask demo --keep   leaves it up, and prints commands to explore it\n  \
+             cargo xtask test          runs the tests of this tree\n  \
+             deploy/README.md          shows how to install Headgate in a Kubernetes cluster"
+        ),
+    }
+    if options.keep {
+        cluster.keep();
+    }
+    ensure!(lost == 0, "{lost} requests were lost");
+    Ok(())
+}
+
+/// Makes the cluster and starts an agent on every node.
+fn start_cluster(pods: &[(u8, u8)]) -> Result<Cluster> {
+    heading("The cluster");
+    Cluster::sweep(PREFIX)?;
+    let mut cluster = Cluster::new(PREFIX, NODES, PODS)?;
+    cluster.write("web.yaml", SERVICE)?;
+    cluster.write("web-endpoints.yaml", &slices(pods))?;
     for index in 0..NODES.into() {
         cluster.start_agent_with(index, &["--proxy-user", PROXY_USER])?;
     }
@@ -68,79 +100,92 @@ fn main() -> Result<()> {
         "route add {BALANCER}/32 via {}",
         cluster.nodes[0].v4
     ))?;
-    println!("Service web: port 80 -> 9376 on {} pods", pods.len());
+    println!(
+        "{NODES} nodes with {PODS} pods each. An agent on every node programs the kernel.\n\
+         Service `web` has port 80 and {} pods: web-1-2 is pod 2 on node n1.",
+        pods.len()
+    );
+    Ok(cluster)
+}
 
-    heading(&format!(
-        "{REQUESTS} requests over each path, and the pods that answered"
-    ));
-    show_paths(&cluster)?;
-
-    heading("Ingress: two hosts, TLS and paths, from outside");
-    show_ingress(&mut cluster)?;
-
-    heading("under load: a pod is scaled away");
-    let load = start_load(&cluster);
+/// Removes a pod from the Service under load; returns the number of lost requests.
+fn scale_down(cluster: &Cluster, pods: &mut Vec<(u8, u8)>) -> Result<usize> {
+    heading("Under load, one pod leaves the Service");
+    let load = start_load(cluster);
     thread::sleep(ACT);
     pods.pop();
-    cluster.write("web-endpoints.yaml", &slices(&pods))?;
+    cluster.write("web-endpoints.yaml", &slices(pods))?;
     thread::sleep(ACT / 10);
     let removed = format!("web-{NODES}-{PODS}");
     let before = load.tally().of(&removed);
     thread::sleep(ACT);
     println!(
-        "{removed} answered {before} requests, and {} after it left",
+        "{removed} answered {before} requests before it left, and {} after",
         load.tally().of(&removed) - before
     );
-    let mut lost = finish(load);
+    Ok(finish(load))
+}
 
-    heading("under load: the agent of n1 is killed, and started again");
-    let load = start_load(&cluster);
+/// Kills an agent under load and starts another one; returns the number of lost requests.
+fn replace_agent(cluster: &mut Cluster) -> Result<usize> {
+    heading("Under load, the agent of n1 is killed and started again");
+    let load = start_load(cluster);
     thread::sleep(ACT / 2);
     cluster.nodes[0]
         .agent
         .take()
         .context("n1 has no agent")?
         .kill()?;
-    println!("killed");
+    println!("Killed: the programs and maps stay in the kernel and forward the traffic.");
     thread::sleep(ACT);
     cluster.start_agent_with(0, &["--proxy-user", PROXY_USER])?;
-    println!("started");
+    println!("Started: the new agent takes the maps over.");
     thread::sleep(ACT / 2);
-    lost += finish(load);
+    Ok(finish(load))
+}
 
-    heading("what n1 says of it");
+/// Prints what the commands of an operator show.
+fn show_state(node: &Node) -> Result<()> {
+    heading("What the commands of an operator show on n1");
     for words in ["services", "backends"] {
         let mut show = std::process::Command::new(binary("headgate")?);
-        show.arg("--pins").arg(&cluster.nodes[0].pins).arg(words);
+        show.arg("--pins").arg(&node.pins).arg(words);
         println!("$ headgate {words}");
         let status = show.status()?;
         ensure!(status.success(), "headgate {words}: {status}");
     }
-    println!("requests lost: {lost}");
-    if options.keep {
-        println!("\nThe cluster stays. Look around:");
-        println!(
-            "  target/release/headgate --pins {} status",
-            cluster.nodes[0].pins.display()
-        );
-        println!(
-            "  target/release/headgate --pins {} conntrack",
-            cluster.nodes[0].pins.display()
-        );
-        println!(
-            "  nsenter --net={} curl {}:30080",
-            cluster.client.path().display(),
-            cluster.nodes[0].v4
-        );
-        println!("  edit the manifests in {}", cluster.manifests().display());
-        println!("Remove it: cargo xtask demo --down");
-        cluster.keep();
-    }
-    ensure!(lost == 0, "{lost} requests were lost");
     Ok(())
 }
 
+/// Prints commands that explore the cluster.
+fn print_commands(cluster: &Cluster) -> Result<()> {
+    let node = &cluster.nodes[0];
+    let headgate = binary("headgate")?;
+    let headgate = headgate.display();
+    let enter = |netns: &Netns| format!("nsenter --net={}", netns.path().display());
+    println!(
+        "The cluster stays up. Try as root:\n  \
+         export HEADGATE_PINS={}\n  \
+         {headgate} status\n  \
+         {headgate} conntrack\n  \
+         {headgate} top\n  \
+         {} curl {}:30080\n  \
+         {} {headgate} explain request http://{API}/v1/users\n\
+         Or edit the manifests in {}: the agents follow.\n\
+         Remove the cluster: cargo xtask demo --down",
+        node.pins.display(),
+        enter(&cluster.client),
+        node.v4,
+        enter(&node.netns),
+        cluster.manifests().display()
+    );
+    Ok(())
+}
+
+/// Sends requests over every path to the Service, and prints the pods that answered.
 fn show_paths(cluster: &Cluster) -> Result<()> {
+    heading("Every path to the Service");
+    println!("{REQUESTS} requests over each path. A row shows how many each pod answered.");
     let node = &cluster.nodes[0];
     let pod = &node.pods[0].netns;
     let http = |from: &Netns, address: IpAddr, port| {
@@ -157,7 +202,7 @@ fn show_paths(cluster: &Cluster) -> Result<()> {
     );
     print_path("LoadBalancer", &http(&cluster.client, BALANCER.into(), 80)?);
     print_path(
-        "ClusterIP from a pod, by packet",
+        "ClusterIP from a pod (packets)",
         &http(pod, CLUSTER_IP.into(), 80)?,
     );
     let url = format!("http://{CLUSTER_IP}/");
@@ -169,7 +214,7 @@ fn show_paths(cluster: &Cluster) -> Result<()> {
         name.map(String::from)
             .ok_or_else(|| io::Error::other(format!("curl: {}", output.status)))
     }))?;
-    print_path("ClusterIP from a pod, by socket", &by_socket);
+    print_path("ClusterIP from a pod (socket)", &by_socket);
     let address = SocketAddr::from((node.v4, 30007));
     let datagrams = cluster
         .client
@@ -178,8 +223,13 @@ fn show_paths(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Serves the example by proxies on every node, and asks the first one with curl.
+/// Starts a proxy on every node, and sends requests to the first one with curl.
 fn show_ingress(cluster: &mut Cluster) -> Result<()> {
+    heading("Ingress: two hosts, TLS and paths");
+    println!(
+        "An L7 proxy on every node serves two Ingresses. Each row: a request from outside, the \
+         HTTP version,\nthe status, and the redirect or the pod that answered."
+    );
     let certificate = Certificate::new(&[SHOP])?;
     let authority = cluster.manifests().with_file_name("authority.pem");
     fs::write(&authority, &certificate.authority)?;
@@ -190,8 +240,11 @@ fn show_ingress(cluster: &mut Cluster) -> Result<()> {
     }
     let node = &cluster.nodes[0];
     for (title, url) in [
-        ("HTTPS, certificate checked", format!("https://{SHOP}/cart")),
-        ("HTTP where there is TLS", format!("http://{SHOP}/cart")),
+        (
+            "HTTPS, certificate verified",
+            format!("https://{SHOP}/cart"),
+        ),
+        ("HTTP to a host with TLS", format!("http://{SHOP}/cart")),
         ("path rewritten to /users", format!("http://{API}/v1/users")),
         ("path without a rule", format!("http://{API}/v2")),
     ] {
@@ -241,19 +294,16 @@ fn print_path(path: &str, answers: &Answers) {
     println!("{path:<32} {}", pods.join("   "));
 }
 
-/// New connections, one after another.
+/// Starts a client that opens one connection after another.
 fn start_load(cluster: &Cluster) -> Load {
     let address = SocketAddr::from((cluster.nodes[0].v4, 30080));
     Load::new().with(&cluster.client, Duration::ZERO, connections(address))
 }
 
-/// Prints what was answered, and returns how many requests were not.
+/// Prints the answers; returns the number of lost requests.
 fn finish(load: Load) -> usize {
     let tally: Tally = load.finish().into_iter().sum();
     let (answered, lost) = (tally.answered(), tally.lost.len());
-    print_path(
-        &format!("{answered} answered, {lost} lost:"),
-        &tally.answers,
-    );
+    print_path(&format!("{answered} answered, {lost} lost"), &tally.answers);
     lost
 }

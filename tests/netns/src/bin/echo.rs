@@ -1,5 +1,5 @@
-//! `headgate-echo`: what runs in a pod. It answers HTTP and datagrams with its name and the
-//! client's address, and HTTP also with what it was asked.
+//! `headgate-echo`: the server in a pod. It answers HTTP requests and datagrams with its name and the
+//! address of the client, and HTTP requests also with their method, target and headers.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -22,12 +22,12 @@ struct Options {
     port: u16,
 }
 
-/// A peer of a dual-stack socket, as the family that it uses.
+/// The answer to a peer of a dual-stack socket; a mapped IPv4 address is shown as IPv4.
 fn answer(name: &str, peer: SocketAddr) -> Value {
     json!({ "pod": name, "client": SocketAddr::new(peer.ip().to_canonical(), peer.port()) })
 }
 
-/// Values that came for one name are joined.
+/// The headers of a request; several values of one name are joined.
 fn headers(request: &Request) -> Value {
     let mut all = Map::new();
     for name in request.headers().keys() {
@@ -64,7 +64,7 @@ async fn main() -> Result<()> {
         let mut buffer = vec![0; 1 << 16];
         loop {
             let (len, peer) = datagrams.recv_from(&mut buffer).await?;
-            // An answer as long as the question, so that what is fragmented one way is so the other.
+            // The answer is as long as the datagram, so that both are fragmented or neither.
             let text = format!("{:<len$}", answer(&options.name, peer).to_string());
             datagrams.send_to(text.as_bytes(), peer).await?;
         }

@@ -1,4 +1,4 @@
-//! `headgate-serve`: what runs in a pod beside `headgate-echo` and speaks something else.
+//! `headgate-serve`: a server in a pod beside `headgate-echo`, for other protocols than plain HTTP.
 
 use std::{net::Ipv6Addr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use tonic_health::ServingStatus::{NotServing, Serving};
 
 #[derive(Parser)]
 struct Options {
-    /// Port to serve at
+    /// Port to listen on
     #[arg(long)]
     port: u16,
     #[command(subcommand)]
@@ -33,11 +33,11 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Protocol {
-    /// The health service of gRPC, for a service `toggle` that comes and goes
+    /// The health service of gRPC, for a service `toggle` whose status alternates
     Grpc,
-    /// WebSocket; every message comes back
+    /// WebSocket; every message is sent back
     Websocket,
-    /// HTTP over TLS, with a certificate of its own
+    /// HTTP over TLS, with its own certificate
     Tls {
         /// Certificate chain, PEM
         #[arg(long)]
@@ -46,7 +46,7 @@ enum Protocol {
         #[arg(long)]
         key: PathBuf,
     },
-    /// HTTP behind a header of the PROXY protocol; the answer is the client in it
+    /// HTTP after a PROXY protocol header; the answer is the client address in the header
     Proxy,
 }
 
@@ -124,7 +124,7 @@ async fn proxy(mut stream: TcpStream) -> Result<()> {
     let client = match header.addresses {
         Addresses::IPv4(ends) => ends.source_address.to_string(),
         Addresses::IPv6(ends) => ends.source_address.to_string(),
-        Addresses::Unspecified | Addresses::Unix(_) => "nobody".into(),
+        Addresses::Unspecified | Addresses::Unix(_) => "unknown".into(),
     };
     answer(stream, &client).await
 }
@@ -133,7 +133,7 @@ async fn proxy(mut stream: TcpStream) -> Result<()> {
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, text: &str) -> Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.context("the request breaks off")?);
+        head.push(stream.read_u8().await.context("the request ends early")?);
     }
     let length = text.len();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");

@@ -1,6 +1,6 @@
-//! `headgate-steered`: what the L7 proxy is to the kernel. An unprivileged process that listens on
-//! loopback, takes the connections to a port of the node, and answers HTTP with its name and both
-//! ends of the connection. On SIGTERM it serves what it still gets, and ends.
+//! `headgate-steered`: the kernel side of the L7 proxy alone. An unprivileged process that listens on
+//! loopback, accepts the connections to a port of the node, and answers HTTP with its name and both
+//! ends of the connection. On SIGTERM it serves for one second more, and ends.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -33,12 +33,12 @@ struct Options {
     /// Port of the node
     #[arg(long)]
     port: u16,
-    /// User and group to be, without capabilities
+    /// User and group id to run as, without capabilities
     #[arg(long)]
     user: u32,
 }
 
-/// Far longer than a handshake takes on one machine.
+/// Time to serve after SIGTERM, far longer than a handshake takes on one machine.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Both ends of a connection.
@@ -72,8 +72,8 @@ async fn main() -> Result<()> {
     let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let v6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // A pod has the folder mounted. Here it is where the process starts, as those above it may be
-    // root's alone.
+    // A pod has the folder mounted. Here the process starts in it, because only root may enter the
+    // folders above.
     let mut steering = Steering::open(Path::new("."))?;
     steering.steer(options.port, &v4)?;
     steering.steer(options.port, &v6)?;

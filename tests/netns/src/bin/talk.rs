@@ -1,5 +1,5 @@
-//! `headgate-talk`: asks whom it is told to. For every address on standard input it sends a datagram
-//! there from its one socket, or a request over TCP, and prints `pod client peer`, or `error`.
+//! `headgate-talk`: a client process. For every address on standard input it sends a datagram there
+//! from its one socket, or a request over TCP, and prints `pod client peer`, or `error REASON`.
 
 use std::{
     io::{self, BufRead},
@@ -14,17 +14,17 @@ use serde_json::Value;
 
 #[derive(Parser)]
 struct Options {
-    /// Connect to this address first; what is on standard input does not matter then
+    /// Connect to this address first; then the addresses on standard input are ignored
     #[arg(long)]
     connect: Option<SocketAddr>,
-    /// Over TCP, with a new connection each time unless it is to connect first
+    /// Use TCP, with a new connection for each request unless --connect is given
     #[arg(long)]
     tcp: bool,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A dual-stack socket reaches IPv4 by mapped addresses.
+/// The address for a dual-stack socket, which reaches IPv4 through mapped addresses.
 fn mapped(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),

@@ -1,4 +1,4 @@
-//! A browser that looks at pages, and curl for what it does not show.
+//! A browser for the pages, and curl for what the browser does not show.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use headgate_netns::{Node, Process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Whether there is one; says so if not.
+/// Whether a browser is installed; prints `SKIPPED:` if not.
 pub(crate) fn has_browser(test: &str) -> bool {
     let mut missing = ["chromium", "chromedriver"]
         .into_iter()
@@ -79,7 +79,7 @@ impl<'a> Browser<'a> {
         let options = json!({
             "goog:chromeOptions": {"args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
-            // The page that a tab has at first asks for names that nobody here resolves.
+            // The first page of a tab loads names that cannot be resolved here.
             "pageLoadStrategy": "none",
         });
         let made = browser.post("", &json!({"capabilities": {"alwaysMatch": options}}));
@@ -143,7 +143,7 @@ impl<'a> Browser<'a> {
         self.chrome("Emulation.setEmulatedMedia", json!({"features": [feature]}));
     }
 
-    /// All of the page, as `target/screenshots/NAME.png`.
+    /// Saves a picture of the whole page as `target/screenshots/NAME.png`.
     pub(crate) fn shoot(&self, name: &str) {
         let shot = self.chrome(
             "Page.captureScreenshot",
@@ -157,7 +157,7 @@ impl<'a> Browser<'a> {
         fs::write(folder.join(format!("{name}.png")), image).unwrap();
     }
 
-    /// The page in every width and scheme, as `target/screenshots/NAME-….png`.
+    /// Saves a picture of the page in every width and scheme as `target/screenshots/NAME-….png`.
     pub(crate) fn shoot_all(&self, name: &str) {
         for width in [1360, 390] {
             self.resize(width);
@@ -174,7 +174,7 @@ impl<'a> Browser<'a> {
         }
     }
 
-    /// What the browser complains about, refused questions aside.
+    /// The browser's console errors, except refused requests.
     pub(crate) fn complaints(&self) -> Value {
         let mut complaints = self.post("/se/log", &json!({"type": "browser"}));
         let is_ours = |row: &Value| row["source"] != "network";

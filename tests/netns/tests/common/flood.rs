@@ -1,4 +1,4 @@
-//! Packets from everywhere, written to a device as they are.
+//! Floods: raw packets with random sources.
 
 use std::{net::Ipv4Addr, os::fd::AsRawFd, thread, time::Duration};
 
@@ -9,7 +9,7 @@ use nix::{
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
 };
 
-/// What is sent.
+/// The kind of packet.
 #[derive(Clone, Copy)]
 pub(crate) enum Packet {
     /// Opens a TCP connection.
@@ -18,8 +18,8 @@ pub(crate) enum Packet {
     Datagram,
 }
 
-/// Sends packets to a port of a node from random addresses of 198.18.0.0/15 (RFC 2544, for tests of
-/// devices) and random ports, at a pace that devices keep up with.
+/// Sends packets to a port of a node from random ports and random addresses of 198.18.0.0/15 (RFC 2544,
+/// for tests of devices), at a rate that devices can handle.
 pub(crate) fn flood(from: &Netns, node: &Node, packet: Packet, port: u16, count: usize) {
     let (to, link) = (node.v4, link_address(&node.netns));
     from.run(move || {
@@ -36,7 +36,7 @@ pub(crate) fn flood(from: &Netns, node: &Node, packet: Packet, port: u16, count:
             let [_, b, c, d] = random.u32(..).to_be_bytes();
             let source = Ipv4Addr::new(198, 18 + b % 2, c, d);
             let frame = frame(link, source, random.u16(1024..), to, port, packet);
-            // A queue that is full is no concern of a flood.
+            // A full queue drops the packet, which a flood may do.
             let _sent = sendto(socket.as_raw_fd(), &frame, &device, MsgFlags::empty());
             if number % 32 == 0 {
                 thread::sleep(Duration::from_millis(1));

@@ -1,5 +1,5 @@
-//! What tests on a cluster share.
-#![allow(dead_code, reason = "not every file of tests uses all of it")]
+//! Helpers for the tests on a cluster.
+#![allow(dead_code, reason = "not every test file uses every helper")]
 
 pub(crate) mod browser;
 pub(crate) mod flood;
@@ -23,14 +23,14 @@ use serde_json::Value;
 
 pub(crate) const CLUSTER_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10));
 pub(crate) const CLUSTER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10));
-/// Most packets of a test whose finished checksum looks partial: one in 65,536 does.
+/// Most packets of a test whose complete checksum may look partial: one in 65,536 does.
 pub(crate) const BY_CHANCE: u64 = 3;
-/// Hosts of the Ingresses of the example.
+/// Hosts of the example Ingresses.
 pub(crate) const SHOP: &str = "shop.example.com";
 pub(crate) const API: &str = "api.example.com";
 pub(crate) const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 
-/// A cluster whose agents are not started yet; `None` if this cannot run here.
+/// A cluster whose agents are not started yet; `None` without root.
 pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<Cluster> {
     if !nix::unistd::geteuid().is_root() {
         println!("SKIPPED: {name}: network namespaces need root");
@@ -43,17 +43,17 @@ pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<
     Some(cluster)
 }
 
-/// Options of agents that forward as they do unless told otherwise.
+/// Options of agents that forward by SNAT, the default.
 pub(crate) const SNAT: &[&str] = &[];
 /// Options of agents that forward by direct server return.
 pub(crate) const DSR: &[&str] = &["--forwarding", "dsr"];
 
-/// A cluster with agents that serve `web` by these pods; `None` if this cannot run here.
+/// A cluster with agents that serve `web` with these pods; `None` without root.
 pub(crate) fn cluster(name: &str, nodes: u8, pods: u8, serving: &[(u8, u8)]) -> Option<Cluster> {
     cluster_with(name, nodes, pods, serving, SNAT)
 }
 
-/// The same with options of the agents.
+/// A cluster as of [`cluster`], with options of the agents.
 pub(crate) fn cluster_with(
     name: &str,
     nodes: u8,
@@ -70,7 +70,8 @@ pub(crate) fn cluster_with(
     Some(cluster)
 }
 
-/// Makes packets of pods and of the client look as on a wire, so that XDP takes them itself.
+/// Turns checksum offload off for pods and client: packets then carry complete checksums, as on a wire,
+/// and XDP forwards them instead of leaving them to TC.
 pub(crate) fn turn_offload_off(cluster: &Cluster) {
     let pods = cluster.nodes.iter().flat_map(|node| &node.pods);
     let netns = pods.map(|pod| &pod.netns).chain([&cluster.client]);
@@ -83,7 +84,7 @@ pub(crate) fn turn_offload_off(cluster: &Cluster) {
     }
 }
 
-/// A cluster of one node whose proxy serves the example, and what clients trust.
+/// A cluster of one node whose proxy serves the example, and the certificate file of its authority.
 pub(crate) fn ingress_cluster(name: &str, options: &[&str]) -> Option<(Cluster, PathBuf)> {
     let mut cluster = cluster_without_agents(name, 1, 2)?;
     let certificate = Certificate::new(&[SHOP]).unwrap();
@@ -108,7 +109,7 @@ pub(crate) fn on(address: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(address.into(), port)
 }
 
-/// Pods that answered HTTP, over enough connections that each should have.
+/// The pods that answered 40 requests, enough to reach each pod.
 pub(crate) fn pods_over_http(from: &Netns, address: SocketAddr) -> BTreeSet<String> {
     from.run(move || {
         let pod = |_| {
@@ -124,7 +125,7 @@ pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
     pods.iter().map(|pod| (*pod).into()).collect()
 }
 
-/// Waits until `condition` holds, for as long as anything may reasonably take.
+/// Waits until `condition` holds, at most 20 s.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -133,7 +134,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a command of the binary succeeds on a node's pins, and what it prints.
+/// Runs a command of the binary with the pins of a node; returns whether it succeeds, and its output.
 pub(crate) fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
     let mut command = Command::new(binary("headgate").unwrap());
     let output = command
@@ -148,8 +149,8 @@ pub(crate) fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
     )
 }
 
-/// Runs a command of the binary in a node's namespace, as an operator does; what it prints, or its
-/// complaint.
+/// Runs a command of the binary in the namespace of a node, as an operator does; returns its output, or
+/// its error output.
 pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
     let mut command = node.netns.command(binary("headgate").unwrap(), None);
     let output = command
@@ -164,13 +165,13 @@ pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// What a command of the binary tells of a node.
+/// The JSON output of a command of the binary on a node.
 pub(crate) fn json(node: &Node, words: &[&str]) -> Value {
     let words = [words, &["-o", "json"]].concat();
     serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
 }
 
-/// How often a reason was given.
+/// The counter of a reason.
 pub(crate) fn count(node: &Node, reason: &str) -> u64 {
     let counters = json(node, &["counters"]);
     let mut rows = counters.as_array().unwrap().iter();
@@ -178,7 +179,7 @@ pub(crate) fn count(node: &Node, reason: &str) -> u64 {
     row.map_or(0, |row| row["count"].as_u64().unwrap())
 }
 
-/// What `doctor` finds on a node.
+/// The output of `doctor` on a node.
 pub(crate) fn doctor(node: &Node) -> String {
     let mut command = node.netns.command(binary("headgate").unwrap(), None);
     let output = command
@@ -189,8 +190,8 @@ pub(crate) fn doctor(node: &Node) -> String {
     String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
-/// Runs a client as a process of a cgroup, where the socket hooks see it: this test's own
-/// processes are outside of it.
+/// Runs curl as a process of a cgroup, so that the socket hooks apply: the threads of the test are outside
+/// of the cgroup. Returns the body, or the exit code of curl.
 pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i32> {
     let output = netns
         .command("curl", Some(cgroup))
@@ -211,7 +212,7 @@ pub(crate) fn curl(netns: &Netns, cgroup: &Path, url: &str) -> Result<String, i3
     }
 }
 
-/// Stops the clients; each must have been answered, always. What became of all of it.
+/// Stops the clients and asserts that every request of each was answered; returns the sum.
 pub(crate) fn finish(load: Load) -> Tally {
     let tallies = load.finish();
     for tally in &tallies {
@@ -223,15 +224,15 @@ pub(crate) fn finish(load: Load) -> Tally {
     tallies.into_iter().sum()
 }
 
-/// Requests of the example's API one after the other, over connections of their own, and over one
-/// that stays open as long as the proxy wants it to.
+/// Two clients of the example's API: one opens a connection for each request, the other keeps its
+/// connection until the proxy closes it.
 pub(crate) fn requests(cluster: &Cluster) -> Load {
     let address = on(cluster.nodes[0].v4, 80);
     [true, false]
         .into_iter()
         .fold(Load::new(), |load, is_kept| {
             let mut kept = None;
-            let ask = move || {
+            let send = move || {
                 let (status, stream) = request(address, kept.take())?;
                 kept = stream.filter(|_| is_kept);
                 match status {
@@ -239,18 +240,18 @@ pub(crate) fn requests(cluster: &Cluster) -> Load {
                     _ => Err(Miss::lost(status)),
                 }
             };
-            load.with(&cluster.client, Duration::ZERO, Box::new(ask))
+            load.with(&cluster.client, Duration::ZERO, Box::new(send))
         })
 }
 
-/// A request over a connection, and the connection if the server leaves it open.
+/// Sends a request; returns the status, and the connection if the server keeps it open.
 fn request(address: SocketAddr, kept: Option<TcpStream>) -> io::Result<(u16, Option<TcpStream>)> {
     let mut stream = match kept {
         Some(stream) => stream,
         None => TcpStream::connect(address)?,
     };
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    // One packet: Nagle's algorithm would hold back the second.
+    // One write: Nagle's algorithm would delay a second packet.
     let text = format!("GET /v1/ HTTP/1.1\r\nHost: {API}\r\n\r\n");
     stream.write_all(text.as_bytes())?;
     let mut reader = BufReader::new(&stream);
