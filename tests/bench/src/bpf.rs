@@ -1,5 +1,5 @@
-//! The calls of bpf(2) that benchmarks need and aya has not: runs with live frames and contexts, and
-//! programs that are written here, instruction by instruction.
+//! Calls of bpf(2) that aya lacks: test runs with live frames and contexts, and small programs written
+//! here as instructions.
 
 use std::{
     io,
@@ -35,7 +35,7 @@ fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
 }
 
 fn owned(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel just gave us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, and no other value owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -82,8 +82,8 @@ pub(crate) fn test_run(
     Ok(Duration::from_nanos(run.duration.into()))
 }
 
-/// Runs an XDP program so many times on frames that arrive, as it were, on a device of this thread's
-/// namespace, and does with each what the program says (Linux 5.18).
+/// Runs an XDP program `repeat` times on frames as if they arrived on a device of this thread's namespace;
+/// the kernel performs the action that the program returns (Linux 5.18).
 pub(crate) fn run_live(
     program: BorrowedFd<'_>,
     frame: &[u8],
@@ -110,7 +110,7 @@ pub(crate) fn xdp_context(frame: &[u8], ifindex: u32) -> Vec<u8> {
     words(&[0, frame.len() as u32, 0, ifindex, 0, 0])
 }
 
-/// `struct __sk_buff` of a frame that arrives on a device, as far as it may be set.
+/// `struct __sk_buff` of a frame that arrives on a device, with the fields that may be set.
 pub(crate) fn skb_context(ifindex: u32) -> Vec<u8> {
     let mut fields = [0; 11];
     fields[10] = ifindex;
@@ -162,17 +162,17 @@ const fn set(register: u8, value: i32) -> Insn {
     insn(0xb7, register, 0, 0, value)
 }
 
-/// What an XDP program does at its end.
+/// The end of an XDP program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End<'a> {
     /// Returns this action.
     Action(u32),
-    /// Goes on with another program, as part of this run.
+    /// Continues with another program, as part of this run.
     Program(BorrowedFd<'a>),
 }
 
-/// An XDP program that writes these bytes to the begin of the frame, because frames come again as
-/// the run before left them, and then ends.
+/// An XDP program that writes these bytes to the start of the frame and then ends. Live frames are used
+/// again with the bytes that the run before left.
 pub(crate) fn writer(bytes: &[u8], end: End<'_>) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     let words: Vec<[u8; 4]> = bytes
         .chunks(4)
@@ -206,7 +206,7 @@ pub(crate) fn writer(bytes: &[u8], end: End<'_>) -> io::Result<(OwnedFd, Option<
         End::Action(action) => text.push(set(0, action as i32)),
         End::Program(program) => {
             let map = program_array(program)?;
-            // bpf_tail_call(context, map, 0), which comes back only if it fails.
+            // bpf_tail_call(context, map, 0), which returns only if it fails.
             text.extend([
                 insn(0xbf, 1, 6, 0, 0),
                 insn(0x18, 2, 1, 0, map.as_raw_fd()),

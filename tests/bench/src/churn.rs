@@ -1,5 +1,5 @@
-//! Many Services with their endpoints, and how they change: what `headgate-churn` serves, and what
-//! `bench control` looks for in the maps.
+//! Many Services with their endpoints, and their changes: `headgate-churn` serves them, and
+//! `bench control` looks them up in the maps.
 
 use std::net::Ipv4Addr;
 
@@ -7,28 +7,28 @@ use serde_json::{Value, json};
 
 /// Endpoints of each Service.
 pub const ENDPOINTS: u32 = 10;
-/// Where Services are served.
+/// Port of every Service.
 pub const PORT: u16 = 80;
-/// Where those that got a second port are served as well.
+/// Second port of Services that got one.
 pub const SECOND_PORT: u16 = 81;
-/// Of so many Services one has a node port.
+/// One Service of this many has a node port.
 const NODE_PORT_EVERY: u32 = 20;
 
-/// What happens to a Service. Of ten changes seven are of the first kind, and one of each other.
+/// A change of a Service. Of ten changes, seven are of the first kind, and one of each other kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// An endpoint is ready no more.
+    /// An endpoint becomes unready.
     Unready,
-    /// An endpoint has another address.
+    /// An endpoint gets another address.
     Moved,
-    /// The Service has session affinity.
+    /// The Service gets session affinity.
     Affinity,
-    /// The Service has a second port.
+    /// The Service gets a second port.
     SecondPort,
 }
 
 impl Change {
-    /// What happens to the Service of this number.
+    /// The change of the Service with this number.
     pub fn of(number: u32) -> Self {
         match number % 10 {
             7 => Self::Moved,
@@ -44,12 +44,12 @@ pub fn cluster_ip(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 1, 0)) + number)
 }
 
-/// A Service and its slice as they begin.
+/// A Service and its slice before the change.
 pub fn objects(number: u32) -> [Value; 2] {
     [service(number, None), slice(number, None)]
 }
 
-/// The object that a change of the Service of this number is about, afterwards.
+/// The object that changes with the Service of this number, after the change.
 pub fn changed(number: u32) -> Value {
     let change = Change::of(number);
     match change {

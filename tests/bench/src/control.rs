@@ -1,6 +1,6 @@
-//! What the agent takes from the API to the maps: until everything is served, until a change is, and
-//! the memory and system calls that it costs. The API server is the stand-in, in a process of its own;
-//! whoever looks at the maps is outside of the agent.
+//! The agent's way from the API to the maps: time until everything is programmed, time until a change is,
+//! memory and system calls. The API server is the stand-in, in its own process; the benchmark reads the
+//! maps from outside of the agent.
 
 use std::{
     fs,
@@ -31,23 +31,23 @@ use crate::{
 
 const PREFIX: &str = "hgbc";
 const SERVICES: u32 = 10_000;
-/// A cluster of a tenth, to see what grows with it.
+/// Services of a smaller cluster, to show what grows with the number.
 const FEWER: u32 = 1_000;
-/// Changes a second.
+/// Changes per second.
 const RATE: u32 = 100;
-/// Entries of connections that are there while changes come in, of 524,288 that there is room for.
+/// Connection entries in the maps while changes arrive; the capacity is 524,288.
 const CONNECTIONS: u32 = 500_000;
-/// Longest to wait for a change in the maps.
+/// Longest time to wait for a change in the maps.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often the maps are looked at.
+/// Interval between two reads of the maps.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// What is aimed at with 10,000 Services and 100,000 endpoints.
-const AIM_APPLY_S: f64 = 1.0;
-const AIM_LATENCY_MS: f64 = 10.0;
-const AIM_MEMORY_MB: f64 = 100.0;
+/// Targets with 10,000 Services and 100,000 endpoints.
+const TARGET_APPLY_S: f64 = 1.0;
+const TARGET_LATENCY_MS: f64 = 10.0;
+const TARGET_MEMORY_MB: f64 = 100.0;
 
-/// Runs it.
+/// Runs the benchmark.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let rounds = if options.quick { 1 } else { 3 };
     let seconds = if options.quick { 5 } else { 20 };
@@ -58,40 +58,40 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let rig = Rig::new()?;
-    let nothing = Churn::start(&rig, 0)?;
+    let empty = Churn::start(&rig, 0)?;
     let mut starts = Vec::new();
     for _ in 0..rounds {
         starts.push(Sync::of(&rig)?);
         rig.cleanup()?;
     }
-    drop(nothing);
+    drop(empty);
     let start_s = median(starts.iter().map(|(_, sync)| sync.total_s).collect());
     drop(starts);
 
     let mut churn = Churn::start(&rig, SERVICES)?;
     let mut firsts = Vec::new();
-    let mut agains = Vec::new();
+    let mut restarts = Vec::new();
     let mut memory = Vec::new();
     let mut last = None;
     for _ in 0..rounds {
-        // The one before ends first.
+        // The agent of the last round ends first.
         drop(last.take());
         rig.cleanup()?;
         let (agent, first) = Sync::of(&rig)?;
         let mut of_round = vec![Memory::of(agent.id())?];
         agent.terminate()?;
-        let (agent, again) = Sync::of(&rig)?;
+        let (agent, restart) = Sync::of(&rig)?;
         of_round.push(Memory::of(agent.id())?);
         firsts.push(first);
-        agains.push(again);
+        restarts.push(restart);
         memory.push(of_round);
         last = Some(agent);
     }
     let agent = last.context("no round")?;
-    report.add(sync_table(sync_title, start_s, &firsts, &agains));
+    report.add(sync_table(sync_title, start_s, &firsts, &restarts));
 
     let how = format!(
-        "{RATE} a second for {seconds} s: of ten, 7 endpoints become unready, 1 moves, 1 Service gets \
+        "{RATE} per second for {seconds} s: of ten, 7 endpoints become unready, 1 moves, 1 Service gets \
          affinity, 1 a port; from before the stand-in writes until the maps show it"
     );
     let mut latencies = Table::new(change_title, "ms", &how, "");
@@ -104,7 +104,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let busy = churn
         .change(&maps, count..2 * count, RATE)
         .with_context(|| agent.log())?;
-    let name = format!("{CONNECTIONS} entries of connections");
+    let name = format!("{CONNECTIONS} connection entries");
     add_latencies(&mut latencies, &name, busy);
     report.add(latencies);
 
@@ -114,7 +114,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         work_title,
         "a change",
         &format!(
-            "{} a second; system calls by strace in a run of its own",
+            "{} per second; system calls by strace in a separate run",
             RATE / 2
         ),
         "",
@@ -132,7 +132,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A node without pods, and how an agent is started on it.
+/// A node without pods on which agents are started.
 struct Rig {
     cluster: Cluster,
     pins: PathBuf,
@@ -157,7 +157,7 @@ impl Rig {
         Ok(command)
     }
 
-    /// An agent with the sizes of maps that it has by default.
+    /// The command of an agent with its default map sizes.
     fn agent(&self) -> Result<Command> {
         let node = &self.cluster.nodes[0];
         let mut command = self.headgate()?;
@@ -170,7 +170,7 @@ impl Rig {
         Ok(command)
     }
 
-    /// Nothing is pinned any more.
+    /// Removes everything that is pinned.
     fn cleanup(&self) -> Result<()> {
         let output = self.headgate()?.arg("cleanup").output()?;
         let why = String::from_utf8_lossy(&output.stderr);
@@ -179,13 +179,14 @@ impl Rig {
     }
 }
 
-/// How long an agent took until everything was served.
+/// Time that an agent took until everything was programmed.
 struct Sync {
     total_s: f64,
     /// CPU time of the agent.
     cpu_s: f64,
-    /// Of its first pass: thinking, and all of it.
+    /// Time of its first pass until the plan was made.
     planned_s: f64,
+    /// Time of its whole first pass.
     pass_s: f64,
 }
 
@@ -196,7 +197,7 @@ impl Sync {
         let agent = Process::start(rig.agent()?, "ready")?;
         let total_s = begin.elapsed().as_secs_f64();
         let cpu_s = cpu(agent.id())?.as_secs_f64();
-        // It says so elsewhere, and before; that may still be on its way.
+        // The log line of the pass was written before, but may still be in the pipe.
         let is_pass = |line: &&str| line.contains(" programmed ");
         while !agent.log().lines().any(|line| is_pass(&line)) {
             ensure!(begin.elapsed() < PATIENCE, "no pass:\n{}", agent.log());
@@ -220,14 +221,14 @@ impl Sync {
     }
 }
 
-fn sync_table(title: &str, start_s: f64, firsts: &[Sync], agains: &[Sync]) -> Table {
+fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> Table {
     let how = format!(
-        "{} endpoints, every 20th Service with a node port; listing is what is left of all, and holds \
-         what the stand-in takes to answer",
+        "{} endpoints, every 20th Service with a node port; listing is the rest of the total, and \
+         includes the time of the stand-in",
         SERVICES * ENDPOINTS
     );
     let mut table = Table::new(title, "s", &how, "");
-    for (name, syncs) in [("first start", firsts), ("start with maps", agains)] {
+    for (name, syncs) in [("first start", firsts), ("start with maps", restarts)] {
         let mut add = |what: &str, of: &dyn Fn(&Sync) -> f64| {
             let samples: Vec<f64> = syncs.iter().map(of).collect();
             table.add(&format!("{name}: {what}"), &samples);
@@ -242,12 +243,12 @@ fn sync_table(title: &str, start_s: f64, firsts: &[Sync], agains: &[Sync]) -> Ta
         add("model, diff", &|sync| sync.planned_s);
         add("maps", &|sync| sync.pass_s - sync.planned_s);
         let applied = add("model, diff and maps", &|sync| sync.pass_s);
-        table.note(aim(applied, AIM_APPLY_S, "s"));
+        table.note(target(applied, TARGET_APPLY_S, "s"));
     }
     table
 }
 
-/// An API server with many Services that change, in a process of its own.
+/// An API server process with many Services that change.
 struct Churn {
     child: Child,
     input: ChildStdin,
@@ -285,36 +286,36 @@ impl Churn {
         Ok(churn)
     }
 
-    /// Changes Services, and returns how long each change took to get into the maps.
+    /// Changes Services; returns the time that each change took to reach the maps, sorted.
     fn change(
         &mut self,
         maps: &Maps,
         numbers: std::ops::Range<u32>,
         rate: u32,
     ) -> Result<Vec<Duration>> {
-        let befores = numbers.clone().map(|number| Sight::before(maps, number));
+        let befores = numbers.clone().map(|number| Before::read(maps, number));
         let befores = befores.collect::<Result<Vec<_>>>()?;
         writeln!(self.input, "{} {} {rate}", numbers.start, numbers.end)?;
-        let mut pending: Vec<(u32, u64, Sight)> = Vec::new();
+        let mut pending: Vec<(u32, u64, Before)> = Vec::new();
         let mut latencies = Vec::new();
-        let mut heard = Instant::now();
+        let mut last_line = Instant::now();
         while latencies.len() < befores.len() {
             match self.lines.try_recv() {
                 Ok(line) => {
                     let (number, sent) = line.split_once(' ').context("not two numbers")?;
                     let number = number.parse::<u32>()?;
                     let before = befores.get((number - numbers.start) as usize);
-                    let before = before.context("not asked for")?.clone();
+                    let before = before.context("not a requested change")?.clone();
                     pending.push((number, sent.parse()?, before));
-                    heard = Instant::now();
+                    last_line = Instant::now();
                     continue;
                 }
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => bail!("the API server ended"),
             }
             let now = now_ns();
-            pending.retain(|(_, sent, sight)| {
-                let is_seen = sight.has_changed(maps);
+            pending.retain(|(_, sent, before)| {
+                let is_seen = before.has_changed(maps);
                 if is_seen {
                     latencies.push(Duration::from_nanos(now.saturating_sub(*sent)));
                 }
@@ -322,7 +323,7 @@ impl Churn {
             });
             let lost = pending.iter().map(|(number, ..)| number);
             ensure!(
-                heard.elapsed() < PATIENCE,
+                last_line.elapsed() < PATIENCE,
                 "changes of Services {:?} are not in the maps",
                 lost.collect::<Vec<_>>()
             );
@@ -335,23 +336,23 @@ impl Churn {
 
 impl Drop for Churn {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
 }
 
-/// What the maps hold of a Service before it changes.
+/// The state of a Service in the maps before it changes.
 #[derive(Clone)]
-enum Sight {
-    /// An entry that is about to be replaced.
+enum Before {
+    /// An entry that the change replaces.
     Service(u32, ServiceEntry),
-    /// A frontend that is about to be added.
+    /// A frontend that the change adds.
     Frontend(FrontendKey),
 }
 
-impl Sight {
-    fn before(maps: &Maps, number: u32) -> Result<Self> {
+impl Before {
+    fn read(maps: &Maps, number: u32) -> Result<Self> {
         let key = |port| {
             let address = Addr::from(std::net::IpAddr::from(cluster_ip(number)));
             FrontendKey::new(address, Port::new(port), Protocol::TCP)
@@ -378,13 +379,13 @@ fn add_latencies(table: &mut Table, name: &str, latencies: Vec<Duration>) {
         .map(|latency| latency.as_secs_f64() * 1e3)
         .collect();
     table.add(&format!("{name}, all"), &milliseconds);
-    // They are sorted.
+    // The latencies are sorted.
     let p99 = milliseconds[milliseconds.len() * 99 / 100];
     table.add(&format!("{name}, p99"), &[p99]);
-    table.note(aim(p99, AIM_LATENCY_MS, "ms"));
+    table.note(target(p99, TARGET_LATENCY_MS, "ms"));
 }
 
-/// Established connections to no service, which no change of one takes away.
+/// Adds established connections that belong to no service, so that no change removes them.
 fn fill_connections(maps: &mut Maps) -> Result<()> {
     let entry = CtEntry {
         seen_s: now_s(),
@@ -411,9 +412,9 @@ fn fill_connections(maps: &mut Maps) -> Result<()> {
 /// Memory of a process, in MB.
 struct Memory {
     resident: f64,
-    /// The most that ever was resident.
+    /// Peak of the resident memory.
     peak: f64,
-    /// What is the process's own. The rest is of files, and of the maps that it shares with the kernel.
+    /// Anonymous memory. The rest is files, and maps that the process shares with the kernel.
     own: f64,
 }
 
@@ -435,8 +436,8 @@ impl Memory {
 }
 
 fn memory_table(title: &str, rounds: &[Vec<Memory>], after_changes: &Memory) -> Table {
-    let how = "VmRSS, VmHWM and RssAnon of the agent; what is not its own is its binary, and maps that \
-               the kernel has in memory anyway";
+    let how = "VmRSS, VmHWM and RssAnon of the agent; the rest is its binary, and maps that the kernel \
+               holds in memory in any case";
     let mut table = Table::new(title, "MB", how, "");
     let of_round = |index: usize| rounds.iter().filter_map(move |round| round.get(index));
     for (name, memory) in [
@@ -447,7 +448,7 @@ fn memory_table(title: &str, rounds: &[Vec<Memory>], after_changes: &Memory) -> 
         let mut add = |what: &str, of: &dyn Fn(&Memory) -> f64| {
             let samples: Vec<f64> = memory.iter().map(|memory| of(memory)).collect();
             table.add(&format!("{name}: {what}"), &samples);
-            table.note(aim(median(samples), AIM_MEMORY_MB, "MB"));
+            table.note(target(median(samples), TARGET_MEMORY_MB, "MB"));
         };
         add("resident", &|memory| memory.resident);
         add("peak", &|memory| memory.peak);
@@ -456,7 +457,7 @@ fn memory_table(title: &str, rounds: &[Vec<Memory>], after_changes: &Memory) -> 
     table
 }
 
-/// What changes cost the agent, from the Service of this number on: CPU time, and system calls.
+/// Adds the agent's CPU time and system calls for a change, with Services from this number on.
 fn add_work(
     table: &mut Table,
     name: &str,
@@ -523,8 +524,8 @@ fn median(mut samples: Vec<f64>) -> f64 {
     samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
-/// An aim, and whether it is met.
-fn aim(reached: f64, aim: f64, unit: &str) -> String {
-    let verdict = if reached < aim { "met" } else { "missed" };
-    format!("aim: below {aim} {unit}: {verdict}")
+/// A target, and whether it is met.
+fn target(reached: f64, target: f64, unit: &str) -> String {
+    let verdict = if reached < target { "met" } else { "missed" };
+    format!("target: below {target} {unit}: {verdict}")
 }

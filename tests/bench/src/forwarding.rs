@@ -1,6 +1,6 @@
-//! How many packets a second a node sends on to another: frames that XDP programs are run on as if
-//! they arrived (`BPF_F_TEST_XDP_LIVE_FRAMES`), and that leave by the device they came from, where
-//! the other end counts and drops them. One CPU does it all.
+//! Packets per second that a node forwards to another node. Test runs with `BPF_F_TEST_XDP_LIVE_FRAMES`
+//! run XDP programs on frames as if they arrived. The frames leave through the same device, and the other
+//! end counts and drops them. Everything runs on one CPU.
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
@@ -26,7 +26,7 @@ use crate::{
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
 const NODE_PORT: u16 = 30080;
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 244, 2, 2), 9000);
-/// Link, network and transport header, to whole words.
+/// Length of link, network and transport header, rounded up to whole words.
 const HEADERS: usize = 44;
 const PAYLOAD: [u8; 18] = [0; 18];
 
@@ -42,10 +42,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     } else {
         (9, 1_000_000)
     };
-    let straight = Builder::new("192.168.50.100:4000", &BACKEND.to_string()).udp(&PAYLOAD);
+    let direct = Builder::new("192.168.50.100:4000", &BACKEND.to_string()).udp(&PAYLOAD);
     let service = format!("{NODE}:{NODE_PORT}");
     let service = Builder::new("192.168.50.100:4000", &service).udp(&PAYLOAD);
-    // A thread of its own, for the namespace.
+    // A separate thread, because the kernel object enters its own namespace.
     let mut kernel = match thread::spawn(headgate).join() {
         Ok(kernel) => kernel?,
         Err(panic) => std::panic::resume_unwind(panic),
@@ -63,16 +63,16 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     }];
     let subjects = [
         Site::new(
-            "back at once",
+            "returned at once",
             "tx",
-            &straight,
+            &direct,
             bpf::End::Action(bpf::XDP_TX),
         )?,
-        Site::new(BASE, "rt", &straight, pass)?,
+        Site::new(BASE, "rt", &direct, pass)?,
         Site::new(
-            "headgate, not ours, kernel routing",
+            "headgate, no service, kernel routing",
             "no",
-            &straight,
+            &direct,
             program,
         )?,
         Site::new("headgate", "hg", &service, program)?,
@@ -108,7 +108,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The programs with a service whose one backend is on another node.
+/// Loads the programs with a service that has one backend, on another node.
 fn headgate() -> Result<Kernel> {
     let mut state = State {
         config: DatapathConfig {
@@ -134,14 +134,14 @@ fn headgate() -> Result<Kernel> {
     Kernel::with("forwarding", &state, &Sizes::default())
 }
 
-/// A node that frames come to, and where it sends them.
+/// A node that gets frames, and the namespace that it forwards them to.
 struct Site {
     name: &'static str,
     node: Netns,
     sink: Netns,
     program: OwnedFd,
     frame: Vec<u8>,
-    /// The map of the program, and the links of programs at both ends.
+    /// The map of the program, and the XDP links at both ends.
     _held: Vec<OwnedFd>,
 }
 
@@ -171,7 +171,7 @@ impl Site {
                 Ok(bpf::attach_xdp(program.as_fd(), if_nametoindex("eth0")?)?)
             }
         };
-        // A device has what the kernel runs programs with only if it has a program.
+        // A veth device has the queues for XDP frames only while a program is attached.
         let mut held = vec![
             node.run(attach(bpf::XDP_PASS))?,
             sink.run(attach(bpf::XDP_DROP))?,
@@ -188,7 +188,7 @@ impl Site {
         })
     }
 
-    /// Sends frames; how many millions a second arrived at the other end, and how many in all.
+    /// Sends frames; returns the rate of arrived frames in millions per second, and their number.
     fn send(&self, frames: u32) -> Result<(f64, u64)> {
         let (program, frame) = (self.program.try_clone()?, self.frame.clone());
         let before = self.arrived()?;

@@ -1,5 +1,5 @@
-//! The L7 proxy beside nginx and haproxy: each alone on one CPU, load and backend on another, rounds
-//! interleaved. Prints medians over the rounds, and ratios; absolute figures are this machine's.
+//! The L7 proxy compared with nginx and haproxy: each alone on one CPU, load and backend on another, in
+//! alternating rounds. Prints medians over the rounds, and ratios; absolute figures belong to one machine.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 const NAME: &str = "hgbench";
-/// Where everything is, inside the namespace.
+/// The address of every server, inside the namespace.
 const ADDRESS: &str = "10.99.0.1";
 const BACKEND: u16 = 9000;
 /// The proxies, with their ports for HTTP and HTTPS; the first is ours.
@@ -29,10 +29,10 @@ const PROXIES: [(&str, u16, u16); 3] = [
 /// One tick of `/proc/PID/stat`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A kind of load: its name, and the command for seconds and port.
+/// A kind of load: its name, whether it uses TLS, and the command for a number of seconds.
 type Load = (&'static str, bool, fn(u64) -> Vec<String>);
 
-/// The header is one word: wrk takes none without the blank.
+/// The header is one argument: wrk accepts it only with the blank.
 fn closing(seconds: u64) -> Vec<String> {
     let mut load = words(&format!("wrk -t1 -c64 -d{seconds}s -H"));
     load.push("Connection: close".into());
@@ -40,15 +40,15 @@ fn closing(seconds: u64) -> Vec<String> {
 }
 
 const LOADS: [Load; 5] = [
-    ("H1, 32 connections kept", false, |seconds| {
+    ("HTTP/1.1, 32 kept connections", false, |seconds| {
         words(&format!("wrk -t1 -c32 -d{seconds}s"))
     }),
-    ("H1, 256 connections kept", false, |seconds| {
+    ("HTTP/1.1, 256 kept connections", false, |seconds| {
         words(&format!("wrk -t1 -c256 -d{seconds}s"))
     }),
-    ("H1, a connection per request", false, closing),
+    ("HTTP/1.1, a connection per request", false, closing),
     ("TLS, a handshake per request", true, closing),
-    ("H2 over TLS, 16 x 10 streams", true, |seconds| {
+    ("HTTP/2 over TLS, 16 x 10 streams", true, |seconds| {
         words(&format!("h2load -t1 -c16 -m10 -D{seconds}"))
     }),
 ];
@@ -109,7 +109,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Requests a second, and CPU time of the proxy for each.
+/// Requests per second, and CPU time of the proxy for each request.
 #[derive(Clone, Copy)]
 struct Sample {
     rate: f64,
@@ -136,10 +136,10 @@ fn measure(netns: &Netns, process: u32, load: Vec<String>, url: &str) -> Result<
     })
 }
 
-/// Time that a process spent on CPUs.
+/// CPU time of a process.
 fn cpu(process: u32) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name in parentheses may have blanks.
+    // The process name in parentheses may contain blanks.
     let (_, rest) = text.rsplit_once(") ").context("stat")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let ticks = |index: usize| -> Result<u32> { Ok(fields.get(index).context("stat")?.parse()?) };
@@ -149,12 +149,12 @@ fn cpu(process: u32) -> Result<Duration> {
 /// Waits until a proxy answers.
 fn ready(netns: &Netns, port: u16) -> Result<()> {
     for _ in 0..200 {
-        let asked = netns.run(move || {
+        let answer = netns.run(move || {
             let address = (std::net::Ipv4Addr::new(10, 99, 0, 1), port).into();
             get(address)
         });
-        match asked {
-            // Whatever it says: it says something.
+        match answer {
+            // Every other answer shows that the proxy listens.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
             _ => return Ok(()),
         }

@@ -1,5 +1,5 @@
-//! Benchmarks: what is measured, beside what, and what comes of it. Subjects take turns within one
-//! run, and medians count, because absolute figures are a machine's and ratios less so.
+//! Benchmarks: subjects, baselines and reports. Subjects alternate within one run and results are
+//! medians, because absolute figures belong to one machine, and ratios less so.
 
 mod bpf;
 pub mod churn;
@@ -15,7 +15,7 @@ mod tools;
 pub use report::{Machine, Report, Table};
 pub use rules::{Service, iptables, load_iptables, load_nftables, manifests, nftables};
 
-/// What to measure of a benchmark, and how long.
+/// Which tables of a benchmark to measure, and how long.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Fewer and shorter rounds.
@@ -25,7 +25,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether a table of this title is wanted.
+    /// Whether the table with this title is selected.
     fn wants(&self, title: &str) -> bool {
         self.name.as_ref().is_none_or(|name| title.contains(name))
     }

@@ -6,32 +6,32 @@ use headgate_bench::{Machine, Options, Report, control, forwarding, l7, packets,
 use nix::unistd::geteuid;
 
 #[derive(Parser)]
-struct Words {
+struct Arguments {
     /// Fewer and shorter rounds
     #[arg(long)]
     quick: bool,
-    /// What is measured; default: everything
+    /// What to measure; default: everything
     what: Option<What>,
-    /// Only tables whose title contains this; the others of earlier runs stay in the file
+    /// Only tables whose title contains this; the other tables of earlier runs stay in the file
     name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum What {
-    /// Nanoseconds of a packet by program and path, beside two baselines
+    /// Nanoseconds for a packet by program and path, compared with two baselines
     Packets,
-    /// Packets a second through a node, beside the kernel's routing, nftables and iptables
+    /// Packets per second through a node, compared with kernel routing, nftables and iptables
     Forwarding,
-    /// Connections, requests and bytes to services, beside nftables and iptables
+    /// Connections, requests and bytes to services, compared with nftables and iptables
     Paths,
-    /// Requests through the L7 proxy, beside nginx and haproxy
+    /// Requests through the L7 proxy, compared with nginx and haproxy
     L7,
     /// From the API to the maps: time, memory and system calls of the agent
     Control,
 }
 
 fn main() -> Result<()> {
-    let words = Words::parse();
+    let arguments = Arguments::parse();
     ensure!(
         geteuid().is_root(),
         "benchmarks load programs and make network namespaces: run them as root"
@@ -39,11 +39,11 @@ fn main() -> Result<()> {
     let machine = Machine::read()?;
     println!("{machine}");
     let options = Options {
-        quick: words.quick,
-        name: words.name,
+        quick: arguments.quick,
+        name: arguments.name,
     };
     let all = What::value_variants();
-    for what in words.what.as_ref().map_or(all, std::slice::from_ref) {
+    for what in arguments.what.as_ref().map_or(all, std::slice::from_ref) {
         let name = format!("{what:?}").to_lowercase();
         let mut report = Report::new(&name, &machine, &options);
         match what {

@@ -1,4 +1,4 @@
-//! What a packet costs a program: nanoseconds by `BPF_PROG_TEST_RUN`, beside a program that does
+//! Nanoseconds for a packet in a program, by `BPF_PROG_TEST_RUN`, compared with a program that does
 //! nothing and one that does a single look-up.
 
 use std::{
@@ -22,17 +22,16 @@ use nix::net::if_::if_nametoindex;
 
 use crate::{Options, Report, Table, bpf};
 
-/// Runs of one program before another has its turn: what a network card's poll brings at most.
+/// Runs of one program before the next one has its turn: the most packets of a network card's poll.
 const BATCH: usize = 64;
-/// Frames made beforehand for each case, as many as there are runs at most.
+/// Frames made beforehand for each case: the largest number of runs.
 const FRAMES: usize = 1 << 14;
 
-/// How much the maps hold; flows are of each family.
+/// The content of the maps. `flows` counts the flows of each family.
 struct Scale {
     services: u32,
     flows: u32,
-    /// Entries that the table of connections has room for; it stays short of full if there is
-    /// room for new ones.
+    /// Capacity of the connection table. The large ones never become full.
     connections: u32,
 }
 
@@ -57,7 +56,7 @@ const SCALES: [Scale; 5] = [
         flows: 1_000_000,
         connections: 5 << 20,
     },
-    // Each new connection takes the place of another.
+    // Each new connection replaces another one.
     Scale {
         services: 1_000,
         flows: 1_000,
@@ -65,7 +64,7 @@ const SCALES: [Scale; 5] = [
     },
 ];
 
-/// Where a case happens.
+/// The hook of a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hook {
     Xdp,
@@ -78,7 +77,7 @@ struct Case {
     hook: Hook,
     program: &'static str,
     frames: Vec<Vec<u8>>,
-    /// What a run counts, if it counts.
+    /// The counter that each run increments, if any.
     reason: Option<Reason>,
 }
 
@@ -100,7 +99,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         };
         let title = format!("{services} services, {flows} flows{full}");
         if options.wants(&title) {
-            // A thread of its own, for the namespace.
+            // A separate thread, because the kernel object enters its own namespace.
             let measured =
                 thread::scope(|scope| scope.spawn(|| measure(scale, &title, batches)).join());
             let tables = match measured {
@@ -120,7 +119,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
 
 fn verified(title: &str) -> Result<Table> {
     let mut kernel = Kernel::new("verified", &State::default())?;
-    let mut table = Table::new(title, "instructions", "as they are loaded", "");
+    let mut table = Table::new(title, "instructions", "at load", "");
     let hooks = [
         "hg_baseline_lookup",
         names::XDP_EXTERNAL,
@@ -134,7 +133,7 @@ fn verified(title: &str) -> Result<Table> {
             name,
             &[kernel
                 .verified_instructions(name)?
-                .context("the kernel does not tell")?
+                .context("the kernel does not report verified instructions")?
                 .into()],
         );
     }
@@ -174,7 +173,7 @@ fn measure(scale: &Scale, title: &str, batches: usize) -> Result<Vec<Table>> {
                 };
                 let after = count(&kernel.maps.reasons()?);
                 let counted = after.unwrap_or(0) - count(&before).unwrap_or(0);
-                // A full table may have no room for a flow at that very moment.
+                // A full table may have no free entry for a flow at the moment.
                 ensure!(
                     counted >= BATCH as u64 - 4,
                     "{}: {counted} of {BATCH} became {reason:?}",
@@ -203,15 +202,15 @@ fn measure(scale: &Scale, title: &str, batches: usize) -> Result<Vec<Table>> {
     Ok(tables)
 }
 
-/// A device that leads to other machines, for routes to be found.
+/// A device with routes to other nodes.
 struct Device {
     ifindex: u32,
-    /// The kernel runs XDP programs as on a device only if it has one.
+    /// An XDP program on the device, without which the kernel does not run others as on it.
     _attached: OwnedFd,
 }
 
 impl Device {
-    /// Makes it in the namespace of this thread, which knows a way to other nodes' pods.
+    /// Makes it in the namespace of this thread, with routes to the pods of other nodes.
     fn new() -> Result<Self> {
         ip("link add eth0 type veth peer name peer0\n\
             link set eth0 up\n\
@@ -263,18 +262,18 @@ const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, 0x100);
 const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 8080;
-/// Ids below this are of single services; both families of the others follow.
+/// Ids below this belong to the single services below; the ids of the others follow, two for each.
 const FIRST_ID: u32 = 8;
 const EMPTY: u32 = 1;
 const REMOTE_V4: u32 = 2;
 const REMOTE_V6: u32 = 3;
-/// The numbers that addresses of single services are made of.
+/// The numbers from which the addresses of single services are made.
 const EMPTY_NUMBER: u32 = 0xf0_0001;
 const REMOTE_NUMBER: u32 = 0xf0_0002;
-/// No address of a service.
+/// The number of an address without service.
 const OTHER_NUMBER: u32 = 0xf0_0003;
 
-/// Addresses of the frontend, or of the backend, of the service with a number.
+/// The addresses, of both families, of the frontend or backend with a number.
 fn addresses(first: u8, network: u16, number: u32) -> [IpAddr; 2] {
     let [_, a, b, c] = number.to_be_bytes();
     let [high, low] = [(number >> 16) as u16, number as u16];
@@ -341,13 +340,13 @@ fn state(scale: &Scale) -> State {
     state
 }
 
-/// A client of the flow with a number, in each family: 2^14 ports of each address.
+/// The client of the flow with a number, in each family: 2^14 ports for each address.
 fn clients(flow: u32) -> [SocketAddr; 2] {
     let port = 1024 + (flow & 0x3fff) as u16;
     addresses(13, 0xfd13, flow >> 14).map(|address| SocketAddr::new(address, port))
 }
 
-/// Opens the flows, as if both ends had spoken.
+/// Adds the entries of the flows, as if both ends had sent packets.
 fn connect(kernel: &mut Kernel, scale: &Scale) -> Result<()> {
     let now_s = now_s();
     for flow in 0..scale.flows {
@@ -385,7 +384,7 @@ fn connect(kernel: &mut Kernel, scale: &Scale) -> Result<()> {
             connections.insert(key(backend, client), back, 0)?;
         }
     }
-    // One through the node to a backend of another: its source port is the program's choice.
+    // One flow to a backend on another node: the program chooses its source port.
     for (client, frontend) in [CLIENT_V4.into(), CLIENT_V6.into()]
         .into_iter()
         .zip(frontends(REMOTE_NUMBER))
@@ -403,7 +402,7 @@ fn between(source: IpAddr, source_port: u16, destination: IpAddr, port: u16) -> 
     }
 }
 
-/// A permutation of numbers below `of`, so that neighbours in time are none in memory.
+/// A permutation of the numbers below `of`, so that consecutive runs do not use adjacent memory.
 fn scattered(index: u32, of: u32) -> u32 {
     (u64::from(index) * 2_654_435_761 % u64::from(of)) as u32
 }
@@ -435,7 +434,7 @@ fn cases(scale: &Scale) -> Vec<Case> {
     let is_full = scale.connections < 1 << 20;
     for (hook, [external, replies, nothing, lookup]) in HOOKS {
         let mut add = |name: &str, program, reason, frame: &dyn Fn(u32) -> Vec<u8>| {
-            // Numbers of its own, so that no case finds what another brought into the caches.
+            // Each case has its own numbers, so that it does not use what another brought into the caches.
             let first = cases.len() as u32 * 40_503;
             cases.push(Case {
                 name: name.into(),
@@ -458,7 +457,7 @@ fn cases(scale: &Scale) -> Vec<Case> {
             let mut add = |name: &str, program, reason, frame: &dyn Fn(u32) -> Vec<u8>| {
                 add(&format!("{name}, {suffix}"), program, Some(reason), frame);
             };
-            add("not ours", external, Reason::NotOurs, &|index| {
+            add("no service", external, Reason::NotOurs, &|index| {
                 let client = clients(scattered(index, scale.flows))[family];
                 segment(client, frontends(OTHER_NUMBER)[family], "A")
             });
@@ -472,7 +471,7 @@ fn cases(scale: &Scale) -> Vec<Case> {
                     between(client.ip(), client.port(), backend, BACKEND_PORT)
                 };
                 let reply = |index| parties(index).reversed().tcp("A", b"");
-                add("reply, come in", replies, Reason::AtEgress, &reply);
+                add("reply, arriving", replies, Reason::AtEgress, &reply);
                 if hook == Hook::Tc {
                     let leaving = names::TC_EGRESS;
                     add("reply, leaving", leaving, Reason::ToClient, &reply);
@@ -487,20 +486,20 @@ fn cases(scale: &Scale) -> Vec<Case> {
                 let name = "established, to another node";
                 add(name, external, Reason::ToBackend, &|_| remote.clone());
             }
-            // Past the flows that are open.
-            let stranger = |index: u32| clients(2_000_000 + index)[family];
+            // Clients without an open flow.
+            let new_client = |index: u32| clients(2_000_000 + index)[family];
             add("new flow", external, Reason::ToBackend, &|index| {
                 let service = scattered(index, scale.services);
-                segment(stranger(index), frontends(service)[family], "S")
+                segment(new_client(index), frontends(service)[family], "S")
             });
             if scale.services > 1 {
-                let name = "new flow, always one service";
+                let name = "new flow, always the same service";
                 add(name, external, Reason::ToBackend, &|index| {
-                    segment(stranger(index), frontends(0)[family], "S")
+                    segment(new_client(index), frontends(0)[family], "S")
                 });
             }
             add("rejected", external, Reason::NoBackend, &|index| {
-                segment(stranger(index), frontends(EMPTY_NUMBER)[family], "S")
+                segment(new_client(index), frontends(EMPTY_NUMBER)[family], "S")
             });
         }
     }

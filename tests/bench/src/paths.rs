@@ -1,7 +1,8 @@
-//! What connections, requests and bytes to services cost on their whole way, beside the rules of
-//! kube-proxy: the same small cluster four times, with the load and what answers it on a CPU each.
+//! The cost of connections, requests and bytes to services over whole paths, compared with the rules of
+//! kube-proxy: five small clusters of the same shape, with the load on one CPU and the servers on another.
 //!
-//! Devices between machines are as on a wire: checksums are complete, and what arrives is joined (GRO).
+//! Devices between machines behave as on a wire: checksums are complete, and received segments are merged
+//! (GRO).
 
 use std::{net::Ipv4Addr, path::Path, process::Command, sync::OnceLock};
 
@@ -17,36 +18,36 @@ use crate::{
 const CLIENT_CPU: u8 = 0;
 const SERVER_CPU: u8 = 1;
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
-/// Where pods answer HTTP; they swallow streams on the next port, and answer datagrams on the one
+/// Port on which pods answer HTTP. They discard streams on the next port, and answer datagrams on the one
 /// after that.
 const POD_PORT: u16 = 8000;
 const BACKENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 2, 2)];
 
-/// What carries traffic to services.
+/// The datapath that carries traffic to services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Datapath {
-    /// Nothing: clients use the addresses of pods.
+    /// None: clients use the addresses of pods.
     Direct,
     Headgate,
-    /// The same by direct server return, which needs an agent on the backend's node, too.
+    /// Headgate with direct server return, which also needs an agent on the node of the backend.
     HeadgateByDsr,
     Nftables,
     Iptables,
 }
 
-/// The way that traffic takes.
+/// The kind of service address, and the node of the backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum RouteResult {
+enum Route {
     ClusterIp,
     NodePortLocal,
     NodePortRemote,
 }
 
-/// Who is measured on a way.
+/// A row of a table: what is measured on a route.
 struct Subject {
     name: &'static str,
     datapath: Datapath,
-    /// Whether the client is a process that the socket hooks see.
+    /// Whether the client is a process to which the socket hooks apply.
     is_hooked: bool,
 }
 
@@ -62,10 +63,10 @@ const DIRECT: Subject = subject("direct", Datapath::Direct, false);
 const NFTABLES: Subject = subject("nftables", Datapath::Nftables, false);
 const IPTABLES: Subject = subject("iptables", Datapath::Iptables, false);
 
-/// Each way with its subjects.
-const WAYS: [(RouteResult, &str, &[Subject]); 3] = [
+/// Each route with its name and subjects.
+const ROUTES: [(Route, &str, &[Subject]); 3] = [
     (
-        RouteResult::ClusterIp,
+        Route::ClusterIp,
         "ClusterIP, pod to pod",
         &[
             DIRECT,
@@ -76,7 +77,7 @@ const WAYS: [(RouteResult, &str, &[Subject]); 3] = [
         ],
     ),
     (
-        RouteResult::NodePortLocal,
+        Route::NodePortLocal,
         "NodePort, local backend",
         &[
             DIRECT,
@@ -86,7 +87,7 @@ const WAYS: [(RouteResult, &str, &[Subject]); 3] = [
         ],
     ),
     (
-        RouteResult::NodePortRemote,
+        Route::NodePortRemote,
         "NodePort, remote backend",
         &[
             DIRECT,
@@ -108,13 +109,12 @@ enum Load {
 
 const LOADS: [(Load, &str, &str); 4] = [
     (Load::Connections, "a connection per request", "requests/s"),
-    (Load::Requests, "16 connections kept", "requests/s"),
+    (Load::Requests, "16 kept connections", "requests/s"),
     (Load::Stream, "one stream", "Mbit/s"),
-    (Load::Datagrams, "datagram and answer", "exchanges/s"),
+    (Load::Datagrams, "datagram and reply", "exchanges/s"),
 ];
 
-/// How many services there are. What is established does not depend on it, and is measured with the
-/// most.
+/// Numbers of services. Established connections do not depend on it and are measured with the larger one.
 const SIZES: [u16; 2] = [10, 10_000];
 
 /// Runs the benchmark.
@@ -128,10 +128,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             if size != SIZES[1] && load != Load::Connections {
                 continue;
             }
-            for (way, way_name, subjects) in WAYS {
-                let title = format!("{way_name}: {load_name}, {size} services");
+            for (route, route_name, subjects) in ROUTES {
+                let title = format!("{route_name}: {load_name}, {size} services");
                 if options.wants(&title) {
-                    wanted.push((load, unit, way, subjects, title));
+                    wanted.push((load, unit, route, subjects, title));
                 }
             }
         }
@@ -141,12 +141,12 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             continue;
         }
         let sites = Sites::new(size)?;
-        for (load, unit, way, subjects, title) in wanted {
+        for (load, unit, route, subjects, title) in wanted {
             let mut samples = vec![Vec::new(); subjects.len()];
             let mut errors = vec![0; subjects.len()];
             for _ in 0..rounds {
                 for (index, subject) in subjects.iter().enumerate() {
-                    let sample = sites.measure(subject, way, load, seconds);
+                    let sample = sites.measure(subject, route, load, seconds);
                     let (sample, failed) =
                         sample.with_context(|| format!("{title}, {}", subject.name))?;
                     samples[index].push(sample);
@@ -173,7 +173,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Room for the most services.
+/// Map sizes for the larger number of services.
 const LIMITS: [&str; 4] = [
     "--max-services=32768",
     "--max-backends=65536",
@@ -181,10 +181,10 @@ const LIMITS: [&str; 4] = [
     "--max-slots=262144",
 ];
 
-/// The services that are measured, amid so many that are not.
+/// The services that are measured, amid `size` services in all.
 fn services(size: u16) -> Vec<Service> {
     let mut services: Vec<Service> = (0..size).map(Service::filler).collect();
-    // In the middle of those that are searched one by one.
+    // In the middle, because iptables searches the rules one by one.
     let middle = (services.len() - 6) / 2;
     for (backend, address) in BACKENDS.into_iter().enumerate() {
         for kind in 0..3 {
@@ -210,7 +210,7 @@ fn node_port(backend: usize, kind: u16) -> u16 {
     30_080 + 10 * backend as u16 + kind
 }
 
-/// A cluster, and what answers in its pods.
+/// A cluster, and the servers in its pods.
 struct Site {
     _servers: Vec<Process>,
     cluster: Cluster,
@@ -229,7 +229,7 @@ impl Sites {
     fn new(size: u16) -> Result<Self> {
         let services = services(size);
         let direct = Site::new("hgbd")?;
-        // The way is that of translated traffic: through the first node, both times.
+        // The same route as translated traffic: through the first node, in both directions.
         let client = &direct.cluster.client;
         client.batch(&format!(
             "route add 10.244.1.0/24 via {NODE}\nroute add 10.244.2.0/24 via {NODE}"
@@ -266,36 +266,32 @@ impl Sites {
         }
     }
 
-    /// The rate of a load, and how many requests failed.
+    /// Runs a load; returns its rate, and the number of failed requests.
     fn measure(
         &self,
         subject: &Subject,
-        way: RouteResult,
+        route: Route,
         load: Load,
         seconds: u64,
     ) -> Result<(f64, u32)> {
         let cluster = &self.site(subject.datapath).cluster;
-        let backend = usize::from(way == RouteResult::NodePortRemote);
+        let backend = usize::from(route == Route::NodePortRemote);
         let kind = match load {
             Load::Connections | Load::Requests => 0,
             Load::Stream => 1,
             Load::Datagrams => 2,
         };
-        let target = match (subject.datapath, way) {
+        let target = match (subject.datapath, route) {
             (Datapath::Direct, _) => format!("{}:{}", BACKENDS[backend], POD_PORT + kind),
-            (_, RouteResult::ClusterIp) => {
-                format!("{}:{}", cluster_ip(backend, kind), POD_PORT + kind)
-            }
-            (_, RouteResult::NodePortLocal | RouteResult::NodePortRemote) => {
+            (_, Route::ClusterIp) => format!("{}:{}", cluster_ip(backend, kind), POD_PORT + kind),
+            (_, Route::NodePortLocal | Route::NodePortRemote) => {
                 format!("{NODE}:{}", node_port(backend, kind))
             }
         };
-        let netns = match way {
-            // A pod each: a server remembers closed connections by the ports of one pod.
-            RouteResult::ClusterIp => {
-                &cluster.nodes[0].pods[1 + usize::from(subject.is_hooked)].netns
-            }
-            RouteResult::NodePortLocal | RouteResult::NodePortRemote => &cluster.client,
+        let netns = match route {
+            // One pod for each subject, because a server remembers closed connections by client port.
+            Route::ClusterIp => &cluster.nodes[0].pods[1 + usize::from(subject.is_hooked)].netns,
+            Route::NodePortLocal | Route::NodePortRemote => &cluster.client,
         };
         let cgroup = subject.is_hooked.then_some(&*cluster.nodes[0].cgroup);
         let milliseconds = (seconds * 500).to_string();
@@ -311,12 +307,12 @@ impl Sites {
                 let rate = rate(&text).with_context(|| format!("no rate in {text}"))?;
                 Ok((rate, errors(&text)))
             }
-            Load::Stream => ask(netns, cgroup, &["stream", &target, &milliseconds]),
-            Load::Datagrams => ask(netns, cgroup, &["ask", &target, &milliseconds]),
+            Load::Stream => run_load(netns, cgroup, &["stream", &target, &milliseconds]),
+            Load::Datagrams => run_load(netns, cgroup, &["exchange", &target, &milliseconds]),
         }
     }
 
-    /// What the socket hooks cost, as datagram sockets show it best: nothing is sent.
+    /// The cost of the socket hooks: connect(2) of a datagram socket sends nothing.
     fn connects(&self, title: &str, rounds: usize) -> Result<Table> {
         let pod = format!("{}:{POD_PORT}", BACKENDS[0]);
         let service = format!("{}:{}", cluster_ip(0, 2), POD_PORT + 2);
@@ -330,7 +326,7 @@ impl Sites {
             for ((_, site, target), samples) in subjects.iter().zip(&mut samples) {
                 let node = &site.cluster.nodes[0];
                 let words = ["connect", target, "200"];
-                samples.push(ask(&node.pods[1].netns, Some(&node.cgroup), &words)?.0);
+                samples.push(run_load(&node.pods[1].netns, Some(&node.cgroup), &words)?.0);
             }
         }
         let how = format!("{rounds} rounds of 0.2 s");
@@ -344,7 +340,7 @@ impl Sites {
 
 impl Site {
     fn new(prefix: &str) -> Result<Self> {
-        // What an earlier run left that was killed.
+        // Removes what an earlier, killed run left behind.
         Cluster::sweep(prefix)?;
         let cluster = Cluster::new(prefix, 2, 3)?;
         let folder = tempfile::tempdir()?;
@@ -352,7 +348,7 @@ impl Site {
         for netns in nodes.chain([&cluster.client]) {
             let mut command = netns.command("ethtool", None);
             output(command.args(words("-K eth0 tx off gro on")))?;
-            // Else machines tell clients of a shorter way than the one that is measured.
+            // Otherwise ICMP redirects would send clients over a shorter route than the measured one.
             netns.sysctl(&[
                 ("ipv4/conf/all/send_redirects", "0"),
                 ("ipv4/conf/eth0/send_redirects", "0"),
@@ -396,13 +392,13 @@ impl Site {
 fn load_program() -> Result<&'static Path> {
     static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
     if PROGRAM.get().is_none() {
-        let _other = PROGRAM.set(binary("headgate-load")?);
+        let _already_set = PROGRAM.set(binary("headgate-load")?);
     }
     PROGRAM.get().map(|path| &**path).context("headgate-load")
 }
 
 /// Runs `headgate-load`, which prints a number.
-fn ask(netns: &Netns, cgroup: Option<&Path>, words: &[&str]) -> Result<(f64, u32)> {
+fn run_load(netns: &Netns, cgroup: Option<&Path>, words: &[&str]) -> Result<(f64, u32)> {
     let mut command = on_cpu(netns, cgroup, CLIENT_CPU, load_program()?);
     let text = output(command.args(words))?;
     let number = text.trim().parse();
@@ -416,7 +412,7 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// From `Socket errors: connect 0, read 1, write 0, timeout 2` of wrk.
+/// Sums `Socket errors: connect 0, read 1, write 0, timeout 2` of wrk.
 fn errors(text: &str) -> u32 {
     let line = text.lines().find(|line| line.contains("Socket errors:"));
     let words = line.unwrap_or_default().split([' ', ',']);

@@ -1,4 +1,4 @@
-//! What a benchmark found, and where: printed, and written as JSON.
+//! The results of a benchmark and the machine: printed, and written as JSON.
 
 use std::{
     collections::BTreeMap,
@@ -14,23 +14,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::Options;
 
-/// The facts about a machine that figures depend on.
+/// The properties of a machine that figures depend on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     cpu: String,
     cpus: usize,
-    /// Whether a hypervisor says that it is there.
+    /// Whether the CPU reports a hypervisor.
     virtual_machine: bool,
     kernel: String,
-    /// What the kernel does about each weakness of the CPU that it has.
+    /// The kernel's mitigation for each vulnerability of the CPU.
     mitigations: BTreeMap<String, String>,
-    /// Of the last minute, before.
+    /// Load average of the minute before the run.
     load: String,
     commit: String,
 }
 
 impl Machine {
-    /// Reads them.
+    /// Reads the properties of this machine.
     pub fn read() -> Result<Self> {
         let cpus = fs::read_to_string("/proc/cpuinfo")?;
         let model = cpus
@@ -60,7 +60,7 @@ impl Machine {
     }
 }
 
-/// The checked-out commit, with a mark if files differ from it.
+/// The checked-out commit, marked as dirty if files differ from it.
 fn commit() -> Option<String> {
     let output = Command::new("git")
         .args(["describe", "--always", "--dirty", "--abbrev=10"])
@@ -94,19 +94,19 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Subjects that took turns, and what each reached.
+/// Subjects that alternated, and the result of each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Table {
     title: String,
     unit: String,
-    /// How it was measured.
+    /// Rounds and duration of the measurement.
     how: String,
-    /// The row that the ratios are to; empty if there are none.
+    /// The row that ratios refer to; empty for a table without ratios.
     base: String,
     rows: Vec<Row>,
-    /// When.
+    /// Date and time of the run.
     date: String,
-    /// Of which text.
+    /// The commit that was measured.
     #[serde(default)]
     commit: String,
 }
@@ -137,7 +137,7 @@ impl Table {
         }
     }
 
-    /// Adds what a subject reached in each round.
+    /// Adds a subject with its result in each round.
     pub fn add(&mut self, name: &str, samples: &[f64]) {
         let mut sorted = samples.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -157,7 +157,7 @@ impl Table {
         }
     }
 
-    /// Says something about the last subject.
+    /// Adds a note to the subject that was added last.
     pub fn note(&mut self, text: String) {
         if let Some(row) = self.rows.last_mut() {
             row.note = Some(text);
@@ -194,7 +194,7 @@ impl fmt::Display for Table {
         }
         match &*self.base {
             "" => Ok(()),
-            base => write!(f, "  ratios are to: {base}"),
+            base => write!(f, "  ratios are relative to: {base}"),
         }
     }
 }
@@ -210,8 +210,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// A report that goes to `target/bench/WHAT.json`. If only some tables are wanted, it begins
-    /// with those of earlier runs.
+    /// A report for `target/bench/WHAT.json`. If only some tables are selected, it starts with the tables
+    /// of earlier runs.
     pub fn new(what: &str, machine: &Machine, options: &Options) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
         let path = folder.join(format!("{what}.json"));
@@ -227,7 +227,7 @@ impl Report {
         }
     }
 
-    /// Prints a table and keeps it, in place of one with its title.
+    /// Prints a table and adds it, or replaces the one with the same title.
     pub fn add(&mut self, mut table: Table) {
         println!("{table}");
         table.commit.clone_from(&self.machine.commit);
@@ -237,7 +237,7 @@ impl Report {
         }
     }
 
-    /// Writes the file, and says where it is.
+    /// Writes the file and returns its path.
     pub fn write(&self) -> Result<&Path> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;

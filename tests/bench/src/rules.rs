@@ -1,5 +1,5 @@
-//! Services as headgate is told of them, and as the rules that kube-proxy 1.33 writes for them in its
-//! modes `nftables` and `iptables`, chain by chain (`pkg/proxy/nftables/proxier.go`,
+//! Services as manifests for headgate, and as the rules that kube-proxy 1.33 writes for them in its modes
+//! `nftables` and `iptables`, chain by chain (`pkg/proxy/nftables/proxier.go`,
 //! `pkg/proxy/iptables/proxier.go`).
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use headgate_netns::Netns;
 
-/// Addresses of pods; others are masqueraded where they use a cluster IP.
+/// Addresses of pods. Other clients of a cluster IP are masqueraded.
 const PODS: &str = "10.244.0.0/16";
 const SERVICES: &str = "10.96.0.0/12";
 
@@ -34,7 +34,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// One that nobody uses, with two endpoints: there is one for each number.
+    /// A service without clients, with two endpoints; each number gives another one.
     pub fn filler(number: u16) -> Self {
         let [high, low] = number.to_be_bytes();
         let endpoint = |network| SocketAddrV4::new(Ipv4Addr::new(10, network, high, low), 8080);
@@ -49,7 +49,7 @@ impl Service {
     }
 }
 
-/// Manifests of services and endpoint slices. An endpoint `10.244.N.x` is of node `nN`.
+/// Manifests of services and endpoint slices. An endpoint `10.244.N.x` is on node `nN`.
 pub fn manifests(services: &[Service]) -> String {
     let mut text = String::new();
     for service in services {
@@ -89,7 +89,7 @@ pub fn manifests(services: &[Service]) -> String {
     text
 }
 
-/// Commands for `nft -f` on a node of this address.
+/// Commands for `nft -f` on a node with this address.
 pub fn nftables(services: &[Service], node: Ipv4Addr) -> String {
     let mut text = format!(
         "add table ip kube-proxy\n\
@@ -141,99 +141,93 @@ pub fn nftables(services: &[Service], node: Ipv4Addr) -> String {
     );
     let mut elements = String::new();
     for (number, service) in services.iter().enumerate() {
-        let Service {
-            name,
-            address,
-            port,
-            protocol,
-            endpoints,
-            ..
-        } = service;
-        let id = format!("{number:08}-default/{name}/{protocol}/");
-        let chain = format!("service-{id}");
-        let endpoint_chain = |endpoint: &SocketAddrV4| {
-            format!("endpoint-{id}__{}/{}", endpoint.ip(), endpoint.port())
-        };
-        let mut choices = Vec::new();
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            let chain = endpoint_chain(endpoint);
-            choices.push(format!("{index} : goto {chain}"));
-            let _infallible = write!(
-                text,
-                "add chain ip kube-proxy {chain}\n\
-                 add rule ip kube-proxy {chain} ip saddr {} jump mark-for-masquerade\n\
-                 add rule ip kube-proxy {chain} meta l4proto {protocol} dnat to {endpoint}\n",
-                endpoint.ip()
-            );
-        }
-        let _infallible = write!(
-            text,
-            "add chain ip kube-proxy {chain}\n\
-             add rule ip kube-proxy {chain} ip daddr {address} ip saddr != {PODS} jump mark-for-masquerade\n\
-             add rule ip kube-proxy {chain} numgen random mod {} vmap {{ {} }}\n",
-            endpoints.len(),
-            choices.join(" , ")
-        );
-        let _infallible = write!(
-            elements,
-            "add element ip kube-proxy cluster-ips {{ {address} }}\n\
-             add element ip kube-proxy service-ips {{ {address} . {protocol} . {port} : goto {chain} }}\n"
-        );
-        if let Some(node_port) = service.node_port {
-            let external = format!("external-{id}");
-            let _infallible = write!(
-                text,
-                "add chain ip kube-proxy {external}\n\
-                 add rule ip kube-proxy {external} jump mark-for-masquerade\n\
-                 add rule ip kube-proxy {external} goto {chain}\n"
-            );
-            let _infallible = writeln!(
-                elements,
-                "add element ip kube-proxy service-nodeports {{ {protocol} . {node_port} : goto {external} }}"
-            );
-        }
+        add_nftables(&mut text, &mut elements, number, service);
     }
     text + &elements
 }
 
-/// Input of `iptables-restore`.
-pub fn iptables(services: &[Service]) -> String {
-    let mut chains = String::new();
-    let mut list = String::new();
-    let mut node_ports = String::new();
-    let mut rules = String::new();
-    for (number, service) in services.iter().enumerate() {
+/// Adds the chains and rules of a service to `text`, and its map elements to `elements`.
+fn add_nftables(text: &mut String, elements: &mut String, number: usize, service: &Service) {
+    let Service {
+        name,
+        address,
+        port,
+        protocol,
+        node_port,
+        endpoints,
+    } = service;
+    let id = format!("{number:08}-default/{name}/{protocol}/");
+    let chain = format!("service-{id}");
+    let mut choices = Vec::new();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let chain = format!("endpoint-{id}__{}/{}", endpoint.ip(), endpoint.port());
+        choices.push(format!("{index} : goto {chain}"));
+        *text += &format!(
+            "add chain ip kube-proxy {chain}\n\
+             add rule ip kube-proxy {chain} ip saddr {} jump mark-for-masquerade\n\
+             add rule ip kube-proxy {chain} meta l4proto {protocol} dnat to {endpoint}\n",
+            endpoint.ip()
+        );
+    }
+    *text += &format!(
+        "add chain ip kube-proxy {chain}\n\
+         add rule ip kube-proxy {chain} ip daddr {address} ip saddr != {PODS} jump mark-for-masquerade\n\
+         add rule ip kube-proxy {chain} numgen random mod {} vmap {{ {} }}\n",
+        endpoints.len(),
+        choices.join(" , ")
+    );
+    *elements += &format!(
+        "add element ip kube-proxy cluster-ips {{ {address} }}\n\
+         add element ip kube-proxy service-ips {{ {address} . {protocol} . {port} : goto {chain} }}\n"
+    );
+    if let Some(node_port) = node_port {
+        let external = format!("external-{id}");
+        *text += &format!(
+            "add chain ip kube-proxy {external}\n\
+             add rule ip kube-proxy {external} jump mark-for-masquerade\n\
+             add rule ip kube-proxy {external} goto {chain}\n"
+        );
+        *elements += &format!(
+            "add element ip kube-proxy service-nodeports {{ {protocol} . {node_port} : goto {external} }}\n"
+        );
+    }
+}
+
+/// The parts of the table `nat` that services add to.
+#[derive(Default)]
+struct Nat {
+    chains: String,
+    /// Rules of the chain `KUBE-SERVICES`.
+    services: String,
+    /// Rules of the chain `KUBE-NODEPORTS`.
+    node_ports: String,
+    /// Rules of the chains of services and endpoints.
+    rules: String,
+}
+
+impl Nat {
+    fn add(&mut self, number: usize, service: &Service) {
         let Service {
             name,
             address,
             port,
             protocol,
+            node_port,
             endpoints,
-            ..
         } = service;
         let svc = format!("KUBE-SVC-{number:016}");
         let comment = format!("-m comment --comment \"default/{name}\"");
         let matching = format!("-m {protocol} -p {protocol}");
-        let _infallible = writeln!(
-            list,
-            "-A KUBE-SERVICES {comment} {matching} -d {address} --dport {port} -j {svc}"
-        );
-        let _infallible = writeln!(
-            rules,
-            "-A {svc} {comment} {matching} -d {address} --dport {port} ! -s {PODS} -j KUBE-MARK-MASQ"
-        );
-        let _infallible = writeln!(chains, ":{svc} - [0:0]");
-        if let Some(node_port) = service.node_port {
+        let to_service = format!("{comment} {matching} -d {address} --dport {port}");
+        self.chains += &format!(":{svc} - [0:0]\n");
+        self.services += &format!("-A KUBE-SERVICES {to_service} -j {svc}\n");
+        self.rules += &format!("-A {svc} {to_service} ! -s {PODS} -j KUBE-MARK-MASQ\n");
+        if let Some(node_port) = node_port {
             let ext = format!("KUBE-EXT-{number:016}");
-            let _infallible = writeln!(chains, ":{ext} - [0:0]");
-            let _infallible = writeln!(
-                node_ports,
-                "-A KUBE-NODEPORTS {comment} {matching} --dport {node_port} -j {ext}"
-            );
-            let _infallible = write!(
-                rules,
-                "-A {ext} {comment} -j KUBE-MARK-MASQ\n-A {ext} -j {svc}\n"
-            );
+            self.chains += &format!(":{ext} - [0:0]\n");
+            self.node_ports +=
+                &format!("-A KUBE-NODEPORTS {comment} {matching} --dport {node_port} -j {ext}\n");
+            self.rules += &format!("-A {ext} {comment} -j KUBE-MARK-MASQ\n-A {ext} -j {svc}\n");
         }
         for (index, endpoint) in endpoints.iter().enumerate() {
             let sep = format!("KUBE-SEP-{:016}", number << 8 | index);
@@ -245,9 +239,8 @@ pub fn iptables(services: &[Service]) -> String {
                     1.0 / left as f64
                 ),
             };
-            let _infallible = writeln!(chains, ":{sep} - [0:0]");
-            let _infallible = write!(
-                rules,
+            self.chains += &format!(":{sep} - [0:0]\n");
+            self.rules += &format!(
                 "-A {svc} {comment} {random}-j {sep}\n\
                  -A {sep} {comment} -s {} -j KUBE-MARK-MASQ\n\
                  -A {sep} {comment} {matching} -j DNAT --to-destination {endpoint}\n",
@@ -255,6 +248,20 @@ pub fn iptables(services: &[Service]) -> String {
             );
         }
     }
+}
+
+/// Input of `iptables-restore`.
+pub fn iptables(services: &[Service]) -> String {
+    let mut nat = Nat::default();
+    for (number, service) in services.iter().enumerate() {
+        nat.add(number, service);
+    }
+    let Nat {
+        chains,
+        services,
+        node_ports,
+        rules,
+    } = nat;
     format!(
         "*filter\n\
          :KUBE-EXTERNAL-SERVICES - [0:0]\n\
@@ -288,7 +295,7 @@ pub fn iptables(services: &[Service]) -> String {
          -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
          -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
          -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
-         {list}\
+         {services}\
          -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n\
          {node_ports}{rules}\
          COMMIT\n"

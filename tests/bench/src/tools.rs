@@ -1,4 +1,4 @@
-//! The programs of others that make load and answer it.
+//! External programs that generate load or serve it.
 
 use std::{ffi::OsStr, fs, path::Path, process::Command};
 
@@ -9,7 +9,7 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(String::from).collect()
 }
 
-/// A command that stays on one CPU.
+/// A command that is pinned to one CPU.
 pub(crate) fn on_cpu(
     netns: &Netns,
     cgroup: Option<&Path>,
@@ -21,7 +21,7 @@ pub(crate) fn on_cpu(
     command
 }
 
-/// From `Requests/sec: 123.4` of wrk or `finished in 5.00s, 123.4 req/s` of h2load.
+/// Parses `Requests/sec: 123.4` of wrk or `finished in 5.00s, 123.4 req/s` of h2load.
 pub(crate) fn rate(text: &str) -> Option<f64> {
     text.lines().find_map(|line| {
         if let Some(rate) = line.strip_prefix("Requests/sec:") {
@@ -32,7 +32,7 @@ pub(crate) fn rate(text: &str) -> Option<f64> {
     })
 }
 
-/// An nginx of one process whose `http` block has this text.
+/// Starts an nginx of one process with this text in its `http` block.
 pub(crate) fn nginx(
     netns: &Netns,
     cgroup: Option<&Path>,

@@ -1,5 +1,4 @@
-//! The rules that benchmarks compare with really do what kube-proxy's do: they load, balance and
-//! masquerade.
+//! The nftables and iptables rules of the benchmarks load, and balance and masquerade as kube-proxy's do.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
@@ -11,11 +10,11 @@ use headgate_bench::{Service, iptables, load_iptables, load_nftables, manifests,
 use headgate_netns::{Cluster, Netns, get, udp};
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// Outside.
+/// The client outside of the cluster.
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 50, 100));
 const REQUESTS: usize = 60;
 
-/// HTTP and datagrams of three pods, amid services that nobody uses.
+/// Services for HTTP and datagrams of three pods, amid services without clients.
 fn services() -> Vec<Service> {
     let endpoint = |node, pod: u8| SocketAddrV4::new(Ipv4Addr::new(10, 244, node, pod + 1), 9376);
     let web = |protocol, port, node_port| Service {
@@ -32,7 +31,7 @@ fn services() -> Vec<Service> {
     services
 }
 
-/// A cluster whose first node was told of the services; `None` if this cannot run here.
+/// A cluster of two nodes; `None` without root.
 fn cluster(name: &str) -> Option<Cluster> {
     if !nix::unistd::geteuid().is_root() {
         println!("SKIPPED: {name}: network namespaces need root");
@@ -42,19 +41,20 @@ fn cluster(name: &str) -> Option<Cluster> {
     Some(Cluster::new(&prefix, 2, 2).unwrap())
 }
 
-/// Every pod answers, over each way; from outside the node asks in its own name.
+/// Asserts that every pod answers over each path, and that connections from outside are masqueraded.
 fn check(cluster: &Cluster, masquerades: bool) {
     let node = &cluster.nodes[0];
-    let tally = |from: &Netns, address: SocketAddr, ask: fn(SocketAddr) -> (String, SocketAddr)| {
-        from.run(move || {
-            let mut pods = BTreeMap::new();
-            for _ in 0..REQUESTS {
-                let (pod, client) = ask(address);
-                pods.entry(pod).or_insert_with(Vec::new).push(client.ip());
-            }
-            pods
-        })
-    };
+    let tally =
+        |from: &Netns, address: SocketAddr, send: fn(SocketAddr) -> (String, SocketAddr)| {
+            from.run(move || {
+                let mut pods = BTreeMap::new();
+                for _ in 0..REQUESTS {
+                    let (pod, client) = send(address);
+                    pods.entry(pod).or_insert_with(Vec::new).push(client.ip());
+                }
+                pods
+            })
+        };
     let http = |address| {
         let answer = get(address).unwrap();
         (answer.pod, answer.client)
@@ -74,13 +74,13 @@ fn check(cluster: &Cluster, masquerades: bool) {
             let names: Vec<&str> = pods.keys().map(String::as_str).collect();
             assert_eq!(names, ["web-1-1", "web-1-2", "web-2-1"], "{address}");
             for (pod, clients) in &pods {
-                // One in three, give or take what chance does in sixty.
+                // A third of 60 requests, with random variation.
                 assert!(
                     (5..=40).contains(&clients.len()),
                     "{pod}: {}",
                     clients.len()
                 );
-                // It asks in the name of the device towards the pod.
+                // Masquerading uses the address of the device towards the pod.
                 let is_hidden = masquerades && address == node.v4;
                 assert!(!is_hidden || !clients.contains(&CLIENT), "{clients:?}");
             }

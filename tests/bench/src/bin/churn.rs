@@ -1,6 +1,6 @@
-//! `headgate-churn`: an API server in a process of its own, with many Services, which change when told
-//! to. Each line of its input is a first number, a number after the last, and how many of them shall
-//! change a second; for each it prints the number, and the time when the change was about to be sent.
+//! `headgate-churn`: an API server process with many Services that change on request. Each line of its
+//! input has the first number, the number after the last, and the number of changes per second; for each
+//! change it prints the number and the time just before it wrote the change.
 
 use std::{
     fs,
@@ -17,22 +17,22 @@ use headgate_bench::churn::{changed, objects};
 use headgate_dataplane::now_ns;
 
 #[derive(Parser)]
-struct Words {
-    /// How many Services there are
+struct Arguments {
+    /// Number of Services
     services: u32,
     /// File to write a kubeconfig to
     kubeconfig: PathBuf,
 }
 
 fn main() -> Result<()> {
-    let words = Words::parse();
+    let arguments = Arguments::parse();
     let server = ApiServer::spawn(Options::default())?;
-    for number in 0..words.services {
+    for number in 0..arguments.services {
         for object in objects(number) {
             server.apply_value(object)?;
         }
     }
-    fs::write(&words.kubeconfig, server.kubeconfig())?;
+    fs::write(&arguments.kubeconfig, server.kubeconfig())?;
     println!("serving");
     for line in io::stdin().lock().lines() {
         let line = line?;

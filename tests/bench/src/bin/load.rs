@@ -1,5 +1,4 @@
-//! `headgate-load`: loads of `bench paths` that are processes of a pod or client, and what answers
-//! them.
+//! `headgate-load`: load generators of `bench paths` that run in a pod or client, and their server.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -11,28 +10,29 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Parser;
 
-/// Longest to wait for an answer; a loss shows as a low rate.
+/// Longest time to wait for an answer; a loss shows as a low rate.
 const TIMEOUT: Duration = Duration::from_millis(200);
 const BLOCK: usize = 1 << 17;
 
 #[derive(Parser)]
-enum Words {
-    /// Swallow what comes over TCP on a port, and send datagrams back on the next
+enum Command {
+    /// Read and discard TCP streams on a port, and send datagrams back on the next port
     Serve { port: u16 },
-    /// Send as much as there is room for over one connection; prints megabits a second
+    /// Send as fast as possible over one connection; prints megabits per second
     Stream { to: SocketAddr, milliseconds: u64 },
-    /// Send a datagram, wait for its answer, and so on; prints exchanges a second
-    Ask { to: SocketAddr, milliseconds: u64 },
-    /// Connect a datagram socket again and again; prints nanoseconds of a connect
+    /// Send datagrams one after another, each after the reply to the last; prints exchanges per second
+    Exchange { to: SocketAddr, milliseconds: u64 },
+    /// Connect a datagram socket repeatedly; prints nanoseconds per connect
     Connect { to: SocketAddr, milliseconds: u64 },
 }
 
 fn main() -> Result<()> {
-    match Words::parse() {
-        Words::Serve { port } => serve(port),
-        Words::Stream { to, milliseconds } => stream(to, Duration::from_millis(milliseconds)),
-        Words::Ask { to, milliseconds } => ask(to, Duration::from_millis(milliseconds)),
-        Words::Connect { to, milliseconds } => connect(to, Duration::from_millis(milliseconds)),
+    let time = Duration::from_millis;
+    match Command::parse() {
+        Command::Serve { port } => serve(port),
+        Command::Stream { to, milliseconds } => stream(to, time(milliseconds)),
+        Command::Exchange { to, milliseconds } => exchange(to, time(milliseconds)),
+        Command::Connect { to, milliseconds } => connect(to, time(milliseconds)),
     }
 }
 
@@ -42,7 +42,7 @@ fn serve(port: u16) -> Result<()> {
     println!("ready");
     thread::spawn(move || {
         let mut buffer = [0; 2048];
-        // A client that is gone makes an error of a later call.
+        // After a client has gone, a later call returns the ICMP error.
         loop {
             if let Ok((len, peer)) = datagrams.recv_from(&mut buffer) {
                 let _gone = datagrams.send_to(&buffer[..len], peer);
@@ -76,7 +76,7 @@ fn stream(to: SocketAddr, time: Duration) -> Result<()> {
     Ok(())
 }
 
-fn ask(to: SocketAddr, time: Duration) -> Result<()> {
+fn exchange(to: SocketAddr, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
