@@ -1,8 +1,8 @@
-//! Reading an input, and changing bytes at random.
+//! Reading an input, and random changes of bytes.
 
 use fastrand::Rng;
 
-/// An input that is read from its begin to its end. What lies behind the end is zero.
+/// An input that is read from start to end. Bytes after the end read as zero.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -27,19 +27,19 @@ impl<'a> Input<'a> {
     }
 }
 
-/// One of these.
+/// A random element of `of`.
 pub(crate) fn one<'a, T>(rng: &mut Rng, of: &'a [T]) -> &'a T {
     &of[rng.usize(..of.len())]
 }
 
-/// Any bytes.
+/// Random bytes.
 pub(crate) fn noise(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|_| rng.u8(..)).collect()
 }
 
-/// Changes some bytes, or their number.
+/// Changes, adds or removes some bytes.
 pub(crate) fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
-    const TELLING: [u8; 8] = [0, 1, 2, 0x7f, 0x80, 0xfe, 0xff, b'\n'];
+    const EDGES: [u8; 8] = [0, 1, 2, 0x7f, 0x80, 0xfe, 0xff, b'\n'];
     for _ in 0..rng.usize(1..5) {
         let at = rng.usize(..=bytes.len());
         match (rng.u8(..8), bytes.get_mut(at)) {
@@ -50,7 +50,7 @@ pub(crate) fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
             }
             (2, _) => bytes.insert(at, rng.u8(..)),
             (3, Some(_)) => drop(bytes.remove(at)),
-            (4, Some(byte)) => *byte = *one(rng, &TELLING),
+            (4, Some(byte)) => *byte = *one(rng, &EDGES),
             (5, Some(byte)) => *byte ^= 1 << rng.u8(..8),
             (_, Some(byte)) => *byte = rng.u8(..),
             (_, None) => {}

@@ -1,7 +1,7 @@
-//! Random packets, objects and bytes, and what must hold whatever they are.
+//! Random packets, objects and bytes, and checks that must hold for all of them.
 //!
-//! A [`Target`] makes inputs, which are bytes, and runs them. An input says everything about its case,
-//! so one that failed is kept as a file and run by the tests from then on ([`regressions()`]).
+//! A [`Target`] makes inputs, which are bytes, and runs them. An input describes its case completely, so a
+//! failing one is saved as a file, and the tests run it from then on ([`regressions()`]).
 
 mod http;
 mod input;
@@ -16,20 +16,20 @@ use fastrand::Rng;
 pub use regressions::{regressions, save};
 pub use run::{Failure, Limit, Outcome, run};
 
-/// Runs an input, and returns how many cases there were in it: packets, objects, requests. It panics
-/// if something does not hold.
+/// Runs an input and returns the number of its cases: packets, objects or requests. It panics if a check
+/// fails.
 pub type Runner = Box<dyn FnMut(&[u8]) -> u64>;
 
-/// Something that is fed with random input.
+/// A part of the system that gets random input.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its name.
     pub name: &'static str,
     /// Whether it loads programs into the kernel.
     pub needs_root: bool,
-    /// Makes an input.
+    /// Makes a random input.
     pub make: fn(&mut Rng) -> Vec<u8>,
-    /// A runner for one thread.
+    /// Makes a runner for one thread.
     pub runner: fn() -> Result<Runner>,
 }
 

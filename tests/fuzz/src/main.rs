@@ -6,22 +6,21 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use headgate_fuzz::{Limit, TARGETS, Target, regressions, run, save, target};
 
-/// Feeds targets with random input. An input that fails is kept as a file, which the tests run from
-/// then on.
+/// Feeds targets with random input. A failing input is saved as a file, which the tests run from then on.
 #[derive(Parser)]
 struct Options {
-    /// What is fed; everything if it is not said
+    /// Target to feed; default: every target
     target: Option<String>,
-    /// Stops after so many packets, objects or requests
+    /// Stop after this number of packets, objects or requests
     #[arg(long, default_value_t = u64::MAX)]
     runs: u64,
-    /// Stops after so many seconds
+    /// Stop after this number of seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Inputs follow from it: the same ones again
+    /// Seed of the random inputs; the same seed makes the same inputs
     #[arg(long)]
     seed: Option<u64>,
-    /// Threads; the number of CPUs if it is not said
+    /// Number of threads; default: the number of CPUs
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -36,18 +35,18 @@ fn main() -> Result<ExitCode> {
             vec![*known]
         }
     };
-    let mut is_good = true;
+    let mut has_passed = true;
     for target in &targets {
-        is_good &= feed(target, &options)?;
+        has_passed &= feed(target, &options)?;
     }
-    Ok(if is_good {
+    Ok(if has_passed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// Whether all input was good.
+/// Feeds a target; returns whether every input passed.
 fn feed(target: &Target, options: &Options) -> Result<bool> {
     let mut runner = (target.runner)()?;
     for (name, input) in regressions(target)? {
@@ -65,7 +64,7 @@ fn feed(target: &Target, options: &Options) -> Result<bool> {
     let outcome = run(target, seed, &limit)?;
     let rate = outcome.cases as f64 / outcome.took.as_secs_f64();
     println!(
-        "{}: {} cases, seed {seed}, {} threads, {:.0} s, {rate:.0} a second",
+        "{}: {} cases, seed {seed}, {} threads, {:.0} s, {rate:.0} per second",
         target.name,
         outcome.cases,
         limit.threads,
@@ -76,14 +75,14 @@ fn feed(target: &Target, options: &Options) -> Result<bool> {
     };
     let path = save(target, &format!("seed-{seed}"), &failure.input)?;
     println!(
-        "{}: FAILED, {} bytes of {} kept in {}",
+        "{}: FAILED, input shortened to {} of {} bytes and saved in {}",
         target.name,
         failure.input.len(),
         failure.original.len(),
         path.display()
     );
     if failure.input.is_empty() {
-        bail!("{} fails without input", target.name);
+        bail!("{} fails on empty input", target.name);
     }
     Ok(false)
 }

@@ -1,4 +1,4 @@
-//! Inputs that failed once.
+//! Saved inputs that failed once.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ fn folder(target: &Target) -> PathBuf {
     all.join(target.name)
 }
 
-/// Inputs of a target that failed once, by the name of their file.
+/// Saved inputs of a target, each with the name of its file.
 pub fn regressions(target: &Target) -> Result<Vec<(String, Vec<u8>)>> {
     let folder = folder(target);
     if !folder.exists() {
@@ -32,7 +32,7 @@ pub fn regressions(target: &Target) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(inputs)
 }
 
-/// Keeps an input, so that the tests run it from now on.
+/// Saves an input, so that the tests run it from now on.
 pub fn save(target: &Target, name: &str, input: &[u8]) -> Result<PathBuf> {
     let path = folder(target).join(format!("{name}.hex"));
     fs::create_dir_all(folder(target))?;
@@ -40,7 +40,7 @@ pub fn save(target: &Target, name: &str, input: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Thirty-two bytes a line.
+/// Hexadecimal text, 32 bytes per line.
 fn hex(input: &[u8]) -> String {
     let line = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let lines: Vec<String> = input.chunks(32).map(line).collect();

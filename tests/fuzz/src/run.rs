@@ -1,4 +1,4 @@
-//! Making inputs and running them, until one fails or there were enough.
+//! Makes inputs and runs them until one fails or a limit is reached.
 
 use std::{
     cell::Cell,
@@ -16,26 +16,26 @@ use fastrand::Rng;
 
 use crate::{Runner, Target};
 
-/// How many attempts there are to make an input that fails smaller.
+/// Most attempts to shorten a failing input.
 const SHRINKS: usize = 4000;
 
-/// When to stop.
+/// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
-    /// After so many cases.
+    /// Number of cases.
     pub cases: u64,
-    /// After this time.
+    /// Time.
     pub time: Duration,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Cases that held, and perhaps one that did not.
+    /// Number of cases that passed.
     pub cases: u64,
-    /// How long it took.
+    /// Time that it took.
     pub took: Duration,
     /// The first input that failed.
     pub failure: Option<Failure>,
@@ -44,13 +44,13 @@ pub struct Outcome {
 /// An input that failed.
 #[derive(Debug)]
 pub struct Failure {
-    /// The input, made as small as could be.
+    /// The shortened input.
     pub input: Vec<u8>,
-    /// The input as it was made.
+    /// The original input.
     pub original: Vec<u8>,
 }
 
-/// Runs a target on inputs that follow from `seed`.
+/// Runs a target on inputs generated from `seed`.
 pub fn run(target: &Target, seed: u64, limit: &Limit) -> Result<Outcome> {
     count_panics();
     let cases = AtomicU64::new(0);
@@ -92,11 +92,11 @@ pub fn run(target: &Target, seed: u64, limit: &Limit) -> Result<Outcome> {
     })
 }
 
-/// Panics of any thread so far: what runs in tasks is not caught where they are started.
+/// Number of panics of all threads. `catch_unwind` does not catch panics of spawned tasks.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Whether panics are expected, and nobody needs to read of them.
+    /// Whether panics are expected and not printed.
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -113,15 +113,15 @@ fn count_panics() {
     });
 }
 
-/// Number of cases, or `None` if the input fails.
+/// Runs an input; returns the number of cases, or `None` if it fails.
 fn attempt(runner: &mut Runner, input: &[u8]) -> Option<u64> {
     let before = PANICS.load(Ordering::Relaxed);
     let result = catch_unwind(AssertUnwindSafe(|| runner(input)));
-    let is_calm = PANICS.load(Ordering::Relaxed) == before;
-    result.ok().filter(|_| is_calm)
+    let has_panicked = PANICS.load(Ordering::Relaxed) != before;
+    result.ok().filter(|_| !has_panicked)
 }
 
-/// Leaves out parts of the input as long as it still fails.
+/// Removes parts of the input while it still fails.
 fn shrink(target: &Target, original: Vec<u8>) -> Result<Failure> {
     IS_QUIET.set(true);
     let mut input = original.clone();

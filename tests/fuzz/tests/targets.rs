@@ -1,5 +1,5 @@
-//! Inputs that failed once, and a few seconds of random ones. `HEADGATE_FUZZ_SEED` is the seed, and
-//! `HEADGATE_FUZZ_SECONDS` how long each target runs.
+//! Saved inputs that failed once, and a few seconds of random ones. `HEADGATE_FUZZ_SEED` sets the seed, and
+//! `HEADGATE_FUZZ_SECONDS` the time for each target.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{env, time::Duration};

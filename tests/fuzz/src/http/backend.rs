@@ -1,4 +1,4 @@
-//! A backend that takes nothing but what the standard has (RFC 9112), and writes down what is wrong.
+//! A backend that accepts only requests in the form of RFC 9112, and records every other one.
 
 use std::{
     io,
@@ -11,12 +11,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// What came.
+/// What the backend received.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Requests that came to their end.
+    /// Number of complete requests.
     pub(super) requests: u64,
-    /// What should not have come.
+    /// A description of each invalid request.
     pub(super) wrong: Vec<String>,
 }
 
@@ -30,18 +30,18 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let told = seen.clone();
+        let shared = seen.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let told = told.clone();
-                // Requests that break off are the client's doing.
-                tokio::spawn(async move { serve(stream, &told).await.ok() });
+                let seen = shared.clone();
+                // A request that ends early is the client's fault, not the proxy's.
+                tokio::spawn(async move { serve(stream, &seen).await.ok() });
             }
         });
         Ok(Self { address, seen })
     }
 
-    /// What came since the last time.
+    /// Returns what was received since the last call.
     pub(super) fn take(&self) -> Seen {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -51,7 +51,7 @@ type Stream = BufReader<TcpStream>;
 
 async fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
-    // A connection that is passed on starts with a record of TLS, which is none of our business.
+    // A connection that is passed through starts with a TLS record. Its content is not checked.
     const HANDSHAKE: u8 = 22;
     let mut first = [0];
     stream.get_ref().peek(&mut first).await?;
@@ -60,7 +60,7 @@ async fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
     }
     loop {
         let result = request(&mut stream).await?;
-        note(seen, &result);
+        record(seen, &result);
         if result.is_err() {
             return Ok(());
         }
@@ -70,7 +70,7 @@ async fn serve(stream: TcpStream, seen: &Mutex<Seen>) -> io::Result<()> {
     }
 }
 
-fn note(seen: &Mutex<Seen>, result: &Result<(), String>) {
+fn record(seen: &Mutex<Seen>, result: &Result<(), String>) {
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     match result {
         Ok(()) => seen.requests += 1,
@@ -78,31 +78,31 @@ fn note(seen: &Mutex<Seen>, result: &Result<(), String>) {
     }
 }
 
-/// One request. The outer error is of the connection, the inner one of what was sent.
+/// Reads one request. The outer error is about the connection, the inner one about the request.
 async fn request(stream: &mut Stream) -> io::Result<Result<(), String>> {
     let Some(first) = line(stream).await? else {
-        return Ok(Err("a line that does not end as it should".into()));
+        return Ok(Err("invalid line end or control character".into()));
     };
     let words: Vec<&str> = first.split(' ').collect();
     let [method, target, "HTTP/1.1"] = words[..] else {
-        return Ok(Err(format!("no request line: {first:?}")));
+        return Ok(Err(format!("invalid request line: {first:?}")));
     };
     if !method.bytes().all(is_token) || method.is_empty() || !is_normal(target) {
-        return Ok(Err(format!("neither method nor path: {first:?}")));
+        return Ok(Err(format!("invalid method or path: {first:?}")));
     }
     let (mut lengths, mut codings, mut hosts) = (Vec::new(), Vec::new(), 0);
     loop {
         let Some(field) = line(stream).await? else {
-            return Ok(Err("a line that does not end as it should".into()));
+            return Ok(Err("invalid line end or control character".into()));
         };
         if field.is_empty() {
             break;
         }
         let Some((name, value)) = field.split_once(':') else {
-            return Ok(Err(format!("no field: {field:?}")));
+            return Ok(Err(format!("field without colon: {field:?}")));
         };
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Ok(Err(format!("no name of a field: {field:?}")));
+            return Ok(Err(format!("invalid field name: {field:?}")));
         }
         match name.to_ascii_lowercase().as_str() {
             "content-length" => lengths.push(value.trim().to_owned()),
@@ -118,7 +118,7 @@ async fn request(stream: &mut Stream) -> io::Result<Result<(), String>> {
         ([], []) => Ok(Ok(())),
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
             let Ok(length) = length.parse() else {
-                return Ok(Err(format!("no length: {length}")));
+                return Ok(Err(format!("invalid length: {length}")));
             };
             skip(stream, length).await?;
             Ok(Ok(()))
@@ -133,14 +133,14 @@ async fn chunks(stream: &mut Stream) -> io::Result<Result<(), String>> {
         let size = line(stream).await?;
         let size = size.and_then(|size| usize::from_str_radix(&size, 16).ok());
         let Some(size) = size else {
-            return Ok(Err("no size of a chunk".into()));
+            return Ok(Err("invalid chunk size".into()));
         };
         if size == 0 {
             break;
         }
         skip(stream, size).await?;
         if line(stream).await?.as_deref() != Some("") {
-            return Ok(Err("a chunk that goes on".into()));
+            return Ok(Err("chunk longer than its size".into()));
         }
     }
     // Trailers.
@@ -155,7 +155,7 @@ async fn skip(stream: &mut Stream, len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// A line that ends as the standard says, and has no other control character but tabs.
+/// Reads a line up to CRLF; `None` if it contains a control character other than tab.
 async fn line(stream: &mut Stream) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n") {
@@ -168,13 +168,12 @@ async fn line(stream: &mut Stream) -> io::Result<Option<String>> {
     Ok(is_good.then(|| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// RFC 9110, 5.6.2.
+/// Whether the byte may be part of a token (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether the path has its one form: no segment that goes elsewhere or nowhere, no escape of what
-/// needs none.
+/// Whether the path is normalised: no `.`, `..` or empty segment, and no unnecessary or lower-case escape.
 fn is_normal(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
     let mut segments = path.split('/').skip(1).peekable();

@@ -1,4 +1,4 @@
-//! Making requests that can be read in several ways, and what comes before requests.
+//! Makes ambiguous requests, and the bytes that may precede them: PROXY headers, TLS, HTTP/2.
 
 use fastrand::Rng;
 
@@ -84,7 +84,7 @@ const BODIES: [&str; 12] = [
     "5\r\nGET /hidden HTTP/1.1\r\nHost: a.test\r\n\r\n",
 ];
 
-/// An input: listener, where it is torn apart, and bytes.
+/// An input: the listener, the position where the bytes are split, and the bytes.
 pub(super) fn input(rng: &mut Rng) -> Vec<u8> {
     let listener = *one(rng, &[0, 0, 0, 1, 2]);
     let mut bytes = match listener {
@@ -129,7 +129,7 @@ fn request(rng: &mut Rng) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Of either version.
+/// A PROXY protocol header of version 1 or 2.
 fn proxy_header(rng: &mut Rng) -> Vec<u8> {
     if rng.bool() {
         let texts = [
@@ -210,7 +210,7 @@ fn client_hello(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// The preface and frames of any kind (RFC 9113, 4.1).
+/// The HTTP/2 preface and frames of any kind (RFC 9113, 4.1).
 fn http2(rng: &mut Rng) -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for _ in 0..rng.usize(1..8) {

@@ -1,4 +1,4 @@
-//! Bytes to the L7 proxy, over the loopback.
+//! Random bytes to the L7 proxy, over loopback.
 
 mod backend;
 mod make;
@@ -17,8 +17,8 @@ use tokio::{
 use crate::{Runner, Target, input::Input};
 use setup::Setup;
 
-/// Bytes to the proxy: it never panics, always answers or closes, and the backend sees no request that
-/// can be read in two ways, nor more requests than the proxy.
+/// Random bytes to the proxy. It never panics, always answers or closes, and the backend gets no ambiguous
+/// request and no more requests than the proxy counts.
 pub(crate) const HTTP: Target = Target {
     name: "http",
     needs_root: false,
@@ -26,14 +26,14 @@ pub(crate) const HTTP: Target = Target {
     runner,
 };
 
-/// What a client sends last, so that most connections end at once.
+/// The last request of a client, so that most connections end at once.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
-/// A client that has heard nothing for so long says that it sends no more.
+/// Time without an answer after which a client shuts down its sending side.
 const SILENCE: Duration = Duration::from_millis(50);
 /// Longer than the proxy waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The first byte says which listener it is, the second where the bytes are torn apart.
+/// The first byte selects the listener, the second the position where the bytes are split.
 fn runner() -> Result<Runner> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let setup = runtime.block_on(Setup::new())?;
@@ -48,8 +48,8 @@ fn runner() -> Result<Runner> {
             ended.expect("a connection that ends");
         });
         let seen = setup.backend.take();
-        assert_eq!(seen.wrong, [""; 0], "the backend got what it must not get");
-        // What a client did not wait for may reach the backend later, so it is the sums that count.
+        assert_eq!(seen.wrong, [""; 0], "the backend got an invalid request");
+        // A request may reach the backend after its client has gone, so the sums are compared.
         seen_so_far += seen.requests;
         let sent = setup.sent();
         assert!(

@@ -82,7 +82,7 @@ async fn listen(proxy: &Arc<Proxy>, scheme: Scheme) -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// A host that is served, and one whose connections are passed on as they are.
+/// A host that the proxy serves, and one with TLS passthrough.
 fn objects() -> Objects {
     let name = |text: &str| NamespacedName::new("default", text);
     let service = Service {

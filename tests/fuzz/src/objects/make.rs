@@ -1,4 +1,4 @@
-//! Making manifests: real ones with values exchanged, taken away or added, and some with bytes changed.
+//! Makes manifests: real ones with values replaced, removed or added, and some with changed bytes.
 
 use fastrand::Rng;
 use headgate_model::ingress::FOREIGN;
@@ -8,7 +8,7 @@ use crate::input::{mutate, one};
 
 const REAL: &str = include_str!("real.yaml");
 
-/// What is apt to be misread.
+/// Texts that are easily misread.
 const TEXTS: [&str; 34] = [
     "",
     " ",
@@ -135,7 +135,7 @@ fn annotate(rng: &mut Rng, object: &mut Value) {
     annotations.insert(format!("{prefix}{name}").into(), value.into());
 }
 
-/// Goes down to somewhere, and changes what is there.
+/// Descends to a random place, and changes the value there.
 fn change(rng: &mut Rng, value: &mut Value, depth: usize) {
     let goes_down = depth < 3 || rng.u8(..4) != 0;
     match value {

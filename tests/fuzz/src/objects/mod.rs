@@ -1,4 +1,4 @@
-//! Manifests that somebody got wrong, beside others that are right.
+//! Invalid manifests beside valid ones.
 
 mod make;
 
@@ -13,8 +13,8 @@ use headgate_model::{
 
 use crate::{Runner, Target};
 
-/// Objects through conversion, planner and routes: no panic, what is refused is named, and nothing
-/// else is lost.
+/// Objects through conversion, planner and routes: no panic, every refusal names its object, and valid
+/// objects are not affected.
 pub(crate) const OBJECTS: Target = Target {
     name: "objects",
     needs_root: false,
@@ -22,7 +22,7 @@ pub(crate) const OBJECTS: Target = Target {
     runner,
 };
 
-/// What stands beside the input. No input speaks of its names, hosts, addresses or ports.
+/// Valid objects beside the input. No input uses their names, hosts, addresses or ports.
 const GOOD: &str = include_str!("good.yaml");
 const GOOD_NAMESPACE: &str = "good";
 const GOOD_HOST: &str = "good.test";
@@ -79,7 +79,7 @@ fn runner() -> Result<Runner> {
     }))
 }
 
-/// What the maps should hold, and what is refused.
+/// The desired content of the maps, and the refusals.
 fn plan(events: Vec<Event>) -> (Desired, Vec<Refusal>) {
     let address = || vec!["192.168.50.1".parse().expect("an address")];
     let mut planner = Planner::new(Node {

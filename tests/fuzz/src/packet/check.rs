@@ -1,4 +1,4 @@
-//! What must hold of every outcome, by a reader of packets that shares nothing with the walk.
+//! Checks of every outcome, with a packet parser that shares no code with the datapath.
 
 use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
 use headgate_datapath::{Hook, RouteResult};
@@ -8,20 +8,20 @@ use super::run::NEXT;
 
 const LINK: usize = 14;
 
-/// Where things are in a frame.
-struct Places {
+/// Protocol and offsets of a frame.
+struct Layout {
     is_v6: bool,
     protocol: u8,
-    /// Of TCP, UDP or ICMP.
+    /// Offset of the TCP, UDP or ICMP header.
     transport: usize,
     is_fragment: bool,
     is_later_fragment: bool,
 }
 
-/// Panics if something is wrong with what became of a frame.
+/// Panics if the outcome of a frame is wrong.
 pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
     let after = &outcome.frame;
-    let told = format!(
+    let context = format!(
         "{hook:?}: {} became {} by {:?} ({})",
         describe(before),
         describe(after),
@@ -30,51 +30,51 @@ pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
     );
     match (outcome.reason.fate(), outcome.action) {
         (Fate::Pass, action) => {
-            assert_eq!(action, "pass", "{told}");
-            assert_eq!(before, after, "what is not ours was changed: {told}");
+            assert_eq!(action, "pass", "{context}");
+            assert_eq!(before, after, "a passed frame was changed: {context}");
         }
-        (Fate::Forward, "pass" | "redirect") => forwarded(before, outcome, host, &told),
-        (Fate::Reject, "answer") => answered(before, after, &told),
+        (Fate::Forward, "pass" | "redirect") => forwarded(before, outcome, host, &context),
+        (Fate::Reject, "answer") => answered(before, after, &context),
         (Fate::Reject | Fate::Drop, "drop") => {}
-        (fate, action) => panic!("{fate:?} is not {action}: {told}"),
+        (fate, action) => panic!("{fate:?} is not {action}: {context}"),
     }
 }
 
-fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
+fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {
     let after = &outcome.frame;
-    assert_eq!(before.len(), after.len(), "{told}");
-    let places =
-        places(before).unwrap_or_else(|| panic!("no packet that can be forwarded: {told}"));
+    assert_eq!(before.len(), after.len(), "{context}");
+    let layout =
+        layout(before).unwrap_or_else(|| panic!("neither IPv4 nor IPv6: {context}"));
     let is_error = outcome.reason == Reason::IcmpError;
-    assert_eq!(is_error, !matches!(places.protocol, 6 | 17), "{told}");
+    assert_eq!(is_error, !matches!(layout.protocol, 6 | 17), "{context}");
     let is_redirected = outcome.action == "redirect";
     for (at, (old, new)) in before.iter().zip(after).enumerate() {
         assert!(
-            old == new || may_change(&places, at, is_error, is_redirected),
-            "byte {at} changed: {told}\n{before:02x?}\n{after:02x?}"
+            old == new || may_change(&layout, at, is_error, is_redirected),
+            "byte {at} changed: {context}\n{before:02x?}\n{after:02x?}"
         );
     }
     if is_redirected && host.route.result == RouteResult::NextHop {
-        assert_eq!(after[..6], NEXT.destination, "{told}");
-        assert_eq!(after[6..12], NEXT.source, "{told}");
+        assert_eq!(after[..6], NEXT.destination, "{context}");
+        assert_eq!(after[6..12], NEXT.source, "{context}");
     }
-    let hops = if places.is_v6 { LINK + 7 } else { LINK + 8 };
+    let hops = if layout.is_v6 { LINK + 7 } else { LINK + 8 };
     let hop = u8::from(is_redirected);
     assert_eq!(
         before[hops].checked_sub(hop),
         Some(after[hops]),
-        "hop limit: {told}"
+        "hop limit: {context}"
     );
-    if !places.is_fragment && is_checksum_right(before) {
+    if !layout.is_fragment && is_checksum_right(before) {
         assert!(
             is_checksum_right(after),
-            "checksum: {told}\n{before:02x?}\n{after:02x?}"
+            "checksum: {context}\n{before:02x?}\n{after:02x?}"
         );
     }
-    if places.is_later_fragment || is_error {
+    if layout.is_later_fragment || is_error {
         return;
     }
-    let (old, new) = (flow(before, &places), flow(after, &places));
+    let (old, new) = (flow(before, &layout), flow(after, &layout));
     let is_backend = |address: Addr, port: Port| {
         let mut backends = host.state.backends.values();
         backends.any(|backend| (backend.address, backend.port) == (address, port))
@@ -83,7 +83,7 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
         let mut frontends = host.state.frontends.keys();
         frontends.any(|key| (key.address, key.port) == (address, port))
     };
-    // Who goes past all services on a source port that a service uses keeps its destination.
+    // A connection to no service whose source port collides with a translated one keeps its destination.
     let is_right = match outcome.reason {
         Reason::ToBackend => {
             is_backend(new.destination, new.destination_port)
@@ -95,9 +95,9 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
                 || (new.source, new.source_port) == (old.source, old.source_port)
         }
     };
-    assert!(is_right, "to nobody that we know: {told}");
+    assert!(is_right, "to an unknown backend or from an unknown frontend: {context}");
     let back = host.connections.get(&new.reversed());
-    let back = back.unwrap_or_else(|| panic!("an answer would not be known: {told}"));
+    let back = back.unwrap_or_else(|| panic!("no entry for replies: {context}"));
     assert_eq!(
         (
             back.source,
@@ -111,17 +111,17 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, told: &str) {
             old.source,
             old.source_port
         ),
-        "an answer would not come back: {told}"
+        "a reply would not reach the client: {context}"
     );
 }
 
-fn may_change(places: &Places, at: usize, is_error: bool, is_redirected: bool) -> bool {
-    let Places {
+fn may_change(layout: &Layout, at: usize, is_error: bool, is_redirected: bool) -> bool {
+    let Layout {
         is_v6,
         protocol,
         transport,
         ..
-    } = *places;
+    } = *layout;
     let network = |at: usize, l3: usize| match is_v6 {
         true => (l3 + 8..l3 + 40).contains(&at),
         false => (l3 + 10..l3 + 20).contains(&at),
@@ -138,24 +138,25 @@ fn may_change(places: &Places, at: usize, is_error: bool, is_redirected: bool) -
             || (quoted_transport..quoted_transport + 4).contains(&at);
     }
     let checksum = transport + if protocol == 6 { 16 } else { 6 };
-    !places.is_later_fragment
+    !layout.is_later_fragment
         && ((transport..transport + 4).contains(&at) || (checksum..checksum + 2).contains(&at))
 }
 
-/// An answer is a whole packet with right checksums, to whoever asked; there is none to an answer.
-fn answered(before: &[u8], after: &[u8], told: &str) {
-    let asked = places(before).unwrap_or_else(|| panic!("no packet that can be answered: {told}"));
-    let answer = places(after).unwrap_or_else(|| panic!("no answer: {told}"));
-    assert!(!asked.is_fragment, "an answer to a fragment: {told}");
+/// A rejection is a complete packet with correct checksums, addressed to the sender. A reset or error gets
+/// none.
+fn answered(before: &[u8], after: &[u8], context: &str) {
+    let asked = layout(before).unwrap_or_else(|| panic!("neither IPv4 nor IPv6: {context}"));
+    let answer = layout(after).unwrap_or_else(|| panic!("the answer is neither IPv4 nor IPv6: {context}"));
+    assert!(!asked.is_fragment, "an answer to a fragment: {context}");
     assert!(
         matches!(asked.protocol, 6 | 17),
-        "an error about an error: {told}"
+        "an error about an error: {context}"
     );
-    assert!(is_checksum_right(after), "checksum: {told}\n{after:02x?}");
+    assert!(is_checksum_right(after), "checksum: {context}\n{after:02x?}");
     assert_eq!(
         (&before[..6], &before[6..12]),
         (&after[6..12], &after[..6]),
-        "{told}"
+        "{context}"
     );
     let (from, size) = if asked.is_v6 {
         (LINK + 8, 16)
@@ -166,17 +167,17 @@ fn answered(before: &[u8], after: &[u8], told: &str) {
     assert_eq!(
         client,
         &after[from + size..from + 2 * size],
-        "answered somebody else: {told}"
+        "the answer is not addressed to the sender: {context}"
     );
     const FLAGS: usize = 13;
     const RST: u8 = 4;
     if answer.protocol == 6 {
-        assert_eq!(asked.protocol, 6, "{told}");
-        assert_ne!(after[answer.transport + FLAGS] & RST, 0, "{told}");
+        assert_eq!(asked.protocol, 6, "{context}");
+        assert_ne!(after[answer.transport + FLAGS] & RST, 0, "{context}");
         assert_eq!(
             before[asked.transport + FLAGS] & RST,
             0,
-            "a reset for a reset: {told}"
+            "a reset for a reset: {context}"
         );
         return;
     }
@@ -185,23 +186,23 @@ fn answered(before: &[u8], after: &[u8], told: &str) {
     assert_eq!(
         before[LINK..LINK + header],
         after[quoted..quoted + header],
-        "quoted: {told}"
+        "quoted: {context}"
     );
     let transport = &before[asked.transport..asked.transport + 8];
     assert_eq!(
         transport,
         &after[quoted + header..quoted + header + 8],
-        "quoted: {told}"
+        "quoted: {context}"
     );
 }
 
-/// RFC 791, 3.1; RFC 8200, 3 and 4.5. `None` if it is neither.
-fn places(frame: &[u8]) -> Option<Places> {
+/// Parses a frame (RFC 791, 3.1; RFC 8200, 3 and 4.5); `None` if it is neither IPv4 nor IPv6.
+fn layout(frame: &[u8]) -> Option<Layout> {
     let half = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     match half(12)? {
         0x0800 => {
             let field = half(LINK + 6)?;
-            Some(Places {
+            Some(Layout {
                 is_v6: false,
                 protocol: *frame.get(LINK + 9)?,
                 transport: LINK + usize::from(frame[LINK] & 15) * 4,
@@ -212,7 +213,7 @@ fn places(frame: &[u8]) -> Option<Places> {
         0x86dd => {
             let next = *frame.get(LINK + 6)?;
             let field = if next == 44 { half(LINK + 42)? } else { 0 };
-            Some(Places {
+            Some(Layout {
                 is_v6: true,
                 protocol: if next == 44 {
                     *frame.get(LINK + 40)?
@@ -228,10 +229,10 @@ fn places(frame: &[u8]) -> Option<Places> {
     }
 }
 
-fn flow(frame: &[u8], places: &Places) -> FlowKey {
+fn flow(frame: &[u8], layout: &Layout) -> FlowKey {
     let word = |at: usize| u32::from_ne_bytes(frame[at..at + 4].try_into().expect("four bytes"));
     let v6 = |at: usize| Addr::from_words([word(at), word(at + 4), word(at + 8), word(at + 12)]);
-    let (source, destination) = match places.is_v6 {
+    let (source, destination) = match layout.is_v6 {
         true => (v6(LINK + 8), v6(LINK + 24)),
         false => (
             Addr::from_v4_word(word(LINK + 12)),
@@ -242,9 +243,9 @@ fn flow(frame: &[u8], places: &Places) -> FlowKey {
     FlowKey {
         source,
         destination,
-        source_port: port(places.transport),
-        destination_port: port(places.transport + 2),
-        protocol: Protocol(places.protocol),
+        source_port: port(layout.transport),
+        destination_port: port(layout.transport + 2),
+        protocol: Protocol(layout.protocol),
         zero: [0; 3],
     }
 }

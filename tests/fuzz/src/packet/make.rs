@@ -1,4 +1,4 @@
-//! Making packets: most of them valid and for something that is there, some changed, a few noise.
+//! Makes packets: most are valid and for an existing frontend, some are changed, a few are noise.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::input::{mutate, noise, one};
 
-/// Clients outside, inside and out of the source ranges.
+/// Clients outside and inside the cluster, some not in the source ranges.
 const CLIENTS: [&str; 5] = [
     "192.168.50.100",
     "198.51.100.7",
@@ -21,7 +21,7 @@ const CLIENTS: [&str; 5] = [
     "fd50::100",
     "2001:db8::7",
 ];
-/// Addresses that mean something of their own.
+/// Addresses with a special meaning.
 const SPECIAL: [&str; 10] = [
     "127.0.0.1",
     "0.0.0.0",
@@ -34,13 +34,13 @@ const SPECIAL: [&str; 10] = [
     "::ffff:192.168.50.100",
     "::ffff:127.0.0.1",
 ];
-/// Few, so that connections collide; the first is in every range for translated sources.
+/// Few ports, so that connections collide. The first is in every range for translated sources.
 const CLIENT_PORTS: [u16; 4] = [10_000, 40_000, 40_001, BACKEND_PORT];
-/// Of TCP.
+/// TCP flags.
 const FLAGS: [&str; 9] = ["S", "S", "A", "SA", "FA", "R", "F", "", "SR"];
 const LINK: usize = 14;
 
-/// An input for the walk on the host: any hook, any route, time that goes by.
+/// An input for the datapath on the host: any hook, any route, and time steps.
 pub(crate) fn host(rng: &mut Rng) -> Vec<u8> {
     let state = rng.u8(..STATES);
     make(rng, state, |rng| match rng.u8(..16) {
@@ -66,14 +66,14 @@ pub(crate) fn host(rng: &mut Rng) -> Vec<u8> {
     })
 }
 
-/// An input for the kernel, where nothing is routed and the clock is its own: from outside, which XDP
-/// and TC both see, or from everywhere.
+/// An input for the kernel, with its own clock and without routes: only packets from outside, which XDP and
+/// TC both get, or packets at every hook.
 pub(crate) fn kernel(rng: &mut Rng) -> Vec<u8> {
     let hooks: &[Hook] = match rng.bool() {
         true => &[Hook::External],
         false => &[Hook::External, Hook::Pod, Hook::Egress],
     };
-    // Programs are loaded for each state, which takes as long as many packets.
+    // Programs are loaded for each state, which takes as long as thousands of packets.
     let state = match rng.u8(..128) {
         0 => rng.u8(..STATES),
         number => number % 2,
@@ -129,11 +129,11 @@ fn frame(rng: &mut Rng) -> Vec<u8> {
         add_options(rng, &mut frame);
     }
     if rng.u8(..16) == 0 {
-        // A tag of a VLAN.
+        // A VLAN tag.
         frame.splice(12..12, [0x81, 0, 0, 7]);
     }
     match rng.u8(..8) {
-        // Padding of Ethernet.
+        // Ethernet padding.
         0 => frame.resize(frame.len().max(60), 0),
         1 | 2 => mutate(rng, &mut frame),
         _ => {}
@@ -179,7 +179,7 @@ fn valid(rng: &mut Rng) -> Vec<u8> {
         0 => builder.echo(),
         1 => {
             let quoted = valid(rng);
-            // Of the other family it quotes nonsense.
+            // If the quoted packet is of the other family, the quote is invalid.
             builder.unreachable(&quoted)
         }
         2..8 => {
@@ -194,7 +194,7 @@ fn valid(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// Makes a fragment of it, of one of two packets.
+/// Turns the frame into a fragment with one of two ids.
 fn fragment(rng: &mut Rng, frame: &mut Vec<u8>) {
     let (offset, more) = *one(rng, &[(0u16, 1u16), (0, 1), (1, 0), (8, 1), (0x1fff, 0)]);
     let id = rng.u8(..2);
@@ -212,7 +212,7 @@ fn fragment(rng: &mut Rng, frame: &mut Vec<u8>) {
     }
 }
 
-/// Adds options of IPv4 that do nothing, or a header of IPv6 that does nothing.
+/// Adds IPv4 options or an IPv6 extension header without effect.
 fn add_options(rng: &mut Rng, frame: &mut Vec<u8>) {
     if frame[LINK] >> 4 == 4 {
         let words = rng.u8(1..=10);

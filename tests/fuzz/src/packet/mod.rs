@@ -1,4 +1,4 @@
-//! Packets through the walk, on the host and in the kernel.
+//! Random packets through the datapath, on the host and in the kernel.
 
 mod check;
 mod make;
@@ -8,8 +8,7 @@ mod steps;
 
 use crate::Target;
 
-/// The walk on the host: no panic, and every outcome is what an independent reader of packets finds
-/// right.
+/// The datapath on the host: no panic, and an independent packet parser finds every outcome correct.
 pub(crate) const HOST: Target = Target {
     name: "packet-host",
     needs_root: false,
@@ -17,7 +16,7 @@ pub(crate) const HOST: Target = Target {
     runner: run::host,
 };
 
-/// The kernel's programs do what the walk on the host does, byte for byte.
+/// The programs in the kernel do what the datapath does on the host, byte for byte.
 pub(crate) const KERNEL: Target = Target {
     name: "packet-kernel",
     needs_root: true,

@@ -1,4 +1,4 @@
-//! Running the steps of an input.
+//! Runs the steps of an input.
 
 use std::{
     collections::BTreeMap,
@@ -20,13 +20,13 @@ use super::{
 };
 use crate::Runner;
 
-/// Where frames are sent that are routed by the walk.
+/// The next hop of frames that the datapath redirects.
 pub(crate) const NEXT: NextHop = NextHop {
     ifindex: 7,
     destination: [2, 0, 0, 0, 7, 1],
     source: [2, 0, 0, 0, 7, 2],
 };
-/// Services have the ids below this.
+/// Ids of services are below this.
 const SERVICES: u32 = 13;
 
 /// Runs inputs on the host.
@@ -64,7 +64,7 @@ pub(crate) fn host() -> Result<Runner> {
 
 /// Runs inputs on the host and in the kernel.
 pub(crate) fn kernel() -> Result<Runner> {
-    // Most inputs are for these.
+    // Most inputs use these two states.
     let first = (0..2).map(|number| Ok((number, Kernels::new(number)?)));
     let mut kernels = first.collect::<Result<BTreeMap<u8, Kernels>>>()?;
     Ok(Box::new(move |input| {
@@ -77,7 +77,7 @@ pub(crate) fn kernel() -> Result<Runner> {
     }))
 }
 
-/// XDP sees what comes from outside, TC all.
+/// The programs of a state. XDP runs packets from outside, TC runs all.
 struct Kernels {
     xdp: Kernel,
     tc: Kernel,
@@ -106,7 +106,7 @@ impl Kernels {
             Step::Wait(_) | Step::Route(..) => true,
         };
         let has_xdp = steps.iter().all(is_external);
-        // TC keeps checksums that a device completes, so from there on it has a state of its own.
+        // TC accepts partial checksums, so after one of these its state differs from the host's.
         let mut has_tc = true;
         let (mut last, mut count) = (Vec::new(), 0);
         for step in steps {
@@ -128,7 +128,7 @@ impl Kernels {
             remember(&mut last, expected);
         }
         let connections = host.connections.len();
-        let told: BTreeMap<u32, Traffic> = host.traffic.into_inner().into_iter().collect();
+        let expected: BTreeMap<u32, Traffic> = host.traffic.into_inner().into_iter().collect();
         let kernels = [(has_xdp, &self.xdp, before.0), (has_tc, &self.tc, before.1)];
         for (_, kernel, before) in kernels.into_iter().filter(|(is_compared, ..)| *is_compared) {
             assert_eq!(kernel.connections(), connections, "connection entries");
@@ -140,7 +140,7 @@ impl Kernels {
                 };
                 assert_eq!(
                     counted,
-                    told.get(id).copied().unwrap_or_default(),
+                    expected.get(id).copied().unwrap_or_default(),
                     "traffic of {id}"
                 );
             }
@@ -149,7 +149,7 @@ impl Kernels {
     }
 }
 
-/// Whether the kernel makes a socket buffer of it for a test: with a network header, if it says so.
+/// Whether the kernel makes a socket buffer of the frame in a test run: it wants the whole network header.
 fn is_buffer(frame: &[u8]) -> bool {
     let least = match frame.get(12..14) {
         Some([0x08, 0x00]) => 34,
@@ -170,7 +170,7 @@ fn same(name: &str, frame: &[u8], actual: &Outcome, expected: &Outcome) {
     assert_eq!(
         (actual.action, actual.reason, &actual.frame),
         (expected.action, expected.reason, &expected.frame),
-        "{name} (left) and host (right) differ about {}",
+        "{name} (left) and host (right) differ for {}",
         describe(frame)
     );
 }
@@ -208,7 +208,7 @@ fn frame(step: &Step, last: &[u8]) -> Option<(Hook, Vec<u8>)> {
         }
         Step::Error { hook, kind, change } => {
             let (mut builder, _) = answering(last)?;
-            // From a router on the way, or from the far end.
+            // The error comes from a router on the path, or from the other end.
             if kind & 1 == 0 {
                 let router = match builder.source {
                     SocketAddr::V4(_) => IpAddr::from([192, 0, 2, 9]),
@@ -222,7 +222,7 @@ fn frame(step: &Step, last: &[u8]) -> Option<(Hook, Vec<u8>)> {
     }
 }
 
-/// A builder of packets that answer this one, and whether it is TCP.
+/// A builder for replies to a packet, and whether the packet is TCP.
 fn answering(frame: &[u8]) -> Option<(Builder, bool)> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (source, destination): (IpAddr, IpAddr) = match &packet.net {

@@ -1,4 +1,4 @@
-//! States that packets meet: small, so that random packets hit something.
+//! States of the maps: small, so that random packets hit an entry.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use headgate_packets::State;
 
 use crate::input::one;
 
-/// How many states there are.
+/// Number of states.
 pub(crate) const STATES: u8 = 8;
 
 /// Addresses with frontends: of the node, of a cluster IP, and of a load balancer.
@@ -48,7 +48,7 @@ pub(crate) fn state(number: u8) -> State {
     let mut rng = Rng::with_seed(u64::from(number % STATES));
     let config = DatapathConfig {
         snat_port_first: Port::new(10_000),
-        // Few enough to run out of.
+        // Few ports, so that they run out.
         snat_port_last: Port::new(*one(&mut rng, &[10_000, 10_003, 19_999])),
         seed: rng.u32(..),
         ..DatapathConfig::default()
@@ -57,7 +57,7 @@ pub(crate) fn state(number: u8) -> State {
         config,
         ..State::default()
     };
-    // A node has an address of each family, or lacks one.
+    // Each address of the node may be missing.
     if rng.u8(..4) != 0 {
         state.config.snat_v4 = address(FRONTENDS[0]);
     }

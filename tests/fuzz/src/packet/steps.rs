@@ -1,4 +1,4 @@
-//! What the input of a packet target says: a state, and what happens in it.
+//! The input of a packet target: a state, and steps.
 
 use headgate_datapath::{Hook, RouteResult};
 
@@ -7,26 +7,26 @@ use crate::input::Input;
 /// Largest frame.
 const MAX_FRAME: u16 = 1600;
 
-/// One thing that happens.
+/// A step of an input.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// A frame comes.
+    /// A frame arrives.
     Frame { hook: Hook, frame: Vec<u8> },
-    /// Whoever got the last forwarded frame answers it, with a change of one byte if that is not 0.
+    /// The receiver of the last forwarded frame sends a reply, with one byte changed by `change`.
     Reply {
         hook: Hook,
         flags: u8,
         change: (u16, u8),
     },
-    /// A router sends an error about the last forwarded frame.
+    /// A router sends an ICMP error about the last forwarded frame.
     Error {
         hook: Hook,
         kind: u8,
         change: (u16, u8),
     },
-    /// Seconds go by.
+    /// Time passes, in seconds.
     Wait(u16),
-    /// The kernel routes like this from now on.
+    /// The kernel returns this route from now on.
     Route(RouteResult, u16),
 }
 

@@ -1,4 +1,4 @@
-//! An agent that is told what happens, over maps whose writes may fail.
+//! The control loop of an agent, with maps whose writes may fail.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -10,22 +10,22 @@ use crate::{
     reference::{assert_consistent, expected, seen},
 };
 
-/// Passes after which everything must have settled once writes work.
+/// Passes after which everything must be written once writes work again.
 const PASSES: usize = 3;
 
-/// Maps that somebody else can read and write.
+/// Maps that the test can also read and write.
 pub(crate) trait World: Dataplane + Sized {
-    /// Whether there is room for everything.
+    /// Whether the maps have capacity for everything.
     const HAS_ROOM: bool;
-    /// Empty maps; `None` if they cannot be made here.
+    /// Empty maps; `None` without root.
     fn new() -> Option<Self>;
-    /// What they hold, read anew.
+    /// Reads their content.
     fn holds(&mut self) -> Actual;
-    /// Somebody writes to them.
+    /// Writes a stray change to them.
     fn tamper(&mut self, stray: Stray);
 }
 
-/// A write that failed because the test wanted it to.
+/// The error of a write that the test lets fail.
 #[derive(Debug)]
 pub(crate) struct Broken;
 
@@ -37,12 +37,12 @@ impl std::fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// The maps as the agent sees them: they outlive it, and their writes may fail.
+/// The agent's handle of the maps: the maps outlive it, and its writes may fail.
 struct Handle<W> {
     world: Rc<RefCell<W>>,
-    /// Each write of so many fails; 0 is none.
+    /// Every write with a multiple of this number fails; with 0 none fails.
     fails: Rc<RefCell<usize>>,
-    /// So many writes are left to an agent that is about to die.
+    /// Number of writes until an agent crashes, if it does.
     left: Option<usize>,
     writes: usize,
 }
@@ -86,12 +86,12 @@ impl<E: std::fmt::Display> std::fmt::Display for Error<E> {
 
 impl<E: std::error::Error> std::error::Error for Error<E> {}
 
-/// A loop and its maps.
+/// A control loop and its maps.
 pub(crate) struct Agent<W: World> {
     world: Rc<RefCell<W>>,
     fails: Rc<RefCell<usize>>,
     reconciler: Reconciler<Handle<W>>,
-    /// Whether somebody wrote to the maps since the last audit.
+    /// Whether the test wrote to the maps since the last audit.
     is_tampered: bool,
 }
 
@@ -106,7 +106,7 @@ impl<W: World> Agent<W> {
             reconciler,
             is_tampered: false,
         };
-        agent.tell_all(cluster, true);
+        agent.send_all(cluster, true);
         agent
     }
 
@@ -129,7 +129,7 @@ impl<W: World> Agent<W> {
         Reconciler::new(handle, node).unwrap()
     }
 
-    fn tell_all(&mut self, cluster: &Cluster, services_first: bool) {
+    fn send_all(&mut self, cluster: &Cluster, services_first: bool) {
         let services = cluster.services.iter();
         let mut events: Vec<Event> = services
             .map(|(name, service)| Event::Service(name.clone(), Some(service.clone())))
@@ -145,7 +145,7 @@ impl<W: World> Agent<W> {
         }
         assert!(
             !self.reconciler.is_listed(),
-            "nothing is written before everything was listed"
+            "the loop writes before everything was listed"
         );
         for kind in Interest::Services.kinds() {
             self.reconciler.note(Event::Listed(*kind));
@@ -153,7 +153,7 @@ impl<W: World> Agent<W> {
         assert!(self.reconciler.is_listed());
     }
 
-    /// `cluster` is what exists after the step.
+    /// Takes a step; `cluster` is the state after it.
     pub(crate) fn step(mut self, cluster: &Cluster, step: &Step) -> Self {
         match step {
             Step::Service(number, service) => {
@@ -199,17 +199,17 @@ impl<W: World> Agent<W> {
         }
     }
 
-    /// The first life ends after some writes of a pass, the second finds what it left.
+    /// An agent crashes after some writes of a pass, and the next agent starts with the maps that it left.
     fn crash(&mut self, cluster: &Cluster, left: Option<usize>, services_first: bool) {
         if left.is_some() {
             self.reconciler = Self::reconciler(&self.world, &self.fails, left, cluster);
             self.is_tampered = false;
-            self.tell_all(cluster, !services_first);
+            self.send_all(cluster, !services_first);
             self.reconciler.reconcile();
         }
         self.reconciler = Self::reconciler(&self.world, &self.fails, None, cluster);
         self.is_tampered = false;
-        self.tell_all(cluster, services_first);
+        self.send_all(cluster, services_first);
         self.pass(cluster);
     }
 
@@ -219,13 +219,13 @@ impl<W: World> Agent<W> {
         let found = self.reconciler.status().repaired - before;
         assert!(
             self.is_tampered || found == 0,
-            "repaired {found}, and nobody else wrote"
+            "{found} repairs without a stray write"
         );
         self.is_tampered = false;
         self.pass(cluster);
     }
 
-    /// Writes work from now on, and after an audit everything is as it should be.
+    /// Lets writes work again, and checks that the maps are correct after an audit.
     pub(crate) fn end(mut self, cluster: &Cluster) {
         *self.fails.borrow_mut() = 0;
         self.audit(cluster);
@@ -233,7 +233,7 @@ impl<W: World> Agent<W> {
             self.pass(cluster);
         }
         self.crash(cluster, None, true);
-        // S07: when everything is gone, nothing is left.
+        // S07: when all Services are deleted, the maps are empty.
         for name in cluster.services.keys() {
             self.reconciler.note(Event::Service(name.clone(), None));
         }

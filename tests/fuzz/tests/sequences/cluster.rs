@@ -1,4 +1,4 @@
-//! What may exist, and what may happen.
+//! Random clusters and steps.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -15,7 +15,7 @@ use proptest::{
 };
 use proptest_state_machine::ReferenceStateMachine;
 
-/// All that the API server and the node say.
+/// The objects of the API server, and the node.
 #[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     pub(crate) services: BTreeMap<NamespacedName, Service>,
@@ -23,44 +23,44 @@ pub(crate) struct Cluster {
     pub(crate) node: Node,
 }
 
-/// One thing that happens.
+/// A step of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// A Service is so, or gone.
+    /// Upserts (`Some`) or deletes (`None`) a Service.
     Service(u8, Option<Service>),
-    /// An EndpointSlice is so, or gone.
+    /// Upserts (`Some`) or deletes (`None`) an EndpointSlice.
     Slice(u8, Option<EndpointSlice>),
-    /// The node has these addresses.
+    /// Changes the addresses of the node.
     Addresses(Node),
-    /// The node is in this zone.
+    /// Changes the zone of the node.
     Zone(Option<String>),
-    /// The loop has its turn.
+    /// Runs a pass of the loop.
     Pass,
-    /// The agent dies and comes back, in the middle of a pass after so many writes; it is told
-    /// everything anew, Services first or last.
+    /// Crashes the agent after this number of writes of a pass, and starts it again; it gets all objects
+    /// again, Services first if the flag is set.
     Crash(Option<usize>, bool),
-    /// From now on each write of so many fails.
+    /// Lets every write with a multiple of this number fail from now on.
     Fail(usize),
-    /// Writes work again.
+    /// Lets writes work again.
     Heal,
-    /// Somebody writes to the maps.
+    /// Writes a stray change to the maps.
     Tamper(Stray),
-    /// Audit, and the pass that follows.
+    /// Runs an audit and the pass after it.
     Audit,
 }
 
-/// What somebody may do to the maps.
+/// A stray change of the maps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stray {
-    /// Takes the first frontend away.
+    /// Removes the first frontend.
     LoseFrontend,
-    /// Adds a frontend that is nobody's.
+    /// Adds a frontend that belongs to no Service.
     AddFrontend,
-    /// Takes the first address away.
+    /// Removes the first address.
     LoseAddress,
     /// Adds an address.
     AddAddress,
-    /// Turns a backend into another one.
+    /// Changes the port of a backend.
     ChangeBackend,
 }
 
@@ -170,7 +170,7 @@ fn addresses() -> impl Strategy<Value = Node> {
         .prop_map(|(addresses, count, external)| node(&addresses, count, external))
 }
 
-/// One of few ports, so that Services share numbers.
+/// A port with one of few node ports, so that Services collide.
 fn port(name: &'static str, protocol: Protocol, number: u16) -> impl Strategy<Value = ServicePort> {
     option::of(30_000u16..30_003).prop_map(move |node_port| ServicePort {
         name: name.into(),
@@ -184,7 +184,7 @@ fn scope() -> impl Strategy<Value = Scope> {
     select(&[Scope::Cluster, Scope::Local][..])
 }
 
-/// A subset of addresses.
+/// A random subset of addresses.
 fn some(of: &[&str]) -> impl Strategy<Value = Vec<IpAddr>> {
     let of: Vec<IpAddr> = of.iter().copied().map(ip).collect();
     let most = of.len();
@@ -234,7 +234,7 @@ fn service() -> impl Strategy<Value = Service> {
     )
 }
 
-/// An endpoint runs where its address says.
+/// An endpoint on the node that its address belongs to.
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let hints = || subsequence(vec!["a".to_owned(), "b".to_owned()], 0..=2);
     let nodes = subsequence(vec!["n1".to_owned(), "n2".to_owned()], 0..=2);

@@ -1,6 +1,6 @@
-//! Random sequences of changes, crashes, failing writes, audits and strays through the control loop,
-//! against what Services mean by a text of its own ([`reference`]). `PROPTEST_CASES` says how many
-//! sequences; proptest prints a failing one after it made it as short as it could.
+//! Random sequences of changes, crashes, failing writes, audits and stray entries through the control loop,
+//! compared with an independent implementation of the Service API ([`reference`]). `PROPTEST_CASES` sets
+//! the number of sequences; proptest shortens a failing one before it prints it.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod agent;
@@ -19,11 +19,11 @@ use crate::{
     memory::Memory,
 };
 
-/// The loop over maps in memory.
+/// The control loop with maps in memory.
 struct InMemory;
-/// The loop over the maps of the kernel.
+/// The control loop with the maps of the kernel.
 struct InKernel;
-/// The same with maps that are too small.
+/// The control loop with maps of the kernel that are too small.
 struct InFullMaps;
 
 macro_rules! over {

@@ -1,4 +1,4 @@
-//! The maps of the kernel, with room for everything or not.
+//! The maps of the kernel, with or without capacity for everything.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use headgate_model::{Actual, Change, Dataplane};
 
 use crate::{agent::World, cluster::Stray};
 
-/// Slots of the tables that nodes agree on.
+/// Slots of a Maglev table.
 const TABLE: u32 = 251;
 
-/// Pinned maps that go away with it.
+/// Pinned maps that are removed on drop.
 pub(crate) struct Real<const HAS_ROOM: bool> {
     writer: Writer,
     pins: PathBuf,
@@ -64,7 +64,7 @@ impl<const HAS_ROOM: bool> World for Real<HAS_ROOM> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("hgtest-{}-sequence-{number}", std::process::id());
         let pins = Path::new("/sys/fs/bpf").join(name);
-        // A replaced table rests for some seconds, so there are many slots.
+        // The slots of a replaced table are reused only after some seconds, so there are many.
         let (few, slots) = if HAS_ROOM {
             (256, 1 << 18)
         } else {
@@ -91,7 +91,7 @@ impl<const HAS_ROOM: bool> World for Real<HAS_ROOM> {
     fn holds(&mut self) -> Actual {
         let mut reader = Writer::new(self.maps(), 7, TABLE);
         let (actual, strays) = reader.restore().unwrap();
-        assert_eq!(strays, 0, "entries that make no sense");
+        assert_eq!(strays, 0, "invalid entries");
         let maps = self.maps();
         if actual.services.is_empty() {
             assert_eq!(maps.source_ranges.keys().count(), 0, "ranges are left");

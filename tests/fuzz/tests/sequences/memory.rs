@@ -18,7 +18,7 @@ use crate::{
 /// Maps in memory that check every change.
 pub(crate) struct Memory {
     actual: Actual,
-    /// Whether somebody else wrote since they were read last.
+    /// Whether the test wrote to them since they were last read.
     is_tampered: bool,
 }
 
@@ -33,7 +33,8 @@ impl Dataplane for Memory {
             services.contains_key(&spec.inside) && services.contains_key(&spec.outside)
         });
         let strays = before - self.actual.frontends.len();
-        // As maps are read: a number is one backend's, and one in a table that is nobody's says nothing.
+        // As for the maps of the kernel: an id belongs to one backend, and ids without a backend are
+        // ignored.
         let mut ids = BTreeSet::new();
         self.actual.backends.retain(|_, (id, _)| ids.insert(*id));
         for (_, spec) in self.actual.services.values_mut() {
@@ -49,7 +50,7 @@ impl Dataplane for Memory {
         if self.is_tampered {
             return Ok(());
         }
-        // Numbers are those of what they stand for.
+        // The ids belong to the backends and services that they stand for.
         match change {
             Change::PutService { spec, backends, .. } => {
                 for (backend, id) in spec.backends.iter().zip(backends) {
@@ -109,7 +110,7 @@ impl World for Memory {
                     frontend.port = 9;
                     spec.inside = ServiceKey::from(KeyParts {
                         service: spec.inside.service.clone(),
-                        port: "nobody's".into(),
+                        port: "unknown".into(),
                         ..*spec.inside
                     });
                     actual.frontends.insert(frontend, spec);

@@ -1,5 +1,5 @@
-//! What the maps should hold for a cluster, as the rules of the Service API say it and not as the
-//! model does: from the whole cluster at once, one question after the other.
+//! The expected content of the maps for a cluster, by the rules of the Service API. It shares no code with
+//! the model: it computes everything from the whole cluster, one rule after the other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,27 +14,27 @@ use ipnet::IpNet;
 
 use crate::cluster::Cluster;
 
-/// What is found behind a frontend.
+/// The service behind a frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Behind {
     of: NamespacedName,
     kind: FrontendKind,
-    inside: RouteResult,
-    outside: RouteResult,
-    /// Who is admitted, if not everybody.
+    inside: Targets,
+    outside: Targets,
+    /// Admitted source ranges, if restricted.
     admits: Option<BTreeSet<IpNet>>,
 }
 
-/// Where a new connection may go.
+/// The backends of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct RouteResult {
-    /// Backends, and whether they run here.
+struct Targets {
+    /// Backends, and whether they run on this node.
     backends: BTreeMap<Backend, bool>,
     is_local: bool,
     affinity_timeout_s: u32,
 }
 
-/// All that can be seen of the maps.
+/// The content of the maps, without ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     frontends: BTreeMap<Frontend, Behind>,
@@ -42,10 +42,11 @@ pub(crate) struct Seen {
     backends: BTreeSet<Backend>,
 }
 
-/// What should be seen.
+/// The expected content.
 pub(crate) fn expected(cluster: &Cluster) -> Seen {
     let mut seen = Seen::default();
-    // S17, S91: what the cluster gives out first, then the oldest first, those without age last.
+    // S17, S91: addresses that the cluster assigns come first, then the oldest Service, Services without
+    // age last.
     let services = cluster.services.values();
     let mut wanted: Vec<(FrontendKind, &Service, IpAddr)> = services
         .flat_map(|service| {
@@ -68,8 +69,8 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
                 (FrontendKind::NodePort, Some(number)) => number,
                 _ => port.port,
             };
-            let way = |is_local| {
-                way(
+            let targets = |is_local| {
+                targets(
                     cluster,
                     service,
                     &port.name,
@@ -80,15 +81,15 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
             };
             let external = service.external_policy == Scope::Local;
             let internal = service.internal_policy == Scope::Local;
-            // S21, S23: policies of traffic from outside mean nothing to that from inside.
+            // S21, S23: the external policy does not apply to traffic from inside.
             let (inside, outside) = match kind {
-                FrontendKind::ClusterIp => (way(internal), way(internal)),
-                _ => (way(false), way(external)),
+                FrontendKind::ClusterIp => (targets(internal), targets(internal)),
+                _ => (targets(false), targets(external)),
             };
-            for way in [&inside, &outside] {
-                seen.backends.extend(way.backends.keys());
+            for targets in [&inside, &outside] {
+                seen.backends.extend(targets.backends.keys());
             }
-            // S13: for the load balancer alone.
+            // S13: only for the load-balancer IP.
             let ranges = match kind {
                 FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
                 _ => None,
@@ -110,7 +111,7 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
                     of_family.copied().collect()
                 }),
             });
-            // S16: an address is the services' own unless the node, or somebody else, has it too.
+            // S16: an address belongs to services only, unless the node or another machine has it too.
             let is_own = match kind {
                 FrontendKind::ClusterIp => true,
                 FrontendKind::LoadBalancer => {
@@ -130,7 +131,7 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
     seen
 }
 
-/// S10, S12, S15.
+/// The addresses of a Service (S10, S12, S15).
 fn addresses(cluster: &Cluster, service: &Service) -> Vec<(IpAddr, FrontendKind)> {
     let node = &cluster.node;
     let external = service
@@ -149,15 +150,15 @@ fn addresses(cluster: &Cluster, service: &Service) -> Vec<(IpAddr, FrontendKind)
         .collect()
 }
 
-/// S04, S25, S30, S31.
-fn way(
+/// The backends of a service port (S04, S25, S30, S31).
+fn targets(
     cluster: &Cluster,
     service: &Service,
     port_name: &str,
     protocol: Protocol,
     of_family: IpAddr,
     is_local: bool,
-) -> RouteResult {
+) -> Targets {
     let here = &cluster.node.name;
     let mut ready = Vec::new();
     let mut leaving = Vec::new();
@@ -213,7 +214,7 @@ fn way(
             chosen = of_zone;
         }
     }
-    RouteResult {
+    Targets {
         backends: chosen
             .into_iter()
             .map(|(backend, is_here, _)| (backend, is_here))
@@ -223,11 +224,11 @@ fn way(
     }
 }
 
-/// What is seen of maps that hold this.
+/// The content of the maps in this form.
 pub(crate) fn seen(actual: &Actual) -> Seen {
-    let way = |key: &ServiceKey| {
+    let targets = |key: &ServiceKey| {
         let (_, spec) = &actual.services[key];
-        RouteResult {
+        Targets {
             backends: spec
                 .backends
                 .iter()
@@ -242,8 +243,8 @@ pub(crate) fn seen(actual: &Actual) -> Seen {
         let behind = Behind {
             of: spec.inside.service.clone(),
             kind: spec.kind,
-            inside: way(&spec.inside),
-            outside: way(&spec.outside),
+            inside: targets(&spec.inside),
+            outside: targets(&spec.outside),
             admits: spec.is_restricted.then(|| ranges.iter().copied().collect()),
         };
         (*frontend, behind)
@@ -255,7 +256,7 @@ pub(crate) fn seen(actual: &Actual) -> Seen {
     }
 }
 
-/// Panics if something names what is not there, or two have one number.
+/// Panics if an entry refers to a missing one, or two entries have the same id.
 pub(crate) fn assert_consistent(actual: &Actual) {
     for (frontend, spec) in &actual.frontends {
         for key in [&spec.inside, &spec.outside] {
