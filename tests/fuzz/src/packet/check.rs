@@ -43,8 +43,7 @@ pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
 fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {
     let after = &outcome.frame;
     assert_eq!(before.len(), after.len(), "{context}");
-    let layout =
-        layout(before).unwrap_or_else(|| panic!("neither IPv4 nor IPv6: {context}"));
+    let layout = layout(before).unwrap_or_else(|| panic!("neither IPv4 nor IPv6: {context}"));
     let is_error = outcome.reason == Reason::IcmpError;
     assert_eq!(is_error, !matches!(layout.protocol, 6 | 17), "{context}");
     let is_redirected = outcome.action == "redirect";
@@ -95,7 +94,10 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {
                 || (new.source, new.source_port) == (old.source, old.source_port)
         }
     };
-    assert!(is_right, "to an unknown backend or from an unknown frontend: {context}");
+    assert!(
+        is_right,
+        "to an unknown backend or from an unknown frontend: {context}"
+    );
     let back = host.connections.get(&new.reversed());
     let back = back.unwrap_or_else(|| panic!("no entry for replies: {context}"));
     assert_eq!(
@@ -146,13 +148,17 @@ fn may_change(layout: &Layout, at: usize, is_error: bool, is_redirected: bool) -
 /// none.
 fn answered(before: &[u8], after: &[u8], context: &str) {
     let asked = layout(before).unwrap_or_else(|| panic!("neither IPv4 nor IPv6: {context}"));
-    let answer = layout(after).unwrap_or_else(|| panic!("the answer is neither IPv4 nor IPv6: {context}"));
+    let answer =
+        layout(after).unwrap_or_else(|| panic!("the answer is neither IPv4 nor IPv6: {context}"));
     assert!(!asked.is_fragment, "an answer to a fragment: {context}");
     assert!(
         matches!(asked.protocol, 6 | 17),
         "an error about an error: {context}"
     );
-    assert!(is_checksum_right(after), "checksum: {context}\n{after:02x?}");
+    assert!(
+        is_checksum_right(after),
+        "checksum: {context}\n{after:02x?}"
+    );
     assert_eq!(
         (&before[..6], &before[6..12]),
         (&after[6..12], &after[..6]),

@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::Ipv4Header;
 use fastrand::Rng;
-use headgate_datapath::{Hook, RouteResult};
+use headgate_datapath::Hook;
 use headgate_packets::Builder;
 
 use super::{
     state::{BACKEND_PORT, BACKENDS, FRONTENDS, PORTS, STATES},
-    steps::{Step, input},
+    steps::{ROUTES, Step, input},
 };
 use crate::input::{mutate, noise, one};
 
@@ -45,17 +45,7 @@ pub(crate) fn host(rng: &mut Rng) -> Vec<u8> {
     let state = rng.u8(..STATES);
     make(rng, state, |rng| match rng.u8(..16) {
         0 => Step::Wait(*one(rng, &[1, 31, 61, 121, 65_535])),
-        1 | 2 => {
-            let ways = [
-                RouteResult::NextHop,
-                RouteResult::Neighbour,
-                RouteResult::NotHere,
-                RouteResult::Stack,
-                RouteResult::TooBig,
-                RouteResult::Unreachable,
-            ];
-            Step::Route(*one(rng, &ways), *one(rng, &[0, 576, 1280, 1500]))
-        }
+        1 | 2 => Step::Route(*one(rng, &ROUTES), *one(rng, &[0, 576, 1280, 1500])),
         _ => {
             let hook = *one(
                 rng,

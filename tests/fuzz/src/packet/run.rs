@@ -40,9 +40,9 @@ pub(crate) fn host() -> Result<Runner> {
         for step in &steps {
             match step {
                 Step::Wait(seconds) => host.now_s = host.now_s.wrapping_add((*seconds).into()),
-                Step::Route(way, mtu) => {
+                Step::Route(result, mtu) => {
                     host.route = Route {
-                        result: *way,
+                        result: *result,
                         next_hop: NEXT,
                         mtu: *mtu,
                     };

@@ -7,6 +7,16 @@ use crate::input::Input;
 /// Largest frame.
 const MAX_FRAME: u16 = 1600;
 
+/// The routes that the kernel may return.
+pub(crate) const ROUTES: [RouteResult; 6] = [
+    RouteResult::NextHop,
+    RouteResult::Neighbour,
+    RouteResult::NotHere,
+    RouteResult::Stack,
+    RouteResult::TooBig,
+    RouteResult::Unreachable,
+];
+
 /// A step of an input.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -59,7 +69,10 @@ pub(crate) fn steps(input: &[u8]) -> (u8, Vec<Step>) {
                 change: (input.half(), input.byte()),
             },
             5 => Step::Wait(input.half()),
-            6 => Step::Route(way(input.byte()), input.half()),
+            6 => {
+                let result = ROUTES[usize::from(input.byte()) % ROUTES.len()];
+                Step::Route(result, input.half())
+            }
             _ => continue,
         });
     }
@@ -95,23 +108,11 @@ pub(crate) fn input(state: u8, steps: &[Step]) -> Vec<u8> {
                 out.push(5);
                 out.extend(seconds.to_be_bytes());
             }
-            Step::Route(way, mtu) => {
-                out.extend([6, *way as u8]);
+            Step::Route(result, mtu) => {
+                out.extend([6, *result as u8]);
                 out.extend(mtu.to_be_bytes());
             }
         }
     }
     out
-}
-
-fn way(number: u8) -> RouteResult {
-    let ways = [
-        RouteResult::NextHop,
-        RouteResult::Neighbour,
-        RouteResult::NotHere,
-        RouteResult::Stack,
-        RouteResult::TooBig,
-        RouteResult::Unreachable,
-    ];
-    ways[usize::from(number) % ways.len()]
 }
