@@ -1,4 +1,4 @@
-//! Fault scenarios on clusters of network namespaces, for long, and a table of what became of the load.
+//! Many rounds of the fault scenarios on clusters of network namespaces, and a table of the outcomes.
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +12,9 @@ use crate::{build, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only scenarios whose names contain this: agents, backends, floods, api, proxies …
+    /// Only scenarios whose names contain this, for example agent, backends, floods, api or proxies
     name: Option<String>,
-    /// How often each scenario does its worst
+    /// Number of rounds of each scenario
     #[arg(long, default_value_t = 100)]
     rounds: u32,
 }
@@ -59,19 +59,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Rows that scenarios print, each with its result.
+/// The rows that scenarios print, each with the result of its test.
 #[derive(Default)]
 struct Table {
     rows: Vec<String>,
-    /// The scenario whose output comes now, and its result.
-    now: Option<(String, &'static str)>,
+    /// The scenario whose output is read, and its result.
+    current: Option<(String, &'static str)>,
     /// Scenarios that have a row.
-    told: BTreeSet<String>,
+    has_row: BTreeSet<String>,
 }
 
 impl Table {
-    /// A test's result comes before what it printed: `PASS [ 3.1s] ( 1/10) package::file name`. Those
-    /// that failed are listed once more at the end.
+    /// Reads a line of nextest. The result of a test comes before its output:
+    /// `PASS [ 3.1s] ( 1/10) package::file name`. Failed tests are listed again at the end.
     fn read(&mut self, line: &str) {
         let line = line.trim();
         let mut words = line.split_whitespace();
@@ -86,20 +86,20 @@ impl Table {
 
     fn begin(&mut self, name: &str, result: &'static str) {
         self.end();
-        self.now = Some((name.into(), result));
+        self.current = Some((name.into(), result));
     }
 
     fn row(&mut self, row: &str) {
-        if let Some((name, result)) = &self.now
-            && self.told.insert(name.clone())
+        if let Some((name, result)) = &self.current
+            && self.has_row.insert(name.clone())
         {
             self.rows.push(format!("{row} {result} |"));
         }
     }
 
-    /// One that failed early has nothing to tell but its name.
+    /// Adds a row with only the name for a scenario that failed before it printed one.
     fn end(&mut self) {
-        if let Some((name, "FAILED")) = self.now.clone() {
+        if let Some((name, "FAILED")) = self.current.clone() {
             self.row(&format!("| {name} | | | | | | |"));
         }
     }

@@ -1,4 +1,4 @@
-//! Runs tests in virtual machines with the kernels that Debian offers.
+//! Runs tests in virtual machines with the kernels of Debian.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{build, setup, sh, test};
 
+/// Programs that this command needs, each with its Debian package.
 const TOOLS: [(&str, &str); 4] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/bin/busybox", "busybox-static"),
@@ -20,12 +21,12 @@ const TOOLS: [(&str, &str); 4] = [
 ];
 const FOLDER: &str = "target/vm";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Releases of Debian that have kernels of their own.
+/// Debian releases that differ in their kernels.
 const SUITES: [&str; 5] = ["bullseye", "bookworm", "trixie", "trixie-backports", "sid"];
-/// How the versions of the kernels start; the last is the newest, whatever it is.
+/// Prefixes of the kernel versions; the empty one selects the newest kernel.
 const KERNELS: [&str; 4] = ["5.10.", "6.1.", "6.12.", ""];
-/// Modules for network namespaces with devices, filters and sockets that are ended, if the kernel
-/// does not have them built in. Each comes after those that it needs.
+/// Modules for devices, filters and ending sockets, which are loaded unless the kernel has them built in.
+/// Each module comes after those that it needs.
 const MODULES: [&str; 8] = [
     "llc",
     "stp",
@@ -36,16 +37,17 @@ const MODULES: [&str; 8] = [
     "inet_diag",
     "udp_diag",
 ];
-/// Tests, and where their sources are.
+/// Test binaries, with their source files.
 const TESTS: [(&str, &str); 4] = [
     ("load", "tests/prog/tests/load.rs"),
     ("golden", "tests/prog/tests/golden.rs"),
     ("services", "tests/prog/tests/services.rs"),
     ("clsact", "tests/netns/tests/clsact.rs"),
 ];
-/// What these call.
+/// Binaries of this workspace that the tests start.
 const PROGRAMS: [&str; 2] = ["headgate", "headgate-echo"];
-const CALLED: [&str; 4] = [
+/// Programs of this machine that the tests start.
+const TOOLS_INSIDE: [&str; 4] = [
     "/usr/sbin/ip",
     "/usr/sbin/tc",
     "/usr/sbin/ethtool",
@@ -54,9 +56,9 @@ const CALLED: [&str; 4] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only kernels whose versions start so, for example 6.1
+    /// Only kernels whose version starts with this, for example 6.1
     kernel: Option<String>,
-    /// Only tests of this file, for example golden
+    /// Only the tests of this file, for example golden
     #[arg(long, value_name = "NAME")]
     test: Option<String>,
 }
@@ -89,11 +91,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             continue;
         }
         let row = match &kernel {
-            None => "SKIPPED: the mirror has none | |".into(),
+            None => "SKIPPED: the mirror does not have it | |".into(),
             Some(kernel) => {
                 sh::heading(&format!("Linux {version}"));
                 let outcome = Outcome::of(&boot(&archive.unpack(&kernel.package)?, &binaries)?);
-                if !outcome.is_well() {
+                if !outcome.has_passed() {
                     failed.push(version.to_owned());
                 }
                 outcome.row()
@@ -110,15 +112,14 @@ fn folder(name: &str) -> PathBuf {
     sh::root().join(FOLDER).join(name)
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed; returns its standard output.
 fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "{command:?}: {}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The mirror that this machine uses, with more releases than it does, and apart from what is
-/// installed.
+/// The apt mirror of this machine, with more releases, and separate from the installed packages.
 struct Archive {
     config: PathBuf,
 }
@@ -149,8 +150,8 @@ impl Archive {
         );
         fs::write(&config, text)?;
         let archive = Self { config };
-        // A release that the mirror has not is said by apt, and its kernel missed later.
-        let _told = sh::run(&mut archive.apt("apt-get update -qq"));
+        // apt reports a release that the mirror does not have; its kernel is then skipped.
+        let _reported = sh::run(&mut archive.apt("apt-get update -qq"));
         Ok(archive)
     }
 
@@ -160,7 +161,7 @@ impl Archive {
         command
     }
 
-    /// The newest kernel whose version starts so.
+    /// The newest kernel whose version starts with `start`.
     fn kernel(&self, start: &str) -> Result<Option<Kernel>> {
         let text = output(&mut self.apt("apt-cache show linux-image-amd64"))?;
         let mut paragraphs = text.split("\n\n").map(|paragraph| {
@@ -175,11 +176,11 @@ impl Archive {
                 package: field("Depends: ")?.split(' ').find(image)?.into(),
             })
         });
-        // The newest comes first.
+        // The newest version comes first.
         Ok(paragraphs.find_map(|kernel| kernel.filter(|kernel| kernel.version.starts_with(start))))
     }
 
-    /// A folder with the kernel and its modules.
+    /// Downloads a kernel package; returns a folder with the kernel and its modules.
     fn unpack(&self, package: &str) -> Result<PathBuf> {
         let unpacked = folder("kernels").join(package);
         if unpacked.join("vmlinuz").exists() {
@@ -189,7 +190,7 @@ impl Archive {
         remove(&temporary)?;
         fs::create_dir_all(&temporary)?;
         fs::create_dir_all(&unpacked)?;
-        // Newer ones have kernel and modules in packages of their own.
+        // Newer packages have the kernel and the modules in separate packages.
         let depends = output(&mut self.apt(&format!("apt-cache depends --important {package}")))?;
         let is_part =
             |name: &&str| name.starts_with("linux-binary-") || name.starts_with("linux-modules-");
@@ -229,7 +230,7 @@ fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every file below a folder.
+/// All files below a folder.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -243,7 +244,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Builds the tests and what they call; places in the machine and files here.
+/// Builds the tests and the programs that they start; returns the files by their path in the machine.
 fn binaries() -> Result<BTreeMap<String, PathBuf>> {
     sh::heading("building tests and binaries");
     let mut build = sh::command(&format!("cargo build {} --message-format json", test::HOST));
@@ -275,9 +276,9 @@ fn binaries() -> Result<BTreeMap<String, PathBuf>> {
     }
     ensure!(
         found.len() == TESTS.len() + PROGRAMS.len(),
-        "cargo did not build all: {found:?}"
+        "cargo did not build everything: {found:?}"
     );
-    for file in CALLED {
+    for file in TOOLS_INSIDE {
         found.insert(file.trim_start_matches('/').into(), file.into());
     }
     found.insert("bin/busybox".into(), "/bin/busybox".into());
@@ -285,7 +286,7 @@ fn binaries() -> Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// Starts a machine, and returns what it prints.
+/// Starts a machine; returns its console output, line by line.
 fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<String>> {
     let root = folder("root");
     remove(&root)?;
@@ -294,7 +295,7 @@ fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<Strin
     }
     for (place, file) in binaries {
         copy(file, &root.join(place))?;
-        // A static binary has none, which ldd(1) calls an error.
+        // A static binary has no libraries, and ldd(1) fails for it.
         let libraries = sh::output(&format!("ldd {}", file.display())).unwrap_or_default();
         for library in libraries
             .split_whitespace()
@@ -316,7 +317,7 @@ fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<Strin
     let status = pack.stdout(File::create(&archive)?).status()?;
     ensure!(status.success(), "cpio: {status}");
 
-    // Processors are emulated, so that it runs in machines that are virtual themselves.
+    // Emulated processors also work inside a virtual machine.
     let mut machine = sh::command(
         "timeout 3000 qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 3G \
          -nodefaults -no-reboot -display none -serial stdio",
@@ -345,14 +346,14 @@ fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<Strin
     Ok(lines)
 }
 
-/// Copies a file, without what only debuggers read.
+/// Copies a file, without its debug information.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         return Ok(());
     }
-    fs::create_dir_all(to.parent().context("a path has a folder")?)?;
+    fs::create_dir_all(to.parent().context("the path has no folder")?)?;
     fs::copy(from, to).with_context(|| from.display().to_string())?;
-    // What is no binary stays as it is.
+    // strip(1) fails for files that are not binaries, and leaves them unchanged.
     let _stripped = Command::new("strip")
         .arg("--strip-debug")
         .arg(to)
@@ -361,16 +362,16 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a machine printed.
+/// The results in the console output of a machine.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
-    /// Whether it came to its end.
+    /// Whether the machine ran all tests.
     is_done: bool,
     programs: usize,
     loaded: usize,
     tests: usize,
     passed: usize,
-    /// Features that the kernel has not.
+    /// Features that the kernel lacks.
     without: Vec<String>,
 }
 
@@ -380,11 +381,11 @@ impl Outcome {
         for line in lines {
             if line == "vm: done" {
                 outcome.is_done = true;
-            } else if let Some((_, said)) =
+            } else if let Some((_, result)) =
                 line.split_once(": ").filter(|_| line.starts_with("hg_"))
             {
                 outcome.programs += 1;
-                outcome.loaded += usize::from(said.starts_with("loaded"));
+                outcome.loaded += usize::from(result.starts_with("loaded"));
             } else if let Some(result) = line
                 .strip_prefix("test ")
                 .and_then(|test| test.split_once(" ... "))
@@ -401,7 +402,7 @@ impl Outcome {
         outcome
     }
 
-    fn is_well(&self) -> bool {
+    fn has_passed(&self) -> bool {
         let Self {
             programs,
             loaded,
@@ -447,9 +448,9 @@ mod tests {
         let lines: Vec<String> = console.lines().map(String::from).collect();
         let outcome = Outcome::of(&lines);
         assert_eq!(outcome.row(), "1 of 2 | 1 of 2 | TCX (Linux 6.6)");
-        assert!(!outcome.is_well());
+        assert!(!outcome.has_passed());
         let cut = Outcome::of(&lines[..4]);
         assert_eq!(cut.row(), "1 of 1 | 1 of 1, CUT OFF | TCX (Linux 6.6)");
-        assert!(!cut.is_well());
+        assert!(!cut.has_passed());
     }
 }

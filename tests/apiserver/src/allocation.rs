@@ -1,7 +1,7 @@
-//! Which cluster addresses and node ports are in use, and which is next.
+//! Allocation of cluster addresses and node ports.
 //!
-//! The API picks at random; here the next free one after the last is taken, so that a test reads
-//! the same twice and a freed address is not handed out again at once.
+//! The API picks at random. Here the next available one after the last is picked, so that tests are
+//! repeatable and a released address is not assigned again at once.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::storage::Key;
 
-/// `IPv4` or `IPv6`, as `spec.ipFamilies` spells it.
+/// `IPv4` or `IPv6`, as in `spec.ipFamilies`.
 pub(crate) fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
@@ -24,7 +24,7 @@ struct Pool {
 }
 
 impl Pool {
-    /// Offsets that may be given out: never the network's own, nor the broadcast address.
+    /// Offsets that may be assigned: not the network address, nor the broadcast address.
     fn offsets(&self) -> RangeInclusive<u128> {
         let host_bits = u32::from(self.range.max_prefix_len() - self.range.prefix_len());
         let last = 1_u128.checked_shl(host_bits).map_or(u128::MAX, |n| n - 1);
@@ -60,7 +60,7 @@ impl Pool {
     }
 }
 
-/// Addresses and node ports held by Services.
+/// Addresses and node ports in use by Services.
 pub(crate) struct Allocations {
     pools: Vec<Pool>,
     node_ports: RangeInclusive<u16>,
@@ -70,7 +70,7 @@ pub(crate) struct Allocations {
 }
 
 impl Allocations {
-    /// Of the ranges, the first is of the cluster's primary family.
+    /// The first range is of the cluster's primary family.
     pub(crate) fn new(ranges: &[IpNet], node_ports: RangeInclusive<u16>) -> Self {
         Self {
             pools: ranges
@@ -131,7 +131,7 @@ impl Allocations {
             .find(|address| !self.addresses.contains_key(address))
     }
 
-    /// The next node port that nobody holds, this request's own picks included.
+    /// The next node port that no Service uses, and that this request has not picked.
     pub(crate) fn next_port(&self, picked: &[u16]) -> Option<u16> {
         (self.next_port..=*self.node_ports.end())
             .chain(*self.node_ports.start()..self.next_port)
@@ -177,7 +177,7 @@ impl Allocations {
     }
 }
 
-/// The cluster addresses a Service holds; a headless one holds none.
+/// The cluster addresses of a Service; a headless one has none.
 fn addresses_of(service: &Value) -> Vec<IpAddr> {
     service["spec"]["clusterIPs"]
         .as_array()
@@ -187,7 +187,7 @@ fn addresses_of(service: &Value) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The node ports a Service holds, the health-check one included.
+/// The node ports of a Service, including the health-check node port.
 fn ports_of(service: &Value) -> Vec<u16> {
     let spec = &service["spec"];
     let ports = spec["ports"].as_array().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Events are one thing with two spellings: `v1` is stored, `events.k8s.io/v1` is translated.
+//! Events exist in two API groups: they are stored as `v1` and translated to `events.k8s.io/v1`.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ fn rename(object: &mut Value, names: impl Iterator<Item = (&'static str, &'stati
     }
 }
 
-/// From the version of a request to the one in storage.
+/// Converts from the version of a request to the stored one.
 pub(crate) fn to_stored(resource: &Resource, mut object: Value) -> Value {
     if is_translated(resource) {
         rename(
@@ -41,7 +41,7 @@ pub(crate) fn to_stored(resource: &Resource, mut object: Value) -> Value {
     object
 }
 
-/// From storage to the version of a request.
+/// Converts from the stored version to that of a request.
 pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Value {
     if is_translated(resource) {
         rename(&mut object, EVENT_FIELDS.iter().copied());
@@ -56,7 +56,7 @@ mod tests {
     use crate::resource::find;
 
     #[test]
-    fn events_survive_the_way_there_and_back() {
+    fn events_survive_conversion_in_both_directions() {
         let events = find("events.k8s.io", "v1", "events").unwrap();
         let new =
             json!({"apiVersion": "events.k8s.io/v1", "note": "n", "regarding": {"name": "a"}});

@@ -1,15 +1,15 @@
-//! What the server says about itself: versions, groups, resources, and just enough OpenAPI.
+//! Discovery: versions, groups, resources, and the minimum of OpenAPI.
 //!
-//! The OpenAPI v3 documents carry no schemas. They say that every PATCH takes `fieldValidation`
-//! and `dryRun`, which is what `kubectl apply` looks for before it leaves validation to the
-//! server; they do not offer strategic merge, so that it falls back to the types it has built in.
+//! The OpenAPI v3 documents contain no schemas. They state that every PATCH takes `fieldValidation` and
+//! `dryRun`: `kubectl apply` checks this before it leaves validation to the server. They do not offer
+//! strategic merge, so that kubectl uses its built-in types.
 
 use serde_json::{Value, json};
 
 use crate::negotiate::accepted;
 use crate::resource::{RESOURCES, Resource, group_versions};
 
-/// The release whose types and behaviour are imitated.
+/// The Kubernetes release that is imitated.
 pub(crate) const MINOR: &str = "36";
 
 pub(crate) fn version() -> Value {
@@ -86,7 +86,7 @@ pub(crate) fn aggregated(core: bool) -> Value {
 
 fn aggregated_resource(resource: &Resource) -> Value {
     let kind = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
-    let mut said = json!({
+    let mut document = json!({
         "resource": resource.plural,
         "responseKind": kind,
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
@@ -95,10 +95,10 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "shortNames": resource.short_names,
     });
     if resource.status {
-        said["subresources"] =
+        document["subresources"] =
             json!([{"subresource": "status", "responseKind": kind, "verbs": STATUS_VERBS}]);
     }
-    said
+    document
 }
 
 /// `/api`.
@@ -111,8 +111,8 @@ pub(crate) fn core_versions() -> Value {
 }
 
 fn api_group(group: &str, version: &str) -> Value {
-    let said = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [said], "preferredVersion": said})
+    let entry = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    json!({"name": group, "versions": [entry], "preferredVersion": entry})
 }
 
 /// `/apis`.
@@ -124,10 +124,10 @@ pub(crate) fn group_list() -> Value {
 /// `/apis/<group>`.
 pub(crate) fn group(name: &str) -> Option<Value> {
     let (group, version) = groups().find(|(group, _)| *group == name)?;
-    let mut said = api_group(group, version);
-    said["kind"] = json!("APIGroup");
-    said["apiVersion"] = json!("v1");
-    Some(said)
+    let mut document = api_group(group, version);
+    document["kind"] = json!("APIGroup");
+    document["apiVersion"] = json!("v1");
+    Some(document)
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`.

@@ -1,4 +1,4 @@
-//! Refusals, in the words of the API: every error a client sees is a `metav1.Status`.
+//! Errors with the texts of the API: every error that a client gets is a `metav1.Status`.
 
 use serde_json::{Value, json};
 
@@ -63,9 +63,9 @@ pub struct ApiError {
     pub code: u16,
     /// The machine-readable `reason` of the Status.
     pub reason: &'static str,
-    /// The sentence for people.
+    /// The message.
     pub message: String,
-    /// The `details` of the Status, `Null` when there are none.
+    /// The `details` of the Status, or `Null`.
     pub details: Value,
 }
 
@@ -214,11 +214,11 @@ impl ApiError {
     }
 
     pub(crate) fn invalid(resource: &Resource, name: &str, causes: &[Cause]) -> Self {
-        let said: Vec<String> = causes
+        let texts: Vec<String> = causes
             .iter()
             .map(|c| format!("{}: {}", c.field, c.message))
             .collect();
-        let said = match said.as_slice() {
+        let text = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
@@ -230,7 +230,7 @@ impl ApiError {
         let mut error = Self::plain(
             422,
             "Invalid",
-            format!("{subject} \"{name}\" is invalid: {said}"),
+            format!("{subject} \"{name}\" is invalid: {text}"),
         )
         .about(resource, name);
         error.details["kind"] = json!(resource.kind);

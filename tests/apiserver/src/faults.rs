@@ -1,46 +1,46 @@
-//! What a test can break: one value that every connection and every watch follows.
+//! The faults that a test sets: one value that every connection and every watch follows.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// The current state of the knobs. Counters are compared with the last value seen.
+/// The current faults. A watch compares each counter with the value that it has seen last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Knobs {
+pub(crate) struct FaultState {
     pub(crate) refusing: bool,
     pub(crate) garbling: bool,
     pub(crate) stalled: bool,
     pub(crate) gone_as_status: bool,
     pub(crate) delay: Duration,
-    /// How often watches were cut.
+    /// Number of times that watches were cut.
     pub(crate) dropped: u64,
-    /// How often watches were told that they expired.
+    /// Number of times that watches were expired.
     pub(crate) expired: u64,
-    /// How often a bookmark was asked for.
+    /// Number of requested bookmarks.
     pub(crate) bookmarked: u64,
 }
 
-/// The knobs, and the signal that one was turned.
+/// The faults, and the signal that one changed.
 pub(crate) struct Faults {
-    knobs: watch::Sender<Knobs>,
+    faults: watch::Sender<FaultState>,
 }
 
 impl Faults {
     pub(crate) fn new() -> Self {
         Self {
-            knobs: watch::Sender::new(Knobs::default()),
+            faults: watch::Sender::new(FaultState::default()),
         }
     }
 
-    pub(crate) fn turn(&self, change: impl FnOnce(&mut Knobs)) {
-        self.knobs.send_modify(change);
+    pub(crate) fn set(&self, change: impl FnOnce(&mut FaultState)) {
+        self.faults.send_modify(change);
     }
 
-    pub(crate) fn now(&self) -> Knobs {
-        self.knobs.borrow().clone()
+    pub(crate) fn now(&self) -> FaultState {
+        self.faults.borrow().clone()
     }
 
-    pub(crate) fn follow(&self) -> watch::Receiver<Knobs> {
-        self.knobs.subscribe()
+    pub(crate) fn follow(&self) -> watch::Receiver<FaultState> {
+        self.faults.subscribe()
     }
 }

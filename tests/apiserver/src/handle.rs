@@ -1,4 +1,4 @@
-//! The handle a test holds: the server's address, its objects, and the ways to break it.
+//! The handle of a test: the address of the server, its objects, and its faults.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,15 +33,14 @@ pub struct ApiServer {
     address: SocketAddr,
     _reserved: TcpSocket,
     identity: Option<Box<Identity>>,
-    /// Of a server with a thread of its own: what ends it.
+    /// Ends the thread of a server that has one.
     thread: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
 impl ApiServer {
     /// Starts a server on the current tokio runtime.
     ///
-    /// The socket is made by a thread of that runtime: a runtime built inside a network namespace
-    /// listens there.
+    /// A thread of that runtime makes the socket: a runtime built inside a network namespace listens there.
     ///
     /// # Panics
     ///
@@ -100,10 +99,10 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Starts a server on a thread and runtime of its own, for tests that are not async.
+    /// Starts a server on its own thread and runtime, for tests that are not async.
     ///
-    /// The thread is a child of the calling one, so it is in the same network namespace, and stays
-    /// there when the caller leaves.
+    /// The thread is in the network namespace of the calling thread, and stays there when the caller
+    /// enters another one.
     pub fn spawn(options: Options) -> Result<Self, StartError> {
         let address = options.listen;
         let refused = |source| StartError::Listen { address, source };
@@ -118,7 +117,7 @@ impl ApiServer {
             .spawn(move || {
                 runtime.block_on(async move {
                     if started.send(Self::start(options).await).is_ok() {
-                        // Ends when told to, or when the handle is gone.
+                        // Ends on request, or when the handle is dropped.
                         drop(ended.await);
                     }
                 });
@@ -170,12 +169,12 @@ impl ApiServer {
         Ok(())
     }
 
-    /// The address it listens on, with the port it got.
+    /// The address that it listens on, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where clients find it.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         let scheme = if self.identity.is_some() {
             "https"
@@ -191,12 +190,12 @@ impl ApiServer {
         format!("{scheme}://{address}")
     }
 
-    /// The certificate of its authority, if it speaks TLS.
+    /// The certificate of its authority, if it uses TLS.
     pub fn ca_pem(&self) -> Option<String> {
         self.identity.as_ref().map(|identity| identity.ca_pem())
     }
 
-    /// A kubeconfig for it, with everything inline.
+    /// A kubeconfig for it, without references to files.
     pub fn kubeconfig(&self) -> String {
         let token = self.token();
         tls::kubeconfig(&self.url(), self.ca_pem().as_deref(), token.as_deref())
@@ -207,7 +206,7 @@ impl ApiServer {
         token.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the bearer token: requests with the old one are unauthorized from now on.
+    /// Replaces the bearer token. Requests with the old one are unauthorized from now on.
     pub fn set_token(&self, token: Option<String>) {
         let mut current = self
             .shared
@@ -225,9 +224,9 @@ impl ApiServer {
         self.shared.store.with(|state| state.version())
     }
 
-    /// Creates an object, or merges it into the one that is there; removes what an earlier call
-    /// said and this one does not. Without a namespace it is in `default`. A `status` is written,
-    /// too, as a controller would by `/status`.
+    /// Creates an object, or merges it into the existing one and removes the fields that an earlier call
+    /// set and this one does not. The default namespace is `default`. A `status` is written too, as a
+    /// controller would with `/status`.
     pub fn apply<K: k8s_openapi::Resource + Serialize>(
         &self,
         object: &K,
@@ -297,7 +296,7 @@ impl ApiServer {
         })
     }
 
-    /// An object, if it is there. `namespace` is ignored for cluster-wide kinds.
+    /// An object, if it exists. `namespace` is ignored for cluster-wide kinds.
     pub fn get<K: k8s_openapi::Resource + DeserializeOwned>(
         &self,
         namespace: &str,
@@ -353,60 +352,59 @@ fn typed<K: DeserializeOwned>(object: Value) -> Option<K> {
     match serde_json::from_value(object) {
         Ok(object) => Some(object),
         Err(error) => {
-            // Cannot happen: what is stored went through the same type.
+            // Cannot fail: the object was decoded with the same type before it was stored.
             tracing::error!(%error, "a stored object is not of its kind");
             None
         }
     }
 }
 
-/// Faults, and what shows their effect.
+/// Faults, and counters that show their effect.
 impl ApiServer {
-    /// Forgets the changes up to `version`: lists and watches that start before it are told 410.
-    /// Open watches that are up to date do not notice.
+    /// Forgets the changes up to `version`: lists and watches that start before it get 410. Open watches
+    /// that are up to date are not affected.
     pub fn compact(&self, version: u64) {
         self.shared.store.with(|state| state.compact(version));
     }
 
-    /// Whether a watch that starts too early is refused with HTTP 410, instead of with an ERROR
-    /// event in its stream as the API does it since it serves watches from a cache.
+    /// Whether a watch that starts too early is refused with HTTP 410, instead of an ERROR event in its
+    /// stream, which the API sends since it serves watches from a cache.
     pub fn set_gone_as_status(&self, on: bool) {
-        self.shared.faults.turn(|knobs| knobs.gone_as_status = on);
+        self.shared.faults.set(|state| state.gone_as_status = on);
     }
 
-    /// Ends every open watch with an ERROR event that says 410.
+    /// Ends every open watch with an ERROR event of code 410.
     pub fn expire_watches(&self) {
-        self.shared.faults.turn(|knobs| knobs.expired += 1);
+        self.shared.faults.set(|state| state.expired += 1);
     }
 
     /// Cuts every open watch in the middle of its stream.
     pub fn drop_watches(&self) {
-        self.shared.faults.turn(|knobs| knobs.dropped += 1);
+        self.shared.faults.set(|state| state.dropped += 1);
     }
 
-    /// While on, watches stay open and say nothing, not even that they time out. Afterwards they
-    /// send what they missed.
+    /// While on, watches stay open and send nothing, and do not time out. Afterwards they send the events
+    /// since then.
     pub fn stall_watches(&self, on: bool) {
-        self.shared.faults.turn(|knobs| knobs.stalled = on);
+        self.shared.faults.set(|state| state.stalled = on);
     }
 
     /// Sends a bookmark to every watch that asked for bookmarks.
     pub fn bookmark_watches(&self) {
-        self.shared.faults.turn(|knobs| knobs.bookmarked += 1);
+        self.shared.faults.set(|state| state.bookmarked += 1);
     }
 
-    /// While on, every request is answered with 503. Open watches go on.
+    /// While on, every request is answered with 503. Open watches continue.
     pub fn refuse(&self, on: bool) {
-        self.shared.faults.turn(|knobs| knobs.refusing = on);
+        self.shared.faults.set(|state| state.refusing = on);
     }
 
-    /// While on, every request is answered with a success that is not JSON. Open watches go on.
+    /// While on, every request is answered with a success that is not JSON. Open watches continue.
     pub fn garble(&self, on: bool) {
-        self.shared.faults.turn(|knobs| knobs.garbling = on);
+        self.shared.faults.set(|state| state.garbling = on);
     }
 
-    /// Makes a new certificate by the same authority, which is shown from the next
-    /// [`Self::resume`] on.
+    /// Makes a new certificate with the same authority, for connections from the next [`Self::resume`] on.
     pub fn rotate_certificate(&self) -> Result<(), StartError> {
         if let Some(identity) = &self.identity {
             self.listener.show(identity.acceptor()?);
@@ -416,29 +414,29 @@ impl ApiServer {
 
     /// Waits before answering each request.
     pub fn set_delay(&self, delay: Duration) {
-        self.shared.faults.turn(|knobs| knobs.delay = delay);
+        self.shared.faults.set(|state| state.delay = delay);
     }
 
-    /// Closes the socket and cuts every connection. Objects stay. Needs no particular executor.
+    /// Closes the socket and cuts every connection. Objects stay. Works on any executor.
     pub async fn stop(&self) {
         self.listener.close().await;
     }
 
-    /// Listens on the same port again. Needs no particular executor.
+    /// Listens on the same port again. Works on any executor.
     pub async fn resume(&self) -> std::io::Result<()> {
-        // No two listen on one port.
+        // Two sockets cannot listen on one port.
         self.listener.close().await;
         let socket = self.listener.bind(self.address).await?;
         self.listener.accept(socket);
         Ok(())
     }
 
-    /// How many watches are open.
+    /// Number of open watches.
     pub fn open_watches(&self) -> usize {
         self.shared.open_watches.load(Ordering::SeqCst)
     }
 
-    /// How often a verb was asked of a resource: `requests("list", "services")`.
+    /// Number of requests with a verb to a resource: `requests("list", "services")`.
     pub fn requests(&self, verb: &str, resource: &str) -> u64 {
         let requests = self.shared.requests.lock();
         let requests = requests.unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! From a request to a response: who may ask, what is asked, and in which shape it is answered.
+//! From a request to a response: authorization, dispatch, and the shape of the response.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,12 +28,12 @@ use crate::storage::Store;
 use crate::watch::{self, Start, WatchRequest};
 use crate::{Attributes, Authorize};
 
-/// What the API accepts, as etcd's limit makes it.
+/// Largest body that the API accepts, because of the limit of etcd.
 const LARGEST_BODY: usize = 3 * 1024 * 1024;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// What all requests share.
+/// The state that all requests share.
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) faults: Faults,
@@ -41,11 +41,11 @@ pub(crate) struct Shared {
     pub(crate) authorize: Option<Authorize>,
     pub(crate) bookmark_interval: Duration,
     pub(crate) open_watches: Arc<AtomicUsize>,
-    /// How often each verb was asked of each resource.
+    /// Number of requests by verb and resource.
     pub(crate) requests: Mutex<HashMap<(String, String), u64>>,
 }
 
-/// A request, read to its end.
+/// A request with its whole body.
 struct Asked {
     method: Method,
     path: String,
@@ -67,7 +67,7 @@ impl Asked {
         header.split(';').next().unwrap_or_default().trim()
     }
 
-    /// The body as a value; `Null` if there is none.
+    /// The body as a value; `Null` if it is empty.
     fn body(&self) -> Result<Value, ApiError> {
         if self.body.is_empty() {
             return Ok(Value::Null);
@@ -113,7 +113,7 @@ fn refusal(error: &ApiError) -> Response<Body> {
     json_response(error.code, &error.status())
 }
 
-/// What a broken proxy in between may say: a success that is not JSON, with a Secret in it.
+/// The response of a broken proxy in between: a success that is not JSON, with a Secret in it.
 fn garbage() -> Response<Body> {
     const TEXT: &str = r#"{"kind": "SecretList", "items": [{"data": {"key": "aHVzaC1rZXk="}}}"#;
     let text = Bytes::from_static(TEXT.as_bytes());
@@ -121,19 +121,19 @@ fn garbage() -> Response<Body> {
     Response::new(Full::new(text).map_err(never).boxed_unsync())
 }
 
-/// Answers a request. Refusals are answers, too.
+/// Answers a request. An error is a response, too.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let knobs = shared.faults.now();
-    if !knobs.delay.is_zero() {
-        tokio::time::sleep(knobs.delay).await;
+    let faults = shared.faults.now();
+    if !faults.delay.is_zero() {
+        tokio::time::sleep(faults.delay).await;
     }
-    let said = format!("{} {}", request.method(), request.uri());
-    let response = if knobs.refusing {
+    let line = format!("{} {}", request.method(), request.uri());
+    let response = if faults.refusing {
         refusal(&ApiError::unavailable())
-    } else if knobs.garbling {
+    } else if faults.garbling {
         garbage()
     } else {
         match read(request).await {
@@ -141,7 +141,7 @@ pub(crate) async fn handle(
             Err(error) => refusal(&error),
         }
     };
-    tracing::debug!(request = said, status = response.status().as_u16());
+    tracing::debug!(request = line, status = response.status().as_u16());
     Ok(response)
 }
 
@@ -165,7 +165,7 @@ async fn read(request: Request<Incoming>) -> Result<Asked, ApiError> {
 
 fn route(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
     let segments: Vec<&str> = asked.path.split('/').filter(|s| !s.is_empty()).collect();
-    // What the role system:public-info-viewer lets anybody see.
+    // Public, as by the role system:public-info-viewer.
     match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => return Ok(full(200, "text/plain", "ok")),
         ["version"] => return Ok(json_response(200, &discovery::version())),
@@ -194,7 +194,7 @@ fn bearer(asked: &Asked) -> Option<String> {
     Some(token.to_owned())
 }
 
-/// SelfSubjectAccessReview: whether the caller may do something. Whoever is known may ask.
+/// SelfSubjectAccessReview: whether the caller may do something. Every authenticated caller may send it.
 fn review(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
     let mut review = asked.body()?;
     let wanted = &review["spec"]["resourceAttributes"];
@@ -244,7 +244,7 @@ fn discover(segments: &[&str], asked: &Asked) -> Option<Result<Response<Body>, A
         ["apis", group] => discovery::group(group),
         ["apis", group, version] => discovery::resource_list(group, version),
         ["openapi", "v2"] => {
-            // Older clients ask for protobuf alone, and do without when it is not to be had.
+            // Older clients accept only protobuf, and continue without this document after a 406.
             if Shape::negotiate(accept, None).is_err() {
                 return Some(Err(ApiError::not_acceptable("application/json")));
             }

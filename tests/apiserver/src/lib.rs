@@ -1,20 +1,20 @@
 //! A stand-in Kubernetes API server for tests: real protocol, small server, no etcd.
 //!
-//! [`ApiServer`] serves the resources a service load balancer deals with to any client, `kubectl`
-//! and client libraries included, and can be broken on demand. [`TestServer`] is either this one or,
-//! if `KUBEBUILDER_ASSETS` names its folder, the real one.
+//! [`ApiServer`] serves the resources of a service load balancer to any client, including `kubectl` and
+//! client libraries, and simulates faults on demand. [`TestServer`] is either this server or, if
+//! `KUBEBUILDER_ASSETS` names its folder, the real one.
 //!
-//! # Like the real one
+//! # Like the real server
 //!
 //! - Resources: `v1` services, nodes, namespaces, pods, endpoints, configmaps, secrets, events;
 //!   `discovery.k8s.io/v1` endpointslices; `networking.k8s.io/v1` ingresses and ingressclasses;
 //!   `coordination.k8s.io/v1` leases; `events.k8s.io/v1` events (the same objects as `v1` events).
 //! - Verbs: get, list, watch, create, update, patch (JSON, merge, strategic merge, apply), delete,
 //!   deletecollection, and `/status`. Dry runs, preconditions, finalizers, `generateName`.
-//! - Versions: one counter; optimistic concurrency; a write that changes nothing makes no version.
+//! - Versions: one counter; optimistic concurrency; a write without a change makes no version.
 //! - Lists: label and field selectors, paging that is consistent between pages, exact versions.
-//! - Watches: `""`, `0` and exact versions; bookmarks; streaming lists (`sendInitialEvents`); what
-//!   leaves a selector is DELETED; 410 as an event in the stream, as the API does it.
+//! - Watches: `""`, `0` and exact versions; bookmarks; streaming lists (`sendInitialEvents`); an object
+//!   that leaves a selector is DELETED; 410 as an event in the stream, as from the API.
 //! - Fields: types are checked, unknown fields are dropped with a warning, or refused when
 //!   validation is strict. Services get defaults, are validated, and get cluster addresses of one
 //!   or two families, node ports and a health-check node port. Refusals name field and reason.
@@ -22,20 +22,20 @@
 //!   HTTP/1.1 and HTTP/2; `kubectl apply` with its default validation.
 //! - Resources outside of the table answer 404.
 //!
-//! # Unlike the real one
+//! # Unlike the real server
 //!
-//! - No controllers: nothing makes EndpointSlices, nothing collects garbage, pods do not run. The
-//!   one exception is that deleting a Namespace empties it at once.
+//! - No controllers: nothing makes EndpointSlices or collects garbage, and pods do not run. The one
+//!   exception: deleting a Namespace deletes its objects at once.
 //! - JSON and YAML only; protobuf is refused with 406 or 415.
-//! - Server-side apply keeps no `managedFields` and finds no conflicts: it merges, removes what the
+//! - Server-side apply keeps no `managedFields` and finds no conflicts: it merges, removes fields that the
 //!   same manager applied before, and replaces lists as a whole.
 //! - Strategic merge knows the merge keys of Services, Nodes, Pods and metadata.
-//! - Writing `/status` changes nothing but `status`, not even labels.
-//! - Cluster addresses and node ports are given out in order, not at random.
-//! - Validation beyond Services, EndpointSlices and names is that of field types.
+//! - Writing `/status` changes only `status`, not labels.
+//! - Cluster addresses and node ports are assigned in order, not at random.
+//! - For kinds other than Services and EndpointSlices, only names and field types are validated.
 //! - Deletion is immediate; grace periods and propagation policies are ignored.
-//! - The OpenAPI documents have no schemas, so `kubectl explain` has nothing to say. There are no
-//!   roles, admission webhooks, custom resources, subresources other than status, or proxies.
+//! - The OpenAPI documents have no schemas, so `kubectl explain` shows nothing. There are no roles,
+//!   admission webhooks, custom resources, subresources other than status, or proxies.
 //! - There is one user. [`Options::authorize`] decides about each request.
 //!
 //! # Use

@@ -1,4 +1,4 @@
-//! `headgate-apiserver`: the stand-in as a program, to play with.
+//! `headgate-apiserver`: the stand-in API server as a program, for experiments.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Content negotiation: in which of its shapes an answer goes out.
+//! Content negotiation: the shape of a response.
 
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ pub(crate) fn accepted(header: &str) -> Vec<Accepted<'_>> {
 }
 
 impl Shape {
-    /// The first shape of the header that this server has. No header accepts anything.
+    /// The first shape of the header that this server supports. An empty header selects the objects.
     pub(crate) fn negotiate(header: &str, include_object: Option<&str>) -> Result<Self, ApiError> {
         let ranges = accepted(header);
         if ranges.is_empty() {
@@ -96,7 +96,7 @@ impl Shape {
             .ok_or_else(|| ApiError::not_acceptable("application/json"))
     }
 
-    /// One object in this shape. `with_columns` is about Tables in a watch.
+    /// One object in this shape. `with_columns` adds the columns to a Table in a watch.
     pub(crate) fn object(self, resource: &Resource, object: Value, with_columns: bool) -> Value {
         match self {
             Self::Plain => object,
@@ -129,7 +129,7 @@ impl Shape {
     }
 }
 
-/// Items of a list do not say their kind: the list does.
+/// Removes `kind` and `apiVersion`, which items of a list do not have.
 fn without_type(mut object: Value) -> Value {
     if let Some(object) = object.as_object_mut() {
         object.remove("kind");

@@ -1,4 +1,4 @@
-//! The verbs that change something, between a decoded request and the store.
+//! The writing verbs, between a decoded request and the store.
 //!
 //! Every write goes through [`Write::finish`]: decode, keep what clients may not set, default,
 //! validate, compare, store. All of it runs under the store's lock, so that a write is atomic.
@@ -15,7 +15,7 @@ use crate::service;
 use crate::storage::{Key, State};
 use crate::validation;
 
-/// What `fieldValidation` asks to do with unknown fields.
+/// The value of `fieldValidation`: what to do with unknown fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
     Ignore,
@@ -24,7 +24,7 @@ pub(crate) enum FieldValidation {
     Strict,
 }
 
-/// How to write: the parts of a request that all writing verbs share.
+/// The parts of a request that all writing verbs share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Write {
     pub(crate) validation: FieldValidation,
@@ -34,18 +34,18 @@ pub(crate) struct Write {
     pub(crate) manager: String,
 }
 
-/// An object as a client shall see it after a write.
+/// An object after a write, as the client gets it.
 pub(crate) struct Written {
     pub(crate) object: Value,
     pub(crate) created: bool,
     pub(crate) warnings: Vec<String>,
 }
 
-/// What a DELETE did.
+/// The outcome of a DELETE.
 pub(crate) enum Deleted {
-    /// It is gone; this was its last state.
+    /// The object is deleted; this was its last state.
     Gone(Value),
-    /// Finalizers hold it; it is marked.
+    /// The object has finalizers and is marked as deleted.
     Marked(Value),
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn get(
         .ok_or_else(|| ApiError::not_found(resource, name))
 }
 
-/// Checks what an object says about itself against the address it was sent to.
+/// Compares kind, name and namespace of an object with the path of the request.
 fn place(
     resource: &Resource,
     namespace: &str,
@@ -125,7 +125,7 @@ fn place(
     Ok(())
 }
 
-/// A name from `generateName`: the prefix and five letters that make no words.
+/// A name from `generateName`: the prefix and five random consonants and digits.
 fn generated_name(prefix: &str) -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let random = uuid::Uuid::new_v4();
@@ -254,7 +254,7 @@ impl Write {
         Ok(written)
     }
 
-    /// From the object a client wants to the one that is stored.
+    /// Turns the object that a client sent into the one that is stored.
     fn finish(
         &self,
         state: &mut State,
@@ -329,22 +329,22 @@ impl Write {
                 version = resource.version,
             ))
         })?;
-        let said: Vec<String> = decoded
+        let warnings: Vec<String> = decoded
             .unknown
             .iter()
             .map(|path| format!("unknown field \"{path}\""))
             .collect();
         match self.validation {
-            FieldValidation::Strict if !said.is_empty() => Err(ApiError::bad_request(format!(
+            FieldValidation::Strict if !warnings.is_empty() => Err(ApiError::bad_request(format!(
                 "strict decoding error: {}",
-                said.join(", ")
+                warnings.join(", ")
             ))),
             FieldValidation::Ignore => Ok((decoded.object, Vec::new())),
-            FieldValidation::Strict | FieldValidation::Warn => Ok((decoded.object, said)),
+            FieldValidation::Strict | FieldValidation::Warn => Ok((decoded.object, warnings)),
         }
     }
 
-    /// Puts back what this request may not change, and checks what it was based on.
+    /// Restores the fields that this request may not change, and checks its resourceVersion.
     fn keep(
         &self,
         resource: &Resource,
@@ -449,7 +449,7 @@ impl Write {
     }
 }
 
-/// Everything but metadata and status: what `generation` counts.
+/// Everything except metadata and status: `generation` counts changes of it.
 fn wanted(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(object) = object.as_object_mut() {
@@ -469,7 +469,7 @@ fn namespace_exists(state: &State, namespace: &str) -> Result<(), ApiError> {
     }
 }
 
-/// What the namespace controller does in a cluster, at once.
+/// Deletes the objects of a namespace at once, as the namespace controller does later.
 fn empty_namespace(state: &mut State, namespace: &str) {
     let mut seen = Vec::new();
     for resource in crate::resource::RESOURCES.iter().filter(|r| r.namespaced) {
@@ -493,7 +493,7 @@ fn initial_status(resource: &Resource) -> Value {
     }
 }
 
-/// Defaults of the kinds that need few.
+/// Defaults of kinds other than Service.
 fn complete(resource: &Resource, object: &mut Value) {
     match resource.plural {
         "namespaces" => {
@@ -522,7 +522,7 @@ fn complete(resource: &Resource, object: &mut Value) {
     }
 }
 
-/// `stringData` is write-only: it ends up, encoded, in `data`.
+/// Moves `stringData`, which is write-only, base64-encoded into `data`.
 fn write_string_data(secret: &mut Value) {
     use base64::Engine as _;
     let Some(plain) = secret.as_object_mut().and_then(|s| s.remove("stringData")) else {
@@ -537,7 +537,7 @@ fn write_string_data(secret: &mut Value) {
     }
 }
 
-/// Fields set to null are fields not set.
+/// Removes fields that are null.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! How a server is set up.
+//! Options of a server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -10,16 +10,16 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// Decides whether a request is allowed.
 pub type Authorize = Arc<dyn Fn(&Attributes) -> bool + Send + Sync>;
 
-/// What an authorizer is asked about.
+/// The attributes of a request that an authorizer gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`.
     pub verb: String,
     /// Empty for the core group.
     pub group: String,
-    /// In the plural: `services`.
+    /// Plural name: `services`.
     pub resource: String,
-    /// `status`, if it is about that.
+    /// `status` for a request to that subresource.
     pub subresource: Option<String>,
     /// `None` for cluster-wide resources and for lists over all namespaces.
     pub namespace: Option<String>,
@@ -29,12 +29,12 @@ pub struct Attributes {
     pub token: Option<String>,
 }
 
-/// How a server is set up. The default is a dual-stack cluster on a free port of 127.0.0.1.
+/// Options of a server. The default is a dual-stack cluster on a free port of 127.0.0.1.
 #[derive(Clone)]
 pub struct Options {
-    /// Address to listen on. Port 0 takes a free one, which a later `resume` takes again.
+    /// Address to listen on. With port 0 the server chooses a free port, and keeps it for `resume`.
     pub listen: SocketAddr,
-    /// Speak TLS, with an authority of its own.
+    /// Use TLS, with its own authority.
     pub tls: bool,
     /// Bearer token that every request must carry, except for health and version.
     pub token: Option<String>,
@@ -44,12 +44,12 @@ pub struct Options {
     pub service_cidrs: Vec<IpNet>,
     /// Range of node ports.
     pub node_ports: RangeInclusive<u16>,
-    /// How often a quiet watch gets a bookmark. The API takes about a minute.
+    /// Interval of bookmarks in a quiet watch. The API uses about a minute.
     pub bookmark_interval: Duration,
-    /// How many changes are remembered. Older ones are compacted away.
+    /// Number of changes that are kept. Older ones are compacted.
     pub history: usize,
-    /// Create the Service `kubernetes`, with the first cluster address, as the API does; and its
-    /// EndpointSlice, unless the server listens on loopback, which no endpoint may be.
+    /// Create the Service `kubernetes`, with the first cluster address, as the API does, and its
+    /// EndpointSlice, unless the server listens on loopback, which is not a valid endpoint.
     pub kubernetes_service: bool,
     /// Decides about each request for a resource. `None` allows everything.
     pub authorize: Option<Authorize>,
@@ -84,15 +84,15 @@ pub enum StartError {
     /// The address could not be bound, or its thread not be started.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// No certificate could be made.
     #[error("cannot set up TLS: {source}")]
     Tls {
-        /// What the library said.
+        /// The error of the library.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The objects every cluster has could not be created.

@@ -1,15 +1,15 @@
-//! The four ways to patch, as functions from the current object and a patch to the next object.
+//! The four kinds of PATCH, as functions from the current object and a patch to the next object.
 //!
 //! Strategic merge knows the merge keys of the fields in [`list_rule`], and treats every other
-//! list as atomic. Server-side apply is a merge patch that also removes what the same manager
-//! applied before and no longer does; ownership between managers and its conflicts do not exist
-//! here, and lists are replaced as a whole.
+//! list as atomic. Server-side apply is a merge patch that also removes fields that the same manager
+//! applied before and does not apply now. There is no ownership between managers and there are no
+//! conflicts; lists are replaced as a whole.
 
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 
-/// What the `Content-Type` of a PATCH says.
+/// The kind of a PATCH, from its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PatchKind {
     Json,
@@ -32,7 +32,7 @@ impl PatchKind {
     }
 }
 
-/// RFC 6902. A failed `test` or a missing path refuses the whole patch.
+/// A JSON patch (RFC 6902). A failed `test` or a missing path refuses the whole patch.
 pub(crate) fn json_patch(current: &Value, patch: &Value) -> Result<Value, ApiError> {
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
@@ -41,7 +41,7 @@ pub(crate) fn json_patch(current: &Value, patch: &Value) -> Result<Value, ApiErr
     Ok(next)
 }
 
-/// RFC 7386.
+/// A JSON merge patch (RFC 7386).
 pub(crate) fn merge_patch(current: &Value, patch: &Value) -> Value {
     let mut next = current.clone();
     json_patch::merge(&mut next, patch);
@@ -79,11 +79,11 @@ fn remove_dropped(object: &mut Value, last: &Value, patch: &Value) {
 /// How a list is merged by a strategic merge patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ListRule {
-    /// Items are the same when this field is.
+    /// Items with the same value of this field are merged.
     ByKey(&'static str),
     /// Values are added.
     Union,
-    /// The new list takes the place of the old.
+    /// The new list replaces the old one.
     Replace,
 }
 
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn apply_removes_what_its_manager_no_longer_says() {
+    fn apply_removes_fields_that_its_manager_no_longer_applies() {
         let current = json!({"metadata": {"labels": {"a": "1", "other": "x"}}, "spec": {"p": 1}});
         let last = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"p": 1}});
         let next = json!({"metadata": {"labels": {"b": "2"}}, "spec": {"p": 2}});

@@ -1,5 +1,5 @@
-//! The real API server in the stand-in's place: `kube-apiserver` and `etcd` from the folder that
-//! `KUBEBUILDER_ASSETS` names, as the tests of Kubernetes' controllers have it.
+//! The real API server in place of the stand-in: `kube-apiserver` and `etcd` from the folder that
+//! `KUBEBUILDER_ASSETS` names, as in the tests of Kubernetes controllers.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,9 +13,9 @@ use rcgen::KeyPair;
 
 use crate::{ApiServer, Options, tls};
 
-/// The folder with the real binaries.
+/// Environment variable with the folder of the real binaries.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
-/// Longest that the real one may take to answer.
+/// Longest time until the real server answers.
 const START: Duration = Duration::from_secs(60);
 
 /// A server to test against: the real one if [`ASSETS`] names it, else the stand-in.
@@ -168,11 +168,11 @@ fn free_port(ip: IpAddr) -> Result<u16> {
 impl Drop for RealServer {
     fn drop(&mut self) {
         for child in self.children.iter_mut().rev() {
-            // It may have ended by itself.
+            // The process may have ended already.
             let _ended = child.kill();
             let _ended = child.wait();
         }
-        // Logs are kept where something went wrong.
+        // Logs are kept if the test failed.
         if !std::thread::panicking()
             && let Err(error) = fs::remove_dir_all(&self.folder)
         {

@@ -1,4 +1,4 @@
-//! Paths and queries of the API, taken apart.
+//! Parsing of the paths and queries of the API.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::operations::FieldValidation;
 use crate::resource::{self, Resource};
 use crate::watch::Start;
 
-/// The object, or the collection, that a path names.
+/// The object or collection of a path.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) resource: &'static Resource,
@@ -36,7 +36,7 @@ impl Target {
         }
         let (plural, more) = rest.split_first()?;
         let resource = resource::find(group, version, plural)?;
-        // A namespaced object cannot be named without its namespace.
+        // The path of a namespaced object needs the namespace.
         if resource.namespaced && !more.is_empty() {
             return None;
         }
@@ -78,7 +78,7 @@ impl Query {
         )
     }
 
-    /// A parameter that is there and not empty.
+    /// A parameter that is present and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
@@ -125,7 +125,7 @@ impl Query {
         Ok(usize::try_from(limit).unwrap_or(usize::MAX))
     }
 
-    /// Which version of a collection a list is to show.
+    /// The version of the collection that a list shows.
     pub(crate) fn list_version(&self) -> Result<ListVersion, ApiError> {
         if let Some(token) = self.get("continue") {
             return Ok(ListVersion::Continued(Continue::decode(token)?));
@@ -143,7 +143,7 @@ impl Query {
         }
     }
 
-    /// Where a watch is to begin.
+    /// The start of a watch.
     pub(crate) fn watch_start(&self) -> Result<Start, ApiError> {
         let version = self.number("resourceVersion")?.unwrap_or(0);
         let any = self.get("resourceVersion").is_none();
@@ -168,7 +168,7 @@ impl Query {
     }
 }
 
-/// Which version of a collection a list shows.
+/// The version of the collection that a list shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ListVersion {
     Current,
@@ -177,7 +177,7 @@ pub(crate) enum ListVersion {
     Continued(Continue),
 }
 
-/// Where the next page starts: opaque to clients.
+/// The start of the next page; opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Continue {
     pub(crate) version: u64,

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// What one resource of the API looks like from outside.
+/// The properties of a resource of the API.
 pub(crate) struct Resource {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct Resource {
     pub(crate) singular: &'static str,
     pub(crate) short_names: &'static [&'static str],
     pub(crate) namespaced: bool,
-    /// Has a `/status` subresource, so that the main resource ignores `status`.
+    /// It has a `/status` subresource, so that the main resource ignores `status`.
     pub(crate) status: bool,
     /// A status given at creation is kept (nodes register with theirs).
     pub(crate) status_at_creation: bool,
@@ -36,12 +36,12 @@ pub(crate) struct Resource {
     pub(crate) returns_deleted: bool,
     /// Field selectors besides `metadata.name` and `metadata.namespace`.
     pub(crate) fields: &'static [&'static str],
-    /// Name of the table it is kept in: two versions of one thing share it.
+    /// Name of the table that stores it. Two versions of one kind share a table.
     pub(crate) table: &'static str,
     decode: fn(Value) -> Result<Decoded, String>,
 }
 
-/// An object after it went through its Go-struct equivalent: only known fields survive.
+/// An object after decoding with its type: only known fields are left.
 pub(crate) struct Decoded {
     pub(crate) object: Value,
     /// Paths of the fields that were dropped.
@@ -133,7 +133,7 @@ impl Resource {
         }
     }
 
-    /// `services "web"`, `endpointslices.discovery.k8s.io "web-1"`, as messages say it.
+    /// The name of an object in messages: `services "web"`, `endpointslices.discovery.k8s.io "web-1"`.
     pub(crate) fn named(&self, name: &str) -> String {
         if self.group.is_empty() {
             format!("{} \"{name}\"", self.plural)
@@ -142,7 +142,7 @@ impl Resource {
         }
     }
 
-    /// Checks types of fields and drops what the kind does not have.
+    /// Checks the types of fields and drops unknown fields.
     pub(crate) fn decode(&self, object: Value) -> Result<Decoded, String> {
         (self.decode)(object)
     }
@@ -205,7 +205,7 @@ pub(crate) fn find(group: &str, version: &str, plural: &str) -> Option<&'static 
         .find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
-/// The resource an object says it is.
+/// The resource of an object, from its `apiVersion` and `kind`.
 pub(crate) fn of_object(object: &Value) -> Option<&'static Resource> {
     let api_version = object["apiVersion"].as_str()?;
     let kind = object["kind"].as_str()?;

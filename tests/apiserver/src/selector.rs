@@ -1,4 +1,4 @@
-//! Label and field selectors: which objects a list or a watch is about.
+//! Label and field selectors of lists and watches.
 
 use serde_json::Value;
 
@@ -14,11 +14,11 @@ enum Requirement {
     Missing(String),
 }
 
-/// Labels and fields an object must have to be seen.
+/// The labels and fields of selected objects.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selector {
     labels: Vec<Requirement>,
-    /// Field path, value, whether it must be equal.
+    /// Field path, value, and whether it must be equal.
     fields: Vec<(String, String, bool)>,
 }
 
@@ -66,14 +66,14 @@ impl Selector {
     }
 }
 
-/// The value at a field path as a selector compares it: absent is the empty string.
+/// The value at a field path as a selector compares it; a missing field is the empty string.
 fn field(object: &Value, path: &str) -> String {
     let found = path.split('.').fold(object, |value, key| &value[key]);
     match found {
         Value::String(text) => text.clone(),
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => number.to_string(),
-        // `spec.unschedulable=false` finds nodes that do not say it.
+        // `spec.unschedulable=false` selects nodes without the field, too.
         Value::Null if path == "spec.unschedulable" => "false".to_owned(),
         Value::Null | Value::Array(_) | Value::Object(_) => String::new(),
     }
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_selectors_are_refused() {
         let services = find("", "v1", "services").unwrap();
         for labels in ["a in b", "app within (a)", "in (a)", "a b"] {
             assert!(

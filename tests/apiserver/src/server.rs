@@ -34,7 +34,8 @@ impl Listener {
 
     /// Binds on the server's runtime, so that the socket is in that runtime's network namespace.
     ///
-    /// It does not listen. As long as it is there nobody else gets the port, and [`Self::bind`] may.
+    /// The socket does not listen. While it exists, no other process can bind the port, but
+    /// [`Self::bind`] can.
     pub(crate) async fn reserve(&self, address: SocketAddr) -> io::Result<TcpSocket> {
         let reserve = async move {
             let socket = match address {
@@ -51,7 +52,7 @@ impl Listener {
             .map_err(io::Error::other)?
     }
 
-    /// Listens, where [`Self::reserve`] binds.
+    /// Binds and listens; [`Self::reserve`] only binds.
     pub(crate) async fn bind(&self, address: SocketAddr) -> io::Result<TcpListener> {
         self.runtime
             .spawn(TcpListener::bind(address))
@@ -59,7 +60,7 @@ impl Listener {
             .map_err(io::Error::other)?
     }
 
-    /// Speaks TLS like this with those that connect from the next [`Self::accept`] on.
+    /// Sets the TLS configuration of connections from the next [`Self::accept`] on.
     pub(crate) fn show(&self, tls: TlsAcceptor) {
         *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
     }
@@ -108,7 +109,7 @@ impl Drop for Listener {
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Dropped, and with it every connection, when this task is aborted.
+    // Aborting this task drops the set, and with it every connection.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -124,7 +125,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
 }
 
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Events are small and wait for no others.
+    // Events are small and must be sent at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY");
     }

@@ -1,5 +1,5 @@
-//! What the API does to a Service on its way in: defaults, what is carried over from the old
-//! object, addresses and node ports, and the checks that refuse it.
+//! The processing of a Service that is written: defaults, fields carried over from the old object,
+//! addresses and node ports, and validation.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::error::Cause;
 use crate::storage::Key;
 use crate::validation::{is_dns1035_label, is_dns1123_label, is_dns1123_subdomain};
 
-/// Completes `service` in place. The causes say why it cannot be stored; empty is acceptance.
+/// Completes `service` in place. Returns the causes why it cannot be stored; empty if it is valid.
 pub(crate) fn admit(
     key: &Key,
     service: &mut Value,
@@ -25,7 +25,7 @@ pub(crate) fn admit(
         carry_over(&mut service["spec"], &old["spec"]);
     }
     let mut causes = check(service, old);
-    // The allocators assume a Service that makes sense.
+    // The allocators need a valid Service.
     if causes.is_empty() {
         causes.extend(assign_addresses(key, &mut service["spec"], allocations));
     }
@@ -47,7 +47,7 @@ fn is_headless(spec: &Value) -> bool {
     text(spec, "clusterIP") == "None"
 }
 
-/// Types that are reached from outside of the cluster.
+/// Whether the type is reachable from outside of the cluster.
 fn is_external(spec: &Value) -> bool {
     matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
@@ -105,7 +105,7 @@ fn set_defaults(spec: &mut Value) {
     }
 }
 
-/// What an update that does not mention it keeps, and what it loses by changing the type.
+/// Keeps fields that an update does not mention, and drops those that the new type does not have.
 fn carry_over(spec: &mut Value, old: &Value) {
     if !is_external_name(spec) && !is_external_name(old) {
         let list_is_empty = spec["clusterIPs"].as_array().is_none_or(Vec::is_empty);
@@ -398,7 +398,7 @@ fn check_ports(spec: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Families the Service wants, in order, from its policy, its addresses and the cluster.
+/// The families of the Service, in order, from its policy, its addresses and the cluster.
 fn settle_families(spec: &mut Value, allocations: &Allocations) -> Result<Vec<String>, Cause> {
     let cluster = allocations.families();
     let given: Vec<IpAddr> = spec["clusterIPs"]
@@ -551,7 +551,7 @@ fn assign_node_ports(key: &Key, spec: &mut Value, allocations: &Allocations) -> 
     let mut picked: Vec<u16> = Vec::new();
     let is_set = |port: &Value| port.as_u64().is_some_and(|p| p != 0);
     let ports = spec["ports"].as_array().cloned().unwrap_or_default();
-    // What was asked for comes first, so that a pick does not take it away.
+    // Requested ports come first, so that an automatic pick does not take one of them.
     for (index, port) in ports.iter().enumerate() {
         if is_set(&port["nodePort"]) {
             let field = format!("spec.ports[{index}].nodePort");

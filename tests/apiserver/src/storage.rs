@@ -1,8 +1,7 @@
 //! Objects and their history: one counter, one map, one log of changes.
 //!
-//! The log is what makes watches, exact lists and paging consistent. It is cut at the front by
-//! `compact`; who asks for something older than the cut is told that it expired. This module
-//! knows nothing about kinds, HTTP or validity.
+//! The log makes watches, exact lists and paging consistent. `compact` removes its oldest part; a request
+//! for an older version fails as expired. This module knows nothing about kinds, HTTP or validity.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use crate::allocation::Allocations;
 use crate::error::ApiError;
 
-/// Where an object is kept. The order is the order of lists: by namespace, then name.
+/// The key of an object. The order is the order of lists: by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) table: &'static str,
@@ -39,7 +38,7 @@ pub(crate) struct State {
     history: usize,
     /// Addresses and node ports in use.
     pub(crate) allocations: Allocations,
-    /// What each field manager applied last, by server-side apply.
+    /// The last patch of each field manager, from server-side apply.
     pub(crate) applied: HashMap<(Key, String), Value>,
 }
 
@@ -56,7 +55,7 @@ impl State {
         self.objects.get(key)
     }
 
-    /// Stores an object under the next version, which it returns with the object.
+    /// Stores an object with the next version, and returns it with that version.
     pub(crate) fn put(&mut self, key: &Key, mut object: Value) -> Arc<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -126,7 +125,7 @@ impl State {
         })
     }
 
-    /// The same, as it was at `version`: the log undone from its end.
+    /// The objects of a table at `version`: the log is undone from its end.
     pub(crate) fn list_at(
         &self,
         table: &'static str,
@@ -193,7 +192,7 @@ impl Store {
         }
     }
 
-    /// Runs `work` alone on the state, and wakes the watches if it wrote.
+    /// Runs `work` on the locked state, and wakes the watches if it wrote.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut state);
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn list_at_a_version_shows_what_was_there() {
+    fn list_at_a_version_shows_the_objects_of_that_version() {
         store().with(|state| {
             state.put(&key("a"), json!({"n": 1}));
             state.put(&key("b"), json!({"n": 2}));
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_cut_expired() {
+    fn versions_before_a_compaction_are_expired() {
         store().with(|state| {
             for n in 0..5 {
                 state.put(&key("a"), json!({"n": n}));

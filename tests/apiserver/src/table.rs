@@ -1,14 +1,14 @@
-//! `kubectl get`: objects as rows, with the columns the API has for them.
+//! Tables for `kubectl get`: objects as rows, with the columns of the API.
 
 use serde_json::{Value, json};
 
 use crate::negotiate::{RowObject, metadata_of};
 use crate::resource::Resource;
 
-/// A column and how an object fills it.
+/// A column, and the function that fills it.
 struct Column {
     name: &'static str,
-    /// 1 is shown by `-o wide` only.
+    /// 0 is always shown, 1 only by `-o wide`.
     priority: u8,
     cell: fn(&Value) -> String,
 }
@@ -254,7 +254,7 @@ fn each(list: &Value, cell: impl Fn(&Value) -> String) -> Vec<String> {
     items(list).map(cell).collect()
 }
 
-/// The first three, and how many more there are.
+/// The first three items, and the number of further ones.
 fn some_of(all: Vec<String>) -> String {
     let more = all.len().saturating_sub(3);
     let shown = all[..all.len() - more].join(",");
@@ -327,16 +327,16 @@ fn endpoints(object: &Value) -> String {
 
 fn node_status(node: &Value) -> String {
     let ready = items(&node["status"]["conditions"]).find(|c| c["type"] == "Ready");
-    let mut said = match ready.map(|c| c["status"] == "True") {
+    let mut status = match ready.map(|c| c["status"] == "True") {
         Some(true) => "Ready",
         Some(false) => "NotReady",
         None => "Unknown",
     }
     .to_owned();
     if node["spec"]["unschedulable"] == json!(true) {
-        said.push_str(",SchedulingDisabled");
+        status.push_str(",SchedulingDisabled");
     }
-    said
+    status
 }
 
 fn node_roles(node: &Value) -> String {
@@ -368,7 +368,7 @@ fn age(timestamp: &Value) -> String {
     }
 }
 
-/// A duration as the API shows ages: two units while the second one matters.
+/// A duration as the API shows ages: with a second unit while the first is small.
 fn duration(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

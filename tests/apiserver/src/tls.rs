@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::options::StartError;
 
-/// The authority of a server, and what its certificates are for.
+/// The authority of a server, and the names and addresses of its certificates.
 pub(crate) struct Identity {
     authority: CertifiedIssuer<'static, KeyPair>,
     addresses: Vec<IpAddr>,
@@ -28,7 +28,7 @@ fn failed(source: impl std::error::Error + Send + Sync + 'static) -> StartError 
 }
 
 impl Identity {
-    /// Makes an authority for these addresses, these names and those that a cluster uses.
+    /// Makes an authority for these addresses, these names, and the names of the API in a cluster.
     pub(crate) fn new(addresses: &[IpAddr], names: &[String]) -> Result<Self, StartError> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +49,7 @@ impl Identity {
         self.authority.pem()
     }
 
-    /// Speaks TLS with a new certificate of the authority.
+    /// A TLS acceptor with a new certificate of the authority.
     pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, StartError> {
         let mut dns = vec![
             "localhost".to_owned(),

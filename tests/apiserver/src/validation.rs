@@ -1,4 +1,4 @@
-//! Names and small rules of kinds other than Service.
+//! Validation of names, and of kinds other than Service.
 
 use std::net::IpAddr;
 
@@ -12,22 +12,22 @@ fn is_label(text: &str, first: impl Fn(char) -> bool) -> bool {
     text.len() <= 63 && text.chars().all(inner) && text.starts_with(first) && !text.ends_with('-')
 }
 
-/// RFC 1035 label: what a Service may be called.
+/// Whether the name is an RFC 1035 label, as for Services.
 pub(crate) fn is_dns1035_label(text: &str) -> bool {
     is_label(text, |c| c.is_ascii_lowercase())
 }
 
-/// RFC 1123 label: what a Namespace or a port may be called.
+/// Whether the name is an RFC 1123 label, as for Namespaces and ports.
 pub(crate) fn is_dns1123_label(text: &str) -> bool {
     is_label(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
 }
 
-/// RFC 1123 subdomain: what most objects may be called.
+/// Whether the name is an RFC 1123 subdomain, as for most objects.
 pub(crate) fn is_dns1123_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns1123_label)
 }
 
-/// Why an object that is not a Service cannot be stored.
+/// The reasons why an object that is not a Service cannot be stored.
 pub(crate) fn check(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
     let mut causes = Vec::new();
     let name = &object["metadata"]["name"];

@@ -1,8 +1,7 @@
 //! Watches: the log of changes as a stream of JSON lines.
 //!
-//! A watch holds a version and nothing else; when the store moves on it reads what happened since.
-//! So a watch that was slow, stalled or resumed sees the same events as one that was not, or is
-//! told that they are gone.
+//! A watch holds only a version; after a write it reads the changes since that version. So a watch that was
+//! slow, stalled or resumed gets the same events as any other, or an error that they are expired.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,26 +17,26 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::convert;
 use crate::error::ApiError;
-use crate::faults::{Faults, Knobs};
+use crate::faults::{FaultState, Faults};
 use crate::negotiate::Shape;
 use crate::resource::Resource;
 use crate::selector::Selector;
 use crate::storage::{Change, Store};
 
-/// Where a watch begins.
+/// The start of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// With the objects that are there, as if they had just been added.
+    /// With the existing objects, as ADDED events.
     Existing,
-    /// The same, closed by a bookmark that says so.
+    /// With the existing objects, followed by a bookmark that marks their end.
     ExistingThenBookmark,
     /// After this version.
     After(u64),
-    /// With what happens from now on.
+    /// With the changes from now on.
     Now,
 }
 
-/// A watch as a client asked for it.
+/// The parameters of a watch.
 pub(crate) struct WatchRequest {
     pub(crate) resource: &'static Resource,
     pub(crate) namespace: Option<String>,
@@ -68,9 +67,9 @@ struct Watch {
     request: WatchRequest,
     store: Arc<Store>,
     versions: watch::Receiver<u64>,
-    knobs: watch::Receiver<Knobs>,
-    seen: Knobs,
-    /// Everything up to here was sent.
+    faults: watch::Receiver<FaultState>,
+    seen: FaultState,
+    /// The version up to which everything was sent.
     position: u64,
     sent_columns: bool,
     ready: VecDeque<Bytes>,
@@ -80,7 +79,7 @@ struct Watch {
     _open: Open,
 }
 
-/// Starts a watch. What can be refused is refused by the first events, as the API does it.
+/// Starts a watch. As from the API, errors come as the first event.
 pub(crate) fn watch(
     request: WatchRequest,
     store: &Arc<Store>,
@@ -89,8 +88,8 @@ pub(crate) fn watch(
     open: &Arc<AtomicUsize>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
     let versions = store.versions();
-    let mut knobs = faults.follow();
-    let seen = knobs.borrow_and_update().clone();
+    let mut faults = faults.follow();
+    let seen = faults.borrow_and_update().clone();
     let mut bookmark_timer =
         tokio::time::interval_at(Instant::now() + bookmark_interval, bookmark_interval);
     bookmark_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,7 +97,7 @@ pub(crate) fn watch(
         deadline: Instant::now() + request.timeout,
         store: Arc::clone(store),
         versions,
-        knobs,
+        faults,
         seen,
         position: 0,
         sent_columns: false,
@@ -115,10 +114,10 @@ pub(crate) fn watch(
     })
 }
 
-/// What woke a watch.
+/// The cause that woke a watch.
 enum Wake {
     Store,
-    Knobs,
+    Faults,
     Bookmark,
     Deadline,
     Closed,
@@ -153,16 +152,16 @@ impl Watch {
 
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
-            if self.seen.dropped != self.knobs.borrow().dropped {
+            if self.seen.dropped != self.faults.borrow().dropped {
                 self.finished = true;
                 self.ready.clear();
                 // Forgets the difference, so that the error is the last item.
-                self.seen = self.knobs.borrow_and_update().clone();
+                self.seen = self.faults.borrow_and_update().clone();
                 return Some(Err(io::Error::other("the watch was dropped")));
             }
-            let stalled = self.knobs.borrow().stalled;
+            let stalled = self.faults.borrow().stalled;
             if !stalled {
-                self.turned();
+                self.handle_faults();
                 self.catch_up();
                 if let Some(line) = self.ready.pop_front() {
                     return Some(Ok(line));
@@ -172,7 +171,7 @@ impl Watch {
                 }
             }
             match self.wake(stalled).await {
-                Wake::Store | Wake::Knobs => {}
+                Wake::Store | Wake::Faults => {}
                 Wake::Bookmark if self.request.bookmarks => {
                     self.catch_up();
                     self.bookmark(false);
@@ -185,7 +184,7 @@ impl Watch {
 
     async fn wake(&mut self, stalled: bool) -> Wake {
         tokio::select! {
-            changed = self.knobs.changed() => changed.map_or(Wake::Closed, |()| Wake::Knobs),
+            changed = self.faults.changed() => changed.map_or(Wake::Closed, |()| Wake::Faults),
             changed = self.versions.changed(), if !stalled => {
                 changed.map_or(Wake::Closed, |()| Wake::Store)
             }
@@ -194,9 +193,9 @@ impl Watch {
         }
     }
 
-    /// Obeys the knobs that were turned since the last look.
-    fn turned(&mut self) {
-        let now = self.knobs.borrow().clone();
+    /// Handles the faults that were set since the last call.
+    fn handle_faults(&mut self) {
+        let now = self.faults.borrow().clone();
         if now.expired != self.seen.expired {
             let oldest = self.store.with(|state| state.version());
             self.fail(&ApiError::too_old(self.position, oldest));
@@ -228,7 +227,7 @@ impl Watch {
         }
     }
 
-    /// A change as this watch sees it: what enters the selection is added, what leaves is deleted.
+    /// The event of a change: an object that enters the selection is ADDED, one that leaves is DELETED.
     fn change(&mut self, change: &Change) {
         let namespace = self.request.namespace.as_deref();
         if namespace.is_some_and(|wanted| wanted != change.key.namespace) {

@@ -1,4 +1,4 @@
-//! The stand-in with its two real clients: kubectl, and the kube crate.
+//! The stand-in API server with its two real clients: kubectl, and the kube crate.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::process::{Command, Stdio};
