@@ -1,11 +1,10 @@
 //! The agent's binary and the Kubernetes API: what `kubectl` applies is served on real sockets.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{net::SocketAddr, process::Command};
 
-use common::{BALANCER, cluster_without_agents, eventually, headgate, names, on, pods_over_http};
+use crate::common::{
+    BALANCER, cluster_without_agents, eventually, headgate, names, on, pods_over_http,
+};
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
 use headgate_netns::{Cluster, SERVICE, get, http, slices, udp};
 

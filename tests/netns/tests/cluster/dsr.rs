@@ -1,8 +1,5 @@
 //! Direct server return on real sockets: what differs from SNAT. Behaviour that is the same with both is
 //! in `paths.rs` and `services.rs`.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     io::{Read, Write},
@@ -11,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     BALANCER, BY_CHANCE, DSR, cluster_with, count, eventually, finish, headgate, names, on,
     on_node, pods_over_http, turn_offload_off,
 };

@@ -1,7 +1,4 @@
 //! Steering of connections to sockets of an unprivileged process, as for the L7 proxy.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     io::ErrorKind,
@@ -9,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use common::{BALANCER, cluster_without_agents, eventually, finish, on, on_node};
+use crate::common::{BALANCER, cluster_without_agents, eventually, finish, on, on_node};
 use headgate_netns::{
     Answer, Cluster, Load, Netns, Node, Process, SERVICE, binary, connections, get, get_on, http,
     slices,

@@ -1,14 +1,11 @@
 //! The web page of an agent.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     net::{TcpStream, UdpSocket},
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     CLUSTER_V4,
     browser::{Browser, fetch, has_browser},
     cluster, cluster_without_agents, eventually, finish, on, on_node,

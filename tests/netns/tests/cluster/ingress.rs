@@ -1,8 +1,5 @@
 //! Ingress on a real cluster: the unprivileged proxy of a node, to which its agent steers connections,
 //! and curl as the client outside.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -10,8 +7,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use crate::common::{API, SHOP, eventually, finish, ingress_cluster, requests};
 use axum::{Router, body::Bytes, routing::post};
-use common::{API, SHOP, eventually, finish, ingress_cluster, requests};
 use headgate_netns::{Certificate, Cluster, INGRESSES, Node, PROXY_USER, slices};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;

@@ -1,7 +1,4 @@
 //! The findings of `doctor`, and what `replace-kube-proxy` removes.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     fs,
@@ -13,7 +10,7 @@ use std::{
     },
 };
 
-use common::{cluster, cluster_without_agents, on_node};
+use crate::common::{cluster, cluster_without_agents, on_node};
 use headgate_apiserver::{ASSETS, Attributes, TestServer};
 use headgate_dataplane::pin_folder;
 use headgate_netns::{Cluster, Netns, SERVICE, binary, slices};

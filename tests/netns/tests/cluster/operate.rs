@@ -1,7 +1,4 @@
 //! Commands that show the state of a running node: their output matches what the node does.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{
+use crate::common::{
     BALANCER, CLUSTER_V4, cluster, cluster_without_agents, curl, eventually, ingress_cluster, json,
     on, on_node,
 };
@@ -454,9 +451,9 @@ fn dashboard_and_alerts_use_metrics_that_exist() {
         BTreeSet::from(["instance".into(), "job".into()]),
     );
     let rules: Value =
-        serde_yaml_ng::from_str(include_str!("../../../deploy/alerts/headgate.yaml")).unwrap();
+        serde_yaml_ng::from_str(include_str!("../../../../deploy/alerts/headgate.yaml")).unwrap();
     let dashboard: Value =
-        serde_json::from_str(include_str!("../../../deploy/dashboards/headgate.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../deploy/dashboards/headgate.json")).unwrap();
     let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap();
     for rule in rules {
         for text in ["summary", "description"] {

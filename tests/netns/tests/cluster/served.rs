@@ -1,7 +1,4 @@
 //! Showing what the proxy serves, and why: the commands, the HTTP endpoints that they use, and the page.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     io::{Read, Write},
@@ -9,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     API, SHOP,
     browser::{Browser, fetch, has_browser},
     eventually, finish, ingress_cluster, on, on_node,
@@ -19,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Routes with guards, and one whose Service is missing.
-const MORE: &str = include_str!("manifests/look.yaml");
+const MORE: &str = include_str!("manifests/served.yaml");
 
 fn look_cluster(name: &str, options: &[&str]) -> Option<Cluster> {
     let (cluster, _) = ingress_cluster(name, options)?;

@@ -1,11 +1,8 @@
 //! Nodes with more devices than an external one and those of pods.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::net::{IpAddr, TcpListener, TcpStream};
 
-use common::{
+use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster_with, cluster_without_agents, headgate,
     names, on, pods_over_http, turn_offload_off,
 };

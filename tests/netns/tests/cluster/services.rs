@@ -1,7 +1,4 @@
 //! Behaviours of the Service API on real sockets.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
     curl, eventually, headgate, names, on, pods_over_http,
 };

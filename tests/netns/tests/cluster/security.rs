@@ -1,7 +1,4 @@
 //! Promises of SECURITY.md: what must not be reachable is not, and secrets appear in no output.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     fs,
@@ -11,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
-use common::{
+use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, SHOP, browser::fetch, cluster_without_agents, curl,
     eventually, headgate, names, on, on_node, pods_over_http,
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
 use headgate_netns::{Certificate, Cluster, INGRESSES, Netns, PROXY_USER, SERVICE, get, slices};
 use k8s_openapi::api::{events::v1::Event, networking::v1::Ingress};

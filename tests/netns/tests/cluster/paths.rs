@@ -1,7 +1,4 @@
 //! Real sockets over every path: agents, kernel programs and pods of a small cluster.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +6,7 @@ use std::{
     net::{IpAddr, TcpStream},
 };
 
-use common::{
+use crate::common::{
     BALANCER, BY_CHANCE, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, count, curl,
     eventually, headgate, names, on, pods_over_http, turn_offload_off,
 };

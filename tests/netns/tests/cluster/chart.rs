@@ -1,5 +1,4 @@
 //! The Helm chart: it renders the same objects as the kustomize base, and its values are checked.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
     collections::{BTreeMap, HashMap},

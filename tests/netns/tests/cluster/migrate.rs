@@ -1,5 +1,4 @@
 //! `headgate migrate`: which parts of the manifests of ingress-nginx are supported.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{fs, process::Command};
 

@@ -1,8 +1,5 @@
 //! Common clients (curl, openssl, h2load, gRPC, WebSocket), from outside through the proxy of a node to
 //! pods that also serve other protocols than plain HTTP.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     fs,
@@ -12,7 +9,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use common::{cluster_without_agents, eventually};
+use crate::common::{cluster_without_agents, eventually};
 use futures::{SinkExt, StreamExt};
 use headgate_netns::{
     Certificate, Cluster, INGRESSES, PROXY_USER, Process, SERVICE, binary, slices,

@@ -1,7 +1,4 @@
 //! The roles and capabilities in `deploy/` are exactly those that agent and proxy need.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
-
-mod common;
 
 use std::{
     fs::{self, Permissions},
@@ -16,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http};
+use crate::common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http};
 use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
 use headgate_dataplane::Maps;
 use headgate_netns::{Cluster, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
@@ -27,8 +24,8 @@ use k8s_openapi::api::{
 use nix::sys::signal::Signal;
 use serde::{Deserialize, de::DeserializeOwned};
 
-const RBAC: &str = include_str!("../../../deploy/base/rbac.yaml");
-const DAEMONSET: &str = include_str!("../../../deploy/base/daemonset.yaml");
+const RBAC: &str = include_str!("../../../../deploy/base/rbac.yaml");
+const DAEMONSET: &str = include_str!("../../../../deploy/base/daemonset.yaml");
 
 /// The object of a kind and name in a manifest. Fails if the API lacks a field.
 fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
