@@ -17,7 +17,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use crate::{
     access_log::Entry,
-    upstream::{Reply, Silence},
+    upstream::{IdleTimeout, Reply},
 };
 
 /// Any error of a body.
@@ -158,7 +158,7 @@ impl<G> Drop for Held<G> {
 pub(crate) struct Upload {
     body: Incoming,
     rest: Option<u64>,
-    silence: Silence,
+    silence: IdleTimeout,
     fate: Arc<Fate>,
 }
 
@@ -197,7 +197,7 @@ impl Upload {
         Self {
             body,
             rest: most,
-            silence: Silence::new(longest_silence),
+            silence: IdleTimeout::new(longest_silence),
             fate,
         }
     }
@@ -206,7 +206,7 @@ impl Upload {
         if self.fate.is_answered.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        ready!(self.silence.poll_too_long(context));
+        ready!(self.silence.poll_elapsed(context));
         self.fate.is_late.store(true, Ordering::Relaxed);
         Poll::Ready("the client is silent".into())
     }
@@ -233,7 +233,7 @@ impl HttpBody for Upload {
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             return this.poll_silence(context).map(|error| Some(Err(error)));
         };
-        this.silence.broken();
+        this.silence.reset();
         if let Some(Ok(frame)) = &frame
             && this.count(frame).is_none()
         {

@@ -69,8 +69,8 @@ pub use table::{
 };
 pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
-    Ask, EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, Reply, SendError, Upstream,
-    UpstreamState, Upstreams,
+    EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,
+    Upstream, UpstreamState, Upstreams,
 };
 
 use serving::Serving;

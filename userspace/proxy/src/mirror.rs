@@ -16,7 +16,7 @@ use crate::{
     body::{Body, BodyError},
     forward::{Call, Connection},
     send::without_body,
-    upstream::Ask,
+    upstream::PickInput,
 };
 
 /// Frames of a body that wait for the mirror, of 32 KiB at most.
@@ -40,7 +40,7 @@ pub(crate) fn mirror(call: &Call, connection: &Connection, request: &mut Request
     let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
     let (client, timeouts) = (call.client, call.route.policy().timeouts);
     tokio::spawn(async move {
-        let picked = upstream.pick(&Ask::new(client, &copy), &[]);
+        let picked = upstream.pick(&PickInput::new(client, &copy), &[]);
         if let Ok(pick) = picked {
             let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
             if let Err(error) = sent {

@@ -11,7 +11,7 @@ use crate::{
     answer,
     body::Body,
     forward::{Call, Connection},
-    upstream::{Ask, ErrorKind, NoEndpoint, Pick, SendError, Upstream},
+    upstream::{ErrorKind, NoEndpoint, Pick, PickInput, SendError, Upstream},
 };
 
 /// Boxed, as requests to endpoints are handed on often.
@@ -59,7 +59,7 @@ pub(crate) async fn send(
     let ends = Some((connection.peer, connection.local));
     let mut tried = Vec::new();
     loop {
-        let pick = upstream.pick(&Ask::new(call.client, &request), &tried);
+        let pick = upstream.pick(&PickInput::new(call.client, &request), &tried);
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         if let Some(trace) = &call.trace {

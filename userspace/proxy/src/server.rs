@@ -38,7 +38,7 @@ use crate::{
     proxy_protocol,
     stream::Prefixed,
     tls,
-    upstream::{Ask, Upstream},
+    upstream::{PickInput, Upstream},
 };
 
 /// How long a TLS handshake may take, or the header of the PROXY protocol.
@@ -270,7 +270,7 @@ async fn pass(
     mut client: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), BodyError> {
     let nothing = Request::new(());
-    let ask = Ask::new(connection.peer.ip(), &nothing);
+    let ask = PickInput::new(connection.peer.ip(), &nothing);
     let pick = upstream.pick(&ask, &[])?;
     let mut backend = upstream.connect(&pick, &Timeouts::default()).await?;
     copy_bidirectional(&mut client, &mut backend).await?;

@@ -167,8 +167,8 @@ fn hashed(by: &HashBy) -> String {
 
 pub(crate) fn health(health: &EndpointHealth) -> String {
     match health {
-        EndpointHealth::Well => "well".into(),
-        EndpointHealth::Down { reason } => format!("down: {reason}"),
+        EndpointHealth::Healthy => "well".into(),
+        EndpointHealth::Unhealthy { reason } => format!("down: {reason}"),
         EndpointHealth::Ejected { remaining, reason } => {
             format!("left alone for {} s more: {reason}", remaining.as_secs())
         }

@@ -95,8 +95,8 @@ fn register_endpoints(registry: &mut Registry, proxy: &Proxy) {
         let service = &upstream.key.service;
         for endpoint in &upstream.endpoints {
             let state = match endpoint.health {
-                EndpointHealth::Well => "well",
-                EndpointHealth::Down { .. } => "down",
+                EndpointHealth::Healthy => "well",
+                EndpointHealth::Unhealthy { .. } => "down",
                 EndpointHealth::Ejected { .. } => "ejected",
             };
             let labels = [

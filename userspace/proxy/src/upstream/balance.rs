@@ -1,4 +1,4 @@
-//! Which of several endpoints is next. Each function takes the first of its order that fits.
+//! The balancing algorithms: each function picks the first eligible endpoint in its order.
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -8,62 +8,62 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 
-/// Whether an endpoint may be chosen.
-pub(super) type Fits<'a> = &'a dyn Fn(&Endpoint) -> bool;
+/// Whether an endpoint may be picked.
+pub(super) type Eligible<'a> = &'a dyn Fn(&Endpoint) -> bool;
 
 type Choice<'a> = Option<&'a Arc<Endpoint>>;
 
-/// One after another.
-pub(super) fn in_turn<'a>(
+/// Picks the endpoints one after another; `turn` counts requests.
+pub(super) fn round_robin<'a>(
     endpoints: &'a [Arc<Endpoint>],
     turn: usize,
-    fits: Fits<'_>,
+    eligible: Eligible<'_>,
 ) -> Choice<'a> {
     let next = endpoints.get(turn.checked_rem(endpoints.len())?);
-    // The turns of those that do not fit go round among the others, not to their neighbours.
-    next.filter(|endpoint| fits(endpoint))
-        .or_else(|| nth(endpoints, turn / endpoints.len(), fits))
+    // The turns of ineligible endpoints are shared by all others, not given to their neighbours.
+    next.filter(|endpoint| eligible(endpoint))
+        .or_else(|| nth(endpoints, turn / endpoints.len(), eligible))
 }
 
-fn nth<'a>(endpoints: &'a [Arc<Endpoint>], number: usize, fits: Fits<'_>) -> Choice<'a> {
-    let fitting = || endpoints.iter().filter(|endpoint| fits(endpoint));
-    let number = number.checked_rem(fitting().count())?;
-    fitting().nth(number)
+fn nth<'a>(endpoints: &'a [Arc<Endpoint>], number: usize, eligible: Eligible<'_>) -> Choice<'a> {
+    let candidates = || endpoints.iter().filter(|endpoint| eligible(endpoint));
+    let number = number.checked_rem(candidates().count())?;
+    candidates().nth(number)
 }
 
-/// As often as weights say, evenly mixed: nginx's smooth weighted round robin. Everybody earns its
-/// weight each time; the richest is chosen and pays what all have earned.
-pub(super) fn smooth<'a>(
+/// nginx's smooth weighted round robin. Each call adds each endpoint's weight to its credit, picks
+/// the highest credit, and subtracts the total weight from it.
+pub(super) fn weighted_round_robin<'a>(
     endpoints: &'a [Arc<Endpoint>],
-    earned: &mut [i64],
+    credits: &mut [i64],
     now: Instant,
-    fits: Fits<'_>,
+    eligible: Eligible<'_>,
 ) -> Choice<'a> {
     let mut total = 0;
     let mut best: Option<(&Arc<Endpoint>, &mut i64)> = None;
-    for (endpoint, earned) in endpoints.iter().zip(earned) {
-        if !fits(endpoint) {
+    for (endpoint, credit) in endpoints.iter().zip(credits) {
+        if !eligible(endpoint) {
             continue;
         }
-        let share = endpoint.share(now) as i64;
-        *earned += share;
-        total += share;
-        if best.as_ref().is_none_or(|(_, most)| *earned > **most) {
-            best = Some((endpoint, earned));
+        let weight = endpoint.effective_weight(now) as i64;
+        *credit += weight;
+        total += weight;
+        if best.as_ref().is_none_or(|(_, most)| *credit > **most) {
+            best = Some((endpoint, credit));
         }
     }
-    let (endpoint, earned) = best?;
-    *earned -= total;
+    let (endpoint, credit) = best?;
+    *credit -= total;
     Some(endpoint)
 }
 
-/// Requests for the weight, as if one more were there.
+/// In-flight requests per weight, with the request to be sent.
 pub(super) fn load(endpoint: &Endpoint, now: Instant) -> f64 {
-    (f64::from(endpoint.in_flight()) + 1.0) / endpoint.share(now) as f64
+    (f64::from(endpoint.in_flight()) + 1.0) / endpoint.effective_weight(now) as f64
 }
 
-/// The recent time to answer for the weight, as if one more request were there. A new endpoint costs
-/// nothing until its first request, and then much until the answer is here.
+/// The recent response time in seconds times [`load`]. An endpoint without a measured time has load 0
+/// until its first request, and then counts as taking `UNKNOWN` seconds until the response.
 pub(super) fn time_load(endpoint: &Endpoint, now: Instant) -> f64 {
     const UNKNOWN: f64 = 1.0;
     let seconds = match endpoint.time.seconds(now) {
@@ -73,41 +73,44 @@ pub(super) fn time_load(endpoint: &Endpoint, now: Instant) -> f64 {
     seconds * load(endpoint, now)
 }
 
-/// The one with the least load; one after another if there are several.
-pub(super) fn least<'a>(
+/// Picks the endpoint with the least load; endpoints with equal load take turns.
+pub(super) fn least_loaded<'a>(
     endpoints: &'a [Arc<Endpoint>],
     turn: usize,
     load: impl Fn(&Endpoint) -> f64,
-    fits: Fits<'_>,
+    eligible: Eligible<'_>,
 ) -> Choice<'a> {
     let (before, from) = endpoints.split_at(turn.checked_rem(endpoints.len())?);
     let rotated = from.iter().chain(before);
-    let fitting = rotated.filter(|endpoint| fits(endpoint));
-    fitting
+    let candidates = rotated.filter(|endpoint| eligible(endpoint));
+    candidates
         .map(|endpoint| (endpoint, load(endpoint)))
         .min_by(|(_, one), (_, other)| compare(*one, *other))
         .map(|(endpoint, _)| endpoint)
 }
 
-/// The better of two at random: nearly as good as the best of all, without the rush to it of
-/// everybody who looks at the same moment (Mitzenmacher, 2001).
-pub(super) fn two<'a>(
+/// Picks the less loaded of two random endpoints ("power of two choices", Mitzenmacher 2001): nearly
+/// as even as the least loaded of all, but simultaneous requests do not all pick the same endpoint.
+pub(super) fn two_choices<'a>(
     endpoints: &'a [Arc<Endpoint>],
     load: impl Fn(&Endpoint) -> f64,
-    fits: Fits<'_>,
+    eligible: Eligible<'_>,
 ) -> Choice<'a> {
-    let fit = |endpoint: &&Arc<Endpoint>| fits(endpoint);
-    let (one, other) = different(endpoints.len())?;
+    let is_eligible = |endpoint: &&Arc<Endpoint>| eligible(endpoint);
+    let (one, other) = two_indices(endpoints.len())?;
     let (one, other) = (endpoints.get(one), endpoints.get(other));
-    if let (Some(one), Some(other)) = (one.filter(fit), other.filter(fit)) {
-        return Some(better(one, other, load));
+    if let (Some(one), Some(other)) = (one.filter(is_eligible), other.filter(is_eligible)) {
+        return Some(less_loaded(one, other, load));
     }
-    let (one, other) = different(endpoints.iter().filter(fit).count())?;
-    let (one, other) = (nth(endpoints, one, fits)?, nth(endpoints, other, fits)?);
-    Some(better(one, other, load))
+    let (one, other) = two_indices(endpoints.iter().filter(is_eligible).count())?;
+    let (one, other) = (
+        nth(endpoints, one, eligible)?,
+        nth(endpoints, other, eligible)?,
+    );
+    Some(less_loaded(one, other, load))
 }
 
-fn better<'a>(
+fn less_loaded<'a>(
     one: &'a Arc<Endpoint>,
     other: &'a Arc<Endpoint>,
     load: impl Fn(&Endpoint) -> f64,
@@ -118,8 +121,8 @@ fn better<'a>(
     }
 }
 
-/// Two numbers below a count at random, different if there are two.
-fn different(count: usize) -> Option<(usize, usize)> {
+/// Two random indices below `count`, different if `count` is at least 2.
+fn two_indices(count: usize) -> Option<(usize, usize)> {
     match count {
         0 => None,
         1 => Some((0, 0)),
@@ -135,28 +138,28 @@ fn compare(one: f64, other: f64) -> Ordering {
     one.total_cmp(&other)
 }
 
-/// Slots of a Maglev table. The number is fixed, as another one moves every hash.
+/// Slots of a Maglev table. Constant, because another number would move every hash.
 const SLOTS: u32 = 8191;
 
-/// Every node fills the same table.
+/// The seed of the Maglev permutations, the same on every node.
 const SEED: u32 = 0x6864_6774;
 
-/// At most so many members stand for an endpoint of high weight.
-const MOST_COPIES: u64 = 64;
+/// The most table members that stand for one endpoint of high weight.
+const MAX_COPIES: u64 = 64;
 
-/// Says for a hash which endpoint it falls on.
+/// A Maglev table: maps a hash to an endpoint, by its position from 1.
 #[derive(Debug)]
-pub(super) struct Table(Vec<u32>);
+pub(super) struct MaglevTable(Vec<u32>);
 
-impl Table {
-    /// For endpoints that are sorted by address.
+impl MaglevTable {
+    /// Fills a table for endpoints sorted by address.
     pub(super) fn new(endpoints: &[Arc<Endpoint>]) -> Self {
         let most = endpoints.iter().map(|endpoint| endpoint.weight()).max();
         let gcd = endpoints
             .iter()
             .fold(0, |gcd, one| common_divisor(gcd, one.weight()));
         let unit = u64::from(gcd)
-            .max(u64::from(most.unwrap_or(1)) / MOST_COPIES)
+            .max(u64::from(most.unwrap_or(1)) / MAX_COPIES)
             .max(1);
         let mut members = Vec::new();
         for (number, endpoint) in (1..).zip(endpoints) {
@@ -172,20 +175,20 @@ impl Table {
         Self(slots)
     }
 
-    /// The endpoint that a hash falls on, or that of the next slot if it does not fit.
-    pub(super) fn find<'a>(
+    /// The endpoint in the hash's slot, or in the next slot with an eligible endpoint.
+    pub(super) fn lookup<'a>(
         &self,
         hash: u64,
         endpoints: &'a [Arc<Endpoint>],
-        fits: Fits<'_>,
+        eligible: Eligible<'_>,
     ) -> Choice<'a> {
-        if !endpoints.iter().any(|endpoint| fits(endpoint)) {
+        if !endpoints.iter().any(|endpoint| eligible(endpoint)) {
             return None;
         }
         let (before, from) = self.0.split_at((hash % u64::from(SLOTS)) as usize);
         let endpoint = |slot: &u32| endpoints.get((*slot as usize).checked_sub(1)?);
         let mut slots = from.iter().chain(before).filter_map(endpoint);
-        slots.find(|endpoint| fits(endpoint))
+        slots.find(|endpoint| eligible(endpoint))
     }
 }
 

@@ -20,58 +20,58 @@ use tokio_rustls::TlsConnector;
 use super::{
     ErrorKind,
     endpoint::Endpoint,
-    error::Late,
+    error::TimedOut,
     http1, http2,
-    tls::{self, Tls},
+    tls::{self, TlsConfigs},
 };
 use crate::body::BodyError;
 
-/// How the endpoints of an upstream are spoken to.
+/// Opens connections to the endpoints of one upstream.
 #[derive(Debug)]
 pub(super) struct Dialer {
     protocol: UpstreamProtocol,
-    tls: Option<Result<Tls, String>>,
-    /// Whether connections begin with a PROXY header, and so belong to one client.
-    names_client: bool,
-    /// `Host` of requests without.
+    tls: Option<Result<TlsConfigs, String>>,
+    /// Whether each connection begins with a PROXY protocol header and so belongs to one client.
+    sends_proxy_header: bool,
+    /// The `Host` of requests that have none.
     pub(super) host: HeaderValue,
 }
 
-/// What a connection is for.
+/// What a request needs of its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Purpose {
-    /// The client's address and the one that it came to.
+    /// The client's address and the local address that it connected to.
     pub(super) client: Option<(SocketAddr, SocketAddr)>,
-    /// Whether the request wants to change the protocol, which only HTTP/1.1 can.
+    /// Whether the request has `Upgrade`, which only HTTP/1.1 supports.
     pub(super) is_upgrade: bool,
-    /// Whether it may be one that was used before.
+    /// Whether a pooled connection may be used.
     pub(super) may_reuse: bool,
 }
 
-/// A connection for one request.
+/// A connection, or a stream of one, for one request.
 #[derive(Debug)]
-pub(super) enum Connection {
-    Http1(Box<http1::Sender>),
-    Http2(http2::Stream),
+pub(super) enum UpstreamConn {
+    Http1(Box<http1::Http1Conn>),
+    Http2(http2::Http2Stream),
 }
 
-/// Why there is no connection.
+/// Why no connection was opened.
 pub(super) type ConnectError = (ErrorKind, BodyError);
 
 impl Dialer {
-    /// As an upstream's policy says.
+    /// A dialer with the protocol and TLS settings of the upstream's policy.
     pub(super) fn new(key: &UpstreamKey) -> Self {
         let protocol = key.policy.protocol;
         let host = HeaderValue::from_str(&tls::name(key));
         Self {
             protocol,
-            tls: protocol.is_tls().then(|| Tls::new(key)),
-            names_client: key.policy.proxy_protocol,
+            tls: protocol.is_tls().then(|| TlsConfigs::new(key)),
+            sends_proxy_header: key.policy.proxy_protocol,
             host: host.unwrap_or_else(|_| HeaderValue::from_static("localhost")),
         }
     }
 
-    /// Why no connection can be made.
+    /// Why every connection would fail: the TLS settings are invalid.
     pub(super) fn error(&self) -> Option<&str> {
         self.tls.as_ref()?.as_ref().err().map(String::as_str)
     }
@@ -84,56 +84,64 @@ impl Dialer {
         }
     }
 
-    /// Whether connections are kept for the next request.
-    pub(super) fn keeps(&self) -> bool {
-        !self.names_client
+    /// Whether connections are pooled for later requests.
+    pub(super) fn is_pooling(&self) -> bool {
+        !self.sends_proxy_header
     }
 
-    /// A connection that is there.
-    pub(super) async fn reuse(&self, endpoint: &Endpoint, is_upgrade: bool) -> Option<Connection> {
+    /// Takes a pooled connection of the endpoint.
+    pub(super) async fn take_pooled(
+        &self,
+        endpoint: &Endpoint,
+        is_upgrade: bool,
+    ) -> Option<UpstreamConn> {
         let may_http2 = self.protocol != UpstreamProtocol::Http && !is_upgrade;
-        if may_http2 && let Some(stream) = endpoint.links.take() {
-            return Some(Connection::Http2(stream));
+        if may_http2 && let Some(stream) = endpoint.http2.take() {
+            return Some(UpstreamConn::Http2(stream));
         }
         match self.protocol.is_http2() {
             true => None,
-            false => endpoint.idle.take().await.map(Connection::Http1),
+            false => endpoint.http1.take().await.map(UpstreamConn::Http1),
         }
     }
 
-    /// A new connection, made in time.
+    /// Opens a connection, including its TLS handshake, within `longest`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint refuses, TLS fails, or the time is over.
     pub(super) async fn connect(
         &self,
         endpoint: &Endpoint,
         purpose: Purpose,
         longest: Duration,
-    ) -> Result<Connection, ConnectError> {
-        let shares = self.shares(endpoint, purpose.is_upgrade);
+    ) -> Result<UpstreamConn, ConnectError> {
+        let is_shared = self.may_share(endpoint, purpose.is_upgrade);
         let connected = timeout(longest, async {
-            match shares {
+            match is_shared {
                 true => self.open_shared(endpoint, purpose).await,
                 false => self.open(endpoint, purpose).await,
             }
         });
-        let late = |_| Err((ErrorKind::Timeout, Late("connection").into()));
+        let late = |_| Err((ErrorKind::Timeout, TimedOut("connection").into()));
         connected.await.unwrap_or_else(late)
     }
 
-    /// Whether a new connection is likely to serve others that wait for one.
-    fn shares(&self, endpoint: &Endpoint, is_upgrade: bool) -> bool {
-        let speaks_http2 = self.protocol.is_http2() || endpoint.links.is_chosen.load(Relaxed);
-        speaks_http2 && self.keeps() && !is_upgrade
+    /// Whether the new connection will probably be HTTP/2, which waiting requests can share.
+    fn may_share(&self, endpoint: &Endpoint, is_upgrade: bool) -> bool {
+        let speaks_http2 = self.protocol.is_http2() || endpoint.http2.is_negotiated.load(Relaxed);
+        speaks_http2 && self.is_pooling() && !is_upgrade
     }
 
-    /// A new connection, unless somebody else makes one meanwhile.
+    /// Opens a connection, unless another request opens one meanwhile: then shares that.
     async fn open_shared(
         &self,
         endpoint: &Endpoint,
         purpose: Purpose,
-    ) -> Result<Connection, ConnectError> {
-        let _turn = endpoint.links.connecting.lock().await;
-        match endpoint.links.take() {
-            Some(stream) if purpose.may_reuse => Ok(Connection::Http2(stream)),
+    ) -> Result<UpstreamConn, ConnectError> {
+        let _turn = endpoint.http2.connecting.lock().await;
+        match endpoint.http2.take() {
+            Some(stream) if purpose.may_reuse => Ok(UpstreamConn::Http2(stream)),
             _ => self.open(endpoint, purpose).await,
         }
     }
@@ -142,7 +150,7 @@ impl Dialer {
         &self,
         endpoint: &Endpoint,
         purpose: Purpose,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<UpstreamConn, ConnectError> {
         let tls = self.tls.as_ref().map(Result::as_ref).transpose();
         let tls = tls.map_err(|error| (ErrorKind::Tls, error.clone().into()))?;
         let stream = self.open_tcp(endpoint, purpose).await;
@@ -150,7 +158,7 @@ impl Dialer {
         match tls {
             None => {
                 let is_http2 = self.protocol.is_http2();
-                self.speak(stream, is_http2, endpoint).await
+                self.handshake(stream, is_http2, endpoint).await
             }
             Some(tls) => self.open_tls(tls, stream, endpoint, purpose).await,
         }
@@ -158,7 +166,7 @@ impl Dialer {
 
     async fn open_tcp(&self, endpoint: &Endpoint, purpose: Purpose) -> io::Result<TcpStream> {
         let mut stream = tcp(endpoint.address).await?;
-        if self.names_client {
+        if self.sends_proxy_header {
             stream.write_all(&proxy_header(purpose.client)?).await?;
         }
         Ok(stream)
@@ -166,11 +174,11 @@ impl Dialer {
 
     async fn open_tls(
         &self,
-        tls: &Tls,
+        tls: &TlsConfigs,
         stream: TcpStream,
         endpoint: &Endpoint,
         purpose: Purpose,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<UpstreamConn, ConnectError> {
         let config = match purpose.is_upgrade && !self.protocol.is_http2() {
             true => &tls.http1,
             false => &tls.any,
@@ -178,42 +186,42 @@ impl Dialer {
         let connector = TlsConnector::from(Arc::clone(config));
         let stream = connector.connect(tls.name.clone(), stream).await;
         let stream = stream.map_err(|error| (ErrorKind::Tls, error.into()))?;
-        let has_chosen = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        if has_chosen {
-            endpoint.links.is_chosen.store(true, Relaxed);
+        let chose_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if chose_http2 {
+            endpoint.http2.is_negotiated.store(true, Relaxed);
         }
-        let is_http2 = has_chosen || self.protocol.is_http2();
-        self.speak(stream, is_http2, endpoint).await
+        let is_http2 = chose_http2 || self.protocol.is_http2();
+        self.handshake(stream, is_http2, endpoint).await
     }
 
-    async fn speak(
+    async fn handshake(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         is_http2: bool,
         endpoint: &Endpoint,
-    ) -> Result<Connection, ConnectError> {
-        let breaks = |error: hyper::Error| (ErrorKind::Broken, error.into());
+    ) -> Result<UpstreamConn, ConnectError> {
+        let broken = |error: hyper::Error| (ErrorKind::Broken, error.into());
         if !is_http2 {
-            let sender = http1::start(stream).await.map_err(breaks)?;
-            return Ok(Connection::Http1(sender));
+            let conn = http1::start(stream).await.map_err(broken)?;
+            return Ok(UpstreamConn::Http1(conn));
         }
-        let link = http2::start(stream).await.map_err(breaks)?;
-        let stream = link.first();
-        if self.keeps() {
-            endpoint.links.put(link);
+        let conn = http2::start(stream).await.map_err(broken)?;
+        let stream = conn.first_stream();
+        if self.is_pooling() {
+            endpoint.http2.put(conn);
         }
-        Ok(Connection::Http2(stream))
+        Ok(UpstreamConn::Http2(stream))
     }
 }
 
-/// A TCP connection.
+/// Opens a TCP connection with `TCP_NODELAY`.
 pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-/// The header that names a client, or says that the connection is the proxy's own.
+/// A PROXY protocol v2 header: with the client's addresses, or `LOCAL` for the proxy's own requests.
 fn proxy_header(client: Option<(SocketAddr, SocketAddr)>) -> io::Result<Vec<u8>> {
     let Some((source, destination)) = client else {
         return Builder::new(Version::Two | Command::Local, 0).build();

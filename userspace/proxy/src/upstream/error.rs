@@ -1,4 +1,4 @@
-//! What can go wrong with a request to an endpoint.
+//! Errors of a request to an endpoint.
 
 use std::fmt;
 
@@ -9,46 +9,46 @@ use crate::{Body, body::BodyError};
 /// Why no endpoint was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
-    /// There is none.
+    /// The upstream has no endpoints.
     #[error("no endpoint")]
     Missing,
-    /// Each has as many requests as it may have.
+    /// Each endpoint has reached its limit of requests in flight.
     #[error("all endpoints are busy")]
     Busy,
 }
 
-/// A request that was not answered.
+/// A request without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}: {source}")]
 pub struct SendError {
-    /// What happened.
+    /// The kind of error.
     pub kind: ErrorKind,
     /// Whether the endpoint may have acted on the request.
     pub is_sent: bool,
-    /// The request with its whole body, if none of it was sent.
+    /// The request with its whole body, if none of it was sent: it can be retried.
     pub request: Option<Box<Request<Body>>>,
     /// The cause.
     pub source: BodyError,
 }
 
-/// What happened to a request.
+/// Why a request got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The endpoint cannot be reached.
+    /// The TCP connection failed.
     Connect,
-    /// TLS with the endpoint failed, or its settings cannot be used.
+    /// The TLS handshake failed, or the TLS settings are invalid.
     Tls,
-    /// The endpoint took too long.
+    /// A timeout ended.
     Timeout,
-    /// The endpoint broke the connection or the protocol.
+    /// The endpoint closed the connection early or violated the protocol.
     Broken,
-    /// The body of the request broke off; the endpoint is not to blame.
+    /// The client did not send the whole request body.
     Body,
 }
 
 impl ErrorKind {
-    /// Whether the endpoint is to blame.
-    pub(super) fn is_of_endpoint(self) -> bool {
+    /// Whether the error counts as a failure of the endpoint.
+    pub(super) fn is_endpoint_fault(self) -> bool {
         match self {
             Self::Connect | Self::Tls | Self::Timeout | Self::Broken => true,
             Self::Body => false,
@@ -61,14 +61,14 @@ impl fmt::Display for ErrorKind {
         out.write_str(match self {
             Self::Connect => "cannot connect",
             Self::Tls => "TLS failed",
-            Self::Timeout => "took too long",
-            Self::Broken => "connection broke",
-            Self::Body => "request broke off",
+            Self::Timeout => "timeout",
+            Self::Broken => "connection failed",
+            Self::Body => "request body incomplete",
         })
     }
 }
 
-/// A wait that ended without what was waited for.
+/// A timeout; the text names what did not arrive.
 #[derive(Debug, thiserror::Error)]
 #[error("no {0} in time")]
-pub(super) struct Late(pub(super) &'static str);
+pub(super) struct TimedOut(pub(super) &'static str);

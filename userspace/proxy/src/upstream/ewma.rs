@@ -1,9 +1,9 @@
-//! The recent time to answer, as an average whose memory fades.
+//! The recent response time of an endpoint, as an exponentially weighted moving average.
 //!
 //! The peak EWMA of Finagle and linkerd: a time above the average replaces it at once, a time below
-//! pulls it down only as the memory fades. So an endpoint that slows down is seen with its first
-//! slow answer, and believed again step by step. Without answers the average fades too, so that an
-//! endpoint that nobody asks any more gets its chance.
+//! lowers it only as older times decay. So the first slow response counts fully, and later fast ones
+//! count step by step. Without responses the average decays too, so that an endpoint that was slow
+//! gets requests again.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,21 +12,21 @@ use std::{
 
 use tokio::time::Instant;
 
-/// After this time without news, about a third of the average is left.
-const MEMORY: Duration = Duration::from_secs(10);
+/// The decay time: after it, 1/e (37 %) of the average is left.
+const DECAY: Duration = Duration::from_secs(10);
 
-/// The average. Two threads may take in a time at once, and one of the times is lost: it is an
-/// average, so the next times make up for it.
+/// The average. If two threads observe a time at once, one of the times is lost; later times make up
+/// for it.
 #[derive(Debug)]
 pub(super) struct Ewma {
     born: Instant,
     seconds: AtomicU64,
-    /// When `seconds` was right, in microseconds from `born`.
+    /// When `seconds` was stored, in microseconds since `born`.
     at: AtomicU64,
 }
 
 impl Ewma {
-    /// Without memory.
+    /// An average without any times.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             born: now,
@@ -35,31 +35,31 @@ impl Ewma {
         }
     }
 
-    /// Takes in a time.
+    /// Adds a response time.
     pub(super) fn observe(&self, time: Duration, now: Instant) {
         let time = time.as_secs_f64();
         let seconds = f64::from_bits(self.seconds.load(Relaxed));
-        let left = self.left(now);
-        let next = match time > seconds * left {
+        let decay = self.decay(now);
+        let next = match time > seconds * decay {
             true => time,
-            false => seconds * left + time * (1.0 - left),
+            false => seconds * decay + time * (1.0 - decay),
         };
         self.seconds.store(next.to_bits(), Relaxed);
         self.at.store(self.micros(now), Relaxed);
     }
 
-    /// The average in seconds; 0 if nothing is remembered.
+    /// The average in seconds; 0 without any times.
     pub(super) fn seconds(&self, now: Instant) -> f64 {
         match f64::from_bits(self.seconds.load(Relaxed)) {
             0.0 => 0.0,
-            seconds => seconds * self.left(now),
+            seconds => seconds * self.decay(now),
         }
     }
 
-    /// Which part of the memory is left.
-    fn left(&self, now: Instant) -> f64 {
+    /// The factor by which the average has decayed, from 1 down to 0.
+    fn decay(&self, now: Instant) -> f64 {
         let age = self.micros(now).saturating_sub(self.at.load(Relaxed));
-        (-(age as f64 / MEMORY.as_micros() as f64)).exp()
+        (-(age as f64 / DECAY.as_micros() as f64)).exp()
     }
 
     fn micros(&self, now: Instant) -> u64 {

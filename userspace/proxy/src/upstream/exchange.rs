@@ -1,4 +1,4 @@
-//! One request to one endpoint, and its answer.
+//! Sends one request to one endpoint and waits for the head of its response.
 
 use std::{error::Error, net::SocketAddr, pin::pin};
 
@@ -9,19 +9,25 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     ErrorKind, SendError,
-    connect::{ConnectError, Connection, Dialer, Purpose},
+    connect::{ConnectError, Dialer, Purpose, UpstreamConn},
     endpoint::Endpoint,
-    error::Late,
-    http1::{self, Sent},
+    error::TimedOut,
+    http1::{self, SendResult},
     http2,
     progress::{Phase, Progress, RequestBody},
     reply::{Lease, Leased, is_done},
-    silence, target,
+    target,
+    timeout::response_head,
 };
 use crate::Body;
 
-/// Sends a request. One that a kept connection did not take any more, as the endpoint had closed it,
-/// is sent on a new one.
+/// Sends a request on a pooled connection or a new one. If the endpoint had closed the pooled
+/// connection before any of the request was sent, sends it on a new one.
+///
+/// # Errors
+///
+/// Fails if no connection can be opened, a timeout ends, or the connection breaks. The error says
+/// whether the endpoint may have acted on the request.
 pub(super) async fn exchange(
     dialer: &Dialer,
     endpoint: &Endpoint,
@@ -32,12 +38,12 @@ pub(super) async fn exchange(
     let mut purpose = Purpose {
         client,
         is_upgrade: request.headers().contains_key(UPGRADE),
-        may_reuse: dialer.keeps(),
+        may_reuse: dialer.is_pooling(),
     };
     if purpose.may_reuse
-        && let Some(kept) = dialer.reuse(endpoint, purpose.is_upgrade).await
+        && let Some(pooled) = dialer.take_pooled(endpoint, purpose.is_upgrade).await
     {
-        match send(dialer, kept, request, timeouts).await {
+        match send(dialer, pooled, request, timeouts).await {
             Err(SendError {
                 request: Some(unsent),
                 ..
@@ -46,10 +52,10 @@ pub(super) async fn exchange(
         }
         purpose.may_reuse = false;
     }
-    // Large, with all that TLS needs, and seldom wanted: every request would be as large.
+    // Boxed: large and rarely polled; inlined it would grow the future of every request.
     let connected = Box::pin(dialer.connect(endpoint, purpose, timeouts.connect)).await;
     match connected {
-        Ok(connection) => send(dialer, connection, request, timeouts).await,
+        Ok(conn) => send(dialer, conn, request, timeouts).await,
         Err(error) => Err(unsent(error, request)),
     }
 }
@@ -65,69 +71,69 @@ fn unsent((kind, source): ConnectError, request: Box<Request<Body>>) -> SendErro
 
 async fn send(
     dialer: &Dialer,
-    connection: Connection,
+    conn: UpstreamConn,
     request: Box<Request<Body>>,
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
-    match connection {
-        Connection::Http1(sender) => send_http1(dialer, sender, request, timeouts).await,
-        Connection::Http2(stream) => send_http2(dialer, stream, request, timeouts).await,
+    match conn {
+        UpstreamConn::Http1(conn) => send_http1(dialer, conn, request, timeouts).await,
+        UpstreamConn::Http2(stream) => send_http2(dialer, stream, request, timeouts).await,
     }
 }
 
 async fn send_http1(
     dialer: &Dialer,
-    mut sender: Box<http1::Sender>,
+    mut conn: Box<http1::Http1Conn>,
     mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http1(&mut request, &dialer.host);
     let request = request.map(RequestBody::new);
     let progress = request.body().progress();
-    let answer = sender.send(request, progress.as_deref(), timeouts).await;
-    let response = response(answer, progress.as_deref())?;
-    let is_changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_changed || !is_done(progress.as_deref()) {
-        sender.detach();
+    let sent = conn.send(request, progress.as_deref(), timeouts).await;
+    let response = response(sent, progress.as_deref())?;
+    let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switched || !is_done(progress.as_deref()) {
+        conn.detach();
     }
-    let lease = match dialer.keeps() {
-        true => Lease::Http1(sender, progress),
-        false => Lease::Once(sender),
+    let lease = match dialer.is_pooling() {
+        true => Lease::Http1(conn, progress),
+        false => Lease::Once(conn),
     };
     Ok(response.map(|body| Leased::new(body, lease)))
 }
 
 async fn send_http2(
     dialer: &Dialer,
-    mut stream: http2::Stream,
+    mut stream: http2::Http2Stream,
     mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http2(&mut request, &dialer.host, dialer.scheme());
     let request = request.map(RequestBody::new);
     let progress = request.body().progress();
-    let answer = stream.sender.try_send_request(request);
+    let sent = stream.sender.try_send_request(request);
     let timer = pin!(sleep_until(Instant::now()));
-    let answer = silence::headers(answer, progress.as_deref(), timeouts, timer).await;
-    if answer.is_err() {
-        stream.doubt();
+    let sent = response_head(sent, progress.as_deref(), timeouts, timer).await;
+    if sent.is_err() {
+        stream.retire();
     }
-    let response = response(answer, progress.as_deref())?;
+    let response = response(sent, progress.as_deref())?;
     Ok(response.map(|body| Leased::new(body, Lease::Http2(stream))))
 }
 
 fn response(
-    answer: Result<Sent, Late>,
+    sent: Result<SendResult, TimedOut>,
     progress: Option<&Progress>,
 ) -> Result<Response<Incoming>, SendError> {
-    match answer {
+    match sent {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(broken(error, progress)),
-        Err(late) => Err(SendError {
+        Err(timed_out) => Err(SendError {
             kind: ErrorKind::Timeout,
             is_sent: true,
             request: None,
-            source: late.into(),
+            source: timed_out.into(),
         }),
     }
 }
@@ -146,7 +152,7 @@ fn broken(mut error: TrySendError<Request<RequestBody>>, progress: Option<&Progr
     }
 }
 
-/// Whether an endpoint says that it did nothing about a request (RFC 9113, 8.7).
+/// Whether the endpoint says that it did not process the request (RFC 9113, 8.7).
 fn is_refused(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(<dyn Error>::downcast_ref);
     cause.is_some_and(|cause: &h2::Error| {

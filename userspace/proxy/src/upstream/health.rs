@@ -1,4 +1,4 @@
-//! Whether an endpoint is well: what its requests say, and what probes say.
+//! The health of an endpoint: passive (failures of requests) and active (health checks).
 
 use std::{
     sync::{
@@ -13,29 +13,29 @@ use tokio::time::Instant;
 
 use super::EndpointHealth;
 
-/// An ejection lasts at most so many times as long as the first one.
-const LONGEST: u32 = 10;
+/// The longest ejection, as a multiple of the first one.
+const MAX_FACTOR: u32 = 10;
 
-/// Probes in a row that change the state.
-const PROBES: u32 = 2;
+/// Health checks in a row with a new result that change the state.
+const THRESHOLD: u32 = 2;
 
-/// What is known. Requests on several threads may report at once: counts then run ahead or behind by
+/// The health of an endpoint. Requests on several threads may report at once: counts are then off by
 /// as many, and an ejection comes that much earlier or later.
 #[derive(Debug)]
 pub(super) struct Health {
     born: Instant,
     failures: AtomicU32,
     ejections: AtomicU32,
-    /// In milliseconds from `born`.
+    /// In milliseconds since `born`.
     ejected_until: AtomicU64,
     is_down: AtomicBool,
-    /// Probes in a row that contradict `is_down`.
+    /// Health checks in a row that contradict `is_down`.
     contradictions: AtomicU32,
     reason: Mutex<String>,
 }
 
 impl Health {
-    /// Well.
+    /// A healthy endpoint.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             born: now,
@@ -48,66 +48,74 @@ impl Health {
         }
     }
 
-    /// Whether it may get requests.
-    pub(super) fn is_well(&self, now: Instant) -> bool {
+    /// Whether the endpoint may get requests.
+    pub(super) fn is_healthy(&self, now: Instant) -> bool {
         !self.is_down.load(Relaxed) && self.ejected_for(now).is_zero()
     }
 
-    /// A request was answered.
-    pub(super) fn succeeded(&self) {
-        // Read first: a write by every request would move the cache line between the cores.
+    /// Ends the run of failures.
+    pub(super) fn record_success(&self) {
+        // Read first: a write by every request would move the cache line between cores.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
     }
 
-    /// A request failed. Tells whether that was one too many.
-    pub(super) fn failed(&self, policy: &OutlierPolicy, reason: &str, now: Instant) -> bool {
+    /// Counts a failed request. Returns whether this ejected the endpoint.
+    pub(super) fn record_failure(
+        &self,
+        policy: &OutlierPolicy,
+        reason: &str,
+        now: Instant,
+    ) -> bool {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
-        if policy.failures == 0 || failures < policy.failures || !self.is_well(now) {
+        if policy.failures == 0 || failures < policy.failures || !self.is_healthy(now) {
             return false;
         }
         self.failures.store(0, Relaxed);
-        self.explain(format!("{failures} failures in a row, the last: {reason}"));
+        self.set_reason(format!(
+            "{failures} consecutive failures, the last: {reason}"
+        ));
         self.eject(policy.ejection, now);
         true
     }
 
-    /// Longer each time, unless it was well for the longest ejection since the last one.
+    /// Ejects the endpoint, for longer each time. The factor starts again at 1 if the last ejection
+    /// ended longer ago than the longest ejection lasts.
     fn eject(&self, ejection: Duration, now: Instant) {
         let now = self.millis(now);
-        let longest = (ejection * LONGEST).as_millis() as u64;
+        let longest = (ejection * MAX_FACTOR).as_millis() as u64;
         if now > self.ejected_until.load(Relaxed) + longest {
             self.ejections.store(0, Relaxed);
         }
-        let times = (self.ejections.fetch_add(1, Relaxed) + 1).min(LONGEST);
-        let until = now + (ejection * times).as_millis() as u64;
+        let factor = (self.ejections.fetch_add(1, Relaxed) + 1).min(MAX_FACTOR);
+        let until = now + (ejection * factor).as_millis() as u64;
         self.ejected_until.store(until, Relaxed);
     }
 
-    /// A probe was answered, or not and why. Tells whether that changed the state.
-    pub(super) fn probed(&self, result: Result<(), String>) -> bool {
+    /// Records the result of a health check. Returns whether it changed the state.
+    pub(super) fn record_probe(&self, result: Result<(), String>) -> bool {
         if result.is_err() == self.is_down.load(Relaxed) {
             self.contradictions.store(0, Relaxed);
             return false;
         }
-        if self.contradictions.fetch_add(1, Relaxed) + 1 < PROBES {
+        if self.contradictions.fetch_add(1, Relaxed) + 1 < THRESHOLD {
             return false;
         }
         self.contradictions.store(0, Relaxed);
         self.is_down.store(result.is_err(), Relaxed);
         if let Err(reason) = result {
-            self.explain(reason);
+            self.set_reason(reason);
         }
         true
     }
 
-    /// What is known, in words.
+    /// A snapshot of the health.
     pub(super) fn state(&self, now: Instant) -> EndpointHealth {
         let reason = || self.lock_reason().clone();
         match self.ejected_for(now) {
-            _ if self.is_down.load(Relaxed) => EndpointHealth::Down { reason: reason() },
-            Duration::ZERO => EndpointHealth::Well,
+            _ if self.is_down.load(Relaxed) => EndpointHealth::Unhealthy { reason: reason() },
+            Duration::ZERO => EndpointHealth::Healthy,
             remaining => EndpointHealth::Ejected {
                 remaining,
                 reason: reason(),
@@ -123,7 +131,7 @@ impl Health {
         }
     }
 
-    fn explain(&self, reason: String) {
+    fn set_reason(&self, reason: String) {
         *self.lock_reason() = reason;
     }
 

@@ -1,4 +1,4 @@
-//! Connections that speak HTTP/1.1: one request at a time, then the next.
+//! HTTP/1.1 connections: one request at a time.
 
 use std::{
     fmt,
@@ -27,67 +27,75 @@ use tokio::{
 };
 
 use super::{
-    error::Late,
+    error::TimedOut,
     progress::{Progress, RequestBody},
-    silence,
+    timeout::response_head,
 };
 
-/// Idle connections of an upstream; a few more if several threads put one back at once.
-const MOST_IDLE: usize = 320;
+/// The most pooled connections of an upstream; a few more if several threads return one at once.
+const MAX_POOLED: usize = 320;
 
-/// How long the end of an exchange is waited for. It takes that long if the endpoint has answered but
-/// does not read the rest of the request.
-const LONGEST_END: Duration = Duration::from_millis(100);
+/// How long a pooled connection may need to become ready. It needs that long if the endpoint has sent
+/// its response but does not read the rest of the request.
+const MAX_READY_WAIT: Duration = Duration::from_millis(100);
 
-/// A connection on which a request can be sent. It has no task: who waits for its answer drives it,
-/// which saves two changes of tasks for each request.
-pub(super) struct Sender {
+/// A connection. It has no task of its own: the request that waits for the response drives it, which
+/// saves two task switches for each request.
+pub(super) struct Http1Conn {
     requests: http1::SendRequest<RequestBody>,
-    /// `None` once it has a task or has ended.
+    /// `None` once the connection has a task or has ended.
     driver: Option<Driver>,
-    /// Kept with the connection, since moving its end is cheaper than making one for each request.
+    /// Belongs to the connection because resetting it is cheaper than making one for each request.
     timer: Pin<Box<Sleep>>,
 }
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An answer, or why there is none.
-pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+/// A response, or why there is none.
+pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
-/// Begins to speak HTTP/1.1.
+/// Starts HTTP/1.1 on a stream.
+///
+/// # Errors
+///
+/// Fails if the stream is closed.
 pub(super) async fn start(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> hyper::Result<Box<Sender>> {
+) -> hyper::Result<Box<Http1Conn>> {
     let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to an endpoint ended");
         }
     };
-    Ok(Box::new(Sender {
+    Ok(Box::new(Http1Conn {
         requests,
         driver: Some(Box::pin(driver)),
         timer: Box::pin(sleep_until(Instant::now())),
     }))
 }
 
-impl Sender {
-    /// Sends a request and waits for the head of the answer.
+impl Http1Conn {
+    /// Sends a request and waits for the head of the response.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a timeout ends.
     pub(super) async fn send(
         &mut self,
         request: Request<RequestBody>,
         progress: Option<&Progress>,
         timeouts: &Timeouts,
-    ) -> Result<Sent, Late> {
-        let mut answer = pin!(self.requests.try_send_request(request));
+    ) -> Result<SendResult, TimedOut> {
+        let mut response = pin!(self.requests.try_send_request(request));
         let driver = &mut self.driver;
-        let answer = poll_fn(|context| {
-            poll_driven(driver, context, |context| answer.as_mut().poll(context))
+        let response = poll_fn(|context| {
+            poll_driven(driver, context, |context| response.as_mut().poll(context))
         });
-        silence::headers(answer, progress, timeouts, self.timer.as_mut()).await
+        response_head(response, progress, timeouts, self.timer.as_mut()).await
     }
 
-    /// Polls what the connection brings about.
+    /// Polls something that only progress of this connection completes.
     pub(super) fn poll<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -96,12 +104,12 @@ impl Sender {
         poll_driven(&mut self.driver, context, poll)
     }
 
-    /// Leaves the connection to a task: it has to go on whether or not the answer is read.
+    /// Moves the connection to a task, so that it continues whether or not the response is read.
     pub(super) fn detach(&mut self) {
         self.driver.take().map(tokio::spawn);
     }
 
-    /// Whether it takes another request. That may take a moment after the end of an answer.
+    /// Whether the connection accepts another request, possibly a moment after the end of a response.
     async fn becomes_ready(&mut self) -> bool {
         let Self {
             requests, driver, ..
@@ -116,25 +124,26 @@ impl Sender {
         }
         let ready =
             poll_fn(|context| poll_driven(driver, context, |context| requests.poll_ready(context)));
-        let ready = timeout(LONGEST_END, ready).await;
+        let ready = timeout(MAX_READY_WAIT, ready).await;
         ready.is_ok_and(|ready| ready.is_ok())
     }
 
-    /// Whether it has ended, as far as can be seen without waiting.
+    /// Whether the connection has ended, as far as known without waiting.
     fn has_ended(&mut self) -> bool {
         drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
         self.requests.is_closed()
     }
 }
 
-impl fmt::Debug for Sender {
+impl fmt::Debug for Http1Conn {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Sender").field(&self.requests).finish()
+        out.debug_tuple("Http1Conn").field(&self.requests).finish()
     }
 }
 
-/// Polls what a connection brings about. Nothing but the connection does, so none but the connection
-/// wakes the task; without the budget of the task, as a poll must not fail for want of that.
+/// Polls something that only progress of the connection completes, and drives the connection. So only
+/// the connection needs to wake the task. Polls outside of tokio's cooperative budget, because the
+/// poll must not be pending for lack of budget: nothing would wake the task then.
 fn poll_driven<T>(
     driver: &mut Option<Driver>,
     context: &mut Context<'_>,
@@ -143,16 +152,16 @@ fn poll_driven<T>(
     if driver.is_none() {
         return poll(context);
     }
-    let mut silently = || {
+    let mut poll_without_waker = || {
         let mut context = Context::from_waker(Waker::noop());
         pin!(unconstrained(poll_fn(&mut poll))).poll(&mut context)
     };
-    if let ready @ Poll::Ready(_) = silently() {
+    if let ready @ Poll::Ready(_) = poll_without_waker() {
         return ready;
     }
     drive(driver, context);
     match driver {
-        Some(_) => silently(),
+        Some(_) => poll_without_waker(),
         None => poll(context),
     }
 }
@@ -164,23 +173,23 @@ fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
     }
 }
 
-/// Connections of an endpoint that wait for a request.
+/// The pooled connections of an endpoint.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(super) struct Http1Pool {
     stack: Mutex<Stack>,
-    /// How many there are in the whole upstream.
+    /// The number of pooled connections in the whole upstream.
     count: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Stack {
-    /// With the time since when they wait, the latest last.
-    waiting: Vec<(Instant, Box<Sender>)>,
+    /// With the time of their return, the latest last.
+    conns: Vec<(Instant, Box<Http1Conn>)>,
     is_closed: bool,
 }
 
-impl Idle {
-    /// None yet.
+impl Http1Pool {
+    /// An empty pool.
     pub(super) fn new(count: Arc<AtomicUsize>) -> Self {
         Self {
             stack: Mutex::default(),
@@ -188,26 +197,26 @@ impl Idle {
         }
     }
 
-    /// The connection that has waited least: the others can be closed if they are not needed, and
-    /// its memory is still warm.
-    pub(super) async fn take(&self) -> Option<Box<Sender>> {
+    /// Takes the connection that was returned last: its memory is in the caches, and the others can be
+    /// closed if they stay idle.
+    pub(super) async fn take(&self) -> Option<Box<Http1Conn>> {
         loop {
-            let mut sender = self.pop()?;
-            if sender.becomes_ready().await {
-                return Some(sender);
+            let mut conn = self.pop()?;
+            if conn.becomes_ready().await {
+                return Some(conn);
             }
         }
     }
 
-    fn pop(&self) -> Option<Box<Sender>> {
-        let (_, sender) = self.lock().waiting.pop()?;
-        self.forget(1);
-        Some(sender)
+    fn pop(&self) -> Option<Box<Http1Conn>> {
+        let (_, conn) = self.lock().conns.pop()?;
+        self.uncount(1);
+        Some(conn)
     }
 
-    /// Keeps a connection whose response has ended.
-    pub(super) fn put(&self, mut sender: Box<Sender>) {
-        if sender.has_ended() || self.count.load(Relaxed) >= MOST_IDLE {
+    /// Adds a connection whose response has ended.
+    pub(super) fn put(&self, mut conn: Box<Http1Conn>) {
+        if conn.has_ended() || self.count.load(Relaxed) >= MAX_POOLED {
             return;
         }
         let mut stack = self.lock();
@@ -215,26 +224,26 @@ impl Idle {
             return;
         }
         self.count.fetch_add(1, Relaxed);
-        stack.waiting.push((Instant::now(), sender));
+        stack.conns.push((Instant::now(), conn));
     }
 
-    /// Closes all, and those to come.
+    /// Closes all connections, and every one returned later.
     pub(super) fn close(&self) {
         let mut stack = self.lock();
         stack.is_closed = true;
-        self.forget(stack.waiting.len());
-        stack.waiting.clear();
+        self.uncount(stack.conns.len());
+        stack.conns.clear();
     }
 
-    /// Closes those that wait since before `limit`, and those that the endpoint has closed.
-    pub(super) fn sweep(&self, limit: Instant) {
-        let waiting = &mut self.lock().waiting;
-        let before = waiting.len();
-        waiting.retain_mut(|(since, sender)| *since >= limit && !sender.has_ended());
-        self.forget(before - waiting.len());
+    /// Closes connections idle since before `limit`, and those that the endpoint has closed.
+    pub(super) fn close_idle(&self, limit: Instant) {
+        let conns = &mut self.lock().conns;
+        let before = conns.len();
+        conns.retain_mut(|(since, conn)| *since >= limit && !conn.has_ended());
+        self.uncount(before - conns.len());
     }
 
-    fn forget(&self, count: usize) {
+    fn uncount(&self, count: usize) {
         self.count.fetch_sub(count, Relaxed);
     }
 
@@ -243,7 +252,7 @@ impl Idle {
     }
 }
 
-impl Drop for Idle {
+impl Drop for Http1Pool {
     fn drop(&mut self) {
         self.close();
     }

@@ -1,4 +1,4 @@
-//! Connections that speak HTTP/2: many requests at a time on one.
+//! HTTP/2 connections: many requests at a time.
 
 use std::{
     pin::Pin,
@@ -19,34 +19,38 @@ use tokio::{
 
 use super::progress::RequestBody;
 
-/// What a stream may have on its way: enough for a gigabit over 8 ms, and no more, as each of a
-/// hundred streams may use it up.
+/// The flow-control window of a stream, in bytes: 1 Gbit/s at a round trip of 8 ms. Not more, because
+/// each of 100 streams may fill it.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// What all streams of a connection may have on their way.
+/// The flow-control window of a connection, in bytes.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// Streams at once until the endpoint says how many it takes (RFC 9113, 6.5.2, recommends no fewer
-/// than 100).
-const FIRST_STREAMS: usize = 100;
+/// The limit of concurrent streams until the endpoint's SETTINGS arrive (RFC 9113, 6.5.2, recommends
+/// at least 100).
+const INITIAL_MAX_STREAMS: usize = 100;
 
-/// Begins to speak HTTP/2. A task drives the connection until it is closed.
+/// Starts HTTP/2 on a stream. A task drives the connection until it is closed.
+///
+/// # Errors
+///
+/// Fails if the HTTP/2 handshake fails.
 pub(super) async fn start(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> hyper::Result<Link> {
+) -> hyper::Result<Http2Conn> {
     let handshake = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(FIRST_STREAMS)
+        .initial_max_send_streams(INITIAL_MAX_STREAMS)
         .handshake(TokioIo::new(stream));
     let (sender, mut connection) = handshake.await?;
     let streams = Arc::new(Streams::new());
-    let known = streams.clone();
+    let shared = streams.clone();
     tokio::spawn(async move {
         let driven = poll_fn(|context| {
             let result = Pin::new(&mut connection).poll(context);
-            known
-                .most
+            shared
+                .max
                 .store(connection.current_max_send_streams(), Relaxed);
             let result = ready!(result);
             std::task::Poll::Ready(result)
@@ -55,138 +59,138 @@ pub(super) async fn start(
             tracing::debug!(%error, "connection to an endpoint ended");
         }
     });
-    Ok(Link { sender, streams })
+    Ok(Http2Conn { sender, streams })
 }
 
-/// A connection.
+/// An HTTP/2 connection. Clones are the same connection.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
+pub(super) struct Http2Conn {
     sender: http2::SendRequest<RequestBody>,
     streams: Arc<Streams>,
 }
 
-impl Link {
-    /// The first stream of it; if the endpoint takes none, the request waits.
-    pub(super) fn first(&self) -> Stream {
+impl Http2Conn {
+    /// Opens a stream on a new connection. If the endpoint allows none, the request waits.
+    pub(super) fn first_stream(&self) -> Http2Stream {
         self.streams.open.fetch_add(1, Relaxed);
         self.stream()
     }
 
-    /// A stream of it, unless it has as many as the endpoint takes.
-    fn take(&self) -> Option<Stream> {
-        let may = |open| (open < self.streams.most.load(Relaxed)).then_some(open + 1);
-        let taken = self.streams.open.fetch_update(Relaxed, Relaxed, may);
-        taken.ok().map(|_| self.stream())
+    /// Opens a stream, unless the endpoint's limit is reached.
+    fn open_stream(&self) -> Option<Http2Stream> {
+        let may = |open| (open < self.streams.max.load(Relaxed)).then_some(open + 1);
+        let opened = self.streams.open.fetch_update(Relaxed, Relaxed, may);
+        opened.ok().map(|_| self.stream())
     }
 
-    fn stream(&self) -> Stream {
-        Stream {
+    fn stream(&self) -> Http2Stream {
+        Http2Stream {
             sender: self.sender.clone(),
             streams: self.streams.clone(),
         }
     }
 
     fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && !self.streams.is_doubtful.load(Relaxed)
+        !self.sender.is_closed() && !self.streams.is_retired.load(Relaxed)
     }
 }
 
-/// The streams of a connection.
+/// The streams of a connection: how many are open, and how many may be.
 #[derive(Debug)]
 struct Streams {
     open: AtomicUsize,
-    most: AtomicUsize,
-    /// Whether a request took too long, so that the endpoint may be gone without a word.
-    is_doubtful: AtomicBool,
-    /// When the last one ended.
-    used: Mutex<Instant>,
+    max: AtomicUsize,
+    /// Whether a request timed out: the endpoint may be unreachable, so no new streams are opened.
+    is_retired: AtomicBool,
+    /// When a stream ended last.
+    used_at: Mutex<Instant>,
 }
 
 impl Streams {
     fn new() -> Self {
         Self {
             open: AtomicUsize::new(0),
-            most: AtomicUsize::new(FIRST_STREAMS),
-            is_doubtful: AtomicBool::new(false),
-            used: Mutex::new(Instant::now()),
+            max: AtomicUsize::new(INITIAL_MAX_STREAMS),
+            is_retired: AtomicBool::new(false),
+            used_at: Mutex::new(Instant::now()),
         }
     }
 
-    fn used(&self) -> MutexGuard<'_, Instant> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn used_at(&self) -> MutexGuard<'_, Instant> {
+        self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A stream, counted as long as it is here.
+/// A stream, counted as open until dropped.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct Http2Stream {
     pub(super) sender: http2::SendRequest<RequestBody>,
     streams: Arc<Streams>,
 }
 
-impl Stream {
-    /// No more requests on this connection.
-    pub(super) fn doubt(&self) {
-        self.streams.is_doubtful.store(true, Relaxed);
+impl Http2Stream {
+    /// Opens no more streams on this connection.
+    pub(super) fn retire(&self) {
+        self.streams.is_retired.store(true, Relaxed);
     }
 }
 
-impl Drop for Stream {
+impl Drop for Http2Stream {
     fn drop(&mut self) {
         if self.streams.open.fetch_sub(1, Relaxed) == 1 {
-            *self.streams.used() = Instant::now();
+            *self.streams.used_at() = Instant::now();
         }
     }
 }
 
-/// Connections of an endpoint.
+/// The shared connections of an endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Links {
-    open: Mutex<Open>,
-    /// Held by the one that connects, so that others wait for its connection instead of making
-    /// their own.
+pub(super) struct Http2Pool {
+    open: Mutex<Conns>,
+    /// Held by the request that opens a connection, so that others wait and share it.
     pub(super) connecting: tokio::sync::Mutex<()>,
-    /// Whether the endpoint has chosen HTTP/2 before.
-    pub(super) is_chosen: AtomicBool,
+    /// Whether the endpoint has negotiated HTTP/2 before (ALPN).
+    pub(super) is_negotiated: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Open {
-    links: Vec<Link>,
+struct Conns {
+    conns: Vec<Http2Conn>,
     is_closed: bool,
 }
 
-impl Links {
-    /// A stream on any of them.
-    pub(super) fn take(&self) -> Option<Stream> {
+impl Http2Pool {
+    /// Opens a stream on any connection with a free one.
+    pub(super) fn take(&self) -> Option<Http2Stream> {
         let mut open = self.lock();
-        open.links.retain(Link::is_usable);
-        open.links.iter().find_map(Link::take)
+        open.conns.retain(Http2Conn::is_usable);
+        open.conns.iter().find_map(Http2Conn::open_stream)
     }
 
-    /// Keeps a connection.
-    pub(super) fn put(&self, link: Link) {
+    /// Adds a connection.
+    pub(super) fn put(&self, conn: Http2Conn) {
         let mut open = self.lock();
         if !open.is_closed {
-            open.links.push(link);
+            open.conns.push(conn);
         }
     }
 
-    /// Closes each when its requests have ended, and those to come.
+    /// Closes each connection when its requests have ended, and every one added later.
     pub(super) fn close(&self) {
         let mut open = self.lock();
         open.is_closed = true;
-        open.links.clear();
+        open.conns.clear();
     }
 
-    /// Closes those without requests since before `limit`.
-    pub(super) fn sweep(&self, limit: Instant) {
-        let is_used =
-            |link: &Link| link.streams.open.load(Relaxed) > 0 || *link.streams.used() >= limit;
-        self.lock().links.retain(is_used);
+    /// Closes connections idle since before `limit`.
+    pub(super) fn close_idle(&self, limit: Instant) {
+        let is_used = |conn: &Http2Conn| {
+            conn.streams.open.load(Relaxed) > 0 || *conn.streams.used_at() >= limit
+        };
+        self.lock().conns.retain(is_used);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, Conns> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
-//! Connections to the endpoints of Services' ports, and which endpoint gets a request.
+//! Upstreams: picks an endpoint of a Service port for each request and sends the request to it.
 //!
-//! [`Upstreams`] keeps an [`Upstream`] for each [`UpstreamKey`](headgate_model::ingress::UpstreamKey)
-//! over all configurations. An upstream picks an endpoint ([`Upstream::pick`]), counts the request
-//! while it lasts, and sends it ([`Upstream::send`]) on a connection that it keeps for the next one.
-//! It knows neither Kubernetes nor routes, and tries no second endpoint: that is for the caller to
-//! decide, whom [`SendError`] tells whether the first one may have acted.
+//! [`Upstreams`] keeps one [`Upstream`] for each [`UpstreamKey`](headgate_model::ingress::UpstreamKey)
+//! across configuration changes. An upstream picks an endpoint ([`Upstream::pick`]), counts the
+//! request while it is in flight, and sends it ([`Upstream::send`]) on a pooled or a new connection.
+//! It knows neither Kubernetes nor routes, and does not retry: the caller decides about that.
+//! [`SendError`] says whether the endpoint may have acted on the request.
 
 mod affinity;
 mod balance;
@@ -23,18 +23,18 @@ mod progress;
 mod registry;
 mod reply;
 mod set;
-mod silence;
 mod state;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeout;
 mod tls;
 
 pub use error::{ErrorKind, NoEndpoint, SendError};
-pub use pick::{Ask, Pick};
+pub use pick::{Pick, PickInput};
 pub use port::Upstream;
 pub use registry::Upstreams;
 pub use reply::Reply;
-pub(crate) use silence::Silence;
+pub(crate) use timeout::IdleTimeout;
 
 pub use state::{EndpointHealth, EndpointState, UpstreamState};

@@ -1,4 +1,4 @@
-//! The endpoint that a request goes to.
+//! The endpoint picked for a request.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,19 +12,19 @@ use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use super::endpoint::Endpoint;
 
-/// What a choice may depend on.
+/// What balancing and affinity read of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
-    /// Who asks.
+pub struct PickInput<'a> {
+    /// The client's address.
     pub client: IpAddr,
-    /// For what.
+    /// The target.
     pub uri: &'a Uri,
-    /// What else is said.
+    /// The headers.
     pub headers: &'a HeaderMap,
 }
 
-impl<'a> Ask<'a> {
-    /// For a request.
+impl<'a> PickInput<'a> {
+    /// The input for a request of `client`.
     pub fn new<B>(client: IpAddr, request: &'a Request<B>) -> Self {
         Self {
             client,
@@ -34,9 +34,9 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// An endpoint that was picked. The request is counted as in flight until this is dropped; once it
-/// is answered, until the body of the answer is dropped. An answer that changes the protocol leaves
-/// the count here.
+/// A picked endpoint. The request counts as in flight until this value is dropped or, once there is a
+/// response, until the response body is dropped. After 101 (Switching Protocols) the count stays with
+/// this value.
 #[derive(Debug)]
 pub struct Pick {
     endpoint: Arc<Endpoint>,
@@ -45,7 +45,7 @@ pub struct Pick {
 }
 
 impl Pick {
-    /// An endpoint that has been entered.
+    /// A pick of an endpoint that counts the request already.
     pub(super) fn new(endpoint: Arc<Endpoint>, cookie: Option<HeaderValue>) -> Self {
         Self {
             endpoint,
@@ -54,12 +54,12 @@ impl Pick {
         }
     }
 
-    /// Its address.
+    /// The endpoint's address.
     pub fn address(&self) -> SocketAddr {
         self.endpoint.address
     }
 
-    /// `Set-Cookie` for the client, so that its next request comes here too.
+    /// The `Set-Cookie` value that pins the client to this endpoint, if it is not pinned yet.
     pub fn cookie(&self) -> Option<HeaderValue> {
         self.cookie.clone()
     }
@@ -68,10 +68,10 @@ impl Pick {
         &self.endpoint
     }
 
-    /// Leaves the counting to another.
+    /// Moves the count of the request to the returned value.
     pub(super) fn hand_over(&self) -> InFlight {
         if !self.is_counted.swap(false, Relaxed) {
-            self.endpoint.enter(None);
+            self.endpoint.begin_request(None);
         }
         InFlight(self.endpoint.clone())
     }
@@ -80,12 +80,12 @@ impl Pick {
 impl Drop for Pick {
     fn drop(&mut self) {
         if *self.is_counted.get_mut() {
-            self.endpoint.leave();
+            self.endpoint.end_request();
         }
     }
 }
 
-/// Counts a request as long as it is here.
+/// Counts a request as in flight until dropped.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Endpoint>);
 
@@ -97,6 +97,6 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.end_request();
     }
 }

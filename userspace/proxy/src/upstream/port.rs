@@ -1,4 +1,4 @@
-//! A Service's port as an upstream: picks endpoints and sends to them.
+//! An upstream: picks an endpoint and sends requests to it.
 
 use std::{
     collections::BTreeMap,
@@ -23,35 +23,35 @@ use tokio::{
 };
 
 use super::{
-    Ask, NoEndpoint, Pick, Reply, SendError, UpstreamState, connect,
+    NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, connect,
     connect::Dialer,
-    endpoint::{Common, Endpoint},
+    endpoint::{Endpoint, UpstreamShared},
     exchange::exchange,
     reply::Leased,
-    set::Set,
-    silence::Silence,
+    set::EndpointSet,
+    timeout::IdleTimeout,
 };
 use crate::Body;
 
-/// The endpoints of a Service's port, the connections to them, and what is known of them.
+/// The endpoints of a Service port under one policy, their connections, counters and health.
 #[derive(Debug)]
 pub struct Upstream {
     pub(super) key: UpstreamKey,
     pub(super) dialer: Dialer,
-    set: ArcSwap<Set>,
+    set: ArcSwap<EndpointSet>,
     /// Held while endpoints are replaced.
     updating: Mutex<()>,
-    common: Arc<Common>,
+    shared: Arc<UpstreamShared>,
     turn: AtomicUsize,
 }
 
 impl Upstream {
-    /// Whose endpoints these are.
+    /// The Service port and policy.
     pub fn key(&self) -> &UpstreamKey {
         &self.key
     }
 
-    /// Without endpoints.
+    /// An upstream without endpoints.
     pub(super) fn new(key: UpstreamKey) -> Self {
         let outlier = key.policy.outlier.clone();
         Self {
@@ -59,68 +59,80 @@ impl Upstream {
             key,
             set: ArcSwap::default(),
             updating: Mutex::default(),
-            common: Arc::new(Common {
+            shared: Arc::new(UpstreamShared {
                 outlier,
-                ..Common::default()
+                ..UpstreamShared::default()
             }),
-            // Not every node begins with the same endpoint.
+            // Random, so that nodes do not all begin with the same endpoint.
             turn: AtomicUsize::new(fastrand::usize(..1 << 16)),
         }
     }
 
-    /// Picks an endpoint that is well and has room. Those that were tried come last.
-    pub fn pick(&self, ask: &Ask<'_>, tried: &[SocketAddr]) -> Result<Pick, NoEndpoint> {
+    /// Picks a healthy endpoint that is below its limit of requests in flight. Endpoints in `tried` are
+    /// picked only if no other is eligible.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there are no endpoints, or all are at their limit.
+    pub fn pick(&self, input: &PickInput<'_>, tried: &[SocketAddr]) -> Result<Pick, NoEndpoint> {
         let set = self.set.load();
         if set.endpoints.is_empty() {
             return Err(NoEndpoint::Missing);
         }
         let now = Instant::now();
         let limit = self.key.policy.concurrent;
-        let uses_all = self.uses_all(&set, now);
-        let is_well = |endpoint: &Endpoint| uses_all || endpoint.health.is_well(now);
-        let fits = |endpoint: &Endpoint| is_well(endpoint) && endpoint.has_room(limit);
-        let is_new = |endpoint: &Endpoint| fits(endpoint) && !tried.contains(&endpoint.address);
+        let ignores_health = self.ignores_health(&set, now);
+        let is_healthy = |endpoint: &Endpoint| ignores_health || endpoint.health.is_healthy(now);
+        let eligible = |endpoint: &Endpoint| is_healthy(endpoint) && endpoint.has_capacity(limit);
+        let is_untried =
+            |endpoint: &Endpoint| eligible(endpoint) && !tried.contains(&endpoint.address);
 
         let cookies = set.cookies.as_ref();
-        let home = cookies.and_then(|cookies| cookies.endpoint(ask.headers));
-        let home = home.filter(|endpoint| is_well(endpoint));
+        let pinned = cookies.and_then(|cookies| cookies.endpoint(input.headers));
+        let pinned = pinned.filter(|endpoint| is_healthy(endpoint));
         let turn = || self.turn.fetch_add(1, Relaxed);
-        let choose = |fits| set.choose(&self.key.policy.balance, ask, turn, now, fits);
+        let choose = |eligible| set.choose(&self.key.policy.balance, input, turn, now, eligible);
         loop {
-            let choice = home.filter(|endpoint| is_new(endpoint));
-            let choice = choice.or_else(|| choose(&is_new)).or_else(|| choose(&fits));
+            let choice = pinned.filter(|endpoint| is_untried(endpoint));
+            let choice = choice
+                .or_else(|| choose(&is_untried))
+                .or_else(|| choose(&eligible));
             let endpoint = choice.ok_or(NoEndpoint::Busy)?;
-            if endpoint.enter(limit) {
-                // A client whose endpoint is well but was tried or is busy goes back to it later.
-                let cookies = cookies.filter(|_| home.is_none());
+            if endpoint.begin_request(limit) {
+                // A client whose endpoint is healthy but was tried or is busy stays pinned to it.
+                let cookies = cookies.filter(|_| pinned.is_none());
                 let cookie = cookies.and_then(|cookies| cookies.cookie(endpoint));
                 return Ok(Pick::new(endpoint.clone(), cookie));
             }
         }
     }
 
-    /// Whether all endpoints are used: they are well, or so few of them are that those would be
-    /// overwhelmed, and perhaps the fault is not theirs.
-    fn uses_all(&self, set: &Set, now: Instant) -> bool {
-        let flag = &self.common.has_unwell;
+    /// Whether requests may go to all endpoints: all are healthy, or so many are unhealthy that the rest
+    /// would be overloaded (panic mode).
+    fn ignores_health(&self, set: &EndpointSet, now: Instant) -> bool {
+        let flag = &self.shared.has_unhealthy;
         if !flag.load(Acquire) {
             return true;
         }
-        let unwell = set.unwell(now);
-        if unwell > 0 {
-            return is_panic(unwell, set);
+        let unhealthy = set.count_unhealthy(now);
+        if unhealthy > 0 {
+            return is_panic(unhealthy, set);
         }
-        // An endpoint may fall ill just now: it does so before it sets the flag, so either the flag
-        // is set after this or the endpoint is counted here.
+        // An endpoint that becomes unhealthy now does so before it sets the flag: either it sets the
+        // flag after this swap, or the count below includes it.
         flag.swap(false, AcqRel);
-        if set.unwell(now) > 0 {
+        if set.count_unhealthy(now) > 0 {
             flag.store(true, Release);
         }
         true
     }
 
-    /// Sends a request to the endpoint that was picked. `client` is the client's address and the one
-    /// that it came to, for endpoints that want to know.
+    /// Sends a request to the picked endpoint. `client` is the client's address and the local address
+    /// that it connected to, for the PROXY protocol.
+    ///
+    /// # Errors
+    ///
+    /// Fails without a response; see [`ErrorKind`](super::ErrorKind).
     pub async fn send(
         &self,
         pick: &Pick,
@@ -131,37 +143,41 @@ impl Upstream {
         let begin = Instant::now();
         let endpoint = pick.endpoint();
         match exchange(&self.dialer, endpoint, request, timeouts, client).await {
-            Ok(answer) => {
-                endpoint.answered(answer.status(), begin.elapsed());
-                Ok(reply(answer, pick, timeouts.read))
+            Ok(response) => {
+                endpoint.record_response(response.status(), begin.elapsed());
+                Ok(with_body(response, pick, timeouts.read))
             }
             Err(error) => {
-                if error.kind.is_of_endpoint() && self.dialer.error().is_none() {
-                    endpoint.failed(&error.to_string(), begin.elapsed());
+                if error.kind.is_endpoint_fault() && self.dialer.error().is_none() {
+                    endpoint.record_failure(&error.to_string(), begin.elapsed());
                 }
                 Err(error)
             }
         }
     }
 
-    /// A connection to the endpoint that was picked, for whatever the client speaks.
+    /// Opens a TCP connection to the picked endpoint, for TLS passthrough.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint does not accept within the connect timeout.
     pub async fn connect(&self, pick: &Pick, timeouts: &Timeouts) -> io::Result<TcpStream> {
         let begin = Instant::now();
         let endpoint = pick.endpoint();
         let connected = timeout(timeouts.connect, connect::tcp(endpoint.address)).await;
-        let connected = connected.unwrap_or_else(|late| Err(late.into()));
+        let connected = connected.unwrap_or_else(|elapsed| Err(elapsed.into()));
         match &connected {
-            Ok(_) => endpoint.answered(StatusCode::OK, begin.elapsed()),
-            Err(error) => endpoint.failed(&error.to_string(), begin.elapsed()),
+            Ok(_) => endpoint.record_response(StatusCode::OK, begin.elapsed()),
+            Err(error) => endpoint.record_failure(&error.to_string(), begin.elapsed()),
         }
         connected
     }
 
-    /// Replaces the endpoints. Those that stay keep their connections and what is known of them.
+    /// Replaces the endpoints. Those that stay keep their connections, counters and health.
     pub(super) fn update(&self, wanted: &BTreeMap<SocketAddr, u32>) {
-        let _turn = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _updating = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.set.load_full();
-        if old.is(wanted) {
+        if old.has_weights(wanted) {
             return;
         }
         let has_others = wanted.keys().any(|address| old.get(*address).is_some());
@@ -178,7 +194,7 @@ impl Upstream {
                 }
                 None => self.endpoint(*address, *weight, slow_start),
             });
-        let set = Set::new(endpoints.collect(), &self.key.policy);
+        let set = EndpointSet::new(endpoints.collect(), &self.key.policy);
         self.set.store(Arc::new(set));
         let left = old.endpoints.iter();
         let left = left.filter(|endpoint| !wanted.contains_key(&endpoint.address));
@@ -186,34 +202,35 @@ impl Upstream {
     }
 
     fn endpoint(&self, address: SocketAddr, weight: u32, slow_start: Duration) -> Arc<Endpoint> {
-        let common = self.common.clone();
-        Arc::new(Endpoint::new(address, weight, slow_start, common))
+        let shared = self.shared.clone();
+        Arc::new(Endpoint::new(address, weight, slow_start, shared))
     }
 
-    /// Its endpoints.
+    /// The current endpoints.
     pub(super) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.set.load().endpoints.clone()
     }
 
-    /// What it looks like from outside.
+    /// A snapshot of the upstream.
     pub(crate) fn state(&self) -> UpstreamState {
         let set = self.set.load();
         let now = Instant::now();
         UpstreamState {
             key: self.key.clone(),
             error: self.dialer.error().map(Into::into),
-            is_panicking: is_panic(set.unwell(now), &set),
+            is_panicking: is_panic(set.count_unhealthy(now), &set),
             endpoints: set.endpoints.iter().map(|one| one.state(now)).collect(),
         }
     }
 }
 
-/// Whether so many are not well that all are used.
-fn is_panic(unwell: usize, set: &Set) -> bool {
-    unwell * 2 > set.endpoints.len()
+/// Panic mode: more than half of the endpoints are unhealthy.
+fn is_panic(unhealthy: usize, set: &EndpointSet) -> bool {
+    unhealthy * 2 > set.endpoints.len()
 }
 
-fn reply(response: Response<Leased>, pick: &Pick, longest_silence: Duration) -> Response<Body> {
+/// Wraps the response body so that the request counts as in flight until the body is dropped.
+fn with_body(response: Response<Leased>, pick: &Pick, read_timeout: Duration) -> Response<Body> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return response.map(|_| Body::empty());
     }
@@ -224,6 +241,6 @@ fn reply(response: Response<Leased>, pick: &Pick, longest_silence: Duration) -> 
             body.end(in_flight.endpoint());
             return Body::empty();
         }
-        Reply::new(body, in_flight, Silence::new(longest_silence)).into()
+        Reply::new(body, in_flight, IdleTimeout::new(read_timeout)).into()
     })
 }

@@ -1,4 +1,4 @@
-//! Asks endpoints whether they are well.
+//! Active health checks.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,13 +11,14 @@ use http::{HeaderValue, Request, header::USER_AGENT};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{sleep, timeout};
 
-use super::{Upstream, endpoint::Endpoint, error::Late, exchange::exchange};
+use super::{Upstream, endpoint::Endpoint, error::TimedOut, exchange::exchange};
 use crate::{Body, body::BodyError};
 
-/// Bytes of an answer that are read.
-const LONGEST_BODY: usize = 1 << 20;
+/// The longest response body that is read, in bytes.
+const MAX_BODY: usize = 1 << 20;
 
-/// Asks the endpoints of an upstream, if its policy says so and as long as it is there.
+/// Spawns the task that checks the endpoints of an upstream, if its policy has health checks. The task
+/// ends with the upstream.
 pub(super) fn start(upstream: &Arc<Upstream>) {
     if let Some(probe) = upstream.key.policy.probe.clone() {
         tokio::spawn(run(Arc::downgrade(upstream), probe));
@@ -31,21 +32,21 @@ async fn run(upstream: Weak<Upstream>, probe: Probe) {
             return;
         };
         let endpoints = upstream.endpoints();
-        let asked = endpoints.iter().map(|endpoint| async {
-            let asked = timeout(probe.timeout, ask(&upstream, endpoint, &probe)).await;
-            let result = asked.unwrap_or_else(|_| Err(Late("answer").into()));
-            endpoint.probed(result.map_err(|error| format!("{}: {error}", probe.path)));
+        let checks = endpoints.iter().map(|endpoint| async {
+            let checked = timeout(probe.timeout, check(&upstream, endpoint, &probe)).await;
+            let result = checked.unwrap_or_else(|_| Err(TimedOut("response").into()));
+            endpoint.record_probe(result.map_err(|error| format!("{}: {error}", probe.path)));
         });
-        join_all(asked).await;
+        join_all(checks).await;
     }
 }
 
-/// So that nodes do not ask an endpoint all at once.
+/// The interval, randomly up to 10 % shorter or longer, so that nodes do not all check at once.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-async fn ask(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Result<(), BodyError> {
+async fn check(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Result<(), BodyError> {
     let mut request = Request::get(&probe.path).body(Body::empty())?;
     let name = HeaderValue::from_static("headgate-probe");
     request.headers_mut().insert(USER_AGENT, name);
@@ -54,15 +55,15 @@ async fn ask(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Result<
         read: probe.timeout,
         send: probe.timeout,
     };
-    let answer = exchange(&upstream.dialer, endpoint, request.into(), &timeouts, None).await;
-    let response = answer.map_err(|error| error.to_string())?;
+    let sent = exchange(&upstream.dialer, endpoint, request.into(), &timeouts, None).await;
+    let response = sent.map_err(|error| error.to_string())?;
     let status = response.status().as_u16();
     if status >= 400 {
         return Err(format!("status {status}").into());
     }
-    // A connection whose answer was read can be kept.
+    // The connection can be pooled only once the whole body is read.
     let mut body = response.into_body();
-    Limited::new(&mut body, LONGEST_BODY).collect().await?;
+    Limited::new(&mut body, MAX_BODY).collect().await?;
     body.end(endpoint);
     Ok(())
 }

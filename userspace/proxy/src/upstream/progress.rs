@@ -1,4 +1,4 @@
-//! How far a request's body is, so that its endpoint is not blamed for a client that is slow.
+//! The progress of a request's upload, so that a slow client does not count as a slow endpoint.
 
 use std::{
     pin::Pin,
@@ -16,29 +16,29 @@ use tokio::time::Instant;
 
 use crate::{Body, body::BodyError};
 
-/// Whom a request waits for.
+/// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The client, for more of the body.
+    /// More of the body from the client.
     Client,
-    /// The endpoint, that takes no more of the body since then.
+    /// The endpoint reads no more of the body since then.
     Sending(Instant),
-    /// The endpoint, that has the whole request since then.
-    Answer(Instant),
-    /// Nobody: the client broke off.
+    /// The response: the endpoint has the whole request since then.
+    Response(Instant),
+    /// Nothing: the client did not send the whole body.
     Broken,
 }
 
 const CLIENT: u64 = 0;
 const SENDING: u64 = 1;
-const ANSWER: u64 = 2;
+const RESPONSE: u64 = 2;
 const BROKEN: u64 = 3;
 
-/// The phase, shared by the body and the one that waits for the answer.
+/// The phase, written by the request body and read by the wait for the response.
 #[derive(Debug)]
 pub(super) struct Progress {
     born: Instant,
-    /// Milliseconds from `born`, and which phase in the lowest two bits.
+    /// Milliseconds since `born`, shifted left by two bits, and the phase in those bits.
     phase: AtomicU64,
 }
 
@@ -50,13 +50,13 @@ impl Progress {
         }
     }
 
-    /// Where it is.
+    /// The current phase.
     pub(super) fn phase(&self) -> Phase {
         let phase = self.phase.load(Relaxed);
         let since = self.born + Duration::from_millis(phase >> 2);
         match phase & 3 {
             SENDING => Phase::Sending(since),
-            ANSWER => Phase::Answer(since),
+            RESPONSE => Phase::Response(since),
             BROKEN => Phase::Broken,
             _ => Phase::Client,
         }
@@ -68,8 +68,8 @@ impl Progress {
     }
 }
 
-/// A request's body that tells how far it is. hyper asks for a frame only when it can take it, so
-/// the time until it asks again is the time that the endpoint takes for the frame before.
+/// A request body that records its progress. hyper polls for a frame only when it can send it, so the
+/// time between two polls is the time that the endpoint needs for a frame.
 #[derive(Debug)]
 pub(super) struct RequestBody {
     body: Body,
@@ -77,18 +77,18 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    /// Of a body.
+    /// Wraps a body.
     pub(super) fn new(body: Body) -> Self {
         let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::new()));
         Self { body, progress }
     }
 
-    /// The body again.
+    /// Returns the wrapped body.
     pub(super) fn into_body(mut self) -> Body {
         std::mem::replace(&mut self.body, Body::empty())
     }
 
-    /// Where it tells; `None` if there is nothing to tell as it is empty.
+    /// The progress of the upload; `None` for an empty body.
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {
         self.progress.clone()
     }
@@ -114,7 +114,7 @@ impl HttpBody for RequestBody {
             Poll::Pending => CLIENT,
             Poll::Ready(Some(Ok(_))) if !this.body.is_end_stream() => SENDING,
             Poll::Ready(Some(Err(_))) => BROKEN,
-            Poll::Ready(_) => ANSWER,
+            Poll::Ready(_) => RESPONSE,
         });
         frame
     }
@@ -129,14 +129,14 @@ impl HttpBody for RequestBody {
 }
 
 impl Drop for RequestBody {
-    /// hyper needs no more of it.
+    /// hyper drops the body when it needs no more of it.
     fn drop(&mut self) {
         let Some(progress) = &self.progress else {
             return;
         };
         match progress.phase() {
-            Phase::Client | Phase::Sending(_) => progress.enter(ANSWER),
-            Phase::Answer(_) | Phase::Broken => {}
+            Phase::Client | Phase::Sending(_) => progress.enter(RESPONSE),
+            Phase::Response(_) | Phase::Broken => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The upstreams of all configurations.
+//! The registry of upstreams.
 
 use std::{
     collections::BTreeMap,
@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep};
 
 use super::{Upstream, UpstreamState, probe};
 
-/// How long a connection waits for a request.
-const LONGEST_IDLE: Duration = Duration::from_secs(60);
+/// The longest time that a pooled connection stays idle.
+const MAX_IDLE: Duration = Duration::from_secs(60);
 
-/// How often connections are looked at that wait.
+/// The interval between searches for idle connections.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// The upstreams of all configurations: an upstream keeps its connections and what it knows of its
-/// endpoints as long as it is wanted. Clones are the same registry.
+/// The registry of upstreams. It outlives configurations, so that an upstream keeps its connections,
+/// counters and health while any route uses it. Clones share the registry.
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams(Arc<Registry>);
 
@@ -39,13 +39,13 @@ impl Default for Registry {
 }
 
 impl Upstreams {
-    /// None.
+    /// An empty registry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The upstream of a key, without endpoints if it is new. To be called within a tokio runtime,
-    /// where its tasks run.
+    /// Returns the upstream of a key; a new one has no endpoints. Must be called within a tokio
+    /// runtime, because it spawns tasks.
     pub fn ensure(&self, key: &UpstreamKey) -> Arc<Upstream> {
         self.0.sweeper.call_once(|| {
             tokio::spawn(sweep(Arc::downgrade(&self.0)));
@@ -60,24 +60,24 @@ impl Upstreams {
         upstream
     }
 
-    /// Replaces the endpoints of an upstream, which have these weights. Those that stay keep their
-    /// connections, counts and health; those that left finish their requests.
+    /// Replaces the endpoints of an upstream; the map holds their weights. Endpoints that stay keep
+    /// their connections, counters and health; endpoints that left finish their requests.
     pub fn update(&self, key: &UpstreamKey, endpoints: &BTreeMap<SocketAddr, u32>) {
         self.ensure(key).update(endpoints);
     }
 
-    /// Forgets other upstreams. Requests in flight finish.
+    /// Removes the upstreams for which `keep` is false. Their requests in flight finish.
     pub fn retain(&self, keep: impl Fn(&UpstreamKey) -> bool) {
         self.0.lock().retain(|key, upstream| {
-            let keeps = keep(key);
-            if !keeps {
+            let is_kept = keep(key);
+            if !is_kept {
                 upstream.endpoints().iter().for_each(|one| one.close());
             }
-            keeps
+            is_kept
         });
     }
 
-    /// What they look like, by key.
+    /// Snapshots of all upstreams, ordered by key.
     pub fn snapshot(&self) -> Vec<UpstreamState> {
         self.0
             .all()
@@ -99,18 +99,18 @@ impl Registry {
     }
 }
 
-/// Closes connections that wait for too long, as long as there is a registry.
+/// Closes connections that are idle too long, until the registry is dropped.
 async fn sweep(registry: Weak<Registry>) {
     loop {
         sleep(SWEEP).await;
         let Some(registry) = registry.upgrade() else {
             return;
         };
-        // A clock that began just now has nothing that old.
-        let Some(limit) = Instant::now().checked_sub(LONGEST_IDLE) else {
+        // Fails while the clock shows less than `MAX_IDLE`: then no connection is that old.
+        let Some(limit) = Instant::now().checked_sub(MAX_IDLE) else {
             continue;
         };
         let endpoints = registry.all().into_iter().flat_map(|one| one.endpoints());
-        endpoints.for_each(|endpoint| endpoint.sweep(limit));
+        endpoints.for_each(|endpoint| endpoint.close_idle(limit));
     }
 }

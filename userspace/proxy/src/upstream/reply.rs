@@ -1,4 +1,4 @@
-//! The body of an answer, and what becomes of its connection.
+//! The body of a response, and whether its connection returns to the pool.
 
 use std::{
     pin::Pin,
@@ -12,47 +12,47 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::{
     endpoint::Endpoint,
-    error::Late,
+    error::TimedOut,
     http1, http2,
     pick::InFlight,
     progress::{Phase, Progress},
-    silence::Silence,
+    timeout::IdleTimeout,
 };
 use crate::body::BodyError;
 
-/// What an answer comes on.
+/// The connection or stream that a response comes on.
 #[derive(Debug)]
 pub(super) enum Lease {
-    /// A connection that can be used again when the answer has ended and the request too.
-    Http1(Box<http1::Sender>, Option<Arc<Progress>>),
-    /// A connection that is used for one request.
-    Once(Box<http1::Sender>),
-    /// A stream.
-    Http2(http2::Stream),
+    /// A connection that returns to the pool when response and request have ended.
+    Http1(Box<http1::Http1Conn>, Option<Arc<Progress>>),
+    /// A connection for one request.
+    Once(Box<http1::Http1Conn>),
+    /// An HTTP/2 stream.
+    Http2(http2::Http2Stream),
 }
 
 impl Lease {
-    /// The answer has ended.
+    /// Returns the connection to the pool if it can be used again.
     fn end(self, endpoint: &Endpoint) {
         match self {
-            Self::Http1(sender, progress) if is_done(progress.as_deref()) => {
-                endpoint.idle.put(sender);
+            Self::Http1(conn, progress) if is_done(progress.as_deref()) => {
+                endpoint.http1.put(conn);
             }
             Self::Http1(..) | Self::Once(_) | Self::Http2(_) => {}
         }
     }
 }
 
-/// Whether a request has ended.
+/// Whether the whole request was sent.
 pub(super) fn is_done(progress: Option<&Progress>) -> bool {
-    progress.is_none_or(|progress| matches!(progress.phase(), Phase::Answer(_)))
+    progress.is_none_or(|progress| matches!(progress.phase(), Phase::Response(_)))
 }
 
-/// A body with what it comes on.
+/// A response body with its connection.
 #[derive(Debug)]
 pub(super) struct Leased {
     body: Incoming,
-    /// `None` once the connection is kept or given up.
+    /// `None` once the connection is back in the pool or closed.
     lease: Option<Lease>,
 }
 
@@ -64,7 +64,7 @@ impl Leased {
         }
     }
 
-    /// The body was read to its end: the connection can be kept.
+    /// Returns the connection to the pool: the body was read to its end.
     pub(super) fn end(&mut self, endpoint: &Endpoint) {
         if let Some(lease) = self.lease.take() {
             lease.end(endpoint);
@@ -82,8 +82,8 @@ impl HttpBody for Leased {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { body, lease } = self.get_mut();
         match lease {
-            Some(Lease::Http1(sender, _) | Lease::Once(sender)) => {
-                sender.poll(context, |context| Pin::new(&mut *body).poll_frame(context))
+            Some(Lease::Http1(conn, _) | Lease::Once(conn)) => {
+                conn.poll(context, |context| Pin::new(&mut *body).poll_frame(context))
             }
             Some(Lease::Http2(_)) | None => Pin::new(body).poll_frame(context),
         }
@@ -98,39 +98,39 @@ impl HttpBody for Leased {
     }
 }
 
-/// The body of an answer. Its request is in flight as long as the body is here; the connection is
-/// kept if the body was read to its end.
+/// A response body. Its request counts as in flight until it is dropped; the connection returns to
+/// the pool if the body was read to its end.
 #[derive(Debug)]
 pub struct Reply {
     body: Leased,
     in_flight: InFlight,
-    silence: Silence,
+    idle_timeout: IdleTimeout,
 }
 
 impl Reply {
-    pub(super) fn new(body: Leased, in_flight: InFlight, silence: Silence) -> Self {
+    pub(super) fn new(body: Leased, in_flight: InFlight, idle_timeout: IdleTimeout) -> Self {
         Self {
             body,
             in_flight,
-            silence,
+            idle_timeout,
         }
     }
 
-    /// The connection is closed.
+    /// Closes the connection and counts a failure of the endpoint.
     fn fail(&mut self, error: BodyError) -> BodyError {
         if self.body.lease.take().is_some() {
             let endpoint = self.in_flight.endpoint();
-            endpoint.failed(&error.to_string(), Duration::ZERO);
+            endpoint.record_failure(&error.to_string(), Duration::ZERO);
         }
         error
     }
 
-    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
-        ready!(self.silence.poll_too_long(context));
+    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        ready!(self.idle_timeout.poll_elapsed(context));
         if let Some(Lease::Http2(stream)) = &self.body.lease {
-            stream.doubt();
+            stream.retire();
         }
-        Poll::Ready(self.fail(Late("more of the answer").into()))
+        Poll::Ready(self.fail(TimedOut("response data").into()))
     }
 }
 
@@ -144,9 +144,9 @@ impl HttpBody for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
-            return this.poll_silence(context).map(|error| Some(Err(error)));
+            return this.poll_timeout(context).map(|error| Some(Err(error)));
         };
-        this.silence.broken();
+        this.idle_timeout.reset();
         let frame = frame.map(|frame| frame.map_err(|error| this.fail(error.into())));
         if frame.is_none() || this.body.is_end_stream() {
             this.body.end(this.in_flight.endpoint());

@@ -1,4 +1,4 @@
-//! The endpoints of an upstream at a time, with what is made of them once.
+//! The current endpoints of an upstream, with what is computed once for each set of endpoints.
 
 use std::{
     collections::BTreeMap,
@@ -10,30 +10,30 @@ use headgate_model::ingress::{Balance, UpstreamPolicy};
 use tokio::time::Instant;
 
 use super::{
-    Ask,
+    PickInput,
     affinity::{self, Cookies},
-    balance::{self, Fits, Table},
+    balance::{self, Eligible, MaglevTable},
     endpoint::Endpoint,
 };
 
 /// The endpoints, sorted by address.
 #[derive(Debug, Default)]
-pub(super) struct Set {
+pub(super) struct EndpointSet {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
-    /// If the policy ties clients to endpoints.
+    /// Some if the policy has sticky cookies.
     pub(super) cookies: Option<Cookies>,
-    /// If the policy hashes.
-    table: Option<Table>,
-    /// Whether weights are the same.
+    /// Some if the policy balances by hash.
+    table: Option<MaglevTable>,
+    /// Whether all weights are equal.
     is_even: bool,
-    /// When all weights have grown.
-    grown_at: Option<Instant>,
-    /// For round robin by weight.
-    earned: Mutex<Vec<i64>>,
+    /// When slow start has ended for all endpoints.
+    full_weight_at: Option<Instant>,
+    /// The state of weighted round robin, by position of the endpoint.
+    credits: Mutex<Vec<i64>>,
 }
 
-impl Set {
-    /// Of these endpoints.
+impl EndpointSet {
+    /// A set of endpoints, which must be sorted by address.
     pub(super) fn new(endpoints: Vec<Arc<Endpoint>>, policy: &UpstreamPolicy) -> Self {
         let sticky = policy.sticky.as_ref();
         let hashes = matches!(policy.balance, Balance::Hash(_));
@@ -41,64 +41,73 @@ impl Set {
         let first = weights.next();
         Self {
             cookies: sticky.map(|sticky| Cookies::new(sticky, &endpoints)),
-            table: hashes.then(|| Table::new(&endpoints)),
+            table: hashes.then(|| MaglevTable::new(&endpoints)),
             is_even: weights.all(|weight| Some(weight) == first),
-            grown_at: endpoints.iter().map(|endpoint| endpoint.grown_at()).max(),
-            earned: Mutex::new(vec![0; endpoints.len()]),
+            full_weight_at: endpoints
+                .iter()
+                .map(|endpoint| endpoint.full_weight_at())
+                .max(),
+            credits: Mutex::new(vec![0; endpoints.len()]),
             endpoints,
         }
     }
 
-    /// Whether these are its endpoints and weights.
-    pub(super) fn is(&self, wanted: &BTreeMap<SocketAddr, u32>) -> bool {
-        let here = self.endpoints.iter();
-        here.map(|endpoint| (endpoint.address, endpoint.weight()))
+    /// Whether the endpoints and weights are already these.
+    pub(super) fn has_weights(&self, wanted: &BTreeMap<SocketAddr, u32>) -> bool {
+        let current = self.endpoints.iter();
+        current
+            .map(|endpoint| (endpoint.address, endpoint.weight()))
             .eq(wanted.iter().map(|(address, weight)| (*address, *weight)))
     }
 
-    /// The endpoint of an address.
+    /// The endpoint with this address.
     pub(super) fn get(&self, address: SocketAddr) -> Option<&Arc<Endpoint>> {
-        let place = self
+        let position = self
             .endpoints
             .binary_search_by_key(&address, |endpoint| endpoint.address);
-        self.endpoints.get(place.ok()?)
+        self.endpoints.get(position.ok()?)
     }
 
-    /// How many of them are not well.
-    pub(super) fn unwell(&self, now: Instant) -> usize {
-        let is_unwell = |endpoint: &&Arc<Endpoint>| !endpoint.health.is_well(now);
-        self.endpoints.iter().filter(is_unwell).count()
+    /// The number of unhealthy endpoints.
+    pub(super) fn count_unhealthy(&self, now: Instant) -> usize {
+        let is_unhealthy = |endpoint: &&Arc<Endpoint>| !endpoint.health.is_healthy(now);
+        self.endpoints.iter().filter(is_unhealthy).count()
     }
 
-    /// The next endpoint; `turn` counts requests.
+    /// Picks an eligible endpoint by the policy's algorithm; `turn` counts requests.
     pub(super) fn choose(
         &self,
         balance: &Balance,
-        ask: &Ask<'_>,
+        input: &PickInput<'_>,
         turn: impl Fn() -> usize,
         now: Instant,
-        fits: Fits<'_>,
+        eligible: Eligible<'_>,
     ) -> Option<&Arc<Endpoint>> {
         let endpoints = &self.endpoints;
         let load = |endpoint: &Endpoint| balance::load(endpoint, now);
         let time_load = |endpoint: &Endpoint| balance::time_load(endpoint, now);
         match balance {
-            Balance::RoundRobin => self.round_robin(turn(), now, fits),
-            Balance::LeastConnections => balance::least(endpoints, turn(), load, fits),
-            Balance::Random => balance::two(endpoints, load, fits),
-            Balance::LeastTime => balance::two(endpoints, time_load, fits),
-            Balance::Hash(by) => match (affinity::hash(by, ask), &self.table) {
-                (Some(hash), Some(table)) => table.find(hash, endpoints, fits),
-                (None, _) | (_, None) => self.round_robin(turn(), now, fits),
+            Balance::RoundRobin => self.round_robin(turn(), now, eligible),
+            Balance::LeastConnections => balance::least_loaded(endpoints, turn(), load, eligible),
+            Balance::Random => balance::two_choices(endpoints, load, eligible),
+            Balance::LeastTime => balance::two_choices(endpoints, time_load, eligible),
+            Balance::Hash(by) => match (affinity::hash(by, input), &self.table) {
+                (Some(hash), Some(table)) => table.lookup(hash, endpoints, eligible),
+                (None, _) | (_, None) => self.round_robin(turn(), now, eligible),
             },
         }
     }
 
-    fn round_robin(&self, turn: usize, now: Instant, fits: Fits<'_>) -> Option<&Arc<Endpoint>> {
-        if self.is_even && self.grown_at.is_none_or(|grown_at| grown_at <= now) {
-            return balance::in_turn(&self.endpoints, turn, fits);
+    fn round_robin(
+        &self,
+        turn: usize,
+        now: Instant,
+        eligible: Eligible<'_>,
+    ) -> Option<&Arc<Endpoint>> {
+        if self.is_even && self.full_weight_at.is_none_or(|at| at <= now) {
+            return balance::round_robin(&self.endpoints, turn, eligible);
         }
-        let mut earned = self.earned.lock().unwrap_or_else(PoisonError::into_inner);
-        balance::smooth(&self.endpoints, &mut earned, now, fits)
+        let mut credits = self.credits.lock().unwrap_or_else(PoisonError::into_inner);
+        balance::weighted_round_robin(&self.endpoints, &mut credits, now, eligible)
     }
 }

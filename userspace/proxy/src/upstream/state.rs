@@ -1,56 +1,56 @@
-//! What an upstream looks like from outside.
+//! Snapshots of upstreams for the table, metrics and logs.
 
 use std::{net::SocketAddr, time::Duration};
 
 use headgate_model::ingress::UpstreamKey;
 
-/// An upstream at a moment.
+/// A snapshot of an upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamState {
-    /// Which.
+    /// The upstream.
     pub key: UpstreamKey,
-    /// Why no request can be sent: its TLS settings cannot be used.
+    /// Why no request can be sent: the TLS settings are invalid.
     pub error: Option<String>,
-    /// Whether more than half of the endpoints are not well, so that all are used.
+    /// Panic mode: more than half of the endpoints are unhealthy, so requests go to all.
     pub is_panicking: bool,
-    /// Its endpoints by address.
+    /// The endpoints, ordered by address.
     pub endpoints: Vec<EndpointState>,
 }
 
-/// An endpoint at a moment.
+/// A snapshot of an endpoint.
 #[derive(Clone, Debug)]
 pub struct EndpointState {
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
-    /// Its weight.
+    /// The configured weight.
     pub weight: u32,
-    /// Requests and opened connections right now.
+    /// Requests and raw connections in flight.
     pub in_flight: u32,
-    /// Requests and opened connections so far.
+    /// Requests and raw connections so far.
     pub requests: u64,
     /// Those of them that failed.
     pub failures: u64,
     /// Whether it gets requests.
     pub health: EndpointHealth,
-    /// Its recent time to answer.
+    /// The recent response time (see `ewma.rs`).
     pub time: Duration,
 }
 
 /// Whether an endpoint gets requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointHealth {
-    /// It does.
+    /// It gets requests.
     Well,
-    /// It does not: probes fail.
+    /// It gets none until health checks succeed.
     Down {
-        /// What the last of them said.
+        /// The error of the last health check.
         reason: String,
     },
-    /// It does not for a while: requests failed.
+    /// It gets none for a while, because requests failed.
     Ejected {
-        /// For how long.
+        /// The rest of the ejection.
         remaining: Duration,
-        /// What happened.
+        /// The last failure.
         reason: String,
     },
 }

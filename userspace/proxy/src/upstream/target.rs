@@ -1,4 +1,4 @@
-//! Which form a request has: HTTP/1.1 names the host in a header, HTTP/2 in the target.
+//! Request targets: HTTP/1.1 names the host in `Host`, HTTP/2 in `:authority`.
 
 use http::{
     HeaderValue, Request, Uri, Version,
@@ -7,11 +7,11 @@ use http::{
 };
 use hyper::body::Body;
 
-/// As HTTP/1.1 has it: origin-form and `Host` (RFC 9112, 3.2.1).
+/// Rewrites a request for HTTP/1.1: origin-form and `Host` (RFC 9112, 3.2.1). `host` is the default.
 pub(super) fn for_http1<B: Body>(request: &mut Request<B>, host: &HeaderValue) {
     *request.version_mut() = Version::HTTP_11;
     if request.body().size_hint().exact().is_none() {
-        // hyper would send a GET without its body.
+        // Otherwise hyper sends a GET without its body.
         let chunked = HeaderValue::from_static("chunked");
         request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
@@ -27,8 +27,8 @@ pub(super) fn for_http1<B: Body>(request: &mut Request<B>, host: &HeaderValue) {
     }
 }
 
-/// As HTTP/2 has it: `:scheme` and `:authority`, which hyper takes from the target, without `Host`
-/// (RFC 9113, 8.3.1).
+/// Rewrites a request for HTTP/2: `:scheme` and `:authority`, which hyper takes from the target, and no
+/// `Host` (RFC 9113, 8.3.1). `host` is the default.
 pub(super) fn for_http2<B>(request: &mut Request<B>, host: &HeaderValue, scheme: Scheme) {
     *request.version_mut() = Version::HTTP_2;
     let of_target = request.uri().authority().cloned();
@@ -39,7 +39,7 @@ pub(super) fn for_http2<B>(request: &mut Request<B>, host: &HeaderValue, scheme:
     parts.authority = authority.or_else(|| parse(host));
     parts.path_and_query = Some(path(request.uri()));
     parts.scheme = Some(scheme);
-    // All three parts are there, unless the Service's own name is no authority.
+    // Fails only if the Service name is not a valid URI authority.
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;
     }

@@ -1,4 +1,4 @@
-//! Which endpoint is picked. No endpoint is really there.
+//! Picks of endpoints, without real endpoints.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use headgate_model::{
 use http::{Request, StatusCode, header::COOKIE};
 use tokio::time::advance;
 
-use super::{Ask, EndpointHealth, NoEndpoint, Pick, Upstream, Upstreams};
+use super::{EndpointHealth, NoEndpoint, Pick, PickInput, Upstream, Upstreams};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const MS: Duration = Duration::from_millis(1);
@@ -39,7 +39,7 @@ fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number], 8080))
 }
 
-/// Endpoints 1, 2, 3 and so on with these weights.
+/// Endpoints 1, 2, 3 and so on, with these weights.
 fn weighted(weights: &[u32]) -> BTreeMap<SocketAddr, u32> {
     (1..).map(address).zip(weights.iter().copied()).collect()
 }
@@ -61,24 +61,26 @@ fn asking(path: &str, headers: &[(&str, &str)]) -> Request<()> {
 }
 
 fn pick_for(upstream: &Upstream, client: IpAddr, request: &Request<()>) -> Pick {
-    upstream.pick(&Ask::new(client, request), &[]).unwrap()
+    upstream
+        .pick(&PickInput::new(client, request), &[])
+        .unwrap()
 }
 
 fn pick(upstream: &Upstream) -> Pick {
     pick_for(upstream, CLIENT, &asking("/", &[]))
 }
 
-fn shares(picks: impl IntoIterator<Item = Pick>) -> BTreeMap<SocketAddr, usize> {
-    let mut shares = BTreeMap::new();
+fn counts(picks: impl IntoIterator<Item = Pick>) -> BTreeMap<SocketAddr, usize> {
+    let mut counts = BTreeMap::new();
     for pick in picks {
-        *shares.entry(pick.address()).or_default() += 1;
+        *counts.entry(pick.address()).or_default() += 1;
     }
-    shares
+    counts
 }
 
-/// How often each endpoint gets one of `count` requests that come one after another.
-fn share_out(upstream: &Upstream, count: usize) -> BTreeMap<SocketAddr, usize> {
-    shares((0..count).map(|_| pick(upstream)))
+/// How many of `count` requests, sent one after another, each endpoint gets.
+fn distribution(upstream: &Upstream, count: usize) -> BTreeMap<SocketAddr, usize> {
+    counts((0..count).map(|_| pick(upstream)))
 }
 
 fn expected<const N: usize>(counts: [usize; N]) -> BTreeMap<SocketAddr, usize> {
@@ -92,40 +94,40 @@ fn expected<const N: usize>(counts: [usize; N]) -> BTreeMap<SocketAddr, usize> {
 fn fail(upstream: &Upstream, address: SocketAddr, times: u32) {
     let endpoints = upstream.endpoints();
     let endpoint = endpoints.iter().find(|one| one.address == address).unwrap();
-    (0..times).for_each(|_| endpoint.failed("reset", MS));
+    (0..times).for_each(|_| endpoint.record_failure("reset", MS));
 }
 
 #[tokio::test]
 async fn l30_round_robin_gives_equal_shares() {
     let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1, 1]);
-    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+    assert_eq!(distribution(&upstream, 300), expected([100, 100, 100]));
 }
 
 #[tokio::test]
-async fn l30_the_share_of_one_that_left_goes_to_all_others() {
+async fn l30_share_of_an_ejected_endpoint_goes_to_all_others() {
     let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1, 1, 1]);
     fail(&upstream, address(2), 5);
-    assert_eq!(share_out(&upstream, 300), expected([100, 0, 100, 100]));
+    assert_eq!(distribution(&upstream, 300), expected([100, 0, 100, 100]));
 }
 
 #[tokio::test]
 async fn l30_tried_endpoints_come_last() {
     let upstream = upstream(balanced(Balance::RoundRobin), &[1, 1]);
     let request = asking("/", &[]);
-    let ask = Ask::new(CLIENT, &request);
+    let input = PickInput::new(CLIENT, &request);
     for _ in 0..10 {
-        let other = upstream.pick(&ask, &[address(1)]).unwrap();
+        let other = upstream.pick(&input, &[address(1)]).unwrap();
         assert_eq!(other.address(), address(2));
     }
-    assert!(upstream.pick(&ask, &[address(1), address(2)]).is_ok());
+    assert!(upstream.pick(&input, &[address(1), address(2)]).is_ok());
 }
 
 #[tokio::test]
-async fn l30_no_endpoint_is_told() {
+async fn l30_pick_without_endpoints_fails() {
     let upstream = upstream(UpstreamPolicy::default(), &[]);
     let request = asking("/", &[]);
-    let ask = Ask::new(CLIENT, &request);
-    assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Missing);
+    let input = PickInput::new(CLIENT, &request);
+    assert_eq!(upstream.pick(&input, &[]).unwrap_err(), NoEndpoint::Missing);
 }
 
 #[tokio::test]
@@ -134,7 +136,7 @@ async fn l31_weights_are_followed_smoothly() {
     let order: Vec<_> = (0..7).map(|_| pick(&upstream).address()).collect();
     let numbers = [1, 1, 2, 1, 3, 1, 1];
     assert_eq!(order, numbers.map(address));
-    assert_eq!(share_out(&upstream, 700), expected([500, 100, 100]));
+    assert_eq!(distribution(&upstream, 700), expected([500, 100, 100]));
 }
 
 #[tokio::test]
@@ -150,54 +152,54 @@ async fn l32_least_connections_levels_requests_by_weight() {
         .into_iter()
         .partition(|pick| pick.address() == address(1));
     drop(of_first);
-    assert_eq!(shares((0..3).map(|_| pick(&upstream))), expected([3]));
+    assert_eq!(counts((0..3).map(|_| pick(&upstream))), expected([3]));
     drop(others);
 }
 
 #[tokio::test]
-async fn l32_ties_rotate() {
+async fn l32_endpoints_with_equal_load_take_turns() {
     let upstream = upstream(balanced(Balance::LeastConnections), &[1, 1, 1]);
-    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+    assert_eq!(distribution(&upstream, 300), expected([100, 100, 100]));
 }
 
 #[tokio::test]
-async fn l33_of_two_at_random_the_busy_one_is_avoided() {
+async fn l33_random_choice_avoids_the_busier_of_two_endpoints() {
     let upstream = upstream(balanced(Balance::Random), &[1, 1, 1, 1]);
     let busy = upstream.endpoints().swap_remove(0);
-    (0..100).for_each(|_| assert!(busy.enter(None)));
-    let shares = share_out(&upstream, 3000);
-    assert_eq!(shares.get(&address(1)), None);
+    (0..100).for_each(|_| assert!(busy.begin_request(None)));
+    let counts = distribution(&upstream, 3000);
+    assert_eq!(counts.get(&address(1)), None);
     assert!(
-        (2..=4).all(|number| shares[&address(number)] > 700),
-        "{shares:?}"
+        (2..=4).all(|number| counts[&address(number)] > 700),
+        "{counts:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn l34_of_two_at_random_the_fast_one_is_taken() {
+async fn l34_random_choice_takes_the_faster_of_two_endpoints() {
     let upstream = upstream(balanced(Balance::LeastTime), &[1, 1]);
     let endpoints = upstream.endpoints();
-    endpoints[0].answered(StatusCode::OK, 100 * MS);
-    endpoints[1].answered(StatusCode::OK, 10 * MS);
-    assert_eq!(share_out(&upstream, 100), expected([0, 100]));
+    endpoints[0].record_response(StatusCode::OK, 100 * MS);
+    endpoints[1].record_response(StatusCode::OK, 10 * MS);
+    assert_eq!(distribution(&upstream, 100), expected([0, 100]));
     let held: Vec<_> = (0..22).map(|_| pick(&upstream)).collect();
-    assert_eq!(shares(held), expected([2, 20]), "by time and by requests");
+    assert_eq!(counts(held), expected([2, 20]), "by time and by requests");
 }
 
 #[tokio::test(start_paused = true)]
-async fn l34_a_slow_answer_counts_at_once_and_fades() {
+async fn l34_slow_response_counts_at_once_and_decays() {
     let upstream = upstream(balanced(Balance::LeastTime), &[1, 1]);
     let endpoints = upstream.endpoints();
     let time = || upstream.state().endpoints[0].time;
-    endpoints[0].answered(StatusCode::OK, 10 * MS);
-    endpoints[0].answered(StatusCode::OK, 500 * MS);
+    endpoints[0].record_response(StatusCode::OK, 10 * MS);
+    endpoints[0].record_response(StatusCode::OK, 500 * MS);
     assert_eq!(time(), 500 * MS);
-    endpoints[0].answered(StatusCode::OK, 10 * MS);
+    endpoints[0].record_response(StatusCode::OK, 10 * MS);
     assert_eq!(time(), 500 * MS, "no time has passed");
     advance(10 * S).await;
     assert!(time() < 200 * MS && time() > 150 * MS, "{:?}", time());
-    endpoints[0].failed("reset", MS);
-    assert_eq!(time(), S, "failing quickly is not being fast");
+    endpoints[0].record_failure("reset", MS);
+    assert_eq!(time(), S, "a quick failure is not a fast response");
 }
 
 fn clients() -> impl Iterator<Item = IpAddr> {
@@ -212,7 +214,7 @@ fn homes(upstream: &Upstream) -> Vec<SocketAddr> {
 }
 
 #[tokio::test]
-async fn l35_a_hash_is_stable_and_moves_few() {
+async fn l35_hash_is_stable_and_moves_few_clients() {
     let upstream = upstream(balanced(Balance::Hash(HashBy::Source)), &[1; 10]);
     let before = homes(&upstream);
     assert_eq!(before, homes(&upstream));
@@ -228,13 +230,16 @@ async fn l35_a_hash_is_stable_and_moves_few() {
         pairs.filter(|(before, after)| before != after).count()
     };
     let after = moved(&homes(&upstream));
-    assert!(after < 4000 / 10 * 3 / 2, "a tenth must move, {after} did");
+    assert!(
+        after < 4000 / 10 * 3 / 2,
+        "about a tenth of the clients moves, {after} did"
+    );
     upstream.update(&weighted(&[1; 10]));
     assert_eq!(moved(&homes(&upstream)), 0);
 }
 
 #[tokio::test]
-async fn l35_a_hash_follows_weights_and_passes_over_the_ejected() {
+async fn l35_hash_follows_weights_and_skips_ejected_endpoints() {
     let upstream = upstream(balanced(Balance::Hash(HashBy::Source)), &[1, 3, 1, 1]);
     let count = |homes: &[SocketAddr], number| {
         homes
@@ -259,7 +264,7 @@ async fn l35_a_hash_follows_weights_and_passes_over_the_ejected() {
 }
 
 #[tokio::test]
-async fn l35_whatever_is_hashed_decides() {
+async fn l35_equal_hash_input_gives_the_same_endpoint() {
     let hashed = [
         (
             HashBy::Header("x-user".into()),
@@ -275,20 +280,20 @@ async fn l35_whatever_is_hashed_decides() {
     ];
     for (by, request) in hashed {
         let upstream = upstream(balanced(Balance::Hash(by.clone())), &[1; 5]);
-        let same = shares((0..20).map(|_| pick_for(&upstream, CLIENT, &request)));
+        let same = counts((0..20).map(|_| pick_for(&upstream, CLIENT, &request)));
         assert_eq!(same.len(), 1, "{by:?}");
     }
     let by_query = Balance::Hash(HashBy::Query("user".into()));
     let users = upstream(balanced(by_query), &[1; 5]);
     let same = (0..20).map(|number| asking(&format!("/?a={number}&user=ann"), &[]));
-    let same = shares(same.map(|request| pick_for(&users, CLIENT, &request)));
+    let same = counts(same.map(|request| pick_for(&users, CLIENT, &request)));
     assert_eq!(same.len(), 1, "other parameters do not count");
     let by_header = Balance::Hash(HashBy::Header("x-user".into()));
     let upstream = upstream(balanced(by_header), &[1, 1]);
     assert_eq!(
-        share_out(&upstream, 10),
+        distribution(&upstream, 10),
         expected([5, 5]),
-        "nothing to hash"
+        "no input: round robin"
     );
 }
 
@@ -302,7 +307,7 @@ fn sticky() -> UpstreamPolicy {
     }
 }
 
-/// What a client sends that got this cookie.
+/// The next request of a client that got this cookie.
 fn returning(pick: &Pick) -> Request<()> {
     let cookie = pick.cookie().unwrap();
     let (pair, _) = cookie.to_str().unwrap().split_once(';').unwrap();
@@ -310,7 +315,7 @@ fn returning(pick: &Pick) -> Request<()> {
 }
 
 #[tokio::test]
-async fn l36_a_client_with_a_cookie_returns() {
+async fn l36_client_with_a_cookie_returns_to_its_endpoint() {
     let upstream = upstream(sticky(), &[1, 1, 1]);
     let first = pick(&upstream);
     let cookie = first.cookie().unwrap();
@@ -321,7 +326,7 @@ async fn l36_a_client_with_a_cookie_returns() {
     );
     assert!(
         !text.contains("10.0.0."),
-        "the address is nobody's business: {text}"
+        "the cookie hides the address: {text}"
     );
 
     let cookies = upstream.endpoints();
@@ -336,7 +341,7 @@ async fn l36_a_client_with_a_cookie_returns() {
         .unwrap();
     assert!(
         text.starts_with(expected),
-        "the same on every node, always: {text}"
+        "the same on every node and in every version: {text}"
     );
 
     let request = returning(&first);
@@ -352,17 +357,17 @@ async fn l36_a_client_with_a_cookie_returns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn l36_a_client_moves_only_if_its_endpoint_is_lost() {
+async fn l36_client_moves_only_if_its_endpoint_is_unhealthy_or_gone() {
     let upstream = upstream(sticky(), &[1, 1, 1]);
     let first = pick(&upstream);
     let request = returning(&first);
-    let ask = Ask::new(CLIENT, &request);
-    let tried = upstream.pick(&ask, &[first.address()]).unwrap();
+    let input = PickInput::new(CLIENT, &request);
+    let tried = upstream.pick(&input, &[first.address()]).unwrap();
     assert_ne!(tried.address(), first.address());
     assert_eq!(
         tried.cookie(),
         None,
-        "it may come back to the endpoint that failed once"
+        "one failure does not unpin the client"
     );
 
     fail(&upstream, first.address(), 5);
@@ -377,40 +382,44 @@ async fn l36_a_client_moves_only_if_its_endpoint_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn l37_a_new_endpoint_starts_slowly() {
+async fn l37_weight_of_a_new_endpoint_grows() {
     let policy = UpstreamPolicy {
         slow_start: 100 * S,
         ..UpstreamPolicy::default()
     };
     let upstream = upstream(policy, &[1, 1]);
-    assert_eq!(share_out(&upstream, 100), expected([50, 50]), "all are new");
+    assert_eq!(
+        distribution(&upstream, 100),
+        expected([50, 50]),
+        "no slow start if all are new"
+    );
     upstream.update(&weighted(&[1, 1, 1]));
-    assert_eq!(share_out(&upstream, 210), expected([100, 100, 10]));
+    assert_eq!(distribution(&upstream, 210), expected([100, 100, 10]));
     advance(50 * S).await;
-    assert_eq!(share_out(&upstream, 250), expected([100, 100, 50]));
+    assert_eq!(distribution(&upstream, 250), expected([100, 100, 50]));
     advance(50 * S).await;
-    assert_eq!(share_out(&upstream, 300), expected([100, 100, 100]));
+    assert_eq!(distribution(&upstream, 300), expected([100, 100, 100]));
 }
 
 #[tokio::test]
-async fn l38_two_probes_in_a_row_change_the_state() {
+async fn l38_two_equal_health_checks_in_a_row_change_the_state() {
     let upstream = upstream(UpstreamPolicy::default(), &[1, 1, 1]);
     let endpoint = &upstream.endpoints()[0];
-    let probed = |is_well: bool| {
-        endpoint.probed(is_well.then_some(()).ok_or_else(|| "refused".into()));
+    let probed = |is_healthy: bool| {
+        endpoint.record_probe(is_healthy.then_some(()).ok_or_else(|| "refused".into()));
         endpoint.health.state(tokio::time::Instant::now())
     };
-    let down = || EndpointHealth::Down {
+    let unhealthy = || EndpointHealth::Unhealthy {
         reason: "refused".into(),
     };
-    assert_eq!(probed(false), EndpointHealth::Well);
-    assert_eq!(probed(true), EndpointHealth::Well);
-    assert_eq!(probed(false), EndpointHealth::Well, "not in a row");
-    assert_eq!(probed(false), down());
-    assert_eq!(share_out(&upstream, 30), expected([0, 15, 15]));
-    assert_eq!(probed(true), down());
-    assert_eq!(probed(true), EndpointHealth::Well);
-    assert_eq!(share_out(&upstream, 30), expected([10, 10, 10]));
+    assert_eq!(probed(false), EndpointHealth::Healthy);
+    assert_eq!(probed(true), EndpointHealth::Healthy);
+    assert_eq!(probed(false), EndpointHealth::Healthy, "not in a row");
+    assert_eq!(probed(false), unhealthy());
+    assert_eq!(distribution(&upstream, 30), expected([0, 15, 15]));
+    assert_eq!(probed(true), unhealthy());
+    assert_eq!(probed(true), EndpointHealth::Healthy);
+    assert_eq!(distribution(&upstream, 30), expected([10, 10, 10]));
 }
 
 fn outlier() -> UpstreamPolicy {
@@ -428,10 +437,10 @@ async fn l39_failures_in_a_row_eject_for_longer_each_time() {
     let upstream = upstream(outlier(), &[1, 1, 1]);
     let bad = address(1);
     fail(&upstream, bad, 2);
-    upstream.endpoints()[0].answered(StatusCode::OK, MS);
+    upstream.endpoints()[0].record_response(StatusCode::OK, MS);
     fail(&upstream, bad, 2);
     assert_eq!(
-        share_out(&upstream, 30),
+        distribution(&upstream, 30),
         expected([10, 10, 10]),
         "not in a row"
     );
@@ -448,64 +457,71 @@ async fn l39_failures_in_a_row_eject_for_longer_each_time() {
             "{reason}"
         );
         advance(seconds * S - MS).await;
-        assert_eq!(share_out(&upstream, 30), expected([0, 15, 15]));
+        assert_eq!(distribution(&upstream, 30), expected([0, 15, 15]));
         advance(MS).await;
-        assert_eq!(share_out(&upstream, 30), expected([10, 10, 10]));
+        assert_eq!(distribution(&upstream, 30), expected([10, 10, 10]));
     }
     advance(101 * S).await;
     fail(&upstream, bad, 3);
     advance(10 * S).await;
     assert_eq!(
         upstream.state().endpoints[0].health,
-        EndpointHealth::Well,
-        "it was good for long"
+        EndpointHealth::Healthy,
+        "the ejections start again at 10 s"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn l39_bad_status_codes_eject_and_others_do_not() {
+async fn l39_status_502_503_and_504_eject_and_others_do_not() {
     let upstream = upstream(outlier(), &[1, 1]);
     let endpoints = upstream.endpoints();
     for status in [500, 404, 501] {
-        (0..9).for_each(|_| endpoints[0].answered(StatusCode::from_u16(status).unwrap(), MS));
+        (0..9)
+            .for_each(|_| endpoints[0].record_response(StatusCode::from_u16(status).unwrap(), MS));
     }
-    assert_eq!(upstream.state().endpoints[0].health, EndpointHealth::Well);
+    assert_eq!(
+        upstream.state().endpoints[0].health,
+        EndpointHealth::Healthy
+    );
     for status in [502, 503, 504] {
-        endpoints[0].answered(StatusCode::from_u16(status).unwrap(), MS);
+        endpoints[0].record_response(StatusCode::from_u16(status).unwrap(), MS);
     }
-    assert_ne!(upstream.state().endpoints[0].health, EndpointHealth::Well);
+    assert_ne!(
+        upstream.state().endpoints[0].health,
+        EndpointHealth::Healthy
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn l39_all_are_used_if_most_are_ejected() {
+async fn l39_all_endpoints_are_used_if_most_are_ejected() {
     let upstream = upstream(outlier(), &[1, 1, 1, 1]);
     fail(&upstream, address(1), 3);
     fail(&upstream, address(2), 3);
-    assert_eq!(share_out(&upstream, 40), expected([0, 0, 20, 20]));
+    assert_eq!(distribution(&upstream, 40), expected([0, 0, 20, 20]));
     assert!(!upstream.state().is_panicking);
     fail(&upstream, address(3), 3);
     assert!(upstream.state().is_panicking);
-    assert_eq!(share_out(&upstream, 40), expected([10, 10, 10, 10]));
+    assert_eq!(distribution(&upstream, 40), expected([10, 10, 10, 10]));
 }
 
 #[tokio::test]
-async fn l40_an_endpoint_has_no_more_requests_than_it_may() {
+async fn l40_endpoint_gets_no_more_requests_than_its_limit() {
     let policy = UpstreamPolicy {
         concurrent: Some(2),
         ..UpstreamPolicy::default()
     };
     let upstream = upstream(policy, &[1, 1]);
     let request = asking("/", &[]);
-    let ask = Ask::new(CLIENT, &request);
+    let input = PickInput::new(CLIENT, &request);
     let mut held: Vec<_> = (0..4).map(|_| pick(&upstream)).collect();
-    assert_eq!(upstream.pick(&ask, &[]).unwrap_err(), NoEndpoint::Busy);
+    assert_eq!(upstream.pick(&input, &[]).unwrap_err(), NoEndpoint::Busy);
     let freed = held.pop().unwrap().address();
-    assert_eq!(upstream.pick(&ask, &[]).unwrap().address(), freed);
-    assert_eq!(shares(held).values().sum::<usize>(), 3);
+    assert_eq!(upstream.pick(&input, &[]).unwrap().address(), freed);
+    assert_eq!(counts(held).values().sum::<usize>(), 3);
 }
 
 #[tokio::test]
-async fn l43_an_equal_key_has_the_same_upstream() {
+async fn l43_equal_keys_have_the_same_upstream() {
     let upstreams = Upstreams::new();
     let key_of = |port| UpstreamKey {
         port,
@@ -526,13 +542,13 @@ async fn l43_an_equal_key_has_the_same_upstream() {
     assert!(!Arc::ptr_eq(&one, &upstreams.ensure(&key_of(80))));
 }
 
-/// Where nobody listens, and whose port nobody is given.
-const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+/// An address without a listener. The kernel does not assign port 1 to others.
+const CLOSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 #[tokio::test]
-async fn l45_nobody_listens_is_told_with_the_request() {
+async fn l45_refused_connection_gives_the_request_back() {
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
-    upstream.update(&BTreeMap::from([(NOBODY, 1)]));
+    upstream.update(&BTreeMap::from([(CLOSED, 1)]));
     let request = Request::get("/").body(crate::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
     let sent = upstream.send(&pick, request.into(), &timeouts, None);
@@ -546,17 +562,21 @@ async fn l45_nobody_listens_is_told_with_the_request() {
 }
 
 #[tokio::test]
-async fn l43_a_request_that_a_kept_connection_did_not_take_goes_to_a_new_one() {
+async fn l43_request_that_a_pooled_connection_did_not_take_goes_to_a_new_one() {
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
-    upstream.update(&BTreeMap::from([(NOBODY, 1)]));
+    upstream.update(&BTreeMap::from([(CLOSED, 1)]));
     let (near, far) = tokio::io::duplex(1024);
-    let kept = super::http1::start(near).await.unwrap();
-    upstream.endpoints()[0].idle.put(kept);
+    let pooled = super::http1::start(near).await.unwrap();
+    upstream.endpoints()[0].http1.put(pooled);
     drop(far);
     let request = Request::get("/").body(crate::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
     let sent = upstream.send(&pick, request.into(), &timeouts, None).await;
     let error = sent.unwrap_err();
-    assert_eq!(error.kind, super::ErrorKind::Connect, "nobody listens");
+    assert_eq!(
+        error.kind,
+        super::ErrorKind::Connect,
+        "the new connection is refused"
+    );
     assert!(!error.is_sent && error.request.is_some());
 }

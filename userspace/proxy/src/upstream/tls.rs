@@ -1,4 +1,4 @@
-//! TLS towards endpoints.
+//! TLS connections to endpoints.
 
 use std::sync::Arc;
 
@@ -16,19 +16,23 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
-/// How TLS is spoken with the endpoints of an upstream.
+/// The TLS client configurations of an upstream.
 #[derive(Debug)]
-pub(super) struct Tls {
-    /// Offers what the upstream's protocol allows.
+pub(super) struct TlsConfigs {
+    /// Offers the versions that the upstream's protocol allows (ALPN).
     pub(super) any: Arc<ClientConfig>,
-    /// Offers HTTP/1.1 only, for requests that want to change the protocol.
+    /// Offers HTTP/1.1 only, for requests with `Upgrade`.
     pub(super) http1: Arc<ClientConfig>,
-    /// Whom to ask for, and to check.
+    /// The name that is sent (SNI) and verified.
     pub(super) name: ServerName<'static>,
 }
 
-impl Tls {
-    /// As an upstream's policy says, or why that cannot be.
+impl TlsConfigs {
+    /// The configurations of an upstream's policy.
+    ///
+    /// # Errors
+    ///
+    /// Says which setting is invalid: authorities, own certificate or key, or server name.
     pub(super) fn new(key: &UpstreamKey) -> Result<Self, String> {
         let policy = &key.policy.tls;
         let name = name(key);
@@ -51,7 +55,7 @@ impl Tls {
     }
 }
 
-/// The host name of an upstream's endpoints.
+/// The server name: the policy's, or `SERVICE.NAMESPACE.svc`.
 pub(super) fn name(key: &UpstreamKey) -> String {
     let service = || format!("{}.{}.svc", key.service.name, key.service.namespace);
     key.policy.tls.name.clone().unwrap_or_else(service)
@@ -80,17 +84,19 @@ fn verifier(
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let Some(authorities) = &policy.authorities else {
         let algorithms = provider.signature_verification_algorithms;
-        return Ok(Arc::new(Anybody(algorithms)));
+        return Ok(Arc::new(AcceptAny(algorithms)));
     };
     let mut roots = RootCertStore::empty();
-    let fails = |error: String| format!("authorities: {error}");
-    for authority in certificates(authorities).map_err(fails)? {
+    let invalid = |error: String| format!("authorities: {error}");
+    for authority in certificates(authorities).map_err(invalid)? {
         roots
             .add(authority)
-            .map_err(|error| fails(error.to_string()))?;
+            .map_err(|error| invalid(error.to_string()))?;
     }
     let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
-    let verifier = builder.build().map_err(|error| fails(error.to_string()))?;
+    let verifier = builder
+        .build()
+        .map_err(|error| invalid(error.to_string()))?;
     Ok(verifier)
 }
 
@@ -103,11 +109,11 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Takes any certificate of an endpoint that has its key.
+/// Accepts any certificate if the endpoint proves that it has the key.
 #[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
+struct AcceptAny(WebPkiSupportedAlgorithms);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Connections are kept, and closed when they must be.
+//! Pooling of connections to endpoints.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn l30_requests_go_round_among_real_servers() {
+async fn l30_round_robin_over_real_servers() {
     let servers = [
         Server::named("a").await,
         Server::named("b").await,
@@ -47,7 +47,7 @@ async fn l30_requests_go_round_among_real_servers() {
 }
 
 #[tokio::test]
-async fn l43_a_connection_is_used_again() {
+async fn l43_connection_is_reused() {
     let server = Server::named("a").await;
     let setup = Setup::http(server.address);
     for _ in 0..50 {
@@ -62,7 +62,7 @@ async fn l43_a_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn l43_answers_without_a_body_give_the_connection_back_at_once() {
+async fn l43_response_without_a_body_returns_the_connection_at_once() {
     let server = Server::http(|_| async {
         let response = Response::builder().status(StatusCode::NO_CONTENT);
         response.body(Body::empty()).unwrap()
@@ -73,7 +73,7 @@ async fn l43_answers_without_a_body_give_the_connection_back_at_once() {
     assert_eq!((server.accepted(), held.len()), (1, 2));
 }
 
-/// Answers with a body in two parts, the second of which never comes if the path is `/half`.
+/// Responds with a body in two parts; the second one never comes if the path is `/half`.
 async fn in_parts(request: Request<hyper::body::Incoming>) -> Response<Body> {
     let (sender, body) = channel();
     sender
@@ -93,7 +93,7 @@ async fn in_parts(request: Request<hyper::body::Incoming>) -> Response<Body> {
 }
 
 #[tokio::test]
-async fn l43_a_half_read_answer_closes_its_connection() {
+async fn l43_half_read_response_closes_its_connection() {
     let server = Server::http(in_parts).await;
     let setup = Setup::http(server.address);
     let mut body = setup.get("/half").await.unwrap().into_body();
@@ -104,7 +104,7 @@ async fn l43_a_half_read_answer_closes_its_connection() {
     assert_eq!(
         setup.endpoint().in_flight,
         1,
-        "in flight while the body is here"
+        "in flight until the body is dropped"
     );
     drop(body);
     assert_eq!(setup.endpoint().in_flight, 0);
@@ -114,7 +114,7 @@ async fn l43_a_half_read_answer_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn l43_a_connection_that_broke_is_not_used_again() {
+async fn l43_broken_connection_is_not_reused() {
     let server = Server::raw(|mut stream| async move {
         let mut bytes = [0; 1024];
         while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {
@@ -135,7 +135,7 @@ async fn l43_a_connection_that_broke_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn l43_an_answer_before_the_end_of_the_request_does_not_give_the_connection_back() {
+async fn l43_response_before_the_end_of_the_request_does_not_return_the_connection() {
     let server = Server::named("early").await;
     let setup = Setup::http(server.address);
     let (sender, body) = channel();
@@ -150,7 +150,7 @@ async fn l43_an_answer_before_the_end_of_the_request_does_not_give_the_connectio
     drop(sender);
 }
 
-/// Answers one request on each connection and then closes it, which the channel tells.
+/// Responds to one request on each connection, closes it, and reports that on the channel.
 fn closing() -> (SocketAddr, mpsc::Receiver<()>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -174,7 +174,7 @@ fn closing() -> (SocketAddr, mpsc::Receiver<()>) {
 }
 
 #[tokio::test]
-async fn l43_a_request_that_a_closed_connection_did_not_take_is_sent_on_a_new_one() {
+async fn l43_request_that_a_closed_connection_did_not_take_is_sent_on_a_new_one() {
     let (address, closed) = closing();
     let setup = Setup::http(address);
     for _ in 0..10 {
@@ -187,18 +187,18 @@ async fn l43_a_request_that_a_closed_connection_did_not_take_is_sent_on_a_new_on
         match setup.send(request).await {
             Ok(response) => {
                 assert_eq!(text(response).await, "ok");
-                // Nothing else runs on this thread meanwhile, so that nobody sees the end of the
-                // connection before the next request.
+                // Nothing else runs on this thread, so the upstream sees the closed connection only
+                // with the next request.
                 closed.recv().unwrap();
             }
-            // It was written before the end was read.
+            // The request was written before the end of the connection was read.
             Err(error) => assert!(error.is_sent, "{error}"),
         }
     }
 }
 
 #[tokio::test]
-async fn l43_no_more_than_320_connections_are_kept() {
+async fn l43_at_most_320_connections_are_pooled() {
     let server = Server::http(in_parts).await;
     let setup = Setup::http(server.address);
     let held = join_all((0..330).map(|_| setup.get("/"))).await;
@@ -225,7 +225,7 @@ async fn l43_idle_connections_are_closed_after_a_minute() {
 }
 
 #[tokio::test]
-async fn l45_endpoints_that_left_finish_their_requests() {
+async fn l45_removed_endpoint_finishes_its_requests() {
     let (server, other) = (Server::http(in_parts).await, Server::named("other").await);
     let setup = Setup::http(server.address);
     let held = setup.get("/").await.unwrap();
@@ -239,7 +239,7 @@ async fn l45_endpoints_that_left_finish_their_requests() {
 }
 
 #[tokio::test]
-async fn l45_requests_of_a_forgotten_upstream_finish() {
+async fn l45_removed_upstream_finishes_its_requests() {
     let server = Server::http(in_parts).await;
     let setup = Setup::http(server.address);
     let held = setup.get("/").await.unwrap();
@@ -248,7 +248,7 @@ async fn l45_requests_of_a_forgotten_upstream_finish() {
     until(|| server.open() == 0).await;
 }
 
-/// Takes bytes back, in another protocol.
+/// Upgrades the connection and echoes all bytes.
 async fn echo(request: Request<hyper::body::Incoming>) -> Response<Body> {
     tokio::spawn(async move {
         let upgraded = hyper::upgrade::on(request).await.unwrap();
@@ -263,7 +263,7 @@ async fn echo(request: Request<hyper::body::Incoming>) -> Response<Body> {
 }
 
 #[tokio::test]
-async fn l43_an_upgraded_connection_is_a_tunnel_and_not_kept() {
+async fn l43_upgraded_connection_is_a_tunnel_and_not_pooled() {
     let server = Server::http(echo).await;
     let setup = Setup::http(server.address);
     for count in 1..=2 {
@@ -277,7 +277,11 @@ async fn l43_an_upgraded_connection_is_a_tunnel_and_not_kept() {
             .send(&pick, request.into(), &setup.timeouts, None);
         let response = sent.await.unwrap();
         assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(setup.endpoint().in_flight, 1, "as long as the pick is here");
+        assert_eq!(
+            setup.endpoint().in_flight,
+            1,
+            "in flight until the pick is dropped"
+        );
         let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
         tunnel.write_all(b"hello").await.unwrap();
         let mut bytes = [0; 5];
@@ -288,7 +292,7 @@ async fn l43_an_upgraded_connection_is_a_tunnel_and_not_kept() {
 }
 
 #[tokio::test]
-async fn l43_trailers_pass_both_ways() {
+async fn l43_trailers_pass_in_both_directions() {
     let server = Server::http(|request| async {
         let (text, trailers) = whole(request.into_body()).await;
         let (sender, body) = channel();
@@ -323,7 +327,7 @@ async fn l43_trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn l43_a_raw_connection_is_counted_while_its_pick_is_here() {
+async fn l43_raw_connection_is_in_flight_until_its_pick_is_dropped() {
     let server = Server::raw(|mut stream| async move {
         stream.write_all(b"raw").await.unwrap();
     })
@@ -343,7 +347,7 @@ async fn l43_a_raw_connection_is_counted_while_its_pick_is_here() {
 }
 
 #[tokio::test]
-async fn l43_the_request_has_the_form_of_its_version() {
+async fn l43_request_target_has_the_form_of_its_http_version() {
     let answer = |request: Request<hyper::body::Incoming>| async move {
         let host = request.headers().get("host").cloned();
         Response::new(format!("{:?} {} {host:?}", request.version(), request.uri()).into())

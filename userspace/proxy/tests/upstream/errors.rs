@@ -1,4 +1,4 @@
-//! Errors tell whether the request was sent.
+//! Errors and timeouts; whether the endpoint may have acted on the request.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 const MS: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(600);
 
-/// Never answers.
+/// A server that never responds.
 async fn silent() -> Server {
     Server::http(|_| async { std::future::pending().await }).await
 }
@@ -37,12 +37,12 @@ fn setup(address: SocketAddr, protocol: UpstreamProtocol, timeouts: Timeouts) ->
     }
 }
 
-fn what(error: &SendError) -> (ErrorKind, bool, bool) {
+fn summary(error: &SendError) -> (ErrorKind, bool, bool) {
     (error.kind, error.is_sent, error.request.is_some())
 }
 
 #[tokio::test]
-async fn l45_no_answer_in_time() {
+async fn l45_response_timeout() {
     for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
         let server = silent().await;
         let timeouts = Timeouts {
@@ -51,8 +51,8 @@ async fn l45_no_answer_in_time() {
         };
         let setup = setup(server.address, protocol, timeouts);
         let error = setup.get("/").await.unwrap_err();
-        assert_eq!(what(&error), (ErrorKind::Timeout, true, false));
-        assert_eq!(error.to_string(), "took too long: no answer in time");
+        assert_eq!(summary(&error), (ErrorKind::Timeout, true, false));
+        assert_eq!(error.to_string(), "timeout: no response in time");
         assert_eq!(
             (setup.endpoint().failures, setup.endpoint().in_flight),
             (1, 0)
@@ -61,7 +61,7 @@ async fn l45_no_answer_in_time() {
 }
 
 #[tokio::test]
-async fn l45_an_upload_is_not_silence() {
+async fn l45_upload_does_not_count_for_the_read_timeout() {
     let server = Server::http(|request| async {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         Response::new(Body::from(body))
@@ -86,7 +86,7 @@ async fn l45_an_upload_is_not_silence() {
 }
 
 #[tokio::test]
-async fn l45_an_endpoint_that_takes_no_more_of_the_request() {
+async fn l45_send_timeout_if_the_endpoint_stops_reading() {
     let server = Server::raw(|stream| async move {
         std::future::pending::<()>().await;
         drop(stream);
@@ -104,16 +104,13 @@ async fn l45_an_endpoint_that_takes_no_more_of_the_request() {
     }
     let request = Request::post("/").body(body).unwrap();
     let error = setup.send(request).await.unwrap_err();
-    assert_eq!(what(&error), (ErrorKind::Timeout, true, false));
-    assert_eq!(
-        error.to_string(),
-        "took too long: no room for more of the request in time"
-    );
+    assert_eq!(summary(&error), (ErrorKind::Timeout, true, false));
+    assert_eq!(error.to_string(), "timeout: no upload progress in time");
     drop(sender);
 }
 
 #[tokio::test]
-async fn l45_silence_within_an_answer() {
+async fn l45_read_timeout_within_a_response_body() {
     for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
         let server = Server::http(|_| async {
             let (sender, body) = channel();
@@ -131,17 +128,17 @@ async fn l45_silence_within_an_answer() {
         };
         let setup = setup(server.address, protocol, timeouts);
         let mut body = setup.get("/").await.unwrap().into_body();
-        // A client that reads slowly is not an endpoint that is silent.
+        // The time that the client does not read does not count.
         tokio::time::sleep(40 * MS).await;
         assert!(body.frame().await.unwrap().is_ok());
         let error = body.frame().await.unwrap().unwrap_err();
-        assert_eq!(error.to_string(), "no more of the answer in time");
+        assert_eq!(error.to_string(), "no response data in time");
         assert_eq!(setup.endpoint().failures, 1);
     }
 }
 
 #[tokio::test]
-async fn l45_a_connection_that_closes_without_an_answer() {
+async fn l45_connection_closes_without_a_response() {
     let server = Server::raw(|mut stream| async move {
         let mut bytes = [0; 1024];
         assert!(stream.read(&mut bytes).await.is_ok());
@@ -149,11 +146,11 @@ async fn l45_a_connection_that_closes_without_an_answer() {
     .await;
     let setup = setup(server.address, UpstreamProtocol::Http, patient());
     let error = setup.get("/").await.unwrap_err();
-    assert_eq!(what(&error), (ErrorKind::Broken, true, false));
+    assert_eq!(summary(&error), (ErrorKind::Broken, true, false));
 }
 
 #[tokio::test]
-async fn l45_an_answer_that_breaks_off() {
+async fn l45_response_body_is_cut_off() {
     let server = Server::raw(|mut stream| async move {
         let mut bytes = [0; 1024];
         assert!(stream.read(&mut bytes).await.is_ok());
@@ -168,19 +165,19 @@ async fn l45_an_answer_that_breaks_off() {
 }
 
 #[tokio::test]
-async fn l45_no_tls_where_it_is_spoken() {
+async fn l45_endpoint_without_tls() {
     let server = Server::raw(|mut stream| async move {
         stream.write_all(b"220 mail ready\r\n").await.unwrap();
     })
     .await;
     let setup = setup(server.address, UpstreamProtocol::Https, patient());
     let error = setup.get("/").await.unwrap_err();
-    assert_eq!(what(&error), (ErrorKind::Tls, false, true));
+    assert_eq!(summary(&error), (ErrorKind::Tls, false, true));
 }
 
 #[tokio::test]
-async fn l45_no_connection_in_time() {
-    // TLS is part of connecting, and this endpoint never begins with it.
+async fn l45_connect_timeout_includes_tls() {
+    // This endpoint never begins its handshake.
     let server = Server::raw(|stream| async move {
         std::future::pending::<()>().await;
         drop(stream);
@@ -192,11 +189,11 @@ async fn l45_no_connection_in_time() {
     };
     let setup = setup(server.address, UpstreamProtocol::Https, timeouts);
     let error = setup.get("/").await.unwrap_err();
-    assert_eq!(what(&error), (ErrorKind::Timeout, false, true));
+    assert_eq!(summary(&error), (ErrorKind::Timeout, false, true));
 }
 
 #[tokio::test]
-async fn l45_a_request_that_breaks_off_is_not_blamed_on_the_endpoint() {
+async fn l45_incomplete_request_is_no_failure_of_the_endpoint() {
     for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
         let server = silent().await;
         let setup = setup(server.address, protocol, patient());
@@ -205,7 +202,7 @@ async fn l45_a_request_that_breaks_off_is_not_blamed_on_the_endpoint() {
         sender.unbounded_send(Err("client is gone".into())).unwrap();
         let request = Request::post("/").body(body).unwrap();
         let error = setup.send(request).await.unwrap_err();
-        assert_eq!(what(&error), (ErrorKind::Body, true, false));
+        assert_eq!(summary(&error), (ErrorKind::Body, true, false));
         assert_eq!(setup.endpoint().failures, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Probes take endpoints out and bring them back.
+//! Active health checks.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ fn probing() -> UpstreamPolicy {
     }
 }
 
-/// Answers probes with a status that can be changed, and counts them.
+/// Responds to health checks with the status in `status`, and counts them in `probes`.
 async fn probed(status: &Arc<AtomicU16>, probes: &Arc<AtomicUsize>) -> Server {
     let (status, probes) = (status.clone(), probes.clone());
     Server::http(move |request| {
@@ -48,7 +48,7 @@ async fn probed(status: &Arc<AtomicU16>, probes: &Arc<AtomicUsize>) -> Server {
 }
 
 #[tokio::test]
-async fn l38_probes_take_an_endpoint_out_and_bring_it_back() {
+async fn l38_health_checks_take_an_endpoint_out_and_bring_it_back() {
     let (status, probes) = (Arc::new(AtomicU16::new(200)), Arc::default());
     let server = probed(&status, &probes).await;
     let others = [Server::named("other").await, Server::named("other").await];
@@ -62,18 +62,18 @@ async fn l38_probes_take_an_endpoint_out_and_bring_it_back() {
         endpoint.unwrap().health
     };
     until(|| probes.load(SeqCst) > 3).await;
-    assert_eq!(health(), EndpointHealth::Well);
+    assert_eq!(health(), EndpointHealth::Healthy);
 
     status.store(404, SeqCst);
-    until(|| health() != EndpointHealth::Well).await;
+    until(|| health() != EndpointHealth::Healthy).await;
     let reason = "/healthz: status 404".to_owned();
-    assert_eq!(health(), EndpointHealth::Down { reason });
+    assert_eq!(health(), EndpointHealth::Unhealthy { reason });
     for _ in 0..10 {
         assert_eq!(setup.read("/").await.1, "other");
     }
 
     status.store(399, SeqCst);
-    until(|| health() == EndpointHealth::Well).await;
+    until(|| health() == EndpointHealth::Healthy).await;
     let mut texts = Vec::new();
     for _ in 0..3 {
         texts.push(setup.read("/").await.1);
@@ -91,7 +91,7 @@ async fn l38_probes_take_an_endpoint_out_and_bring_it_back() {
 }
 
 #[tokio::test]
-async fn l38_probing_ends_with_the_upstream() {
+async fn l38_health_checks_end_with_the_upstream() {
     let (status, probes) = (Arc::new(AtomicU16::new(200)), Arc::default());
     let server = probed(&status, &probes).await;
     let setup = Setup::new(probing(), &[server.address]);

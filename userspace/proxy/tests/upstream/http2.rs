@@ -19,7 +19,7 @@ use crate::{
     setup::{Setup, channel, get, whole},
 };
 
-/// Answers requests only when `count` of them are here.
+/// Responds only when `count` requests have arrived.
 async fn together(count: usize) -> Server {
     let barrier = Arc::new(Barrier::new(count));
     Server::http(move |_| {
@@ -44,7 +44,7 @@ async fn l41_requests_share_a_connection() {
     }
 }
 
-/// Takes two requests at a time on a connection.
+/// A server with at most two concurrent streams on a connection.
 async fn two_at_a_time(
     answer: impl Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
 ) -> Server {
@@ -67,11 +67,11 @@ async fn two_at_a_time(
 }
 
 #[tokio::test]
-async fn l41_more_connections_are_made_when_one_is_full() {
+async fn l41_full_connection_makes_the_next_request_open_another() {
     let server = two_at_a_time(|_| {
         let (sender, body) = channel();
         sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
-        // The answer goes on until the client has had enough.
+        // The response never ends.
         tokio::spawn(async move {
             std::future::pending::<()>().await;
             drop(sender);
@@ -87,11 +87,11 @@ async fn l41_more_connections_are_made_when_one_is_full() {
     assert_eq!((held.len(), server.accepted()), (6, 3));
     held.truncate(5);
     held.push(setup.get("/").await.unwrap());
-    assert_eq!(server.accepted(), 3, "a stream that ended makes room");
+    assert_eq!(server.accepted(), 3, "an ended stream frees its place");
 }
 
 #[tokio::test]
-async fn l41_trailers_pass_both_ways() {
+async fn l41_trailers_pass_in_both_directions() {
     let server = Server::http(|request| async {
         let (text, trailers) = whole(request.into_body()).await;
         let (sender, body) = channel();
@@ -119,7 +119,7 @@ async fn l41_trailers_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn l41_a_connection_that_went_away_is_replaced() {
+async fn l41_connection_closed_by_goaway_is_replaced() {
     let server = Server::raw(|stream| async move {
         let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Body::empty())) });
         let served = http2::Builder::new(TokioExecutor::new())
@@ -142,7 +142,7 @@ async fn l41_a_connection_that_went_away_is_replaced() {
 }
 
 #[tokio::test]
-async fn l41_a_refused_request_was_not_acted_on() {
+async fn l41_refused_stream_counts_as_not_sent() {
     let server = Server::raw(|stream| async move {
         let mut connection = h2::server::handshake(stream).await.unwrap();
         while let Some(Ok((_, mut respond))) = connection.accept().await {

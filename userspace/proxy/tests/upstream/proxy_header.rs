@@ -1,4 +1,4 @@
-//! Connections that begin with the client's address.
+//! PROXY protocol headers to endpoints.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,18 +8,18 @@ use http::Response;
 use tokio::io::AsyncReadExt;
 
 use crate::{
-    server::{Server, speak},
+    server::{Server, serve_http},
     setup::Setup,
 };
 
-/// The fixed part of a header (PROXY protocol specification, 2.2) with command PROXY, TCP over IPv4
-/// and twelve bytes of addresses.
+/// The fixed part of a PROXY protocol v2 header (specification, 2.2): command PROXY, TCP over IPv4, 12
+/// bytes of addresses.
 const FIXED: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c";
 
 const ADDRESSES: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 1, 0x04, 0xd2, 0, 80];
 
 #[tokio::test]
-async fn l44_each_connection_names_its_client() {
+async fn l44_each_connection_begins_with_its_clients_address() {
     for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
         let headers = Arc::new(Mutex::new(Vec::new()));
         let seen = headers.clone();
@@ -30,7 +30,7 @@ async fn l44_each_connection_names_its_client() {
                 stream.read_exact(&mut header).await.unwrap();
                 seen.lock().unwrap().push(header);
                 let answer = |_| async { Response::new(Body::from("named".to_owned())) };
-                speak(stream, answer).await;
+                serve_http(stream, answer).await;
             }
         })
         .await;

@@ -1,4 +1,4 @@
-//! Servers on the loopback.
+//! Test servers on loopback.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A server, and what it has seen.
+/// A server that counts its connections.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     accepted: Arc<AtomicUsize>,
@@ -29,17 +29,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// One that answers requests.
+    /// A server that responds with `answer`.
     pub(crate) async fn http<A>(
         answer: impl Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
     ) -> Self
     where
         A: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::raw(move |stream| speak(stream, answer.clone())).await
+        Self::raw(move |stream| serve_http(stream, answer.clone())).await
     }
 
-    /// One that does anything with connections.
+    /// A server that handles raw connections with `serve`.
     pub(crate) async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -65,7 +65,7 @@ impl Server {
         server
     }
 
-    /// One that says its name.
+    /// A server that responds with its name.
     pub(crate) async fn named(name: &'static str) -> Self {
         Self::http(move |_| async move { Response::new(Body::from(name.to_owned())) }).await
     }
@@ -75,14 +75,14 @@ impl Server {
         self.accepted.load(SeqCst)
     }
 
-    /// Connections right now.
+    /// Open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.load(SeqCst)
     }
 }
 
-/// Speaks HTTP, whichever version the client speaks.
-pub(crate) async fn speak<A>(
+/// Serves HTTP/1.1 or HTTP/2, as the client begins.
+pub(crate) async fn serve_http<A>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     answer: impl Fn(Request<Incoming>) -> A,
 ) where
@@ -94,6 +94,6 @@ pub(crate) async fn speak<A>(
     });
     let builder = auto::Builder::new(TokioExecutor::new());
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    // Clients of these tests break off on purpose.
+    // Clients of these tests close connections early on purpose.
     drop(served.await);
 }

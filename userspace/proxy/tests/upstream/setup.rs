@@ -14,12 +14,12 @@ use headgate_model::{
     ingress::{Timeouts, UpstreamKey, UpstreamPolicy, UpstreamProtocol},
 };
 use headgate_proxy::{
-    Ask, Body, EndpointState, Pick, SendError, Upstream, UpstreamState, Upstreams,
+    Body, EndpointState, Pick, PickInput, SendError, Upstream, UpstreamState, Upstreams,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 
-/// Who asks, and where.
+/// Address of the client, and the local address that it connected to.
 pub(crate) const CLIENT: (SocketAddr, SocketAddr) = (
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 1234),
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 80),
@@ -69,8 +69,8 @@ impl Setup {
 
     pub(crate) fn pick(&self) -> Pick {
         let request = Request::new(());
-        let ask = Ask::new(CLIENT.0.ip(), &request);
-        self.upstream.pick(&ask, &[]).unwrap()
+        let input = PickInput::new(CLIENT.0.ip(), &request);
+        self.upstream.pick(&input, &[]).unwrap()
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, SendError> {
@@ -86,7 +86,7 @@ impl Setup {
         self.send(get(path)).await
     }
 
-    /// Status and text of an answer.
+    /// Status and text of a response.
     pub(crate) async fn read(&self, path: &str) -> (StatusCode, String) {
         let response = self.get(path).await.unwrap();
         let status = response.status();
@@ -123,7 +123,7 @@ where
     (String::from_utf8(bytes.to_vec()).unwrap(), trailers)
 }
 
-/// A body that comes when its sender says so.
+/// A body whose frames the test sends.
 pub(crate) fn channel() -> (ChannelSender, Body) {
     let (sender, receiver) = futures::channel::mpsc::unbounded();
     (
@@ -136,7 +136,7 @@ pub(crate) type ChannelSender = futures::channel::mpsc::UnboundedSender<
     Result<hyper::body::Frame<Bytes>, Box<dyn Error + Send + Sync>>,
 >;
 
-/// Waits until something holds, as other tasks have their turns.
+/// Polls until a condition holds, while other tasks run.
 pub(crate) async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! TLS towards endpoints.
+//! TLS connections to endpoints.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use tokio_rustls::{
 };
 
 use crate::{
-    server::{Server, speak},
+    server::{Server, serve_http},
     setup::{Setup, text},
 };
 
@@ -38,7 +38,8 @@ fn certify(authority: &Authority, name: &str) -> (Certificate, KeyPair) {
     (params.signed_by(&key, authority).unwrap(), key)
 }
 
-/// Says what it sees of the client: the name it asks for, and whether it shows a certificate.
+/// A TLS server that responds with the client's server name (SNI), its number of certificates and the
+/// HTTP version.
 async fn serve(
     authority: &Authority,
     verifier: Arc<dyn ClientCertVerifier>,
@@ -68,7 +69,7 @@ async fn serve(
                 let seen = format!("{name} {shown} {:?}", request.version());
                 async move { Response::new(Body::from(seen)) }
             };
-            speak(stream, answer).await;
+            serve_http(stream, answer).await;
         }
     })
     .await
@@ -89,14 +90,14 @@ fn trusting(authority: &Authority) -> UpstreamTls {
     }
 }
 
-fn anybody() -> Arc<dyn ClientCertVerifier> {
+fn no_client_auth() -> Arc<dyn ClientCertVerifier> {
     Arc::new(NoClientAuth)
 }
 
 #[tokio::test]
-async fn l42_a_certificate_is_verified() {
+async fn l42_certificate_is_verified() {
     let authority = authority();
-    let server = serve(&authority, anybody(), &[]).await;
+    let server = serve(&authority, no_client_auth(), &[]).await;
     let setup = Setup::new(https(trusting(&authority)), &[server.address]);
     for _ in 0..3 {
         assert_eq!(setup.read("/").await.1, "web.shop.svc 0 HTTP/1.1");
@@ -105,9 +106,9 @@ async fn l42_a_certificate_is_verified() {
 }
 
 #[tokio::test]
-async fn l42_a_certificate_of_another_authority_or_name_is_refused() {
+async fn l42_certificate_of_another_authority_or_name_is_refused() {
     let authority = authority();
-    let server = serve(&authority, anybody(), &[]).await;
+    let server = serve(&authority, no_client_auth(), &[]).await;
     let other_name = UpstreamTls {
         name: Some("other.example".into()),
         ..trusting(&authority)
@@ -122,8 +123,8 @@ async fn l42_a_certificate_of_another_authority_or_name_is_refused() {
 }
 
 #[tokio::test]
-async fn l42_without_authorities_anybody_is_taken() {
-    let server = serve(&authority(), anybody(), &[]).await;
+async fn l42_without_authorities_any_certificate_is_accepted() {
+    let server = serve(&authority(), no_client_auth(), &[]).await;
     let tls = UpstreamTls {
         name: Some("other.example".into()),
         ..UpstreamTls::default()
@@ -133,7 +134,7 @@ async fn l42_without_authorities_anybody_is_taken() {
 }
 
 #[tokio::test]
-async fn l42_the_own_certificate_is_shown() {
+async fn l42_client_certificate_is_sent() {
     let authority = authority();
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
@@ -153,13 +154,16 @@ async fn l42_the_own_certificate_is_shown() {
     assert_eq!(setup.read("/").await.1, "web.shop.svc 1 HTTP/1.1");
 
     let setup = Setup::new(https(trusting(&authority)), &[server.address]);
-    assert!(setup.get("/").await.is_err(), "nothing to show");
+    assert!(
+        setup.get("/").await.is_err(),
+        "the server demands a certificate"
+    );
 }
 
 #[tokio::test]
-async fn l42_the_endpoint_chooses_the_version() {
+async fn l42_endpoint_chooses_the_http_version() {
     let authority = authority();
-    let server = serve(&authority, anybody(), &["h2", "http/1.1"]).await;
+    let server = serve(&authority, no_client_auth(), &["h2", "http/1.1"]).await;
     let setup = Setup::new(https(trusting(&authority)), &[server.address]);
     for _ in 0..3 {
         let response = setup.get("/").await.unwrap();
@@ -178,13 +182,13 @@ async fn l42_the_endpoint_chooses_the_version() {
     assert_eq!(
         text(response).await,
         "web.shop.svc 0 HTTP/1.1",
-        "only that can be upgraded"
+        "only HTTP/1.1 supports upgrades"
     );
 }
 
 #[tokio::test]
-async fn l42_settings_that_cannot_be_used_are_told_by_every_request() {
-    let server = serve(&authority(), anybody(), &[]).await;
+async fn l42_invalid_settings_fail_every_request() {
+    let server = serve(&authority(), no_client_auth(), &[]).await;
     let bad = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec();
     let broken = |tls: UpstreamTls, expected: &'static str| (tls, expected);
     let cases = [
@@ -233,6 +237,10 @@ async fn l42_settings_that_cannot_be_used_are_told_by_every_request() {
         );
         assert!(error.source.to_string().starts_with(expected), "{error}");
         assert!(setup.state().error.unwrap().starts_with(expected));
-        assert_eq!(setup.endpoint().failures, 0, "the endpoint is not to blame");
+        assert_eq!(
+            setup.endpoint().failures,
+            0,
+            "not a failure of the endpoint"
+        );
     }
 }
