@@ -1,4 +1,4 @@
-//! What it answers.
+//! The endpoints of the provider.
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -40,28 +40,28 @@ pub(crate) async fn keys(State(idp): State<Idp>) -> Json<Value> {
     Json(json!({ "keys": [public] }))
 }
 
-/// Asks nobody, and sends the browser back with a code.
-pub(crate) async fn authorize(State(idp): State<Idp>, Query(asked): Query<Fields>) -> Response {
-    let is_fit = asked
+/// Redirects the browser back with a code, without asking for a password.
+pub(crate) async fn authorize(State(idp): State<Idp>, Query(fields): Query<Fields>) -> Response {
+    let is_valid = fields
         .get("client_id")
         .is_some_and(|client| client == CLIENT)
-        && asked
+        && fields
             .get("response_type")
             .is_some_and(|kind| kind == "code")
-        && asked
+        && fields
             .get("code_challenge_method")
             .is_some_and(|method| method == "S256")
-        && asked
+        && fields
             .get("scope")
             .is_some_and(|scope| scope.split(' ').any(|one| one == "openid"))
-        && asked
+        && fields
             .get("redirect_uri")
-            .is_some_and(|place| place.starts_with("https://shop.example:"));
-    if !is_fit {
-        return (StatusCode::BAD_REQUEST, format!("{asked:?}")).into_response();
+            .is_some_and(|uri| uri.starts_with("https://shop.example:"));
+    if !is_valid {
+        return (StatusCode::BAD_REQUEST, format!("{fields:?}")).into_response();
     }
-    let redirect = asked["redirect_uri"].clone();
-    let state = form_urlencoded::byte_serialize(asked["state"].as_bytes()).collect::<String>();
+    let redirect = fields["redirect_uri"].clone();
+    let state = form_urlencoded::byte_serialize(fields["state"].as_bytes()).collect::<String>();
     if idp.has(Fault::Refused) {
         let back = format!("{redirect}?error=access_denied&state={state}");
         return Redirect::to(&back).into_response();
@@ -70,8 +70,8 @@ pub(crate) async fn authorize(State(idp): State<Idp>, Query(asked): Query<Fields
     let (code, login) = (
         secret(),
         Login {
-            nonce: asked["nonce"].clone(),
-            challenge: asked["code_challenge"].clone(),
+            nonce: fields["nonce"].clone(),
+            challenge: fields["code_challenge"].clone(),
             redirect: redirect.clone(),
         },
     );
@@ -82,14 +82,14 @@ pub(crate) async fn authorize(State(idp): State<Idp>, Query(asked): Query<Fields
 pub(crate) async fn token(
     State(idp): State<Idp>,
     headers: HeaderMap,
-    Form(asked): Form<Fields>,
+    Form(fields): Form<Fields>,
 ) -> Response {
     if !is_client(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let nonce = match asked.get("grant_type").map(String::as_str) {
-        Some("authorization_code") => redeem(&idp, &asked).map(Some),
-        Some("refresh_token") => refresh(&idp, &asked).then_some(None),
+    let nonce = match fields.get("grant_type").map(String::as_str) {
+        Some("authorization_code") => redeem(&idp, &fields).map(Some),
+        Some("refresh_token") => refresh(&idp, &fields).then_some(None),
         _ => None,
     };
     let Some(nonce) = nonce else {
@@ -97,7 +97,7 @@ pub(crate) async fn token(
         return (StatusCode::BAD_REQUEST, Json(error)).into_response();
     };
     let next = secret();
-    idp.0.refresh.lock().unwrap().push(next.clone());
+    idp.0.refresh_tokens.lock().unwrap().push(next.clone());
     Json(json!({
         "token_type": "Bearer",
         "access_token": "access",
@@ -108,20 +108,20 @@ pub(crate) async fn token(
     .into_response()
 }
 
-/// The nonce of a code, which is good once (RFC 6749, 4.1.2) and for whoever has its verifier
+/// Redeems a code for the nonce of its login. A code is valid once (RFC 6749, 4.1.2), with its verifier
 /// (RFC 7636, 4.6).
-fn redeem(idp: &Idp, asked: &Fields) -> Option<String> {
-    let login = idp.0.codes.lock().unwrap().remove(asked.get("code")?)?;
-    let verifier = digest(&SHA256, asked.get("code_verifier")?.as_bytes());
+fn redeem(idp: &Idp, fields: &Fields) -> Option<String> {
+    let login = idp.0.codes.lock().unwrap().remove(fields.get("code")?)?;
+    let verifier = digest(&SHA256, fields.get("code_verifier")?.as_bytes());
     let is_same = login.challenge == URL_SAFE_NO_PAD.encode(verifier);
-    (is_same && login.redirect == *asked.get("redirect_uri")?).then_some(login.nonce)
+    (is_same && login.redirect == *fields.get("redirect_uri")?).then_some(login.nonce)
 }
 
-fn refresh(idp: &Idp, asked: &Fields) -> bool {
-    let mut known = idp.0.refresh.lock().unwrap();
+fn refresh(idp: &Idp, fields: &Fields) -> bool {
+    let mut known = idp.0.refresh_tokens.lock().unwrap();
     let found = known
         .iter()
-        .position(|token| Some(token) == asked.get("refresh_token"));
+        .position(|token| Some(token) == fields.get("refresh_token"));
     let Some(found) = found.filter(|_| !idp.has(Fault::Refresh)) else {
         return false;
     };
@@ -145,19 +145,19 @@ pub(crate) async fn userinfo(State(idp): State<Idp>, headers: HeaderMap) -> Resp
     Json(json!({"sub": user, "email": "ada@shop.example"})).into_response()
 }
 
-pub(crate) async fn introspect(headers: HeaderMap, Form(asked): Form<Fields>) -> Response {
+pub(crate) async fn introspect(headers: HeaderMap, Form(fields): Form<Fields>) -> Response {
     if !is_client(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let is_active = asked.get("token").is_some_and(|token| token == "access");
-    let said = match is_active {
+    let is_active = fields.get("token").is_some_and(|token| token == "access");
+    let claims = match is_active {
         true => json!({"active": true, "sub": USER, "exp": tokens::now() + 300}),
         false => json!({"active": false}),
     };
-    Json(said).into_response()
+    Json(claims).into_response()
 }
 
-/// Both parts are form-encoded first (RFC 6749, 2.3.1).
+/// Checks the client's id and secret, both form-encoded (RFC 6749, 2.3.1).
 fn is_client(headers: &HeaderMap) -> bool {
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let pair = format!("{}:{}", encode(CLIENT), encode(SECRET));

@@ -1,5 +1,5 @@
-//! A small OpenID provider for tests: everybody who comes is logged in as [`USER`], and it can be
-//! told to do wrong.
+//! A small OpenID provider for tests. It logs in every browser as [`USER`], without a password, and
+//! can be set to misbehave ([`Fault`]).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a provider that fails fails its test")]
 
@@ -21,52 +21,52 @@ use axum::{
 use jsonwebtoken::{EncodingKey, jwk::Jwk};
 use tokio::net::TcpListener;
 
-/// Who logs in.
+/// The user of every login.
 pub const USER: &str = "ada";
-/// The client that is known.
+/// The id of the registered client.
 pub const CLIENT: &str = "shop";
-/// Its password.
+/// The client's secret.
 pub const SECRET: &str = "pass:word";
 
-/// What it does wrong.
+/// A way to misbehave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     #[default]
     None,
     /// Tokens are for another client.
     Audience,
-    /// Tokens are made by somebody else.
+    /// Tokens name another issuer.
     Issuer,
-    /// Tokens are of another log-in.
+    /// Tokens have the nonce of another login.
     Nonce,
-    /// Tokens are over.
+    /// Tokens are expired.
     Expired,
-    /// Tokens are signed with a key that is not in the set.
+    /// Tokens are signed with a key that is not in the key set.
     Key,
-    /// Users do not want to.
+    /// Users refuse the login.
     Refused,
-    /// What it says about the user is about another one.
+    /// Userinfo is about another user.
     Userinfo,
-    /// Older tokens are not taken.
+    /// Refresh tokens are refused.
     Refresh,
 }
 
-/// A provider that runs.
+/// A running provider. Clones are the same provider.
 #[derive(Clone, Debug)]
-pub struct Idp(Arc<State>);
+pub struct Idp(Arc<IdpState>);
 
 #[derive(Debug)]
-struct State {
+struct IdpState {
     issuer: String,
     keys: [(EncodingKey, Jwk); 2],
     fault: Mutex<Fault>,
-    /// How long tokens are good, in seconds.
-    life: AtomicI64,
-    /// Codes, and the log-ins that they are for.
+    /// The lifetime of tokens, in seconds.
+    lifetime_s: AtomicI64,
+    /// Logins by authorization code.
     codes: Mutex<HashMap<String, Login>>,
-    /// Tokens that can be refreshed, once each.
-    refresh: Mutex<Vec<String>>,
+    /// Valid refresh tokens.
+    refresh_tokens: Mutex<Vec<String>>,
     logins: AtomicUsize,
     refreshes: AtomicUsize,
 }
@@ -79,16 +79,16 @@ struct Login {
 }
 
 impl Idp {
-    /// Starts one on a port of its own.
+    /// Starts a provider on a free port of loopback.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let idp = Self(Arc::new(State {
+        let idp = Self(Arc::new(IdpState {
             issuer: format!("http://{}", listener.local_addr().unwrap()),
             keys: [tokens::key("first"), tokens::key("first")],
             fault: Mutex::default(),
-            life: AtomicI64::new(300),
+            lifetime_s: AtomicI64::new(300),
             codes: Mutex::default(),
-            refresh: Mutex::default(),
+            refresh_tokens: Mutex::default(),
             logins: AtomicUsize::default(),
             refreshes: AtomicUsize::default(),
         }));
@@ -108,32 +108,32 @@ impl Idp {
         idp
     }
 
-    /// Its address.
+    /// The issuer URL.
     pub fn issuer(&self) -> &str {
         &self.0.issuer
     }
 
-    /// Does this wrong from now on.
+    /// Misbehaves in this way from now on.
     pub fn set_fault(&self, fault: Fault) {
         *self.0.fault.lock().unwrap() = fault;
     }
 
-    /// Makes tokens that are good for so many seconds from now on.
-    pub fn set_life(&self, seconds: i64) {
-        self.0.life.store(seconds, Ordering::SeqCst);
+    /// Sets the lifetime of new tokens, in seconds; negative for expired tokens.
+    pub fn set_lifetime(&self, seconds: i64) {
+        self.0.lifetime_s.store(seconds, Ordering::SeqCst);
     }
 
-    /// A token of [`USER`], without a log-in.
+    /// An id token of [`USER`], without a login.
     pub fn id_token(&self) -> String {
         tokens::id_token(self, None)
     }
 
-    /// How often somebody logged in.
+    /// The number of logins.
     pub fn logins(&self) -> usize {
         self.0.logins.load(Ordering::SeqCst)
     }
 
-    /// How often tokens were refreshed.
+    /// The number of refreshes.
     pub fn refreshes(&self) -> usize {
         self.0.refreshes.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! What it signs.
+//! Keys and id tokens of the provider.
 
 use std::{
     sync::atomic::Ordering,
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{CLIENT, Fault, Idp, USER};
 
-/// A key with a name.
+/// A new signing key with this key id.
 pub(crate) fn key(name: &str) -> (EncodingKey, Jwk) {
     let pair = KeyPair::generate().unwrap();
     let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
@@ -25,15 +25,15 @@ pub(crate) fn now() -> i64 {
     since.unwrap().as_secs() as i64
 }
 
-/// Who logged in (OpenID Connect Core, 2).
+/// An id token (OpenID Connect Core, 2) with the current fault.
 pub(crate) fn id_token(idp: &Idp, nonce: Option<&str>) -> String {
     let or = |fault, wrong: &'static str, right: &str| match idp.has(fault) {
         true => wrong.to_owned(),
         false => right.to_owned(),
     };
-    let life = match idp.has(Fault::Expired) {
+    let lifetime_s = match idp.has(Fault::Expired) {
         true => -3600,
-        false => idp.0.life.load(Ordering::SeqCst),
+        false => idp.0.lifetime_s.load(Ordering::SeqCst),
     };
     let claims = json!({
         "iss": or(Fault::Issuer, "https://elsewhere.example", idp.issuer()),
@@ -41,7 +41,7 @@ pub(crate) fn id_token(idp: &Idp, nonce: Option<&str>) -> String {
         "sub": USER,
         "nonce": nonce.map(|nonce| or(Fault::Nonce, "another", nonce)),
         "iat": now(),
-        "exp": now() + life,
+        "exp": now() + lifetime_s,
     });
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some("first".into());

@@ -26,15 +26,15 @@ pub(crate) async fn gate(
     let Some(authenticator) = &call.route.authenticator else {
         return Ok(Vec::new());
     };
-    let client = auth::Client {
+    let input = auth::AuthInput {
         address: call.client,
         host: &call.host,
         path: &call.path,
         is_https: is_https(connection, parts, call),
         tls: &connection.tls,
     };
-    // Large, and seldom wanted: every request would be as large.
-    Box::pin(authenticator.authorize(parts, &client)).await
+    // Boxed: large and rarely polled; inlined it would grow the future of every request.
+    Box::pin(authenticator.authorize(parts, &input)).await
 }
 
 /// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,

@@ -1,4 +1,4 @@
-//! Keys, in a header or in the query.
+//! API keys, in a header or in the query.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -8,16 +8,16 @@ use http::{HeaderName, Uri, request::Parts, uri::PathAndQuery};
 
 use crate::message::parameters;
 
-use super::{Checked, USER, cache::SecretHash, tell, unauthorized};
+use super::{CheckResult, USER, cache::SecretHash, set_header, unauthorized};
 
 const CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
 
-/// Consumers by their keys.
+/// Checks API keys and finds their consumers.
 pub(super) struct ApiKeyCheck {
     header: HeaderName,
     query: Option<String>,
     hash: SecretHash,
-    /// By the hashes of their keys, so that no comparison tells how much of a key is right.
+    /// By hash of the key, so that the time of a comparison does not reveal a part of a key.
     consumers: HashMap<Vec<u8>, String>,
 }
 
@@ -25,32 +25,34 @@ impl ApiKeyCheck {
     pub(super) fn new(rule: &ApiKey) -> Result<Self> {
         let (hash, mut consumers) = (SecretHash::new()?, HashMap::new());
         for (consumer, key) in &rule.consumers {
-            let known = consumers.insert(hash.of(&[&key.0]), consumer.clone());
-            ensure!(known.is_none(), "two consumers have one key");
+            let known = consumers.insert(hash.digest(&[&key.0]), consumer.clone());
+            ensure!(known.is_none(), "two consumers have the same key");
         }
         Ok(Self {
             hash,
             header: rule
                 .header
                 .parse()
-                .context("auth-key-header is no header")?,
+                .context("auth-key-header is not a header name")?,
             query: rule.query.clone(),
             consumers,
         })
     }
 
-    pub(super) fn pass(&self, parts: &mut Parts) -> Checked {
-        let hash = self.key(parts).map(|key| self.hash.of(&[key.as_bytes()]));
+    pub(super) fn pass(&self, parts: &mut Parts) -> CheckResult {
+        let hash = self
+            .key(parts)
+            .map(|key| self.hash.digest(&[key.as_bytes()]));
         let Some(consumer) = hash.and_then(|hash| self.consumers.get(&hash)) else {
             return Err(unauthorized("ApiKey"));
         };
-        self.take_key(parts);
-        tell(&mut parts.headers, &USER, consumer);
-        tell(&mut parts.headers, &CONSUMER, consumer);
+        self.remove_key(parts);
+        set_header(&mut parts.headers, &USER, consumer);
+        set_header(&mut parts.headers, &CONSUMER, consumer);
         Ok(Vec::new())
     }
 
-    /// The one key of a request; of two nobody knows which is meant.
+    /// The key of a request, if there is exactly one.
     fn key<'a>(&'a self, parts: &'a Parts) -> Option<Cow<'a, str>> {
         let fields = parts.headers.get_all(&self.header).iter();
         let fields = fields.map(|value| value.to_str().unwrap_or_default().into());
@@ -61,8 +63,8 @@ impl ApiKeyCheck {
         keys.next().is_none().then_some(key)
     }
 
-    /// Backends have no use for keys.
-    fn take_key(&self, parts: &mut Parts) {
+    /// Removes the key, which backends do not need.
+    fn remove_key(&self, parts: &mut Parts) {
         parts.headers.remove(&self.header);
         let (Some(name), Some(query)) = (&self.query, parts.uri.query()) else {
             return;
@@ -103,18 +105,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l65_auth_keys_name_consumers_and_go_no_further() {
-        let gate = authenticator(rule(&[("ada", "first"), ("bob", "second")]));
+    async fn l65_auth_keys_name_consumers_and_do_not_reach_backends() {
+        let guard = authenticator(rule(&[("ada", "first"), ("bob", "second")]));
         for (target, key, consumer, kept) in [
             ("/a?b=c", Some("first"), "ada", "/a?b=c"),
             ("/a?key=second", None, "bob", "/a"),
             ("/a?b=%20&k%65y=second&d", None, "bob", "/a?b=%20&d"),
         ] {
-            let mut asked = request(target);
+            let mut builder = request(target);
             if let Some(key) = key {
-                asked = asked.header("x-api-key", key);
+                builder = builder.header("x-api-key", key);
             }
-            let parts = authorize(&gate, &mut asked).await.unwrap();
+            let parts = authorize(&guard, &mut builder).await.unwrap();
             assert_eq!(parts.headers["x-consumer"], consumer);
             assert_eq!(parts.headers["x-auth-user"], consumer);
             assert!(!parts.headers.contains_key("x-api-key"));
@@ -128,17 +130,17 @@ mod tests {
             ("/", &["first", "first"]),
             ("/?key=first", &["first"]),
         ] {
-            let mut asked = request(target);
+            let mut builder = request(target);
             for key in keys {
-                asked = asked.header("x-api-key", *key);
+                builder = builder.header("x-api-key", *key);
             }
-            let denied = authorize(&gate, &mut asked).await.unwrap_err();
+            let denied = authorize(&guard, &mut builder).await.unwrap_err();
             assert_eq!(denied.status(), 401, "{target} {keys:?}");
         }
     }
 
     #[test]
-    fn l65_auth_key_of_two_consumers_is_refused() {
+    fn l65_auth_same_key_for_two_consumers_is_refused() {
         assert!(Authenticator::new(&[rule(&[("ada", "same"), ("bob", "same")])]).is_err());
     }
 }

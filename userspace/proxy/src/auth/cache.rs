@@ -1,4 +1,4 @@
-//! What was proven lately.
+//! A cache of successful checks.
 
 use std::{
     collections::HashMap,
@@ -12,25 +12,25 @@ use aws_lc_rs::{
     rand::SystemRandom,
 };
 
-/// Proofs that are remembered.
+/// The most entries of a cache.
 const MAX_ENTRIES: usize = 1 << 14;
 
-/// Hashes with a key that nobody knows: neither memory nor the time of a look-up tells anything
-/// about what is hashed.
+/// HMAC with a random key: neither memory nor the time of a lookup reveals the hashed secrets.
 pub(super) struct SecretHash(hmac::Key);
 
 impl SecretHash {
     pub(super) fn new() -> Result<Self> {
         let key = hmac::Key::generate(HMAC_SHA256, &SystemRandom::new());
         Ok(Self(key.map_err(|_unspecified| {
-            anyhow!("there are no random numbers")
+            anyhow!("the random number generator failed")
         })?))
     }
 
-    /// The length of each part goes before it: no two proofs are the same text.
-    pub(super) fn of(&self, proof: &[&[u8]]) -> Vec<u8> {
+    /// Hashes the parts of a credential. The length precedes each part, so that different parts never
+    /// give the same input.
+    pub(super) fn digest(&self, parts: &[&[u8]]) -> Vec<u8> {
         let mut context = hmac::Context::with_key(&self.0);
-        for part in proof {
+        for part in parts {
             context.update(&part.len().to_be_bytes());
             context.update(part);
         }
@@ -38,7 +38,7 @@ impl SecretHash {
     }
 }
 
-/// What came of proofs, which are not kept themselves.
+/// Results by credential, with an expiry. Only hashes of the credentials are kept.
 pub(super) struct Cache<T> {
     hash: SecretHash,
     entries: Mutex<HashMap<Vec<u8>, (Instant, T)>>,
@@ -52,20 +52,20 @@ impl<T: Clone> Cache<T> {
         })
     }
 
-    pub(super) fn get(&self, proof: &[&[u8]]) -> Option<T> {
+    pub(super) fn get(&self, credential: &[&[u8]]) -> Option<T> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, known) = entries.get(&self.hash.of(proof))?;
-        (Instant::now() < *until).then(|| known.clone())
+        let (expiry, value) = entries.get(&self.hash.digest(credential))?;
+        (Instant::now() < *expiry).then(|| value.clone())
     }
 
-    pub(super) fn insert(&self, proof: &[&[u8]], known: T, time: Duration) {
-        let (hash, now) = (self.hash.of(proof), Instant::now());
+    pub(super) fn insert(&self, credential: &[&[u8]], value: T, lifetime: Duration) {
+        let (hash, now) = (self.hash.digest(credential), Instant::now());
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if entries.len() >= MAX_ENTRIES {
-            entries.retain(|_, (until, _)| now < *until);
+            entries.retain(|_, (expiry, _)| now < *expiry);
         }
         if entries.len() < MAX_ENTRIES {
-            entries.insert(hash, (now + time, known));
+            entries.insert(hash, (now + lifetime, value));
         }
     }
 }

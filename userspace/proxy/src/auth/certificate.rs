@@ -1,7 +1,7 @@
-//! Client certificates (RFC 8446, 4.4.2).
+//! AuthInput certificates (RFC 8446, 4.4.2).
 //!
-//! The handshake proves that a client has the key of its certificate; what the certificate is worth
-//! is found out here, with the authorities of the host that a request is for.
+//! The handshake proves only that a client has the key of its certificate. This check verifies the
+//! certificate for each request, with the authorities of the requested host.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,17 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use crate::{answer, body::Body, fetch::read_roots, tls::provider};
 
-use super::{Checked, Client, cache::Cache, tell};
+use super::{AuthInput, CheckResult, cache::Cache, set_header};
 
 const VERIFY: HeaderName = HeaderName::from_static("ssl-client-verify");
 const SUBJECT: HeaderName = HeaderName::from_static("ssl-client-subject-dn");
 const ISSUER: HeaderName = HeaderName::from_static("ssl-client-issuer-dn");
 const CERTIFICATE: HeaderName = HeaderName::from_static("ssl-client-cert");
 
-/// How long a certificate that is good is taken without checking its signatures again.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long a valid certificate is accepted without verifying its signatures again.
+const CACHE_TIME: Duration = Duration::from_secs(60);
 
-/// Authorities, and what is asked of certificates.
+/// Verifies client certificates with the authorities of a rule.
 pub(super) struct CertificateCheck {
     rule: ClientCertificates,
     roots: Vec<CertificateDer<'static>>,
@@ -45,7 +45,7 @@ impl CertificateCheck {
             let lists: Vec<_> = lists
                 .collect::<Result<_, _>>()
                 .context("ca.crl is not PEM")?;
-            // Authorities between may have none.
+            // Intermediate authorities may have no list.
             verifier = verifier.with_crls(lists).allow_unknown_revocation_status();
         }
         let roots = CertificateDer::pem_slice_iter(&rule.authorities);
@@ -59,37 +59,42 @@ impl CertificateCheck {
         })
     }
 
-    pub(super) fn pass(&self, parts: &mut Parts, client: &Client<'_>) -> Checked {
-        let asked = client.tls.server_name.as_deref();
-        if asked.is_some_and(|asked| asked != client.host) {
-            // What was asked of the client was for another host.
+    pub(super) fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
+        let server_name = input.tls.server_name.as_deref();
+        if server_name.is_some_and(|name| name != input.host) {
+            // The client was asked for the certificate of another host.
             let why = "the TLS connection is for another host";
             return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
         }
         let headers = &mut parts.headers;
-        let Some((own, others)) = client.tls.certificates.split_first() else {
+        let Some((own, others)) = input.tls.certificates.split_first() else {
             if self.rule.verify == Verify::Required {
-                return Err(self.denial(StatusCode::BAD_REQUEST, "a certificate is needed"));
+                return Err(
+                    self.refuse(StatusCode::BAD_REQUEST, "a client certificate is required")
+                );
             }
-            tell(headers, &VERIFY, "NONE");
-            return self.named(None);
+            set_header(headers, &VERIFY, "NONE");
+            return self.check_name(None);
         };
         let trusted = self.verify(own, others);
         match &trusted {
-            Ok(()) => tell(headers, &VERIFY, "SUCCESS"),
+            Ok(()) => set_header(headers, &VERIFY, "SUCCESS"),
             Err(why) if self.rule.verify == Verify::AnyAuthority => {
-                tell(headers, &VERIFY, &format!("FAILED:{why}"));
+                set_header(headers, &VERIFY, &format!("FAILED:{why}"));
             }
             Err(_) => {
-                let why = "the certificate is not good";
-                return Err(self.denial(StatusCode::BAD_REQUEST, why));
+                let why = "the client certificate is invalid";
+                return Err(self.refuse(StatusCode::BAD_REQUEST, why));
             }
         }
         let Ok((_, parsed)) = X509Certificate::from_der(own) else {
-            return Err(self.denial(StatusCode::BAD_REQUEST, "the certificate is none"));
+            return Err(self.refuse(
+                StatusCode::BAD_REQUEST,
+                "the client certificate is malformed",
+            ));
         };
-        self.describe(headers, own, &parsed);
-        self.named(
+        self.set_headers(headers, own, &parsed);
+        self.check_name(
             trusted
                 .is_ok()
                 .then(|| common_name(parsed.subject()))
@@ -102,51 +107,54 @@ impl CertificateCheck {
         own: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
     ) -> Result<(), String> {
-        let between = others.iter().filter(|other| !self.roots.contains(other));
-        if between.count() > self.rule.depth as usize {
+        let intermediates = others.iter().filter(|other| !self.roots.contains(other));
+        if intermediates.count() > self.rule.depth as usize {
             return Err("the chain is too long".into());
         }
-        let proof: Vec<&[u8]> = std::iter::once(own)
+        let chain: Vec<&[u8]> = std::iter::once(own)
             .chain(others)
             .map(AsRef::as_ref)
             .collect();
-        if self.cache.get(&proof).is_some() {
+        if self.cache.get(&chain).is_some() {
             return Ok(());
         }
         let verified = self
             .verifier
             .verify_client_cert(own, others, UnixTime::now());
         verified.map_err(|error| error.to_string())?;
-        self.cache.insert(&proof, (), REMEMBERED);
+        self.cache.insert(&chain, (), CACHE_TIME);
         Ok(())
     }
 
-    /// Whether the common name is a wanted one; without a certificate that is good there is none.
-    fn named(&self, name: Option<&str>) -> Checked {
+    /// Accepts the common name if the rule allows it. `None` if there is no valid certificate.
+    fn check_name(&self, name: Option<&str>) -> CheckResult {
         let Some(wanted) = &self.rule.name else {
             return Ok(Vec::new());
         };
         match name.is_some_and(|name| wanted.regex().is_match(name)) {
             true => Ok(Vec::new()),
-            false => Err(self.denial(StatusCode::FORBIDDEN, "not for this certificate")),
+            false => Err(self.refuse(
+                StatusCode::FORBIDDEN,
+                "the client certificate's common name is not allowed",
+            )),
         }
     }
 
-    fn describe(
+    fn set_headers(
         &self,
         headers: &mut HeaderMap,
         own: &CertificateDer<'_>,
         parsed: &X509Certificate<'_>,
     ) {
-        tell(headers, &SUBJECT, &name(parsed.subject()));
-        tell(headers, &ISSUER, &name(parsed.issuer()));
+        set_header(headers, &SUBJECT, &name(parsed.subject()));
+        set_header(headers, &ISSUER, &name(parsed.issuer()));
         if self.rule.is_passed {
             let text = utf8_percent_encode(&pem(own), NON_ALPHANUMERIC).to_string();
-            tell(headers, &CERTIFICATE, &text);
+            set_header(headers, &CERTIFICATE, &text);
         }
     }
 
-    fn denial(&self, status: StatusCode, why: &str) -> Response<Body> {
+    fn refuse(&self, status: StatusCode, why: &str) -> Response<Body> {
         match &self.rule.error_page {
             Some(page) => answer::redirect(302, page),
             None => answer::error(status, why),
@@ -154,12 +162,12 @@ impl CertificateCheck {
     }
 }
 
-/// The last common name; of several it is the most specific one.
+/// The last common name, which is the most specific one.
 fn common_name<'a>(name: &'a X509Name<'_>) -> Option<&'a str> {
     name.iter_common_name().last()?.as_str().ok()
 }
 
-/// A name as text, its last part first (RFC 4514).
+/// A name as text, with its last part first (RFC 4514, 2.1).
 fn name(name: &X509Name<'_>) -> String {
     let registry = x509_parser::objects::oid_registry();
     let parts = name.iter_rdn().map(|part| {
@@ -177,7 +185,7 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// Labels of RFC 4514, 3, where there are some.
+/// The short labels of RFC 4514, 3; other labels stay as they are.
 fn short(label: &str) -> &str {
     match label {
         "commonName" => "CN",
@@ -192,7 +200,7 @@ fn short(label: &str) -> &str {
     }
 }
 
-/// RFC 4514, 2.4.
+/// A value with the escapes of RFC 4514, 2.4.
 fn escaped(value: &str) -> String {
     let mut out = String::new();
     for (index, character) in value.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! What tokens say (RFC 7519, 4.1), whatever they are made of.
+//! Claims of tokens of every format (RFC 7519, 4.1).
 
 use std::{
     collections::BTreeMap,
@@ -10,31 +10,35 @@ use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{USER, tell};
+use super::{USER, set_header};
 
-/// Why a token is not taken.
+/// Why the claims of a token are not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Untrusted {
-    #[error("it does not say when it ends, or its times are no times")]
+pub(super) enum InvalidClaim {
+    #[error("exp is missing, or exp or nbf is malformed")]
     Times,
-    #[error("it is not valid yet, or not any more")]
+    #[error("the token is expired or not valid yet")]
     Expired,
-    #[error("somebody else made it")]
+    #[error("iss is another issuer")]
     Issuer,
-    #[error("it is for somebody else")]
+    #[error("aud is another audience")]
     Audience,
 }
 
-/// Whether a token is good now, and for us. A token must say when it ends.
-pub(super) fn check(token: &Value, rule: &Claims) -> Result<(), Untrusted> {
+/// Checks that a token is valid now, from the issuer and for an audience of `rule`. `exp` is required.
+///
+/// # Errors
+///
+/// The first claim that is not accepted.
+pub(super) fn check(token: &Value, rule: &Claims) -> Result<(), InvalidClaim> {
     let (now, leeway) = (now().as_secs(), rule.leeway.as_secs());
-    let ends = time(token, "exp")?.ok_or(Untrusted::Times)?;
-    if now >= ends.saturating_add(leeway) {
-        return Err(Untrusted::Expired);
+    let expiry = time(token, "exp")?.ok_or(InvalidClaim::Times)?;
+    if now >= expiry.saturating_add(leeway) {
+        return Err(InvalidClaim::Expired);
     }
-    let starts = time(token, "nbf")?.unwrap_or_default();
-    if starts > now + leeway {
-        return Err(Untrusted::Expired);
+    let not_before = time(token, "nbf")?.unwrap_or_default();
+    if not_before > now + leeway {
+        return Err(InvalidClaim::Expired);
     }
     let issuer = token.get("iss").and_then(Value::as_str);
     if rule
@@ -42,12 +46,12 @@ pub(super) fn check(token: &Value, rule: &Claims) -> Result<(), Untrusted> {
         .as_deref()
         .is_some_and(|wanted| issuer != Some(wanted))
     {
-        return Err(Untrusted::Issuer);
+        return Err(InvalidClaim::Issuer);
     }
     if rule.audiences.is_empty() || is_for(token, &rule.audiences) {
         return Ok(());
     }
-    Err(Untrusted::Audience)
+    Err(InvalidClaim::Audience)
 }
 
 fn is_for(token: &Value, audiences: &[String]) -> bool {
@@ -62,13 +66,13 @@ fn is_for(token: &Value, audiences: &[String]) -> bool {
     }
 }
 
-/// When a token ends, in seconds since 1970.
-pub(super) fn end(token: &Value) -> Option<u64> {
+/// `exp` in seconds since 1970.
+pub(super) fn expiry(token: &Value) -> Option<u64> {
     time(token, "exp").ok()?
 }
 
-/// Seconds since 1970, or a text as PASETO has it (RFC 3339).
-fn time(token: &Value, name: &str) -> Result<Option<u64>, Untrusted> {
+/// A time claim: seconds since 1970, or RFC 3339 as in PASETO.
+fn time(token: &Value, name: &str) -> Result<Option<u64>, InvalidClaim> {
     let seconds = match token.get(name) {
         None => return Ok(None),
         // Fractions are allowed (RFC 7519, 2).
@@ -77,29 +81,34 @@ fn time(token: &Value, name: &str) -> Result<Option<u64>, Untrusted> {
         Some(_) => None,
     };
     let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    seconds.ok_or(Untrusted::Times).map(Some)
+    seconds.ok_or(InvalidClaim::Times).map(Some)
 }
 
+/// The time since 1970.
 pub(super) fn now() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
 }
 
-/// Tells the backend who a token is about: `sub`, and the claims of each header.
-pub(super) fn tell_all(headers: &mut HeaderMap, token: &Value, wanted: &BTreeMap<String, String>) {
+/// Sets the headers for the backend: the user from `sub`, and the header of each wanted claim.
+pub(super) fn set_claims(
+    headers: &mut HeaderMap,
+    token: &Value,
+    wanted: &BTreeMap<String, String>,
+) {
     if let Some(user) = token.get("sub").and_then(Value::as_str) {
-        tell(headers, &USER, user);
+        set_header(headers, &USER, user);
     }
     for (header, claim) in wanted {
         let value = token.get(claim).and_then(text);
         if let (Ok(header), Some(value)) = (header.parse::<HeaderName>(), value) {
-            tell(headers, &header, &value);
+            set_header(headers, &header, &value);
         }
     }
 }
 
-/// A claim as text; several values between commas.
+/// A claim as text; arrays as a comma-separated list.
 fn text(claim: &Value) -> Option<String> {
     match claim {
         Value::String(text) => Some(text.clone()),
@@ -120,7 +129,7 @@ mod tests {
     use http::HeaderMap;
     use serde_json::{Value, json};
 
-    use super::{Untrusted, check, now, tell_all};
+    use super::{InvalidClaim, check, now, set_claims};
 
     fn rule() -> Claims {
         Claims {
@@ -132,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn l66_auth_claims_are_of_now_and_for_us() {
+    fn l66_auth_claims_must_be_valid_now_and_for_us() {
         let now = now().as_secs();
         let token = |claims: Value| {
             let mut token = json!({"iss": "i", "aud": ["x", "b"], "exp": now + 10});
@@ -148,21 +157,21 @@ mod tests {
             (json!({"exp": (now + 10) as f64 + 0.5}), Ok(())),
             (json!({"exp": "2999-01-01T00:00:00+00:00"}), Ok(())),
             (json!({"nbf": now + 30}), Ok(())),
-            (json!({"exp": now - 61}), Err(Untrusted::Expired)),
+            (json!({"exp": now - 61}), Err(InvalidClaim::Expired)),
             (
                 json!({"exp": "2001-01-01T00:00:00Z"}),
-                Err(Untrusted::Expired),
+                Err(InvalidClaim::Expired),
             ),
-            (json!({"nbf": now + 90}), Err(Untrusted::Expired)),
-            (json!({"exp": null}), Err(Untrusted::Times)),
-            (json!({"exp": "soon"}), Err(Untrusted::Times)),
-            (json!({"exp": -1}), Err(Untrusted::Times)),
-            (json!({"nbf": true}), Err(Untrusted::Times)),
-            (json!({"iss": "other"}), Err(Untrusted::Issuer)),
-            (json!({"iss": null}), Err(Untrusted::Issuer)),
-            (json!({"iss": ["i"]}), Err(Untrusted::Issuer)),
-            (json!({"aud": ["x"]}), Err(Untrusted::Audience)),
-            (json!({"aud": null}), Err(Untrusted::Audience)),
+            (json!({"nbf": now + 90}), Err(InvalidClaim::Expired)),
+            (json!({"exp": null}), Err(InvalidClaim::Times)),
+            (json!({"exp": "soon"}), Err(InvalidClaim::Times)),
+            (json!({"exp": -1}), Err(InvalidClaim::Times)),
+            (json!({"nbf": true}), Err(InvalidClaim::Times)),
+            (json!({"iss": "other"}), Err(InvalidClaim::Issuer)),
+            (json!({"iss": null}), Err(InvalidClaim::Issuer)),
+            (json!({"iss": ["i"]}), Err(InvalidClaim::Issuer)),
+            (json!({"aud": ["x"]}), Err(InvalidClaim::Audience)),
+            (json!({"aud": null}), Err(InvalidClaim::Audience)),
         ] {
             assert_eq!(token(claims.clone()), expected, "{claims}");
         }
@@ -176,15 +185,15 @@ mod tests {
         ];
         let mut headers = HeaderMap::new();
         let token = json!({"sub": "ada", "groups": ["a", "b", 3], "deep": {"a": 1}});
-        tell_all(&mut headers, &token, &wanted.into());
+        set_claims(&mut headers, &token, &wanted.into());
         assert_eq!(headers["x-auth-user"], "ada");
         assert_eq!(headers["x-groups"], "a,b,3");
         assert!(!headers.contains_key("x-deep"));
         let token = json!({"sub": "a\r\nb: c"});
-        tell_all(&mut headers, &token, &Default::default());
+        set_claims(&mut headers, &token, &Default::default());
         assert_eq!(
             headers["x-auth-user"], "ada",
-            "what no header can carry is not told"
+            "a value that is invalid in a header is dropped"
         );
     }
 }

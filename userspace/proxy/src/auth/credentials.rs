@@ -1,13 +1,13 @@
-//! What `Authorization` carries (RFC 9110, 11.4).
+//! Credentials in `Authorization` (RFC 9110, 11.4).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header};
 
-/// The rest of the one `Authorization` header, if it has this scheme.
+/// The credentials of the `Authorization` header, if it has this scheme and is the only one.
 pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let field = fields.next()?.to_str().ok()?;
-    // Of two nobody knows which one the backend believes.
+    // With two headers, the backend might use the other one.
     if fields.next().is_some() {
         return None;
     }
@@ -15,7 +15,7 @@ pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
-/// Name and password (RFC 7617).
+/// User and password (RFC 7617).
 pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = STANDARD.decode(with_scheme(headers, "Basic")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;
@@ -23,7 +23,7 @@ pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     Some((user.into(), password.into()))
 }
 
-/// A token (RFC 6750, 2.1).
+/// A bearer token (RFC 6750, 2.1).
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     with_scheme(headers, "Bearer").filter(|token| !token.is_empty())
 }

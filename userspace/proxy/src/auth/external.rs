@@ -1,4 +1,4 @@
-//! Another service decides about each request, as in ingress-nginx (`auth-url`).
+//! External authentication: another service decides about each request, as in ingress-nginx (`auth-url`).
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -17,17 +17,17 @@ use crate::{
     headers::{self, insert},
 };
 
-use super::{Checked, Client, failed, spelling, strip, target};
+use super::{AuthInput, CheckResult, service_failed, spelling, strip, target};
 
-/// What stays as it is in a parameter (RFC 3986, 2.3).
+/// Everything but the unreserved characters (RFC 3986, 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// What the service is told about the request. Nothing of it is believed from clients.
-const TOLD: [&str; 11] = [
+/// Headers that describe the request to the service. Those of clients are removed.
+const REQUEST_HEADERS: [&str; 11] = [
     "forwarded",
     "x-auth-request-redirect",
     "x-forwarded-for",
@@ -41,8 +41,8 @@ const TOLD: [&str; 11] = [
     "x-real-ip",
 ];
 
-/// What is about a body or a copy of it: the question has none.
-const ABOUT_BODIES: [HeaderName; 9] = [
+/// Headers about the body or a cached copy, which the subrequest does not have.
+const BODY_HEADERS: [HeaderName; 9] = [
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,
     header::EXPECT,
@@ -54,14 +54,14 @@ const ABOUT_BODIES: [HeaderName; 9] = [
     header::RANGE,
 ];
 
-/// A service, and how to ask it.
+/// Asks a service about each request.
 pub(super) struct ExternalCheck {
     rule: External,
     url: Uri,
     method: Option<Method>,
     fetch: Fetch,
-    /// Headers of answers that backends get.
-    passed: Vec<HeaderName>,
+    /// Headers of the service's response that backends get.
+    response_headers: Vec<HeaderName>,
 }
 
 impl ExternalCheck {
@@ -69,87 +69,88 @@ impl ExternalCheck {
         let method = rule.method.as_deref().map(str::parse);
         let names = rule.response_headers.iter();
         Ok(Self {
-            url: rule.url.parse().context("auth-url is no address")?,
-            method: method.transpose().context("auth-method is no method")?,
+            url: rule.url.parse().context("auth-url is not a URL")?,
+            method: method.transpose().context("auth-method is not a method")?,
             fetch: Fetch::new(rule.authorities.as_deref())?,
-            passed: names.map(|name| name.parse()).collect::<Result<_, _>>()?,
+            response_headers: names.map(|name| name.parse()).collect::<Result<_, _>>()?,
             rule: rule.clone(),
         })
     }
 
-    pub(super) async fn pass(&self, parts: &mut Parts, client: &Client<'_>) -> Checked {
-        let question = self.question(parts, client);
-        let answer = match self.fetch.send(question).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(failed("auth-url", &error)),
+    pub(super) async fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
+        let subrequest = self.subrequest(parts, input);
+        let response = match self.fetch.send(subrequest).await {
+            Ok(response) => response,
+            Err(error) => return Err(service_failed("auth-url", &error)),
         };
-        let cookies = answer.headers().get_all(header::SET_COOKIE);
+        let cookies = response.headers().get_all(header::SET_COOKIE);
         let cookies: Vec<HeaderValue> = cookies.iter().cloned().collect();
-        match answer.status() {
+        match response.status() {
             status if status.is_success() => {
-                self.tell(&mut parts.headers, answer.headers());
+                self.set_headers(&mut parts.headers, response.headers());
                 Ok(cookies)
             }
             StatusCode::UNAUTHORIZED if self.rule.signin.is_some() => {
-                let mut response = answer::redirect(302, &self.signin(parts, client));
+                let mut response = answer::redirect(302, &self.signin(parts, input));
                 for cookie in cookies {
                     response.headers_mut().append(header::SET_COOKIE, cookie);
                 }
                 Err(response)
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(denial(answer)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(passed_on(response)),
             status => {
-                let error = anyhow::anyhow!("{} answered {status}", self.url);
-                Err(failed("auth-url", &error))
+                let error = anyhow::anyhow!("{} sent {status}", self.url);
+                Err(service_failed("auth-url", &error))
             }
         }
     }
 
-    fn question(&self, parts: &Parts, client: &Client<'_>) -> Request<Full<Bytes>> {
-        let mut question = Request::new(Full::default());
-        *question.uri_mut() = self.url.clone();
-        *question.method_mut() = self.method.as_ref().unwrap_or(&parts.method).clone();
-        let fields = question.headers_mut();
+    fn subrequest(&self, parts: &Parts, input: &AuthInput<'_>) -> Request<Full<Bytes>> {
+        let mut subrequest = Request::new(Full::default());
+        *subrequest.uri_mut() = self.url.clone();
+        *subrequest.method_mut() = self.method.as_ref().unwrap_or(&parts.method).clone();
+        let fields = subrequest.headers_mut();
         fields.clone_from(&parts.headers);
         headers::strip_hop_by_hop(fields);
-        for name in &ABOUT_BODIES {
+        for name in &BODY_HEADERS {
             fields.remove(name);
         }
-        strip(fields, &TOLD.map(String::from));
+        strip(fields, &REQUEST_HEADERS.map(String::from));
         let path = target(parts);
         let redirect = self.rule.redirect.as_deref().unwrap_or(path);
-        let address = client.address.to_string();
-        let mut tell = |name, value: &str| insert(fields, HeaderName::from_static(name), value);
-        tell("x-original-url", &client.url(parts));
-        tell("x-original-method", parts.method.as_str());
-        tell("x-auth-request-redirect", redirect);
-        tell("x-real-ip", &address);
-        tell("x-forwarded-for", &address);
-        tell("x-forwarded-method", parts.method.as_str());
-        tell("x-forwarded-proto", client.scheme());
-        tell("x-forwarded-host", &client.authority(parts));
-        tell("x-forwarded-uri", path);
-        question
+        let address = input.address.to_string();
+        let mut set = |name, value: &str| insert(fields, HeaderName::from_static(name), value);
+        set("x-original-url", &input.url(parts));
+        set("x-original-method", parts.method.as_str());
+        set("x-auth-request-redirect", redirect);
+        set("x-real-ip", &address);
+        set("x-forwarded-for", &address);
+        set("x-forwarded-method", parts.method.as_str());
+        set("x-forwarded-proto", input.scheme());
+        set("x-forwarded-host", &input.authority(parts));
+        set("x-forwarded-uri", path);
+        subrequest
     }
 
-    /// Backends get what the service says, and what clients said of it in no spelling.
-    fn tell(&self, request: &mut HeaderMap, answer: &HeaderMap) {
-        for name in &self.passed {
+    /// Copies headers of the service's response to the request. Those of clients are removed in every
+    /// spelling.
+    fn set_headers(&self, request: &mut HeaderMap, response: &HeaderMap) {
+        for name in &self.response_headers {
             strip(request, &[spelling(name.as_str())]);
-            for value in answer.get_all(name) {
+            for value in response.get_all(name) {
                 request.append(name, value.clone());
             }
         }
     }
 
-    /// Where clients log in, with the address to come back to unless it says that already.
-    fn signin(&self, parts: &Parts, client: &Client<'_>) -> String {
+    /// The URL of the sign-in page, with the URL to return to unless it is there already.
+    fn signin(&self, parts: &Parts, input: &AuthInput<'_>) -> String {
         let signin = self.rule.signin.as_deref().unwrap_or_default();
         let escaped = escape(target(parts));
         let signin = signin
             .replace("$escaped_request_uri", &escaped)
-            .replace("$scheme", client.scheme())
-            .replace("$host", client.host)
+            .replace("$scheme", input.scheme())
+            .replace("$host", input.host)
             .replace("$request_uri", target(parts));
         let parameter = &self.rule.signin_parameter;
         let query = signin.split_once('?').map(|(_, query)| query);
@@ -159,7 +160,7 @@ impl ExternalCheck {
             return signin;
         }
         let mark = if query.is_some() { '&' } else { '?' };
-        let back = escape(&client.url(parts));
+        let back = escape(&input.url(parts));
         format!("{signin}{mark}{parameter}={back}")
     }
 }
@@ -168,9 +169,9 @@ fn escape(text: &str) -> String {
     utf8_percent_encode(text, ESCAPED).to_string()
 }
 
-/// What the service answers, as its own answer.
-fn denial(answer: Response<Bytes>) -> Response<Body> {
-    let (mut parts, body) = answer.into_parts();
+/// The service's response for the client.
+fn passed_on(response: Response<Bytes>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, body.into())
@@ -178,7 +179,7 @@ fn denial(answer: Response<Bytes>) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, extract::Request as Asked, routing::any};
+    use axum::{Router, extract::Request as AxumRequest, routing::any};
     use headgate_model::ingress::{Auth, External};
     use http::{HeaderMap, Response, StatusCode};
 
@@ -198,23 +199,23 @@ mod tests {
         }
     }
 
-    /// Answers as the path of the request says that it decides about, and tells what it was asked.
-    async fn oracle(asked: Asked) -> Response<String> {
-        let told = |name: &str| {
-            asked
+    /// Responds with the status in the path of the checked request, and with what it received.
+    async fn decide(received: AxumRequest) -> Response<String> {
+        let header = |name: &str| {
+            received
                 .headers()
                 .get(name)
                 .map_or("", |value| value.to_str().unwrap())
         };
-        let status: u16 = told("x-forwarded-uri")[1..4].parse().unwrap();
+        let status: u16 = header("x-forwarded-uri")[1..4].parse().unwrap();
         let seen = [
-            asked.method().as_str(),
-            told("x-original-url"),
-            told("x-original-method"),
-            told("x-real-ip"),
-            told("x-auth-request-redirect"),
-            told("cookie"),
-            told("x_original_url"),
+            received.method().as_str(),
+            header("x-original-url"),
+            header("x-original-method"),
+            header("x-real-ip"),
+            header("x-auth-request-redirect"),
+            header("cookie"),
+            header("x_original_url"),
         ];
         Response::builder()
             .status(status)
@@ -228,15 +229,15 @@ mod tests {
     }
 
     async fn service() -> String {
-        serve(Router::new().fallback(any(oracle))).await
+        serve(Router::new().fallback(any(decide))).await
     }
 
     #[tokio::test]
-    async fn l61_auth_service_lets_through_or_denies() {
+    async fn l61_auth_service_accepts_or_refuses() {
         let mut rule = rule(service().await + "/check?a=b");
         rule.response_headers.push("x-seen".into());
-        let gate = authenticator(Auth::External(rule));
-        let mut asked = request("/200/x?y=z")
+        let guard = authenticator(Auth::External(rule));
+        let mut builder = request("/200/x?y=z")
             .method("POST")
             .header("cookie", "a=1")
             .header("content-length", "5")
@@ -244,13 +245,16 @@ mod tests {
             .header("x-user", "root")
             .header("X_User", "root")
             .header("x_original_url", "https://elsewhere/");
-        let parts = authorize(&gate, &mut asked).await.unwrap();
+        let parts = authorize(&guard, &mut builder).await.unwrap();
         assert_eq!(parts.headers["x-user"], "ada");
-        assert!(!parts.headers.contains_key("x_user"), "in no spelling");
+        assert!(
+            !parts.headers.contains_key("x_user"),
+            "removed in every spelling"
+        );
         assert!(!parts.headers.contains_key("x-private"));
         assert!(
             !parts.headers.contains_key("authorization"),
-            "the service gave none"
+            "the service sent none"
         );
         assert_eq!(
             parts.headers["x-seen"],
@@ -263,23 +267,26 @@ mod tests {
             ("/404", 503),
             ("/500", 503),
         ] {
-            let denied = authorize(&gate, &mut request(path)).await.unwrap_err();
-            assert_eq!(denied.status(), status, "{path}");
+            let refused = authorize(&guard, &mut request(path)).await.unwrap_err();
+            assert_eq!(refused.status(), status, "{path}");
             let is_passed = matches!(status, 401 | 403);
-            assert_eq!(denied.headers().contains_key("www-authenticate"), is_passed);
-            assert_eq!(denied.headers().contains_key("set-cookie"), is_passed);
+            assert_eq!(
+                refused.headers().contains_key("www-authenticate"),
+                is_passed
+            );
+            assert_eq!(refused.headers().contains_key("set-cookie"), is_passed);
         }
     }
 
     #[tokio::test]
-    async fn l61_auth_service_that_does_not_answer_lets_nothing_through() {
-        let gate = authenticator(Auth::External(rule(NOWHERE.into())));
-        let denied = authorize(&gate, &mut request("/200")).await.unwrap_err();
-        assert_eq!(denied.status(), 503);
+    async fn l61_auth_unreachable_service_refuses_all_requests() {
+        let guard = authenticator(Auth::External(rule(NOWHERE.into())));
+        let refused = authorize(&guard, &mut request("/200")).await.unwrap_err();
+        assert_eq!(refused.status(), 503);
     }
 
     #[tokio::test]
-    async fn l61_auth_signin_gets_the_address_to_come_back_to() {
+    async fn l61_auth_signin_gets_the_url_to_return_to() {
         let mut rule = rule(service().await);
         for (signin, expected) in [
             (
@@ -296,20 +303,20 @@ mod tests {
             ),
         ] {
             rule.signin = Some(signin.into());
-            let gate = authenticator(Auth::External(rule.clone()));
-            let sent = authorize(&gate, &mut request("/401?a=b"))
+            let guard = authenticator(Auth::External(rule.clone()));
+            let sent = authorize(&guard, &mut request("/401?a=b"))
                 .await
                 .unwrap_err();
             assert_eq!(sent.status(), 302);
             assert_eq!(sent.headers()["location"], expected);
             assert_eq!(sent.headers()["set-cookie"], "session=new");
-            // Whoever is known and may not gets no other by logging in.
-            let denied = authorize(&gate, &mut request("/403")).await.unwrap_err();
-            assert_eq!(denied.status(), 403);
+            // 403: the user is known, so signing in does not help.
+            let refused = authorize(&guard, &mut request("/403")).await.unwrap_err();
+            assert_eq!(refused.status(), 403);
         }
     }
 
-    /// As oauth2-proxy: a cookie says who came back from `/start`.
+    /// A service like oauth2-proxy: `/start` sets a cookie that `/auth` accepts.
     fn oauth() -> Router {
         async fn auth(headers: HeaderMap) -> (StatusCode, [(&'static str, &'static str); 1]) {
             let is_known = headers
@@ -322,8 +329,8 @@ mod tests {
             };
             (status, [("x-user", "ada")])
         }
-        async fn start(asked: Asked) -> Response<String> {
-            let query = form_urlencoded::parse(asked.uri().query().unwrap().as_bytes());
+        async fn start(received: AxumRequest) -> Response<String> {
+            let query = form_urlencoded::parse(received.uri().query().unwrap().as_bytes());
             let (_, back) = query.into_iter().find(|(name, _)| name == "rd").unwrap();
             let sent = Response::builder().status(302).header("location", &*back);
             sent.header("set-cookie", "_oauth=ada")
@@ -336,12 +343,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l62_auth_with_a_sign_in_service_comes_back_with_a_cookie() {
+    async fn l62_auth_user_returns_from_the_sign_in_service_with_a_cookie() {
         let service = serve(oauth()).await;
         let mut rule = rule(format!("{service}/auth"));
         rule.signin = Some(format!("{service}/start"));
-        let gate = authenticator(Auth::External(rule));
-        let sent = authorize(&gate, &mut request("/cart?a=b&c=d"))
+        let guard = authenticator(Auth::External(rule));
+        let sent = authorize(&guard, &mut request("/cart?a=b&c=d"))
             .await
             .unwrap_err();
         assert_eq!(sent.status(), 302);
@@ -358,11 +365,11 @@ mod tests {
         );
         let cookie = &back.headers()["set-cookie"];
         let mut again = request("/cart?a=b&c=d").header("cookie", cookie);
-        let parts = authorize(&gate, &mut again).await.unwrap();
+        let parts = authorize(&guard, &mut again).await.unwrap();
         assert_eq!(parts.headers["x-user"], "ada");
         let mut forged = request("/cart").header("cookie", "_oauth=eve");
         assert_eq!(
-            authorize(&gate, &mut forged).await.unwrap_err().status(),
+            authorize(&guard, &mut forged).await.unwrap_err().status(),
             302
         );
     }

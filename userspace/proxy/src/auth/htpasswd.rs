@@ -1,4 +1,4 @@
-//! Hashes of passwords, as `htpasswd` and `mkpasswd` write them.
+//! Password hashes as written by `htpasswd` and `mkpasswd`.
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_lc_rs::{
@@ -11,57 +11,64 @@ use sha_crypt::{PasswordVerifier, ShaCrypt};
 
 const APR1: &str = "$apr1$";
 const SHA1: &str = "{SHA}";
-/// Rounds of Apache's MD5.
+/// Rounds of Apache's MD5 (`apr1`).
 const APR1_ROUNDS: usize = 1000;
-/// Digits of the base 64 of `crypt`.
+/// The base64 alphabet of `crypt`.
 const DIGITS: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A hash of a password.
 #[derive(Clone)]
-pub(super) enum Hash {
+pub(super) enum PasswordHash {
     Bcrypt(String),
     Apr1 { salt: String, sum: String },
     Sha1(Vec<u8>),
     ShaCrypt(String),
 }
 
-impl Hash {
+impl PasswordHash {
+    /// Parses a hash of bcrypt, apr1, SHA-1 or SHA-crypt.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the hash is malformed or of another kind.
     pub(super) fn parse(text: &[u8]) -> Result<Self> {
-        let text = str::from_utf8(text).context("a hash is no text")?;
+        let text = str::from_utf8(text).context("the hash is not UTF-8")?;
         let starts = |all: &[&str]| all.iter().any(|start| text.starts_with(start));
         if starts(&["$2y$", "$2a$", "$2b$"]) {
             text.parse::<bcrypt::HashParts>()
-                .context("a hash is not bcrypt's")?;
+                .context("the bcrypt hash is malformed")?;
             return Ok(Self::Bcrypt(text.into()));
         }
         if let Some(rest) = text.strip_prefix(APR1) {
-            let (salt, sum) = rest.split_once('$').context("a hash has no salt")?;
-            ensure!(sum.len() == 22, "a hash is too short or too long");
+            let (salt, sum) = rest.split_once('$').context("the apr1 hash has no salt")?;
+            ensure!(sum.len() == 22, "the apr1 hash does not have 22 characters");
             let (salt, sum) = (salt.into(), sum.into());
             return Ok(Self::Apr1 { salt, sum });
         }
         if let Some(sum) = text.strip_prefix(SHA1) {
-            let sum = STANDARD.decode(sum).context("a hash is not base 64")?;
+            let sum = STANDARD
+                .decode(sum)
+                .context("the SHA-1 hash is not base64")?;
             return Ok(Self::Sha1(sum));
         }
         if starts(&["$5$", "$6$"]) {
             sha_crypt::PasswordHash::new(text).map_err(|error| anyhow::anyhow!("{error}"))?;
             return Ok(Self::ShaCrypt(text.into()));
         }
-        bail!("a hash is none of bcrypt, apr1, SHA-1 and SHA-crypt")
+        bail!("the hash is not bcrypt, apr1, SHA-1 or SHA-crypt")
     }
 
-    /// Whether it is this password's. Takes long, on purpose.
-    pub(super) fn is_of(&self, password: &str) -> bool {
+    /// Whether the password has this hash. Slow by design.
+    pub(super) fn matches(&self, password: &str) -> bool {
         match self {
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
             Self::Apr1 { salt, sum } => {
-                let found = apr1(password.as_bytes(), salt.as_bytes());
-                verify_slices_are_equal(found.as_bytes(), sum.as_bytes()).is_ok()
+                let computed = apr1(password.as_bytes(), salt.as_bytes());
+                verify_slices_are_equal(computed.as_bytes(), sum.as_bytes()).is_ok()
             }
             Self::Sha1(sum) => {
-                let found = digest(&SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
-                verify_slices_are_equal(found.as_ref(), sum).is_ok()
+                let computed = digest(&SHA1_FOR_LEGACY_USE_ONLY, password.as_bytes());
+                verify_slices_are_equal(computed.as_ref(), sum).is_ok()
             }
             Self::ShaCrypt(hash) => {
                 let hasher = ShaCrypt::default();
@@ -73,8 +80,8 @@ impl Hash {
     }
 }
 
-/// Apache's variant of `crypt` with MD5 (`apr_md5_encode`): password and salt stirred a thousand
-/// times, in an order that depends on the length of the password and the number of the round.
+/// Apache's MD5 crypt (`apr_md5_encode`): hashes password and salt 1000 times, in an order that depends
+/// on the length of the password and the number of the round.
 fn apr1(password: &[u8], salt: &[u8]) -> String {
     let salt = salt.get(..8).unwrap_or(salt);
     let mut sum = md5(&[password, salt, password]);
@@ -114,7 +121,7 @@ fn md5(parts: &[&[u8]]) -> [u8; 16] {
     hash.finalize().into()
 }
 
-/// Three bytes at a time, lowest digit first, in the order that `crypt` takes them in.
+/// Encodes three bytes at a time, lowest digit first, in the byte order of `crypt`.
 fn encoded(sum: &[u8; 16]) -> String {
     const ORDER: [[usize; 3]; 5] = [[0, 6, 12], [1, 7, 13], [2, 8, 14], [3, 9, 15], [4, 10, 5]];
     let mut out = String::new();
@@ -134,9 +141,9 @@ fn encoded(sum: &[u8; 16]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Hash;
+    use super::PasswordHash;
 
-    /// Of the password `secret`, made by `openssl passwd` and `crypt`.
+    /// Hashes of the password `secret`, made by `openssl passwd` and `crypt`.
     const HASHES: [&str; 5] = [
         "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/",
         "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
@@ -146,17 +153,17 @@ mod tests {
     ];
 
     #[test]
-    fn l60_auth_hashes_of_every_kind_are_of_their_password_alone() {
+    fn l60_auth_hashes_of_every_kind_match_only_their_password() {
         for text in HASHES {
-            let hash = Hash::parse(text.as_bytes()).unwrap();
-            assert!(hash.is_of("secret"), "{text}");
+            let hash = PasswordHash::parse(text.as_bytes()).unwrap();
+            assert!(hash.matches("secret"), "{text}");
             for other in ["", "Secret", "secret ", "secre"] {
-                assert!(!hash.is_of(other), "{text}: `{other}`");
+                assert!(!hash.matches(other), "{text}: `{other}`");
             }
         }
         let long = "$apr1$abcdefgh$9wNjZP6hfPqE9ZxqFGA2A/";
-        let long = Hash::parse(long.as_bytes()).unwrap();
-        assert!(long.is_of("a longer password of many characters"));
+        let long = PasswordHash::parse(long.as_bytes()).unwrap();
+        assert!(long.matches("a longer password of many characters"));
         for text in [
             "",
             "secret",
@@ -166,7 +173,7 @@ mod tests {
             "$apr1$a",
             "$6$",
         ] {
-            assert!(Hash::parse(text.as_bytes()).is_err(), "{text}");
+            assert!(PasswordHash::parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 }

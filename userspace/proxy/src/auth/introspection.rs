@@ -1,29 +1,30 @@
-//! Tokens that mean nothing to us: their issuer says what they are (RFC 7662).
+//! Opaque tokens, which the issuer introspects (RFC 7662).
 
 use std::time::Duration;
 
 use anyhow::Result;
-use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use headgate_model::ingress::Introspection;
-use http::{Request, header, request::Parts};
+use http::{Request, request::Parts};
+use http_body_util::Full;
 use serde_json::{Value, json};
 
 use crate::fetch::Fetch;
 
 use super::{
-    Checked,
+    CheckResult,
     cache::Cache,
-    claims, credentials, failed,
+    claims, credentials,
     jwt::{BEARER, INVALID_TOKEN},
-    unauthorized,
+    oauth, service_failed, unauthorized,
 };
 
-/// How long an answer holds at most: a token that was taken back is taken that much longer.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// The end of tokens that have none, in seconds since 1970.
-const NO_END: u64 = u32::MAX as u64;
+/// How long a response is cached at most. A revoked token is accepted until then.
+const CACHE_TIME: Duration = Duration::from_secs(60);
+/// `exp` of active tokens without one, in seconds since 1970.
+const NO_EXPIRY: u64 = u32::MAX as u64;
 
-/// The issuer.
+/// Checks tokens at the issuer.
 pub(super) struct IntrospectionCheck {
     rule: Introspection,
     fetch: Fetch,
@@ -39,73 +40,60 @@ impl IntrospectionCheck {
         })
     }
 
-    pub(super) async fn pass(&self, parts: &mut Parts) -> Checked {
+    pub(super) async fn pass(&self, parts: &mut Parts) -> CheckResult {
         let Some(token) = credentials::bearer(&parts.headers) else {
             return Err(unauthorized(BEARER));
         };
-        let known = self.known(token).await;
-        let known = known.map_err(|error| failed("auth-server", &error))?;
-        if !self.is_good(&known) {
+        let claims = self.introspect(token).await;
+        let claims = claims.map_err(|error| service_failed("auth-server", &error))?;
+        if !self.is_accepted(&claims) {
             return Err(unauthorized(INVALID_TOKEN));
         }
-        claims::tell_all(&mut parts.headers, &known, &self.rule.claims.headers);
+        claims::set_claims(&mut parts.headers, &claims, &self.rule.claims.headers);
         Ok(Vec::new())
     }
 
-    async fn known(&self, token: &str) -> Result<Value> {
-        let proof = [token.as_bytes()];
-        if let Some(known) = self.cache.get(&proof) {
-            return Ok(known);
+    async fn introspect(&self, token: &str) -> Result<Value> {
+        let credential = [token.as_bytes()];
+        if let Some(claims) = self.cache.get(&credential) {
+            return Ok(claims);
         }
-        let mut known = self.fetch.json(self.question(token)?).await?;
-        if known.get("exp").is_none()
-            && let Some(known) = known.as_object_mut()
+        let mut claims = self.fetch.json(self.request(token)?).await?;
+        if claims.get("exp").is_none()
+            && let Some(claims) = claims.as_object_mut()
         {
-            known.insert("exp".into(), json!(NO_END));
+            claims.insert("exp".into(), json!(NO_EXPIRY));
         }
-        if self.is_good(&known) {
-            let end = claims::end(&known).unwrap_or_default();
-            let rest = Duration::from_secs(end).saturating_sub(claims::now());
+        if self.is_accepted(&claims) {
+            let expiry = claims::expiry(&claims).unwrap_or_default();
+            let rest = Duration::from_secs(expiry).saturating_sub(claims::now());
             self.cache
-                .insert(&proof, known.clone(), rest.min(REMEMBERED));
+                .insert(&credential, claims.clone(), rest.min(CACHE_TIME));
         }
-        Ok(known)
+        Ok(claims)
     }
 
-    fn question(&self, token: &str) -> Result<Request<http_body_util::Full<bytes::Bytes>>> {
+    fn request(&self, token: &str) -> Result<Request<Full<Bytes>>> {
         let Introspection {
             server,
             client_id,
             client_secret,
             ..
         } = &self.rule;
-        let encode = |text: &[u8]| form_urlencoded::byte_serialize(text).collect::<String>();
-        // Both are form-encoded first (RFC 6749, 2.3.1).
-        let (user, password) = (encode(client_id.as_bytes()), encode(&client_secret.0));
-        let form = form_urlencoded::Serializer::new(String::new())
-            .append_pair("token", token)
-            .append_pair("token_type_hint", "access_token")
-            .finish();
-        let request = Request::post(&server.url)
-            .header(
-                header::AUTHORIZATION,
-                format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))),
-            )
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json");
-        Ok(request.body(form.into())?)
+        let form = [("token", token), ("token_type_hint", "access_token")];
+        oauth::post_form(&server.url, client_id, client_secret, &form)
     }
 
-    fn is_good(&self, known: &Value) -> bool {
-        let is_active = known.get("active") == Some(&Value::Bool(true));
-        let scopes = known
+    fn is_accepted(&self, claims: &Value) -> bool {
+        let is_active = claims.get("active") == Some(&Value::Bool(true));
+        let scopes = claims
             .get("scope")
             .and_then(Value::as_str)
             .unwrap_or_default();
         let has = |wanted: &String| scopes.split(' ').any(|scope| scope == wanted);
         is_active
             && self.rule.scopes.iter().all(has)
-            && claims::check(known, &self.rule.claims).is_ok()
+            && claims::check(claims, &self.rule.claims).is_ok()
     }
 }
 
@@ -146,15 +134,15 @@ mod tests {
         })
     }
 
-    /// Knows what tokens are by their names.
-    async fn issuer(looks: Arc<AtomicUsize>) -> String {
+    /// An issuer that recognizes tokens by name and counts requests.
+    async fn issuer(requests: Arc<AtomicUsize>) -> String {
         let answer = move |headers: HeaderMap, Form(form): Form<Vec<(String, String)>>| {
-            looks.fetch_add(1, Ordering::Relaxed);
+            requests.fetch_add(1, Ordering::Relaxed);
             // `gate:s%3Ae+c`
             let is_known = headers["authorization"] == "Basic Z2F0ZTpzJTNBZStj";
             let (_, token) = form.into_iter().find(|(name, _)| name == "token").unwrap();
             let (name, exp) = ("ada", now().as_secs() + 60);
-            let said: Value = match token.as_str() {
+            let response: Value = match token.as_str() {
                 "good" => json!({"active": true, "scope": "write read", "sub": name, "exp": exp}),
                 "endless" => json!({"active": true, "scope": "read", "sub": name}),
                 "past" => json!({"active": true, "scope": "read", "sub": name, "exp": exp - 120}),
@@ -167,14 +155,14 @@ mod tests {
             } else {
                 StatusCode::UNAUTHORIZED
             };
-            async move { (status, Json(said)) }
+            async move { (status, Json(response)) }
         };
         serve(Router::new().route("/", post(answer))).await
     }
 
-    async fn status(gate: &Authenticator, token: &str) -> u16 {
-        let mut asked = request("/").header("authorization", format!("Bearer {token}"));
-        authorize(gate, &mut asked).await.map_or_else(
+    async fn status(guard: &Authenticator, token: &str) -> u16 {
+        let mut builder = request("/").header("authorization", format!("Bearer {token}"));
+        authorize(guard, &mut builder).await.map_or_else(
             |denied| denied.status().as_u16(),
             |parts| {
                 assert_eq!(parts.headers["x-auth-user"], "ada");
@@ -184,9 +172,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l67_auth_issuer_says_what_tokens_are() {
-        let looks = Arc::<AtomicUsize>::default();
-        let gate = authenticator(rule(issuer(looks.clone()).await));
+    async fn l67_auth_issuer_decides_about_tokens() {
+        let requests = Arc::<AtomicUsize>::default();
+        let guard = authenticator(rule(issuer(requests.clone()).await));
         for (token, expected) in [
             ("good", 200),
             ("good", 200),
@@ -196,22 +184,22 @@ mod tests {
             ("text", 401),
             ("unknown", 401),
         ] {
-            assert_eq!(status(&gate, token).await, expected, "{token}");
+            assert_eq!(status(&guard, token).await, expected, "{token}");
         }
         assert_eq!(
-            looks.load(Ordering::Relaxed),
+            requests.load(Ordering::Relaxed),
             6,
-            "what is good is remembered"
+            "an active token is cached"
         );
     }
 
     #[tokio::test]
-    async fn l67_auth_issuer_that_fails_lets_nothing_through() {
+    async fn l67_auth_failing_issuer_refuses_all_requests() {
         assert_eq!(
             status(&authenticator(rule(NOWHERE.into())), "good").await,
             503
         );
-        // No such place.
+        // Not found.
         let url = issuer(Arc::default()).await + "/elsewhere";
         assert_eq!(status(&authenticator(rule(url)), "good").await, 503);
     }

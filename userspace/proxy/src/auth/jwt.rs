@@ -4,13 +4,13 @@ use anyhow::Result;
 use headgate_model::ingress::{Claims, Jwt};
 use http::request::Parts;
 
-use super::{Checked, claims, credentials, failed, keys::Keys, unauthorized};
+use super::{CheckResult, claims, credentials, keys::Keys, service_failed, unauthorized};
 
-/// What tells clients that a token is missing or wrong (RFC 6750, 3).
+/// The challenges for a missing and for an invalid token (RFC 6750, 3).
 pub(super) const BEARER: &str = "Bearer";
 pub(super) const INVALID_TOKEN: &str = "Bearer error=\"invalid_token\"";
 
-/// Keys, and what tokens must say.
+/// Checks the signature and claims of tokens.
 pub(super) struct JwtCheck {
     keys: Keys,
     claims: Claims,
@@ -24,17 +24,17 @@ impl JwtCheck {
         })
     }
 
-    pub(super) async fn pass(&self, parts: &mut Parts) -> Checked {
+    pub(super) async fn pass(&self, parts: &mut Parts) -> CheckResult {
         let Some(token) = credentials::bearer(&parts.headers) else {
             return Err(unauthorized(BEARER));
         };
-        let opened = self.keys.open(token).await;
-        let token = opened.map_err(|error| failed("auth-server", &error))?;
+        let verified = self.keys.verify(token).await;
+        let token = verified.map_err(|error| service_failed("auth-server", &error))?;
         let token = token.filter(|token| claims::check(token, &self.claims).is_ok());
         let Some(token) = token else {
             return Err(unauthorized(INVALID_TOKEN));
         };
-        claims::tell_all(&mut parts.headers, &token, &self.claims.headers);
+        claims::set_claims(&mut parts.headers, &token, &self.claims.headers);
         Ok(Vec::new())
     }
 }
@@ -84,9 +84,9 @@ mod tests {
         encode(header, &claims(), key).unwrap()
     }
 
-    async fn status(gate: &Authenticator, token: &str) -> u16 {
-        let mut asked = request("/").header("authorization", format!("Bearer {token}"));
-        match authorize(gate, &mut asked).await {
+    async fn status(guard: &Authenticator, token: &str) -> u16 {
+        let mut builder = request("/").header("authorization", format!("Bearer {token}"));
+        match authorize(guard, &mut builder).await {
             Ok(parts) => {
                 assert_eq!(parts.headers["x-auth-user"], "ada");
                 assert_eq!(parts.headers["x-email"], "ada@shop.example");
@@ -102,20 +102,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l66_auth_tokens_of_each_kind_of_key_are_taken() {
+    async fn l66_auth_tokens_of_each_key_type_are_accepted() {
         let shared = EncodingKey::from_secret(b"shared");
-        let gate = authenticator(rule(JwtKeys::Shared(Hidden("shared".into()))));
+        let guard = authenticator(rule(JwtKeys::Shared(Hidden("shared".into()))));
         assert_eq!(
-            status(&gate, &token(&Header::new(Algorithm::HS256), &shared)).await,
+            status(&guard, &token(&Header::new(Algorithm::HS256), &shared)).await,
             200
         );
         assert_eq!(
-            status(&gate, &token(&Header::new(Algorithm::HS512), &shared)).await,
+            status(&guard, &token(&Header::new(Algorithm::HS512), &shared)).await,
             200
         );
         let other = EncodingKey::from_secret(b"other");
         assert_eq!(
-            status(&gate, &token(&Header::new(Algorithm::HS256), &other)).await,
+            status(&guard, &token(&Header::new(Algorithm::HS256), &other)).await,
             401
         );
 
@@ -136,16 +136,16 @@ mod tests {
             (Algorithm::ES256, EncodingKey::from_ec_pem(&ec), ec_public),
             (Algorithm::EdDSA, EncodingKey::from_ed_pem(&ed), ed_public),
         ] {
-            let gate = authenticator(rule(JwtKeys::Public(public.clone())));
+            let guard = authenticator(rule(JwtKeys::Public(public.clone())));
             let right = token(&Header::new(algorithm), &key.unwrap());
-            assert_eq!(status(&gate, &right).await, 200, "{algorithm:?}");
-            // Whoever has the public key signs with it as if it were a shared secret.
+            assert_eq!(status(&guard, &right).await, 200, "{algorithm:?}");
+            // Algorithm confusion: an attacker uses the public key as an HMAC secret.
             let confused = EncodingKey::from_secret(&public);
             let confused = token(&Header::new(Algorithm::HS256), &confused);
-            assert_eq!(status(&gate, &confused).await, 401, "{algorithm:?}");
+            assert_eq!(status(&guard, &confused).await, 401, "{algorithm:?}");
             let (head, _) = right.rsplit_once('.').unwrap();
             assert_eq!(
-                status(&gate, &format!("{head}.")).await,
+                status(&guard, &format!("{head}.")).await,
                 401,
                 "{algorithm:?}"
             );
@@ -153,15 +153,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l66_auth_tokens_without_signature_or_sense_are_not_taken() {
+    async fn l66_auth_unsigned_and_malformed_tokens_are_refused() {
         use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-        let gate = authenticator(rule(JwtKeys::Shared(Hidden("shared".into()))));
+        let guard = authenticator(rule(JwtKeys::Shared(Hidden("shared".into()))));
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let body = part(claims());
         for none in ["none", "None", "NONE", ""] {
             let head = part(json!({"alg": none, "typ": "JWT"}));
             assert_eq!(
-                status(&gate, &format!("{head}.{body}.")).await,
+                status(&guard, &format!("{head}.{body}.")).await,
                 401,
                 "{none}"
             );
@@ -169,19 +169,19 @@ mod tests {
         let mut header = Header::new(Algorithm::HS256);
         header.crit = Some(vec!["exp".into()]);
         let critical = token(&header, &EncodingKey::from_secret(b"shared"));
-        assert_eq!(status(&gate, &critical).await, 401);
+        assert_eq!(status(&guard, &critical).await, 401);
         for text in ["", ".", "..", "a.b.c"] {
-            assert_eq!(status(&gate, text).await, 401, "{text}");
+            assert_eq!(status(&guard, text).await, 401, "{text}");
         }
-        let denied = authorize(&gate, &mut request("/")).await.unwrap_err();
+        let denied = authorize(&guard, &mut request("/")).await.unwrap_err();
         assert_eq!(denied.headers()["www-authenticate"], "Bearer");
     }
 
-    /// A set of keys that can be changed, and how often somebody looked.
-    async fn key_set(keys: &Arc<Mutex<JwkSet>>, looks: &Arc<AtomicUsize>) -> Server {
-        let (keys, looks) = (keys.clone(), looks.clone());
+    /// A server with a changeable key set, which counts fetches.
+    async fn key_set(keys: &Arc<Mutex<JwkSet>>, fetches: &Arc<AtomicUsize>) -> Server {
+        let (keys, fetches) = (keys.clone(), fetches.clone());
         let answer = move || {
-            looks.fetch_add(1, Ordering::Relaxed);
+            fetches.fetch_add(1, Ordering::Relaxed);
             let keys = keys.lock().unwrap().clone();
             async move { axum::Json(keys) }
         };
@@ -203,55 +203,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l66_auth_set_of_keys_is_read_again_when_it_lacks_one() {
+    async fn l66_auth_key_set_is_fetched_again_for_an_unknown_key() {
         let (first, first_public, first_header) = named("first");
         let (second, second_public, second_header) = named("second");
         let keys = Arc::new(Mutex::new(JwkSet {
             keys: vec![first_public],
         }));
-        let looks = Arc::default();
-        let server = key_set(&keys, &looks).await;
-        let gate = authenticator(rule(JwtKeys::Url(server)));
+        let fetches = Arc::default();
+        let server = key_set(&keys, &fetches).await;
+        let guard = authenticator(rule(JwtKeys::Url(server)));
         for _ in 0..3 {
-            assert_eq!(status(&gate, &token(&first_header, &first)).await, 200);
+            assert_eq!(status(&guard, &token(&first_header, &first)).await, 200);
         }
-        assert_eq!(looks.load(Ordering::Relaxed), 1);
-        // The key of another name is not tried.
-        assert_eq!(status(&gate, &token(&second_header, &first)).await, 401);
+        assert_eq!(fetches.load(Ordering::Relaxed), 1);
+        // A key with another id is not tried.
+        assert_eq!(status(&guard, &token(&second_header, &first)).await, 401);
         keys.lock().unwrap().keys.push(second_public);
         assert_eq!(
-            status(&gate, &token(&second_header, &second)).await,
+            status(&guard, &token(&second_header, &second)).await,
             401,
-            "looked just now"
+            "fetched less than 10 s ago"
         );
-        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        assert_eq!(fetches.load(Ordering::Relaxed), 1);
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(10)).await;
         tokio::time::resume();
-        assert_eq!(status(&gate, &token(&second_header, &second)).await, 200);
-        assert_eq!(looks.load(Ordering::Relaxed), 2);
+        assert_eq!(status(&guard, &token(&second_header, &second)).await, 200);
+        assert_eq!(fetches.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
-    async fn l66_auth_shared_secret_in_a_set_that_anybody_reads_is_none() {
-        let secret = EncodingKey::from_secret(b"everybody knows");
+    async fn l66_auth_shared_secret_in_a_public_key_set_is_ignored() {
+        let secret = EncodingKey::from_secret(b"public");
         let public = Jwk::from_encoding_key(&secret, Algorithm::HS256).unwrap();
         let keys = Arc::new(Mutex::new(JwkSet { keys: vec![public] }));
-        let gate = authenticator(rule(JwtKeys::Url(key_set(&keys, &Arc::default()).await)));
+        let guard = authenticator(rule(JwtKeys::Url(key_set(&keys, &Arc::default()).await)));
         assert_eq!(
-            status(&gate, &token(&Header::new(Algorithm::HS256), &secret)).await,
+            status(&guard, &token(&Header::new(Algorithm::HS256), &secret)).await,
             401
         );
     }
 
     #[tokio::test]
-    async fn l66_auth_set_of_keys_that_does_not_answer_lets_nothing_through() {
+    async fn l66_auth_unreachable_key_set_refuses_all_requests() {
         let server = Server {
             url: NOWHERE.into(),
             authorities: None,
         };
-        let gate = authenticator(rule(JwtKeys::Url(server)));
+        let guard = authenticator(rule(JwtKeys::Url(server)));
         let (key, _, header) = named("first");
-        assert_eq!(status(&gate, &token(&header, &key)).await, 503);
+        assert_eq!(status(&guard, &token(&header, &key)).await, 503);
     }
 }

@@ -1,4 +1,4 @@
-//! What signatures of JSON Web Tokens are checked with (RFC 7515, RFC 7517).
+//! Verification keys of JSON Web Tokens (RFC 7515, RFC 7517).
 
 use std::{
     fmt,
@@ -21,20 +21,23 @@ use tracing::warn;
 
 use crate::fetch::Fetch;
 
-/// How long a set of keys is believed without a look at it.
+/// How long a fetched key set is used before it is fetched again.
 const FRESH: Duration = Duration::from_secs(600);
-/// How long one is believed whose address does not answer any more.
+/// How long a key set is used if it cannot be fetched again.
 const STALE: Duration = Duration::from_secs(3600);
-/// How long to wait between two looks: unknown keys are easily made up.
-const PAUSE: Duration = Duration::from_secs(10);
+/// The shortest time between two fetches: clients can send unknown key ids at any rate.
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Keys.
+/// The keys that may have signed a token.
 pub(super) enum Keys {
     One(DecodingKey),
     Set(Box<KeySet>),
 }
 
 impl Keys {
+    /// # Errors
+    ///
+    /// Fails if the public key or an authority of the server is malformed.
     pub(super) fn new(keys: &JwtKeys) -> Result<Self> {
         Ok(match keys {
             JwtKeys::Shared(secret) => Self::One(DecodingKey::from_secret(&secret.0)),
@@ -46,18 +49,22 @@ impl Keys {
         })
     }
 
-    /// What a token says, if it is signed with one of the keys. Fails if nobody knows the keys.
-    pub(super) async fn open(&self, token: &str) -> Result<Option<Value>> {
+    /// The claims of a token, or `None` if none of the keys has signed it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the key set cannot be fetched and none is cached.
+    pub(super) async fn verify(&self, token: &str) -> Result<Option<Value>> {
         let Ok(header) = decode_header(token) else {
             return Ok(None);
         };
-        // What must be understood is not (RFC 7515, 4.1.11).
+        // No critical extension is supported (RFC 7515, 4.1.11).
         if header.crit.is_some() {
             return Ok(None);
         }
         match self {
             Self::One(key) => Ok(verified(token, key)),
-            Self::Set(set) => set.open(token, &header).await,
+            Self::Set(set) => set.verify(token, &header).await,
         }
     }
 }
@@ -75,26 +82,26 @@ fn public_key(pem: &[u8]) -> Result<DecodingKey> {
         DecodingKey::from_ed_pem,
     ];
     let key = kinds.iter().find_map(|kind| kind(pem).ok());
-    key.context("public.pem is no key of RSA, EC or Ed25519")
+    key.context("public.pem is not an RSA, EC or Ed25519 public key")
 }
 
-/// Only algorithms of the key's own kind are taken: no public key is ever a shared secret.
+/// Accepts only algorithms of the key's family, so that a public key is never used as an HMAC secret.
 fn verified(token: &str, key: &DecodingKey) -> Option<Value> {
     let mut rules = Validation::new_for_family(key.family());
-    // What is said is looked at once, for tokens of every kind.
+    // `claims::check` validates the claims, for tokens of every format.
     rules.required_spec_claims.clear();
     rules.validate_exp = false;
     rules.validate_aud = false;
     decode(token, key, &rules).ok().map(|data| data.claims)
 }
 
-/// A set of keys at an address.
+/// A key set at a URL, cached.
 pub(super) struct KeySet {
     url: String,
     fetch: Fetch,
-    known: RwLock<Option<(Instant, Arc<JwkSet>)>>,
-    /// When somebody looked last; whoever looks holds it.
-    turn: Mutex<Option<Instant>>,
+    cached: RwLock<Option<(Instant, Arc<JwkSet>)>>,
+    /// The time of the last fetch. Held during a fetch, so that there is one at a time.
+    last_fetch: Mutex<Option<Instant>>,
 }
 
 impl KeySet {
@@ -102,64 +109,65 @@ impl KeySet {
         Self {
             url,
             fetch,
-            known: RwLock::default(),
-            turn: Mutex::default(),
+            cached: RwLock::default(),
+            last_fetch: Mutex::default(),
         }
     }
 
-    async fn open(&self, token: &str, header: &Header) -> Result<Option<Value>> {
+    async fn verify(&self, token: &str, header: &Header) -> Result<Option<Value>> {
         let set = self.keys(header.kid.as_deref()).await?;
         let mut keys = set.keys.iter().filter(|key| fits(key, header));
         Ok(keys.find_map(|key| verified(token, &DecodingKey::from_jwk(key).ok()?)))
     }
 
-    /// The set, looked at again if it is old or has no such key.
+    /// The key set, fetched again if it is old or lacks the key.
     async fn keys(&self, kid: Option<&str>) -> Result<Arc<JwkSet>> {
         let has = |set: &JwkSet| kid.is_none_or(|kid| set.find(kid).is_some());
-        match self.known() {
+        match self.cached() {
             Some((age, set)) if has(&set) && age < FRESH => return Ok(set),
             Some((age, set)) if has(&set) && age < STALE => {
-                // One looks, the others go on.
-                if let Ok(turn) = self.turn.try_lock() {
-                    self.look(turn).await;
+                // One request fetches the set, the others use the cached one.
+                if let Ok(last) = self.last_fetch.try_lock() {
+                    self.refresh(last).await;
                 }
-                return Ok(self.known().map_or(set, |(_, set)| set));
+                return Ok(self.cached().map_or(set, |(_, set)| set));
             }
-            _ => self.look(self.turn.lock().await).await,
+            _ => self.refresh(self.last_fetch.lock().await).await,
         }
-        match self.known() {
+        match self.cached() {
             Some((age, set)) if age < STALE => Ok(set),
-            _ => bail!("no keys are known of {}", self.url),
+            _ => bail!("no key set from {}", self.url),
         }
     }
 
-    fn known(&self) -> Option<(Duration, Arc<JwkSet>)> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let (since, set) = known.as_ref()?;
+    fn cached(&self) -> Option<(Duration, Arc<JwkSet>)> {
+        let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+        let (since, set) = cached.as_ref()?;
         Some((since.elapsed(), set.clone()))
     }
 
-    async fn look(&self, mut turn: MutexGuard<'_, Option<Instant>>) {
-        if turn.is_some_and(|last| last.elapsed() < PAUSE) {
+    async fn refresh(&self, mut last_fetch: MutexGuard<'_, Option<Instant>>) {
+        if last_fetch.is_some_and(|last| last.elapsed() < MIN_INTERVAL) {
             return;
         }
-        *turn = Some(Instant::now());
-        match self.fetched().await {
+        *last_fetch = Some(Instant::now());
+        match self.fetch_set().await {
             Ok(set) => {
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-                *known = Some((Instant::now(), Arc::new(set)));
+                let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+                *cached = Some((Instant::now(), Arc::new(set)));
             }
-            Err(error) => warn!("keys could not be read: {error:#}"),
+            Err(error) => warn!("key set cannot be fetched: {error:#}"),
         }
     }
 
-    async fn fetched(&self) -> Result<JwkSet> {
+    async fn fetch_set(&self) -> Result<JwkSet> {
         let answer = self.fetch.get(&self.url).await?;
-        serde_json::from_value(answer).with_context(|| format!("{} has no set of keys", self.url))
+        serde_json::from_value(answer)
+            .with_context(|| format!("{} did not send a key set", self.url))
     }
 }
 
-/// Whether a key may have signed a token. One that anybody can read is no shared secret.
+/// Whether a key may have signed a token. Shared secrets in a public key set are ignored.
 fn fits(key: &Jwk, header: &Header) -> bool {
     let common = &key.common;
     let is_named = header.kid.is_none() || common.key_id == header.kid;

@@ -1,4 +1,4 @@
-//! Names and passwords that a directory takes (RFC 4513, 5.1).
+//! Users and passwords checked by an LDAP directory (simple bind, RFC 4513, 5.1).
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,16 +14,17 @@ use tokio_rustls::rustls::ClientConfig;
 use crate::fetch::{TIMEOUT, tls_config};
 
 use super::{
-    Checked, USER, basic::challenge, cache::Cache, credentials, failed, tell, unauthorized,
+    CheckResult, USER, basic::challenge, cache::Cache, credentials, service_failed, set_header,
+    unauthorized,
 };
 
-/// How long a password that was right is taken without asking again.
-const REMEMBERED: Duration = Duration::from_secs(30);
-/// What directories say to wrong names and passwords (RFC 4511, A.1): there is no such object, the
-/// name is none, it has no password, the password is wrong.
-const WRONG: [u32; 4] = [32, 34, 48, 49];
+/// How long a correct password is accepted without asking again.
+const CACHE_TIME: Duration = Duration::from_secs(30);
+/// Result codes for wrong users and passwords (RFC 4511, A.1): noSuchObject, invalidDNSyntax,
+/// inappropriateAuthentication, invalidCredentials.
+const WRONG_CREDENTIALS: [u32; 4] = [32, 34, 48, 49];
 
-/// A directory.
+/// Checks users and passwords at a directory.
 pub(super) struct LdapCheck {
     rule: Ldap,
     challenge: String,
@@ -41,28 +42,28 @@ impl LdapCheck {
         })
     }
 
-    pub(super) async fn pass(&self, parts: &mut Parts) -> Checked {
+    pub(super) async fn pass(&self, parts: &mut Parts) -> CheckResult {
         let Some((user, password)) = credentials::basic(&parts.headers) else {
             return Err(unauthorized(&self.challenge));
         };
-        // A name without password is nobody's: directories let it in as such (RFC 4513, 5.1.2).
+        // Directories accept a bind without a password, as unauthenticated (RFC 4513, 5.1.2).
         if user.is_empty() || password.is_empty() {
             return Err(unauthorized(&self.challenge));
         }
-        let proof = [user.as_bytes(), password.as_bytes()];
-        if self.cache.get(&proof).is_none() {
-            let asked = timeout(TIMEOUT, self.is_right(&user, &password)).await;
-            match asked.context("no answer in time").flatten() {
-                Ok(true) => self.cache.insert(&proof, (), REMEMBERED),
+        let credential = [user.as_bytes(), password.as_bytes()];
+        if self.cache.get(&credential).is_none() {
+            let checked = timeout(TIMEOUT, self.is_correct(&user, &password)).await;
+            match checked.context("no response in time").flatten() {
+                Ok(true) => self.cache.insert(&credential, (), CACHE_TIME),
                 Ok(false) => return Err(unauthorized(&self.challenge)),
-                Err(error) => return Err(failed("the directory", &error)),
+                Err(error) => return Err(service_failed("the directory", &error)),
             }
         }
-        tell(&mut parts.headers, &USER, &user);
+        set_header(&mut parts.headers, &USER, &user);
         Ok(Vec::new())
     }
 
-    async fn is_right(&self, user: &str, password: &str) -> Result<bool> {
+    async fn is_correct(&self, user: &str, password: &str) -> Result<bool> {
         let settings = LdapConnSettings::new()
             .set_conn_timeout(TIMEOUT)
             .set_config(self.tls.clone())
@@ -70,10 +71,10 @@ impl LdapCheck {
         let (connection, mut ldap) =
             LdapConnAsync::with_settings(settings, &self.rule.server.url).await?;
         let driver = tokio::spawn(connection.drive());
-        let right = self.bind(&mut ldap, user, password).await;
-        // Whether it hears that we go or not.
+        let is_correct = self.bind(&mut ldap, user, password).await;
+        // No need to wait until the directory gets the unbind request.
         driver.abort();
-        right
+        is_correct
     }
 
     async fn bind(&self, ldap: &mut ldap3::Ldap, user: &str, password: &str) -> Result<bool> {
@@ -87,11 +88,11 @@ impl LdapCheck {
                 }
             }
         };
-        is_taken(ldap.simple_bind(&entry, password).await?)
+        is_success(ldap.simple_bind(&entry, password).await?)
     }
 }
 
-/// The one entry that is found; of several none is meant.
+/// The entry that the search finds, if there is exactly one.
 async fn search(
     ldap: &mut ldap3::Ldap,
     base: &str,
@@ -99,27 +100,27 @@ async fn search(
     bind: Option<&(String, Hidden)>,
 ) -> Result<Option<String>> {
     if let Some((name, password)) = bind {
-        let password = str::from_utf8(&password.0).context("bind-password is no text")?;
+        let password = str::from_utf8(&password.0).context("bind-password is not UTF-8")?;
         ldap.simple_bind(name, password)
             .await?
             .success()
             .context("bind-dn")?;
     }
-    // No attributes (RFC 4511, 4.5.1.8).
+    // `1.1` requests no attributes (RFC 4511, 4.5.1.8).
     let found = ldap
         .search(base, Scope::Subtree, filter, vec!["1.1"])
         .await?;
     let (found, _) = found.success()?;
     let mut entries = found.into_iter().filter(|entry| !entry.is_ref());
     let entry = entries.next().map(|entry| SearchEntry::construct(entry).dn);
-    // A name without entry could be nobody's.
+    // A bind with an empty name would be anonymous.
     Ok(entry.filter(|name| !name.is_empty() && entries.next().is_none()))
 }
 
-fn is_taken(result: LdapResult) -> Result<bool> {
+fn is_success(result: LdapResult) -> Result<bool> {
     match result.rc {
         0 => Ok(true),
-        wrong if WRONG.contains(&wrong) => Ok(false),
+        wrong if WRONG_CREDENTIALS.contains(&wrong) => Ok(false),
         _ => bail!("{result}"),
     }
 }
@@ -168,7 +169,7 @@ sn: Bob
 userPassword: hidden
 ";
 
-    /// A directory in a folder and on ports of its own.
+    /// A slapd with its own folder and ports.
     struct Directory {
         _folder: TempDir,
         _reserved: [TcpSocket; 2],
@@ -185,7 +186,7 @@ userPassword: hidden
         }
     }
 
-    /// A port that nobody else gets while this is there, and that a server may listen on.
+    /// Reserves a port while the socket is open. A server with `SO_REUSEADDR` can listen on it.
     fn reserved() -> TcpSocket {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
@@ -207,7 +208,7 @@ userPassword: hidden
             fs::write(here.join("entries.ldif"), ENTRIES).unwrap();
             fs::write(here.join("slapd.conf"), config(here)).unwrap();
             fs::create_dir(here.join("db")).unwrap();
-            // The name chooses what the one program does.
+            // slapadd is slapd under another name, which selects the function.
             let added = Command::new("/usr/sbin/slapadd")
                 .arg("-f")
                 .arg(here.join("slapd.conf"))
@@ -245,7 +246,7 @@ userPassword: hidden
 
         fn wait(&mut self) {
             while TcpStream::connect(("127.0.0.1", self.plain)).is_err() {
-                assert_eq!(self.server.try_wait().unwrap(), None, "it ended");
+                assert_eq!(self.server.try_wait().unwrap(), None, "slapd ended");
                 sleep(Duration::from_millis(20));
             }
         }
@@ -298,8 +299,8 @@ userPassword: hidden
     }
 
     async fn status(rule: &Auth, user: &str, password: &str) -> u16 {
-        let mut asked = request("/").header("authorization", basic_header(user, password));
-        authorize(&authenticator(rule.clone()), &mut asked)
+        let mut builder = request("/").header("authorization", basic_header(user, password));
+        authorize(&authenticator(rule.clone()), &mut builder)
             .await
             .map_or_else(
                 |denied| denied.status().as_u16(),
@@ -311,7 +312,7 @@ userPassword: hidden
     }
 
     #[tokio::test]
-    async fn l68_auth_directory_takes_names_and_passwords() {
+    async fn l68_auth_directory_checks_users_and_passwords() {
         let Some(directory) = Directory::start() else {
             return;
         };
@@ -343,7 +344,7 @@ userPassword: hidden
     }
 
     #[tokio::test]
-    async fn l68_auth_directory_that_cannot_be_asked_lets_nothing_through() {
+    async fn l68_auth_unusable_directory_refuses_all_requests() {
         let away = NOWHERE.replace("http", "ldap");
         let Some(directory) = Directory::start() else {
             return;
@@ -351,9 +352,12 @@ userPassword: hidden
         let plain = format!("ldap://localhost:{}", directory.plain);
         let tls = format!("ldaps://127.0.0.1:{}", directory.tls);
         for (why, rule) in [
-            ("nobody answers", directory.rule(&away, false, template())),
             (
-                "another password",
+                "the directory is unreachable",
+                directory.rule(&away, false, template()),
+            ),
+            (
+                "the bind password is wrong",
                 directory.rule(&plain, false, search("wrong")),
             ),
             (
@@ -368,6 +372,6 @@ userPassword: hidden
         };
         rule.server.authorities = None;
         let found = status(&Auth::Ldap(rule), "ada", "secret").await;
-        assert_eq!(found, 503, "somebody else's authority");
+        assert_eq!(found, 503, "the authority is not trusted");
     }
 }

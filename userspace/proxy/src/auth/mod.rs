@@ -1,7 +1,7 @@
-//! Who may send requests: a gate in front of everything that a backend could see.
+//! Authentication of requests.
 //!
-//! All that an Ingress demands must hold. Headers that backends get from here are taken from
-//! requests first, in every spelling, so that whoever reads them reads ours.
+//! A request must pass every check of its rule, in order. Headers that the checks set for backends are
+//! removed from requests first, in every spelling, so that clients cannot forge them.
 
 mod api_key;
 mod basic;
@@ -15,6 +15,7 @@ mod introspection;
 mod jwt;
 mod keys;
 mod ldap;
+mod oauth;
 mod oidc;
 mod paseto;
 mod provider;
@@ -44,28 +45,29 @@ use oidc::OidcCheck;
 use paseto::PasetoCheck;
 use signature::HmacCheck;
 
-/// The user that backends get to know.
+/// The authenticated user, for backends.
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
 
-/// Who asks, besides what the request says.
+/// What the checks read besides the request itself.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Client<'a> {
+pub(crate) struct AuthInput<'a> {
+    /// The client's address.
     pub(crate) address: IpAddr,
-    /// Whom the request is for, in lower case and without port.
+    /// The requested host, in lower case and without port.
     pub(crate) host: &'a str,
-    /// The path in its one form.
+    /// The normalized path.
     pub(crate) path: &'a str,
-    /// Whether TLS was spoken, to us or to a proxy that we trust.
+    /// Whether the client used TLS, to us or to a trusted proxy.
     pub(crate) is_https: bool,
     pub(crate) tls: &'a Tls,
 }
 
-impl Client<'_> {
+impl AuthInput<'_> {
     fn scheme(&self) -> &'static str {
         if self.is_https { "https" } else { "http" }
     }
 
-    /// Host and port, as the client has them.
+    /// Host and port, as the client sent them.
     fn authority(&self, parts: &Parts) -> String {
         authority(parts).unwrap_or(self.host).to_owned()
     }
@@ -75,13 +77,13 @@ impl Client<'_> {
         format!("{}://{}", self.scheme(), self.authority(parts))
     }
 
-    /// The whole address of a request.
+    /// The full URL of the request.
     fn url(&self, parts: &Parts) -> String {
         format!("{}{}", self.origin(parts), target(parts))
     }
 }
 
-/// Host and port, from the target or from `Host`, which say the same.
+/// Host and port, from the target or from `Host`; they were checked to be equal.
 fn authority(parts: &Parts) -> Option<&str> {
     let in_target = parts.uri.authority().map(|authority| authority.as_str());
     let in_header = || parts.headers.get(header::HOST)?.to_str().ok();
@@ -96,22 +98,22 @@ fn target(parts: &Parts) -> &str {
         .map_or("/", |target| target.as_str())
 }
 
-/// What a TLS handshake told.
+/// Facts of a TLS handshake.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tls {
-    /// The host that the client asked for (SNI).
+    /// The server name that the client sent (SNI).
     pub(crate) server_name: Option<String>,
-    /// The client's certificate and those that it showed with it; that it has the key is proven.
+    /// The client's certificate chain. The handshake has proven that the client has the key.
     pub(crate) certificates: Vec<CertificateDer<'static>>,
 }
 
-/// Cookies for the client of a request that is let through, or what it gets instead.
-type Checked = Result<Vec<HeaderValue>, Response<Body>>;
+/// `Set-Cookie` values for the client of an accepted request, or the response that refuses it.
+type CheckResult = Result<Vec<HeaderValue>, Response<Body>>;
 
-/// Lets requests through that prove what they must.
+/// The checks of a rule.
 pub(crate) struct Authenticator {
     checks: Vec<Check>,
-    /// Headers that only we set, as [`spelling`] has them.
+    /// Headers that only the checks set, normalized by [`spelling`].
     reserved: Vec<String>,
 }
 
@@ -126,12 +128,16 @@ enum Check {
     Ldap(Box<LdapCheck>),
     Paseto(Box<PasetoCheck>),
     Oidc(Box<OidcCheck>),
-    /// What it takes cannot be used.
+    /// Refuses every request: the settings are invalid.
     Closed,
 }
 
 impl Authenticator {
-    /// Fails if a key or hash is none.
+    /// The checks for `auth`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a setting is invalid, such as a key, a hash or a certificate.
     pub(crate) fn new(auth: &[Auth]) -> Result<Self> {
         let checks = auth.iter().map(check).collect::<Result<_>>()?;
         Ok(Self {
@@ -140,7 +146,7 @@ impl Authenticator {
         })
     }
 
-    /// Lets nothing through.
+    /// Refuses every request.
     pub(crate) fn closed() -> Self {
         Self {
             checks: vec![Check::Closed],
@@ -148,13 +154,16 @@ impl Authenticator {
         }
     }
 
-    /// Lets a request through with what backends shall know of its sender, or says what it gets
-    /// instead.
-    pub(crate) async fn authorize(&self, parts: &mut Parts, client: &Client<'_>) -> Checked {
+    /// Runs the checks, which set the headers for backends.
+    ///
+    /// # Errors
+    ///
+    /// The response of the first check that refuses the request.
+    pub(crate) async fn authorize(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
         strip(&mut parts.headers, &self.reserved);
         let mut cookies = Vec::new();
         for check in &self.checks {
-            cookies.extend(check.pass(parts, client).await?);
+            cookies.extend(check.pass(parts, input).await?);
         }
         Ok(cookies)
     }
@@ -182,37 +191,37 @@ fn check(auth: &Auth) -> Result<Check> {
 }
 
 impl Check {
-    async fn pass(&self, parts: &mut Parts, client: &Client<'_>) -> Checked {
+    async fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
         match self {
-            Self::Certificate(check) => check.pass(parts, client),
+            Self::Certificate(check) => check.pass(parts, input),
             Self::Basic(check) => check.pass(parts).await,
-            Self::External(check) => check.pass(parts, client).await,
+            Self::External(check) => check.pass(parts, input).await,
             Self::Hmac(check) => check.pass(parts),
             Self::ApiKey(check) => check.pass(parts),
             Self::Jwt(check) => check.pass(parts).await,
             Self::Introspection(check) => check.pass(parts).await,
             Self::Ldap(check) => check.pass(parts).await,
             Self::Paseto(check) => check.pass(parts),
-            Self::Oidc(check) => check.pass(parts, client).await,
-            Self::Closed => Err(unavailable("a guard of the rule cannot be used")),
+            Self::Oidc(check) => check.pass(parts, input).await,
+            Self::Closed => Err(unavailable("the authentication settings are invalid")),
         }
     }
 }
 
-/// Headers that only we set. Those that requests prove something with are left for that; the check
-/// that sets them takes them away.
+/// Headers that only the checks set. `Authorization` and `Cookie` are not among them, because checks
+/// read them; the check that sets one of these replaces it.
 fn reserved(auth: &[Auth]) -> Vec<String> {
     let names = auth.iter().flat_map(Auth::headers);
     let names = names.filter(|name| !["authorization", "cookie"].contains(name));
     names.map(spelling).collect()
 }
 
-/// Programs that read headers as CGI variables cannot tell `-` and `_` apart.
+/// Normalizes a header name: CGI variables do not distinguish `-` and `_`.
 fn spelling(name: &str) -> String {
     name.replace('_', "-")
 }
 
-/// Removes headers in every spelling.
+/// Removes headers, in every spelling.
 fn strip(headers: &mut HeaderMap, reserved: &[String]) {
     let is_reserved = |name: &&HeaderName| reserved.contains(&spelling(name.as_str()));
     let found: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
@@ -221,27 +230,27 @@ fn strip(headers: &mut HeaderMap, reserved: &[String]) {
     }
 }
 
-/// Tells the backend something; what no header can carry is not told.
-fn tell(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+/// Sets a header for the backend. A value that is invalid in a header is dropped.
+fn set_header(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
         headers.insert(name, value);
     }
 }
 
-/// 401 with the way to do better (RFC 9110, 11.6.1).
+/// 401 with a challenge (RFC 9110, 11.6.1).
 fn unauthorized(challenge: &str) -> Response<Body> {
-    let mut response = answer::error(StatusCode::UNAUTHORIZED, "not without authorization");
+    let mut response = answer::error(StatusCode::UNAUTHORIZED, "authorization required");
     crate::headers::insert(response.headers_mut(), header::WWW_AUTHENTICATE, challenge);
     response
 }
 
-/// 503: nobody can say who this is.
+/// 503: the check cannot decide.
 fn unavailable(why: &str) -> Response<Body> {
     answer::error(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
-/// 503 after a service that decides failed, which clients need not know more about.
-fn failed(service: &str, error: &anyhow::Error) -> Response<Body> {
-    warn!("{service} failed, so a request was refused: {error:#}");
+/// 503 after a service that decides failed. Logs the error, which clients do not see.
+fn service_failed(service: &str, error: &anyhow::Error) -> Response<Body> {
+    warn!("request refused because {service} failed: {error:#}");
     unavailable("authorization failed")
 }

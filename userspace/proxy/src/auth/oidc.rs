@@ -1,8 +1,8 @@
-//! Log-in at an OpenID provider: authorization code with PKCE (RFC 7636), and a session in a cookie.
+//! Login at an OpenID provider: authorization code flow with PKCE (RFC 7636), and a session cookie.
 //!
 //! ```text
-//! no session ─► provider ─► callback: code for tokens ─► session ─► where the user wanted to go
-//!                                                     over ─► refresh, or the provider again
+//! no session ─► provider ─► callback: code for tokens ─► session ─► the requested page
+//!                                                expired session ─► refresh, or the provider again
 //! ```
 
 use std::{
@@ -25,55 +25,57 @@ use tokio::sync::Mutex;
 use crate::{answer, body::Body, fetch::Fetch, message::parameters};
 
 use super::{
-    Checked, Client,
+    AuthInput, CheckResult,
     cache::Cache,
     claims::{self, now},
-    failed,
     provider::{Provider, Tokens},
-    session::{Seal, ended, random_text, take},
+    service_failed,
+    session::{CookieCipher, expired, random_text, remove_cookies},
     target, unauthorized,
 };
 
 const SESSION: &str = "__Host-headgate-session";
 const LOGIN: &str = "__Host-headgate-login";
-/// How long a log-in may take.
+/// How long a login may take.
 const LOGIN_TIME: Duration = Duration::from_secs(600);
-/// How long what a provider says about itself is believed.
+/// How long a provider's metadata is used before it is fetched again.
 const FRESH: Duration = Duration::from_secs(3600);
-/// How long one that did not answer is left alone.
-const PAUSE: Duration = Duration::from_secs(5);
-/// How long a refreshed session is given to requests that still have the older cookie.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// How long after a failure the provider is not asked again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// How long requests with the old cookie get the refreshed session.
+const CACHE_TIME: Duration = Duration::from_secs(60);
 
-/// When a provider was looked for last, and what was found.
-type Look = (Instant, Result<Arc<Provider>, String>);
+/// The time of the last discovery, and its result.
+type CachedProvider = (Instant, Result<Arc<Provider>, String>);
 
-/// A provider, and what sessions are kept with.
+/// Logs users in and keeps their sessions.
 pub(super) struct OidcCheck {
     rule: Oidc,
     fetch: Fetch,
-    seal: Seal,
-    provider: Mutex<Option<Look>>,
-    /// By the tokens that were given for them, which are good once only.
+    cipher: CookieCipher,
+    provider: Mutex<Option<CachedProvider>>,
+    /// Refreshed sessions by refresh token, which providers may accept only once.
     refreshed: Cache<Session>,
     refreshing: Mutex<()>,
 }
 
-/// A log-in in progress.
+/// A login in progress.
 #[derive(Serialize, Deserialize)]
 struct Login {
     state: String,
     nonce: String,
     verifier: String,
-    /// Path and query to come back to.
+    /// Path and query to return to.
     back: String,
+    /// In seconds since 1970.
     ends: u64,
 }
 
-/// A user that logged in.
+/// The session of a user.
 #[derive(Clone, Serialize, Deserialize)]
 struct Session {
     user: Map<String, Value>,
+    /// In seconds since 1970.
     ends: u64,
     refresh: Option<String>,
 }
@@ -82,7 +84,7 @@ impl OidcCheck {
     pub(super) fn new(rule: &Oidc) -> Result<Self> {
         Ok(Self {
             fetch: Fetch::new(rule.issuer.authorities.as_deref())?,
-            seal: Seal::new(&rule.cookie_key.0, &[&rule.issuer.url, &rule.client_id])?,
+            cipher: CookieCipher::new(&rule.cookie_key.0, &[&rule.issuer.url, &rule.client_id])?,
             provider: Mutex::default(),
             refreshed: Cache::new()?,
             refreshing: Mutex::default(),
@@ -90,23 +92,26 @@ impl OidcCheck {
         })
     }
 
-    pub(super) async fn pass(&self, parts: &mut Parts, client: &Client<'_>) -> Checked {
-        if !client.is_https {
-            // No browser would send a session.
-            return Err(answer::error(StatusCode::BAD_REQUEST, "log-in needs HTTPS"));
+    pub(super) async fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
+        if !input.is_https {
+            // Browsers send `Secure` cookies only over HTTPS.
+            return Err(answer::error(
+                StatusCode::BAD_REQUEST,
+                "login requires HTTPS",
+            ));
         }
-        let passed = self.answer(parts, client).await;
-        passed.unwrap_or_else(|error| Err(failed("the OpenID provider", &error)))
+        let checked = self.check(parts, input).await;
+        checked.unwrap_or_else(|error| Err(service_failed("the OpenID provider", &error)))
     }
 
-    async fn answer(&self, parts: &mut Parts, client: &Client<'_>) -> Result<Checked> {
-        if client.path == self.rule.callback {
-            return Ok(Err(self.callback(parts, client).await?));
+    async fn check(&self, parts: &mut Parts, input: &AuthInput<'_>) -> Result<CheckResult> {
+        if input.path == self.rule.callback {
+            return Ok(Err(self.callback(parts, input).await?));
         }
-        if client.path == self.rule.logout {
-            return Ok(Err(self.logout(parts, client).await));
+        if input.path == self.rule.logout {
+            return Ok(Err(self.logout(parts, input).await));
         }
-        let session: Option<Session> = self.seal.open(&parts.headers, SESSION);
+        let session: Option<Session> = self.cipher.open(&parts.headers, SESSION);
         let (session, cookie) = match session {
             Some(session) if now().as_secs() < session.ends => (session, None),
             Some(session) => match self.refresh(&session).await? {
@@ -114,12 +119,12 @@ impl OidcCheck {
                     let cookie = self.session_cookie(&session);
                     (session, cookie)
                 }
-                None => return Ok(Err(self.login(parts, client).await?)),
+                None => return Ok(Err(self.login(parts, input).await?)),
             },
-            None => return Ok(Err(self.login(parts, client).await?)),
+            None => return Ok(Err(self.login(parts, input).await?)),
         };
-        take(&mut parts.headers, &[SESSION, LOGIN]);
-        claims::tell_all(
+        remove_cookies(&mut parts.headers, &[SESSION, LOGIN]);
+        claims::set_claims(
             &mut parts.headers,
             &Value::Object(session.user),
             &self.rule.headers,
@@ -127,25 +132,25 @@ impl OidcCheck {
         Ok(Ok(cookie.into_iter().collect()))
     }
 
-    /// What is known of the provider. Whoever needs it first finds it, the others wait.
+    /// The provider, discovered by one request at a time while the others wait.
     async fn provider(&self) -> Result<Arc<Provider>> {
-        let mut known = self.provider.lock().await;
-        match &*known {
+        let mut cached = self.provider.lock().await;
+        match &*cached {
             Some((since, Ok(provider))) if since.elapsed() < FRESH => return Ok(provider.clone()),
-            Some((since, Err(why))) if since.elapsed() < PAUSE => bail!("{why}"),
+            Some((since, Err(why))) if since.elapsed() < RETRY_PAUSE => bail!("{why}"),
             _ => {}
         }
-        let found = Provider::find(&self.rule, &self.fetch).await;
+        let found = Provider::discover(&self.rule, &self.fetch).await;
         let found = found.map(Arc::new).map_err(|error| format!("{error:#}"));
-        *known = Some((Instant::now(), found.clone()));
+        *cached = Some((Instant::now(), found.clone()));
         found.map_err(|why| anyhow!("{why}"))
     }
 
-    /// Sends a user to the provider; a program gets 401, since it cannot log in.
-    async fn login(&self, parts: &Parts, client: &Client<'_>) -> Result<Response<Body>> {
+    /// Redirects a browser to the provider. Scripts and programs cannot log in and get 401.
+    async fn login(&self, parts: &Parts, input: &AuthInput<'_>) -> Result<Response<Body>> {
         if !is_navigation(parts) {
             let mut response = unauthorized("Bearer");
-            set_cookies(response.headers_mut(), [ended(SESSION)]);
+            set_cookies(response.headers_mut(), [expired(SESSION)]);
             return Ok(response);
         }
         let provider = self.provider().await?;
@@ -156,7 +161,7 @@ impl OidcCheck {
             back: target(parts).into(),
             ends: (now() + LOGIN_TIME).as_secs(),
         };
-        let Some(cookie) = self.seal.cookie(LOGIN, &login) else {
+        let Some(cookie) = self.cipher.cookie(LOGIN, &login) else {
             return Ok(answer::error(
                 StatusCode::URI_TOO_LONG,
                 "the target is too long",
@@ -167,12 +172,12 @@ impl OidcCheck {
         for more in &self.rule.scopes {
             scope = format!("{scope} {more}");
         }
-        let place = with_query(
-            &provider.found.authorization_endpoint,
+        let url = with_query(
+            &provider.metadata.authorization_endpoint,
             &[
                 ("response_type", "code"),
                 ("client_id", &self.rule.client_id),
-                ("redirect_uri", &self.redirect_uri(parts, client)),
+                ("redirect_uri", &self.redirect_uri(parts, input)),
                 ("scope", &scope),
                 ("state", &login.state),
                 ("nonce", &login.nonce),
@@ -180,24 +185,24 @@ impl OidcCheck {
                 ("code_challenge_method", "S256"),
             ],
         );
-        let mut response = answer::redirect(302, &place);
-        set_cookies(response.headers_mut(), [Some(cookie), ended(SESSION)]);
+        let mut response = answer::redirect(302, &url);
+        set_cookies(response.headers_mut(), [Some(cookie), expired(SESSION)]);
         Ok(response)
     }
 
-    fn redirect_uri(&self, parts: &Parts, client: &Client<'_>) -> String {
-        let origin = client.origin(parts);
+    fn redirect_uri(&self, parts: &Parts, input: &AuthInput<'_>) -> String {
+        let origin = input.origin(parts);
         format!("{origin}{}", self.rule.callback)
     }
 
-    /// A user comes back from the provider.
-    async fn callback(&self, parts: &Parts, client: &Client<'_>) -> Result<Response<Body>> {
+    /// Ends a login: the user returns from the provider.
+    async fn callback(&self, parts: &Parts, input: &AuthInput<'_>) -> Result<Response<Body>> {
         let query = |name| {
             let mut values = parameters(parts.uri.query(), name);
             let value = values.next();
             value.filter(|_| values.next().is_none())
         };
-        let login: Option<Login> = self.seal.open(&parts.headers, LOGIN);
+        let login: Option<Login> = self.cipher.open(&parts.headers, LOGIN);
         let login = login.filter(|login| now().as_secs() < login.ends);
         let login = login.zip(query("state")).filter(|(login, state)| {
             verify_slices_are_equal(login.state.as_bytes(), state.as_bytes()).is_ok()
@@ -205,38 +210,38 @@ impl OidcCheck {
         let Some((login, _)) = login else {
             return Ok(answer::error(
                 StatusCode::BAD_REQUEST,
-                "this is no log-in of ours",
+                "unknown or expired login",
             ));
         };
         let Some(code) = query("code") else {
-            return Ok(denied());
+            return Ok(login_failed());
         };
         let form = [
             ("grant_type", "authorization_code"),
             ("code", &*code),
-            ("redirect_uri", &self.redirect_uri(parts, client)),
+            ("redirect_uri", &self.redirect_uri(parts, input)),
             ("code_verifier", &login.verifier),
         ];
         let provider = self.provider().await?;
         let Some(tokens) = provider.exchange(&self.rule, &self.fetch, &form).await? else {
-            return Ok(denied());
+            return Ok(login_failed());
         };
         let Some(user) = provider.user(&tokens, Some(&login.nonce)).await? else {
-            return Ok(denied());
+            return Ok(login_failed());
         };
-        let session = self.session(&provider, tokens, user).await?;
+        let session = self.new_session(&provider, tokens, user).await?;
         let Some(cookie) = self.session_cookie(&session) else {
-            let why = "too much is known about the user";
+            let why = "the claims of the user do not fit into a cookie";
             return Ok(answer::error(StatusCode::INTERNAL_SERVER_ERROR, why));
         };
-        // With the host in front: a path such as `//other.example` is another host by itself.
-        let back = format!("{}{}", client.origin(parts), login.back);
+        // With the host, because `//other.example` as a relative URL would name another host.
+        let back = format!("{}{}", input.origin(parts), login.back);
         let mut response = answer::redirect(302, &back);
-        set_cookies(response.headers_mut(), [Some(cookie), ended(LOGIN)]);
+        set_cookies(response.headers_mut(), [Some(cookie), expired(LOGIN)]);
         Ok(response)
     }
 
-    async fn session(
+    async fn new_session(
         &self,
         provider: &Provider,
         tokens: Tokens,
@@ -244,18 +249,20 @@ impl OidcCheck {
     ) -> Result<Session> {
         let mut wanted = self.rule.headers.values();
         if wanted.any(|claim| user.get(claim).is_none()) {
-            provider.complete(&self.fetch, &tokens, &mut user).await?;
+            provider
+                .add_userinfo(&self.fetch, &tokens, &mut user)
+                .await?;
         }
-        let ends = claims::end(&user).unwrap_or_default();
+        let ends = claims::expiry(&user).unwrap_or_default();
         Ok(Session {
-            user: self.wanted(user),
+            user: self.select_claims(user),
             ends,
             refresh: tokens.refresh_token,
         })
     }
 
-    /// What backends get, and no more: cookies are short.
-    fn wanted(&self, user: Value) -> Map<String, Value> {
+    /// The claims that backends get: more might not fit into a cookie.
+    fn select_claims(&self, user: Value) -> Map<String, Value> {
         let Value::Object(mut user) = user else {
             return Map::new();
         };
@@ -265,26 +272,26 @@ impl OidcCheck {
         user
     }
 
-    /// Without what it could be refreshed with if that is too long for a cookie.
+    /// The session's cookie; without the refresh token if that does not fit.
     fn session_cookie(&self, session: &Session) -> Option<HeaderValue> {
         let shorter = || Session {
             refresh: None,
             ..session.clone()
         };
-        let cookie = self.seal.cookie(SESSION, session);
-        cookie.or_else(|| self.seal.cookie(SESSION, &shorter()))
+        let cookie = self.cipher.cookie(SESSION, session);
+        cookie.or_else(|| self.cipher.cookie(SESSION, &shorter()))
     }
 
-    /// A session that goes on, if the provider wants it to.
+    /// A refreshed session; `None` if it has no refresh token or the provider refuses it.
     async fn refresh(&self, old: &Session) -> Result<Option<Session>> {
         let Some(token) = &old.refresh else {
             return Ok(None);
         };
-        // One asks, those that come with it get the same.
-        let _turn = self.refreshing.lock().await;
-        let proof = [token.as_bytes()];
-        if let Some(known) = self.refreshed.get(&proof) {
-            return Ok(Some(known));
+        // One request refreshes, concurrent ones get its result from the cache.
+        let _refreshing = self.refreshing.lock().await;
+        let credential = [token.as_bytes()];
+        if let Some(session) = self.refreshed.get(&credential) {
+            return Ok(Some(session));
         }
         let provider = self.provider().await?;
         let form = [
@@ -298,11 +305,11 @@ impl OidcCheck {
             return Ok(None);
         };
         next.refresh = tokens.refresh_token.or_else(|| old.refresh.clone());
-        self.refreshed.insert(&proof, next.clone(), REMEMBERED);
+        self.refreshed.insert(&credential, next.clone(), CACHE_TIME);
         Ok(Some(next))
     }
 
-    /// The same user with a later end; a token that tells of another one is none (Core, 12.2).
+    /// The session with a later end. `None` if the new id token is of another user (Core, 12.2).
     async fn renewed(
         &self,
         provider: &Provider,
@@ -310,7 +317,7 @@ impl OidcCheck {
         tokens: &Tokens,
     ) -> Result<Option<Session>> {
         let mut next = old.clone();
-        if !tokens.has_user() {
+        if !tokens.has_id_token() {
             let rest = Duration::from_secs(tokens.expires_in.unwrap_or_default());
             next.ends = (now() + rest).as_secs();
             return Ok(Some(next));
@@ -318,42 +325,42 @@ impl OidcCheck {
         let user = provider.user(tokens, None).await?;
         let same = user.filter(|user| user.get("sub") == old.user.get("sub"));
         Ok(same.map(|user| {
-            next.ends = claims::end(&user).unwrap_or_default();
-            next.user.extend(self.wanted(user));
+            next.ends = claims::expiry(&user).unwrap_or_default();
+            next.user.extend(self.select_claims(user));
             next
         }))
     }
 
-    /// Ends a session here, and at the provider if it has a way to.
-    async fn logout(&self, parts: &Parts, client: &Client<'_>) -> Response<Body> {
+    /// Ends a session here, and at the provider if it has an end session endpoint.
+    async fn logout(&self, parts: &Parts, input: &AuthInput<'_>) -> Response<Body> {
         let provider = self.provider().await.ok();
-        let place = provider
+        let endpoint = provider
             .as_ref()
-            .and_then(|provider| provider.found.end_session_endpoint.as_ref());
-        let mut response = match place {
-            Some(place) => {
-                let back = format!("{}/", client.origin(parts));
+            .and_then(|provider| provider.metadata.end_session_endpoint.as_ref());
+        let mut response = match endpoint {
+            Some(endpoint) => {
+                let back = format!("{}/", input.origin(parts));
                 let query = [
                     ("client_id", self.rule.client_id.as_str()),
                     ("post_logout_redirect_uri", &back),
                 ];
-                answer::redirect(302, &with_query(place, &query))
+                answer::redirect(302, &with_query(endpoint, &query))
             }
             None => Response::new(String::from("logged out\n").into()),
         };
-        set_cookies(response.headers_mut(), [ended(SESSION), ended(LOGIN)]);
+        set_cookies(response.headers_mut(), [expired(SESSION), expired(LOGIN)]);
         response
     }
 }
 
-/// Whether somebody opens a page, and not a page asks for something.
+/// Whether a browser opens a page, as opposed to a script that sends a request.
 fn is_navigation(parts: &Parts) -> bool {
     let mode = parts.headers.get("sec-fetch-mode");
     parts.method == Method::GET && mode.is_none_or(|mode| mode == "navigate")
 }
 
-fn denied() -> Response<Body> {
-    answer::error(StatusCode::FORBIDDEN, "the log-in failed")
+fn login_failed() -> Response<Body> {
+    answer::error(StatusCode::FORBIDDEN, "login failed")
 }
 
 fn set_cookies<const N: usize>(headers: &mut HeaderMap, cookies: [Option<HeaderValue>; N]) {
@@ -362,10 +369,10 @@ fn set_cookies<const N: usize>(headers: &mut HeaderMap, cookies: [Option<HeaderV
     }
 }
 
-fn with_query(place: &str, query: &[(&str, &str)]) -> String {
-    let mark = if place.contains('?') { '&' } else { '?' };
+fn with_query(url: &str, query: &[(&str, &str)]) -> String {
+    let mark = if url.contains('?') { '&' } else { '?' };
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(query)
         .finish();
-    format!("{place}{mark}{query}")
+    format!("{url}{mark}{query}")
 }

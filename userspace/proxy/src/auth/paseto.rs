@@ -1,4 +1,4 @@
-//! PASETOs of version 4, signed or encrypted.
+//! PASETO tokens of version 4, signed (`public`) or encrypted (`local`).
 
 use anyhow::{Result, anyhow};
 use headgate_model::ingress::{Claims, Paseto, PasetoKey};
@@ -12,12 +12,12 @@ use pasetors::{
 use serde_json::Value;
 
 use super::{
-    Checked, claims, credentials,
+    CheckResult, claims, credentials,
     jwt::{BEARER, INVALID_TOKEN},
     unauthorized,
 };
 
-/// A key, and what tokens must say.
+/// Checks the key and claims of tokens.
 pub(super) struct PasetoCheck {
     key: Key,
     claims: Claims,
@@ -33,11 +33,13 @@ impl PasetoCheck {
         let key = match &rule.key {
             PasetoKey::Public(text) => {
                 let key = AsymmetricPublicKey::try_from(text.as_str());
-                Key::Public(key.map_err(|error| anyhow!("public is no k4.public: {error:?}"))?)
+                Key::Public(
+                    key.map_err(|error| anyhow!("public is not a k4.public key: {error:?}"))?,
+                )
             }
             PasetoKey::Local(text) => {
                 let key = SymmetricKey::try_from(str::from_utf8(&text.0)?);
-                Key::Local(key.map_err(|error| anyhow!("local is no k4.local: {error:?}"))?)
+                Key::Local(key.map_err(|error| anyhow!("local is not a k4.local key: {error:?}"))?)
             }
         };
         Ok(Self {
@@ -46,20 +48,20 @@ impl PasetoCheck {
         })
     }
 
-    pub(super) fn pass(&self, parts: &mut Parts) -> Checked {
+    pub(super) fn pass(&self, parts: &mut Parts) -> CheckResult {
         let Some(token) = credentials::bearer(&parts.headers) else {
             return Err(unauthorized(BEARER));
         };
-        let token = self.open(token);
+        let token = self.verify(token);
         let token = token.filter(|token| claims::check(token, &self.claims).is_ok());
         let Some(token) = token else {
             return Err(unauthorized(INVALID_TOKEN));
         };
-        claims::tell_all(&mut parts.headers, &token, &self.claims.headers);
+        claims::set_claims(&mut parts.headers, &token, &self.claims.headers);
         Ok(Vec::new())
     }
 
-    fn open(&self, token: &str) -> Option<Value> {
+    fn verify(&self, token: &str) -> Option<Value> {
         let trusted = match &self.key {
             Key::Public(key) => {
                 let token = UntrustedToken::<Public, V4>::try_from(token).ok()?;
@@ -111,9 +113,9 @@ mod tests {
         all.to_string().into()
     }
 
-    async fn status(gate: &Authenticator, token: &str) -> u16 {
-        let mut asked = request("/").header("authorization", format!("Bearer {token}"));
-        authorize(gate, &mut asked)
+    async fn status(guard: &Authenticator, token: &str) -> u16 {
+        let mut builder = request("/").header("authorization", format!("Bearer {token}"));
+        authorize(guard, &mut builder)
             .await
             .map_or_else(|denied| denied.status().as_u16(), |_| 200)
     }
@@ -130,38 +132,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l69_auth_signed_pasetos_are_taken() {
+    async fn l69_auth_signed_pasetos_are_accepted() {
         let pair = AsymmetricKeyPair::<V4>::generate().unwrap();
         let other = AsymmetricKeyPair::<V4>::generate().unwrap();
         let mut public = String::new();
         pair.public.fmt(&mut public).unwrap();
-        let gate = authenticator(rule(PasetoKey::Public(public)));
+        let guard = authenticator(rule(PasetoKey::Public(public)));
         for (change, expected) in changes() {
             let token = PublicToken::sign(&pair.secret, &claims(change.clone()), None, None);
-            assert_eq!(status(&gate, &token.unwrap()).await, expected, "{change}");
+            assert_eq!(status(&guard, &token.unwrap()).await, expected, "{change}");
         }
         let forged = PublicToken::sign(&other.secret, &claims(json!({})), None, None).unwrap();
-        assert_eq!(status(&gate, &forged).await, 401);
-        assert_eq!(status(&gate, "v4.public.").await, 401);
+        assert_eq!(status(&guard, &forged).await, 401);
+        assert_eq!(status(&guard, "v4.public.").await, 401);
     }
 
     #[tokio::test]
-    async fn l69_auth_encrypted_pasetos_are_taken() {
+    async fn l69_auth_encrypted_pasetos_are_accepted() {
         let key = SymmetricKey::<V4>::generate().unwrap();
         let mut text = String::new();
         key.fmt(&mut text).unwrap();
-        let gate = authenticator(rule(PasetoKey::Local(Hidden(text.into()))));
+        let guard = authenticator(rule(PasetoKey::Local(Hidden(text.into()))));
         for (change, expected) in changes() {
             let token = LocalToken::encrypt(&key, &claims(change.clone()), None, None);
-            assert_eq!(status(&gate, &token.unwrap()).await, expected, "{change}");
+            assert_eq!(status(&guard, &token.unwrap()).await, expected, "{change}");
         }
         let other = SymmetricKey::<V4>::generate().unwrap();
         let forged = LocalToken::encrypt(&other, &claims(json!({})), None, None).unwrap();
-        assert_eq!(status(&gate, &forged).await, 401);
+        assert_eq!(status(&guard, &forged).await, 401);
     }
 
     #[test]
-    fn l69_auth_keys_that_are_none_are_refused() {
+    fn l69_auth_invalid_keys_are_refused() {
         assert!(Authenticator::new(&[rule(PasetoKey::Public("k4.local.x".into()))]).is_err());
         assert!(Authenticator::new(&[rule(PasetoKey::Local(Hidden("x".into())))]).is_err());
     }

@@ -1,12 +1,10 @@
-//! An OpenID provider (OpenID Connect Core and Discovery).
+//! The client of an OpenID provider (OpenID Connect Core 1.0 and Discovery 1.0).
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use headgate_model::ingress::{Claims, Oidc};
-use http::{Request, Response, header};
+use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,21 +14,22 @@ use crate::fetch::Fetch;
 use super::{
     claims,
     keys::{KeySet, Keys},
+    oauth,
 };
 
-/// By how much clocks may differ.
+/// The accepted difference between clocks.
 const LEEWAY: Duration = Duration::from_secs(60);
 
-/// What a provider says about itself.
+/// A discovered provider.
 pub(super) struct Provider {
-    pub(super) found: Found,
+    pub(super) metadata: ProviderMetadata,
     keys: Keys,
     rule: Claims,
 }
 
-/// Its configuration (Discovery, 3).
+/// The metadata of a provider (Discovery, 3).
 #[derive(Deserialize)]
-pub(super) struct Found {
+pub(super) struct ProviderMetadata {
     issuer: String,
     pub(super) authorization_endpoint: String,
     token_endpoint: String,
@@ -39,7 +38,7 @@ pub(super) struct Found {
     pub(super) end_session_endpoint: Option<String>,
 }
 
-/// What is given for a code (Core, 3.1.3.3).
+/// The token response (Core, 3.1.3.3).
 #[derive(Deserialize)]
 pub(super) struct Tokens {
     id_token: Option<String>,
@@ -49,85 +48,91 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn has_user(&self) -> bool {
+    pub(super) fn has_id_token(&self) -> bool {
         self.id_token.is_some()
     }
 }
 
 impl Provider {
-    pub(super) async fn find(rule: &Oidc, fetch: &Fetch) -> Result<Self> {
+    /// Fetches and checks the metadata of the issuer.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it cannot be fetched, lacks an endpoint, names another issuer, or has an endpoint
+    /// without TLS although the issuer has TLS.
+    pub(super) async fn discover(rule: &Oidc, fetch: &Fetch) -> Result<Self> {
         let issuer = rule.issuer.url.trim_end_matches('/');
-        let answer = fetch
+        let response = fetch
             .get(&format!("{issuer}/.well-known/openid-configuration"))
             .await?;
-        let found: Found = serde_json::from_value(answer).context("it lacks an endpoint")?;
-        // Or anybody's configuration would do (Discovery, 4.3).
+        let metadata: ProviderMetadata =
+            serde_json::from_value(response).context("metadata lacks an endpoint")?;
+        // Otherwise the metadata of any issuer would be accepted (Discovery, 4.3).
         ensure!(
-            found.issuer.trim_end_matches('/') == issuer,
-            "it is {}",
-            found.issuer
+            metadata.issuer.trim_end_matches('/') == issuer,
+            "metadata is of the issuer {}",
+            metadata.issuer
         );
         let endpoints = [
-            Some(&found.authorization_endpoint),
-            Some(&found.token_endpoint),
-            Some(&found.jwks_uri),
-            found.userinfo_endpoint.as_ref(),
-            found.end_session_endpoint.as_ref(),
+            Some(&metadata.authorization_endpoint),
+            Some(&metadata.token_endpoint),
+            Some(&metadata.jwks_uri),
+            metadata.userinfo_endpoint.as_ref(),
+            metadata.end_session_endpoint.as_ref(),
         ];
         let is_secure =
             |url: &&String| url.starts_with("https://") || issuer.starts_with("http://");
-        let is_fit = endpoints.into_iter().flatten().all(|url| is_secure(&url));
-        ensure!(is_fit, "an endpoint is not https");
+        let are_secure = endpoints.into_iter().flatten().all(|url| is_secure(&url));
+        ensure!(are_secure, "an endpoint is not https");
         Ok(Self {
-            keys: Keys::Set(KeySet::new(found.jwks_uri.clone(), fetch.clone()).into()),
+            keys: Keys::Set(KeySet::new(metadata.jwks_uri.clone(), fetch.clone()).into()),
             rule: Claims {
-                issuer: Some(found.issuer.clone()),
+                issuer: Some(metadata.issuer.clone()),
                 audiences: vec![rule.client_id.clone()],
                 leeway: LEEWAY,
                 ..Claims::default()
             },
-            found,
+            metadata,
         })
     }
 
-    /// Gives a code or an older token for tokens. `None` if they are not taken.
+    /// Exchanges a code or a refresh token for tokens. `None` if the provider refuses it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the provider does not respond as specified.
     pub(super) async fn exchange(
         &self,
         rule: &Oidc,
         fetch: &Fetch,
         form: &[(&str, &str)],
     ) -> Result<Option<Tokens>> {
-        let encode = |text: &[u8]| form_urlencoded::byte_serialize(text).collect::<String>();
-        let user = encode(rule.client_id.as_bytes());
-        let password = encode(&rule.client_secret.0);
-        let credentials = STANDARD.encode(format!("{user}:{password}"));
-        let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(form)
-            .finish();
-        let request = Request::post(&self.found.token_endpoint)
-            .header(header::AUTHORIZATION, format!("Basic {credentials}"))
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json")
-            .body(Full::from(body))?;
-        let response: Response<Bytes> = fetch.send(request).await?;
-        if response.status() == http::StatusCode::BAD_REQUEST {
+        let url = &self.metadata.token_endpoint;
+        let request = oauth::post_form(url, &rule.client_id, &rule.client_secret, form)?;
+        let response = fetch.send(request).await?;
+        let status = response.status();
+        if status == StatusCode::BAD_REQUEST {
             return Ok(None);
         }
-        let status = response.status();
-        ensure!(status.is_success(), "the token endpoint answered {status}");
+        ensure!(status.is_success(), "the token endpoint sent {status}");
         let tokens = serde_json::from_slice(response.body());
         tokens
             .context("the token endpoint sent no tokens")
             .map(Some)
     }
 
-    /// Who logged in, if the token is the provider's, for us and of this log-in (Core, 3.1.3.7).
+    /// The claims of the id token, if it is signed by the provider, for us and of this login (Core,
+    /// 3.1.3.7).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the provider's keys cannot be fetched.
     pub(super) async fn user(&self, tokens: &Tokens, nonce: Option<&str>) -> Result<Option<Value>> {
         let Some(token) = &tokens.id_token else {
             return Ok(None);
         };
-        let opened = self.keys.open(token).await?;
-        Ok(opened.filter(|token| self.is_ours(token, nonce)))
+        let verified = self.keys.verify(token).await?;
+        Ok(verified.filter(|token| self.is_ours(token, nonce)))
     }
 
     fn is_ours(&self, token: &Value, nonce: Option<&str>) -> bool {
@@ -139,26 +144,30 @@ impl Provider {
             && nonce.is_none_or(|nonce| text("nonce") == Some(nonce))
     }
 
-    /// Adds what the provider tells about a user apart from the token (Core, 5.3).
-    pub(super) async fn complete(
+    /// Adds the claims of the userinfo endpoint (Core, 5.3) that the id token lacks.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint does not respond, or with the claims of another user.
+    pub(super) async fn add_userinfo(
         &self,
         fetch: &Fetch,
         tokens: &Tokens,
         user: &mut Value,
     ) -> Result<()> {
-        let (Some(place), Some(token)) = (&self.found.userinfo_endpoint, &tokens.access_token)
+        let (Some(url), Some(token)) = (&self.metadata.userinfo_endpoint, &tokens.access_token)
         else {
             return Ok(());
         };
-        let request = Request::get(place).header(header::AUTHORIZATION, format!("Bearer {token}"));
-        let told = fetch.json(request.body(Full::default())?).await?;
-        // Of somebody else, perhaps (Core, 5.3.2).
+        let request = Request::get(url).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let claims = fetch.json(request.body(Full::default())?).await?;
+        // Required by Core, 5.3.2.
         ensure!(
-            told.get("sub") == user.get("sub"),
+            claims.get("sub") == user.get("sub"),
             "userinfo is about another user"
         );
-        if let (Some(user), Some(told)) = (user.as_object_mut(), told.as_object()) {
-            for (name, value) in told {
+        if let (Some(user), Some(claims)) = (user.as_object_mut(), claims.as_object()) {
+            for (name, value) in claims {
                 user.entry(name).or_insert_with(|| value.clone());
             }
         }

@@ -1,4 +1,4 @@
-//! Cookies that only we can read and make.
+//! Encrypted and authenticated cookies.
 
 use anyhow::{Result, anyhow};
 use aws_lc_rs::{
@@ -12,16 +12,20 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::message::cookie;
 
-/// Longest cookie that browsers keep, with its name and attributes (RFC 6265, 6.1).
+/// The longest `Set-Cookie`, in bytes: below the 4096 that browsers store (RFC 6265, 6.1).
 const MAX_COOKIE: usize = 4000;
-/// Browsers take the prefix only for cookies of one host, over HTTPS (RFC 6265bis, 4.1.3.2).
+/// The attributes that the `__Host-` prefix requires, and more (RFC 6265bis, 4.1.3.2).
 const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";
 
-/// Encrypts and authenticates cookies.
-pub(super) struct Seal(LessSafeKey);
+/// Encrypts cookies with AES-256-GCM.
+pub(super) struct CookieCipher(LessSafeKey);
 
-impl Seal {
-    /// `purpose` keeps apart what has the same secret.
+impl CookieCipher {
+    /// Derives the key from `secret` (HKDF, RFC 5869). `purpose` separates users of the same secret.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no key can be derived.
     pub(super) fn new(secret: &[u8], purpose: &[&str]) -> Result<Self> {
         let purpose = purpose.join("\n");
         let extracted = Salt::new(HKDF_SHA256, b"headgate cookies").extract(secret);
@@ -31,13 +35,13 @@ impl Seal {
         Ok(Self(LessSafeKey::new(key)))
     }
 
-    /// A `Set-Cookie`; `None` if browsers would not keep it.
+    /// A `Set-Cookie` with an encrypted value; `None` if it is too long for browsers.
     pub(super) fn cookie(&self, name: &str, value: &impl Serialize) -> Option<HeaderValue> {
         let mut sealed = serde_json::to_vec(value).ok()?;
         let nonce = random::<NONCE_LEN>().ok()?;
         let tag = self.0.seal_in_place_separate_tag(
             Nonce::assume_unique_for_key(nonce),
-            // One cookie is never taken for another.
+            // The name is authenticated, so that one cookie cannot be used as another.
             Aad::from(name.as_bytes()),
             &mut sealed,
         );
@@ -49,7 +53,7 @@ impl Seal {
         HeaderValue::try_from(text).ok()
     }
 
-    /// What a cookie of a request holds, if we made it.
+    /// The decrypted value of a request's cookie; `None` if it is not authentic.
     pub(super) fn open<T: DeserializeOwned>(&self, headers: &HeaderMap, name: &str) -> Option<T> {
         let mut sealed = URL_SAFE_NO_PAD.decode(cookie(headers, name)?).ok()?;
         let (nonce, sealed) = sealed.split_at_mut_checked(NONCE_LEN)?;
@@ -61,13 +65,13 @@ impl Seal {
     }
 }
 
-/// A `Set-Cookie` that ends a cookie.
-pub(super) fn ended(name: &str) -> Option<HeaderValue> {
+/// A `Set-Cookie` that deletes a cookie.
+pub(super) fn expired(name: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{name}=; Max-Age=0; {ATTRIBUTES}")).ok()
 }
 
-/// Takes cookies from a request: what backends do not have, they cannot lose.
-pub(super) fn take(headers: &mut HeaderMap, names: &[&str]) {
+/// Removes cookies from a request, so that backends do not see them.
+pub(super) fn remove_cookies(headers: &mut HeaderMap, names: &[&str]) {
     let fields = headers.get_all(header::COOKIE).iter();
     let texts = fields.filter_map(|value| value.to_str().ok());
     let pairs = texts.flat_map(|text| text.split(';')).map(str::trim);
@@ -86,15 +90,23 @@ pub(super) fn take(headers: &mut HeaderMap, names: &[&str]) {
     }
 }
 
-/// Numbers that nobody can guess.
+/// Bytes of the system's cryptographic random number generator.
+///
+/// # Errors
+///
+/// Fails if the generator does.
 pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     let filled = rand::fill(&mut bytes);
-    filled.map_err(|_unspecified| anyhow!("there are no random numbers"))?;
+    filled.map_err(|_unspecified| anyhow!("the random number generator failed"))?;
     Ok(bytes)
 }
 
-/// A text that nobody can guess.
+/// 32 random bytes as text.
+///
+/// # Errors
+///
+/// Fails if the random number generator does.
 pub(super) fn random_text() -> Result<String> {
     Ok(URL_SAFE_NO_PAD.encode(random::<32>()?))
 }
@@ -103,7 +115,7 @@ pub(super) fn random_text() -> Result<String> {
 mod tests {
     use http::{HeaderMap, HeaderValue, header};
 
-    use super::{Seal, take};
+    use super::{CookieCipher, remove_cookies};
 
     fn sent_back(cookie: &HeaderValue) -> HeaderMap {
         let text = cookie.to_str().unwrap();
@@ -112,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn l70_auth_cookies_are_nobodys_to_make_or_read() {
-        let seal = Seal::new(b"secret", &["a"]).unwrap();
-        let cookie = seal.cookie("name", &"value").unwrap();
+    fn l70_auth_cookies_cannot_be_read_or_forged() {
+        let cipher = CookieCipher::new(b"secret", &["a"]).unwrap();
+        let cookie = cipher.cookie("name", &"value").unwrap();
         let text = cookie.to_str().unwrap();
         assert!(
             text.ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"),
@@ -122,17 +134,17 @@ mod tests {
         );
         assert!(!text.contains("value"));
         let headers = sent_back(&cookie);
-        assert_eq!(seal.open::<String>(&headers, "name").unwrap(), "value");
+        assert_eq!(cipher.open::<String>(&headers, "name").unwrap(), "value");
         for (secret, purpose) in [("secret", "b"), ("other", "a")] {
-            let other = Seal::new(secret.as_bytes(), &[purpose]).unwrap();
+            let other = CookieCipher::new(secret.as_bytes(), &[purpose]).unwrap();
             assert_eq!(other.open::<String>(&headers, "name"), None);
         }
         let renamed = text.replace("name=", "other=");
         let renamed = sent_back(&renamed.parse().unwrap());
         assert_eq!(
-            seal.open::<String>(&renamed, "other"),
+            cipher.open::<String>(&renamed, "other"),
             None,
-            "a cookie for something else"
+            "a cookie with another name"
         );
         for changed in [
             text.replacen("=", "=A", 1),
@@ -140,22 +152,22 @@ mod tests {
             "name=AAAA; ".into(),
         ] {
             let changed = sent_back(&changed.parse().unwrap());
-            assert_eq!(seal.open::<String>(&changed, "name"), None);
+            assert_eq!(cipher.open::<String>(&changed, "name"), None);
         }
         assert!(
-            seal.cookie("name", &"x".repeat(4000)).is_none(),
-            "no browser keeps it"
+            cipher.cookie("name", &"x".repeat(4000)).is_none(),
+            "too long for browsers"
         );
     }
 
     #[test]
-    fn l70_auth_cookies_of_ours_are_taken_from_requests() {
+    fn l70_auth_session_cookies_are_removed_from_requests() {
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, "a=1; ours=2; b=3".parse().unwrap());
         headers.append(header::COOKIE, "ours=4".parse().unwrap());
-        take(&mut headers, &["ours"]);
+        remove_cookies(&mut headers, &["ours"]);
         assert_eq!(headers[header::COOKIE], "a=1; b=3");
-        take(&mut headers, &["a", "b"]);
+        remove_cookies(&mut headers, &["a", "b"]);
         assert!(headers.is_empty());
     }
 }

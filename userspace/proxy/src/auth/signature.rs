@@ -1,9 +1,9 @@
-//! Requests that are signed with a shared secret (`draft-cavage-http-signatures`, as Kong's
-//! `hmac-auth` has it): `Authorization: hmac username="ada", algorithm="hmac-sha256",
-//! headers="date request-line", signature="…"`.
+//! Requests signed with a shared secret (`draft-cavage-http-signatures`, as in Kong's `hmac-auth`):
+//! `Authorization: hmac username="ada", algorithm="hmac-sha256", headers="date request-line",
+//! signature="…"`.
 //!
-//! What is not signed could be anybody's: time and request line must be. Bodies are not looked at;
-//! a backend can compare one with a signed `Digest`.
+//! The date and the request line must be signed. Bodies are not checked; a backend can compare one
+//! with a signed `Digest`.
 
 use std::{
     collections::HashMap,
@@ -15,18 +15,19 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use headgate_model::ingress::{Hidden, Hmac};
 use http::{Version, request::Parts};
 
-use super::{Checked, USER, credentials, target, tell, unauthorized};
+use super::{CheckResult, USER, credentials, set_header, target, unauthorized};
 
 const CHALLENGE: &str = "hmac realm=\"headgate\"";
 
-/// Users and their secrets.
+/// Checks signatures of users with their secrets.
 pub(super) struct HmacCheck {
     users: HashMap<String, Hidden>,
+    /// The largest difference between `Date` and our clock.
     skew: Duration,
 }
 
-/// What `Authorization` says.
-struct Claim<'a> {
+/// The signature parameters in `Authorization`.
+struct SignatureParams<'a> {
     user: &'a str,
     algorithm: hmac::Algorithm,
     headers: Vec<&'a str>,
@@ -41,47 +42,47 @@ impl HmacCheck {
         }
     }
 
-    pub(super) fn pass(&self, parts: &mut Parts) -> Checked {
+    pub(super) fn pass(&self, parts: &mut Parts) -> CheckResult {
         let Some(user) = self.user(parts) else {
             return Err(unauthorized(CHALLENGE));
         };
-        tell(&mut parts.headers, &USER, &user);
+        set_header(&mut parts.headers, &USER, &user);
         Ok(Vec::new())
     }
 
     fn user(&self, parts: &Parts) -> Option<String> {
-        let claim = Claim::parse(credentials::with_scheme(&parts.headers, "hmac")?)?;
+        let params = SignatureParams::parse(credentials::with_scheme(&parts.headers, "hmac")?)?;
         let signs = |name: &str| {
-            claim
+            params
                 .headers
                 .iter()
                 .any(|signed| signed.eq_ignore_ascii_case(name))
         };
         let date = ["x-date", "date"].into_iter().find(|name| signs(name))?;
-        if !(signs("request-line") || signs("@request-target")) || !self.is_now(parts, date) {
+        if !(signs("request-line") || signs("@request-target")) || !self.is_current(parts, date) {
             return None;
         }
-        let secret = self.users.get(claim.user)?;
-        let key = Key::new(claim.algorithm, &secret.0);
-        let text = signed_text(parts, &claim.headers)?;
-        hmac::verify(&key, text.as_bytes(), &claim.signature).ok()?;
-        Some(claim.user.into())
+        let secret = self.users.get(params.user)?;
+        let key = Key::new(params.algorithm, &secret.0);
+        let text = signed_text(parts, &params.headers)?;
+        hmac::verify(&key, text.as_bytes(), &params.signature).ok()?;
+        Some(params.user.into())
     }
 
-    fn is_now(&self, parts: &Parts, date: &str) -> bool {
+    fn is_current(&self, parts: &Parts, date: &str) -> bool {
         let text = parts.headers.get(date).and_then(|date| date.to_str().ok());
-        let Some(then) = text.and_then(|text| httpdate::parse_http_date(text).ok()) else {
+        let Some(signed) = text.and_then(|text| httpdate::parse_http_date(text).ok()) else {
             return false;
         };
         let now = SystemTime::now();
-        let apart = now
-            .duration_since(then)
-            .or_else(|_| then.duration_since(now));
-        apart.is_ok_and(|apart| apart <= self.skew)
+        let difference = now
+            .duration_since(signed)
+            .or_else(|_| signed.duration_since(now));
+        difference.is_ok_and(|difference| difference <= self.skew)
     }
 }
 
-impl<'a> Claim<'a> {
+impl<'a> SignatureParams<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let pairs = text.split(',').map(|pair| {
             let (name, value) = pair.trim().split_once('=')?;
@@ -102,7 +103,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// A line for each part; a header that is not there makes no text.
+/// The signed text: a line for each signed part. `None` if a signed header is missing or repeated.
 fn signed_text(parts: &Parts, headers: &[&str]) -> Option<String> {
     let line = |name: &&str| {
         let name = name.to_ascii_lowercase();
@@ -113,7 +114,7 @@ fn signed_text(parts: &Parts, headers: &[&str]) -> Option<String> {
                 let method = method.as_str().to_ascii_lowercase();
                 format!("{name}: {method} {}", target(parts))
             }
-            // Over HTTP/2 it is in the target.
+            // HTTP/2 has the host in the target.
             "host" => format!("host: {}", super::authority(parts)?),
             _ => {
                 let mut fields = parts.headers.get_all(&name).iter();
@@ -165,8 +166,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l64_auth_signed_requests_are_let_through_as_they_were_signed() {
-        let gate = authenticator(Auth::Hmac(Hmac {
+    async fn l64_auth_signed_requests_are_accepted_only_as_signed() {
+        let guard = authenticator(Auth::Hmac(Hmac {
             users: [("ada".into(), Hidden("shared".into()))].into(),
             skew: Duration::from_secs(300),
         }));
@@ -174,19 +175,19 @@ mod tests {
         let line = "GET /a?b=c HTTP/1.1";
         let lines = format!("date: {now}\n{line}");
         let signed = sign("hmac-sha256", "date request-line", &lines);
-        let asked = |target, date: &str, signature: &str| {
+        let build = |target, date: &str, signature: &str| {
             request(target)
                 .header("date", date)
                 .header("authorization", signature)
         };
-        let parts = authorize(&gate, &mut asked("/a?b=c", &now, &signed))
+        let parts = authorize(&guard, &mut build("/a?b=c", &now, &signed))
             .await
             .unwrap();
         assert_eq!(parts.headers["x-auth-user"], "ada");
         let more = format!("host: shop.example\n@request-target: get /a?b=c\ndate: {now}");
         let more = sign("hmac-sha512", "host @request-target date", &more);
         assert!(
-            authorize(&gate, &mut asked("/a?b=c", &now, &more))
+            authorize(&guard, &mut build("/a?b=c", &now, &more))
                 .await
                 .is_ok()
         );
@@ -210,12 +211,12 @@ mod tests {
             ("/a?b=c", &now, &signed.replace("ada", "eve")),
             ("/a?b=c", &now, &signed.replace("username=\"ada\", ", "")),
         ] {
-            let denied = authorize(&gate, &mut asked(target, date, signature))
+            let denied = authorize(&guard, &mut build(target, date, signature))
                 .await
                 .unwrap_err();
             assert_eq!(denied.status(), 401, "{signature}");
         }
-        let mut posted = asked("/a?b=c", &now, &signed).method("POST");
-        authorize(&gate, &mut posted).await.unwrap_err();
+        let mut posted = build("/a?b=c", &now, &signed).method("POST");
+        authorize(&guard, &mut posted).await.unwrap_err();
     }
 }

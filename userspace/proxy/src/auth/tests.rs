@@ -1,4 +1,4 @@
-//! The gate as a whole, and what tests of its parts have in common.
+//! Tests of all checks together, and helpers for tests of single checks.
 
 use std::mem;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::body::Body;
 
-use super::{Authenticator, Client, Tls};
+use super::{AuthInput, Authenticator, Tls};
 
 pub(super) fn authenticator(auth: Auth) -> Authenticator {
     Authenticator::new(&[auth]).unwrap()
@@ -27,15 +27,15 @@ pub(super) fn basic_header(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// What backends get, or the client does instead.
+/// The request that backends get, or the response that refuses it.
 pub(super) async fn authorize(
-    gate: &Authenticator,
+    guard: &Authenticator,
     request: &mut Builder,
 ) -> Result<Parts, Response<Body>> {
-    pass(gate, mem::take(request), &Tls::default()).await
+    pass(guard, mem::take(request), &Tls::default()).await
 }
 
-/// A service on a port of its own.
+/// Serves on a free port and returns the URL.
 pub(super) async fn serve(service: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -43,24 +43,24 @@ pub(super) async fn serve(service: Router) -> String {
     format!("http://{address}")
 }
 
-/// An address where nobody answers, and whose port nobody is given.
+/// A URL without a listener. The kernel does not assign port 1 to others.
 pub(super) const NOWHERE: &str = "http://127.0.0.1:1";
 
 pub(super) async fn pass(
-    gate: &Authenticator,
+    guard: &Authenticator,
     request: Builder,
     tls: &Tls,
 ) -> Result<Parts, Response<Body>> {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let path = parts.uri.path().to_owned();
-    let client = Client {
+    let input = AuthInput {
         address: "192.0.2.1".parse().unwrap(),
         host: "shop.example",
         path: &path,
         is_https: true,
         tls,
     };
-    gate.authorize(&mut parts, &client).await?;
+    guard.authorize(&mut parts, &input).await?;
     Ok(parts)
 }
 
@@ -71,17 +71,17 @@ async fn l71_auth_headers_of_clients_are_stripped_in_every_spelling() {
         Hidden("{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=".into()),
     )]
     .into();
-    let gate = authenticator(Auth::Basic(Basic {
+    let guard = authenticator(Auth::Basic(Basic {
         realm: "r".into(),
         users,
     }));
-    let mut told = request("/")
+    let mut forged = request("/")
         .header("x-auth-user", "root")
         .header("X_Auth_User", "root")
         .header("x-auth_user", "root")
         .header("x-other", "kept")
         .header("authorization", basic_header("ada", "secret"));
-    let parts = authorize(&gate, &mut told).await.unwrap();
+    let parts = authorize(&guard, &mut forged).await.unwrap();
     let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["authorization", "host", "x-auth-user", "x-other"]);
@@ -89,7 +89,7 @@ async fn l71_auth_headers_of_clients_are_stripped_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn l72_auth_that_cannot_be_used_lets_nothing_through() {
+async fn l72_auth_with_invalid_settings_refuses_all_requests() {
     let denied = authorize(&Authenticator::closed(), &mut request("/"))
         .await
         .unwrap_err();

@@ -51,7 +51,7 @@ pub(super) struct Http1Conn {
 
 type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A response, or why there is none.
+/// A response, or the error of the connection.
 pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// Starts HTTP/1.1 on a stream.

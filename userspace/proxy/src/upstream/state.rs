@@ -40,9 +40,9 @@ pub struct EndpointState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointHealth {
     /// It gets requests.
-    Well,
+    Healthy,
     /// It gets none until health checks succeed.
-    Down {
+    Unhealthy {
         /// The error of the last health check.
         reason: String,
     },

@@ -9,7 +9,7 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
-use crate::setup::{Authority, HOSTS, Identity, Setup, params, request, told};
+use crate::setup::{Authority, HOSTS, Identity, Setup, echoed, params, request};
 
 fn rule(authority: &Authority, verify: Verify) -> ClientCertificates {
     ClientCertificates {
@@ -29,54 +29,54 @@ async fn setup(rule: ClientCertificates) -> Setup {
 }
 
 async fn status(setup: &Setup, identity: Option<&Identity>) -> u16 {
-    let asked = request("/").body(Empty::new()).unwrap();
-    let response = setup.send(HOSTS[0], identity, asked).await;
+    let request = request("/").body(Empty::new()).unwrap();
+    let response = setup.send(HOSTS[0], identity, request).await;
     response.status().as_u16()
 }
 
 #[tokio::test]
-async fn l63_auth_certificate_of_an_authority_is_needed() {
+async fn l63_auth_certificate_of_an_authority_is_required() {
     let (ours, other) = (Authority::new("ours"), Authority::new("ours"));
-    let between = ours.intermediate("between");
-    let deeper = between.intermediate("deeper");
+    let intermediate = ours.intermediate("between");
+    let deeper = intermediate.intermediate("deeper");
     let mut old = params("old");
     old.not_after = date_time_ymd(2001, 1, 1);
     let mut rule = rule(&ours, Verify::Required);
     rule.is_passed = true;
     let setup = setup(rule).await;
     for (why, identity, expected) in [
-        ("none", None, 400),
-        ("ours", Some(ours.identity("ada", &[])), 200),
+        ("no certificate", None, 400),
+        ("trusted authority", Some(ours.identity("ada", &[])), 200),
         (
-            "another authority of the name",
+            "another authority of the same name",
             Some(other.identity("ada", &[])),
             400,
         ),
         (
-            "one between",
-            Some(between.identity("ada", &[&between])),
+            "one intermediate",
+            Some(intermediate.identity("ada", &[&intermediate])),
             200,
         ),
         (
-            "one between is missing",
-            Some(between.identity("ada", &[])),
+            "missing intermediate",
+            Some(intermediate.identity("ada", &[])),
             400,
         ),
         (
-            "the authority itself is shown",
-            Some(between.identity("ada", &[&between, &ours])),
+            "chain with the authority itself",
+            Some(intermediate.identity("ada", &[&intermediate, &ours])),
             200,
         ),
         (
-            "too many between",
-            Some(deeper.identity("ada", &[&deeper, &between])),
+            "too many intermediates",
+            Some(deeper.identity("ada", &[&deeper, &intermediate])),
             400,
         ),
-        ("over", Some(ours.sign(old, &[])), 400),
+        ("expired", Some(ours.sign(old, &[])), 400),
     ] {
         assert_eq!(status(&setup, identity.as_ref()).await, expected, "{why}");
     }
-    assert_eq!(setup.hits(), 3, "nobody else came through");
+    assert_eq!(setup.hits(), 3, "the others were refused");
 
     let forged = request("/")
         .header("ssl-client-verify", "SUCCESS")
@@ -85,27 +85,27 @@ async fn l63_auth_certificate_of_an_authority_is_needed() {
     let response = setup
         .send(HOSTS[0], Some(&ada), forged.body(Empty::new()).unwrap())
         .await;
-    let told = told(&response);
-    assert_eq!(told["ssl-client-verify"], "SUCCESS");
-    assert_eq!(told["ssl-client-subject-dn"], "CN=ada,O=Shop\\, Inc.");
-    assert_eq!(told["ssl-client-issuer-dn"], "CN=ours,O=Shop\\, Inc.");
-    assert!(told["ssl-client-cert"].starts_with("%2D%2D%2D%2D%2DBEGIN%20CERTIFICATE"));
-    assert!(!told.contains_key("ssl_client_subject_dn"));
+    let headers = echoed(&response);
+    assert_eq!(headers["ssl-client-verify"], "SUCCESS");
+    assert_eq!(headers["ssl-client-subject-dn"], "CN=ada,O=Shop\\, Inc.");
+    assert_eq!(headers["ssl-client-issuer-dn"], "CN=ours,O=Shop\\, Inc.");
+    assert!(headers["ssl-client-cert"].starts_with("%2D%2D%2D%2D%2DBEGIN%20CERTIFICATE"));
+    assert!(!headers.contains_key("ssl_client_subject_dn"));
     assert_eq!(
         setup.plain(request("/")).await.status(),
         400,
-        "nothing is proven without TLS"
+        "no certificate without TLS"
     );
 }
 
 #[tokio::test]
-async fn l63_auth_certificate_for_one_host_is_none_for_another() {
+async fn l63_auth_certificate_counts_only_for_its_host() {
     let ours = Authority::new("ours");
     let setup = setup(rule(&ours, Verify::Required)).await;
     let ada = ours.identity("ada", &[]);
-    // The handshake was with a host that demands nothing.
-    let asked = request("/").body(Empty::new()).unwrap();
-    let response = setup.send(HOSTS[1], Some(&ada), asked).await;
+    // The handshake was with a host that demands no certificate.
+    let request = request("/").body(Empty::new()).unwrap();
+    let response = setup.send(HOSTS[1], Some(&ada), request).await;
     assert_eq!(response.status(), 421);
     assert_eq!(setup.hits(), 0);
     let open = http::Request::get("/").header("host", HOSTS[1]);
@@ -113,7 +113,7 @@ async fn l63_auth_certificate_for_one_host_is_none_for_another() {
 }
 
 #[tokio::test]
-async fn l63_auth_optional_certificates_are_told_about() {
+async fn l63_auth_result_of_an_optional_certificate_reaches_the_backend() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let (ada, eve) = (ours.identity("ada", &[]), other.identity("eve", &[]));
     for (verify, cases) in [
@@ -136,16 +136,19 @@ async fn l63_auth_optional_certificates_are_told_about() {
     ] {
         let setup = setup(rule(&ours, verify)).await;
         for (identity, expected) in cases {
-            let asked = request("/").body(Empty::new()).unwrap();
-            let response = setup.send(HOSTS[0], identity, asked).await;
+            let request = request("/").body(Empty::new()).unwrap();
+            let response = setup.send(HOSTS[0], identity, request).await;
             let Some(expected) = expected else {
                 assert_eq!(response.status(), 400);
                 continue;
             };
-            let told = told(&response);
-            assert!(told["ssl-client-verify"].starts_with(expected), "{told:?}");
+            let headers = echoed(&response);
+            assert!(
+                headers["ssl-client-verify"].starts_with(expected),
+                "{headers:?}"
+            );
             assert_eq!(
-                told.contains_key("ssl-client-subject-dn"),
+                headers.contains_key("ssl-client-subject-dn"),
                 identity.is_some()
             );
         }
@@ -153,7 +156,7 @@ async fn l63_auth_optional_certificates_are_told_about() {
 }
 
 #[tokio::test]
-async fn l63_auth_common_name_is_the_wanted_one() {
+async fn l63_auth_common_name_must_match() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     for verify in [Verify::Required, Verify::AnyAuthority] {
         let mut rule = rule(&ours, verify);
@@ -168,7 +171,7 @@ async fn l63_auth_common_name_is_the_wanted_one() {
 }
 
 #[tokio::test]
-async fn l63_auth_certificates_that_were_taken_back_are_not_good() {
+async fn l63_auth_revoked_certificates_are_refused() {
     let ours = Authority::new("ours");
     let mut params = params("ada");
     params.serial_number = Some(SerialNumber::from(7));
@@ -196,7 +199,7 @@ async fn l63_auth_certificates_that_were_taken_back_are_not_good() {
     assert_eq!(
         status(&setup, Some(&ada)).await,
         302,
-        "to the page that says so"
+        "redirect to the error page"
     );
     assert_eq!(setup.hits(), 1);
 }

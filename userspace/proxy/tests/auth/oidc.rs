@@ -1,4 +1,4 @@
-//! Log-in at an OpenID provider, driven by a client that follows redirects and keeps cookies.
+//! Login at an OpenID provider, by a client that follows redirects and stores cookies.
 
 use std::sync::Arc;
 
@@ -78,18 +78,18 @@ fn cookie(response: &Response, name: &str) -> String {
 }
 
 #[tokio::test]
-async fn l70_auth_user_logs_in_once_and_is_known() {
+async fn l70_auth_user_logs_in_once_and_has_a_session() {
     let world = World::new().await;
     let browser = world.browser(follow());
     let first = world.get(&browser, "/cart?a=b&c=%2F").await;
     assert_eq!(first.url().as_str(), world.url("/cart?a=b&c=%2F"));
-    let told: std::collections::BTreeMap<String, String> =
+    let headers: std::collections::BTreeMap<String, String> =
         serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
-    assert_eq!(told["x-auth-user"], "ada");
-    assert_eq!(told["x-auth-email"], "ada@shop.example", "from userinfo");
+    assert_eq!(headers["x-auth-user"], "ada");
+    assert_eq!(headers["x-auth-email"], "ada@shop.example", "from userinfo");
     assert!(
-        !told.contains_key("cookie"),
-        "sessions are not for backends"
+        !headers.contains_key("cookie"),
+        "session cookies do not reach backends"
     );
     for _ in 0..3 {
         assert_eq!(world.get(&browser, "/").await.status(), 200);
@@ -98,7 +98,7 @@ async fn l70_auth_user_logs_in_once_and_is_known() {
 }
 
 #[tokio::test]
-async fn l70_auth_cookies_of_a_log_in_are_the_browsers_alone() {
+async fn l70_auth_login_counts_only_in_the_browser_that_began_it() {
     let world = World::new().await;
     let browser = world.browser(Policy::none());
     let sent = world.get(&browser, "/").await;
@@ -121,7 +121,7 @@ async fn l70_auth_cookies_of_a_log_in_are_the_browsers_alone() {
     let back = browser.get(location).send().await.unwrap();
     let back = back.headers()["location"].to_str().unwrap().to_owned();
 
-    // Somebody else's browser has not begun this log-in.
+    // Another browser has not begun this login.
     let other = world.browser(Policy::none());
     assert_eq!(other.get(&back).send().await.unwrap().status(), 400);
     let forged = back.replace("state=", "state=x");
@@ -133,20 +133,20 @@ async fn l70_auth_cookies_of_a_log_in_are_the_browsers_alone() {
         session.ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"),
         "{session}"
     );
-    // A code, and a log-in, are good once.
+    // Codes and logins are valid once.
     assert_eq!(browser.get(&back).send().await.unwrap().status(), 400);
 
     let (pair, _) = session.split_once(';').unwrap();
     let changed = pair.replacen("session=", "session=A", 1);
     for (cookie, expected) in [(pair, 200), (&*changed, 302)] {
-        let asked = request("/").header("cookie", cookie);
-        assert_eq!(world.setup.get(asked).await.status(), expected);
+        let builder = request("/").header("cookie", cookie);
+        assert_eq!(world.setup.get(builder).await.status(), expected);
     }
     assert_eq!(world.setup.hits(), 1);
 }
 
 #[tokio::test]
-async fn l70_auth_tokens_that_are_not_of_this_log_in_are_not_taken() {
+async fn l70_auth_tokens_of_another_login_are_refused() {
     let world = World::new().await;
     for (fault, expected) in [
         (Fault::Audience, 403),
@@ -169,10 +169,10 @@ async fn l70_auth_tokens_that_are_not_of_this_log_in_are_not_taken() {
 }
 
 #[tokio::test]
-async fn l70_auth_session_goes_on_while_the_provider_wants_it_to() {
+async fn l70_auth_session_is_refreshed_at_the_provider() {
     let world = World::new().await;
-    // Within the leeway of clocks, but over.
-    world.idp.set_life(-1);
+    // Expired, but within the accepted clock difference.
+    world.idp.set_lifetime(-1);
     let browser = world.browser(Policy::none());
     let mut next = world.url("/");
     let old = loop {
@@ -185,11 +185,11 @@ async fn l70_auth_session_goes_on_while_the_provider_wants_it_to() {
             break cookie(&sent, SESSION);
         }
     };
-    world.idp.set_life(300);
+    world.idp.set_lifetime(300);
     let (old, _) = old.split_once(';').unwrap();
-    // Requests that have the older session come together; its token is good once.
-    let asked = || request("/").header("cookie", old);
-    let (one, other) = tokio::join!(world.setup.get(asked()), world.setup.get(asked()));
+    // Two concurrent requests have the old session; its refresh token is valid once.
+    let builder = || request("/").header("cookie", old);
+    let (one, other) = tokio::join!(world.setup.get(builder()), world.setup.get(builder()));
     assert_eq!(
         (one.status(), other.status()),
         (http::StatusCode::OK, http::StatusCode::OK)
@@ -209,12 +209,12 @@ async fn l70_auth_session_goes_on_while_the_provider_wants_it_to() {
 }
 
 #[tokio::test]
-async fn l70_auth_session_that_the_provider_ends_is_over() {
+async fn l70_auth_session_ends_if_the_provider_refuses_a_refresh() {
     let world = World::new().await;
-    world.idp.set_life(-1);
+    world.idp.set_lifetime(-1);
     world.idp.set_fault(Fault::Refresh);
     let browser = world.browser(follow());
-    // Back to where the user wanted to go, whose session is over already, and so on.
+    // Each new session is expired already, so the browser is redirected in a loop.
     let lost = browser.get(world.url("/")).send().await.unwrap_err();
     assert!(lost.is_redirect(), "{lost}");
     assert!(world.idp.logins() > 1);
@@ -222,7 +222,7 @@ async fn l70_auth_session_that_the_provider_ends_is_over() {
 }
 
 #[tokio::test]
-async fn l70_auth_log_in_comes_back_to_the_host_that_it_began_at() {
+async fn l70_auth_login_returns_to_the_host_where_it_began() {
     let world = World::new().await;
     let browser = world.browser(follow());
     for path in [
@@ -239,7 +239,7 @@ async fn l70_auth_log_in_comes_back_to_the_host_that_it_began_at() {
 }
 
 #[tokio::test]
-async fn l70_auth_log_out_ends_the_session_here_and_there() {
+async fn l70_auth_logout_ends_the_session_here_and_at_the_provider() {
     let world = World::new().await;
     let browser = world.browser(follow());
     world.get(&browser, "/").await;
@@ -266,7 +266,7 @@ async fn l70_auth_log_out_ends_the_session_here_and_there() {
 }
 
 #[tokio::test]
-async fn l66_l67_auth_tokens_of_a_provider_are_taken_without_log_in() {
+async fn l66_l67_auth_tokens_of_a_provider_are_accepted_without_login() {
     let idp = Idp::start().await;
     let at = |path: &str| Server {
         url: format!("{}{path}", idp.issuer()),
@@ -281,8 +281,8 @@ async fn l66_l67_auth_tokens_of_a_provider_are_taken_without_log_in() {
     }));
     let opaque = opaque.await;
     for (token, expected) in [("access", 200), ("other", 401)] {
-        let asked = request("/").header("authorization", format!("Bearer {token}"));
-        assert_eq!(opaque.get(asked).await.status(), expected, "{token}");
+        let builder = request("/").header("authorization", format!("Bearer {token}"));
+        assert_eq!(opaque.get(builder).await.status(), expected, "{token}");
     }
     let signed = Setup::new(Auth::Jwt(Jwt {
         keys: JwtKeys::Url(at("/keys")),
@@ -301,7 +301,7 @@ async fn l66_l67_auth_tokens_of_a_provider_are_taken_without_log_in() {
         (Fault::Expired, 401),
     ] {
         idp.set_fault(fault);
-        let asked = request("/").header("authorization", format!("Bearer {}", idp.id_token()));
-        assert_eq!(signed.get(asked).await.status(), expected, "{fault:?}");
+        let builder = request("/").header("authorization", format!("Bearer {}", idp.id_token()));
+        assert_eq!(signed.get(builder).await.status(), expected, "{fault:?}");
     }
 }

@@ -31,10 +31,10 @@ use tokio_rustls::{
     },
 };
 
-/// Hosts of the proxy: the first has the policy under test, the second demands nothing.
+/// Hosts of the proxy: the first has the policy under test, the second no authentication.
 pub(crate) const HOSTS: [&str; 2] = ["shop.example", "open.example"];
 
-/// A proxy and how often its backends were reached.
+/// A proxy and the number of requests that reached its backend.
 pub(crate) struct Setup {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
@@ -45,7 +45,7 @@ pub(crate) struct Setup {
     pub(crate) roots: RootCertStore,
 }
 
-/// Chain and key of a client.
+/// Certificate chain and key of a client.
 pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Setup {
@@ -94,12 +94,12 @@ impl Setup {
         }
     }
 
-    /// Serves the same routes anew.
-    pub(crate) fn serve_again(&self) {
+    /// Serves the same routes again.
+    pub(crate) fn reload(&self) {
         self.proxy.serve(&self.routes);
     }
 
-    /// Asks over TLS for a host, which the request may contradict.
+    /// Sends a request over TLS with this server name; the request may name another host.
     pub(crate) async fn send(
         &self,
         name: &str,
@@ -123,7 +123,7 @@ impl Setup {
         exchange(connector.connect(name, stream).await.unwrap(), request).await
     }
 
-    /// Asks over TLS for what the request says.
+    /// Sends a request over TLS with the server name of its `Host`.
     pub(crate) async fn get(&self, request: http::request::Builder) -> Response<Bytes> {
         let request = request.body(Empty::new()).unwrap();
         let host = request.headers()["host"].to_str().unwrap().to_owned();
@@ -169,7 +169,7 @@ async fn listen(proxy: &Arc<Proxy>, scheme: Scheme) -> SocketAddr {
     address
 }
 
-/// Answers with the headers that it got.
+/// Responds with the request headers as JSON.
 async fn backend(hits: Arc<AtomicUsize>) -> SocketAddr {
     let answer = move |headers: HeaderMap| {
         hits.fetch_add(1, Ordering::SeqCst);
@@ -177,8 +177,8 @@ async fn backend(hits: Arc<AtomicUsize>) -> SocketAddr {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
             (name.to_string(), value)
         });
-        let told: BTreeMap<String, String> = pairs.collect();
-        async move { Json(told) }
+        let headers: BTreeMap<String, String> = pairs.collect();
+        async move { Json(headers) }
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -201,12 +201,12 @@ pub(crate) fn request(path: &str) -> http::request::Builder {
     Request::get(path).header("host", HOSTS[0])
 }
 
-/// The headers that the backend got.
-pub(crate) fn told(response: &Response<Bytes>) -> BTreeMap<String, String> {
+/// The request headers that the backend received.
+pub(crate) fn echoed(response: &Response<Bytes>) -> BTreeMap<String, String> {
     serde_json::from_slice(response.body()).unwrap()
 }
 
-/// Who signs certificates.
+/// A certificate authority.
 pub(crate) struct Authority {
     pub(crate) pem: Vec<u8>,
     pub(crate) issuer: Issuer<'static, KeyPair>,
@@ -224,7 +224,7 @@ impl Authority {
         }
     }
 
-    /// Another one that this one vouches for.
+    /// An intermediate authority of this one.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let (params, key) = authority(name);
         let made = params.signed_by(&key, &self.issuer).unwrap();

@@ -1,4 +1,4 @@
-//! The gate stands before everything else.
+//! Authentication comes before everything else.
 
 use std::sync::{
     Arc,
@@ -17,7 +17,7 @@ use http::Request;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::setup::{HOSTS, Setup, request, told};
+use crate::setup::{HOSTS, Setup, echoed, request};
 
 fn key() -> Auth {
     Auth::ApiKey(ApiKey {
@@ -35,7 +35,7 @@ fn guarded() -> Policy {
 }
 
 #[tokio::test]
-async fn l71_auth_headers_of_clients_do_not_reach_backends() {
+async fn l71_auth_forged_headers_do_not_reach_backends() {
     let setup = Setup::new(key()).await;
     let spellings = [
         "x-auth-user",
@@ -44,23 +44,26 @@ async fn l71_auth_headers_of_clients_do_not_reach_backends() {
         "x-consumer",
         "X_CONSUMER",
     ];
-    let asked = spellings
+    let builder = spellings
         .into_iter()
-        .fold(request("/"), |asked, name| asked.header(name, "root"));
-    let response = setup.get(asked.header("x-api-key", "right")).await;
-    let told = told(&response);
-    assert!(!told.values().any(|value| value == "root"), "{told:?}");
+        .fold(request("/"), |builder, name| builder.header(name, "root"));
+    let response = setup.get(builder.header("x-api-key", "right")).await;
+    let headers = echoed(&response);
+    assert!(
+        !headers.values().any(|value| value == "root"),
+        "{headers:?}"
+    );
     assert_eq!(
-        (&*told["x-auth-user"], &*told["x-consumer"]),
+        (&*headers["x-auth-user"], &*headers["x-consumer"]),
         ("ada", "ada")
     );
-    assert!(!told.contains_key("x-api-key"));
+    assert!(!headers.contains_key("x-api-key"));
 }
 
 #[tokio::test]
-async fn l67_auth_answers_of_an_issuer_hold_over_new_routes() {
-    let questions = Arc::<AtomicUsize>::default();
-    let count = questions.clone();
+async fn l67_auth_introspection_cache_outlives_new_routes() {
+    let requests = Arc::<AtomicUsize>::default();
+    let count = requests.clone();
     let issuer = Router::new().fallback(move || {
         count.fetch_add(1, Ordering::SeqCst);
         async { Json(json!({"active": true, "sub": "ada"})) }
@@ -80,15 +83,15 @@ async fn l67_auth_answers_of_an_issuer_hold_over_new_routes() {
     }));
     let setup = setup.await;
     for _ in 0..3 {
-        let asked = request("/").header("authorization", "Bearer token");
-        assert_eq!(setup.get(asked).await.status(), 200);
-        setup.serve_again();
+        let builder = request("/").header("authorization", "Bearer token");
+        assert_eq!(setup.get(builder).await.status(), 200);
+        setup.reload();
     }
-    assert_eq!(questions.load(Ordering::SeqCst), 1);
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn l72_auth_that_is_closed_never_reaches_the_backend() {
+async fn l72_auth_with_invalid_settings_never_reaches_the_backend() {
     let closed = Policy {
         closed: Some("why".into()),
         ..Policy::default()
@@ -103,24 +106,24 @@ async fn l72_auth_that_is_closed_never_reaches_the_backend() {
     for (policy, refusals) in [(closed, 0), (broken, 1)] {
         let setup = Setup::with(policy, Routes::default()).await;
         assert_eq!(setup.refusals, refusals);
-        for asked in [
+        for builder in [
             request("/"),
             request("/").header("authorization", "Basic YWRhOnBsYWlu"),
         ] {
-            assert_eq!(setup.get(asked).await.status(), 503);
+            assert_eq!(setup.get(builder).await.status(), 503);
         }
         assert_eq!(setup.hits(), 0);
         let open = Request::get("/").header("host", HOSTS[1]);
         assert_eq!(
             setup.get(open).await.status(),
             200,
-            "others are as they were"
+            "other hosts are not affected"
         );
     }
 }
 
 #[tokio::test]
-async fn l73_auth_comes_before_redirects_and_large_bodies() {
+async fn l73_auth_comes_before_redirects_and_body_limits() {
     let redirect = Policy {
         redirect: Some(Redirect {
             location: "https://else.example/".into(),
@@ -165,7 +168,7 @@ async fn l73_auth_comes_before_mirrors() {
     }
     let right = request("/").header("x-api-key", "right");
     assert_eq!(setup.get(right).await.status(), 200);
-    // The copy may be slower than the answer.
+    // The copy may arrive after the response.
     while setup.hits() < 2 {
         tokio::task::yield_now().await;
     }
@@ -173,7 +176,7 @@ async fn l73_auth_comes_before_mirrors() {
 }
 
 #[tokio::test]
-async fn l73_auth_is_not_asked_of_preflights_and_plain_http_that_is_redirected() {
+async fn l73_auth_is_not_required_for_preflights_and_https_redirects() {
     let policy = Policy {
         to_https: true,
         cors: Some(Cors {
@@ -199,7 +202,7 @@ async fn l73_auth_is_not_asked_of_preflights_and_plain_http_that_is_redirected()
     assert_eq!(denied.status(), 401);
     assert!(
         denied.headers().contains_key("access-control-allow-origin"),
-        "scripts can read why"
+        "scripts can read the response"
     );
     assert_eq!(setup.hits(), 0);
 }
