@@ -1,4 +1,4 @@
-//! AuthInput certificates (RFC 8446, 4.4.2).
+//! Client certificates (RFC 8446, 4.4.2).
 //!
 //! The handshake proves only that a client has the key of its certificate. This check verifies the
 //! certificate for each request, with the authorities of the requested host.
@@ -69,9 +69,8 @@ impl CertificateCheck {
         let headers = &mut parts.headers;
         let Some((own, others)) = input.tls.certificates.split_first() else {
             if self.rule.verify == Verify::Required {
-                return Err(
-                    self.refuse(StatusCode::BAD_REQUEST, "a client certificate is required")
-                );
+                let why = "a client certificate is required";
+                return Err(self.refuse(StatusCode::BAD_REQUEST, why));
             }
             set_header(headers, &VERIFY, "NONE");
             return self.check_name(None);
@@ -88,18 +87,12 @@ impl CertificateCheck {
             }
         }
         let Ok((_, parsed)) = X509Certificate::from_der(own) else {
-            return Err(self.refuse(
-                StatusCode::BAD_REQUEST,
-                "the client certificate is malformed",
-            ));
+            let why = "the client certificate is malformed";
+            return Err(self.refuse(StatusCode::BAD_REQUEST, why));
         };
         self.set_headers(headers, own, &parsed);
-        self.check_name(
-            trusted
-                .is_ok()
-                .then(|| common_name(parsed.subject()))
-                .flatten(),
-        )
+        let name = trusted.ok().and_then(|()| common_name(parsed.subject()));
+        self.check_name(name)
     }
 
     fn verify(
@@ -133,10 +126,10 @@ impl CertificateCheck {
         };
         match name.is_some_and(|name| wanted.regex().is_match(name)) {
             true => Ok(Vec::new()),
-            false => Err(self.refuse(
-                StatusCode::FORBIDDEN,
-                "the client certificate's common name is not allowed",
-            )),
+            false => {
+                let why = "the client certificate's common name is not allowed";
+                Err(self.refuse(StatusCode::FORBIDDEN, why))
+            }
         }
     }
 

@@ -22,8 +22,3 @@ pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let (user, password) = text.split_once(':')?;
     Some((user.into(), password.into()))
 }
-
-/// A bearer token (RFC 6750, 2.1).
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    with_scheme(headers, "Bearer").filter(|token| !token.is_empty())
-}

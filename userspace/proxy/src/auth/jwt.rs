@@ -4,11 +4,7 @@ use anyhow::Result;
 use headgate_model::ingress::{Claims, Jwt};
 use http::request::Parts;
 
-use super::{CheckResult, claims, credentials, keys::Keys, service_failed, unauthorized};
-
-/// The challenges for a missing and for an invalid token (RFC 6750, 3).
-pub(super) const BEARER: &str = "Bearer";
-pub(super) const INVALID_TOKEN: &str = "Bearer error=\"invalid_token\"";
+use super::{CheckResult, bearer, keys::Keys, service_failed};
 
 /// Checks the signature and claims of tokens.
 pub(super) struct JwtCheck {
@@ -25,17 +21,10 @@ impl JwtCheck {
     }
 
     pub(super) async fn pass(&self, parts: &mut Parts) -> CheckResult {
-        let Some(token) = credentials::bearer(&parts.headers) else {
-            return Err(unauthorized(BEARER));
-        };
+        let token = bearer::token(&parts.headers)?;
         let verified = self.keys.verify(token).await;
         let token = verified.map_err(|error| service_failed("auth-server", &error))?;
-        let token = token.filter(|token| claims::check(token, &self.claims).is_ok());
-        let Some(token) = token else {
-            return Err(unauthorized(INVALID_TOKEN));
-        };
-        claims::set_claims(&mut parts.headers, &token, &self.claims.headers);
-        Ok(Vec::new())
+        bearer::accept(&mut parts.headers, token, &self.claims)
     }
 }
 

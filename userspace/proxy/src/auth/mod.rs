@@ -5,6 +5,7 @@
 
 mod api_key;
 mod basic;
+mod bearer;
 mod cache;
 mod certificate;
 mod claims;

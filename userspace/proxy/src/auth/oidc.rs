@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use crate::{answer, body::Body, fetch::Fetch, message::parameters};
 
 use super::{
-    AuthInput, CheckResult,
+    AuthInput, CheckResult, bearer,
     cache::Cache,
     claims::{self, now},
     provider::{Provider, Tokens},
@@ -95,10 +95,8 @@ impl OidcCheck {
     pub(super) async fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
         if !input.is_https {
             // Browsers send `Secure` cookies only over HTTPS.
-            return Err(answer::error(
-                StatusCode::BAD_REQUEST,
-                "login requires HTTPS",
-            ));
+            let why = "login requires HTTPS";
+            return Err(answer::error(StatusCode::BAD_REQUEST, why));
         }
         let checked = self.check(parts, input).await;
         checked.unwrap_or_else(|error| Err(service_failed("the OpenID provider", &error)))
@@ -149,7 +147,7 @@ impl OidcCheck {
     /// Redirects a browser to the provider. Scripts and programs cannot log in and get 401.
     async fn login(&self, parts: &Parts, input: &AuthInput<'_>) -> Result<Response<Body>> {
         if !is_navigation(parts) {
-            let mut response = unauthorized("Bearer");
+            let mut response = unauthorized(bearer::CHALLENGE);
             set_cookies(response.headers_mut(), [expired(SESSION)]);
             return Ok(response);
         }

@@ -11,11 +11,7 @@ use pasetors::{
 };
 use serde_json::Value;
 
-use super::{
-    CheckResult, claims, credentials,
-    jwt::{BEARER, INVALID_TOKEN},
-    unauthorized,
-};
+use super::{CheckResult, bearer};
 
 /// Checks the key and claims of tokens.
 pub(super) struct PasetoCheck {
@@ -49,16 +45,8 @@ impl PasetoCheck {
     }
 
     pub(super) fn pass(&self, parts: &mut Parts) -> CheckResult {
-        let Some(token) = credentials::bearer(&parts.headers) else {
-            return Err(unauthorized(BEARER));
-        };
-        let token = self.verify(token);
-        let token = token.filter(|token| claims::check(token, &self.claims).is_ok());
-        let Some(token) = token else {
-            return Err(unauthorized(INVALID_TOKEN));
-        };
-        claims::set_claims(&mut parts.headers, &token, &self.claims.headers);
-        Ok(Vec::new())
+        let token = self.verify(bearer::token(&parts.headers)?);
+        bearer::accept(&mut parts.headers, token, &self.claims)
     }
 
     fn verify(&self, token: &str) -> Option<Value> {
@@ -90,7 +78,7 @@ mod tests {
 
     use super::super::{
         Authenticator,
-        tests::{authenticator, authorize, request},
+        tests::{authenticator, status_with_token as status},
     };
 
     fn rule(key: PasetoKey) -> Auth {
@@ -111,13 +99,6 @@ mod tests {
             .unwrap()
             .extend(changed.as_object().unwrap().clone());
         all.to_string().into()
-    }
-
-    async fn status(guard: &Authenticator, token: &str) -> u16 {
-        let mut builder = request("/").header("authorization", format!("Bearer {token}"));
-        authorize(guard, &mut builder)
-            .await
-            .map_or_else(|denied| denied.status().as_u16(), |_| 200)
     }
 
     fn changes() -> [(Value, u16); 6] {

@@ -35,6 +35,18 @@ pub(super) async fn authorize(
     pass(guard, mem::take(request), &Tls::default()).await
 }
 
+/// The status for a request with a bearer token. Accepted tokens are of the user `ada`.
+pub(super) async fn status_with_token(guard: &Authenticator, token: &str) -> u16 {
+    let mut builder = request("/").header("authorization", format!("Bearer {token}"));
+    match authorize(guard, &mut builder).await {
+        Ok(parts) => {
+            assert_eq!(parts.headers["x-auth-user"], "ada");
+            200
+        }
+        Err(refused) => refused.status().as_u16(),
+    }
+}
+
 /// Serves on a free port and returns the URL.
 pub(super) async fn serve(service: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

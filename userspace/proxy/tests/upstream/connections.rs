@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     server::Server,
-    setup::{Setup, channel, get, text, until, whole},
+    setup::{Setup, channel, get, text, unfinished, until, whole},
 };
 
 #[tokio::test]
@@ -75,19 +75,12 @@ async fn l43_response_without_a_body_returns_the_connection_at_once() {
 
 /// Responds with a body in two parts; the second one never comes if the path is `/half`.
 async fn in_parts(request: Request<hyper::body::Incoming>) -> Response<Body> {
-    let (sender, body) = channel();
-    sender
-        .unbounded_send(Ok(Frame::data("first".into())))
-        .unwrap();
     if request.uri().path() == "/half" {
-        tokio::spawn(async move {
-            std::future::pending::<()>().await;
-            drop(sender);
-        });
-    } else {
-        sender
-            .unbounded_send(Ok(Frame::data("second".into())))
-            .unwrap();
+        return Response::new(unfinished("first"));
+    }
+    let (sender, body) = channel();
+    for part in ["first", "second"] {
+        sender.unbounded_send(Ok(Frame::data(part.into()))).unwrap();
     }
     Response::new(body)
 }
@@ -293,16 +286,7 @@ async fn l43_upgraded_connection_is_a_tunnel_and_not_pooled() {
 
 #[tokio::test]
 async fn l43_trailers_pass_in_both_directions() {
-    let server = Server::http(|request| async {
-        let (text, trailers) = whole(request.into_body()).await;
-        let (sender, body) = channel();
-        sender.unbounded_send(Ok(Frame::data(text.into()))).unwrap();
-        let trailers = Frame::trailers(trailers.unwrap());
-        sender.unbounded_send(Ok(trailers)).unwrap();
-        let response = Response::builder().header("trailer", "x-sum");
-        response.body(body).unwrap()
-    })
-    .await;
+    let server = Server::echoing().await;
     let setup = Setup::http(server.address);
     let (sender, body) = channel();
     sender

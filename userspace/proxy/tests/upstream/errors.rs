@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     server::Server,
-    setup::{Setup, channel, text},
+    setup::{Setup, channel, text, unfinished},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -112,16 +112,7 @@ async fn l45_send_timeout_if_the_endpoint_stops_reading() {
 #[tokio::test]
 async fn l45_read_timeout_within_a_response_body() {
     for protocol in [UpstreamProtocol::Http, UpstreamProtocol::Http2] {
-        let server = Server::http(|_| async {
-            let (sender, body) = channel();
-            sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
-            tokio::spawn(async move {
-                std::future::pending::<()>().await;
-                drop(sender);
-            });
-            Response::new(body)
-        })
-        .await;
+        let server = Server::http(|_| async { Response::new(unfinished("x")) }).await;
         let timeouts = Timeouts {
             read: 20 * MS,
             ..patient()

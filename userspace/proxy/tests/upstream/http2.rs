@@ -16,7 +16,7 @@ use tokio::sync::Barrier;
 
 use crate::{
     server::Server,
-    setup::{Setup, channel, get, whole},
+    setup::{Setup, channel, get, unfinished, whole},
 };
 
 /// Responds only when `count` requests have arrived.
@@ -68,17 +68,7 @@ async fn two_at_a_time(
 
 #[tokio::test]
 async fn l41_full_connection_makes_the_next_request_open_another() {
-    let server = two_at_a_time(|_| {
-        let (sender, body) = channel();
-        sender.unbounded_send(Ok(Frame::data("x".into()))).unwrap();
-        // The response never ends.
-        tokio::spawn(async move {
-            std::future::pending::<()>().await;
-            drop(sender);
-        });
-        Response::new(body)
-    })
-    .await;
+    let server = two_at_a_time(|_| Response::new(unfinished("x"))).await;
     let setup = Setup::speaking(UpstreamProtocol::Http2, server.address);
     let mut held = Vec::new();
     for _ in 0..6 {
@@ -92,15 +82,7 @@ async fn l41_full_connection_makes_the_next_request_open_another() {
 
 #[tokio::test]
 async fn l41_trailers_pass_in_both_directions() {
-    let server = Server::http(|request| async {
-        let (text, trailers) = whole(request.into_body()).await;
-        let (sender, body) = channel();
-        sender.unbounded_send(Ok(Frame::data(text.into()))).unwrap();
-        let trailers = Frame::trailers(trailers.unwrap());
-        sender.unbounded_send(Ok(trailers)).unwrap();
-        Response::new(body)
-    })
-    .await;
+    let server = Server::echoing().await;
     let setup = Setup::speaking(UpstreamProtocol::Grpc, server.address);
     let (sender, body) = channel();
     sender

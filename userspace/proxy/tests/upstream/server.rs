@@ -10,8 +10,11 @@ use std::{
 };
 
 use headgate_proxy::Body;
-use http::{Request, Response};
-use hyper::{body::Incoming, service::service_fn};
+use http::{Request, Response, header::TRAILER};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -20,6 +23,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
+
+use crate::setup::{channel, whole};
 
 /// A server that counts its connections.
 pub(crate) struct Server {
@@ -37,6 +42,25 @@ impl Server {
         A: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::raw(move |stream| serve_http(stream, answer.clone())).await
+    }
+
+    /// A server that sends the body, the trailers and the `Trailer` header of the request back.
+    pub(crate) async fn echoing() -> Self {
+        Self::http(|mut request| async {
+            let named = request.headers_mut().remove(TRAILER);
+            let (text, trailers) = whole(request.into_body()).await;
+            let (sender, body) = channel();
+            let trailers = Frame::trailers(trailers.unwrap());
+            for frame in [Frame::data(text.into()), trailers] {
+                sender.unbounded_send(Ok(frame)).unwrap();
+            }
+            let mut response = Response::new(body);
+            response
+                .headers_mut()
+                .extend(named.map(|names| (TRAILER, names)));
+            response
+        })
+        .await
     }
 
     /// A server that handles raw connections with `serve`.

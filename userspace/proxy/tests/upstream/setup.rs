@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, channel::mpsc, future::ready, stream};
 use headgate_model::{
     NamespacedName,
     ingress::{Timeouts, UpstreamKey, UpstreamPolicy, UpstreamProtocol},
@@ -17,7 +18,8 @@ use headgate_proxy::{
     Body, EndpointState, Pick, PickInput, SendError, Upstream, UpstreamState, Upstreams,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 
 /// Address of the client, and the local address that it connected to.
 pub(crate) const CLIENT: (SocketAddr, SocketAddr) = (
@@ -125,16 +127,19 @@ where
 
 /// A body whose frames the test sends.
 pub(crate) fn channel() -> (ChannelSender, Body) {
-    let (sender, receiver) = futures::channel::mpsc::unbounded();
-    (
-        sender,
-        Body::boxed(http_body_util::StreamBody::new(receiver)),
-    )
+    let (sender, receiver) = mpsc::unbounded();
+    (sender, Body::boxed(StreamBody::new(receiver)))
 }
 
-pub(crate) type ChannelSender = futures::channel::mpsc::UnboundedSender<
-    Result<hyper::body::Frame<Bytes>, Box<dyn Error + Send + Sync>>,
->;
+/// A body with one frame that never ends.
+pub(crate) fn unfinished(frame: &'static str) -> Body {
+    let first = stream::once(ready(Ok::<_, BodyError>(Frame::data(frame.into()))));
+    Body::boxed(StreamBody::new(first.chain(stream::pending())))
+}
+
+pub(crate) type ChannelSender = mpsc::UnboundedSender<Result<Frame<Bytes>, BodyError>>;
+
+type BodyError = Box<dyn Error + Send + Sync>;
 
 /// Polls until a condition holds, while other tasks run.
 pub(crate) async fn until(holds: impl Fn() -> bool) {
