@@ -147,7 +147,7 @@ const SEED: u32 = 0x6864_6774;
 /// The most table members that stand for one endpoint of high weight.
 const MAX_COPIES: u64 = 64;
 
-/// A Maglev table: maps a hash to an endpoint, by its position from 1.
+/// A Maglev table: maps a hash to the position of an endpoint, counted from 1.
 #[derive(Debug)]
 pub(super) struct MaglevTable(Vec<u32>);
 

@@ -107,8 +107,8 @@ impl Upstream {
         }
     }
 
-    /// Whether requests may go to all endpoints: all are healthy, or so many are unhealthy that the rest
-    /// would be overloaded (panic mode).
+    /// Whether requests may go to all endpoints: all are healthy, or more than half are unhealthy: the rest
+    /// could be overloaded (panic mode).
     fn ignores_health(&self, set: &EndpointSet, now: Instant) -> bool {
         let flag = &self.shared.has_unhealthy;
         if !flag.load(Acquire) {
