@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::{setup, sh};
 
 const BUILT: &str = "target/ebpf/bpfel-unknown-none/release/headgate-programs";
-const OBJECT: &str = "target/ebpf/headgate.bpf.o";
+/// Where `headgate-dataplane` looks for the object.
+pub(crate) const OBJECT: &str = "target/ebpf/headgate.bpf.o";
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Options {

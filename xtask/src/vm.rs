@@ -304,6 +304,8 @@ fn boot(kernel: &Path, binaries: &BTreeMap<String, PathBuf>) -> Result<Vec<Strin
             copy(&Path::new("/").join(library), &root.join(library))?;
         }
     }
+    // Debug builds read it when they run.
+    fs::copy(sh::root().join(build::OBJECT), root.join("headgate.bpf.o"))?;
     for module in MODULES {
         let file = format!("{module}.ko");
         if kernel.join(&file).exists() {

@@ -7,6 +7,14 @@ use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 /// An error of the dataplane.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The BPF object could not be read: it was not built, or `HEADGATE_BPF_OBJECT` names no file.
+    #[error("no BPF object at {}: {source}; `cargo xtask build` makes it", path.display())]
+    NoObject {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The object could not be loaded; a missing kernel feature shows here.
     #[error("cannot load the BPF object: {0}")]
     Load(#[source] Box<EbpfError>),

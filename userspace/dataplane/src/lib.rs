@@ -13,6 +13,7 @@ mod load;
 mod maps;
 mod monitor;
 mod netlink;
+mod object;
 mod probe;
 mod report;
 mod slots;

@@ -14,14 +14,8 @@ use crate::{
     error::Error,
     kernel,
     maps::{pin_folder, typed},
-    sys,
+    object, sys,
 };
-
-#[repr(C, align(8))]
-pub(crate) struct Aligned<T: ?Sized>(pub(crate) T);
-
-/// The object that `cargo xtask build` made; parsing wants it aligned.
-pub(crate) static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HEADGATE_BPF_OBJECT")));
 
 /// Sizes of the maps, in entries. They take effect when a map is made, not when it is found pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +71,7 @@ pub fn host_netns_cookie() -> u64 {
 /// Loads the object. Maps pinned below `pins` are used again, others are made and pinned there.
 /// Programs are loaded when they are first asked for.
 pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
+    let object = object::read()?;
     let folder = pin_folder(pins);
     fs::create_dir_all(&folder).map_err(|source| Error::Pin {
         path: folder.clone(),
@@ -106,7 +101,7 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
         loader.map_pin_path(name, folder.join(name));
     }
     let ebpf = loader
-        .load(&OBJECT.0)
+        .load(&object)
         .map_err(|source| Error::Load(Box::new(source)))?;
     let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
     let result = loaded.set(0, options.config, 0);

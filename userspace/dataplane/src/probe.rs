@@ -13,9 +13,9 @@ use headgate_abi::{AffinityEntry, AffinityKey, CtEntry, DatapathConfig, FlowKey,
 use crate::{
     error::Error,
     kernel,
-    load::{OBJECT, Programs},
+    load::Programs,
     maps::{pin_folder, typed},
-    sys,
+    object, sys,
 };
 
 /// What programs only read.
@@ -107,7 +107,7 @@ impl Probe {
             loader.map_max_entries(name, 1);
         }
         let mut ebpf = loader
-            .load(&OBJECT.0)
+            .load(&object::read()?)
             .map_err(|source| Error::Load(Box::new(source)))?;
         Ok(Self {
             reasons: take(&mut ebpf, names::REASONS)?,
