@@ -67,6 +67,11 @@ impl ServiceLabel {
     /// The longest text that fits, in bytes.
     pub const CAPACITY: usize = 192;
 
+    /// The label of an id that is not in use.
+    pub const EMPTY: Self = Self {
+        bytes: [0; Self::CAPACITY],
+    };
+
     /// A label with this text, or `None` if it is too long.
     pub fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; Self::CAPACITY];

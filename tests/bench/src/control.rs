@@ -96,7 +96,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     );
     let mut latencies = Table::new(change_title, "ms", &how, "");
     let count = seconds * RATE;
-    let mut maps = Maps::open(&rig.pins, true)?;
+    let mut maps = Maps::open(&rig.pins)?;
     let quiet = churn.change(&maps, 0..count, RATE)?;
     add_latencies(&mut latencies, "no connections", quiet);
     let after_changes = Memory::of(agent.id())?;
@@ -125,7 +125,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     rig.cleanup()?;
     let mut churn = Churn::start(&rig, FEWER)?;
     let (agent, _) = Sync::of(&rig)?;
-    let maps = Maps::open(&rig.pins, true)?;
+    let maps = Maps::open(&rig.pins)?;
     let few = format!(", {FEWER} Services");
     add_work(&mut work, &few, &mut churn, &maps, &agent, 0)?;
     report.add(work);

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use headgate_abi::{
     AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, Port, Protocol, names,
 };
-use headgate_dataplane::Options as Sizes;
+use headgate_dataplane::MapSizes;
 use headgate_netns::Netns;
 use headgate_packets::{Builder, State};
 use headgate_prog::Kernel;
@@ -131,7 +131,7 @@ fn headgate() -> Result<Kernel> {
     };
     state.backends.insert(1, backend);
     state.add_service(1, &[1], 0);
-    Kernel::with("forwarding", &state, &Sizes::default())
+    Kernel::with("forwarding", &state, &MapSizes::default())
 }
 
 /// A node that gets frames, and the namespace that it forwards them to.

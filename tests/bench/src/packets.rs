@@ -15,7 +15,7 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
     FrontendFlags, FrontendKey, Port, Protocol, Reason, ServiceEntry, names,
 };
-use headgate_dataplane::{Options as Sizes, now_s};
+use headgate_dataplane::{MapSizes, now_s};
 use headgate_packets::{Builder, Replica, State};
 use headgate_prog::Kernel;
 use nix::net::if_::if_nametoindex;
@@ -141,13 +141,13 @@ fn verified(title: &str) -> Result<Table> {
 }
 
 fn measure(scale: &Scale, title: &str, batches: usize) -> Result<Vec<Table>> {
-    let sizes = Sizes {
+    let sizes = MapSizes {
         frontends: 4 * scale.services + 64,
         services: 2 * scale.services + 64,
         backends: 2 * scale.services + 64,
         slots: 2 * scale.services + 64,
         connections: scale.connections,
-        ..Sizes::default()
+        ..MapSizes::default()
     };
     let mut kernel = Kernel::with("packets", &state(scale), &sizes)?;
     let device = Device::new()?;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
 use headgate_apiserver::{Authorize, Options as ApiOptions, TestServer};
-use headgate_dataplane::{Options, cgroup_root, load};
+use headgate_dataplane::{DatapathConfig, MapSizes, cgroup_root, load};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -481,16 +481,16 @@ fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result
 fn wake_ports(fabric: &Netns, ports: Vec<String>, pins: PathBuf) -> Result<()> {
     fabric.run(move || {
         const FEW: u32 = 16;
-        let options = Options {
+        let sizes = MapSizes {
             frontends: FEW,
             services: FEW,
             backends: FEW,
             slots: FEW,
             connections: FEW,
             sockets: FEW,
-            ..Options::default()
+            ..MapSizes::default()
         };
-        let mut programs = load(&pins, &options)?;
+        let mut programs = load(&pins, &DatapathConfig::default(), &sizes)?;
         let pass = programs.xdp("hg_baseline_pass")?;
         for port in ports {
             let id = pass.attach(&port, XdpMode::Driver)?;

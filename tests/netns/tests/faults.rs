@@ -155,7 +155,7 @@ fn fill(node: &Node, map: &str) -> (u64, u64) {
 
 /// The Maglev tables of a node: backend ids by slot, for each service that has one.
 fn picks(node: &Node) -> Vec<Vec<u32>> {
-    let maps = Maps::open(&node.pins, false).unwrap();
+    let maps = Maps::open(&node.pins).unwrap();
     let services = (1..maps.services.len()).filter_map(|id| maps.services.get(id));
     let ranges = services.map(|service| service.slots());
     let tables = ranges.filter(|range| range.count > 100);

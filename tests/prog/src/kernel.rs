@@ -13,7 +13,7 @@ use aya::{
 };
 use headgate_abi::{BackendKey, FragmentEntry, FragmentKey, RangeKey, Reason, names};
 use headgate_datapath::Hook;
-use headgate_dataplane::{Maps, Options, Programs, load, pin_folder};
+use headgate_dataplane::{MapSizes, Maps, Programs, ReadWrite, load, pin_folder};
 use headgate_packets::{Outcome, Replica, State};
 use nix::{
     mount::{MsFlags, mount},
@@ -24,7 +24,7 @@ use nix::{
 pub struct Kernel {
     programs: Programs,
     /// The maps.
-    pub maps: Maps,
+    pub maps: Maps<ReadWrite>,
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     /// Counts of reasons after the last packet.
     counted: Vec<(Reason, u64)>,
@@ -36,20 +36,20 @@ const BPF_FS: &str = "/sys/fs/bpf";
 impl Kernel {
     /// Loads the programs over this state, in a network namespace of this thread alone.
     pub fn new(name: &str, state: &State) -> Result<Self> {
-        let options = Options {
+        let sizes = MapSizes {
             frontends: 1024,
             services: 64,
             backends: 64,
             slots: 1024,
             connections: 4096,
             sockets: 64,
-            ..Options::default()
+            ..MapSizes::default()
         };
-        Self::with(name, state, &options)
+        Self::with(name, state, &sizes)
     }
 
-    /// The same with maps of other sizes; the configuration is that of the state.
-    pub fn with(name: &str, state: &State, options: &Options) -> Result<Self> {
+    /// The same with maps of other sizes.
+    pub fn with(name: &str, state: &State, sizes: &MapSizes) -> Result<Self> {
         // Nothing is routed here, so the kernel answers as the host walk's `Route::STACK`.
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
         if !fs::read_to_string("/proc/mounts")?.contains(&format!(" {BPF_FS} bpf ")) {
@@ -63,12 +63,8 @@ impl Kernel {
             .context("mounting the BPF file system")?;
         }
         let pins = Path::new(BPF_FS).join(format!("hgtest-{}-{name}", std::process::id()));
-        let options = Options {
-            config: state.config,
-            ..*options
-        };
-        let programs = load(&pins, &options)?;
-        let mut maps = Maps::open(&pins, true)?;
+        let programs = load(&pins, &state.config, sizes)?;
+        let mut maps = Maps::open_writable(&pins)?;
         for (address, entry) in &state.addresses {
             maps.addresses.insert(address, entry, 0)?;
         }

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_abi::{Addr, CtEntry, FlowKey, MemberKey, Port};
+use headgate_abi::{Addr, CtEntry, DatapathConfig, FlowKey, MemberKey, Port};
 use headgate_control::{Event, Interest, Reconciler};
 use headgate_datapath::mirror;
-use headgate_dataplane::{Maps, Options, Programs, Writer, load};
+use headgate_dataplane::{MapSizes, MapWriter, Maps, Programs, ReadWrite, load};
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Protocol, Scope, Service,
     ServicePort,
@@ -25,25 +25,25 @@ struct Pins {
 }
 
 impl Pins {
-    fn new(name: &str, options: &Options) -> Self {
+    fn new(name: &str, sizes: &MapSizes) -> Self {
         let path = Path::new("/sys/fs/bpf").join(format!("hgtest-{}-{name}", std::process::id()));
-        let programs = load(&path, options).unwrap();
+        let programs = load(&path, &DatapathConfig::default(), sizes).unwrap();
         Self {
             path,
             _programs: programs,
         }
     }
 
-    fn maps(&self) -> Maps {
-        Maps::open(&self.path, true).unwrap()
+    fn maps(&self) -> Maps<ReadWrite> {
+        Maps::open_writable(&self.path).unwrap()
     }
 
-    fn reconciler(&self) -> Reconciler<Writer> {
+    fn reconciler(&self) -> Reconciler<MapWriter> {
         let node = Node {
             name: "n1".into(),
             ..Node::default()
         };
-        let mut reconciler = Reconciler::new(Writer::new(self.maps(), 7, 251), node).unwrap();
+        let mut reconciler = Reconciler::new(MapWriter::new(self.maps(), 7, 251), node).unwrap();
         for kind in Interest::Services.kinds() {
             reconciler.note(Event::Listed(*kind));
         }
@@ -125,9 +125,9 @@ fn s66_ten_thousand_services_with_a_hundred_thousand_endpoints() {
     if !is_root("s66_ten_thousand_services_with_a_hundred_thousand_endpoints") {
         return;
     }
-    let pins = Pins::new("scale", &Options::default());
+    let pins = Pins::new("scale", &MapSizes::default());
     let mut reconciler = pins.reconciler();
-    let timed = |what: &str, reconciler: &mut Reconciler<Writer>| {
+    let timed = |what: &str, reconciler: &mut Reconciler<MapWriter>| {
         let start = Instant::now();
         assert!(
             reconciler.reconcile().failures == 0,
@@ -143,7 +143,7 @@ fn s66_ten_thousand_services_with_a_hundred_thousand_endpoints() {
     timed("first sync", &mut reconciler);
     let count = |pins: &Pins| pins.maps().frontends.keys().count();
     assert_eq!(count(&pins), SERVICES as usize);
-    let backends = |reconciler: &Reconciler<Writer>| reconciler.status().backends;
+    let backends = |reconciler: &Reconciler<MapWriter>| reconciler.status().backends;
     assert_eq!(backends(&reconciler), (SERVICES * ENDPOINTS) as usize);
 
     // One change in the midst of many takes what one change takes.
@@ -175,41 +175,41 @@ fn s66_full_map_refuses_the_newest_and_recovers() {
     if !is_root("s66_full_map_refuses_the_newest_and_recovers") {
         return;
     }
-    let roomy = Options {
+    let roomy = MapSizes {
         frontends: 64,
         services: 64,
         backends: 64,
         slots: 64,
         connections: 64,
         sockets: 64,
-        ..Options::default()
+        ..MapSizes::default()
     };
     let small = [
         (
             "FRONTENDS",
-            Options {
+            MapSizes {
                 frontends: 4,
                 ..roomy
             },
         ),
         (
             "SERVICES",
-            Options {
+            MapSizes {
                 services: 5,
                 ..roomy
             },
         ),
         (
             "BACKENDS",
-            Options {
+            MapSizes {
                 backends: 5,
                 ..roomy
             },
         ),
-        ("SLOTS", Options { slots: 4, ..roomy }),
+        ("SLOTS", MapSizes { slots: 4, ..roomy }),
     ];
-    for (map, options) in small {
-        let pins = Pins::new(&format!("full-{}", map.to_lowercase()), &options);
+    for (map, sizes) in small {
+        let pins = Pins::new(&format!("full-{}", map.to_lowercase()), &sizes);
         let mut reconciler = pins.reconciler();
         for number in 1..=4 {
             reconciler.note(service(number));
@@ -268,7 +268,7 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
     if !is_root("s66_what_finds_no_room_leaves_nothing_behind") {
         return;
     }
-    let options = Options {
+    let sizes = MapSizes {
         frontends: 64,
         services: 64,
         backends: 64,
@@ -276,9 +276,9 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
         source_ranges: 2,
         connections: 64,
         sockets: 64,
-        ..Options::default()
+        ..MapSizes::default()
     };
-    let pins = Pins::new("room", &options);
+    let pins = Pins::new("room", &sizes);
     let mut reconciler = pins.reconciler();
     let Event::Service(of, Some(mut greedy)) = service(1) else {
         unreachable!("a Service")
@@ -316,7 +316,7 @@ fn members_and_local_backends_go_when_they_are_no_more() {
     if !is_root("members_and_local_backends_go_when_they_are_no_more") {
         return;
     }
-    let pins = Pins::new("members", &Options::default());
+    let pins = Pins::new("members", &MapSizes::default());
     let mut reconciler = pins.reconciler();
     let with_affinity = |affinity_timeout_s| {
         let Event::Service(of, Some(service)) = service(1) else {
@@ -379,7 +379,7 @@ fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
 }
 
 /// Writes down both directions of a connection.
-fn open(maps: &mut Maps, (flow, entry): (FlowKey, CtEntry)) {
+fn open(maps: &mut Maps<ReadWrite>, (flow, entry): (FlowKey, CtEntry)) {
     let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
     mirror(&flow, &entry, &mut other_flow, &mut other);
     maps.connections.insert(flow, entry, 0).unwrap();
@@ -387,7 +387,7 @@ fn open(maps: &mut Maps, (flow, entry): (FlowKey, CtEntry)) {
 }
 
 /// The id of the one service, and that of its backend with this last byte.
-fn pair(maps: &Maps, last: u8) -> MemberKey {
+fn pair(maps: &Maps<ReadWrite>, last: u8) -> MemberKey {
     let is_it = |id: &u32| {
         let entry = maps.backends.get(*id).unwrap();
         IpAddr::from(entry.address) == IpAddr::from([10, 128, 0, last])
@@ -405,7 +405,7 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
     if !is_root("what_an_agent_that_was_killed_left_is_forgotten") {
         return;
     }
-    let pins = Pins::new("killed", &Options::default());
+    let pins = Pins::new("killed", &MapSizes::default());
     let mut reconciler = pins.reconciler();
     reconciler.note(service(1));
     reconciler.note(slice(1, 2));
@@ -441,7 +441,7 @@ fn s34_datagrams_follow_a_frontend_that_changes_its_service() {
     if !is_root("s34_datagrams_follow_a_frontend_that_changes_its_service") {
         return;
     }
-    let pins = Pins::new("owner", &Options::default());
+    let pins = Pins::new("owner", &MapSizes::default());
     let mut reconciler = pins.reconciler();
     let balancer = IpAddr::from([203, 0, 113, 1]);
     let udp = |number: u32, balancer: Vec<IpAddr>| {
@@ -490,7 +490,7 @@ fn many_connections_are_gone_through_while_things_change() {
     if !is_root("many_connections_are_gone_through_while_things_change") {
         return;
     }
-    let pins = Pins::new("many", &Options::default());
+    let pins = Pins::new("many", &MapSizes::default());
     let mut reconciler = pins.reconciler();
     let maps = pins.maps();
     let mut connections = pins.maps().connections;
@@ -560,14 +560,14 @@ fn tables_of_another_seed_are_made_anew() {
     if !is_root("tables_of_another_seed_are_made_anew") {
         return;
     }
-    let pins = Pins::new("seed", &Options::default());
+    let pins = Pins::new("seed", &MapSizes::default());
     let tables = |seed: u32, size: u32| -> Vec<u32> {
         let node = Node {
             name: "n1".into(),
             node_port_addresses: vec![IpAddr::from([192, 0, 2, 1])],
             ..Node::default()
         };
-        let writer = Writer::new(pins.maps(), seed, size);
+        let writer = MapWriter::new(pins.maps(), seed, size);
         let mut reconciler = Reconciler::new(writer, node).unwrap();
         for kind in Interest::Services.kinds() {
             reconciler.note(Event::Listed(*kind));

@@ -3,57 +3,92 @@
 use std::{
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use aya::Pod;
+use aya::{
+    Pod,
+    maps::{MapData, MapType},
+};
 
 const WORD: usize = size_of::<u64>();
 /// Most words of an element.
 const MOST: usize = 32;
 
-/// An array map made with `BPF_F_MMAPABLE` (Linux 5.5).
+/// What memory is mapped for. The trait has no name outside of this crate.
+pub trait Access {
+    /// `PROT_` flags of mmap(2).
+    const PROTECTION: libc::c_int;
+}
+
+/// A mapping that can only be read.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadOnly {}
+/// A mapping that can be read and written.
+#[derive(Clone, Copy, Debug)]
+pub enum ReadWrite {}
+
+impl Access for ReadOnly {
+    const PROTECTION: libc::c_int = libc::PROT_READ;
+}
+impl Access for ReadWrite {
+    const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+}
+
+/// An array map with `BPF_F_MMAPABLE` (Linux 5.5), mapped into memory.
 ///
-/// Elements are stored word by word, the first word last: whoever reads the first word in one load
-/// sees an element before or after the store, and nothing in between.
+/// Elements are stored word by word, the first word last. So a program that reads the first word in one
+/// load finds the element either before or after the store.
 #[derive(Debug)]
-pub struct SharedArray<T> {
+pub struct SharedArray<T, A = ReadOnly> {
     words: NonNull<AtomicU64>,
     bytes: usize,
     len: u32,
-    element: PhantomData<T>,
+    element: PhantomData<(T, A)>,
 }
 
-// SAFETY: the memory is shared with the kernel anyway, and is only touched by atomic operations.
-unsafe impl<T: Send> Send for SharedArray<T> {}
+// SAFETY: the memory is not bound to a thread, and is read and written by atomic operations alone.
+unsafe impl<T: Send, A> Send for SharedArray<T, A> {}
 // SAFETY: as above.
-unsafe impl<T: Sync> Sync for SharedArray<T> {}
+unsafe impl<T: Sync, A> Sync for SharedArray<T, A> {}
 
-impl<T: Pod> SharedArray<T> {
+impl<T: Pod, A: Access> SharedArray<T, A> {
     const STRIDE: usize = {
         let words = size_of::<T>().div_ceil(WORD);
         assert!(words <= MOST);
         words
     };
 
-    /// Maps the `len` elements of a map.
-    pub fn map(map: BorrowedFd<'_>, len: u32, writable: bool) -> io::Result<Self> {
+    /// Maps all elements of an array map.
+    ///
+    /// # Errors
+    ///
+    /// If the map is not an array, or its elements are not as large as `T`, or the kernel refuses the
+    /// mapping.
+    pub(crate) fn map(map: &MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let size = info.value_size() as usize;
+        if info.map_type().map_err(io::Error::other)? != MapType::Array {
+            return Err(io::Error::other("it is not an array"));
+        }
+        if size != size_of::<T>() {
+            let expected = size_of::<T>();
+            return Err(io::Error::other(format!(
+                "its values have {size} bytes instead of {expected}"
+            )));
+        }
+        let len = info.max_entries();
         let bytes = Self::STRIDE * WORD * len as usize;
-        let protection = if writable {
-            libc::PROT_READ | libc::PROT_WRITE
-        } else {
-            libc::PROT_READ
-        };
-        // SAFETY: a new mapping, of which the kernel checks descriptor and length.
+        // SAFETY: a new mapping at an address that the kernel chooses replaces no memory.
         let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 bytes,
-                protection,
+                A::PROTECTION,
                 libc::MAP_SHARED,
-                map.as_raw_fd(),
+                map.fd().as_fd().as_raw_fd(),
                 0,
             )
         };
@@ -70,12 +105,12 @@ impl<T: Pod> SharedArray<T> {
         })
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -84,31 +119,36 @@ impl<T: Pod> SharedArray<T> {
         if index >= self.len {
             return None;
         }
-        // SAFETY: the element lies within the mapping, which lives as long as `self`.
+        // SAFETY: the element is within the `len` elements that were mapped, which the map has: the kernel
+        // rounds each up to a multiple of 8 bytes. They stay mapped while `self` lives, and so does the map.
         Some(unsafe {
             let first = self.words.add(index as usize * Self::STRIDE);
             std::slice::from_raw_parts(first.as_ptr(), Self::STRIDE)
         })
     }
 
-    /// The element at `index`, or `None` if there is no such index.
+    /// Returns the element at `index`, or `None` if there is no such index.
     pub fn get(&self, index: u32) -> Option<T> {
         let mut words = [0; MOST];
         for (word, source) in words.iter_mut().zip(self.words(index)?) {
-            *word = source.load(Ordering::Acquire);
+            // Only relaxed loads are sure to write nothing, which memory that is read-only would punish.
+            *word = source.load(Ordering::Relaxed);
+            fence(Ordering::Acquire);
         }
-        // SAFETY: there are at least as many bytes as T has, and any bytes make a T (`Pod`).
+        // SAFETY: `words` has at least as many bytes as T, and any bytes make a T (`Pod`).
         Some(unsafe { words.as_ptr().cast::<T>().read_unaligned() })
     }
+}
 
-    /// Replaces the element at `index`; false if there is no such index.
+impl<T: Pod> SharedArray<T, ReadWrite> {
+    /// Replaces the element at `index`; returns false if there is no such index.
     #[must_use]
     pub fn set(&self, index: u32, element: T) -> bool {
         let Some(target) = self.words(index) else {
             return false;
         };
         let mut words = [0u64; MOST];
-        // SAFETY: there are at least as many bytes as T has.
+        // SAFETY: `words` has at least as many bytes as T.
         unsafe { words.as_mut_ptr().cast::<T>().write_unaligned(element) };
         for (word, value) in target.iter().zip(&words[..Self::STRIDE]).rev() {
             word.store(*value, Ordering::Release);
@@ -117,17 +157,16 @@ impl<T: Pod> SharedArray<T> {
     }
 }
 
-/// A value of these bytes.
+/// Returns the value that these bytes make.
 pub(crate) fn from_bytes<T: Pod, const N: usize>(bytes: &[u8; N]) -> T {
     const { assert!(size_of::<T>() == N) }
-    // SAFETY: as many bytes as T has, and any bytes make a T (`Pod`).
+    // SAFETY: there are as many bytes as T has, and any bytes make a T (`Pod`).
     unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }
 
-impl<T> Drop for SharedArray<T> {
+impl<T, A> Drop for SharedArray<T, A> {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nothing refers to it any more. It cannot fail for a
-        // mapping that exists.
+        // SAFETY: the mapping is ours, of this length, and nothing refers to it any more.
         unsafe { libc::munmap(self.words.as_ptr().cast(), self.bytes) };
     }
 }

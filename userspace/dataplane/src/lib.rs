@@ -11,18 +11,21 @@ mod foreign;
 mod kernel;
 mod load;
 mod maps;
+#[cfg(any(test, feature = "memory"))]
+mod memory;
 mod monitor;
 mod netlink;
 mod object;
 mod probe;
-mod report;
 mod slots;
 mod sockets;
+mod state_file;
 mod steering;
+mod store;
 mod sys;
 
-pub use apply::Writer;
-pub use array::SharedArray;
+pub use apply::MapWriter;
+pub use array::{ReadOnly, ReadWrite, SharedArray};
 pub use attach::{
     Attached, Device, TcAttach, attach_cgroup, attach_egress, attach_ingress, attach_lookup,
     attached, cgroup_root, detach, is_attached,
@@ -30,11 +33,15 @@ pub use attach::{
 pub use entries::Entries;
 pub use error::Error;
 pub use foreign::foreign_programs;
+pub use headgate_abi::DatapathConfig;
 pub use kernel::{Feature, OLDEST_KERNEL};
-pub use load::{Options, Programs, host_netns_cookie, load};
+pub use load::{MapSizes, Programs, host_netns_cookie, load};
 pub use maps::{Maps, Usage, pin_folder};
+#[cfg(feature = "memory")]
+pub use memory::{MemoryArray, MemoryHash, MemoryMaps};
 pub use monitor::Monitor;
 pub use probe::{Probe, Trial, loaded_config};
-pub use report::Report;
+pub use state_file::StateFile;
 pub use steering::Steering;
+pub use store::AgentMaps;
 pub use sys::{now_ns, now_s};

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{CgroupSockAddr, ProgramError, SchedClassifier, SkLookup, Xdp},
+    programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp},
 };
 use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
@@ -17,22 +17,20 @@ use crate::{
     object, sys,
 };
 
-/// Sizes of the maps, in entries. They take effect when a map is made, not when it is found pinned.
+/// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Read-only configuration of the programs.
-    pub config: DatapathConfig,
-    /// Frontends.
+pub struct MapSizes {
+    /// Frontends, and their addresses.
     pub frontends: u32,
-    /// Services.
+    /// Services, plus one: id 0 is not used.
     pub services: u32,
-    /// Backends.
+    /// Backends, plus one: id 0 is not used.
     pub backends: u32,
-    /// Slots of all services together.
+    /// Slots of all Services together. A table that is replaced still occupies its slots for some seconds.
     pub slots: u32,
-    /// Source ranges of all services together.
+    /// Source ranges of all Services together.
     pub source_ranges: u32,
-    /// Clients of services with affinity.
+    /// Clients of Services with affinity.
     pub affinities: u32,
     /// Connection entries, two for each connection.
     pub connections: u32,
@@ -40,10 +38,9 @@ pub struct Options {
     pub sockets: u32,
 }
 
-impl Default for Options {
+impl Default for MapSizes {
     fn default() -> Self {
         Self {
-            config: DatapathConfig::default(),
             frontends: 1 << 16,
             services: 1 << 16,
             backends: 1 << 17,
@@ -68,9 +65,14 @@ pub fn host_netns_cookie() -> u64 {
     sys::netns_cookie().unwrap_or_default()
 }
 
-/// Loads the object. Maps pinned below `pins` are used again, others are made and pinned there.
-/// Programs are loaded when they are first asked for.
-pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
+/// Reads the object with this read-only configuration. Maps that are pinned below `pins` are used again;
+/// others are created in these sizes and pinned there. Each program is loaded when it is first asked for.
+///
+/// # Errors
+///
+/// If there is no object, or the kernel lacks a feature or refuses a map, or a map pinned below `pins` is of
+/// another kind.
+pub fn load(pins: &Path, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
     let object = object::read()?;
     let folder = pin_folder(pins);
     fs::create_dir_all(&folder).map_err(|source| Error::Pin {
@@ -81,22 +83,22 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
     let helpers = kernel::helpers();
     let mut loader = EbpfLoader::new();
     loader
-        .override_global(names::CONFIG, &options.config, true)
+        .override_global(names::CONFIG, config, true)
         .override_global(names::HELPERS, &helpers, true)
-        .map_max_entries(names::FRONTENDS, options.frontends)
-        .map_max_entries(names::ADDRESSES, options.frontends)
-        .map_max_entries(names::SOURCE_RANGES, options.source_ranges)
-        .map_max_entries(names::AFFINITY, options.affinities)
-        .map_max_entries(names::AFFINITY_MEMBERS, options.backends)
-        .map_max_entries(names::SERVICES, options.services)
-        .map_max_entries(names::SERVICE_LABELS, options.services)
-        .map_max_entries(names::SERVICE_TRAFFIC, options.services)
-        .map_max_entries(names::BACKENDS, options.backends)
-        .map_max_entries(names::LOCAL_BACKENDS, options.backends)
-        .map_max_entries(names::BACKEND_TRAFFIC, options.backends)
-        .map_max_entries(names::SLOTS, options.slots)
-        .map_max_entries(names::CONNTRACK, options.connections)
-        .map_max_entries(names::SOCKETS, options.sockets);
+        .map_max_entries(names::FRONTENDS, sizes.frontends)
+        .map_max_entries(names::ADDRESSES, sizes.frontends)
+        .map_max_entries(names::SOURCE_RANGES, sizes.source_ranges)
+        .map_max_entries(names::AFFINITY, sizes.affinities)
+        .map_max_entries(names::AFFINITY_MEMBERS, sizes.backends)
+        .map_max_entries(names::SERVICES, sizes.services)
+        .map_max_entries(names::SERVICE_LABELS, sizes.services)
+        .map_max_entries(names::SERVICE_TRAFFIC, sizes.services)
+        .map_max_entries(names::BACKENDS, sizes.backends)
+        .map_max_entries(names::LOCAL_BACKENDS, sizes.backends)
+        .map_max_entries(names::BACKEND_TRAFFIC, sizes.backends)
+        .map_max_entries(names::SLOTS, sizes.slots)
+        .map_max_entries(names::CONNTRACK, sizes.connections)
+        .map_max_entries(names::SOCKETS, sizes.sockets);
     for name in names::MAPS {
         loader.map_pin_path(name, folder.join(name));
     }
@@ -104,7 +106,7 @@ pub fn load(pins: &Path, options: &Options) -> Result<Programs, Error> {
         .load(&object)
         .map_err(|source| Error::Load(Box::new(source)))?;
     let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
-    let result = loaded.set(0, options.config, 0);
+    let result = loaded.set(0, config, 0);
     result.map_err(|source| Error::map(names::LOADED, source))?;
     Ok(Programs::new(ebpf))
 }
@@ -114,15 +116,19 @@ impl Programs {
         Self { ebpf }
     }
 
-    fn get<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
+    /// Returns a program of this kind, loaded.
+    fn get<'a, P: Loadable>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
     where
-        &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+        &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        let missing = || Error::program(name, ProgramError::NotLoaded);
-        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        program
-            .try_into()
-            .map_err(|source: ProgramError| Error::program(name, source))
+        let failed = |source: ProgramError| Error::program(name, source);
+        let program = self.ebpf.program_mut(name);
+        let program = program.ok_or_else(|| failed(ProgramError::NotLoaded))?;
+        let program: &mut P = program.try_into().map_err(failed)?;
+        if program.fd().is_err() {
+            program.load().map_err(failed)?;
+        }
+        Ok(program)
     }
 
     /// What reads the log of programs that were built to trace (`cargo xtask build --trace`). There
@@ -135,47 +141,62 @@ impl Programs {
         }
     }
 
-    /// An XDP program, loaded.
+    /// Returns an XDP program, loaded.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such program, or the kernel refuses it.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp, Error> {
-        let program = self.get::<Xdp>(name)?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|source| Error::program(name, source))?;
-        }
-        Ok(program)
+        self.get(name)
     }
 
-    /// A TC program, loaded.
+    /// Returns a TC program, loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::xdp`].
     pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
-        let program = self.get::<SchedClassifier>(name)?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|source| Error::program(name, source))?;
-        }
-        Ok(program)
+        self.get(name)
     }
 
-    /// The socket look-up, loaded.
+    /// Returns the program that looks up sockets, loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::xdp`].
     pub fn lookup(&mut self, name: &str) -> Result<&mut SkLookup, Error> {
-        let program = self.get::<SkLookup>(name)?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|source| Error::program(name, source))?;
-        }
-        Ok(program)
+        self.get(name)
     }
 
-    /// A socket hook, loaded.
+    /// Returns a socket hook, loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::xdp`].
     pub fn socket_hook(&mut self, name: &str) -> Result<&mut CgroupSockAddr, Error> {
-        let program = self.get::<CgroupSockAddr>(name)?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|source| Error::program(name, source))?;
-        }
-        Ok(program)
+        self.get(name)
     }
 }
+
+/// A kind of program that needs nothing but its code to be loaded.
+pub(crate) trait Loadable {
+    /// Returns the descriptor, which a program has once it is loaded.
+    fn fd(&self) -> Result<&ProgramFd, ProgramError>;
+    fn load(&mut self) -> Result<(), ProgramError>;
+}
+
+macro_rules! loadable {
+    ($($program:ty),*) => {
+        $(impl Loadable for $program {
+            fn fd(&self) -> Result<&ProgramFd, ProgramError> {
+                self.fd()
+            }
+
+            fn load(&mut self) -> Result<(), ProgramError> {
+                self.load()
+            }
+        })*
+    };
+}
+
+loadable!(Xdp, SchedClassifier, SkLookup, CgroupSockAddr);

@@ -5,12 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    maps::{
-        HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues,
-        lpm_trie::{Key, LpmTrie},
-    },
-    util::nr_cpus,
+use aya::maps::{
+    HashMap, Map, MapData, MapError, PerCpuArray,
+    lpm_trie::{Key, LpmTrie},
 };
 use headgate_abi::{
     ABI_VERSION, Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
@@ -18,7 +15,11 @@ use headgate_abi::{
     ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
 };
 
-use crate::{array::SharedArray, entries::Entries, error::Error};
+use crate::{
+    array::{Access, ReadOnly, ReadWrite, SharedArray},
+    entries::Entries,
+    error::Error,
+};
 
 /// The folder of this ABI version below `pins`.
 pub fn pin_folder(pins: &Path) -> PathBuf {
@@ -30,19 +31,19 @@ pub fn pin_folder(pins: &Path) -> PathBuf {
     missing_debug_implementations,
     reason = "aya's per-CPU arrays have none"
 )]
-pub struct Maps {
+pub struct Maps<A = ReadOnly> {
     /// Addresses of frontends.
     pub addresses: HashMap<MapData, Addr, AddressEntry>,
     /// Frontends.
     pub frontends: HashMap<MapData, FrontendKey, FrontendEntry>,
     /// Services by id.
-    pub services: SharedArray<ServiceEntry>,
+    pub services: SharedArray<ServiceEntry, A>,
     /// Names of services by id.
-    pub labels: SharedArray<ServiceLabel>,
+    pub labels: SharedArray<ServiceLabel, A>,
     /// Backend ids by slot.
-    pub slots: SharedArray<u32>,
+    pub slots: SharedArray<u32, A>,
     /// Backends by id.
-    pub backends: SharedArray<BackendEntry>,
+    pub backends: SharedArray<BackendEntry, A>,
     /// Ids of this node's backends.
     pub local_backends: HashMap<MapData, BackendKey, u32>,
     /// Source ranges by service.
@@ -56,22 +57,43 @@ pub struct Maps {
     /// Translated sockets.
     pub sockets: HashMap<MapData, SocketKey, SocketEntry>,
     reasons: PerCpuArray<MapData, u64>,
-    service_traffic: PerCpuArray<MapData, Traffic>,
-    backend_traffic: PerCpuArray<MapData, Traffic>,
-    folder: PathBuf,
+    pub(crate) service_traffic: PerCpuArray<MapData, Traffic>,
+    pub(crate) backend_traffic: PerCpuArray<MapData, Traffic>,
+    pub(crate) folder: PathBuf,
 }
 
 impl Maps {
-    /// Opens the maps pinned below `pins`.
-    pub fn open(pins: &Path, writable: bool) -> Result<Self, Error> {
+    /// Opens the maps pinned below `pins`, to read them.
+    ///
+    /// # Errors
+    ///
+    /// If there are none, or the kernel refuses access, or a pin is not a map of this version.
+    pub fn open(pins: &Path) -> Result<Self, Error> {
+        Self::open_for(pins)
+    }
+}
+
+impl Maps<ReadWrite> {
+    /// Opens the maps pinned below `pins`, to write them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Maps::open`].
+    pub fn open_writable(pins: &Path) -> Result<Self, Error> {
+        Self::open_for(pins)
+    }
+}
+
+impl<A: Access> Maps<A> {
+    fn open_for(pins: &Path) -> Result<Self, Error> {
         let folder = pin_folder(pins);
         Ok(Self {
             addresses: hash(&folder, names::ADDRESSES)?,
             frontends: hash(&folder, names::FRONTENDS)?,
-            services: array(&folder, names::SERVICES, writable)?,
-            labels: array(&folder, names::SERVICE_LABELS, writable)?,
-            slots: array(&folder, names::SLOTS, writable)?,
-            backends: array(&folder, names::BACKENDS, writable)?,
+            services: array(&folder, names::SERVICES)?,
+            labels: array(&folder, names::SERVICE_LABELS)?,
+            slots: array(&folder, names::SLOTS)?,
+            backends: array(&folder, names::BACKENDS)?,
             local_backends: hash(&folder, names::LOCAL_BACKENDS)?,
             source_ranges: typed(&folder, names::SOURCE_RANGES)?,
             members: hash(&folder, names::AFFINITY_MEMBERS)?,
@@ -154,16 +176,6 @@ impl Maps {
         .collect()
     }
 
-    /// Sets the counters of a backend to zero.
-    pub(crate) fn reset_backend_traffic(&mut self, id: u32) -> Result<(), Error> {
-        reset(&mut self.backend_traffic, names::BACKEND_TRAFFIC, id)
-    }
-
-    /// Sets the counters of a service to zero.
-    pub(crate) fn reset_service_traffic(&mut self, id: u32) -> Result<(), Error> {
-        reset(&mut self.service_traffic, names::SERVICE_TRAFFIC, id)
-    }
-
     /// How often each reason was given, all CPUs together.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
         Reason::ALL
@@ -232,15 +244,11 @@ fn memory(map: &MapData) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-fn reset(map: &mut PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<(), Error> {
-    let failed = |source: MapError| Error::map(name, source);
-    let cpus = nr_cpus().map_err(|(_, source)| failed(source.into()))?;
-    let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
-        .map_err(|source| failed(source.into()))?;
-    map.set(id, zero, 0).map_err(failed)
-}
-
-fn total(map: &PerCpuArray<MapData, Traffic>, name: &str, id: u32) -> Result<Traffic, Error> {
+pub(crate) fn total(
+    map: &PerCpuArray<MapData, Traffic>,
+    name: &str,
+    id: u32,
+) -> Result<Traffic, Error> {
     let parts = map.get(&id, 0).map_err(|source| Error::map(name, source))?;
     Ok(parts.iter().fold(Traffic::default(), |sum, part| Traffic {
         connections: sum.connections + part.connections,
@@ -277,20 +285,9 @@ pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(
     M::try_from(map).map_err(foreign)
 }
 
-fn array<T: aya::Pod>(folder: &Path, name: &str, writable: bool) -> Result<SharedArray<T>, Error> {
-    let data = open(folder, name)?;
-    let info = data.info().map_err(|source| Error::map(name, source))?;
-    if info.value_size() as usize != size_of::<T>() {
-        return Err(Error::ForeignPin {
-            path: folder.join(name),
-            reason: format!(
-                "its values have {} bytes instead of {}",
-                info.value_size(),
-                size_of::<T>()
-            ),
-        });
-    }
-    SharedArray::map(data.fd().as_fd(), info.max_entries(), writable).map_err(|source| Error::Pin {
+fn array<T: aya::Pod, A: Access>(folder: &Path, name: &str) -> Result<SharedArray<T, A>, Error> {
+    let map = open(folder, name)?;
+    SharedArray::map(&map).map_err(|source| Error::Pin {
         path: folder.join(name),
         source,
     })

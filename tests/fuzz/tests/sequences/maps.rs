@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use headgate_abi::{Addr, AddressEntry, BackendEntry, FrontendEntry, FrontendKey, Port, Protocol};
-use headgate_dataplane::{Error, Maps, Options, Writer, load};
+use headgate_abi::{
+    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendKey, Port, Protocol,
+};
+use headgate_dataplane::{Error, MapSizes, MapWriter, Maps, ReadWrite, load};
 use headgate_model::{Actual, Change, Dataplane};
 
 use crate::{agent::World, cluster::Stray};
@@ -18,13 +20,13 @@ const TABLE: u32 = 251;
 
 /// Pinned maps that are removed on drop.
 pub(crate) struct Real<const HAS_ROOM: bool> {
-    writer: Writer,
+    writer: MapWriter,
     pins: PathBuf,
 }
 
 impl<const HAS_ROOM: bool> Real<HAS_ROOM> {
-    fn maps(&self) -> Maps {
-        Maps::open(&self.pins, true).unwrap()
+    fn maps(&self) -> Maps<ReadWrite> {
+        Maps::open_writable(&self.pins).unwrap()
     }
 }
 
@@ -70,7 +72,7 @@ impl<const HAS_ROOM: bool> World for Real<HAS_ROOM> {
         } else {
             (10, 1 << 12)
         };
-        let options = Options {
+        let sizes = MapSizes {
             frontends: few,
             services: few,
             backends: few,
@@ -78,18 +80,18 @@ impl<const HAS_ROOM: bool> World for Real<HAS_ROOM> {
             slots,
             connections: 64,
             sockets: 64,
-            ..Options::default()
+            ..MapSizes::default()
         };
-        drop(load(&pins, &options).unwrap());
-        let maps = Maps::open(&pins, true).unwrap();
+        drop(load(&pins, &DatapathConfig::default(), &sizes).unwrap());
+        let maps = Maps::open_writable(&pins).unwrap();
         Some(Self {
-            writer: Writer::new(maps, 7, TABLE),
+            writer: MapWriter::new(maps, 7, TABLE),
             pins,
         })
     }
 
     fn holds(&mut self) -> Actual {
-        let mut reader = Writer::new(self.maps(), 7, TABLE);
+        let mut reader = MapWriter::new(self.maps(), 7, TABLE);
         let (actual, strays) = reader.restore().unwrap();
         assert_eq!(strays, 0, "invalid entries");
         let maps = self.maps();

@@ -174,7 +174,7 @@ fn is_enough(name: &str, capabilities: &str) -> Result<(), String> {
     cluster.write("slices.yaml", &slices(&[(1, 2)])).unwrap();
     let log = || node.agent.as_ref().unwrap().log();
     let complains = || log().contains("WARN") || log().contains("ERROR");
-    let maps = Maps::open(&node.pins, false).unwrap();
+    let maps = Maps::open(&node.pins).unwrap();
     // The agent removes the entries after it ended the sockets.
     eventually("sockets are ended, or not", || {
         complains() || maps.sockets.keys().next().is_none()

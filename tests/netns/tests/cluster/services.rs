@@ -11,7 +11,7 @@ use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
     curl, eventually, headgate, names, on, pods_over_http,
 };
-use headgate_dataplane::{Maps, Options, load, pin_folder};
+use headgate_dataplane::{DatapathConfig, MapSizes, Maps, load, pin_folder};
 use headgate_netns::{
     Cluster, Netns, SERVICE, Talk, binary, get, get_on, http, slices, udp, udp_connected,
     udp_exchange, udp_of_length,
@@ -733,7 +733,7 @@ fn s63_stray_entries_are_repaired_and_foreign_maps_refused() {
     };
     let node = &cluster.nodes[0];
     let target = on(node.v4, 30080);
-    let mut maps = Maps::open(&node.pins, true).unwrap();
+    let mut maps = Maps::open(&node.pins).unwrap();
     let entries: Vec<_> = maps.frontends.iter().map(Result::unwrap).collect();
     let (mut stray, mut entry) = entries[0];
     stray.zero = 1;
@@ -755,16 +755,16 @@ fn s63_stray_entries_are_repaired_and_foreign_maps_refused() {
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
     let foreign = cluster.nodes[0].pins.with_file_name("foreign");
     let other = cluster.nodes[0].pins.with_file_name("other");
-    let few = Options {
+    let few = MapSizes {
         frontends: 16,
         services: 16,
         backends: 16,
         slots: 16,
         connections: 16,
         sockets: 16,
-        ..Options::default()
+        ..MapSizes::default()
     };
-    load(&other, &few).unwrap();
+    load(&other, &DatapathConfig::default(), &few).unwrap();
     std::fs::create_dir_all(pin_folder(&foreign)).unwrap();
     let map = aya::maps::MapData::from_pin(pin_folder(&other).join("SOCKETS")).unwrap();
     map.pin(pin_folder(&foreign).join("FRONTENDS")).unwrap();

@@ -1,53 +1,72 @@
-//! Between the model and the bytes in the maps.
+//! Conversions between the model and the entries of the maps.
 
-use aya::maps::lpm_trie;
-use headgate_abi::{Addr, FrontendFlags, FrontendKey, Port, RangeKey};
-use headgate_model::{Frontend, FrontendKind, FrontendSpec, Protocol, Scope};
-use ipnet::IpNet;
+use std::net::IpAddr;
 
-pub(super) fn range_key(service: u32, range: &IpNet) -> lpm_trie::Key<RangeKey> {
-    let before = match range {
-        IpNet::V4(_) => RangeKey::BITS_BEFORE_V4,
-        IpNet::V6(_) => RangeKey::BITS_BEFORE_V6,
-    };
-    let address = Addr::from(range.network());
-    lpm_trie::Key::new(
-        before + u32::from(range.prefix_len()),
-        RangeKey { service, address },
-    )
-}
+use headgate_abi::{Addr, BackendEntry, FrontendEntry, FrontendFlags, FrontendKey, Port};
+use headgate_model::{
+    Backend, BackendSpec, Frontend, FrontendKind, FrontendSpec, Protocol, Scope, ServiceKey,
+};
 
-pub(super) fn protocol(protocol: Protocol) -> headgate_abi::Protocol {
+fn abi_protocol(protocol: Protocol) -> headgate_abi::Protocol {
     match protocol {
         Protocol::Tcp => headgate_abi::Protocol::TCP,
         Protocol::Udp => headgate_abi::Protocol::UDP,
     }
 }
 
-pub(super) fn model_protocol(protocol: headgate_abi::Protocol) -> Protocol {
-    if protocol == headgate_abi::Protocol::UDP {
-        Protocol::Udp
-    } else {
-        Protocol::Tcp
+fn model_protocol(protocol: headgate_abi::Protocol) -> Protocol {
+    match protocol {
+        headgate_abi::Protocol::UDP => Protocol::Udp,
+        _ => Protocol::Tcp,
     }
+}
+
+pub(super) fn backend_entry(backend: &Backend, spec: &BackendSpec) -> BackendEntry {
+    BackendEntry {
+        address: Addr::from(backend.address),
+        port: Port::new(backend.port),
+        protocol: abi_protocol(backend.protocol),
+        local: u8::from(spec.local),
+    }
+}
+
+pub(super) fn backend(entry: &BackendEntry) -> (Backend, BackendSpec) {
+    let backend = Backend {
+        address: IpAddr::from(entry.address),
+        port: entry.port.number(),
+        protocol: model_protocol(entry.protocol),
+    };
+    let local = entry.local != 0;
+    (backend, BackendSpec { local })
 }
 
 pub(super) fn frontend_key(frontend: &Frontend) -> FrontendKey {
     FrontendKey::new(
         Addr::from(frontend.address),
         Port::new(frontend.port),
-        protocol(frontend.protocol),
+        abi_protocol(frontend.protocol),
     )
 }
 
-pub(super) fn flags(spec: &FrontendSpec) -> FrontendFlags {
-    let kind = match spec.kind {
-        FrontendKind::ClusterIp => 0,
-        FrontendKind::NodePort => 1,
-        FrontendKind::LoadBalancer => 2,
-        FrontendKind::ExternalIp => 3,
-    };
-    let mut flags = kind << FrontendFlags::KIND_SHIFT;
+pub(super) fn frontend(key: &FrontendKey) -> Frontend {
+    Frontend {
+        address: IpAddr::from(key.address),
+        port: key.port.number(),
+        protocol: model_protocol(key.protocol),
+    }
+}
+
+/// Kinds by their numbers in [`FrontendFlags`].
+const KINDS: [FrontendKind; 4] = [
+    FrontendKind::ClusterIp,
+    FrontendKind::NodePort,
+    FrontendKind::LoadBalancer,
+    FrontendKind::ExternalIp,
+];
+
+pub(super) fn frontend_flags(spec: &FrontendSpec) -> FrontendFlags {
+    let kind = KINDS.iter().position(|kind| *kind == spec.kind);
+    let mut flags = (kind.unwrap_or_default() as u32) << FrontendFlags::KIND_SHIFT;
     if spec.inside.scope == Scope::Local {
         flags |= FrontendFlags::DROP_INSIDE.0;
     }
@@ -58,4 +77,18 @@ pub(super) fn flags(spec: &FrontendSpec) -> FrontendFlags {
         flags |= FrontendFlags::SOURCE_RANGES.0;
     }
     FrontendFlags(flags)
+}
+
+pub(super) fn frontend_spec(
+    entry: &FrontendEntry,
+    inside: &ServiceKey,
+    outside: &ServiceKey,
+) -> FrontendSpec {
+    FrontendSpec {
+        // Two bits: one of the four.
+        kind: KINDS[entry.flags.kind() as usize],
+        inside: inside.clone(),
+        outside: outside.clone(),
+        is_restricted: entry.flags.has(FrontendFlags::SOURCE_RANGES),
+    }
 }

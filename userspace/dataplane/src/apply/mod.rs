@@ -1,8 +1,10 @@
-//! The one writer of the maps.
+//! The writer of the maps: the only one.
 
 mod convert;
 mod restore;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::{
@@ -10,81 +12,60 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_abi::{Addr, names};
-use headgate_model::{Actual, Backend, BackendId, BackendSpec, Change, Dataplane};
+use headgate_abi::Addr;
+use headgate_model::{Actual, Change, Dataplane};
 use ipnet::IpNet;
 
-use self::{
-    sweep::{Removed, Stale, Sweep},
-    write::removed,
-};
-use crate::{error::Error, maps::Maps, slots::Slots};
+use self::sweep::{Removed, RunningSweep};
+use crate::{error::Error, slots::Slots, store::AgentMaps};
 
-/// So many times as long as a sweep took, the next one waits.
-const REST: u32 = 9;
-
-/// Writes the maps.
-pub struct Writer {
-    maps: Maps,
+/// Writes the maps, each change in an order that a packet may come between any two writes of.
+#[allow(missing_debug_implementations, reason = "the maps have none")]
+pub struct MapWriter {
+    maps: AgentMaps,
     seed: u32,
     table_size: u32,
     slots: Slots,
-    /// Source ranges by service id: all that the map may hold of it. Reading them back for each change
-    /// would be work that grows with all services.
+    /// All source ranges that the map may hold, by service id. Reading them back for each change would be work
+    /// that grows with the number of Services.
     ranges: BTreeMap<u32, BTreeSet<IpNet>>,
-    /// Services that may have members. Few have, and removing what is not there is a call each.
+    /// Services that may have members. Few have, and each removal is a system call, even that of nothing.
     with_members: BTreeSet<u32>,
-    /// What is to be swept for.
+    /// What the next sweep is for.
     removed: Removed,
-    /// What is being swept for.
-    sweep: Option<Sweep>,
-    /// When the next sweep may begin.
-    rested: Instant,
-    /// Whether another agent may have left something half done: nothing was finished yet.
+    sweep: Option<RunningSweep>,
+    /// The earliest begin of the next sweep.
+    next_sweep: Instant,
+    /// Whether no sweep was done yet: a former agent may have left changes half done.
     is_new: bool,
 }
 
-impl Writer {
-    /// A writer of these maps. Tables of services that are reached from outside have `table_size`
-    /// slots, a prime; their order depends on `seed`, which a cluster shares.
-    pub fn new(maps: Maps, seed: u32, table_size: u32) -> Self {
-        let slots = Slots::new(maps.slots.len());
+impl MapWriter {
+    /// Returns a writer of these maps. The tables of Services that are reached from outside have at least
+    /// `table_size` slots, a prime number. Their order depends on `seed`: nodes of the same seed and size agree
+    /// on the backend of a client.
+    pub fn new(maps: impl Into<AgentMaps>, seed: u32, table_size: u32) -> Self {
+        let maps = maps.into();
         Self {
+            slots: Slots::new(maps.slots.len()),
             maps,
             seed,
             table_size,
-            slots,
             ranges: BTreeMap::new(),
             with_members: BTreeSet::new(),
             removed: Removed::default(),
             sweep: None,
-            rested: Instant::now(),
+            next_sweep: Instant::now(),
             is_new: true,
         }
     }
 }
 
-impl Dataplane for Writer {
+impl Dataplane for MapWriter {
     type Error = Error;
 
     fn restore(&mut self) -> Result<(Actual, usize), Error> {
-        let by_id = self.restore_backends();
-        let (services, members) = self.restore_services(&by_id)?;
-        let (frontends, strays) = self.restore_frontends(&services)?;
-        let strays = strays + self.restore_members(&members)? + self.restore_local_backends()?;
-        let backends: BTreeMap<Backend, (BackendId, BackendSpec)> = by_id
-            .into_iter()
-            .map(|(id, (backend, spec))| (backend, (BackendId(id), spec)))
-            .collect();
-        let actual = Actual {
-            service_ids: services.values().map(|(id, _)| id.0).collect(),
-            backend_ids: backends.values().map(|(id, _)| id.0).collect(),
-            services,
-            backends,
-            frontends,
-            addresses: self.restore_addresses()?,
-        };
-        Ok((actual, strays))
+        self.read_and_repair()
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
@@ -103,10 +84,7 @@ impl Dataplane for Writer {
                 outside,
             } => self.put_frontend(frontend, spec, *inside, *outside),
             Change::PutAddress { address, kind } => self.put_address(*address, *kind),
-            Change::DeleteAddress { address } => {
-                let result = self.maps.addresses.remove(&Addr::from(*address));
-                removed(names::ADDRESSES, result)
-            }
+            Change::DeleteAddress { address } => self.maps.addresses.remove(&Addr::from(*address)),
             Change::DeleteFrontend { frontend } => self.delete_frontend(frontend),
             Change::DeleteService { id, .. } => self.delete_service(id.0),
             Change::DeleteBackend { id, .. } => self.delete_backend(id.0),
@@ -114,48 +92,6 @@ impl Dataplane for Writer {
     }
 
     fn finish(&mut self) -> Result<Option<Duration>, Error> {
-        // An agent that was killed between changing tables and getting here left traffic behind
-        // that nobody would ever take from backends that are gone.
-        if self.is_new {
-            let there = self.all_taken();
-            let stale = Stale::AllBut(&there);
-            self.forget_connections(&stale, self.maps.all_connections()?)?;
-            self.is_new = false;
-            self.removed.pairs.clear();
-            self.end_sockets(&stale)?;
-            return Ok((!self.removed.is_empty()).then_some(Duration::ZERO));
-        }
-        let mut sweep = match self.sweep.take() {
-            Some(sweep) => sweep,
-            None if self.removed.is_empty() => return Ok(None),
-            None => {
-                let rest = self.rested.saturating_duration_since(Instant::now());
-                if !rest.is_zero() {
-                    return Ok(Some(rest));
-                }
-                Sweep {
-                    connections: self.maps.all_connections()?,
-                    removed: std::mem::take(&mut self.removed),
-                    took: Duration::ZERO,
-                }
-            }
-        };
-        match self.go_on(&mut sweep) {
-            Ok(true) => {
-                let rest = sweep.took * REST;
-                self.rested = Instant::now() + rest;
-                self.end_sockets(&Stale::These(&sweep.removed))?;
-                // More may have gone meanwhile.
-                Ok((!self.removed.is_empty()).then_some(rest))
-            }
-            Ok(false) => {
-                self.sweep = Some(sweep);
-                Ok(Some(Duration::ZERO))
-            }
-            Err(error) => {
-                self.removed.put_back(sweep.removed);
-                Err(error)
-            }
-        }
+        self.sweep_some()
     }
 }

@@ -1,199 +1,186 @@
-//! Reading what the maps hold, and repairing what makes no sense.
+//! Reads what the maps hold, and repairs entries that contradict each other.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
-use headgate_abi::{
-    AddressEntry, BackendEntry, BackendKey, FrontendFlags, MemberKey, RangeKey, ServiceFlags, names,
-};
+use headgate_abi::{AddressEntry, BackendKey, MemberKey, ServiceEntry, ServiceFlags};
 use headgate_model::{
-    AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendKind, FrontendSpec, ServiceId,
+    Actual, AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, ServiceId,
     ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
-use super::{Writer, convert::model_protocol, write::removed};
+use super::{
+    MapWriter,
+    convert::{backend, frontend, frontend_spec},
+};
 use crate::error::Error;
 
+type Backends = BTreeMap<u32, (Backend, BackendSpec)>;
 type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 
-impl Writer {
-    /// Source ranges by service id, as the map has them.
-    pub(super) fn read_source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, Error> {
+impl MapWriter {
+    /// Reads the maps. Returns what they hold and the number of entries that were repaired.
+    pub(super) fn read_and_repair(&mut self) -> Result<(Actual, usize), Error> {
+        let by_id = self.read_backends();
+        self.ranges = self.read_source_ranges()?;
+        let services = self.read_services(&by_id);
+        let (frontends, orphans) = self.read_frontends(&services)?;
+        let repairs = orphans + self.repair_members()? + self.repair_local_backends()?;
+        let backends: BTreeMap<Backend, (BackendId, BackendSpec)> = by_id
+            .into_iter()
+            .map(|(id, (backend, spec))| (backend, (BackendId(id), spec)))
+            .collect();
+        let actual = Actual {
+            service_ids: services.values().map(|(id, _)| id.0).collect(),
+            backend_ids: backends.values().map(|(id, _)| id.0).collect(),
+            services,
+            backends,
+            frontends,
+            addresses: self.read_addresses()?,
+        };
+        Ok((actual, repairs))
+    }
+
+    fn read_backends(&self) -> Backends {
+        let entries = (1..self.maps.backends.len())
+            .filter_map(|id| Some((id, self.maps.backends.get(id)?)))
+            .filter(|(_, entry)| entry.port.number() != 0);
+        entries.map(|(id, entry)| (id, backend(&entry))).collect()
+    }
+
+    /// Reads the source ranges by Service id.
+    fn read_source_ranges(&self) -> Result<BTreeMap<u32, BTreeSet<IpNet>>, Error> {
         let mut ranges: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
-        for key in self.maps.source_ranges.keys() {
-            let key = key.map_err(|source| Error::map(names::SOURCE_RANGES, source))?;
-            let RangeKey { service, address } = key.data();
-            let address = IpAddr::from(address);
-            let before = match address {
-                IpAddr::V4(_) => RangeKey::BITS_BEFORE_V4,
-                IpAddr::V6(_) => RangeKey::BITS_BEFORE_V6,
-            };
-            if let Ok(range) = IpNet::new(address, key.prefix_len().saturating_sub(before) as u8) {
-                ranges.entry(service).or_default().insert(range);
-            }
+        for (service, range) in self.maps.source_ranges.read()? {
+            ranges.entry(service).or_default().insert(range);
         }
         Ok(ranges)
     }
 
-    pub(super) fn restore_backends(&self) -> BTreeMap<u32, (Backend, BackendSpec)> {
-        let entries = (1..self.maps.backends.len()).filter_map(|id| {
-            let entry = self.maps.backends.get(id)?;
-            (entry.port.number() != 0).then_some((id, entry))
-        });
-        let known = entries.map(|(id, entry)| {
-            let backend = Backend {
-                address: IpAddr::from(entry.address),
-                port: entry.port.number(),
-                protocol: model_protocol(entry.protocol),
-            };
-            let local = entry.local != 0;
-            (id, (backend, BackendSpec { local }))
-        });
-        known.collect()
+    /// Returns the entries of the services that have a name.
+    fn service_entries(&self) -> impl Iterator<Item = (u32, ServiceKey, ServiceEntry)> {
+        (1..self.maps.services.len()).filter_map(|id| {
+            let key = self.maps.labels.get(id)?.text().parse().ok()?;
+            Some((id, key, self.maps.services.get(id)?))
+        })
     }
 
-    /// Services, and the members that those with affinity should have.
-    pub(super) fn restore_services(
-        &mut self,
-        backends: &BTreeMap<u32, (Backend, BackendSpec)>,
-    ) -> Result<(Services, BTreeSet<MemberKey>), Error> {
+    fn read_services(&mut self, backends: &Backends) -> Services {
         let mut services = BTreeMap::new();
-        let mut members = BTreeSet::new();
         let mut used = Vec::new();
-        self.ranges = self.read_source_ranges()?;
-        for id in 1..self.maps.services.len() {
-            let (Some(entry), Some(label)) = (self.maps.services.get(id), self.maps.labels.get(id))
-            else {
-                continue;
-            };
-            let Ok(key) = label.text().parse::<ServiceKey>() else {
-                continue;
-            };
+        for (id, key, entry) in self.service_entries() {
             used.push(entry.slots());
-            let ids = self.backends_in(entry.slots());
-            if entry.affinity_timeout_s != 0 {
-                members.extend(ids.iter().map(|backend| MemberKey {
-                    service: id,
-                    backend: *backend,
-                }));
-            }
-            let known = ids.iter().filter_map(|id| Some((backends.get(id)?.0, *id)));
-            let mut known: Vec<(Backend, u32)> = known.collect();
-            known.sort();
-            let mut spec = ServiceSpec {
-                backends: known.iter().map(|(backend, _)| *backend).collect(),
-                consistent: entry.flags == ServiceFlags::CONSISTENT,
-                affinity_timeout_s: entry.affinity_timeout_s,
-                source_ranges: self.ranges_of(id).collect(),
-            };
-            if self.is_new {
-                let ids: Vec<BackendId> = known.iter().map(|(_, id)| BackendId(*id)).collect();
-                let range = entry.slots();
-                let slots = range.first..range.first.saturating_add(range.count);
-                // A table of another seed or size would pick otherwise than other nodes do: one that
-                // is consistent with nobody.
-                if !slots
-                    .map(|slot| self.maps.slots.get(slot))
-                    .eq(self.table(&spec, &ids).into_iter().map(Some))
-                {
-                    spec.consistent = !spec.consistent;
-                }
-            }
+            let spec = self.read_service(id, &entry, backends);
             services.insert(key, (ServiceId(id), spec));
         }
         self.slots.restore(used);
-        Ok((services, members))
+        services
     }
 
-    /// Makes the members of services with affinity what they should be; returns how many were not.
-    pub(super) fn restore_members(&mut self, wanted: &BTreeSet<MemberKey>) -> Result<usize, Error> {
-        self.with_members
-            .extend(wanted.iter().map(|key| key.service));
-        let failed = |source| Error::map(names::AFFINITY_MEMBERS, source);
-        let found = self.maps.members.keys().collect::<Result<BTreeSet<_>, _>>();
-        let found = found.map_err(failed)?;
-        for key in found.difference(wanted) {
-            self.remove_member(key.service, key.backend)?;
-        }
-        for key in wanted.difference(&found) {
-            self.add_member(key.service, key.backend)?;
-        }
-        Ok(found.symmetric_difference(wanted).count())
-    }
-
-    /// Makes the table of this node's backends what it should be; returns how many were not.
-    pub(super) fn restore_local_backends(&mut self) -> Result<usize, Error> {
-        let failed = |source| Error::map(names::LOCAL_BACKENDS, source);
-        let backends = (1..self.maps.backends.len()).filter_map(|id| {
-            let entry = self.maps.backends.get(id)?;
-            (entry.local != 0).then_some((BackendKey::from(&entry), (id, entry)))
-        });
-        let wanted: HashMap<BackendKey, (u32, BackendEntry)> = backends.collect();
-        let found = self.maps.local_backends.iter();
-        let found = found
-            .collect::<Result<HashMap<_, _>, _>>()
-            .map_err(failed)?;
-        let mut strays = 0;
-        for key in found.keys().filter(|key| !wanted.contains_key(key)) {
-            strays += 1;
-            removed(names::LOCAL_BACKENDS, self.maps.local_backends.remove(key))?;
-        }
-        for (key, (id, entry)) in &wanted {
-            if found.get(key) != Some(id) {
-                strays += 1;
-                self.add_local_backend(*id, entry)?;
+    fn read_service(&self, id: u32, entry: &ServiceEntry, backends: &Backends) -> ServiceSpec {
+        let ids = self.backends_in(entry.slots());
+        let known = ids.iter().filter_map(|id| Some((backends.get(id)?.0, *id)));
+        let mut known: Vec<(Backend, u32)> = known.collect();
+        known.sort();
+        let mut spec = ServiceSpec {
+            backends: known.iter().map(|(backend, _)| *backend).collect(),
+            consistent: entry.flags == ServiceFlags::CONSISTENT,
+            affinity_timeout_s: entry.affinity_timeout_s,
+            source_ranges: self.ranges_of(id).collect(),
+        };
+        if self.is_new {
+            let ids: Vec<BackendId> = known.iter().map(|(_, id)| BackendId(*id)).collect();
+            let range = entry.slots();
+            let slots = range.first..range.first.saturating_add(range.count);
+            let found = slots.map(|slot| self.maps.slots.get(slot));
+            // A table of another seed or size disagrees with the other nodes: a spec that differs from what is
+            // wanted makes the agent write it again.
+            if !found.eq(self.table(&spec, &ids).into_iter().map(Some)) {
+                spec.consistent = !spec.consistent;
             }
         }
-        Ok(strays)
+        spec
     }
 
-    /// Frontends; those that name no service are removed and counted.
-    pub(super) fn restore_frontends(
+    /// Makes the members those of the services with affinity; returns how many were missing or too much.
+    fn repair_members(&mut self) -> Result<usize, Error> {
+        let mut wanted = BTreeSet::new();
+        for (service, _, entry) in self.service_entries() {
+            if entry.affinity_timeout_s != 0 {
+                let backends = self.backends_in(entry.slots()).into_iter();
+                wanted.extend(backends.map(|backend| MemberKey { service, backend }));
+            }
+        }
+        self.with_members
+            .extend(wanted.iter().map(|key| key.service));
+        let found = self.maps.members.scan()?;
+        let found = found.map(|entry| entry.map(|(key, _)| key));
+        let found = found.collect::<Result<BTreeSet<_>, _>>()?;
+        for key in found.difference(&wanted) {
+            self.maps.members.remove(key)?;
+        }
+        for key in wanted.difference(&found) {
+            self.maps.members.put(key, 0)?;
+        }
+        Ok(found.symmetric_difference(&wanted).count())
+    }
+
+    /// Makes the table of this node's backends that of the backends; returns how many entries were missing,
+    /// wrong or too much.
+    fn repair_local_backends(&mut self) -> Result<usize, Error> {
+        let backends = (1..self.maps.backends.len())
+            .filter_map(|id| Some((id, self.maps.backends.get(id)?)))
+            .filter(|(_, entry)| entry.local != 0);
+        let wanted: HashMap<BackendKey, u32> = backends
+            .map(|(id, entry)| (BackendKey::from(&entry), id))
+            .collect();
+        let found = self.maps.local_backends.scan()?;
+        let found = found.collect::<Result<HashMap<_, _>, _>>()?;
+        let mut repairs = 0;
+        for key in found.keys().filter(|key| !wanted.contains_key(key)) {
+            repairs += 1;
+            self.maps.local_backends.remove(key)?;
+        }
+        for (key, id) in &wanted {
+            if found.get(key) != Some(id) {
+                repairs += 1;
+                self.maps.local_backends.put(key, *id)?;
+            }
+        }
+        Ok(repairs)
+    }
+
+    /// Reads the frontends. Removes and counts those that name no service.
+    fn read_frontends(
         &mut self,
         services: &Services,
     ) -> Result<(BTreeMap<Frontend, FrontendSpec>, usize), Error> {
         let keys: BTreeMap<u32, &ServiceKey> =
             services.iter().map(|(key, (id, _))| (id.0, key)).collect();
         let mut frontends = BTreeMap::new();
-        let mut strays = Vec::new();
-        for item in self.maps.frontends.iter() {
-            let (key, entry) = item.map_err(|source| Error::map(names::FRONTENDS, source))?;
-            let services = (keys.get(&entry.inside), keys.get(&entry.outside));
-            let (Some(inside), Some(outside)) = services else {
-                strays.push(key);
-                continue;
-            };
-            let frontend = Frontend {
-                address: IpAddr::from(key.address),
-                port: key.port.number(),
-                protocol: model_protocol(key.protocol),
-            };
-            let kind = match entry.flags.kind() {
-                0 => FrontendKind::ClusterIp,
-                1 => FrontendKind::NodePort,
-                2 => FrontendKind::LoadBalancer,
-                _ => FrontendKind::ExternalIp,
-            };
-            let spec = FrontendSpec {
-                kind,
-                inside: (*inside).clone(),
-                outside: (*outside).clone(),
-                is_restricted: entry.flags.has(FrontendFlags::SOURCE_RANGES),
-            };
-            frontends.insert(frontend, spec);
+        let mut orphans = Vec::new();
+        for item in self.maps.frontends.scan()? {
+            let (key, entry) = item?;
+            match (keys.get(&entry.inside), keys.get(&entry.outside)) {
+                (Some(inside), Some(outside)) => {
+                    let spec = frontend_spec(&entry, inside, outside);
+                    frontends.insert(frontend(&key), spec);
+                }
+                _ => orphans.push(key),
+            }
         }
-        for key in &strays {
-            removed(names::FRONTENDS, self.maps.frontends.remove(key))?;
+        for key in &orphans {
+            self.maps.frontends.remove(key)?;
         }
-        Ok((frontends, strays.len()))
+        Ok((frontends, orphans.len()))
     }
 
-    pub(super) fn restore_addresses(&self) -> Result<BTreeMap<IpAddr, AddressKind>, Error> {
-        let entries = self.maps.addresses.iter().map(|item| {
-            let (address, entry) = item.map_err(|source| Error::map(names::ADDRESSES, source))?;
+    fn read_addresses(&self) -> Result<BTreeMap<IpAddr, AddressKind>, Error> {
+        let entries = self.maps.addresses.scan()?.map(|item| {
+            let (address, entry) = item?;
             let kind = match entry {
                 AddressEntry::SERVICE => AddressKind::Service,
                 _ => AddressKind::Shared,

@@ -1,4 +1,4 @@
-//! Forgetting connections and sockets of what is no more.
+//! The sweep: forgets connections and sockets that lead to removed backends.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -6,32 +6,233 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_abi::{CtEntry, CtState, FlowKey, FrontendKey, MemberKey, names};
+use headgate_abi::{CtEntry, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketKey};
 use headgate_datapath::{Direction, mirror};
 
-use super::{Writer, write::removed};
-use crate::{entries::Entries, error::Error, sockets};
+use super::MapWriter;
+use crate::{error::Error, store::Scan};
 
-/// Connections that a sweep goes through before changes have their turn: about a millisecond.
+/// Connections that one step reads: about a millisecond, after which changes have their turn.
 const AT_ONCE: usize = 4096;
+/// The pause after a sweep, as a multiple of the time that the sweep took.
+const REST: u32 = 9;
 
-/// `BPF_NOEXIST` of bpf(2).
-const NOEXIST: u64 = 1;
+/// A Service and a backend that it sends to. The address tells the backend from a later owner of its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PairInUse {
+    pub(super) pair: MemberKey,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+}
 
-impl Writer {
-    /// Everything that connections may rightly say.
-    pub(super) fn all_taken(&self) -> BTreeSet<Taken> {
+/// What a sweep is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Removed {
+    /// Pairs that are not in use any more.
+    pub(super) pairs: BTreeSet<PairInUse>,
+    /// UDP frontends that other Services serve now: their ids, inside and outside. 0 stands for no Service.
+    pub(super) frontends: HashMap<FrontendKey, [u32; 2]>,
+}
+
+impl Removed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.frontends.is_empty()
+    }
+
+    /// Takes back what an unfinished sweep was for. Newer notes about a frontend stay.
+    pub(super) fn put_back(&mut self, unfinished: Self) {
+        self.pairs.extend(unfinished.pairs);
+        for (frontend, services) in unfinished.frontends {
+            self.frontends.entry(frontend).or_insert(services);
+        }
+    }
+}
+
+/// A sweep that has begun: each step reads some more connections.
+pub(super) struct RunningSweep {
+    pub(super) removed: Removed,
+    connections: Scan<FlowKey, CtEntry>,
+    /// Time that all steps took.
+    took: Duration,
+}
+
+/// Which connections are stale.
+pub(super) enum Stale<'a> {
+    /// Those of removed pairs and frontends.
+    Removed(&'a Removed),
+    /// Those of all pairs that are not in use.
+    AllBut(&'a BTreeSet<PairInUse>),
+}
+
+impl Stale<'_> {
+    fn has_pair(&self, pair: &PairInUse) -> bool {
+        match self {
+            Self::Removed(removed) => removed.pairs.contains(pair),
+            Self::AllBut(in_use) => pair.pair.service != 0 && !in_use.contains(pair),
+        }
+    }
+
+    fn has_frontend(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
+        let Self::Removed(removed) = self else {
+            return false;
+        };
+        let (address, port) = match Direction::of(entry) {
+            Direction::Original => (flow.destination, flow.destination_port),
+            Direction::Reply => (entry.source, entry.source_port),
+        };
+        let key = FrontendKey::new(address, port, flow.protocol);
+        let now = removed.frontends.get(&key);
+        entry.service != 0 && now.is_some_and(|services| !services.contains(&entry.service))
+    }
+
+    /// Whether a stale connection can be forgotten without a loss: UDP, which has no end of its own, and
+    /// TCP that was never answered. Established TCP connections end when one of their ends closes them.
+    fn is_dispensable(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
+        let (address, port) = match Direction::of(entry) {
+            Direction::Original => (entry.destination, entry.destination_port),
+            Direction::Reply => (flow.source, flow.source_port),
+        };
+        let pair = PairInUse {
+            pair: MemberKey {
+                service: entry.service,
+                backend: entry.backend,
+            },
+            address: IpAddr::from(address),
+            port: port.number(),
+        };
+        (flow.protocol == Protocol::UDP || entry.state == CtState::NEW)
+            && (self.has_pair(&pair) || self.has_frontend(flow, entry))
+    }
+}
+
+impl MapWriter {
+    /// The pair as connections remember it.
+    fn pair_in_use(&self, service: u32, backend: u32) -> PairInUse {
+        let entry = self.maps.backends.get(backend).unwrap_or_default();
+        PairInUse {
+            pair: MemberKey { service, backend },
+            address: IpAddr::from(entry.address),
+            port: entry.port.number(),
+        }
+    }
+
+    /// Notes that a Service does not send to a backend any more: a sweep is due.
+    pub(super) fn note_removed(&mut self, service: u32, backend: u32) {
+        self.removed
+            .pairs
+            .insert(self.pair_in_use(service, backend));
+    }
+
+    /// Notes that a Service sends to a backend. It may be back before a sweep read its connections.
+    pub(super) fn note_in_use(&mut self, service: u32, backend: u32) {
+        let pair = self.pair_in_use(service, backend);
+        self.removed.pairs.remove(&pair);
+        if let Some(sweep) = &mut self.sweep {
+            sweep.removed.pairs.remove(&pair);
+        }
+    }
+
+    /// Returns every pair that the tables of Services name.
+    fn pairs_in_use(&self) -> BTreeSet<PairInUse> {
         let services = (1..self.maps.services.len())
             .filter_map(|service| Some((service, self.maps.services.get(service)?)));
         let pairs = services.flat_map(|(service, entry)| {
             let backends = self.backends_in(entry.slots()).into_iter();
-            backends.map(move |backend| self.taken(service, backend))
+            backends.map(move |backend| self.pair_in_use(service, backend))
         });
         pairs.collect()
     }
 
+    /// Does some of the sweep that is due, if one is; returns when to do more.
+    pub(super) fn sweep_some(&mut self) -> Result<Option<Duration>, Error> {
+        if self.is_new {
+            return self.first_sweep();
+        }
+        let mut sweep = match self.sweep.take() {
+            Some(sweep) => sweep,
+            None if self.removed.is_empty() => return Ok(None),
+            None => {
+                let pause = self.next_sweep.saturating_duration_since(Instant::now());
+                if !pause.is_zero() {
+                    return Ok(Some(pause));
+                }
+                RunningSweep {
+                    connections: self.maps.connections.scan()?,
+                    removed: std::mem::take(&mut self.removed),
+                    took: Duration::ZERO,
+                }
+            }
+        };
+        match self.step(&mut sweep) {
+            Ok(true) => {
+                let pause = sweep.took * REST;
+                self.next_sweep = Instant::now() + pause;
+                self.end_sockets(&Stale::Removed(&sweep.removed))?;
+                // More may have been removed meanwhile.
+                Ok((!self.removed.is_empty()).then_some(pause))
+            }
+            Ok(false) => {
+                self.sweep = Some(sweep);
+                Ok(Some(Duration::ZERO))
+            }
+            Err(error) => {
+                self.removed.put_back(sweep.removed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sweeps for everything that is not in use: an agent that was killed after it changed tables left
+    /// connections to removed backends.
+    fn first_sweep(&mut self) -> Result<Option<Duration>, Error> {
+        let in_use = self.pairs_in_use();
+        let stale = Stale::AllBut(&in_use);
+        let connections = self.maps.connections.scan()?;
+        self.forget_connections(&stale, connections)?;
+        self.is_new = false;
+        self.removed.pairs.clear();
+        self.end_sockets(&stale)?;
+        Ok((!self.removed.is_empty()).then_some(Duration::ZERO))
+    }
+
+    /// Reads some more connections; returns whether these were the last.
+    fn step(&mut self, sweep: &mut RunningSweep) -> Result<bool, Error> {
+        let start = Instant::now();
+        let mut is_end = false;
+        let connections = std::iter::from_fn(|| {
+            let next = sweep.connections.next();
+            is_end = next.is_none();
+            next
+        });
+        let stale = Stale::Removed(&sweep.removed);
+        self.forget_connections(&stale, connections.take(AT_ONCE))?;
+        sweep.took += start.elapsed();
+        Ok(is_end)
+    }
+
+    /// Finishes the sweep for a Service id that a new Service gets. Otherwise its previous owner's connections
+    /// could not be told from its own, if both send to the same backends.
+    pub(super) fn finish_sweep_for(&mut self, service: u32) -> Result<(), Error> {
+        let running = self.sweep.iter().flat_map(|sweep| &sweep.removed.pairs);
+        let mut all = running.chain(&self.removed.pairs);
+        if !all.any(|pair| pair.pair.service == service) {
+            return Ok(());
+        }
+        if let Some(sweep) = self.sweep.take() {
+            self.removed.put_back(sweep.removed);
+        }
+        let connections = self.maps.connections.scan()?;
+        let removed = std::mem::take(&mut self.removed);
+        let stale = Stale::Removed(&removed);
+        if let Err(error) = self.forget_connections(&stale, connections) {
+            self.removed = removed;
+            return Err(error);
+        }
+        self.end_sockets(&stale)
+    }
+
     /// Forgets those of these connections that are dispensable.
-    pub(super) fn forget_connections(
+    fn forget_connections(
         &mut self,
         stale: &Stale<'_>,
         connections: impl Iterator<Item = Result<(FlowKey, CtEntry), Error>>,
@@ -49,81 +250,40 @@ impl Writer {
         Ok(())
     }
 
-    /// Forgets a connection unless its backend has answered by now: without its entry it would go on to
-    /// another one, and be reset. Should it answer in this very moment, the other half tells.
-    pub(super) fn forget_connection(
-        &mut self,
-        stale: &Stale<'_>,
-        flow: &FlowKey,
-    ) -> Result<(), Error> {
+    /// Forgets a connection, unless its backend has answered by now: without the entry, its packets would go
+    /// to another backend, which resets it. A reply that arrives meanwhile shows in the reverse entry.
+    fn forget_connection(&mut self, stale: &Stale<'_>, flow: &FlowKey) -> Result<(), Error> {
         let connections = &mut self.maps.connections;
-        let Ok(mut entry) = connections.get(flow, 0) else {
+        let Some(mut entry) = connections.get(flow)? else {
             return Ok(());
         };
         if !stale.is_dispensable(flow, &entry) {
             return Ok(());
         }
-        removed(names::CONNTRACK, connections.remove(flow))?;
+        connections.remove(flow)?;
         let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
         mirror(flow, &entry, &mut other_flow, &mut other);
-        match connections.get(&other_flow, 0) {
-            // The next packet that meets it would put this half back.
-            Ok(other) if stale.is_dispensable(&other_flow, &other) => {
-                removed(names::CONNTRACK, connections.remove(&other_flow))
+        match connections.get(&other_flow)? {
+            // The next packet that finds it would put this half back.
+            Some(other) if stale.is_dispensable(&other_flow, &other) => {
+                connections.remove(&other_flow)
             }
-            Ok(other) => {
+            Some(other) => {
                 entry.state = other.state;
-                // In vain if the client has begun anew.
-                let _again = connections.insert(flow, entry, NOEXIST);
-                Ok(())
+                // Unless the client has opened another connection of this flow.
+                connections.add(flow, entry)
             }
-            Err(_) => Ok(()),
+            None => Ok(()),
         }
     }
 
-    /// Goes through some more connections; whether these were the last.
-    pub(super) fn go_on(&mut self, sweep: &mut Sweep) -> Result<bool, Error> {
-        let start = Instant::now();
-        let mut is_end = false;
-        let connections = std::iter::from_fn(|| {
-            let next = sweep.connections.next();
-            is_end = next.is_none();
-            next
-        });
-        let stale = Stale::These(&sweep.removed);
-        self.forget_connections(&stale, connections.take(AT_ONCE))?;
-        sweep.took += start.elapsed();
-        Ok(is_end)
-    }
-
-    /// A new service gets this id. If one had it whose connections are still to be forgotten, nothing
-    /// would tell them from those of the new one to the same backends: they are forgotten first.
-    pub(super) fn end_sweep_for(&mut self, service: u32) -> Result<(), Error> {
-        let under_way = self.sweep.iter().flat_map(|sweep| &sweep.removed.pairs);
-        let mut all = under_way.chain(&self.removed.pairs);
-        if !all.any(|taken| taken.pair.service == service) {
-            return Ok(());
-        }
-        if let Some(sweep) = self.sweep.take() {
-            self.removed.put_back(sweep.removed);
-        }
-        let connections = self.maps.all_connections()?;
-        let removed = std::mem::take(&mut self.removed);
-        let stale = Stale::These(&removed);
-        if let Err(error) = self.forget_connections(&stale, connections) {
-            self.removed = removed;
-            return Err(error);
-        }
-        self.end_sockets(&stale)
-    }
-
-    /// Ends the connected UDP sockets of stale pairs. It fails where the agent may not, or the kernel
-    /// cannot, which is told once: to try again would not help.
-    pub(super) fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
-        let mut gone = Vec::new();
-        for item in self.maps.all_sockets()? {
+    /// Ends the connected UDP sockets of stale pairs. It fails if the agent lacks the capability, or the
+    /// kernel the feature; as a repetition would not help, the error is returned once.
+    fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
+        let mut keys: Vec<SocketKey> = Vec::new();
+        for item in self.maps.sockets.scan()? {
             let (key, entry) = item?;
-            let taken = Taken {
+            let pair = PairInUse {
                 pair: MemberKey {
                     service: entry.service,
                     backend: entry.backend,
@@ -131,104 +291,18 @@ impl Writer {
                 address: IpAddr::from(key.address),
                 port: key.port.number(),
             };
-            if key.protocol == headgate_abi::Protocol::UDP && stale.has(&taken) {
-                gone.push(key);
+            if key.protocol == Protocol::UDP && stale.has_pair(&pair) {
+                keys.push(key);
             }
         }
-        if gone.is_empty() {
+        if keys.is_empty() {
             return Ok(());
         }
-        let cookies = gone.iter().map(|key| key.cookie).collect();
-        sockets::destroy_udp(&cookies).map_err(Error::Sockets)?;
-        for key in gone {
-            removed(names::SOCKETS, self.maps.sockets.remove(&key))?;
+        let cookies = keys.iter().map(|key| key.cookie).collect();
+        (self.maps.destroy_udp)(&cookies).map_err(Error::Sockets)?;
+        for key in keys {
+            self.maps.sockets.remove(&key)?;
         }
         Ok(())
-    }
-}
-
-/// By which pair traffic gets to a backend, and where that is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Taken {
-    pub(super) pair: MemberKey,
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
-}
-
-/// What connections are forgotten for.
-#[derive(Default)]
-pub(super) struct Removed {
-    /// Ways that services no longer take.
-    pub(super) pairs: BTreeSet<Taken>,
-    /// Frontends over UDP that have other services now, and which, from inside and outside; 0: none.
-    pub(super) frontends: HashMap<FrontendKey, [u32; 2]>,
-}
-
-impl Removed {
-    pub(super) fn is_empty(&self) -> bool {
-        self.pairs.is_empty() && self.frontends.is_empty()
-    }
-
-    /// Adds what was taken out before, and not done.
-    pub(super) fn put_back(&mut self, older: Self) {
-        self.pairs.extend(older.pairs);
-        for (frontend, services) in older.frontends {
-            self.frontends.entry(frontend).or_insert(services);
-        }
-    }
-}
-
-/// Going through all connections for those that are no more.
-pub(super) struct Sweep {
-    pub(super) removed: Removed,
-    pub(super) connections: Entries<FlowKey, CtEntry>,
-    /// How long it took so far.
-    pub(super) took: Duration,
-}
-
-/// What is no more.
-pub(super) enum Stale<'a> {
-    These(&'a Removed),
-    AllBut(&'a BTreeSet<Taken>),
-}
-
-impl Stale<'_> {
-    pub(super) fn has(&self, taken: &Taken) -> bool {
-        match self {
-            Self::These(removed) => removed.pairs.contains(taken),
-            Self::AllBut(there) => taken.pair.service != 0 && !there.contains(taken),
-        }
-    }
-
-    /// Whether nobody would miss a connection: UDP, which has no end of its own, and TCP that was never
-    /// answered. Established TCP ends as its ends see fit.
-    pub(super) fn is_dispensable(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
-        let (address, port) = match Direction::of(entry) {
-            Direction::Original => (entry.destination, entry.destination_port),
-            Direction::Reply => (flow.source, flow.source_port),
-        };
-        let taken = Taken {
-            pair: MemberKey {
-                service: entry.service,
-                backend: entry.backend,
-            },
-            address: IpAddr::from(address),
-            port: port.number(),
-        };
-        (flow.protocol == headgate_abi::Protocol::UDP || entry.state == CtState::NEW)
-            && (self.has(&taken) || self.has_frontend(flow, entry))
-    }
-
-    pub(super) fn has_frontend(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
-        let Self::These(removed) = self else {
-            return false;
-        };
-        let (address, port) = match Direction::of(entry) {
-            Direction::Original => (flow.destination, flow.destination_port),
-            Direction::Reply => (entry.source, entry.source_port),
-        };
-        let key = FrontendKey::new(address, port, flow.protocol);
-        let now = removed.frontends.get(&key);
-        entry.service != 0 && now.is_some_and(|services| !services.contains(&entry.service))
     }
 }

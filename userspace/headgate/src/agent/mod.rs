@@ -16,9 +16,9 @@ use headgate_control::{
 };
 use headgate_datapath::maglev;
 use headgate_dataplane::{
-    Device, Feature, Maps, Options as LoadOptions, Programs, Report as ReportMap, Steering,
-    TcAttach, Writer, attach_cgroup, attach_egress, attach_ingress, attach_lookup, attached,
-    cgroup_root, detach, host_netns_cookie, is_attached, load,
+    Device, Feature, MapSizes, MapWriter, Maps, Programs, StateFile, Steering, TcAttach,
+    attach_cgroup, attach_egress, attach_ingress, attach_lookup, attached, cgroup_root, detach,
+    host_netns_cookie, is_attached, load,
 };
 use headgate_model::Node;
 use ipnet::IpNet;
@@ -192,8 +192,8 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
         warn!("kube-proxy left {leftover}: `headgate replace-kube-proxy` removes it");
     }
     let mut hooks = Hooks::load(pins, options, &first)?;
-    let maps = Maps::open(pins, true)?;
-    let writer = Writer::new(maps, options.seed, options.maglev_size);
+    let maps = Maps::open_writable(pins)?;
+    let writer = MapWriter::new(maps, options.seed, options.maglev_size);
     let (nodes, node) = watch::channel(node_of(options, &first));
     let reconciler = Reconciler::new(writer, node.borrow().clone())?;
     let (status, statuses) = watch::channel(Status::default());
@@ -282,7 +282,7 @@ async fn serve(pins: &Path, options: &Options) -> Result<()> {
 
 /// Writes down how things are, for those who look when the agent may be gone.
 async fn keep_report(pins: &Path, node: &str, mut statuses: watch::Receiver<Status>) -> Result<()> {
-    let mut map = ReportMap::open(pins)?;
+    let mut map = StateFile::open(pins)?;
     loop {
         let report = Report::of(&statuses.borrow_and_update(), node);
         map.write(&report.text()?)?;
@@ -355,7 +355,7 @@ impl Hooks {
                 Some(chosen) => chosen,
                 None => TcAttach::best()?,
             },
-            programs: load(pins, &load_options(options, config))?,
+            programs: load(pins, &config, &map_sizes(options))?,
             config,
             log: None,
         };
@@ -368,7 +368,7 @@ impl Hooks {
     fn follow(&mut self, options: &Options, facts: &Facts) -> Result<()> {
         let config = config(options, facts)?;
         if config != self.config {
-            self.programs = load(&self.pins, &load_options(options, config))?;
+            self.programs = load(&self.pins, &config, &map_sizes(options))?;
             self.config = config;
             self.follow_log()?;
         }
@@ -489,15 +489,14 @@ fn config(options: &Options, facts: &Facts) -> Result<DatapathConfig> {
     })
 }
 
-fn load_options(options: &Options, config: DatapathConfig) -> LoadOptions {
-    LoadOptions {
-        config,
+fn map_sizes(options: &Options) -> MapSizes {
+    MapSizes {
         frontends: options.max_frontends,
         services: options.max_services,
         backends: options.max_backends,
         slots: options.max_slots,
         affinities: options.max_affinities,
         connections: options.max_connections,
-        ..LoadOptions::default()
+        ..MapSizes::default()
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
 
 /// Both halves, so that neither brings the other back.
 fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
-    let mut maps = Maps::open(pins, true)?;
+    let mut maps = Maps::open(pins)?;
     let Ok(entry) = maps.connections.get(flow, 0) else {
         bail!("no connection of this client to this frontend: `headgate conntrack` lists them");
     };

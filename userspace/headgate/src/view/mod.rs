@@ -38,7 +38,7 @@ impl View {
     /// Reads the maps pinned below `pins`.
     pub(crate) fn open(pins: &Path) -> Result<Self> {
         ensure_pinned(pins)?;
-        let maps = Maps::open(pins, false)?;
+        let maps = Maps::open(pins)?;
         let labels = (1..maps.labels.len()).filter_map(|id| {
             let label = maps.labels.get(id)?;
             (!label.text().is_empty()).then(|| (id, label.text().to_owned()))

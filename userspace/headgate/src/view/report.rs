@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use headgate_control::Status;
-use headgate_dataplane::Report as Text;
+use headgate_dataplane::StateFile;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,7 @@ fn age_s(at: Timestamp) -> u64 {
 impl Report {
     /// What an agent was last, if there ever was one.
     pub(crate) fn read(pins: &Path) -> Result<Option<Self>> {
-        let Some(text) = Text::open(pins)?.read()? else {
+        let Some(text) = StateFile::open(pins)?.read()? else {
             return Ok(None);
         };
         let report = serde_json::from_str(&text);
@@ -116,7 +116,7 @@ impl Report {
     pub(crate) fn text(mut self) -> Result<String> {
         loop {
             let text = serde_json::to_string(&self)?;
-            if text.len() <= Text::CAPACITY {
+            if text.len() <= StateFile::CAPACITY {
                 return Ok(text);
             }
             let list = match self.refusals.is_empty() {
@@ -143,7 +143,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use headgate_control::Status;
-    use headgate_dataplane::Report as Text;
+    use headgate_dataplane::StateFile;
     use headgate_model::{ObjectName, Refusal};
 
     use super::Report;
@@ -160,7 +160,7 @@ mod tests {
             ..Status::default()
         };
         let text = Report::of(&status, "n1").text().unwrap();
-        assert!(text.len() <= Text::CAPACITY);
+        assert!(text.len() <= StateFile::CAPACITY);
         let report: Report = serde_json::from_str(&text).unwrap();
         assert!(!report.refusals.is_empty());
         assert_eq!(report.refusals.len() + report.more, 1000);

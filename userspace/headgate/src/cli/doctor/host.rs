@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-use headgate_abi::names;
-use headgate_dataplane::{Error, Feature, OLDEST_KERNEL, Options, cgroup_root, load, pin_folder};
+use headgate_abi::{DatapathConfig, names};
+use headgate_dataplane::{Error, Feature, MapSizes, OLDEST_KERNEL, cgroup_root, load, pin_folder};
 use nix::sys::{
     statfs::{BPF_FS_MAGIC, statfs},
     utsname::uname,
@@ -145,7 +145,7 @@ pub(super) fn programs_load(pins: &Path) -> Vec<Finding> {
 
 fn load_all(folder: &Path) -> Result<usize, Error> {
     const FEW: u32 = 16;
-    let options = Options {
+    let sizes = MapSizes {
         frontends: FEW,
         services: FEW,
         backends: FEW,
@@ -154,9 +154,8 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
         affinities: FEW,
         connections: FEW,
         sockets: FEW,
-        ..Options::default()
     };
-    let mut programs = load(folder, &options)?;
+    let mut programs = load(folder, &DatapathConfig::default(), &sizes)?;
     programs.xdp(names::XDP_EXTERNAL)?;
     let tc = [names::TC_EXTERNAL, names::TC_POD, names::TC_EGRESS];
     for name in tc {

@@ -14,11 +14,11 @@ const KEY: u32 = 0;
 
 /// The map with the text.
 #[derive(Debug)]
-pub struct Report {
+pub struct StateFile {
     map: HashMap<MapData, u32, [u8; REPORT_SIZE]>,
 }
 
-impl Report {
+impl StateFile {
     /// The longest text that fits, in bytes.
     pub const CAPACITY: usize = REPORT_SIZE;
 

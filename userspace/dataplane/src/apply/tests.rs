@@ -1,0 +1,523 @@
+//! The writer over maps in memory.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use headgate_abi::{
+    Addr, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, FlowKey, FrontendEntry, FrontendKey,
+    MemberKey, Port, SocketEntry, SocketKey,
+};
+use headgate_datapath::mirror;
+use headgate_model::{
+    Actual, AddressKind, Backend, BackendSpec, Change, Dataplane, Desired, Frontend, FrontendKind,
+    FrontendSpec, KeyParts, NamespacedName, Protocol, Scope, ServiceKey, ServiceSpec, Touched,
+    diff,
+};
+use ipnet::IpNet;
+use proptest::{collection::vec, prelude::*};
+
+use super::{
+    MapWriter,
+    sweep::{PairInUse, Removed},
+};
+use crate::{load::MapSizes, memory::MemoryMaps};
+
+const SEED: u32 = 7;
+const TABLE: u32 = 251;
+
+fn maps() -> MemoryMaps {
+    MemoryMaps::new(&MapSizes {
+        frontends: 64,
+        services: 64,
+        backends: 64,
+        slots: 1 << 16,
+        source_ranges: 64,
+        affinities: 64,
+        connections: 256,
+        sockets: 64,
+    })
+}
+
+fn writer(maps: &MemoryMaps) -> MapWriter {
+    MapWriter::new(maps.clone(), SEED, TABLE)
+}
+
+fn backend(number: u8, protocol: Protocol) -> Backend {
+    Backend {
+        address: IpAddr::from([10, 244, 1, number]),
+        port: 8080,
+        protocol,
+    }
+}
+
+fn service_key(number: u8) -> ServiceKey {
+    ServiceKey::from(KeyParts {
+        service: NamespacedName::new("default", &format!("s{number}")),
+        port: String::new(),
+        protocol: protocol_of(number),
+        family: headgate_model::Family::V4,
+        scope: Scope::Cluster,
+    })
+}
+
+/// Even Services are TCP, odd ones UDP.
+fn protocol_of(service: u8) -> Protocol {
+    match service % 2 {
+        0 => Protocol::Tcp,
+        _ => Protocol::Udp,
+    }
+}
+
+fn frontend(service: u8) -> Frontend {
+    Frontend {
+        address: IpAddr::from([10, 96, 0, service]),
+        port: 80,
+        protocol: protocol_of(service),
+    }
+}
+
+/// A Service of a test.
+#[derive(Clone, Debug, Default)]
+struct Draft {
+    backends: BTreeSet<u8>,
+    is_consistent: bool,
+    has_affinity: bool,
+    ranges: BTreeSet<u8>,
+}
+
+impl Draft {
+    fn with(backends: impl IntoIterator<Item = u8>) -> Self {
+        Self {
+            backends: backends.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+}
+
+const SERVICES: u8 = 4;
+
+prop_compose! {
+    fn draft()(
+        backends in proptest::collection::btree_set(1u8..8, 0..5),
+        is_consistent in any::<bool>(),
+        has_affinity in any::<bool>(),
+        ranges in proptest::collection::btree_set(0u8..4, 0..3),
+    ) -> Draft {
+        Draft { backends, is_consistent, has_affinity, ranges }
+    }
+}
+
+type Drafts = BTreeMap<u8, Draft>;
+
+fn drafts() -> impl Strategy<Value = Drafts> {
+    proptest::collection::btree_map(0..SERVICES, draft(), 0..usize::from(SERVICES))
+}
+
+fn desired(drafts: &Drafts) -> Desired {
+    let mut desired = Desired::default();
+    for (number, draft) in drafts {
+        let key = service_key(*number);
+        let backends: Vec<Backend> = draft
+            .backends
+            .iter()
+            .map(|number_| backend(*number_, protocol_of(*number)))
+            .collect();
+        for backend in &backends {
+            let IpAddr::V4(address) = backend.address else {
+                unreachable!()
+            };
+            let local = address.octets()[3].is_multiple_of(2);
+            desired.backends.insert(*backend, BackendSpec { local });
+        }
+        let ranges = draft.ranges.iter().map(|number| {
+            let address = IpAddr::from([172, 16, *number, 0]);
+            IpNet::new(address, 24).unwrap()
+        });
+        let spec = ServiceSpec {
+            backends: backends.into(),
+            consistent: draft.is_consistent,
+            affinity_timeout_s: if draft.has_affinity { 60 } else { 0 },
+            source_ranges: ranges.collect(),
+        };
+        desired.services.insert(key.clone(), spec);
+        desired.frontends.insert(
+            frontend(*number),
+            FrontendSpec {
+                kind: FrontendKind::LoadBalancer,
+                inside: key.clone(),
+                outside: key,
+                is_restricted: !draft.ranges.is_empty(),
+            },
+        );
+        let address = frontend(*number).address;
+        desired.addresses.insert(address, AddressKind::Service);
+    }
+    desired
+}
+
+/// Brings the maps to what these Services need.
+fn bring(writer: &mut MapWriter, actual: &mut Actual, drafts: &Drafts) {
+    let desired = desired(drafts);
+    let touched = Touched::everything(actual, &desired);
+    for change in diff(actual, &desired, &touched) {
+        writer.apply(&change).unwrap();
+        actual.record(&change);
+    }
+}
+
+fn sweep(writer: &mut MapWriter) {
+    while let Some(pause) = writer.finish().unwrap() {
+        std::thread::sleep(pause);
+    }
+}
+
+/// The pair of a Service and a backend, as connections name it.
+fn pair(actual: &Actual, service: u8, number: u8) -> Option<MemberKey> {
+    let (service_id, _) = actual.services.get(&service_key(service))?;
+    let backend = backend(number, protocol_of(service));
+    let (backend_id, _) = actual.backends.get(&backend)?;
+    Some(MemberKey {
+        service: service_id.0,
+        backend: backend_id.0,
+    })
+}
+
+/// Both directions of a connection.
+fn connection(
+    pair: MemberKey,
+    service: u8,
+    number: u8,
+    client_port: u16,
+    state: CtState,
+) -> [(FlowKey, CtEntry); 2] {
+    let (frontend, backend) = (frontend(service), backend(number, protocol_of(service)));
+    let client = Addr::from(IpAddr::from([192, 0, 2, 1]));
+    let flow = FlowKey {
+        source: client,
+        destination: Addr::from(frontend.address),
+        source_port: Port::new(client_port),
+        destination_port: Port::new(frontend.port),
+        protocol: match frontend.protocol {
+            Protocol::Tcp => headgate_abi::Protocol::TCP,
+            Protocol::Udp => headgate_abi::Protocol::UDP,
+        },
+        ..FlowKey::default()
+    };
+    let entry = CtEntry {
+        source: client,
+        destination: Addr::from(backend.address),
+        source_port: Port::new(client_port),
+        destination_port: Port::new(backend.port),
+        service: pair.service,
+        backend: pair.backend,
+        state,
+        ..CtEntry::default()
+    };
+    let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+    mirror(&flow, &entry, &mut other_flow, &mut other);
+    assert!(other.flags.has(CtFlags::REPLY));
+    [(flow, entry), (other_flow, other)]
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Conn {
+    service: u8,
+    backend: u8,
+    state: CtState,
+    /// Whether the entry of the replies was evicted.
+    is_half: bool,
+}
+
+prop_compose! {
+    fn conn()(
+        service in 0..SERVICES,
+        backend in 1u8..8,
+        state in prop::sample::select(&[CtState::NEW, CtState::ANSWERED, CtState::ESTABLISHED, CtState::CLOSED][..]),
+        is_half in any::<bool>(),
+    ) -> Conn {
+        Conn { service, backend, state, is_half }
+    }
+}
+
+fn is_in_use(drafts: &Drafts, conn: &Conn) -> bool {
+    let draft = drafts.get(&conn.service);
+    draft.is_some_and(|draft| draft.backends.contains(&conn.backend))
+}
+
+fn is_dispensable(conn: &Conn) -> bool {
+    protocol_of(conn.service) == Protocol::Udp || conn.state == CtState::NEW
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    #[test]
+    fn restored_state_is_the_applied_state(steps in vec(drafts(), 1..5)) {
+        let maps = maps();
+        let mut writer = writer(&maps);
+        let mut actual = Actual::default();
+        for drafts in steps {
+            bring(&mut writer, &mut actual, &drafts);
+            let (restored, repairs) = self::writer(&maps).restore().unwrap();
+            prop_assert_eq!(&restored, &actual);
+            prop_assert_eq!(repairs, 0);
+        }
+        bring(&mut writer, &mut actual, &Drafts::new());
+        let is_empty = maps.frontends.entries().is_empty()
+            && maps.addresses.entries().is_empty()
+            && maps.members.entries().is_empty()
+            && maps.source_ranges.entries().is_empty()
+            && maps.local_backends.entries().is_empty();
+        prop_assert!(is_empty, "entries are left");
+    }
+
+    #[test]
+    fn strays_are_repaired_and_counted(
+        drafts in drafts(),
+        orphan in any::<bool>(),
+        member in any::<bool>(),
+        lost_member in any::<bool>(),
+        lost_local in any::<bool>(),
+        wrong_local in any::<bool>(),
+    ) {
+        let maps = maps();
+        let mut actual = Actual::default();
+        bring(&mut writer(&maps), &mut actual, &drafts);
+        let before = (maps.frontends.entries(), maps.members.entries(), maps.local_backends.entries());
+        let mut strays = 0;
+        if orphan {
+            let address = Addr::from(IpAddr::from([10, 96, 9, 9]));
+            let key = FrontendKey::new(address, Port::new(9), headgate_abi::Protocol::TCP);
+            let entry = FrontendEntry { inside: 60, outside: 61, ..FrontendEntry::default() };
+            assert!(maps.frontends.insert(key, entry));
+            strays += 1;
+        }
+        if member {
+            assert!(maps.members.insert(MemberKey { service: 62, backend: 1 }, 0));
+            strays += 1;
+        }
+        if lost_member && let Some(key) = before.1.keys().next() {
+            assert!(maps.members.delete(key));
+            strays += 1;
+        }
+        if lost_local && let Some(key) = before.2.keys().next() {
+            assert!(maps.local_backends.delete(key));
+            strays += 1;
+        }
+        if wrong_local {
+            let key = BackendKey { port: Port::new(9), ..BackendKey::default() };
+            assert!(maps.local_backends.insert(key, 1));
+            strays += 1;
+        }
+        let mut writer = writer(&maps);
+        prop_assert_eq!(writer.restore().unwrap(), (actual.clone(), strays));
+        prop_assert_eq!(writer.restore().unwrap(), (actual, 0));
+        let after = (maps.frontends.entries(), maps.members.entries(), maps.local_backends.entries());
+        prop_assert_eq!(after, before);
+    }
+
+    #[test]
+    fn sweep_forgets_the_dispensable_connections_of_removed_pairs(
+        steps in vec(drafts(), 2..5),
+        conns in vec(conn(), 0..40),
+        sweeps in vec(any::<bool>(), 4),
+        is_killed in any::<bool>(),
+    ) {
+        let maps = maps();
+        let mut writer = writer(&maps);
+        let mut actual = Actual::default();
+        bring(&mut writer, &mut actual, &steps[0]);
+        sweep(&mut writer);
+        let mut open = Vec::new();
+        for (port, conn) in (1000..).zip(&conns).filter(|(_, conn)| is_in_use(&steps[0], conn)) {
+            let pair = pair(&actual, conn.service, conn.backend).unwrap();
+            let [there, back] = connection(pair, conn.service, conn.backend, port, conn.state);
+            maps.connections.insert(there.0, there.1);
+            if !conn.is_half {
+                maps.connections.insert(back.0, back.1);
+            }
+            // The sweeps that come after each step decide.
+            open.push((*conn, there.0, back.0, true));
+        }
+        for (drafts, is_swept) in steps[1..].iter().zip(sweeps.into_iter().chain([true])) {
+            bring(&mut writer, &mut actual, drafts);
+            // A Service that is deleted does not get its connections back.
+            for (conn, .., is_kept) in &mut open {
+                *is_kept &= drafts.contains_key(&conn.service) || !is_dispensable(conn);
+            }
+            let is_last = std::ptr::eq(drafts, &raw const *steps.last().unwrap());
+            if !is_swept && !is_last {
+                continue;
+            }
+            if is_killed {
+                writer = self::writer(&maps);
+                writer.restore().unwrap();
+            }
+            sweep(&mut writer);
+            for (conn, .., is_kept) in &mut open {
+                *is_kept &= is_in_use(drafts, conn) || !is_dispensable(conn);
+            }
+        }
+        let left = maps.connections.entries();
+        for (conn, there, back, is_kept) in open {
+            prop_assert_eq!(left.contains_key(&there), is_kept, "{:?}", conn);
+            prop_assert_eq!(left.contains_key(&back), is_kept && !conn.is_half, "{:?}", conn);
+        }
+    }
+}
+
+/// Maps with one Service, two backends and both sorts of connections, and its writer.
+fn one_service(service: u8) -> (MemoryMaps, MapWriter, Actual) {
+    let maps = maps();
+    let mut writer = writer(&maps);
+    let mut actual = Actual::default();
+    let drafts = Drafts::from([(service, Draft::with([1, 2]))]);
+    bring(&mut writer, &mut actual, &drafts);
+    sweep(&mut writer);
+    (maps, writer, actual)
+}
+
+#[test]
+fn pair_that_is_back_before_the_sweep_keeps_its_connections() {
+    let (maps, mut writer, mut actual) = one_service(1);
+    let pair = pair(&actual, 1, 2).unwrap();
+    for (flow, entry) in connection(pair, 1, 2, 1000, CtState::NEW) {
+        maps.connections.insert(flow, entry);
+    }
+    for backends in [vec![1], vec![1, 2]] {
+        let drafts = Drafts::from([(1, Draft::with(backends))]);
+        bring(&mut writer, &mut actual, &drafts);
+    }
+    sweep(&mut writer);
+    assert_eq!(maps.connections.entries().len(), 2);
+}
+
+#[test]
+fn answered_connection_is_kept_although_the_other_half_says_new() {
+    let (maps, mut writer, mut actual) = one_service(0);
+    let pair = pair(&actual, 0, 2).unwrap();
+    let [there, mut back] = connection(pair, 0, 2, 1000, CtState::NEW);
+    back.1.state = CtState::ANSWERED;
+    for (flow, entry) in [there, back] {
+        maps.connections.insert(flow, entry);
+    }
+    let drafts = Drafts::from([(0, Draft::with([1]))]);
+    bring(&mut writer, &mut actual, &drafts);
+    sweep(&mut writer);
+    let left = maps.connections.entries();
+    assert_eq!(left[&there.0].state, CtState::ANSWERED);
+    assert_eq!(left[&back.0], back.1);
+}
+
+#[test]
+fn sockets_of_removed_pairs_are_ended() {
+    let (maps, mut writer, mut actual) = one_service(1);
+    let socket = |cookie, number, protocol| {
+        let pair = pair(&actual, 1, number).unwrap();
+        let backend = backend(number, Protocol::Udp);
+        let key = SocketKey {
+            cookie,
+            address: Addr::from(backend.address),
+            port: Port::new(backend.port),
+            protocol,
+            ..SocketKey::default()
+        };
+        let entry = SocketEntry {
+            service: pair.service,
+            backend: pair.backend,
+            ..SocketEntry::default()
+        };
+        maps.sockets.insert(key, entry);
+    };
+    socket(1, 1, headgate_abi::Protocol::UDP);
+    socket(2, 2, headgate_abi::Protocol::UDP);
+    socket(3, 2, headgate_abi::Protocol::TCP);
+    let drafts = Drafts::from([(1, Draft::with([1]))]);
+    bring(&mut writer, &mut actual, &drafts);
+    sweep(&mut writer);
+    assert_eq!(*maps.ended_sockets.lock().unwrap(), BTreeSet::from([2]));
+    assert_eq!(maps.sockets.entries().len(), 2);
+}
+
+#[test]
+fn connections_of_a_frontend_that_changed_its_service_are_forgotten() {
+    let (maps, mut writer, mut actual) = one_service(1);
+    let pair = pair(&actual, 1, 2).unwrap();
+    for (flow, entry) in connection(pair, 1, 2, 1000, CtState::ESTABLISHED) {
+        maps.connections.insert(flow, entry);
+    }
+    // Another Service with the same backends takes the frontend.
+    let mut desired = desired(&Drafts::from([
+        (1, Draft::with([1, 2])),
+        (3, Draft::with([1, 2])),
+    ]));
+    let spec = desired.frontends[&frontend(3)].clone();
+    desired.frontends.insert(frontend(1), spec);
+    for change in diff(&actual, &desired, &Touched::everything(&actual, &desired)) {
+        writer.apply(&change).unwrap();
+        actual.record(&change);
+    }
+    sweep(&mut writer);
+    assert!(maps.connections.entries().is_empty());
+}
+
+#[test]
+fn unfinished_sweep_does_not_overrule_newer_notes() {
+    let key = |port| {
+        FrontendKey::new(
+            Addr::default(),
+            Port::new(port),
+            headgate_abi::Protocol::UDP,
+        )
+    };
+    let pair = |backend| PairInUse {
+        pair: MemberKey {
+            service: 1,
+            backend,
+        },
+        address: IpAddr::from([10, 244, 1, 1]),
+        port: 8080,
+    };
+    let mut removed = Removed {
+        pairs: BTreeSet::from([pair(1)]),
+        frontends: [(key(1), [5, 5])].into(),
+    };
+    removed.put_back(Removed {
+        pairs: BTreeSet::from([pair(2)]),
+        frontends: [(key(1), [4, 4]), (key(2), [4, 4])].into(),
+    });
+    assert_eq!(removed.pairs, BTreeSet::from([pair(1), pair(2)]));
+    assert_eq!(
+        removed.frontends,
+        [(key(1), [5, 5]), (key(2), [4, 4])].into()
+    );
+    assert!(!removed.is_empty());
+    assert!(Removed::default().is_empty());
+}
+
+#[test]
+fn counters_of_an_ids_previous_owner_are_reset() {
+    let (maps, mut writer, mut actual) = one_service(0);
+    let traffic = headgate_abi::Traffic {
+        packets: 3,
+        ..Default::default()
+    };
+    let id = pair(&actual, 0, 2).unwrap();
+    assert!(maps.backend_traffic.replace(id.backend, traffic));
+    let change = Change::PutBackend {
+        id: actual.backends[&backend(2, Protocol::Tcp)].0,
+        backend: backend(2, Protocol::Tcp),
+        spec: BackendSpec { local: false },
+    };
+    writer.apply(&change).unwrap();
+    assert_eq!(maps.backend_traffic.at(id.backend), Some(traffic));
+    assert_ne!(maps.backends.at(id.backend), Some(BackendEntry::default()));
+    let drafts = Drafts::from([(0, Draft::with([1]))]);
+    bring(&mut writer, &mut actual, &drafts);
+    writer.apply(&change).unwrap();
+    let reset = maps.backend_traffic.at(id.backend);
+    assert_eq!(reset, Some(headgate_abi::Traffic::default()));
+}
