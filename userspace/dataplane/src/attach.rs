@@ -1,33 +1,40 @@
-//! Attaching programs by pinned links. A link that is pinned already gets the new program in one
-//! step, so an upgrade or a restart loses no packet. TC has links only where it has TCX.
+//! Attaches programs by pinned links. A link that is pinned already gets the new program in one step, so an
+//! upgrade or a restart loses no packet. TC has links only in kernels with TCX.
 
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
 use aya::programs::{
-    CgroupAttachMode, LinkOrder, ProgramFd, SchedClassifier, TcAttachType, XdpMode,
+    CgroupAttachMode, LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
     links::{FdLink, LinkError},
     tc::TcAttachOptions,
 };
 use headgate_abi::names;
 
-use crate::{clsact, error::Error, kernel::Feature, load::Programs, maps::pin_folder, sys};
+use crate::{
+    clsact,
+    error::Error,
+    kernel::Feature,
+    load::{Loadable, Programs},
+    maps::pin_folder,
+    sys,
+};
 
-/// A device and what it leads to.
+/// A device, and where it leads.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
-    /// Out of the node.
+    /// It leads out of the node.
     External(String),
-    /// To a pod of this node: the host's end.
+    /// The host's end of a device of a pod of this node.
     Pod(String),
 }
 
 impl Device {
-    /// Its name.
+    /// Returns the name of the device.
     pub fn name(&self) -> &str {
         match self {
             Self::External(name) | Self::Pod(name) => name,
@@ -35,17 +42,21 @@ impl Device {
     }
 }
 
-/// How programs of TC are attached.
+/// How TC programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcAttach {
-    /// By pinned links.
+    /// By pinned links (Linux 6.6).
     Tcx,
     /// As filters of the qdisc `clsact`.
     Clsact,
 }
 
 impl TcAttach {
-    /// The better one of those that the kernel has.
+    /// Returns `Tcx` if the kernel has it, else `Clsact`.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to answer.
     pub fn best() -> Result<Self, Error> {
         match Feature::Tcx.is_there() {
             Ok(true) => Ok(Self::Tcx),
@@ -55,7 +66,7 @@ impl TcAttach {
     }
 }
 
-/// What became of a device.
+/// The programs that a device has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attached {
     /// XDP in the driver, and TC.
@@ -68,8 +79,12 @@ fn links(pins: &Path) -> PathBuf {
     pin_folder(pins).join("links")
 }
 
-/// Attaches what translates packets that leave by a device, or replaces the program that is there. To be
-/// done on every device before [`attach_ingress`]: what that leaves to the way out may leave by any.
+/// Attaches the program that translates packets which leave by a device, or replaces the attached one. Call
+/// it for every device before [`attach_ingress`]: that leaves packets to the egress program of any device.
+///
+/// # Errors
+///
+/// If the kernel refuses the program or the pin, or there is no such device.
 pub fn attach_egress(
     programs: &mut Programs,
     pins: &Path,
@@ -80,7 +95,11 @@ pub fn attach_egress(
     tc(programs, pins, device.name(), names::TC_EGRESS, side, how)
 }
 
-/// Attaches what takes packets that come in on a device, or replaces the programs that are there.
+/// Attaches the programs for packets that come in on a device, or replaces the attached ones.
+///
+/// # Errors
+///
+/// As [`attach_egress`].
 pub fn attach_ingress(
     programs: &mut Programs,
     pins: &Path,
@@ -102,28 +121,27 @@ fn ingress(device: &Device) -> &'static str {
     }
 }
 
-/// Whether all programs of TC are on a device, by what [`attached`] says.
+/// Returns whether all TC programs are on a device, given the result of [`attached`].
 pub fn is_attached(attached: &[String], device: &Device) -> bool {
     let mut wanted = [ingress(device), names::TC_EGRESS].into_iter();
     wanted.all(|program| attached.contains(&format!("{program}@{}", device.name())))
 }
 
 fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, Error> {
-    let program = programs.xdp(names::XDP_EXTERNAL)?;
-    let path = link_path(pins, names::XDP_EXTERNAL, device)?;
-    let fd = program_fd(names::XDP_EXTERNAL, program.fd())?;
-    if replace(&path, &fd)? {
-        return Ok(Attached::Native);
-    }
-    // Without XDP in the driver the generic one would only repeat what TC does, later.
-    let Ok(id) = program.attach(device, XdpMode::Driver) else {
-        return Ok(Attached::TcOnly);
-    };
-    let link = program
-        .take_link(id)
-        .map_err(|source| Error::program(names::XDP_EXTERNAL, source))?;
-    pin(link.try_into(), names::XDP_EXTERNAL, &path)?;
-    Ok(Attached::Native)
+    const NAME: &str = names::XDP_EXTERNAL;
+    let program = programs.xdp(NAME)?;
+    let path = link_path(pins, NAME, device)?;
+    let attached = replace_or_attach(program, NAME, &path, |program| {
+        // Without XDP in the driver the generic one would only repeat what TC does, later.
+        let Ok(id) = program.attach(device, XdpMode::Driver) else {
+            return Ok(None);
+        };
+        Ok(Some(program.take_link(id)?.try_into()?))
+    })?;
+    Ok(match attached {
+        true => Attached::Native,
+        false => Attached::TcOnly,
+    })
 }
 
 fn tc(
@@ -137,8 +155,8 @@ fn tc(
     let on_device = format!("{name} on {device}");
     let program = programs.tc(name)?;
     let path = link_path(pins, name, device)?;
-    // First the one way, then not the other any more: between them a packet may meet both, of which
-    // the second finds nothing left to do.
+    // Attach one way first, then detach the other. Between them a packet may pass both programs; the second
+    // finds nothing to do.
     match how {
         TcAttach::Tcx => {
             tcx(program, &path, device, name, side)?;
@@ -165,74 +183,69 @@ fn tcx(
     name: &str,
     side: TcAttachType,
 ) -> Result<(), Error> {
-    let fd = program_fd(name, program.fd())?;
-    if replace(path, &fd)? {
-        return Ok(());
-    }
-    // Others see what is translated on this side of the node.
+    // Programs of others see packets as they are on this side of the node, not translated.
     let order = match side {
         TcAttachType::Egress => LinkOrder::last(),
         _ => LinkOrder::first(),
     };
-    let options = TcAttachOptions::TcxOrder(order);
-    let id = program
-        .attach_with_options(device, side, options)
-        .map_err(|source| Error::program(&format!("{name} on {device}"), source))?;
-    let link = program
-        .take_link(id)
-        .map_err(|source| Error::program(name, source))?;
-    pin(link.try_into(), name, path)
+    let on_device = format!("{name} on {device}");
+    replace_or_attach(program, &on_device, path, |program| {
+        let options = TcAttachOptions::TcxOrder(order);
+        let id = program.attach_with_options(device, side, options)?;
+        Ok(Some(program.take_link(id)?.try_into()?))
+    })?;
+    Ok(())
 }
 
-/// Attaches the socket hooks to a cgroup, or replaces those that are there.
+/// Attaches the socket hooks to a cgroup, or replaces those that are attached.
+///
+/// # Errors
+///
+/// If the cgroup cannot be opened, or the kernel refuses a program or a pin.
 pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Result<(), Error> {
-    let open = File::open(cgroup).map_err(|source| Error::Open {
-        path: cgroup.into(),
-        source,
-    })?;
+    let open = open(cgroup)?;
     for name in names::SOCKET_HOOKS {
         let program = programs.socket_hook(name)?;
         let path = link_path(pins, name, "cgroup")?;
-        let fd = program_fd(name, program.fd())?;
-        if replace(&path, &fd)? {
-            continue;
-        }
-        let id = program
-            // Links allow others beside them by themselves, and take no flag that says so.
-            .attach(&open, CgroupAttachMode::Single)
-            .map_err(|source| Error::program(name, source))?;
-        let link = program
-            .take_link(id)
-            .map_err(|source| Error::program(name, source))?;
-        pin(link.try_into(), name, &path)?;
+        replace_or_attach(program, name, &path, |program| {
+            // Links allow others beside them; no flag says so.
+            let id = program.attach(&open, CgroupAttachMode::Single)?;
+            Ok(Some(program.take_link(id)?.try_into()?))
+        })?;
     }
     Ok(())
 }
 
-/// Attaches the socket look-up to this thread's network namespace, or replaces the program that is
-/// there.
+/// Attaches the program that looks up sockets to this thread's network namespace, or replaces the one that
+/// is attached.
+///
+/// # Errors
+///
+/// If the kernel refuses the program (it has none before Linux 5.9) or the pin.
 pub fn attach_lookup(programs: &mut Programs, pins: &Path) -> Result<(), Error> {
-    const NETNS: &str = "/proc/thread-self/ns/net";
-    let program = programs.lookup(names::SK_LOOKUP)?;
-    let path = link_path(pins, names::SK_LOOKUP, "netns")?;
-    let fd = program_fd(names::SK_LOOKUP, program.fd())?;
-    if replace(&path, &fd)? {
-        return Ok(());
-    }
-    let netns = File::open(NETNS).map_err(|source| Error::Open {
-        path: NETNS.into(),
-        source,
+    const NAME: &str = names::SK_LOOKUP;
+    let program = programs.lookup(NAME)?;
+    let path = link_path(pins, NAME, "netns")?;
+    let netns = open(Path::new("/proc/thread-self/ns/net"))?;
+    replace_or_attach(program, NAME, &path, |program| {
+        let id = program.attach(&netns)?;
+        Ok(Some(program.take_link(id)?.into()))
     })?;
-    let id = program
-        .attach(netns)
-        .map_err(|source| Error::program(names::SK_LOOKUP, source))?;
-    let link = program
-        .take_link(id)
-        .map_err(|source| Error::program(names::SK_LOOKUP, source))?;
-    pin(Ok(link.into()), names::SK_LOOKUP, &path)
+    Ok(())
 }
 
-/// Where cgroup2 is mounted, if it is: not everywhere at the same place.
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::Open {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Returns where cgroup2 is mounted, if it is.
+///
+/// # Errors
+///
+/// If `/proc/mounts` cannot be read.
 pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     let mounts = fs::read_to_string("/proc/mounts")?;
     let mut fields = mounts.lines().map(|line| line.split(' '));
@@ -242,8 +255,12 @@ pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     }))
 }
 
-/// What is attached in this thread's network namespace: `program@device`, where a device may also be
+/// Returns what is attached in this thread's network namespace, as `program@device`. The device may also be
 /// `cgroup` or `netns`.
+///
+/// # Errors
+///
+/// If the pins or the devices cannot be read.
 pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
     let mut names = pinned(pins)?;
     for device in clsact::devices()? {
@@ -266,7 +283,11 @@ fn pinned(pins: &Path) -> io::Result<Vec<String>> {
         .collect()
 }
 
-/// Removes the links and filters of a device; the kernel detaches the programs.
+/// Removes the links and filters of a device; the kernel then detaches the programs.
+///
+/// # Errors
+///
+/// If a pin or a filter cannot be removed.
 pub fn detach(pins: &Path, device: &str) -> io::Result<()> {
     for name in pinned(pins)? {
         if name.split_once('@').is_some_and(|(_, on)| on == device) {
@@ -285,22 +306,58 @@ fn link_path(pins: &Path, program: &str, device: &str) -> Result<PathBuf, Error>
     Ok(folder.join(format!("{program}@{device}")))
 }
 
-fn program_fd(
+/// Puts the program behind the link pinned at `path`. If there is none, attaches the program and pins the link.
+/// False if `attach` returns none.
+fn replace_or_attach<P: Loadable>(
+    program: &mut P,
     name: &str,
-    fd: Result<&ProgramFd, aya::programs::ProgramError>,
-) -> Result<OwnedFd, Error> {
-    let fd = fd.map_err(|source| Error::program(name, source))?;
-    fd.as_fd()
-        .try_clone_to_owned()
-        .map_err(|source| Error::Open {
-            path: name.into(),
-            source,
-        })
+    path: &Path,
+    attach: impl FnOnce(&mut P) -> Result<Option<FdLink>, AttachError>,
+) -> Result<bool, Error> {
+    let fd = program
+        .fd()
+        .map_err(|source| Error::program(name, source))?;
+    if replace(path, fd.as_fd())? {
+        return Ok(true);
+    }
+    let link = attach(program).map_err(|error| match error {
+        AttachError::Program(source) => Error::program(name, source),
+        AttachError::Link(source) => Error::ForeignPin {
+            path: path.into(),
+            reason: format!("the kernel has no links for {name}: {source}"),
+        },
+    })?;
+    let Some(link) = link else {
+        return Ok(false);
+    };
+    link.pin(path).map_err(|source| Error::PinFailed {
+        path: path.into(),
+        source: Box::new(source),
+    })?;
+    Ok(true)
+}
+
+/// Why a program has no link.
+enum AttachError {
+    Program(ProgramError),
+    Link(LinkError),
+}
+
+impl From<ProgramError> for AttachError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
+}
+
+impl From<LinkError> for AttachError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
 }
 
 /// Puts the program behind the link pinned at `path`. False if there is none, or if what it was
 /// attached to is gone: then the pin is removed.
-fn replace(path: &Path, program: &OwnedFd) -> Result<bool, Error> {
+fn replace(path: &Path, program: BorrowedFd<'_>) -> Result<bool, Error> {
     let failed = |source| Error::Pin {
         path: path.into(),
         source,
@@ -310,7 +367,7 @@ fn replace(path: &Path, program: &OwnedFd) -> Result<bool, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
-    match sys::replace_program(link.as_fd(), program.as_fd()) {
+    match sys::replace_program(link.as_fd(), program) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
             fs::remove_file(path).map_err(failed)?;
@@ -318,16 +375,4 @@ fn replace(path: &Path, program: &OwnedFd) -> Result<bool, Error> {
         }
         Err(error) => Err(failed(error)),
     }
-}
-
-fn pin(link: Result<FdLink, LinkError>, name: &str, path: &Path) -> Result<(), Error> {
-    let link = link.map_err(|source| Error::ForeignPin {
-        path: path.into(),
-        reason: format!("the kernel has no links for {name}: {source}"),
-    })?;
-    link.pin(path).map_err(|source| Error::PinFailed {
-        path: path.into(),
-        source: Box::new(source),
-    })?;
-    Ok(())
 }
