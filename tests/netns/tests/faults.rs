@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{
-    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, count, doctor,
+    API, BALANCER, CLUSTER_V4, CLUSTER_V6, cluster, cluster_without_agents, content, count, doctor,
     eventually,
     flood::{Packet, flood},
     ingress_cluster, json, names, on, on_node, pods_over_http, requests,
@@ -836,7 +836,7 @@ fn fault_clock_of_another_time_namespace() {
         let mut command = ahead(node, seconds);
         let output = command.args(["conntrack", "-o", "json"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let rows: Value = serde_json::from_str(&text).unwrap();
+        let rows = content(&text);
         let row = &rows[0];
         assert_eq!(row["state"], "established", "{seconds}: {text}");
         assert!(row["idle_s"].as_u64().unwrap() < 60, "{seconds}: {text}");
@@ -845,7 +845,7 @@ fn fault_clock_of_another_time_namespace() {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let rows: Value = serde_json::from_str(&text).unwrap();
+        let rows = content(&text);
         assert!(
             rows[0]["since_s"].as_u64().unwrap() < 600,
             "{seconds}: {text}"

@@ -5,12 +5,12 @@ import {
   follow, forget, forgetAll, heading, remember, row, say, short, steps, write,
 } from "./shared.js";
 
-/** Addresses of a service that are shown before somebody asks for the others. */
+/** Number of addresses of a Service that are shown at first. */
 const FEW = 2;
 
 function drawEmptiness(table, { rows, more }, kind, nothing) {
   const text = rows.length > 0 ? "" : filter.value ? `No ${kind} contains “${filter.value}”.` : nothing;
-  const left = more > 0 ? `${more} more: these are the busiest. Filter to see others.` : "";
+  const left = more > 0 ? `${more} more; these are the busiest. Filter to see others.` : "";
   drawEmpty(table, rows.length === 0, text || left);
 }
 
@@ -42,7 +42,7 @@ function order(a, b) {
   return (sorting.isDescending ? -sign : sign) || (a.service < b.service ? -1 : 1);
 }
 
-/** What a service is reached by: few, and the others on demand. */
+/** Addresses of a Service: a few, and the others on demand. */
 class Addresses {
   constructor() {
     this.node = element("ul", "chips");
@@ -106,7 +106,7 @@ function drawServices(now) {
 
 // Backends
 
-/** Backends that share out connections. */
+/** Groups of backends that share connections. */
 function peers(backends) {
   const groups = new Map();
   for (const backend of backends) {
@@ -137,7 +137,7 @@ function drawBackends(now) {
   };
   const drawGroup = (parts, group) => {
     const { node, count } = parts;
-    // Those that nobody uses are closed.
+    // Groups without connections are closed.
     parts.suggest(group.backends.some(({ connections }) => connections > 0));
     const isOne = group.backends.length === 1;
     write(count, `${group.backends.length} ${isOne ? "backend" : "backends"}`);
@@ -198,7 +198,7 @@ function drawMaps(now) {
 // State
 
 function drawState({ agent }) {
-  if (!agent) return say("wait", "The agent has not said anything yet");
+  if (!agent) return say("wait", "The agent has not written its state yet");
   write(find("#node"), agent.node);
   document.title = `${agent.node} · Headgate`;
   if (!agent.is_synced) say("warn", "Not in sync yet");
@@ -238,19 +238,19 @@ function take(now) {
 
 // Explain
 
-function explanation(said) {
-  const packet = element("p", "address", said.packet + (said.device ? ` on ${said.device}` : ""));
-  const verdict = element("div", `verdict ${said.fate}`);
-  verdict.append(element("strong", "", said.reason), `: ${said.meaning}`);
-  const program = said.program ? `${said.program} says: ` : "";
-  verdict.append(element("p", "", `${program}${said.verdict}`));
-  if (said.result) verdict.append(element("p", "address", said.result));
-  return [packet, steps(said.steps), verdict];
+function explanation(result) {
+  const packet = element("p", "address", result.packet + (result.device ? ` on ${result.device}` : ""));
+  const verdict = element("div", `verdict ${result.fate}`);
+  verdict.append(element("strong", "", result.reason), `: ${result.meaning}`);
+  const program = result.program ? `${result.program} says: ` : "";
+  verdict.append(element("p", "", `${program}${result.verdict}`));
+  if (result.result) verdict.append(element("p", "address", result.result));
+  return [packet, steps(result.steps), verdict];
 }
 
 function sortBy(column) {
   const isSame = sorting.column === column;
-  // Names upwards, numbers downwards: what is most interesting comes first.
+  // Names ascending, numbers descending: the largest come first.
   sorting.isDescending = isSame ? !sorting.isDescending : column !== "name";
   sorting.column = column;
   for (const head of document.querySelectorAll("[data-sort]")) head.removeAttribute("aria-sort");

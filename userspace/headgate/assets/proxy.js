@@ -6,9 +6,9 @@ import {
 } from "./shared.js";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
-/** A certificate should be renewed before so many days are left. */
+/** A certificate should be renewed earlier than this many days before it expires. */
 const SOON_DAYS = 14;
-/** Rates since an answer older than this would say nothing of now. */
+/** Rates since a response older than this are not current. */
 const STALE_S = 5;
 
 const filter = find("#filter");
@@ -19,7 +19,7 @@ const isEmptyText = (kind, nothing) => (filter.value ? `No ${kind} contains “$
 
 const sum = (numbers) => numbers.reduce((all, number) => all + number, 0);
 
-/** What grew since the answer before, a second; nothing for what was not there or began anew. */
+/** Rates since the last response; zero for new rows, and for counters that restarted. */
 function rates(before, now) {
   const seconds = before ? (Date.parse(now.time) - Date.parse(before.time)) / 1000 : 0;
   const interval_s = seconds > STALE_S ? 0 : seconds;
@@ -39,7 +39,7 @@ function rates(before, now) {
   return { interval_s, time: now.time, ingresses, ofEndpoint };
 }
 
-/** One Service's port may be reached in several ways. */
+/** A port of a Service may have several upstreams, one for each way of balancing. */
 const keyOf = ({ service, port, balance }) => `${service}:${port} ${balance}`;
 
 const endpointsOf = (table) =>
@@ -53,8 +53,8 @@ const milliseconds = (time) => (time < 1000 ? `${short(time)} ms` : `${short(tim
 const TOTALS = [
   ["requests", "Requests/s", ""],
   ["errors", "Errors/s", "drop"],
-  ["flying", "Requests now", "", (count) => short(count)],
-  ["time", "Time to answer", "", milliseconds],
+  ["flying", "Requests in flight", "", (count) => short(count)],
+  ["time", "Response time", "", milliseconds],
 ];
 
 function totals(now, live) {
@@ -149,7 +149,7 @@ function drawBackends(now, live) {
     const isWell = endpoints.every(({ health }) => health === "well");
     group.suggest(endpoints.length > 0 && (all > 0 || !isWell));
     const count = endpoints.length === 1 ? "1 endpoint" : `${endpoints.length} endpoints`;
-    write(group.count, error ?? (is_panicking ? `${count}, most not well: all are used` : count));
+    write(group.count, error ?? (is_panicking ? `${count}, most are not healthy: all are used` : count));
     group.count.classList.toggle("warn", Boolean(error) || is_panicking || endpoints.length === 0);
     const draw = (parts, endpoint) => {
       const { health, weight, failures, requests, in_flight } = endpoint;
@@ -175,21 +175,21 @@ function ending(now, not_after) {
   if (!not_after) return ["unknown", ""];
   const left = Math.floor((Date.parse(not_after) - Date.parse(now.time)) / DAY_MS);
   const days = (count) => `${count} ${count === 1 ? "day" : "days"}`;
-  if (left < 0) return [left === -1 ? "ended in the last day" : `ended ${days(-left - 1)} ago`, "bad"];
+  if (left < 0) return [left === -1 ? "expired less than a day ago" : `expired ${days(-left - 1)} ago`, "bad"];
   const text = left > 3650 ? "in years" : `in ${days(left)}`;
   return [text, left < SOON_DAYS ? "warn" : ""];
 }
 
-const KINDS = { hosts: "", default: "every other host", "self-signed": "every other host" };
+const KINDS = { hosts: "", default: "all other hosts", "self-signed": "all other hosts" };
 
 function drawCertificates(now) {
   const make = ({ hosts, kind, secret, names, not_after }) => {
     const name = heading();
     const title = KINDS[kind] || hosts.join(", ");
     name.append(element("span", "", title));
-    name.append(element("p", "soft", secret ? `Secret ${secret}` : "signed by ourselves: nobody trusts it"));
+    name.append(element("p", "soft", secret ? `Secret ${secret}` : "self-signed: clients do not trust it"));
     const isOther = kind === "hosts" && names.join() !== hosts.join();
-    if (isOther) name.append(element("p", "soft", `good for ${names.join(", ") || "no name"}`));
+    if (isOther) name.append(element("p", "soft", `valid for ${names.join(", ") || "no name"}`));
     const ends = element("span", "ends");
     const cells = cell("number", ends);
     if (not_after) cells.append(element("p", "soft", not_after.slice(0, 10)));
@@ -203,7 +203,7 @@ function drawCertificates(now) {
   const rows = now.certificates.filter(({ hosts, secret, names }) => isWanted("", hosts, secret ?? "", names));
   const table = find("#certificates");
   drawRows(table.tBodies[0], rows, JSON.stringify, make, draw);
-  drawEmpty(table, rows.length === 0, rows.length > 0 ? "" : isEmptyText("certificate", "There is none."));
+  drawEmpty(table, rows.length === 0, rows.length > 0 ? "" : isEmptyText("certificate", "No certificate is served yet."));
 }
 
 // State
@@ -211,7 +211,7 @@ function drawCertificates(now) {
 function drawState({ node, is_synced, disconnected, refusals }) {
   write(find("#node"), node);
   document.title = `${node} · Headgate proxy`;
-  if (!is_synced) say("wait", "The source was not listed yet");
+  if (!is_synced) say("wait", "The source is not completely listed yet");
   else if (disconnected) say("warn", `Disconnected from its source: ${disconnected}`);
   else if (refusals.length > 0) say("warn", `In sync; ${refusals.length} refused`);
   else say("good", "In sync");
@@ -272,6 +272,6 @@ function verdict({ answer, backend }) {
   return node;
 }
 
-answerForm((said) => [element("p", "address", said.request), steps(said.steps), verdict(said)]);
+answerForm((result) => [element("p", "address", result.request), steps(result.steps), verdict(result)]);
 filter.addEventListener("input", () => last && draw());
 follow(() => ask("api/table", {}), take);

@@ -1,9 +1,9 @@
-// What the pages of agent and proxy share: asking once a second, and drawing what is said. Text goes in
-// as text alone.
+// Shared by the pages of agent and proxy: polling once a second, and drawing the responses. Text is set
+// as text, never as HTML.
 
 const POLL_MS = 1000;
 const GIVE_UP_MS = 5000;
-/** What a sparkline shows. */
+/** Time span of a sparkline. */
 const WINDOW_MS = 60_000;
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -16,12 +16,12 @@ export function element(tag, className = "", text = "") {
   return node;
 }
 
-/** Changes nothing if nothing changed, so that selections stay and readers are not told again. */
+/** Writes only changed text, so that selections stay and screen readers do not repeat it. */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** With three digits and a prefix of SI, as `headgate top` has it. */
+/** Three digits and an SI prefix, as in `headgate top`. */
 export function short(number) {
   let rest = number;
   for (const unit of ["", "k", "M", "G", "T"]) {
@@ -36,7 +36,7 @@ export function short(number) {
 
 // Sparklines
 
-/** Values of the last minute, by what they are of. */
+/** Values of the last minute by key. */
 const histories = new Map();
 
 export function forgetAll() {
@@ -85,7 +85,7 @@ export class Spark {
   }
 }
 
-/** A number with its last minute. */
+/** A number with a sparkline of its last minute. */
 export class Rate {
   constructor() {
     this.node = element("div", "rate");
@@ -122,7 +122,7 @@ export class Bar {
 
 const drawn = new WeakMap();
 
-/** Makes the rows in `parent` those of `items`, and leaves alone what stays. */
+/** Makes the rows of `parent` those of `items`; rows that stay are only updated. */
 export function drawRows(parent, items, keyOf, make, draw) {
   const before = drawn.get(parent) ?? new Map();
   const after = new Map();
@@ -185,7 +185,7 @@ export class Group {
     this.toggle.setAttribute("aria-expanded", isOpen);
   }
 
-  /** As is best, unless somebody chose otherwise. */
+  /** Opens or closes the group, unless the user did it before. */
   suggest(isOpen) {
     if (!this.isChosen) this.set(isOpen);
   }
@@ -226,7 +226,7 @@ export function say(level, text) {
   write(state, text);
 }
 
-/** What was asked for and is not done. */
+/** Lists failures and refusals. */
 export function drawUndone(complaints, more) {
   const rows = complaints.map(({ object, reason }) => `${object}: ${reason}`);
   if (more > 0) rows.push(`and ${more} more`);
@@ -235,7 +235,7 @@ export function drawUndone(complaints, more) {
   find("#undone").hidden = rows.length === 0;
 }
 
-// Talking to who serves the page
+// Requests
 
 export async function ask(path, parameters) {
   const url = `${path}?${new URLSearchParams(parameters)}`;
@@ -246,12 +246,12 @@ export async function ask(path, parameters) {
   return answer.json();
 }
 
-/** Asks as long as somebody looks, and hands on what is said. Returns what asks at once. */
+/** Polls while the page is visible, and passes on each response. Returns a function that polls at once. */
 export function follow(question, take) {
   let timer;
   let request = 0;
   let seen;
-  async function look() {
+  async function poll() {
     clearTimeout(timer);
     const mine = ++request;
     try {
@@ -263,25 +263,25 @@ export function follow(question, take) {
     } catch (error) {
       if (mine !== request) return;
       find("main").classList.add("stale");
-      const since = seen ? `; what you see is of ${new Date(seen).toLocaleTimeString()}` : "";
+      const since = seen ? `; shown is the state at ${new Date(seen).toLocaleTimeString()}` : "";
       say("bad", error.message + since);
     }
-    if (!document.hidden) timer = setTimeout(look, POLL_MS);
+    if (!document.hidden) timer = setTimeout(poll, POLL_MS);
   }
-  document.addEventListener("visibilitychange", () => document.hidden || look());
-  look();
-  return look;
+  document.addEventListener("visibilitychange", () => document.hidden || poll());
+  poll();
+  return poll;
 }
 
-/** Shows in `#explanation` what is answered to the form. */
+/** Shows the response to the form in `#explanation`. */
 export function answerForm(draw) {
   find("#explain").addEventListener("submit", async (event) => {
     event.preventDefault();
     const button = event.target.querySelector("button");
     button.disabled = true;
     try {
-      const said = await ask("api/explain", new FormData(event.target));
-      find("#explanation").replaceChildren(...draw(said));
+      const result = await ask("api/explain", new FormData(event.target));
+      find("#explanation").replaceChildren(...draw(result));
     } catch (error) {
       find("#explanation").replaceChildren(element("p", "verdict error", error.message));
     }

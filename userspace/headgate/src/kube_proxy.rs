@@ -1,28 +1,28 @@
-//! Rules that kube-proxy left in this network namespace.
+//! kube-proxy on this node: whether it runs, and the rules that it left.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::Write,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
-/// Something that kube-proxy made. It belongs to kube-proxy alone, by its name.
+/// Rules that kube-proxy made, recognized by their names, which only kube-proxy uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leftover {
-    /// A table of nftables.
+    /// An nftables table.
     NftTable { family: String },
-    /// Chains of one table of iptables, and the rules elsewhere that jump to them.
+    /// Chains of one iptables table, and the rules in other chains that jump to them.
     Chains {
-        /// `iptables-nft` for example: the one whose `-save` shows them.
+        /// The program whose `-save` lists them, for example `iptables-nft`.
         program: &'static str,
         table: String,
         chains: Vec<String>,
-        /// In the words of `iptables-save`, beginning with `-A`.
+        /// Lines of `iptables-save` that begin with `-A`.
         jumps: Vec<String>,
     },
-    /// A set that its rules for IPVS use.
+    /// An ipset of the IPVS mode.
     Ipset { name: String },
 }
 
@@ -51,6 +51,15 @@ const CHAINS: [&str; 18] = [
     "KUBE-FW-",
 ];
 
+/// Whether a process named kube-proxy runs. A container sees it only if it shares the host's process
+/// namespace.
+pub(crate) fn is_running() -> bool {
+    fs::read_dir("/proc").into_iter().flatten().any(|entry| {
+        let name = entry.and_then(|entry| fs::read_to_string(entry.path().join("comm")));
+        name.is_ok_and(|name| name.trim_end() == "kube-proxy")
+    })
+}
+
 fn is_chain(name: &str) -> bool {
     CHAINS.iter().any(|known| match known.ends_with('-') {
         true => name.starts_with(known),
@@ -58,14 +67,15 @@ fn is_chain(name: &str) -> bool {
     })
 }
 
-/// What is there, and which programs could not be asked.
+/// Returns the rules that are left, and the programs that are not installed, whose rules are not
+/// checked.
 pub(crate) fn find() -> (Vec<Leftover>, Vec<&'static str>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     match ask("nft", &["list", "tables"]) {
         Some(text) => found.extend(nft_tables(&text)),
         None => missing.push("nft"),
     }
-    // A machine may have rules in either kind of iptables, whichever is the usual one.
+    // A machine may have rules of both variants of iptables, whatever its default is.
     for programs in [
         ["iptables-nft", "iptables-legacy", "iptables"],
         ["ip6tables-nft", "ip6tables-legacy", "ip6tables"],
@@ -90,8 +100,8 @@ pub(crate) fn find() -> (Vec<Leftover>, Vec<&'static str>) {
     (found, missing)
 }
 
-/// What a program prints; `None` if there is none. One that fails has nothing to tell, for the
-/// kernel lacks what it is about.
+/// Returns what a program prints, or `None` if it is not installed. A program that fails has no rules:
+/// the kernel lacks the module.
 fn ask(program: &str, words: &[&str]) -> Option<String> {
     let output = Command::new(program).args(words).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -102,7 +112,7 @@ fn ask(program: &str, words: &[&str]) -> Option<String> {
     })
 }
 
-/// Reads `table ip kube-proxy`.
+/// Parses lines such as `table ip kube-proxy`.
 fn nft_tables(text: &str) -> Vec<Leftover> {
     let lines = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
@@ -114,7 +124,7 @@ fn nft_tables(text: &str) -> Vec<Leftover> {
     lines.collect()
 }
 
-/// Reads what `iptables-save` prints.
+/// Parses the output of `iptables-save`.
 fn chains(program: &'static str, text: &str) -> Vec<Leftover> {
     let mut found = Vec::new();
     for section in text
@@ -158,7 +168,7 @@ fn sets(text: &str) -> Vec<Leftover> {
 impl fmt::Display for Leftover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NftTable { family } => write!(out, "table {family} {NFT_TABLE} of nftables"),
+            Self::NftTable { family } => write!(out, "nftables table {family} {NFT_TABLE}"),
             Self::Chains {
                 program,
                 table,
@@ -166,17 +176,17 @@ impl fmt::Display for Leftover {
                 jumps,
             } => write!(
                 out,
-                "{} chains in table {table} of {program}, and {} rules that jump there",
+                "{} chains in table {table} of {program}, and {} rules that jump to them",
                 chains.len(),
                 jumps.len()
             ),
-            Self::Ipset { name } => write!(out, "set {name} of ipset"),
+            Self::Ipset { name } => write!(out, "ipset {name}"),
         }
     }
 }
 
 impl Leftover {
-    /// Removes it, in one step for packets.
+    /// Removes the rules; for packets this is one atomic step.
     pub(crate) fn remove(&self) -> Result<()> {
         match self {
             Self::NftTable { family } => run("nft", &["delete", "table", family, NFT_TABLE], ""),
@@ -194,7 +204,8 @@ impl Leftover {
     }
 }
 
-/// Empties the chains, removes what jumps to them, and then them.
+/// Input of `iptables-restore`: empties the chains, deletes the rules that jump to them, then the
+/// chains.
 fn removal(table: &str, chains: &[String], jumps: &[String]) -> String {
     let mut text = format!("*{table}\n");
     for chain in chains {
@@ -236,7 +247,7 @@ mod tests {
     use super::{Leftover, chains, removal};
 
     #[test]
-    fn chains_of_the_kubelet_and_of_others_are_left_alone() {
+    fn chains_of_the_kubelet_and_of_other_programs_stay() {
         let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n\
                      :KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n:MINE - [0:0]\n\
                      -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\

@@ -1,4 +1,4 @@
-//! The binary: agent and operator's commands. Composition only.
+//! The binary: agent, proxy and the operator's commands.
 #![deny(unsafe_code)]
 
 mod agent;
@@ -7,15 +7,17 @@ mod explain;
 mod http;
 mod kube_proxy;
 mod process;
+#[cfg(feature = "proxy")]
 mod proxy;
 mod view;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use headgate_abi::names;
 
-/// Requests of the proxy come and go by the ten thousand a second, and the agent's objects in bursts.
+/// The proxy allocates for tens of thousands of requests a second, the agent in bursts.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -33,40 +35,45 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Keep the kernel in step with Services and EndpointSlices
-    Agent(Box<agent::Options>),
+    /// Program Services and EndpointSlices into the kernel
+    Agent(Box<agent::AgentArgs>),
     /// Serve Ingresses
-    Proxy(Box<proxy::Options>),
-    /// Ask a proxy on this machine whether it lives, or takes connections
-    Probe(cli::Probe),
-    /// Show agent, hooks, map fill and what became of packets
-    Status(cli::output::Options),
-    /// Show frontends and the services behind them
-    Services(cli::output::Options),
+    #[cfg(feature = "proxy")]
+    Proxy(Box<proxy::ProxyArgs>),
+    /// Check whether a proxy on this machine runs, or accepts connections
+    #[cfg(feature = "proxy")]
+    Probe(cli::ProbeArgs),
+    /// Show the state of the agent, hooks, maps, and counters by reason
+    Status(cli::OutputArgs),
+    /// Show frontends, their Services and backends
+    Services(cli::OutputArgs),
     /// Show backends and their traffic
-    Backends(cli::output::Options),
-    /// Show what the proxy serves: routes in order of precedence, and what stands in front of them
-    Routes(cli::Served),
-    /// Show the certificates of the proxy, and when they end
-    Certificates(cli::Served),
+    Backends(cli::OutputArgs),
+    /// Show the routes of the proxy in order of precedence, and the policies of each
+    #[cfg(feature = "proxy")]
+    Routes(cli::ProxyTableArgs),
+    /// Show the certificates of the proxy, and when they expire
+    #[cfg(feature = "proxy")]
+    Certificates(cli::ProxyTableArgs),
     /// Show connections
-    Conntrack(cli::Conntrack),
-    /// Show connections whose source is translated, by the backend that sees this node
-    Nat(cli::output::Options),
-    /// Show which backends the clients of services with session affinity got
-    Affinity(cli::output::Options),
+    Conntrack(cli::ConntrackArgs),
+    /// Show connections with a translated source address, by backend
+    Nat(cli::OutputArgs),
+    /// Show the backend of each client of Services with session affinity
+    Affinity(cli::OutputArgs),
     /// Show how full the maps are, and their memory
-    Maps(cli::output::Options),
-    /// Show what became of packets and sockets, and why
-    Counters(cli::output::Options),
-    /// Show why packets and sockets were dropped or refused
-    Drops(cli::output::Options),
-    /// Tell what becomes of a packet or a request, step by step, and why
-    Explain(cli::Explain),
-    /// Show new connections, and what is rejected or dropped, as it happens
-    Monitor(cli::Monitor),
-    /// Look at rates, drops and maps, live
-    Top(cli::top::Options),
+    Maps(cli::OutputArgs),
+    /// Show packets and sockets by outcome and reason
+    Counters(cli::OutputArgs),
+    /// Show rejected and dropped packets and sockets by reason
+    Drops(cli::OutputArgs),
+    /// Explain step by step what happens to a packet or a request
+    Explain(cli::ExplainArgs),
+    /// Show new connections, rejections and drops as they happen
+    Monitor(cli::MonitorArgs),
+    /// Show rates, drops and maps live
+    #[cfg(feature = "top")]
+    Top(cli::TopArgs),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -74,42 +81,58 @@ enum Command {
     },
     /// Print the manual page
     Man,
-    /// Look at everything that could be wrong with this node, and say what to do
-    Doctor(cli::doctor::Options),
-    /// Say what becomes of the manifests of another Ingress controller; exit code 1 if not all is
-    /// supported
-    Migrate(cli::Migrate),
-    /// Remove what kube-proxy left on this node; without --yes, say what that would be
+    /// Check this node for problems, and print what to do about each; exit code 1 if there is an
+    /// error
+    Doctor(cli::DoctorArgs),
+    /// Check which parts of another Ingress controller's manifests are supported; exit code 1 if a
+    /// part is not
+    Migrate(cli::MigrateArgs),
+    /// Remove the rules that kube-proxy left on this node; without --yes, list them
     ReplaceKubeProxy {
-        /// Do it
+        /// Remove them
         #[arg(long)]
         yes: bool,
     },
-    /// Detach every program and remove every map
+    /// Detach all programs and remove all maps
     Cleanup,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let pins = &arguments.pins;
-    let result = match arguments.command {
-        Command::Agent(options) => agent::run(pins, &options),
-        Command::Proxy(options) => proxy::run(pins, &options),
-        Command::Probe(command) => cli::probe(&command),
-        Command::Status(options) => cli::status(pins, &options),
-        Command::Services(options) => cli::services(pins, &options),
-        Command::Backends(options) => cli::backends(pins, &options),
-        Command::Routes(command) => cli::routes(&command),
-        Command::Certificates(command) => cli::certificates(&command),
-        Command::Conntrack(options) => cli::conntrack(pins, &options),
-        Command::Nat(options) => cli::nat(pins, &options),
-        Command::Affinity(options) => cli::affinity(pins, &options),
-        Command::Maps(options) => cli::maps(pins, &options),
-        Command::Counters(options) => cli::counters(pins, &options),
-        Command::Drops(options) => cli::drops(pins, &options),
-        Command::Explain(command) => cli::explain(pins, &command),
-        Command::Monitor(command) => cli::monitor(pins, &command),
-        Command::Top(options) => cli::top::run(pins, &options),
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("headgate: {}", view::in_one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(Arguments { pins, command }: Arguments) -> Result<ExitCode> {
+    let pins = &pins;
+    match command {
+        Command::Agent(args) => agent::run(pins, *args),
+        #[cfg(feature = "proxy")]
+        Command::Proxy(args) => proxy::run(pins, &args),
+        #[cfg(feature = "proxy")]
+        Command::Probe(args) => cli::probe(&args),
+        Command::Status(args) => cli::status(pins, &args),
+        Command::Services(args) => cli::services(pins, &args),
+        Command::Backends(args) => cli::backends(pins, &args),
+        #[cfg(feature = "proxy")]
+        Command::Routes(args) => cli::routes(&args),
+        #[cfg(feature = "proxy")]
+        Command::Certificates(args) => cli::certificates(&args),
+        Command::Conntrack(args) => cli::conntrack(pins, &args),
+        Command::Nat(args) => cli::nat(pins, &args),
+        Command::Affinity(args) => cli::affinity(pins, &args),
+        Command::Maps(args) => cli::maps(pins, &args),
+        Command::Counters(args) => cli::counters(pins, &args),
+        Command::Drops(args) => cli::drops(pins, &args),
+        Command::Explain(args) => cli::explain(pins, &args),
+        Command::Monitor(args) => cli::monitor(pins, &args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => cli::top(pins, &args),
         Command::Completions { shell } => {
             let mut out = std::io::stdout();
             clap_complete::generate(shell, &mut Arguments::command(), "headgate", &mut out);
@@ -118,22 +141,10 @@ fn main() -> ExitCode {
         Command::Man => clap_mangen::Man::new(Arguments::command())
             .render(&mut std::io::stdout())
             .map_err(Into::into),
-        Command::Doctor(options) => match cli::doctor(pins, &options) {
-            Ok(code) => return code,
-            Err(error) => Err(error),
-        },
-        Command::Migrate(command) => match cli::migrate(&command) {
-            Ok(code) => return code,
-            Err(error) => Err(error),
-        },
+        Command::Doctor(args) => return cli::doctor(pins, &args),
+        Command::Migrate(args) => return cli::migrate(&args),
         Command::ReplaceKubeProxy { yes } => cli::replace_kube_proxy(pins, yes),
         Command::Cleanup => cli::cleanup(pins),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("headgate: {}", cli::output::in_one_line(&error));
-            ExitCode::FAILURE
-        }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,30 +1,63 @@
-//! What commands share that run until they are told to stop.
+//! What agent and proxy share: flags, the log, signals, and the client of the Kubernetes API.
 
-use std::{env, future::Future, time::Duration};
+#[cfg(feature = "page")]
+use std::net::SocketAddr;
+use std::{env, future::Future, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use kube::{Client, Config};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// A watch that says nothing for this long, not even where it is, is taken for dead. API servers
-/// send a bookmark about every minute.
-const SILENCE: Duration = Duration::from_secs(150);
+/// A watch without any message for this long counts as dead. API servers send a bookmark about every
+/// minute.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// Logs to standard error, as `RUST_LOG` says.
-pub(crate) fn start_log() {
-    let wanted = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    // The client repeats what the source says.
-    let wanted = wanted.unwrap_or_else(|| "info,kube_client=off,kube_runtime=off".into());
-    // It also quotes answers that it cannot read, and these may be Secrets.
-    let filter = EnvFilter::new(format!("{wanted},kube_client::client=debug"));
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter)
-        .init();
+/// Flags of agent and proxy.
+#[derive(clap::Args)]
+pub(crate) struct CommonArgs {
+    /// Name of this node in the cluster
+    #[arg(long, env = "NODE_NAME")]
+    pub(crate) node_name: String,
+    /// Read manifests from this folder instead of the Kubernetes API
+    #[arg(long, value_name = "DIR")]
+    pub(crate) source: Option<PathBuf>,
+    /// Address of a page for browsers, for example 127.0.0.1:10254; default: none. No
+    /// authentication: bind to loopback only
+    #[cfg(feature = "page")]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) page_bind_address: Option<SocketAddr>,
+    /// Format of the log on standard error; RUST_LOG selects what is logged
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
 }
 
-/// Ends with the first SIGTERM or SIGINT.
+/// Format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// Logs to standard error. `RUST_LOG` selects what is logged; default: `info`.
+pub(crate) fn start_log(format: LogFormat) {
+    let wanted = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    // The source logs what the client would repeat.
+    let wanted = wanted.unwrap_or_else(|| "info,kube_client=off,kube_runtime=off".into());
+    // At trace level the client logs responses that it cannot parse, and these may be Secrets.
+    let filter = EnvFilter::new(format!("{wanted},kube_client::client=debug"));
+    let log = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}
+
+/// Returns a future that ends with the first SIGTERM or SIGINT.
 pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -36,10 +69,10 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// The API of the cluster that we run in, or that the kubeconfig names.
+/// Returns a client of the cluster that this process runs in, or that the kubeconfig names.
 pub(crate) async fn client() -> Result<Client> {
     const FAILED: &str = "cannot find the Kubernetes API";
     let mut config = Config::infer().await.context(FAILED)?;
-    config.read_timeout = Some(SILENCE);
+    config.read_timeout = Some(WATCH_TIMEOUT);
     Client::try_from(config).context(FAILED)
 }

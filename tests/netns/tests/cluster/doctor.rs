@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::common::{cluster, cluster_without_agents, on_node};
+use crate::common::{cluster, cluster_without_agents, content, on_node};
 use headgate_apiserver::{ASSETS, Attributes, TestServer};
 use headgate_dataplane::pin_folder;
 use headgate_netns::{Cluster, Netns, SERVICE, binary, slices};
@@ -31,8 +31,8 @@ fn doctor(cluster: &Cluster, words: &[&str]) -> (bool, Vec<Value>) {
         .env("KUBECONFIG", cluster.kubeconfig())
         .output()
         .unwrap();
-    let findings = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let findings = content(&String::from_utf8(output.stdout).unwrap());
+    let findings = findings.as_array().unwrap().clone();
     (output.status.success(), findings)
 }
 
@@ -106,7 +106,7 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
         let (is_well, findings) = doctor(&cluster, words);
         let mut complaints = complaints(&findings);
         // A program that is not attached is also reported as missing on its device.
-        complaints.retain(|complaint| !complaint.contains("programs of ours are missing"));
+        complaints.retain(|complaint| !complaint.contains("programs are missing"));
         assert_eq!(is_well, !is_error, "{complaints:?}");
         assert!(
             complaints.len() == 1 && complaints[0].contains(complaint),
@@ -115,11 +115,7 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     };
     let netns = &cluster.nodes[0].netns;
     write_sysctl(netns, "ipv4/ip_forward", "0");
-    expect(
-        &[],
-        true,
-        "error forwarding: IPv4 packets are not forwarded",
-    );
+    expect(&[], true, "error forwarding: IPv4 forwarding is off");
     write_sysctl(netns, "ipv4/ip_forward", "1");
     write_sysctl(netns, "ipv4/conf/eth0/rp_filter", "1");
     expect(&[], false, "warning rp_filter: strict on eth0");
@@ -128,23 +124,15 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     expect(&[], false, "overlap with ip_local_port_range 20000-60999");
     write_sysctl(netns, "ipv4/ip_local_port_range", "32768 60999");
     run(netns, "nft add table ip6 kube-proxy", "");
-    expect(
-        &[],
-        false,
-        "kube-proxy left table ip6 kube-proxy of nftables",
-    );
+    expect(&[], false, "kube-proxy left nftables table ip6 kube-proxy");
     run(netns, "nft delete table ip6 kube-proxy", "");
-    expect(&["--node-name", "n9"], false, "there is no node n9");
-    expect(
-        &["--pod-devices", "tap*"],
-        false,
-        "no pod's device is known",
-    );
+    expect(&["--node-name", "n9"], false, "the API has no node n9");
+    expect(&["--pod-devices", "tap*"], false, "no pod device is known");
     fs::create_dir(cluster.nodes[0].pins.join("v0")).unwrap();
     expect(&[], false, "v0 is of another version");
     fs::remove_dir(cluster.nodes[0].pins.join("v0")).unwrap();
     refuses.store(true, Ordering::Relaxed);
-    expect(&[], true, "the role does not allow: watch services");
+    expect(&[], true, "the ClusterRole does not allow: watch services");
     refuses.store(false, Ordering::Relaxed);
     let link = pin_folder(&cluster.nodes[0].pins).join("links/hg_tc_external@eth0");
     fs::remove_file(&link).unwrap();
@@ -247,12 +235,12 @@ fn leftovers_of_kube_proxy_are_removed_and_nothing_else() {
 
     let text = replace(&[]).unwrap();
     for part in [
-        "would remove table ip kube-proxy of nftables",
-        "would remove table ip6 kube-proxy of nftables",
-        "would remove 6 chains in table nat of iptables-nft, and 3 rules that jump there",
-        "would remove 6 chains in table nat of iptables-legacy, and 3 rules that jump there",
-        "would remove 1 chains in table filter of iptables-nft, and 1 rules that jump there",
-        "would remove set KUBE-CLUSTER-IP of ipset",
+        "would remove nftables table ip kube-proxy",
+        "would remove nftables table ip6 kube-proxy",
+        "would remove 6 chains in table nat of iptables-nft, and 3 rules that jump to them",
+        "would remove 6 chains in table nat of iptables-legacy, and 3 rules that jump to them",
+        "would remove 1 chains in table filter of iptables-nft, and 1 rules that jump to them",
+        "would remove ipset KUBE-CLUSTER-IP",
         "Nothing was changed",
     ] {
         assert!(text.contains(part), "{part} in\n{text}");

@@ -55,14 +55,16 @@ fn migrate(files: &[(&str, &str)], words: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-/// The exit code, and the columns object, part, fate and what of each row.
+/// The exit code, and the columns object, part, support and what of each row.
 fn rows(files: &[(&str, &str)]) -> (i32, Vec<[String; 4]>) {
     let (code, text) = migrate(files, &["-o", "json"]);
-    let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let output: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(output["version"], 1);
+    let rows = output["items"].as_array().unwrap();
     let field = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
     let rows = rows
         .iter()
-        .map(|row| ["object", "part", "fate", "what"].map(|name| field(row, name)));
+        .map(|row| ["object", "part", "support", "what"].map(|name| field(row, name)));
     (code, rows.collect())
 }
 
@@ -100,7 +102,7 @@ fn l59_supported_annotations_are_listed_with_their_differences() {
     let (_, wide) = migrate(&files, &["-o", "wide"]);
     assert!(wide.contains("8m"), "{wide}");
     let (_, yaml) = migrate(&files, &["-o", "yaml"]);
-    assert!(yaml.contains("fate: different"), "{yaml}");
+    assert!(yaml.contains("support: different"), "{yaml}");
 }
 
 #[test]

@@ -75,7 +75,7 @@ fn explanation_matches_the_packet_and_changes_nothing() {
         let again = explain(node, &format!("192.168.50.100:{port}"), "tcp", target);
         let first = text(&again["steps"][0]);
         assert!(
-            first.contains("of service default/web (closed"),
+            first.contains("of Service default/web (closed"),
             "it ended: {first}"
         );
     }
@@ -143,12 +143,12 @@ fn explanation_names_the_obstacle() {
         ),
         (
             &["explain", "drop", "no-reason"],
-            "there is no reason no-reason; there are",
+            "no-reason is not a reason; there are",
         ),
         (&["explain", "pcap", "/nowhere"], "cannot open /nowhere"),
         (
             &["explain", "pcap", "/etc/hostname"],
-            "/etc/hostname is no capture",
+            "/etc/hostname is not a capture",
         ),
     ] {
         let error = on_node(node, words).unwrap_err();
@@ -278,7 +278,7 @@ fn flushed_connection_is_gone_and_translations_are_shown() {
     assert!(text(&row["source"]).starts_with("192.168.50.1:"), "{rows}");
     let client = text(&row["client"]);
     let words = ["conntrack", "flush", client, "tcp", "192.168.50.1:30080"];
-    assert_eq!(on_node(node, &words).unwrap(), "forgotten\n");
+    assert_eq!(on_node(node, &words).unwrap(), "deleted\n");
     assert!(json(node, &["conntrack"]).as_array().unwrap().is_empty());
     let error = on_node(node, &words).unwrap_err();
     assert!(error.contains("no connection of this client"), "{error}");
@@ -309,7 +309,10 @@ fn unreadable_pins_are_named() {
     );
     std::fs::rename(&folder, node.pins.join("v0")).unwrap();
     let error = on_node(node, &["services"]).unwrap_err();
-    assert!(error.contains("/v0: is this the version"), "{error}");
+    assert!(
+        error.contains("/v0: is the agent of another version?"),
+        "{error}"
+    );
     std::fs::remove_dir_all(&node.pins).unwrap();
     let error = on_node(node, &["services"]).unwrap_err();
     assert!(error.contains("has an agent run here?"), "{error}");
@@ -520,7 +523,7 @@ fn top_shows_rates_and_obeys_keys() {
     };
     let node = &cluster.nodes[0];
     let error = on_node(node, &["top"]).unwrap_err();
-    assert!(error.contains("top wants a terminal"), "{error}");
+    assert!(error.contains("top needs a terminal"), "{error}");
     let screen = Screen(format!("hgtop{}", std::process::id()));
     let line = format!(
         "nsenter --net={} {} --pins {} top",

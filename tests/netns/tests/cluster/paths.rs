@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::common::{
-    BALANCER, BY_CHANCE, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, count, curl,
-    eventually, headgate, names, on, pods_over_http, turn_offload_off,
+    BALANCER, BY_CHANCE, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, content, count,
+    curl, eventually, headgate, names, on, pods_over_http, turn_offload_off,
 };
 use headgate_netns::{SERVICE, binary, get, get_on, slices, udp, udp_connected};
 
@@ -331,7 +331,7 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
         assert!(!text.contains("10.244.1.2"), "{filter:?}: {text}");
     }
     let (_, text) = headgate(&["maps", "-o", "json"]);
-    let fills: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let fills = content(&text);
     let services = fills
         .as_array()
         .unwrap()

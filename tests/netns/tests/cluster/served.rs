@@ -9,7 +9,7 @@ use std::{
 use crate::common::{
     API, SHOP,
     browser::{Browser, fetch, has_browser},
-    eventually, finish, ingress_cluster, on, on_node,
+    content, eventually, finish, ingress_cluster, json, on, on_node,
 };
 use headgate_netns::{Certificate, Client, Cluster, Load, Node};
 use nix::sys::signal::Signal;
@@ -35,13 +35,11 @@ fn look_cluster(name: &str, options: &[&str]) -> Option<Cluster> {
 }
 
 fn rows(node: &Node, words: &[&str]) -> Vec<Value> {
-    let text = on_node(node, &[words, &["-o", "json"]].concat()).unwrap();
-    serde_json::from_str(&text).unwrap()
+    json(node, words).as_array().unwrap().clone()
 }
 
 fn explain(node: &Node, words: &[&str]) -> Value {
-    let words = [&["explain", "request"], words, &["-o", "json"]].concat();
-    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
+    json(node, &[&["explain", "request"], words].concat())
 }
 
 /// Sends a request to the metrics address of the proxy; returns status and body.
@@ -125,7 +123,7 @@ fn l79_routes_are_listed_in_order_with_their_guards() {
 
     let (code, body) = ask(node, "/table", &[]);
     assert_eq!(code, 200);
-    let table: Value = serde_json::from_str(&body).unwrap();
+    let table = content(&body);
     assert_eq!(table["routes"], Value::Array(routes));
     let backend = &table["backends"][0];
     let named = [
@@ -175,14 +173,15 @@ fn l79_certificates_are_listed_with_their_remaining_days() {
         .args(words)
         .output()
         .unwrap();
-    let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = content(&String::from_utf8(output.stdout).unwrap());
+    let findings = findings.as_array().unwrap();
     let of_certificates = findings.iter().filter(|row| row["about"] == "certificates");
     let of_certificates: Vec<&Value> = of_certificates.collect();
     assert_eq!(of_certificates.len(), 1, "{findings:?}");
     assert_eq!(of_certificates[0]["level"], "warning");
     let what = of_certificates[0]["what"].as_str().unwrap();
     assert!(
-        what.starts_with("that of Secret default/soon-tls, for soon.example.com"),
+        what.starts_with("the certificate of Secret default/soon-tls, for soon.example.com"),
         "{what}"
     );
 
@@ -379,7 +378,7 @@ fn l79_queries_to_the_proxy_are_read_only_and_name_invalid_input() {
             "/explain?url=http://a&method=%20%22",
             "method \"\\\"\" is not GET",
         ),
-        ("/explain?url=http://a&form=b", "form is not known"),
+        ("/explain?url=http://a&form=b", "form is not a parameter"),
     ] {
         let (code, body) = ask(node, target, &[]);
         assert_eq!(code, 400, "{target}: {body}");
@@ -486,9 +485,9 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
         ("#backends", "by cookie"),
         ("#undone", "default/closed"),
         ("#state", "3 refused"),
-        ("#certificates", "signed by ourselves: nobody trusts it"),
+        ("#certificates", "self-signed: clients do not trust it"),
         ("#certificates .ends.warn", "in "),
-        ("#certificates .ends.bad", "ended 3 days ago"),
+        ("#certificates .ends.bad", "expired 3 days ago"),
     ] {
         eventually(&format!("{text} in {selector}"), || {
             browser.text(selector).contains(text)

@@ -165,10 +165,21 @@ pub(crate) fn on_node(node: &Node, words: &[&str]) -> Result<String, String> {
     }
 }
 
-/// The JSON output of a command of the binary on a node.
+/// The JSON output of a command of the binary: its items if it is a list.
 pub(crate) fn json(node: &Node, words: &[&str]) -> Value {
     let words = [words, &["-o", "json"]].concat();
-    serde_json::from_str(&on_node(node, &words).unwrap()).unwrap()
+    content(&on_node(node, &words).unwrap())
+}
+
+/// The content of a JSON output: its items if it is a list.
+pub(crate) fn content(text: &str) -> Value {
+    let mut output: Value =
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(output["version"], 1, "{text}");
+    match output.get_mut("items") {
+        Some(items) => items.take(),
+        None => output,
+    }
 }
 
 /// The counter of a reason.

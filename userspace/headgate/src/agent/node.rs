@@ -1,4 +1,4 @@
-//! Devices and addresses of this node, followed as they come and go.
+//! Devices and addresses of this node, followed as they change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,14 +25,14 @@ use tokio::sync::{
 };
 use wildmatch::WildMatch;
 
-/// Which devices are ours.
+/// Which devices get programs.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Selection {
-    /// Devices that lead out of the node, as globs; default: those with an address, but for loopback and
-    /// the one of kube-proxy's IPVS mode
+    /// External devices, which lead out of the node, as globs; default: all with an address, except
+    /// loopback and that of kube-proxy's IPVS mode
     #[arg(long = "devices", value_delimiter = ',')]
     external: Vec<String>,
-    /// Host ends of pods' devices, as globs
+    /// Host ends of the pods' devices, as globs
     #[arg(
         long = "pod-devices",
         value_delimiter = ',',
@@ -41,18 +41,24 @@ pub(crate) struct Selection {
     pods: Vec<String>,
 }
 
-/// What the agent needs to know of the node.
+/// Devices, addresses and networks of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) devices: BTreeSet<Device>,
-    /// Addresses of the node. First in each family is the one that it speaks from to hosts far away.
+    /// Addresses of the node. The first of each family is the source address for remote hosts.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Networks that these are in.
+    /// Networks of these addresses.
     pub(crate) networks: BTreeSet<IpNet>,
 }
 
 impl Facts {
-    /// Names of the devices that lead out of the node.
+    /// The first address of each family: IPv4, IPv6.
+    pub(super) fn primary(&self) -> [Option<IpAddr>; 2] {
+        [IpAddr::is_ipv4, IpAddr::is_ipv6]
+            .map(|is_wanted| self.addresses.iter().copied().find(is_wanted))
+    }
+
+    /// Names of the external devices.
     pub(crate) fn external(&self) -> Vec<&str> {
         let names = self.devices.iter().filter_map(|device| match device {
             Device::External(name) => Some(name.as_str()),
@@ -73,12 +79,12 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Every cluster IP is on it, and no packet comes by it.
+/// The dummy device of IPVS mode: it holds every cluster IP, and no packet arrives on it.
 const IPVS: &str = "kube-ipvs0";
 
-/// What the kernel would send from to hosts far away. Nothing is sent.
+/// Source addresses that the kernel would use for remote hosts. Nothing is sent.
 fn outgoing() -> Vec<IpAddr> {
-    // RFC 5737, RFC 3849: nobody's, so the default route leads there.
+    // Documentation addresses (RFC 5737, RFC 3849): only the default route leads to them.
     let far: [(IpAddr, IpAddr); 2] = [
         (Ipv4Addr::UNSPECIFIED.into(), [192, 0, 2, 1].into()),
         (
@@ -94,7 +100,7 @@ fn outgoing() -> Vec<IpAddr> {
     far.into_iter().filter_map(source).collect()
 }
 
-/// Reads devices and addresses of this thread's network namespace.
+/// Reads the devices and addresses of this thread's network namespace.
 pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     let mut links: BTreeMap<String, Vec<(IpAddr, IpNet)>> = BTreeMap::new();
     let mut loopback = BTreeSet::new();
@@ -148,14 +154,14 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Publishes the facts anew whenever the kernel says that a device or an address changed.
-pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) -> Result<()> {
+/// Publishes the facts again whenever the kernel reports a changed device or address.
+pub(super) async fn follow(selection: &Selection, facts: watch::Sender<Facts>) -> Result<()> {
     let socket = subscribe()?;
     let (changed, mut changes) = mpsc::channel(1);
     thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
         loop {
-            // Only that something changed matters, also when the kernel lost messages.
+            // The content does not matter: all facts are read again, also after lost messages.
             match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
                 Err(_) => return,
@@ -166,8 +172,8 @@ pub(crate) async fn follow(selection: Selection, facts: watch::Sender<Facts>) ->
         }
     });
     loop {
-        // Read after subscribing, so that nothing falls between.
-        let now = read(&selection)?;
+        // Read after subscribing, so that no change is missed.
+        let now = read(selection)?;
         facts.send_if_modified(|before| {
             let is_new = *before != now;
             *before = now;

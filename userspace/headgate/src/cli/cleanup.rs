@@ -1,4 +1,4 @@
-//! Removing what an agent leaves in the kernel.
+//! Removes what an agent leaves in the kernel.
 
 use std::{fs, io, path::Path};
 
@@ -7,7 +7,8 @@ use headgate_dataplane::{attached, detach, pin_folder};
 
 use crate::kube_proxy;
 
-/// Removing the last pin of a link detaches its program, and of a map frees it. Filters have no pins.
+/// Detaches the TC filters, which have no pins, and removes all pins: the kernel then detaches the
+/// programs and frees the maps.
 pub(crate) fn cleanup(pins: &Path) -> Result<()> {
     for attached in attached(pins)? {
         if let Some((_, device)) = attached.split_once('@') {

@@ -1,4 +1,4 @@
-//! Connections, and the clients that affinity remembers.
+//! Connections, and session affinities.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -8,29 +8,29 @@ use headgate_abi::FlowKey;
 use headgate_datapath::mirror;
 use headgate_dataplane::Maps;
 
-use super::output::{Options, print_rows};
+use super::output::{OutputArgs, print_rows};
 use crate::view::{
-    Connection, View,
+    ConnectionRow, View,
     flow::{self, Protocol},
 };
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Conntrack {
+pub(crate) struct ConntrackArgs {
     #[command(flatten)]
-    options: Options,
+    output: OutputArgs,
     #[command(subcommand)]
     action: Option<Action>,
 }
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Forget one connection: its packets are balanced anew
+    /// Delete one connection: a backend is chosen again for its next packet
     Flush {
         /// The client, as ADDRESS:PORT
         client: SocketAddr,
         protocol: Protocol,
-        /// What the client talks to, as ADDRESS:PORT
+        /// The frontend, as ADDRESS:PORT
         frontend: SocketAddr,
     },
 }
@@ -39,8 +39,8 @@ const HEADER: [&str; 8] = [
     "service", "protocol", "client", "frontend", "source", "backend", "state", "idle_s",
 ];
 
-pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
-    match command.action {
+pub(crate) fn conntrack(pins: &Path, args: &ConntrackArgs) -> Result<()> {
+    match args.action {
         Some(Action::Flush {
             client,
             protocol,
@@ -48,12 +48,12 @@ pub(crate) fn conntrack(pins: &Path, command: &Conntrack) -> Result<()> {
         }) => flush(pins, &flow::key(client, protocol, frontend)?),
         None => {
             let rows = View::open(pins)?.connections(usize::MAX)?;
-            print_rows(&command.options, &HEADER, &["timeout_s"], &rows)
+            print_rows(&args.output, &HEADER, &["timeout_s"], &rows)
         }
     }
 }
 
-/// Both halves, so that neither brings the other back.
+/// Deletes both entries of a connection: one alone would bring the other back.
 fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
     let mut maps = Maps::open(pins)?;
     let Ok(entry) = maps.connections.get(flow, 0) else {
@@ -62,25 +62,25 @@ fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
     let (mut other_flow, mut other) = Default::default();
     mirror(flow, &entry, &mut other_flow, &mut other);
     maps.connections.remove(flow)?;
-    // The table may have evicted it.
+    // The map may have evicted it.
     let _evicted = maps.connections.remove(&other_flow);
-    println!("forgotten");
+    println!("deleted");
     Ok(())
 }
 
-/// Connections whose source is translated: the backend sees this node, and answers it.
-pub(crate) fn nat(pins: &Path, options: &Options) -> Result<()> {
+/// Shows connections with a translated source: the backend sees this node, and answers it.
+pub(crate) fn nat(pins: &Path, args: &OutputArgs) -> Result<()> {
     let mut rows = View::open(pins)?.connections(usize::MAX)?;
     rows.retain(|row| row.client != row.source);
-    rows.sort_by(|a: &Connection, b| (&a.backend, &a.source).cmp(&(&b.backend, &b.source)));
+    rows.sort_by(|a: &ConnectionRow, b| (&a.backend, &a.source).cmp(&(&b.backend, &b.source)));
     let header = [
         "backend", "protocol", "source", "client", "frontend", "service",
     ];
-    print_rows(options, &header, &["state", "idle_s"], &rows)
+    print_rows(args, &header, &["state", "idle_s"], &rows)
 }
 
-pub(crate) fn affinity(pins: &Path, options: &Options) -> Result<()> {
+pub(crate) fn affinity(pins: &Path, args: &OutputArgs) -> Result<()> {
     let rows = View::open(pins)?.affinities()?;
     let header = ["service", "client", "backend", "idle_s", "timeout_s"];
-    print_rows(options, &header, &[], &rows)
+    print_rows(args, &header, &[], &rows)
 }

@@ -1,88 +1,87 @@
-//! Why something happens.
+//! Explains packets, requests and reasons.
 
 use std::{
-    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use headgate_abi::Reason;
-use pcap_file::{DataLink, pcap::PcapReader};
 
-use super::{
-    ingress::{self, Request},
-    output::{Form, print},
-};
+use super::output::{Format, print_list};
+#[cfg(feature = "proxy")]
+use super::routes::{self, RequestArgs};
 use crate::{
-    explain::{self, Explainer, Explanation, Question},
+    explain::{self, Explainer, Explanation, PacketQuery, capture},
     view::{View, fate, flow::Protocol},
 };
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct Explain {
-    /// Where the packet is from, as ADDRESS:PORT
+pub(crate) struct ExplainArgs {
+    /// Source of the packet, as ADDRESS:PORT
     #[arg(required = true)]
     source: Option<SocketAddr>,
     #[arg(required = true)]
     protocol: Option<Protocol>,
-    /// Where it goes, as ADDRESS:PORT
+    /// Destination of the packet, as ADDRESS:PORT
     #[arg(required = true)]
     destination: Option<SocketAddr>,
-    /// The device that it comes in on; default: the external one, if there is one alone
+    /// Device that receives the packet; default: the external device, if there is only one
     #[arg(long, global = true)]
     dev: Option<String>,
-    /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
     #[command(subcommand)]
     other: Option<Other>,
 }
 
 #[derive(clap::Subcommand)]
 enum Other {
-    /// Tell what a reason means
+    /// Explain a reason
     Drop {
-        /// Its name or number, as `drops` shows it
+        /// Name or number of the reason, as `headgate drops` shows it
         reason: String,
     },
-    /// Explain what a process of this node gets that connects or sends
+    /// Explain what happens when a process of this node connects or sends
     Connect {
         protocol: Protocol,
-        /// Where to, as ADDRESS:PORT
+        /// Destination, as ADDRESS:PORT
         destination: SocketAddr,
     },
-    /// Explain what a proxy of this node makes of a request for an Ingress
-    Request(Request),
+    /// Explain how the proxy on this node handles a request
+    #[cfg(feature = "proxy")]
+    Request(RequestArgs),
     /// Explain the packets of a capture, one after the other
     Pcap {
-        /// A file as tcpdump -w writes it, of Ethernet frames
+        /// Capture of Ethernet frames, pcap or pcapng: as tcpdump or Wireshark writes it
         file: PathBuf,
     },
 }
 
-pub(crate) fn explain(pins: &Path, command: &Explain) -> Result<()> {
-    let explanations = match &command.other {
+pub(crate) fn explain(pins: &Path, args: &ExplainArgs) -> Result<()> {
+    let explanations = match &args.other {
         Some(Other::Drop { reason }) => return reason_of(reason),
-        Some(Other::Request(request)) => return ingress::explain(request, command.output),
+        #[cfg(feature = "proxy")]
+        Some(Other::Request(request)) => return routes::explain(request, args.output),
         Some(Other::Connect {
             protocol,
             destination,
         }) => vec![explain::connect(pins, *protocol, *destination)?],
-        Some(Other::Pcap { file }) => capture(pins, file, command.dev.as_deref())?,
+        Some(Other::Pcap { file }) => explain_capture(pins, file, args.dev.as_deref())?,
         None => {
-            let question = Question {
-                source: command.source.context("SOURCE is missing")?,
-                protocol: command.protocol.context("PROTOCOL is missing")?,
-                destination: command.destination.context("DESTINATION is missing")?,
-                device: command.dev.clone(),
+            let query = PacketQuery {
+                source: args.source.context("SOURCE is missing")?,
+                protocol: args.protocol.context("PROTOCOL is missing")?,
+                destination: args.destination.context("DESTINATION is missing")?,
+                device: args.dev.clone(),
             };
-            vec![explain::run(pins, &question)?]
+            vec![explain::run(pins, &query)?]
         }
     };
-    print(command.output, &explanations, || {
+    print_list(args.output, &explanations, || {
         let texts: Vec<String> = explanations.iter().map(text).collect();
         texts.join("\n\n")
     })
@@ -109,30 +108,19 @@ fn text(explanation: &Explanation) -> String {
     lines.join("\n")
 }
 
-fn capture(pins: &Path, path: &Path, device: Option<&str>) -> Result<Vec<Explanation>> {
-    let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    let mut reader = PcapReader::new(file).with_context(|| format!("{shown} is no capture"))?;
-    ensure!(
-        reader.header().datalink == DataLink::ETHERNET,
-        "{shown} has no Ethernet frames: capture on one device, not on `any`"
-    );
+fn explain_capture(pins: &Path, path: &Path, device: Option<&str>) -> Result<Vec<Explanation>> {
+    let frames = capture::read(path)?;
     let view = View::open(pins)?;
     let mut explainer = Explainer::new(pins, &view, device)?;
-    let mut explanations = Vec::new();
-    while let Some(packet) = reader.next_packet() {
-        let packet = packet.with_context(|| format!("{shown} is damaged"))?;
-        explanations.push(explainer.frame(&packet.data)?);
-    }
-    Ok(explanations)
+    frames.iter().map(|frame| explainer.frame(frame)).collect()
 }
 
-/// Tells what a reason means, by its number or its name.
+/// Prints what a reason means, by its number or its name.
 fn reason_of(text: &str) -> Result<()> {
     let is_it = |reason: &&Reason| reason.name() == text || text.parse() == Ok(**reason as u32);
     let reason = Reason::ALL.iter().find(is_it).with_context(|| {
         let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-        format!("there is no reason {text}; there are {}", names.join(", "))
+        format!("{text} is not a reason; there are {}", names.join(", "))
     })?;
     println!(
         "{} ({}), {}: {}",

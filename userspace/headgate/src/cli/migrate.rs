@@ -1,4 +1,4 @@
-//! What becomes of the manifests of another Ingress controller. Nothing is changed.
+//! Which parts of the manifests of another Ingress controller are supported. Nothing is changed.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use headgate_model::{
 };
 use serde::Serialize;
 
-use super::output::{Form, print, table};
+use super::output::{Format, print_list, table};
 
-/// Names that charts and manifests of ingress-nginx give their ConfigMap.
+/// Names of the ConfigMap in charts and manifests of ingress-nginx.
 const CONFIG_MAPS: [&str; 3] = [
     "ingress-nginx-controller",
     "nginx-configuration",
@@ -24,14 +24,14 @@ const CONFIG_MAPS: [&str; 3] = [
 ];
 
 #[derive(clap::Args)]
-pub(crate) struct Migrate {
-    /// Whose manifests they are
+pub(crate) struct MigrateArgs {
+    /// The controller that the manifests are for
     from: From,
-    /// Folder of the manifests
+    /// Folder with the manifests
     folder: PathBuf,
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -39,39 +39,39 @@ enum From {
     IngressNginx,
 }
 
-/// What becomes of a part of an object.
+/// Support for a part of an object.
 #[derive(Serialize)]
-struct Row {
+struct MigrationRow {
     object: String,
     /// An annotation, a field, or a setting.
     part: String,
-    fate: Verdict,
-    /// How it differs, or what to do instead.
+    support: SupportLevel,
+    /// How it differs, or what to use instead.
     what: String,
     value: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum SupportLevel {
     Same,
     Different,
     Unsupported,
 }
 
-/// Fails if something is not supported.
-pub(crate) fn migrate(command: &Migrate) -> Result<ExitCode> {
-    let From::IngressNginx = command.from;
-    let rows = rows(&command.folder)?;
-    let text = text(command.output, &rows)?;
-    print(command.output, &rows, || text)?;
-    Ok(match count(&rows, Verdict::Unsupported) {
+/// Prints the rows; the exit code is 1 if something is not supported.
+pub(crate) fn migrate(args: &MigrateArgs) -> Result<ExitCode> {
+    let From::IngressNginx = args.from;
+    let rows = rows(&args.folder)?;
+    let text = text(args.output, &rows)?;
+    print_list(args.output, &rows, || text)?;
+    Ok(match count(&rows, SupportLevel::Unsupported) {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
 }
 
-fn rows(folder: &Path) -> Result<Vec<Row>> {
+fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
     let maps = manifests::config_maps(folder);
     let maps = maps.with_context(|| folder.display().to_string())?;
     let mut rows = Vec::new();
@@ -90,41 +90,41 @@ fn rows(folder: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn of_ingress(mut ingress: Ingress) -> Vec<Row> {
+fn of_ingress(mut ingress: Ingress) -> Vec<MigrationRow> {
     let object = ObjectName::Ingress(ingress.name.clone()).to_string();
     let fates = fates(&ingress.annotations).into_iter().map(|(key, fate)| {
-        let (fate, what) = match fate {
-            Fate::Same => (Verdict::Same, String::new()),
-            Fate::Different(how) => (Verdict::Different, how.into()),
-            Fate::Unsupported(instead) => (Verdict::Unsupported, instead),
+        let (support, what) = match fate {
+            Fate::Same => (SupportLevel::Same, String::new()),
+            Fate::Different(how) => (SupportLevel::Different, how.into()),
+            Fate::Unsupported(instead) => (SupportLevel::Unsupported, instead),
         };
         let value = ingress.annotations.get(&key).cloned().unwrap_or_default();
-        Row {
+        MigrationRow {
             object: object.clone(),
             part: key,
-            fate,
+            support,
             what,
             value,
         }
     });
-    let mut rows: Vec<Row> = fates.collect();
+    let mut rows: Vec<MigrationRow> = fates.collect();
     if rows.is_empty() {
-        rows.push(Row {
+        rows.push(MigrationRow {
             object,
             part: String::new(),
-            fate: Verdict::Same,
+            support: SupportLevel::Same,
             what: "no annotations".into(),
             value: String::new(),
         });
     }
-    // Whatever class it has now.
+    // Its class does not matter for what is supported.
     ingress.class = None;
     ingress.annotations.remove("kubernetes.io/ingress.class");
     rows.extend(bad_paths(ingress).into_iter().map(of_refusal));
     rows
 }
 
-/// Paths that cannot be taken, such as regular expressions with look-around.
+/// Paths that are refused, such as regular expressions with look-around.
 fn bad_paths(ingress: Ingress) -> Vec<Refusal> {
     let objects = Objects {
         ingresses: BTreeMap::from([(ingress.name.clone(), ingress)]),
@@ -139,41 +139,41 @@ fn bad_paths(ingress: Ingress) -> Vec<Refusal> {
     refusals
 }
 
-fn of_refusal(refusal: Refusal) -> Row {
-    Row {
+fn of_refusal(refusal: Refusal) -> MigrationRow {
+    MigrationRow {
         object: refusal.object.to_string(),
         part: refusal.field,
-        fate: Verdict::Unsupported,
+        support: SupportLevel::Unsupported,
         what: refusal.reason,
         value: String::new(),
     }
 }
 
-fn of_settings(name: &NamespacedName, data: &BTreeMap<String, String>) -> Vec<Row> {
-    let rows = data.iter().map(|(key, value)| Row {
+fn of_settings(name: &NamespacedName, data: &BTreeMap<String, String>) -> Vec<MigrationRow> {
+    let rows = data.iter().map(|(key, value)| MigrationRow {
         object: format!("ConfigMap {name}"),
         part: key.clone(),
-        fate: Verdict::Unsupported,
+        support: SupportLevel::Unsupported,
         what: setting(key),
         value: value.clone(),
     });
     rows.collect()
 }
 
-fn count(rows: &[Row], fate: Verdict) -> usize {
-    rows.iter().filter(|row| row.fate == fate).count()
+fn count(rows: &[MigrationRow], support: SupportLevel) -> usize {
+    rows.iter().filter(|row| row.support == support).count()
 }
 
-fn text(form: Form, rows: &[Row]) -> Result<String> {
-    let mut header = vec!["object", "part", "fate", "what"];
-    if form == Form::Wide {
+fn text(format: Format, rows: &[MigrationRow]) -> Result<String> {
+    let mut header = vec!["object", "part", "support", "what"];
+    if format == Format::Wide {
         header.push("value");
     }
     Ok(format!(
         "{}\n\n{} work as they are, {} work differently, {} are not supported",
         table(&header, rows)?,
-        count(rows, Verdict::Same),
-        count(rows, Verdict::Different),
-        count(rows, Verdict::Unsupported),
+        count(rows, SupportLevel::Same),
+        count(rows, SupportLevel::Different),
+        count(rows, SupportLevel::Unsupported),
     ))
 }

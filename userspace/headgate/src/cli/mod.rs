@@ -1,26 +1,36 @@
-//! The operator's commands. They read the pinned maps, so they work when the agent is dead; what is
-//! served of Ingresses, the proxy is asked.
+//! The operator's commands. Most read the pinned maps, so they work while the agent does not run;
+//! commands about Ingresses ask the proxy.
 
 mod cleanup;
 mod connections;
-pub(crate) mod doctor;
+mod doctor;
 mod explain;
-mod ingress;
 mod migrate;
 mod monitor;
-pub(crate) mod output;
+mod output;
+#[cfg(feature = "proxy")]
 mod probe;
+mod replace_kube_proxy;
+#[cfg(feature = "proxy")]
+mod routes;
 mod services;
 mod status;
-pub(crate) mod top;
+#[cfg(feature = "top")]
+mod top;
 
 pub(crate) use cleanup::cleanup;
-pub(crate) use connections::{Conntrack, affinity, conntrack, nat};
-pub(crate) use doctor::command::{doctor, replace_kube_proxy};
-pub(crate) use explain::{Explain, explain};
-pub(crate) use ingress::{Served, certificates, days, routes};
-pub(crate) use migrate::{Migrate, migrate};
-pub(crate) use monitor::{Monitor, monitor};
-pub(crate) use probe::{Probe, probe};
+pub(crate) use connections::{ConntrackArgs, affinity, conntrack, nat};
+pub(crate) use doctor::{DoctorArgs, doctor};
+pub(crate) use explain::{ExplainArgs, explain};
+pub(crate) use migrate::{MigrateArgs, migrate};
+pub(crate) use monitor::{MonitorArgs, monitor};
+pub(crate) use output::OutputArgs;
+#[cfg(feature = "proxy")]
+pub(crate) use probe::{ProbeArgs, probe};
+pub(crate) use replace_kube_proxy::replace_kube_proxy;
+#[cfg(feature = "proxy")]
+pub(crate) use routes::{ProxyTableArgs, certificates, routes};
 pub(crate) use services::{backends, services};
 pub(crate) use status::{counters, drops, maps, status};
+#[cfg(feature = "top")]
+pub(crate) use top::{TopArgs, top};

@@ -17,29 +17,29 @@ use nix::{
 };
 use serde::Serialize;
 
-use super::output::{Form, Options};
-use crate::view::{View, client, endpoint, fate, protocol};
+use super::output::{Format, OutputArgs};
+use crate::view::{Versioned, View, client, endpoint, fate, protocol};
 
 #[derive(Args)]
-pub(crate) struct Monitor {
+pub(crate) struct MonitorArgs {
     #[command(flatten)]
-    options: Options,
-    /// Only what is rejected or dropped
+    output: OutputArgs,
+    /// Only rejected and dropped packets and sockets
     #[arg(long)]
     drops: bool,
-    /// Tell of one in N, taken at random: for busy nodes
+    /// Show one event in N, selected at random: for busy nodes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     one_in: u32,
-    /// End after this many
+    /// Exit after this number of events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }
 
-/// How often the names of services are read anew, and the programs told to go on.
+/// How often the names of Services are read again, and the lease of the monitor is renewed.
 const RENEW_MS: u16 = 1000;
 
 #[derive(Serialize)]
-struct Row {
+struct EventRow {
     time: Zoned,
     fate: &'static str,
     reason: &'static str,
@@ -47,7 +47,7 @@ struct Row {
     protocol: &'static str,
     /// The client.
     from: String,
-    /// What it talks to.
+    /// The frontend.
     to: String,
     /// The client as the backend sees it, if that differs.
     source: Option<String>,
@@ -56,17 +56,17 @@ struct Row {
     at: String,
 }
 
-pub(crate) fn monitor(pins: &Path, command: &Monitor) -> Result<()> {
+pub(crate) fn monitor(pins: &Path, args: &MonitorArgs) -> Result<()> {
     let mut view = View::open(pins)?;
-    let mut events = Events::open(pins, command.one_in)?;
+    let mut events = Events::open(pins, args.one_in)?;
     let mut lost = events.lost()?;
     let mut renewed = Instant::now();
-    let mut left = command.count.unwrap_or(u64::MAX);
-    eprintln!("new connections, and what goes no further; Ctrl-C ends");
+    let mut left = args.count.unwrap_or(u64::MAX);
+    eprintln!("new connections, rejected and dropped packets; Ctrl-C ends");
     while left > 0 {
         wait(&events)?;
         while let Some(event) = events.next_event() {
-            left -= u64::from(show(&view, command, &event)?);
+            left -= u64::from(show(&view, args, &event)?);
             if left == 0 {
                 return Ok(());
             }
@@ -77,10 +77,7 @@ pub(crate) fn monitor(pins: &Path, command: &Monitor) -> Result<()> {
             view = View::open(pins)?;
             let now = events.lost()?;
             if now > lost {
-                eprintln!(
-                    "{} events were lost: `--one-in 10` tells of fewer",
-                    now - lost
-                );
+                eprintln!("{} events were lost: `--one-in 10` shows fewer", now - lost);
                 lost = now;
             }
         }
@@ -94,8 +91,8 @@ fn wait(events: &Events) -> Result<()> {
     Ok(())
 }
 
-/// Whether it was asked for and shown.
-fn show(view: &View, command: &Monitor, event: &Event) -> Result<bool> {
+/// Prints an event if the filters select it; returns whether they do.
+fn show(view: &View, args: &MonitorArgs, event: &Event) -> Result<bool> {
     let number = |reason: &&Reason| **reason as u8 == event.reason;
     let Some(reason) = Reason::ALL.iter().copied().find(|reason| number(&reason)) else {
         return Ok(false);
@@ -103,20 +100,24 @@ fn show(view: &View, command: &Monitor, event: &Event) -> Result<bool> {
     let is_drop = matches!(reason.fate(), Fate::Drop | Fate::Reject);
     let row = row(view, event, reason)?;
     let value = serde_json::to_value(&row)?;
-    if command.drops && !is_drop || !command.options.asks_for(&value) {
+    if args.drops && !is_drop || !args.output.selects(&value) {
         return Ok(false);
     }
     let mut out = stdout().lock();
-    match command.options.output {
-        Form::Json => writeln!(out, "{value}")?,
-        Form::Yaml => write!(out, "---\n{}", serde_yaml_ng::to_string(&value)?)?,
-        Form::Table | Form::Wide => writeln!(out, "{}", line(&row))?,
+    match args.output.output {
+        Format::Json => writeln!(out, "{}", serde_json::to_string(&Versioned::new(&value))?)?,
+        Format::Yaml => write!(
+            out,
+            "---\n{}",
+            serde_yaml_ng::to_string(&Versioned::new(&value))?
+        )?,
+        Format::Table | Format::Wide => writeln!(out, "{}", line(&row))?,
     }
     out.flush()?;
     Ok(true)
 }
 
-fn line(row: &Row) -> String {
+fn line(row: &EventRow) -> String {
     let time = row.time.strftime("%H:%M:%S%.3f");
     let mut line = format!(
         "{time} {:17} {} {} {} → {}",
@@ -131,7 +132,7 @@ fn line(row: &Row) -> String {
     format!("{line} ({})", row.at)
 }
 
-fn row(view: &View, event: &Event, reason: Reason) -> Result<Row> {
+fn row(view: &View, event: &Event, reason: Reason) -> Result<EventRow> {
     let flow = &event.flow;
     let is_socket = event.site == EventSite::SOCKET;
     let from = match is_socket {
@@ -141,7 +142,7 @@ fn row(view: &View, event: &Event, reason: Reason) -> Result<Row> {
     let is_translated = reason.fate() == Fate::Forward;
     let source = endpoint(event.source, event.source_port);
     let service = match event.service {
-        // A drop says what the packet was for, and the frontend whose that is.
+        // The event of a drop has no service: the frontend of the packet names it.
         0 => {
             let key = FrontendKey::new(flow.destination, flow.destination_port, flow.protocol);
             let frontend = view.maps.frontends.get(&key, 0);
@@ -149,7 +150,7 @@ fn row(view: &View, event: &Event, reason: Reason) -> Result<Row> {
         }
         id => view.service_name(id),
     };
-    Ok(Row {
+    Ok(EventRow {
         time: when(event.time_ns)?,
         fate: fate(reason),
         reason: reason.name(),
@@ -180,7 +181,7 @@ fn process(pid: u32) -> String {
     }
 }
 
-/// Wall-clock time of a moment of the monotonic clock.
+/// Converts a time of the monotonic clock to wall-clock time.
 fn when(time_ns: u64) -> Result<Zoned> {
     let age = SignedDuration::from_nanos(now_ns().saturating_sub(time_ns) as i64);
     let at = Timestamp::now().checked_sub(age)?;

@@ -1,4 +1,4 @@
-//! Rows as a table for people, or as JSON or YAML for programs.
+//! Output of the commands: a table for people, JSON or YAML for programs.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,34 +8,38 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::view::{List, Versioned};
+
+/// Flags of commands that print rows.
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub(crate) output: Form,
-    /// Only what is of Services, Ingresses or Secrets in this namespace
+pub(crate) struct OutputArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// Only rows of Services, Ingresses or Secrets in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Only what is of Services, Ingresses or Secrets of this name
+    /// Only rows of Services, Ingresses or Secrets with this name
     #[arg(long)]
     name: Option<String>,
-    /// Only what has this address
+    /// Only rows with this address
     #[arg(long)]
     address: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub(crate) enum Format {
     Table,
-    /// A table with every column
+    /// A table with all columns
     Wide,
     Json,
     Yaml,
 }
 
-impl Options {
-    /// Whether a row is asked for. One that is of no object, or has no address, is not if these are.
-    pub(crate) fn asks_for(&self, row: &Value) -> bool {
+impl OutputArgs {
+    /// Whether the filters select a row. With a namespace or name, rows of no object are left out;
+    /// with an address, rows without an address.
+    pub(crate) fn selects(&self, row: &Value) -> bool {
         let many = row["services"].as_array().into_iter().flatten();
         let mut services = many
             .chain([&row["service"], &row["ingress"], &row["secret"]])
@@ -52,7 +56,7 @@ impl Options {
     }
 }
 
-/// Whether some text in a value is this address, with or without a port.
+/// Whether a text in a value is this address, with or without a port.
 fn has_address(value: &Value, address: IpAddr) -> bool {
     match value {
         Value::String(text) => {
@@ -67,39 +71,49 @@ fn has_address(value: &Value, address: IpAddr) -> bool {
     }
 }
 
-/// Prints the rows that are asked for, with further columns if these are.
+/// Prints the rows that the filters select; `wide` are the further columns of `-o wide`.
 pub(crate) fn print_rows<T: Serialize>(
-    options: &Options,
+    args: &OutputArgs,
     header: &[&str],
     wide: &[&str],
     rows: &[T],
 ) -> Result<()> {
     let rows: Result<Vec<Value>, _> = rows.iter().map(serde_json::to_value).collect();
     let mut rows = rows?;
-    rows.retain(|row| options.asks_for(row));
+    rows.retain(|row| args.selects(row));
     let mut header = header.to_vec();
-    if options.output == Form::Wide {
+    if args.output == Format::Wide {
         header.extend(wide);
     }
     let text = table(&header, &rows)?;
-    print(options.output, &rows, || text)
+    print_list(args.output, &rows, || text)
 }
 
-/// Prints a value for programs; for people, what `table` makes of it.
-pub(crate) fn print<T: Serialize>(
-    form: Form,
-    value: &T,
-    table: impl FnOnce() -> String,
+/// Prints a list: `text` for people, `{"version", "items"}` for programs.
+pub(crate) fn print_list<T: Serialize>(
+    format: Format,
+    items: &[T],
+    text: impl FnOnce() -> String,
 ) -> Result<()> {
-    match form {
-        Form::Table | Form::Wide => println!("{}", table()),
-        Form::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Form::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
+    print(format, &List { items }, text)
+}
+
+/// Prints an object: `text` for people, its fields after `"version"` for programs.
+pub(crate) fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    text: impl FnOnce() -> String,
+) -> Result<()> {
+    let versioned = Versioned::new(value);
+    match format {
+        Format::Table | Format::Wide => println!("{}", text()),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&versioned)?),
+        Format::Yaml => print!("{}", serde_yaml_ng::to_string(&versioned)?),
     }
     Ok(())
 }
 
-/// A table with a column for each field.
+/// Formats rows as a table with a column for each field in the header.
 pub(crate) fn table<T: Serialize>(header: &[&str], rows: &[T]) -> Result<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -108,31 +122,75 @@ pub(crate) fn table<T: Serialize>(header: &[&str], rows: &[T]) -> Result<String>
         let Value::Object(fields) = serde_json::to_value(row)? else {
             continue;
         };
-        table.add_row(header.iter().map(|name| match fields.get(*name) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(items)) => {
-                let texts = items
-                    .iter()
-                    .map(|item| item.as_str().map_or_else(|| item.to_string(), String::from));
-                let texts: Vec<String> = texts.collect();
-                let has_words = texts.iter().any(|text| text.contains(' '));
-                texts.join(if has_words { "; " } else { " " })
-            }
-            Some(Value::Null) | None => String::new(),
-            Some(other) => other.to_string(),
-        }));
+        table.add_row(header.iter().map(|name| cell(fields.get(*name))));
     }
     Ok(table.trim_fmt())
 }
 
-/// An error with its causes, those that it names itself left out.
-pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |line, cause| {
-        let cause = cause.to_string();
-        match line.is_empty() {
-            true => cause,
-            false if line.contains(&cause) => line,
-            false => format!("{line}: {cause}"),
+fn cell(field: Option<&Value>) -> String {
+    match field {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => {
+            let texts = items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), String::from));
+            let texts: Vec<String> = texts.collect();
+            let has_spaces = texts.iter().any(|text| text.contains(' '));
+            texts.join(if has_spaces { "; " } else { " " })
         }
-    })
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Format, OutputArgs, table};
+
+    #[test]
+    fn filters_select_rows_by_object_and_address() {
+        let args =
+            |namespace: Option<&str>, name: Option<&str>, address: Option<&str>| OutputArgs {
+                output: Format::Table,
+                namespace: namespace.map(Into::into),
+                name: name.map(Into::into),
+                address: address.map(|text| text.parse().unwrap()),
+            };
+        let one = json!({"service": "shop/web", "frontend": "[2001:db8::1]:80"});
+        let many = json!({"services": ["shop/api", "test/web"], "backend": "10.0.0.1"});
+        let none = json!({"map": "frontends"});
+        for (args, selected) in [
+            (args(None, None, None), [true, true, true]),
+            (args(Some("shop"), None, None), [true, true, false]),
+            (args(None, Some("web"), None), [true, true, false]),
+            (args(Some("shop"), Some("web"), None), [true, false, false]),
+            (args(None, None, Some("2001:db8::1")), [true, false, false]),
+            (args(None, None, Some("10.0.0.1")), [false, true, false]),
+        ] {
+            assert_eq!([&one, &many, &none].map(|row| args.selects(row)), selected);
+        }
+    }
+
+    #[test]
+    fn cells_join_lists_and_leave_missing_fields_empty() {
+        let rows = [
+            json!({"service": "a", "backends": ["10.0.0.1:80", "10.0.0.2:80"]}),
+            json!({"service": null, "backends": ["method is GET", "x"], "count": 7}),
+        ];
+        let text = table(&["service", "backends", "count"], &rows).unwrap();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|cell| !cell.is_empty())
+                    .collect()
+            })
+            .collect();
+        assert_eq!(lines[0], ["SERVICE", "BACKENDS", "COUNT"]);
+        assert_eq!(lines[1], ["a", "10.0.0.1:80 10.0.0.2:80"]);
+        assert_eq!(lines[2], ["method is GET; x", "7"]);
+    }
 }

@@ -1,53 +1,41 @@
-//! Asking a proxy how it is, over its Unix socket: the probe of a pod whose image has no other program.
+//! The probe of a proxy's pod, whose image has no other program that could ask.
 
-use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    time::Duration,
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use http::StatusCode;
 
-/// Longest time that an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+use crate::http::{ListenAddress, client};
 
 #[derive(clap::Args)]
-pub(crate) struct Probe {
-    /// The socket that the proxy's --healthz-bind-address names
+pub(crate) struct ProbeArgs {
+    /// Unix socket: the proxy's --healthz-bind-address
     socket: PathBuf,
     /// What to ask
-    question: Question,
+    check: Check,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Question {
-    /// Whether it runs
+enum Check {
+    /// Whether the proxy runs
     Livez,
-    /// Whether it takes connections
+    /// Whether the proxy accepts connections
     Readyz,
 }
 
 /// Fails unless the answer is yes.
-pub(crate) fn probe(command: &Probe) -> Result<()> {
-    let path = match command.question {
-        Question::Livez => "/livez",
-        Question::Readyz => "/readyz",
+pub(crate) fn probe(args: &ProbeArgs) -> Result<()> {
+    let path = match args.check {
+        Check::Livez => "/livez",
+        Check::Readyz => "/readyz",
     };
-    let answer = ask(command, path).with_context(|| command.socket.display().to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    let status = head.split(' ').nth(1);
-    ensure!(status == Some("200"), "{path}: {}", body.trim());
-    print!("{body}");
+    let reply = client::get(&ListenAddress::Unix(args.socket.clone()), path);
+    let reply = reply.with_context(|| args.socket.display().to_string())?;
+    ensure!(
+        reply.status == StatusCode::OK,
+        "{path}: {}",
+        reply.body.trim()
+    );
+    print!("{}", reply.body);
     Ok(())
-}
-
-fn ask(command: &Probe, path: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(&command.socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

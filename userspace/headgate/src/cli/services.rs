@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::output::{Options, print_rows};
-use crate::view::{Report, View};
+use super::output::{OutputArgs, print_rows};
+use crate::view::{AgentState, View};
 
-pub(crate) fn services(pins: &Path, options: &Options) -> Result<()> {
-    let rows = View::open(pins)?.frontends(Report::read(pins)?.as_ref())?;
+pub(crate) fn services(pins: &Path, args: &OutputArgs) -> Result<()> {
+    let rows = View::open(pins)?.frontends(AgentState::read(pins)?.as_ref())?;
     let header = [
         "service",
         "kind",
@@ -28,11 +28,11 @@ pub(crate) fn services(pins: &Path, options: &Options) -> Result<()> {
         "packets",
         "bytes",
     ];
-    print_rows(options, &header, &wide, &rows)
+    print_rows(args, &header, &wide, &rows)
 }
 
-pub(crate) fn backends(pins: &Path, options: &Options) -> Result<()> {
+pub(crate) fn backends(pins: &Path, args: &OutputArgs) -> Result<()> {
     let rows = View::open(pins)?.backends()?;
     let header = ["backend", "protocol", "node", "connections", "services"];
-    print_rows(options, &header, &["id", "packets", "bytes"], &rows)
+    print_rows(args, &header, &["id", "packets", "bytes"], &rows)
 }

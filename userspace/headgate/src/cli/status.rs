@@ -1,4 +1,4 @@
-//! Agent, hooks, map fill, and what became of packets.
+//! State of the agent, hooks, maps, and counters by reason.
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
@@ -6,62 +6,58 @@ use anyhow::Result;
 use headgate_dataplane::{attached, loaded_config};
 use serde::Serialize;
 
-use super::output::{Options, print, print_rows, table};
-use crate::view::{Counter, Report, View};
+use super::output::{OutputArgs, print, print_rows, table};
+use crate::view::{AgentState, CounterRow, FillRow, View};
 
 #[derive(Serialize)]
-struct Status<F> {
-    agent: Option<Report>,
+struct StatusOutput {
+    agent: Option<AgentState>,
     kernel: String,
     /// How packets from outside reach backends on other nodes.
     forwarding: String,
-    /// Programs by device; those of sockets by `cgroup` and `netns`.
+    /// Programs by device; `cgroup` and `netns` stand for those of sockets.
     hooks: BTreeMap<String, Vec<String>>,
-    maps: Vec<F>,
-    counters: Vec<Counter>,
+    maps: Vec<FillRow>,
+    counters: Vec<CounterRow>,
 }
 
 const COUNTERS: [&str; 4] = ["fate", "reason", "count", "meaning"];
 const FILLS: [&str; 5] = ["map", "entries", "capacity", "fill", "kib"];
 
-/// The agent in words, a fact a line.
-fn describe(report: Option<&Report>) -> String {
-    let Some(report) = report else {
-        return "  has not said anything yet\n".into();
+/// Describes the agent, one fact a line.
+fn describe(state: Option<&AgentState>) -> String {
+    let Some(state) = state else {
+        return "  has not written its state yet\n".into();
     };
     let mut text = String::new();
     let mut say = |line: String| writeln!(text, "  {line}").unwrap_or_default();
-    let Report {
-        version, pid, node, ..
-    } = report;
-    let age_s = report.age_s();
-    say(match report.is_alive() {
-        true => format!("version {version}, process {pid}, node {node}"),
+    let AgentState {
+        release, pid, node, ..
+    } = state;
+    let age_s = state.age_s();
+    say(match state.is_alive() {
+        true => format!("version {release}, process {pid}, node {node}"),
         false => format!(
-            "version {version}, node {node}: silent for {age_s} s; the kernel goes on with what it has"
+            "version {release}, node {node}: no update for {age_s} s; the kernel keeps balancing with the last state"
         ),
     });
-    say(match report.is_synced {
+    say(match state.is_synced {
         true => format!(
             "in sync: {} services, {} backends, {} frontends (pass {}, {} ms)",
-            report.services,
-            report.backends,
-            report.frontends,
-            report.revision,
-            report.last_pass_ms
+            state.services, state.backends, state.frontends, state.revision, state.last_pass_ms
         ),
-        false => "not in sync: the source has not listed everything yet".into(),
+        false => "not in sync: the source is not completely listed yet".into(),
     });
-    if let Some(reason) = &report.disconnected {
+    if let Some(reason) = &state.disconnected {
         say(format!("disconnected from its source: {reason}"));
     }
-    if report.repaired > 0 {
+    if state.repaired > 0 {
         say(format!(
-            "drift: {} map entries that somebody else changed were put right",
-            report.repaired
+            "drift: {} map entries were changed by another program, and repaired",
+            state.repaired
         ));
     }
-    for (word, list) in [("failed", &report.failures), ("refused", &report.refusals)] {
+    for (word, list) in [("failed", &state.failures), ("refused", &state.refusals)] {
         for complaint in list {
             say(format!(
                 "{word}: {}: {}",
@@ -69,20 +65,20 @@ fn describe(report: Option<&Report>) -> String {
             ));
         }
     }
-    if report.more > 0 {
-        say(format!("and {} more: see the agent's log", report.more));
+    if state.more > 0 {
+        say(format!("and {} more: see the agent's log", state.more));
     }
     text
 }
 
-/// What the running programs do.
+/// How the loaded programs forward.
 fn forwarding(pins: &Path) -> Result<String> {
     let config = loaded_config(pins)?;
     let port = config.dsr_port.number();
     Ok(match (port, config.forwards_by_dsr) {
         (0, _) => "snat".into(),
-        (_, 0) => format!("snat, and what comes by dsr to UDP port {port} is accepted"),
-        _ => format!("dsr, in UDP to port {port}"),
+        (_, 0) => format!("snat; dsr packets to UDP port {port} are accepted"),
+        _ => format!("dsr, to UDP port {port}"),
     })
 }
 
@@ -96,10 +92,10 @@ fn hooks(pins: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(hooks)
 }
 
-pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
+pub(crate) fn status(pins: &Path, args: &OutputArgs) -> Result<()> {
     let view = View::open(pins)?;
-    let status = Status {
-        agent: Report::read(pins)?,
+    let status = StatusOutput {
+        agent: AgentState::read(pins)?,
         kernel: nix::sys::utsname::uname()?
             .release()
             .to_string_lossy()
@@ -116,7 +112,7 @@ pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
         .iter()
         .map(|(device, programs)| format!("\n  {device}: {}", programs.join(" ")))
         .collect();
-    print(options.output, &status, || {
+    print(args.output, &status, || {
         format!(
             "agent\n{}\nhooks (Linux {}){hooks}\n  forwarding: {}\n\n{fills}\n\n{counters}",
             describe(status.agent.as_ref()),
@@ -126,16 +122,16 @@ pub(crate) fn status(pins: &Path, options: &Options) -> Result<()> {
     })
 }
 
-pub(crate) fn counters(pins: &Path, options: &Options) -> Result<()> {
-    print_rows(options, &COUNTERS, &[], &View::open(pins)?.counters()?)
+pub(crate) fn counters(pins: &Path, args: &OutputArgs) -> Result<()> {
+    print_rows(args, &COUNTERS, &[], &View::open(pins)?.counters()?)
 }
 
-pub(crate) fn drops(pins: &Path, options: &Options) -> Result<()> {
+pub(crate) fn drops(pins: &Path, args: &OutputArgs) -> Result<()> {
     let mut rows = View::open(pins)?.counters()?;
     rows.retain(|row| matches!(row.fate, "reject" | "drop"));
-    print_rows(options, &COUNTERS, &[], &rows)
+    print_rows(args, &COUNTERS, &[], &rows)
 }
 
-pub(crate) fn maps(pins: &Path, options: &Options) -> Result<()> {
-    print_rows(options, &FILLS, &[], &View::open(pins)?.fills(pins)?)
+pub(crate) fn maps(pins: &Path, args: &OutputArgs) -> Result<()> {
+    print_rows(args, &FILLS, &[], &View::open(pins)?.fills(pins)?)
 }

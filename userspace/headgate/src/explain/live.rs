@@ -1,5 +1,5 @@
-//! The walk's questions answered by the live maps, and each answer noted in words. What the walk
-//! would write stays here.
+//! The live maps as the tables of a walk. Each lookup is noted as a step; what the walk writes stays in
+//! this process.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use headgate_dataplane::now_s;
 
 use crate::view::{View, client, endpoint, protocol};
 
-/// Live maps, read only, below what this walk wrote.
+/// Live maps, read only, with the writes of this walk on top.
 pub(super) struct LiveTables<'a> {
     view: &'a View,
     config: DatapathConfig,
@@ -26,13 +26,13 @@ pub(super) struct LiveTables<'a> {
     affinities: HashMap<AffinityKey, AffinityEntry>,
     fragments: HashMap<FragmentKey, FragmentEntry>,
     steps: RefCell<Vec<String>>,
-    /// Entries of the live tables that were asked for.
-    pub(super) met: RefCell<Met>,
+    /// Entries of the live maps that the walk used.
+    pub(super) used: RefCell<UsedEntries>,
 }
 
-/// Entries of the live tables that a walk met.
+/// Entries of the live maps that a walk used.
 #[derive(Default)]
-pub(super) struct Met {
+pub(super) struct UsedEntries {
     pub(super) connections: HashMap<FlowKey, CtEntry>,
     pub(super) affinities: HashMap<AffinityKey, AffinityEntry>,
 }
@@ -47,15 +47,15 @@ impl<'a> LiveTables<'a> {
             affinities: HashMap::new(),
             fragments: HashMap::new(),
             steps: RefCell::default(),
-            met: RefCell::default(),
+            used: RefCell::default(),
         }
     }
 
-    /// What was noted since the last time, each thing once.
+    /// Takes the steps noted since the last call, without duplicates.
     pub(super) fn take_steps(&self) -> Vec<String> {
-        let mut told = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut steps = self.steps.take();
-        steps.retain(|step| told.insert(step.clone()));
+        steps.retain(|step| seen.insert(step.clone()));
         steps
     }
 
@@ -71,16 +71,16 @@ impl<'a> LiveTables<'a> {
         ) {
             (true, _) => "an expired connection",
             (false, Direction::Original) => "an open connection",
-            (false, Direction::Reply) => "answers of an open connection",
+            (false, Direction::Reply) => "replies of an open connection",
         };
         let of = match entry.service {
-            0 => "past all services".into(),
-            id => format!("of service {}", self.view.service_name(id)),
+            0 => "to no Service".into(),
+            id => format!("of Service {}", self.view.service_name(id)),
         };
         let state = entry.state.name();
         if entry.flags.has(CtFlags::ENCAPSULATES) {
             return format!(
-                "known as {what} {of} ({state}, last packet {age_s} s ago): it goes on whole to {}",
+                "known as {what} {of} ({state}, last packet {age_s} s ago): the whole packet is forwarded to {}",
                 endpoint(entry.destination, entry.destination_port),
             );
         }
@@ -93,12 +93,12 @@ impl<'a> LiveTables<'a> {
         )
     }
 
-    /// Says so if a new connection's source is translated, by the entry for its answers.
+    /// Notes that the source of a new connection is translated, by the entry for its replies.
     fn note_source(&self, flow: &FlowKey, entry: &CtEntry) {
         let source = endpoint(flow.destination, flow.destination_port);
         if source != endpoint(entry.destination, entry.destination_port) {
             self.note(format!(
-                "answers must come back this way, so the source becomes {source}"
+                "replies must return through this node, so the source becomes {source}"
             ));
         }
     }
@@ -117,10 +117,10 @@ impl Tables for LiveTables<'_> {
         let entry = self.view.maps.addresses.get(address, 0).ok();
         let name = IpAddr::from(*address);
         self.note(match entry {
-            None => format!("{name} is no address of a service"),
-            Some(AddressEntry::SERVICE) => format!("{name} is an address of services alone"),
+            None => format!("{name} is not an address of a Service"),
+            Some(AddressEntry::SERVICE) => format!("{name} is an address of Services only"),
             Some(_) => {
-                format!("{name} is an address of services that the node or others hold as well")
+                format!("{name} is an address of Services, and also of this node or another host")
             }
         });
         entry
@@ -149,14 +149,14 @@ impl Tables for LiveTables<'_> {
         let (count, slots) = (self.view.backends_of(id).len(), entry.slots().count);
         let how = match entry.flags == ServiceFlags::CONSISTENT {
             true => format!("by a Maglev table of {slots} slots"),
-            false => "by a plain list".into(),
+            false => "from a plain list".into(),
         };
         let affinity = match entry.affinity_timeout_s {
             0 => String::new(),
             timeout_s => format!(", with session affinity for {timeout_s} s"),
         };
         self.note(format!(
-            "the service has {count} eligible backends, chosen {how}{affinity}"
+            "the Service has {count} eligible backends, chosen {how}{affinity}"
         ));
         Some(entry)
     }
@@ -164,7 +164,7 @@ impl Tables for LiveTables<'_> {
     fn slot(&self, index: u32) -> Option<u32> {
         let id = self.view.maps.slots.get(index)?;
         self.note(format!(
-            "a hash of who asks picks slot {index} of those of all services"
+            "the hash of the client selects slot {index} in the array of all slots"
         ));
         Some(id)
     }
@@ -187,7 +187,7 @@ impl Tables for LiveTables<'_> {
         let (name, protocol) = (endpoint(key.address, key.port), protocol(key.protocol));
         let verb = if id.is_some() { "is" } else { "is not" };
         self.note(format!(
-            "another node sends it to {name} over {protocol}, which {verb} a backend on this node"
+            "another node forwards it to {name} over {protocol}, which {verb} a backend on this node"
         ));
         id
     }
@@ -208,15 +208,15 @@ impl Tables for LiveTables<'_> {
         let entry = self.view.maps.affinities.get(key, 0).ok();
         let client = client(key.client);
         self.note(match &entry {
-            None => format!("{client} has no backend of this service yet"),
+            None => format!("{client} has no backend of this Service yet"),
             Some(entry) => format!(
-                "{client} got {} last, {} s ago",
+                "{client} had backend {} {} s ago",
                 self.view.backend_name(entry.backend),
                 self.now_s.saturating_sub(entry.seen_s)
             ),
         });
         if let Some(entry) = entry {
-            self.met.borrow_mut().affinities.insert(*key, entry);
+            self.used.borrow_mut().affinities.insert(*key, entry);
         }
         entry
     }
@@ -236,7 +236,7 @@ impl Tables for LiveTables<'_> {
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
         let entry = self.fragments.get(key).copied();
         if entry.is_none() {
-            self.note("the first fragment was not seen".into());
+            self.note("the first fragment is not known".into());
         }
         entry
     }
@@ -255,20 +255,22 @@ impl Tables for LiveTables<'_> {
             None => self.note("no connection of this flow is open".into()),
             Some(entry) => {
                 self.note(self.describe_connection(flow, entry));
-                self.met.borrow_mut().connections.insert(*flow, *entry);
+                self.used.borrow_mut().connections.insert(*flow, *entry);
             }
         }
         entry
     }
 
     fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added {
-        let taken = self.connections.get(flow).copied();
-        let taken = taken.or_else(|| self.view.maps.connections.get(flow, 0).ok());
-        if let Some(taken) = taken {
-            self.met.borrow_mut().connections.insert(*flow, taken);
+        let in_use = self.connections.get(flow).copied();
+        let in_use = in_use.or_else(|| self.view.maps.connections.get(flow, 0).ok());
+        if let Some(in_use) = in_use {
+            self.used.borrow_mut().connections.insert(*flow, in_use);
             let source = endpoint(flow.destination, flow.destination_port);
             let backend = endpoint(flow.source, flow.source_port);
-            self.note(format!("{source} was used towards {backend} before"));
+            self.note(format!(
+                "{source} is already in use for another connection to {backend}"
+            ));
             return Added::Exists;
         }
         self.connections.insert(*flow, *entry);
@@ -279,13 +281,13 @@ impl Tables for LiveTables<'_> {
     fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
         if entry.flags.has(CtFlags::ENCAPSULATES) {
             self.note(format!(
-                "that node answers the client itself, so the packet goes there whole, in a \
-                 datagram to UDP port {}",
+                "that node answers the client directly, so the whole packet goes there, encapsulated \
+                 in a datagram to UDP port {}",
                 self.config.dsr_port.number()
             ));
         }
         if Direction::of(entry) == Direction::Reply {
-            self.note("that connection is over, so the port is free".into());
+            self.note("that connection is closed, so the port is available".into());
             self.note_source(flow, entry);
         }
         self.connections.insert(*flow, *entry);
@@ -293,13 +295,13 @@ impl Tables for LiveTables<'_> {
     }
 
     fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool {
-        let known = self.met.borrow().connections.get(flow).copied();
+        let known = self.used.borrow().connections.get(flow).copied();
         let known = self.connections.get(flow).copied().or(known);
         let known = known.or_else(|| self.view.maps.connections.get(flow, 0).ok());
         let Some(mut entry) = known else {
             return false;
         };
-        self.met
+        self.used
             .borrow_mut()
             .connections
             .entry(*flow)
@@ -310,7 +312,7 @@ impl Tables for LiveTables<'_> {
         true
     }
 
-    /// The kernel's answer is what the program's run shows.
+    /// The test run of the program shows the kernel's routing decision.
     fn route(&self, _query: &RouteQuery) -> Route {
         Route::STACK
     }

@@ -1,9 +1,10 @@
-//! What becomes of a packet, and why.
+//! What happens to a packet, and why.
 //!
-//! The walk runs here, over the live maps, and says each step in words. Then the very programs that
-//! run in the kernel get the same packet (`BPF_PROG_TEST_RUN`) over the same maps, with tables of
-//! their own where they write: what they say holds.
+//! The walk runs in this process, over the live maps, and describes each step. Then the programs that
+//! are attached in the kernel run with the same packet (`BPF_PROG_TEST_RUN`) over the same maps, with
+//! tables of their own where they write. Their verdict counts.
 
+pub(crate) mod capture;
 mod live;
 mod packet;
 
@@ -24,45 +25,46 @@ use thiserror::Error;
 use self::live::LiveTables;
 use crate::view::{View, endpoint, fate, flow::Protocol};
 
-/// A packet that somebody asks about.
+/// A packet to explain: the first of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
+pub(crate) struct PacketQuery {
     pub(crate) source: SocketAddr,
     pub(crate) protocol: Protocol,
     pub(crate) destination: SocketAddr,
-    /// The device that it comes in on; if there is one external device alone, that.
+    /// Device that receives the packet; default: the external device, if there is only one.
     pub(crate) device: Option<String>,
 }
 
-/// A question that cannot be answered as it was asked.
+/// A query that cannot be answered as it is.
 #[derive(Debug, Error)]
 #[error("{why}")]
-pub(crate) struct Mistake {
-    /// What is wrong with it: `dev` or `destination`.
+pub(crate) struct QueryError {
+    /// The wrong parameter: `dev` or `destination`.
     pub(crate) about: &'static str,
     why: String,
 }
 
-/// The answer.
+/// What happens to a packet.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Explanation {
-    /// The packet as it came, or what the process asked for.
+    /// The packet as received, or the call of a process.
     pub(crate) packet: String,
     pub(crate) device: Option<String>,
-    /// The program that had the last word.
+    /// The program that decided.
     pub(crate) program: Option<String>,
     pub(crate) steps: Vec<String>,
     /// `pass`, `forward`, `reject` or `drop`.
     pub(crate) fate: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) meaning: &'static str,
-    /// What happens to it, in words.
+    /// What happens to the packet, in words.
     pub(crate) verdict: &'static str,
-    /// The packet afterwards, if it changed.
+    /// The packet afterwards, if the program changed it.
     pub(crate) result: Option<String>,
 }
 
-/// Explains packets on one node, one after the other: what one opens, the next finds open.
+/// Explains packets on one node in their order: a connection that one packet opens is open for the
+/// next.
 pub(crate) struct Explainer<'a> {
     tables: LiveTables<'a>,
     probe: Probe,
@@ -71,11 +73,11 @@ pub(crate) struct Explainer<'a> {
     programs: Vec<&'static str>,
 }
 
-fn no_device(why: String) -> Mistake {
-    Mistake { about: "dev", why }
+fn no_device(why: String) -> QueryError {
+    QueryError { about: "dev", why }
 }
 
-/// Programs that see what comes in on a device, in their order.
+/// Programs for packets that a device receives, in their order.
 fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
     let links = attached(pins)?;
     let order = [names::XDP_EXTERNAL, names::TC_EXTERNAL, names::TC_POD];
@@ -97,7 +99,7 @@ fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
     Ok(programs)
 }
 
-/// The one external device.
+/// The external device, if there is only one.
 fn default_device(pins: &Path) -> Result<String> {
     let links = attached(pins)?;
     let mut external = links.iter().filter_map(|link| {
@@ -107,10 +109,10 @@ fn default_device(pins: &Path) -> Result<String> {
     match (external.next(), external.next()) {
         (Some(device), None) => Ok(device.into()),
         (None, _) => bail!(no_device(
-            "no program is attached to an external device: say --dev DEVICE".into()
+            "no program is attached to an external device: name one with --dev".into()
         )),
         (Some(_), Some(_)) => bail!(no_device(
-            "there are several external devices: say --dev DEVICE".into()
+            "there are several external devices: name one with --dev".into()
         )),
     }
 }
@@ -136,26 +138,26 @@ impl<'a> Explainer<'a> {
     pub(crate) fn frame(&mut self, frame: &[u8]) -> Result<Explanation> {
         let (steps, expected) = self.walk(frame);
         {
-            let met = self.tables.met.take();
-            for (flow, entry) in &met.connections {
+            let used = self.tables.used.take();
+            for (flow, entry) in &used.connections {
                 self.probe.know_connection(flow, entry)?;
             }
-            for (key, entry) in &met.affinities {
+            for (key, entry) in &used.affinities {
                 self.probe.know_affinity(key, entry)?;
             }
         }
         let (program, trial) = self.run(frame)?;
         let mut steps = steps;
         let verdict = verdict(program, &trial);
-        // Routing is the kernel's to know; on all else both must agree.
+        // Only the kernel knows its routes; all other reasons must be the same.
         let is_routing = matches!(
             trial.reason,
             Reason::NoRoute | Reason::NoNeighbour | Reason::TooBig | Reason::HopLimit
         );
         if trial.reason != expected && !is_routing {
             steps.push(format!(
-                "but the program says otherwise ({} instead of {}): the maps changed meanwhile, or \
-                 the programs are of another version",
+                "but the program decided otherwise ({} instead of {}): the maps changed meanwhile, \
+                 or the programs are of another version",
                 trial.reason.name(),
                 expected.name()
             ));
@@ -195,17 +197,17 @@ impl<'a> Explainer<'a> {
         (self.tables.take_steps(), outcome.reason)
     }
 
-    /// Runs the programs of the device until one does something with the packet.
+    /// Runs the programs of the device until one decides about the packet.
     fn run(&mut self, frame: &[u8]) -> Result<(&'static str, Trial)> {
         let mut last = None;
         for program in &self.programs {
             let trial = self.probe.run(program, self.ifindex, frame)?;
-            let is_handed_on = matches!(
+            let is_passed_on = matches!(
                 trial.reason,
                 Reason::PartialChecksum | Reason::ForTc | Reason::NoNeighbour | Reason::NoTailroom
             );
             last = Some((*program, trial));
-            if !is_handed_on {
+            if !is_passed_on {
                 break;
             }
         }
@@ -213,7 +215,7 @@ impl<'a> Explainer<'a> {
     }
 }
 
-/// What a program's return value does to the packet.
+/// What the return value of a program does to the packet.
 fn verdict(program: &str, trial: &Trial) -> &'static str {
     const XDP_DROP: i32 = 1;
     const XDP_PASS: i32 = 2;
@@ -224,25 +226,25 @@ fn verdict(program: &str, trial: &Trial) -> &'static str {
         _ => (TC_ACT_UNSPEC, TC_ACT_SHOT),
     };
     match (trial.action, trial.reason.fate()) {
-        (action, _) if action == dropped => "it is dropped",
+        (action, _) if action == dropped => "the packet is dropped",
         (action, Fate::Forward) if action == passed => {
-            "it is translated, and the kernel routes it on"
+            "the packet is translated, then routed by the kernel"
         }
-        (action, _) if action == passed => "it is left to the kernel as it is",
-        (_, Fate::Reject) => "it is answered: what goes back is below",
-        _ => "it is translated and sent on at once, past the kernel's own routing",
+        (action, _) if action == passed => "the packet passes unchanged to the kernel",
+        (_, Fate::Reject) => "the packet is rejected with the reply below",
+        _ => "the packet is translated and sent directly, without the kernel's routing",
     }
 }
 
 /// Explains the first packet of a connection.
-pub(crate) fn run(pins: &Path, question: &Question) -> Result<Explanation> {
+pub(crate) fn run(pins: &Path, query: &PacketQuery) -> Result<Explanation> {
     let view = View::open(pins)?;
-    let frame = packet::first(question.source, question.protocol, question.destination)?;
-    Explainer::new(pins, &view, question.device.as_deref())?.frame(&frame)
+    let frame = packet::first(query.source, query.protocol, query.destination)?;
+    Explainer::new(pins, &view, query.device.as_deref())?.frame(&frame)
 }
 
-/// Explains what becomes of a `connect` or `sendmsg` of a process of this node. Socket hooks cannot
-/// be tried in the kernel, so this is the walk's word alone.
+/// Explains a `connect` or `sendmsg` of a process of this node. The kernel cannot test-run socket
+/// hooks, so only the walk in this process decides here.
 pub(crate) fn connect(pins: &Path, protocol: Protocol, to: SocketAddr) -> Result<Explanation> {
     let view = View::open(pins)?;
     let config: DatapathConfig = loaded_config(pins)?;
@@ -258,13 +260,13 @@ pub(crate) fn connect(pins: &Path, protocol: Protocol, to: SocketAddr) -> Result
     let (reason, verdict, result) = match decision {
         Decision::Leave => (
             Reason::NotOurs,
-            "the socket is left alone; its packets are looked at where they go",
+            "the socket is not changed; its packets are handled on the devices",
             None,
         ),
         Decision::Refuse(reason) => (reason, "the call fails", None),
         Decision::Backend { entry, .. } => (
             Reason::SocketTranslated,
-            "the socket talks to a backend, such as",
+            "the socket connects to a backend, for example",
             Some(endpoint(entry.address, entry.port)),
         ),
     };

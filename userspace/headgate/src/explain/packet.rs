@@ -1,22 +1,22 @@
-//! Packets in bytes and in words.
+//! Building and describing packets.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, PacketBuilder, TransportSlice};
 
-use super::Mistake;
+use super::QueryError;
 use crate::view::flow::Protocol;
 
 const HOP_LIMIT: u8 = 64;
 
-/// The first packet of a connection: a TCP SYN, or a datagram without content.
+/// Builds the first packet of a connection: a TCP SYN, or an empty datagram.
 pub(super) fn first(from: SocketAddr, protocol: Protocol, to: SocketAddr) -> Result<Vec<u8>> {
     let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let network = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), HOP_LIMIT),
         (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), HOP_LIMIT),
-        _ => bail!(Mistake {
+        _ => bail!(QueryError {
             about: "destination",
             why: format!("{from} and {to} are not of one family"),
         }),
@@ -32,7 +32,7 @@ pub(super) fn first(from: SocketAddr, protocol: Protocol, to: SocketAddr) -> Res
     Ok(frame)
 }
 
-/// A frame in a line.
+/// Describes a frame in one line.
 pub(super) fn describe(frame: &[u8]) -> String {
     let Ok(packet) = LaxSlicedPacket::from_ethernet(frame) else {
         return "unreadable".into();

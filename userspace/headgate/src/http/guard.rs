@@ -1,4 +1,4 @@
-//! Who is answered, and what a browser may do with the answer.
+//! Which requests are answered, and what a browser may do with the response.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -20,10 +20,10 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Refuses requests for other hosts, and keeps browsers strict.
+/// Refuses requests for other hosts, and sets security headers.
 ///
-/// A site that a browser shows may make its own name resolve to where the page is, and would then
-/// pass for it. It cannot do so with a name that is not its own.
+/// A malicious site may resolve its own name to the address of the page, and read the page as its own
+/// (DNS rebinding). Its requests carry its name in `Host`, and are refused.
 pub(crate) async fn guard(State(node): State<Arc<str>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST);
     let mut answer = match host.is_some_and(|host| is_ours(host, &node)) {
@@ -38,9 +38,8 @@ pub(crate) async fn guard(State(node): State<Arc<str>>, request: Request, next: 
 }
 
 fn refusal(node: &str) -> Response {
-    let line = format!(
-        "this page is not at that name: ask for it by an address, as localhost or as {node}\n"
-    );
+    let line =
+        format!("the page is not served under this name: use an IP address, localhost or {node}\n");
     (StatusCode::MISDIRECTED_REQUEST, line).into_response()
 }
 

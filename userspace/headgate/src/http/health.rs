@@ -1,13 +1,6 @@
-//! What probes, load balancers and Prometheus ask over HTTP, with kube-proxy's contract.
+//! Health checks and metrics over HTTP, with kube-proxy's contract.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{AddrParseError, SocketAddr},
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
 use axum::{
     Json, Router,
@@ -16,77 +9,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use headgate_control::{IngressStatus, Status};
+use headgate_control::Status;
 use headgate_model::{NamespacedName, Node};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::{
-    net::{TcpListener, UnixListener},
     sync::watch,
     task::{JoinHandle, spawn_blocking},
-    time::sleep,
 };
-use tracing::warn;
 
-use super::metrics::Metrics;
-
-/// How long to wait before an address that was taken is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+use super::{metrics::Metrics, serve};
 
 type Statuses = watch::Receiver<Status>;
 
-/// Where probes are answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// At an address.
-    Address(SocketAddr),
-    /// On a Unix socket, which belongs to one process where several share the network.
-    Socket(PathBuf),
-}
-
-impl FromStr for Place {
-    type Err = AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, AddrParseError> {
-        if text.contains('/') {
-            return Ok(Self::Socket(text.into()));
-        }
-        text.parse().map(Self::Address)
-    }
-}
-
-/// Answers on an address until it is dropped; waits while it is taken.
-pub(crate) async fn serve(address: SocketAddr, router: Router) {
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(error) => warn!("cannot listen on {address}: {error}"),
-        }
-        sleep(RETRY).await;
-    };
-    if let Err(error) = axum::serve(listener, router).await {
-        warn!("{address}: {error}");
-    }
-}
-
-/// Answers on a Unix socket until it is dropped, in the place of who had it before.
-async fn serve_socket(path: &Path, router: Router) {
-    // There is none, most of the time.
-    let _absent = fs::remove_file(path);
-    let result = match UnixListener::bind(path) {
-        Ok(listener) => axum::serve(listener, router).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        warn!("cannot listen on {}: {error}", path.display());
-    }
-    std::future::pending().await
-}
-
 /// `/healthz`, `/livez` and `/readyz`.
 ///
-/// `/healthz` is for load balancers: 503 as well when the node is about to go (KEP-3836). `/livez`
-/// is not: that the API cannot be reached is no reason to start the agent anew.
+/// `/healthz` is for load balancers: it is 503 also while the node is being removed (KEP-3836).
+/// `/livez` is 200 even if the API cannot be reached, since a restart of the agent would not help.
 pub(crate) async fn probes(address: SocketAddr, statuses: Statuses, metrics: Metrics) {
     let router = Router::new()
         .route("/healthz", get(healthz))
@@ -136,39 +75,14 @@ async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
     probe(&status, status.is_synced)
 }
 
-/// `/livez` and `/readyz` of the proxy: it is ready while it takes connections.
-pub(crate) async fn proxy_probes(
-    place: &Place,
-    statuses: watch::Receiver<IngressStatus>,
-    is_listening: watch::Receiver<bool>,
-) {
-    let ready = move || async move {
-        if *is_listening.borrow() {
-            return (StatusCode::OK, "ready\n");
-        }
-        let reason = match statuses.borrow().is_synced {
-            true => "it takes no connections\n",
-            false => "the source was not listed yet\n",
-        };
-        (StatusCode::SERVICE_UNAVAILABLE, reason)
-    };
-    let router = Router::new()
-        .route("/livez", get("alive\n"))
-        .route("/readyz", get(ready));
-    match place {
-        Place::Address(address) => serve(*address, router).await,
-        Place::Socket(path) => serve_socket(path, router).await,
-    }
-}
-
-/// `/metrics`, from a function that says what they are.
+/// `/metrics`, with the text that a function returns.
 pub(crate) fn metrics<F>(text: F) -> Router
 where
     F: Fn() -> anyhow::Result<String> + Clone + Send + Sync + 'static,
 {
     let answer = |State(text): State<F>| async move {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        // Not on the thread that keeps the maps in step.
+        // Reading takes a while, and the agent's one thread writes the maps.
         let text = spawn_blocking(text).await;
         match text.map_err(anyhow::Error::from).flatten() {
             Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
@@ -180,8 +94,8 @@ where
         .with_state(text)
 }
 
-/// Serves `spec.healthCheckNodePort` of every service on the addresses of node ports, as services
-/// come and go.
+/// Serves `spec.healthCheckNodePort` of every Service on the addresses that serve NodePorts, and
+/// follows both as they change.
 pub(crate) async fn node_ports(mut statuses: Statuses, mut nodes: watch::Receiver<Node>) {
     let mut servers: BTreeMap<SocketAddr, (NamespacedName, JoinHandle<()>)> = BTreeMap::new();
     loop {

@@ -1,4 +1,4 @@
-//! What a proxy serves and why: its answers, and those who ask for them.
+//! `/table` and `/explain` of a proxy: what it serves, and why a request gets what it gets.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use axum::{
 use headgate_proxy::{Proxy, Table};
 
 use super::question;
-use crate::http::guard;
+use crate::{http::guard, view::Versioned};
 
-/// `/table` and `/explain`, which change nothing.
+/// Both paths. They change nothing.
 pub(crate) fn router(proxy: &Arc<Proxy>, node: &str) -> Router {
     Router::new()
         .route("/table", get(table))
@@ -24,18 +24,17 @@ pub(crate) fn router(proxy: &Arc<Proxy>, node: &str) -> Router {
         .with_state(proxy.clone())
 }
 
-async fn table(State(proxy): State<Arc<Proxy>>) -> Json<Table> {
-    Json(proxy.table())
+async fn table(State(proxy): State<Arc<Proxy>>) -> Json<Versioned<Table>> {
+    Json(Versioned::new(proxy.table()))
 }
 
-/// A question in the parameters `url`, `method`, `header`, of which there may be several, and
-/// `client`.
+/// Explains the request in the parameters `url`, `method`, `header` (may be repeated) and `client`.
 pub(crate) async fn explain(
     State(proxy): State<Arc<Proxy>>,
     Query(words): Query<Vec<(String, String)>>,
 ) -> Response {
     match question::parse(&words) {
-        Ok(question) => Json(proxy.explain(&question)).into_response(),
+        Ok(question) => Json(Versioned::new(proxy.explain(&question))).into_response(),
         Err(line) => (StatusCode::BAD_REQUEST, format!("{line}\n")).into_response(),
     }
 }

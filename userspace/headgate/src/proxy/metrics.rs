@@ -1,4 +1,6 @@
-//! Metrics of the L7 proxy.
+//! Prometheus metrics of the L7 proxy.
+
+use std::{collections::BTreeMap, fmt};
 
 use anyhow::Result;
 use headgate_control::IngressStatus;
@@ -8,89 +10,88 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text::encode},
     metrics::MetricType,
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-    },
     registry::Registry,
 };
 
-/// Times to answer, by Ingress.
-#[derive(Debug)]
-struct Times(Vec<(NamespacedName, Answers)>);
+use crate::http::metrics::{Labels, Metric, Reader, Scrape};
 
-/// All of them in the text format.
+const COUNTERS: [Reader<IngressStatus>; 1] = [Reader {
+    name: "headgate_proxy_passes",
+    help: "Passes of the loop that makes routes of Ingresses.",
+    read: |status| status.revision,
+}];
+
+const GAUGES: [Reader<IngressStatus>; 4] = [
+    Reader {
+        name: "headgate_proxy_ingresses",
+        help: "Ingresses that are served.",
+        read: |status| status.ingresses.len() as u64,
+    },
+    Reader {
+        name: "headgate_refusals",
+        help: "Fields of objects that are refused.",
+        read: |status| status.refusals.len() as u64,
+    },
+    Reader {
+        name: "headgate_source_connected",
+        help: "1 while the source is reachable.",
+        read: |status| status.disconnected.is_none().into(),
+    },
+    Reader {
+        name: "headgate_synced",
+        help: "1 while the routes hold all that the completely listed source asks for.",
+        read: |status| status.is_synced.into(),
+    },
+];
+
+/// Durations of requests by Ingress.
+#[derive(Debug)]
+struct Durations(Vec<(NamespacedName, Answers)>);
+
+/// All metrics in the text format.
 pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
-    let mut registry = Registry::default();
     let answers = proxy.answers();
-    register_answers(&mut registry, &answers);
-    registry.register_collector(Box::new(Times(answers)));
-    register_endpoints(&mut registry, proxy);
-    register_certificates(&mut registry, &proxy.certificates());
-    if let Some(spans) = proxy.spans() {
-        register_spans(&mut registry, spans);
-    }
-    for (name, help, value) in [
-        (
-            "headgate_proxy_ingresses",
-            "Ingresses that are served",
-            status.ingresses.len(),
-        ),
-        (
-            "headgate_refusals",
-            "What was asked for and is refused",
-            status.refusals.len(),
-        ),
-        (
-            "headgate_source_connected",
-            "1 while the source can be reached",
-            status.disconnected.is_none().into(),
-        ),
-        (
-            "headgate_synced",
-            "1 when routes are what a full list of the source asks for",
-            status.is_synced.into(),
-        ),
-    ] {
-        registry.register(name, help, ConstGauge::new(value as i64));
-    }
-    let passes = ConstCounter::new(status.revision);
-    registry.register("headgate_proxy_passes", "Passes of the loop", passes);
+    let mut metrics = vec![
+        requests(&answers),
+        endpoints(proxy),
+        certificates(&proxy.certificates()),
+    ];
+    metrics.extend(proxy.spans().map(spans));
+    metrics.extend(Metric::gauges(&GAUGES, status));
+    metrics.extend(Metric::counters(&COUNTERS, status));
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(metrics)));
+    registry.register_collector(Box::new(Durations(answers)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-fn labels(ingress: &NamespacedName) -> [(&'static str, String); 2] {
-    [
+fn labels(ingress: &NamespacedName) -> Labels {
+    vec![
         ("namespace", ingress.namespace.clone()),
         ("ingress", ingress.name.clone()),
     ]
 }
 
-fn register_answers(registry: &mut Registry, answers: &[(NamespacedName, Answers)]) {
-    let requests: Family<[(&'static str, String); 3], Counter> = Family::default();
-    for (ingress, answers) in answers {
-        let [namespace, name] = labels(ingress);
-        for (class, count) in answers.by_class.iter().enumerate().skip(1) {
-            let labels = [
-                namespace.clone(),
-                name.clone(),
-                ("code", format!("{class}xx")),
-            ];
-            requests.get_or_create(&labels).inc_by(*count);
-        }
-    }
-    registry.register(
+fn requests(answers: &[(NamespacedName, Answers)]) -> Metric {
+    let requests = answers.iter().flat_map(|(ingress, answers)| {
+        let classes = answers.by_class.iter().enumerate().skip(1);
+        classes.map(|(class, count)| {
+            let mut labels = labels(ingress);
+            labels.push(("code", format!("{class}xx")));
+            (labels, *count)
+        })
+    });
+    Metric::counter(
         "headgate_proxy_requests",
-        "Requests by Ingress and first digit of the status",
+        "Requests by Ingress and class of the status code.",
         requests,
-    );
+    )
 }
 
-fn register_endpoints(registry: &mut Registry, proxy: &Proxy) {
-    let endpoints: Family<[(&'static str, String); 4], Gauge> = Family::default();
+fn endpoints(proxy: &Proxy) -> Metric {
+    let mut counts: BTreeMap<Labels, i64> = BTreeMap::new();
     for upstream in proxy.upstreams() {
         let service = &upstream.key.service;
         for endpoint in &upstream.endpoints {
@@ -99,71 +100,65 @@ fn register_endpoints(registry: &mut Registry, proxy: &Proxy) {
                 EndpointHealth::Unhealthy { .. } => "down",
                 EndpointHealth::Ejected { .. } => "ejected",
             };
-            let labels = [
+            let labels = vec![
                 ("namespace", service.namespace.clone()),
                 ("service", service.name.clone()),
                 ("port", upstream.key.port.to_string()),
                 ("state", state.to_owned()),
             ];
-            endpoints.get_or_create(&labels).inc();
+            *counts.entry(labels).or_default() += 1;
         }
     }
-    registry.register(
+    Metric::gauge(
         "headgate_proxy_endpoints",
-        "Endpoints by Service, port, and whether they get requests",
-        endpoints,
-    );
+        "Endpoints by Service, port and health.",
+        counts,
+    )
 }
 
-/// Of several certificates of one Secret, the one that ends first counts: one that is refused leaves
-/// the one before in its place.
-fn register_certificates(registry: &mut Registry, rows: &[CertificateRow]) {
-    let ends: Family<[(&'static str, String); 2], Gauge> = Family::default();
+/// A Secret may have several certificates, since a refused one leaves the one before in use. The one
+/// that expires first counts.
+fn certificates(rows: &[CertificateRow]) -> Metric {
+    let mut ends: BTreeMap<Labels, i64> = BTreeMap::new();
     for row in rows {
         let secret = row.secret.as_deref().and_then(|name| name.split_once('/'));
         let (Some((namespace, secret)), Some(end)) = (secret, row.not_after) else {
             continue;
         };
-        let labels = [
+        let labels = vec![
             ("namespace", namespace.to_owned()),
             ("secret", secret.to_owned()),
         ];
-        let gauge = ends.get_or_create_owned(&labels);
         let end = end.as_second();
-        let known = gauge.get();
-        if known == 0 || end < known {
-            gauge.set(end);
-        }
+        let first = ends.entry(labels).or_insert(end);
+        *first = end.min(*first);
     }
-    registry.register(
+    Metric::gauge(
         "headgate_proxy_certificate_not_after_seconds",
-        "When the certificate of a Secret ends, as seconds since 1970",
+        "When the certificate of a Secret expires, in seconds since 1970.",
         ends,
-    );
+    )
 }
 
-fn register_spans(registry: &mut Registry, counts: SpanCounts) {
-    let spans: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
-    for (result, count) in [
+fn spans(counts: SpanCounts) -> Metric {
+    let results = [
         ("exported", counts.exported),
         ("dropped", counts.dropped),
         ("refused", counts.refused),
-    ] {
-        let counter = spans.get_or_create_owned(&[("result", result)]);
-        counter.inc_by(count);
-    }
-    registry.register(
+    ];
+    Metric::counter(
         "headgate_proxy_spans",
-        "Spans that the collector took, that found no room while it was away, that it did not want",
-        spans,
-    );
+        "Spans by result: exported to the collector, dropped since the queue was full, or refused by \
+         the collector.",
+        results.map(|(result, count)| (vec![("result", result.to_owned())], count)),
+    )
 }
 
-impl Collector for Times {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+impl Collector for Durations {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(
             "headgate_proxy_request_duration_seconds",
-            "Time from a request to the head of its response",
+            "Time from a request to the head of its response.",
             None,
             MetricType::Histogram,
         )?;
@@ -175,5 +170,39 @@ impl Collector for Times {
             one.encode_histogram::<NoLabelSet>(answers.seconds, count, &buckets, None)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headgate_proxy::{CertificateKind, CertificateRow};
+    use jiff::Timestamp;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::{Scrape, certificates};
+
+    #[test]
+    fn certificate_that_expires_first_counts() {
+        let row = |secret: Option<&str>, end: i64| CertificateRow {
+            kind: CertificateKind::Hosts,
+            hosts: Vec::new(),
+            secret: secret.map(Into::into),
+            names: Vec::new(),
+            not_after: Some(Timestamp::from_second(end).unwrap()),
+        };
+        let rows = [
+            row(Some("shop/tls"), 30),
+            row(None, 5),
+            row(Some("shop/tls"), 20),
+            row(Some("shop/tls"), 40),
+        ];
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape(vec![certificates(&rows)])));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let line =
+            "headgate_proxy_certificate_not_after_seconds{namespace=\"shop\",secret=\"tls\"} 20";
+        assert_eq!(lines, [line]);
     }
 }

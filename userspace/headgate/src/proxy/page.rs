@@ -1,6 +1,6 @@
-//! The page of a proxy: what it serves, how that goes, and why a request gets what it gets.
+//! The page of a proxy: routes, backends, rates, and why a request gets what it gets.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{future::pending, net::SocketAddr, sync::Arc};
 
 use axum::{Json, Router, extract::State, middleware::from_fn_with_state, routing::get};
 use headgate_control::IngressStatus;
@@ -9,9 +9,13 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::inspect;
-use crate::http::{
-    guard, health,
-    page::{file, shared, warn_off_loopback},
+use crate::{
+    http::{
+        guard,
+        page::{file, shared, warn_off_loopback},
+        serve,
+    },
+    view::Versioned,
 };
 
 #[derive(Clone)]
@@ -21,9 +25,9 @@ struct Page {
     node: Arc<str>,
 }
 
-/// What the page draws.
+/// What the page shows.
 #[derive(Serialize)]
-struct Drawing {
+struct ProxySample {
     node: String,
     is_synced: bool,
     disconnected: Option<String>,
@@ -38,14 +42,17 @@ struct Refused {
     reason: String,
 }
 
-/// Serves the page until it is dropped.
-pub(crate) async fn serve(
-    address: SocketAddr,
+/// Serves the page until it is dropped, or nothing without an address.
+pub(super) async fn serve_if(
+    address: Option<SocketAddr>,
     proxy: Arc<Proxy>,
     statuses: watch::Receiver<IngressStatus>,
     node: &str,
 ) {
-    warn_off_loopback(address, "what Ingresses ask for");
+    let Some(address) = address else {
+        return pending().await;
+    };
+    warn_off_loopback(address, "the routes of all Ingresses");
     let page = Page {
         proxy: proxy.clone(),
         statuses,
@@ -68,10 +75,10 @@ pub(crate) async fn serve(
         .with_state(page.clone())
         .merge(explain)
         .layer(from_fn_with_state(page.node, guard));
-    health::serve(address, router).await;
+    serve(address, router).await;
 }
 
-async fn table(State(page): State<Page>) -> Json<Drawing> {
+async fn table(State(page): State<Page>) -> Json<Versioned<ProxySample>> {
     let status = page.statuses.borrow().clone();
     let refusals = status.refusals.iter().map(|refusal| Refused {
         object: match refusal.field.as_str() {
@@ -80,11 +87,11 @@ async fn table(State(page): State<Page>) -> Json<Drawing> {
         },
         reason: refusal.reason.clone(),
     });
-    Json(Drawing {
+    Json(Versioned::new(ProxySample {
         node: page.node.to_string(),
         is_synced: status.is_synced,
         disconnected: status.disconnected,
         refusals: refusals.collect(),
         table: page.proxy.table(),
-    })
+    }))
 }

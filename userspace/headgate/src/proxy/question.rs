@@ -1,4 +1,4 @@
-//! A request that somebody wonders about, in words.
+//! A request to be explained, as parameters of a URL.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,13 +13,13 @@ pub(crate) const METHOD: &str = "method";
 pub(crate) const HEADER: &str = "header";
 pub(crate) const CLIENT: &str = "client";
 
-/// The question, or a line that names the word that is wrong. An empty word is as good as none.
+/// Parses the parameters, or returns a line that names the wrong one. Empty parameters are ignored.
 pub(super) fn parse(words: &[(String, String)]) -> Result<Question, String> {
     let words = || words.iter().filter(|(_, text)| !text.trim().is_empty());
     for (name, _) in words() {
         if ![URL, METHOD, HEADER, CLIENT].contains(&name.as_str()) {
             return Err(format!(
-                "{name} is not known: there are url, method, header and client"
+                "{name} is not a parameter: there are url, method, header and client"
             ));
         }
     }
@@ -27,7 +27,7 @@ pub(super) fn parse(words: &[(String, String)]) -> Result<Question, String> {
         let mut all = words().filter(|(other, _)| other == name);
         let first = all.next().map(|(_, text)| text.trim());
         match all.next() {
-            Some(_) => Err(format!("{name} is there twice")),
+            Some(_) => Err(format!("{name} is given twice")),
             None => Ok(first),
         }
     };
@@ -84,7 +84,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn l79_what_is_wrong_with_a_question_is_named() {
+    fn l79_errors_name_the_wrong_parameter() {
         let ask = |words: &[(&str, &str)]| {
             let words = words
                 .iter()
@@ -112,7 +112,7 @@ mod tests {
             ),
             (&[("url", "ftp://a/")], "url \"ftp://a/\" is not"),
             (&[("url", "https://a b/")], "url \"https://a b/\" is not"),
-            (&[url, url], "url is there twice"),
+            (&[url, url], "url is given twice"),
             (&[url, ("method", "G T")], "method \"G T\" is not GET"),
             (
                 &[url, ("client", "web")],
@@ -123,7 +123,7 @@ mod tests {
                 "header \"X-A\" is not NAME: VALUE",
             ),
             (&[url, ("header", "X A: b")], "header \"X A: b\" is not"),
-            (&[url, ("from", "::1")], "from is not known"),
+            (&[url, ("from", "::1")], "from is not a parameter"),
         ] {
             let line = ask(words).unwrap_err();
             assert!(line.starts_with(complaint), "{line}");

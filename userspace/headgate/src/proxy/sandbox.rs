@@ -1,5 +1,6 @@
-//! What runtimes of containers forbid to those without capabilities, a process forbids itself, and for
-//! good (seccomp). Their own profile comes too early for it: bpf(2) is needed at the start.
+//! The proxy permanently forbids itself the system calls that container runtimes forbid to processes
+//! without capabilities (seccomp). The runtime's own profile would come too early: the proxy needs
+//! bpf(2) at its start.
 
 use anyhow::{Context, Result};
 use nix::libc::{self, c_long};
@@ -8,7 +9,8 @@ use seccompiler::{
     SeccompRule, apply_filter_all_threads,
 };
 
-/// Beyond what the kernel keeps to the privileged anyway, these have let too much through before.
+/// System calls with a history of privilege escalations, beyond those that the kernel reserves for
+/// privileged processes.
 const FORBIDDEN: [c_long; 37] = [
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -49,7 +51,8 @@ const FORBIDDEN: [c_long; 37] = [
     libc::SYS_userfaultfd,
 ];
 
-/// Takes these system calls from all threads of the process, and from those to come: `EPERM`.
+/// Forbids these system calls to all threads of the process, present and future: they fail with
+/// `EPERM`.
 pub(crate) fn enter() -> Result<()> {
     let new_users = SeccompCondition::new(
         0,
@@ -60,7 +63,7 @@ pub(crate) fn enter() -> Result<()> {
     let clone = (libc::SYS_clone, vec![SeccompRule::new(vec![new_users])?]);
     let forbidden = FORBIDDEN.into_iter().map(|call| (call, Vec::new()));
     forbid(forbidden.chain([clone]), libc::EPERM)?;
-    // A filter cannot see its flags. The C library takes clone(2) in its place.
+    // A filter cannot read its flags, which are in memory. The C library falls back to clone(2).
     forbid([(libc::SYS_clone3, Vec::new())], libc::ENOSYS)
 }
 
@@ -77,7 +80,7 @@ fn forbid(
         machine,
     )?;
     let filter = BpfProgram::try_from(filter)?;
-    apply_filter_all_threads(&filter).context("the kernel takes no filter of system calls")
+    apply_filter_all_threads(&filter).context("the kernel does not accept a seccomp filter")
 }
 
 #[cfg(test)]
@@ -92,7 +95,7 @@ mod tests {
     use super::enter;
 
     #[test]
-    fn what_is_forbidden_is_so_for_every_thread() {
+    fn system_calls_are_forbidden_to_every_thread() {
         let (begin, begun) = std::sync::mpsc::channel();
         let before = thread::spawn(move || {
             begun.recv().unwrap();

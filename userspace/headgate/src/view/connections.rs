@@ -1,4 +1,4 @@
-//! Connections, and the clients that affinity remembers.
+//! Connections, and session affinities.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use super::{View, endpoint, protocol};
 
 /// One connection, as the client opened it and as the backend sees it.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionRow {
     pub(crate) service: String,
     pub(crate) protocol: &'static str,
     pub(crate) client: String,
@@ -25,18 +25,18 @@ pub(crate) struct Connection {
     pub(crate) timeout_s: u32,
 }
 
-/// The backend that a client of a service with affinity got last.
+/// The last backend of a client of a Service with session affinity.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Affinity {
+pub(crate) struct AffinityRow {
     pub(crate) service: String,
-    /// Address, or `netns` and the cookie of the network namespace for processes.
+    /// Address, or `netns` and the cookie of the network namespace for a process.
     pub(crate) client: String,
     pub(crate) backend: String,
     pub(crate) idle_s: u32,
     pub(crate) timeout_s: u32,
 }
 
-/// An address, or the network namespace that stands for one.
+/// An address, or the network namespace in place of one.
 pub(crate) fn client(address: Addr) -> String {
     match address.netns() {
         Some(cookie) => format!("netns {cookie}"),
@@ -45,8 +45,8 @@ pub(crate) fn client(address: Addr) -> String {
 }
 
 impl View {
-    /// Live connections, at most so many.
-    pub(crate) fn connections(&self, most: usize) -> Result<Vec<Connection>> {
+    /// Open connections, at most `most`.
+    pub(crate) fn connections(&self, most: usize) -> Result<Vec<ConnectionRow>> {
         let now_s = now_s();
         let mut rows = Vec::new();
         for item in self.maps.all_connections()? {
@@ -62,8 +62,8 @@ impl View {
         Ok(rows)
     }
 
-    fn connection(&self, flow: &FlowKey, entry: &CtEntry, now_s: u32) -> Connection {
-        Connection {
+    fn connection(&self, flow: &FlowKey, entry: &CtEntry, now_s: u32) -> ConnectionRow {
+        ConnectionRow {
             service: match entry.service {
                 0 => "none".into(),
                 id => self.service_name(id),
@@ -79,8 +79,8 @@ impl View {
         }
     }
 
-    /// What affinity remembers and would still follow.
-    pub(crate) fn affinities(&self) -> Result<Vec<Affinity>> {
+    /// Session affinities that have not expired.
+    pub(crate) fn affinities(&self) -> Result<Vec<AffinityRow>> {
         let now_s = now_s();
         let mut rows = Vec::new();
         for item in self.maps.all_affinities()? {
@@ -92,7 +92,7 @@ impl View {
             if !is_known || idle_s > timeout_s {
                 continue;
             }
-            rows.push(Affinity {
+            rows.push(AffinityRow {
                 service: self.service_name(key.service),
                 client: client(key.client),
                 backend: self.backend_name(entry.backend),

@@ -1,4 +1,4 @@
-//! What became of packets, and how full the maps are.
+//! Counters by reason, and how full the maps are.
 
 use std::path::Path;
 
@@ -9,27 +9,27 @@ use serde::Serialize;
 
 use super::View;
 
-/// How often a reason was given.
+/// Number of packets and sockets with a reason.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Counter {
+pub(crate) struct CounterRow {
     pub(crate) fate: &'static str,
     pub(crate) reason: &'static str,
     pub(crate) count: u64,
     pub(crate) meaning: &'static str,
 }
 
-/// How full a map is.
+/// Entries and memory of a map.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Fill {
+pub(crate) struct FillRow {
     pub(crate) map: &'static str,
     pub(crate) entries: u64,
     pub(crate) capacity: u32,
     pub(crate) fill: String,
-    /// Memory in the kernel.
+    /// Memory in the kernel, in KiB.
     pub(crate) kib: u64,
 }
 
-/// The word for what becomes of a packet.
+/// Name of the outcome for a packet: `pass`, `forward`, `reject` or `drop`.
 pub(crate) fn fate(reason: Reason) -> &'static str {
     match reason.fate() {
         Fate::Pass => "pass",
@@ -40,12 +40,12 @@ pub(crate) fn fate(reason: Reason) -> &'static str {
 }
 
 impl View {
-    /// Counts of the reasons that were given at least once.
-    pub(crate) fn counters(&self) -> Result<Vec<Counter>> {
+    /// Counters that are not zero.
+    pub(crate) fn counters(&self) -> Result<Vec<CounterRow>> {
         let counts = self.maps.reasons()?.into_iter();
         let given = counts.filter(|(_, count)| *count > 0);
         Ok(given
-            .map(|(reason, count)| Counter {
+            .map(|(reason, count)| CounterRow {
                 fate: fate(reason),
                 reason: reason.name(),
                 count,
@@ -55,20 +55,20 @@ impl View {
     }
 
     /// How full the maps are.
-    pub(crate) fn fills(&self, pins: &Path) -> Result<Vec<Fill>> {
+    pub(crate) fn fills(&self, pins: &Path) -> Result<Vec<FillRow>> {
         let mut fills = self.agent_fills(pins)?;
         fills.extend(self.maps.usage_of_caches(pins)?.into_iter().map(fill));
         Ok(fills)
     }
 
-    /// How full the maps are that the agent writes: cheap to tell.
-    pub(crate) fn agent_fills(&self, pins: &Path) -> Result<Vec<Fill>> {
+    /// How full the maps of the agent are: cheap, since they are not walked.
+    pub(crate) fn agent_fills(&self, pins: &Path) -> Result<Vec<FillRow>> {
         Ok(self.maps.usage(pins)?.into_iter().map(fill).collect())
     }
 }
 
-fn fill(usage: Usage) -> Fill {
-    Fill {
+fn fill(usage: Usage) -> FillRow {
+    FillRow {
         map: usage.name,
         entries: usage.entries,
         capacity: usage.capacity,

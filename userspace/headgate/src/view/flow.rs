@@ -1,4 +1,4 @@
-//! How a flow is written on the command line.
+//! A flow on the command line.
 
 use std::net::SocketAddr;
 

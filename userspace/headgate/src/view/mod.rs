@@ -1,33 +1,41 @@
-//! What the pinned maps say, in rows for people and programs: tables of the commands, screens and
-//! pages all show these.
+//! What the pinned maps hold, as rows for people and programs. Commands, `top` and the pages show the
+//! same rows.
 
 mod connections;
 mod counters;
 pub(crate) mod flow;
+#[cfg(any(feature = "top", feature = "page"))]
 mod rates;
-mod report;
+#[cfg(any(feature = "top", feature = "page"))]
 mod sample;
 mod services;
+mod state;
+mod text;
+mod versioned;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
-use headgate_abi::{Addr, BackendEntry, Port, Protocol, ServiceEntry};
+use headgate_abi::{BackendEntry, ServiceEntry};
 use headgate_dataplane::{Maps, pin_folder};
 
-pub(crate) use connections::{Connection, client};
-pub(crate) use counters::{Counter, Fill, fate};
+pub(crate) use connections::{ConnectionRow, client};
+pub(crate) use counters::{CounterRow, FillRow, fate};
+#[cfg(any(feature = "top", feature = "page"))]
 pub(crate) use rates::{Rate, Rates, Totals};
-pub(crate) use report::{INTERVAL, Report};
-pub(crate) use sample::{Sample, Service};
-pub(crate) use services::{Address, Backend};
+#[cfg(any(feature = "top", feature = "page"))]
+pub(crate) use sample::{Sample, ServiceRow};
+#[cfg(feature = "page")]
+pub(crate) use services::AddressRow;
+#[cfg(any(feature = "top", feature = "page"))]
+pub(crate) use services::BackendRow;
+pub(crate) use state::{AgentState, STATE_INTERVAL};
+#[cfg(feature = "proxy")]
+pub(crate) use text::days;
+pub(crate) use text::{endpoint, in_one_line, protocol};
+pub(crate) use versioned::{List, Versioned};
 
-/// The maps, with the names and backends that most rows refer to.
+/// The maps, with the names and backends that most rows need.
 pub(crate) struct View {
     pub(crate) maps: Maps,
     labels: BTreeMap<u32, String>,
@@ -88,7 +96,7 @@ impl View {
     }
 }
 
-/// Says so if there is nothing at all, or what another version left.
+/// Fails if there are no maps, and names those of another version.
 fn ensure_pinned(pins: &Path) -> Result<()> {
     let folder = pin_folder(pins);
     if folder.try_exists()? {
@@ -101,7 +109,7 @@ fn ensure_pinned(pins: &Path) -> Result<()> {
         .collect();
     ensure!(
         others.is_empty(),
-        "there are no maps at {}, but {}: is this the version that the agent is?",
+        "there are no maps at {}, but {}: is the agent of another version?",
         folder.display(),
         others.join(" ")
     );
@@ -114,18 +122,4 @@ fn ensure_pinned(pins: &Path) -> Result<()> {
 /// Namespace and name of the Service in a label.
 fn service_of(label: &str) -> String {
     label.split(':').next().unwrap_or_default().to_owned()
-}
-
-/// `address:port`.
-pub(crate) fn endpoint(address: Addr, port: Port) -> String {
-    SocketAddr::new(IpAddr::from(address), port.number()).to_string()
-}
-
-/// The word for a protocol.
-pub(crate) fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::TCP => "tcp",
-        Protocol::UDP => "udp",
-        _ => "other",
-    }
 }

@@ -1,12 +1,12 @@
-//! What happens a second, by two samples.
+//! Rates per second, from two samples.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{Backend, Counter, Sample, Service};
+use super::{BackendRow, CounterRow, Sample, ServiceRow};
 
-/// Increase of traffic a second.
+/// Traffic per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Rate {
     pub(crate) connections: f64,
@@ -14,7 +14,7 @@ pub(crate) struct Rate {
     pub(crate) bytes: f64,
 }
 
-/// Increase of everything together, a second.
+/// Traffic and drops per second, of all Services together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Totals {
     #[serde(flatten)]
@@ -25,8 +25,8 @@ pub(crate) struct Totals {
 /// New connections, packets and bytes.
 type Counts = [u64; 3];
 
-/// Increases since an earlier sample, for each row of a later one. Zero for what was not there
-/// before, and for what began anew.
+/// Rates since an earlier sample, for each row of a later one. The rate is zero for rows that are new,
+/// and for counters that restarted.
 pub(crate) struct Rates<'a> {
     seconds: f64,
     services: HashMap<&'a str, Counts>,
@@ -34,15 +34,15 @@ pub(crate) struct Rates<'a> {
     reasons: HashMap<&'a str, u64>,
 }
 
-fn of_service(row: &Service) -> Counts {
+fn of_service(row: &ServiceRow) -> Counts {
     [row.connections, row.packets, row.bytes]
 }
 
-fn of_backend(row: &Backend) -> Counts {
+fn of_backend(row: &BackendRow) -> Counts {
     [row.connections, row.packets, row.bytes]
 }
 
-fn key(row: &Backend) -> (&str, &str) {
+fn key(row: &BackendRow) -> (&str, &str) {
     (&row.backend, row.protocol)
 }
 
@@ -79,21 +79,21 @@ impl<'a> Rates<'a> {
         }
     }
 
-    pub(crate) fn service(&self, row: &Service) -> Rate {
+    pub(crate) fn service(&self, row: &ServiceRow) -> Rate {
         self.traffic(self.services.get(row.service.as_str()), of_service(row))
     }
 
-    pub(crate) fn backend(&self, row: &Backend) -> Rate {
+    pub(crate) fn backend(&self, row: &BackendRow) -> Rate {
         self.traffic(self.backends.get(&key(row)), of_backend(row))
     }
 
-    /// A reason that was not listed before was not given before.
-    pub(crate) fn reason(&self, row: &Counter) -> f64 {
+    /// Counters of zero are not listed, so a new reason counts from zero.
+    pub(crate) fn reason(&self, row: &CounterRow) -> f64 {
         let before = self.reasons.get(row.reason).copied();
         self.rate(before.unwrap_or(0), row.count)
     }
 
-    /// All services together, and all drops.
+    /// All Services together, and all drops.
     pub(crate) fn totals(&self, now: &Sample) -> Totals {
         let mut totals = Totals::default();
         for rate in now.services.iter().map(|row| self.service(row)) {
@@ -112,15 +112,15 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::{Rate, Rates};
-    use crate::view::{Counter, Sample, Service};
+    use crate::view::{CounterRow, Sample, ServiceRow};
 
     fn sample(second: i64, services: &[(&str, u64)], drops: Option<u64>) -> Sample {
-        let services = services.iter().map(|(name, packets)| Service {
+        let services = services.iter().map(|(name, packets)| ServiceRow {
             service: (*name).into(),
             packets: *packets,
-            ..Service::default()
+            ..ServiceRow::default()
         });
-        let counters = drops.into_iter().map(|count| Counter {
+        let counters = drops.into_iter().map(|count| CounterRow {
             fate: "drop",
             reason: "spoofed",
             count,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_counts_from_now_on_but_reasons_at_once() {
+    fn new_rows_have_no_rate_yet_but_new_reasons_have() {
         let before = sample(0, &[("old", 10), ("reset", 10)], None);
         let now = sample(2, &[("new", 100), ("old", 40), ("reset", 3)], Some(8));
         let rates = Rates::new(&before, &now);

@@ -1,4 +1,4 @@
-//! Everything that counts, at one moment: for whoever looks again and again.
+//! Everything that `top` and the page show, at one moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,15 +10,11 @@ use headgate_abi::Traffic;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{
-    Report, View,
-    counters::{Counter, Fill},
-    services::Backend,
-};
+use super::{AgentState, BackendRow, CounterRow, FillRow, View};
 
-/// A Service, all its ports and frontends together.
+/// A Service, with the traffic of all its ports and frontends.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Service {
+pub(crate) struct ServiceRow {
     pub(crate) service: String,
     pub(crate) backends: Vec<String>,
     pub(crate) connections: u64,
@@ -26,29 +22,29 @@ pub(crate) struct Service {
     pub(crate) bytes: u64,
 }
 
-/// What the maps and the agent say at one moment.
+/// State of the maps and the agent at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) time: Timestamp,
-    pub(crate) agent: Option<Report>,
-    pub(crate) services: Vec<Service>,
-    pub(crate) backends: Vec<Backend>,
-    pub(crate) counters: Vec<Counter>,
-    /// Of the maps that the agent writes.
-    pub(crate) maps: Vec<Fill>,
+    pub(crate) agent: Option<AgentState>,
+    pub(crate) services: Vec<ServiceRow>,
+    pub(crate) backends: Vec<BackendRow>,
+    pub(crate) counters: Vec<CounterRow>,
+    /// Maps that the agent writes.
+    pub(crate) maps: Vec<FillRow>,
 }
 
 impl Sample {
     /// Reads the maps pinned below `pins`.
     pub(crate) fn take(pins: &Path) -> Result<Self> {
-        Self::of(&View::open(pins)?, pins)
+        Self::read(&View::open(pins)?, pins)
     }
 
-    /// The same, of maps that are open already.
-    pub(crate) fn of(view: &View, pins: &Path) -> Result<Self> {
+    /// Reads maps that are open already.
+    pub(crate) fn read(view: &View, pins: &Path) -> Result<Self> {
         Ok(Self {
             time: Timestamp::now(),
-            agent: Report::read(pins)?,
+            agent: AgentState::read(pins)?,
             services: view.services()?,
             backends: view.backends()?,
             counters: view.counters()?,
@@ -64,7 +60,7 @@ impl Sample {
 
 impl View {
     /// Services by name.
-    fn services(&self) -> Result<Vec<Service>> {
+    fn services(&self) -> Result<Vec<ServiceRow>> {
         let mut services: BTreeMap<String, (Traffic, BTreeSet<String>)> = BTreeMap::new();
         for id in self.service_ids() {
             let (sum, backends) = services.entry(self.service_name(id)).or_default();
@@ -77,7 +73,7 @@ impl View {
         }
         let rows = services
             .into_iter()
-            .map(|(service, (sum, backends))| Service {
+            .map(|(service, (sum, backends))| ServiceRow {
                 service,
                 backends: backends.into_iter().collect(),
                 connections: sum.connections,

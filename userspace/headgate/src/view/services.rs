@@ -1,4 +1,4 @@
-//! Frontends with the services behind them, and backends.
+//! Frontends with their Services, and backends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,23 +7,23 @@ use headgate_abi::{FrontendEntry, FrontendFlags, FrontendKey, ServiceFlags};
 use headgate_dataplane::now_s;
 use serde::Serialize;
 
-use super::{Report, View, endpoint, protocol, service_of};
+use super::{AgentState, View, endpoint, protocol, service_of};
 
-/// What answers on an address and port, or should.
+/// A frontend, or one that could not be programmed.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Frontend {
+pub(crate) struct FrontendRow {
     pub(crate) service: String,
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalIP`.
     pub(crate) kind: &'static str,
     pub(crate) protocol: &'static str,
     pub(crate) frontend: String,
-    /// `programmed`, or `failed: ` and why.
+    /// `programmed`, or `failed: ` and the error.
     pub(crate) state: String,
-    /// For how long, in seconds.
+    /// Seconds since the last change of the state.
     pub(crate) since_s: u64,
-    /// Traffic policy for what comes from outside.
+    /// Traffic policy for packets from outside.
     pub(crate) policy: &'static str,
-    /// Traffic policy for what comes from this node and its pods.
+    /// Traffic policy for packets from this node and its pods.
     pub(crate) internal_policy: &'static str,
     /// Timeout of session affinity in seconds; 0 is off.
     pub(crate) affinity_s: u32,
@@ -32,23 +32,24 @@ pub(crate) struct Frontend {
     /// Whether source ranges restrict it.
     pub(crate) is_restricted: bool,
     pub(crate) backends: Vec<String>,
-    /// Of the services behind the frontend, other frontends' included.
+    /// Connections of the services behind the frontend, which other frontends may share.
     pub(crate) connections: u64,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
 }
 
-/// What a Service is reached by.
+/// An address of a Service.
+#[cfg(feature = "page")]
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Address {
+pub(crate) struct AddressRow {
     pub(crate) kind: &'static str,
     pub(crate) protocol: &'static str,
     pub(crate) frontend: String,
 }
 
-/// Where connections go.
+/// A backend and its traffic.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Backend {
+pub(crate) struct BackendRow {
     pub(crate) id: u32,
     pub(crate) protocol: &'static str,
     pub(crate) backend: String,
@@ -60,7 +61,7 @@ pub(crate) struct Backend {
     pub(crate) bytes: u64,
 }
 
-/// The word for a kind of frontend.
+/// Name of the kind of a frontend.
 fn kind(entry: &FrontendEntry) -> &'static str {
     match entry.flags.kind() {
         0 => "ClusterIP",
@@ -71,16 +72,15 @@ fn kind(entry: &FrontendEntry) -> &'static str {
 }
 
 impl View {
-    /// Every frontend that is programmed, and for every Service that something of failed a row that
-    /// says why.
-    pub(crate) fn frontends(&self, report: Option<&Report>) -> Result<Vec<Frontend>> {
+    /// Every programmed frontend, and a row for each failure of a Service.
+    pub(crate) fn frontends(&self, state: Option<&AgentState>) -> Result<Vec<FrontendRow>> {
         let mut rows = Vec::new();
         for item in self.maps.frontends.iter() {
             let (key, entry) = item?;
             rows.push(self.frontend(&key, &entry)?);
         }
-        for failure in report.iter().flat_map(|report| &report.failures) {
-            rows.push(Frontend {
+        for failure in state.iter().flat_map(|state| &state.failures) {
+            rows.push(FrontendRow {
                 service: failure.service.clone().unwrap_or_else(|| "?".into()),
                 kind: "?",
                 protocol: "?",
@@ -102,7 +102,7 @@ impl View {
         Ok(rows)
     }
 
-    pub(crate) fn frontend(&self, key: &FrontendKey, entry: &FrontendEntry) -> Result<Frontend> {
+    pub(crate) fn frontend(&self, key: &FrontendKey, entry: &FrontendEntry) -> Result<FrontendRow> {
         let service = self.entry(entry.outside);
         let mut traffic = self.maps.service_traffic(entry.outside)?;
         let mut backends = self.backends_of(entry.outside);
@@ -122,7 +122,7 @@ impl View {
                 false => "Cluster",
             }
         };
-        Ok(Frontend {
+        Ok(FrontendRow {
             service: self.service_name(entry.outside),
             kind: kind(entry),
             protocol: protocol(key.protocol),
@@ -144,13 +144,14 @@ impl View {
         })
     }
 
-    /// What is programmed for each Service: cheap to tell.
-    pub(crate) fn addresses(&self) -> Result<BTreeMap<String, BTreeSet<Address>>> {
-        let mut addresses: BTreeMap<String, BTreeSet<Address>> = BTreeMap::new();
+    /// Addresses of each Service: cheaper than `frontends`, which reads counters.
+    #[cfg(feature = "page")]
+    pub(crate) fn addresses(&self) -> Result<BTreeMap<String, BTreeSet<AddressRow>>> {
+        let mut addresses: BTreeMap<String, BTreeSet<AddressRow>> = BTreeMap::new();
         for item in self.maps.frontends.iter() {
             let (key, entry) = item?;
             let service = self.service_name(entry.outside);
-            addresses.entry(service).or_default().insert(Address {
+            addresses.entry(service).or_default().insert(AddressRow {
                 kind: kind(&entry),
                 protocol: protocol(key.protocol),
                 frontend: endpoint(key.address, key.port),
@@ -160,7 +161,7 @@ impl View {
     }
 
     /// Every backend, by id.
-    pub(crate) fn backends(&self) -> Result<Vec<Backend>> {
+    pub(crate) fn backends(&self) -> Result<Vec<BackendRow>> {
         let mut users: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
         for (id, label) in &self.labels {
             for backend in self.backends_of(*id) {
@@ -169,7 +170,7 @@ impl View {
         }
         let rows = self.backends.iter().map(|(id, entry)| {
             let traffic = self.maps.backend_traffic(*id)?;
-            Ok(Backend {
+            Ok(BackendRow {
                 id: *id,
                 protocol: protocol(entry.protocol),
                 backend: endpoint(entry.address, entry.port),

@@ -1,4 +1,4 @@
-//! The Kubernetes API: reachable, with the rights that the agent needs, and of the same time.
+//! The Kubernetes API: whether it is reachable, grants what the agent needs, and has the same time.
 
 use std::net::IpAddr;
 
@@ -16,15 +16,15 @@ use kube::{
 };
 use tokio::{runtime, time::timeout};
 
-use super::{Finding, PATIENCE};
-use crate::cli::output::in_one_line;
+use super::{Finding, TIMEOUT};
+use crate::view::in_one_line;
 
 const ABOUT: &str = "API";
-/// Tokens are refused by clocks that are further apart than their leeway.
+/// Larger differences make servers refuse tokens as expired or not valid yet.
 const SKEW_S: i64 = 30;
 
-/// What the role in `deploy/` allows: group, resource, verbs.
-const RIGHTS: [(&str, &str, &[&str]); 4] = [
+/// What the ClusterRole in `deploy/` allows: group, resource, verbs.
+const PERMISSIONS: [(&str, &str, &[&str]); 4] = [
     ("", "services", &["get", "list", "watch"]),
     (
         "discovery.k8s.io",
@@ -37,8 +37,8 @@ const RIGHTS: [(&str, &str, &[&str]); 4] = [
 
 pub(super) fn examine(node: Option<&str>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let cure = "check KUBECONFIG, or KUBERNETES_SERVICE_HOST and the service account; an agent that \
-                reads manifests wants --no-api";
+    let cure = "check KUBECONFIG, or KUBERNETES_SERVICE_HOST and the service account; use --no-api if \
+                the agent reads manifests";
     let result = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -46,8 +46,8 @@ pub(super) fn examine(node: Option<&str>) -> Vec<Finding> {
         .and_then(|runtime| {
             runtime.block_on(async {
                 let all = ask(node, &mut findings);
-                let silent = || format!("no answer within {} s", PATIENCE.as_secs());
-                timeout(PATIENCE, all).await.with_context(silent)?
+                let silent = || format!("no answer within {} s", TIMEOUT.as_secs());
+                timeout(TIMEOUT, all).await.with_context(silent)?
             })
         });
     if let Err(error) = result {
@@ -66,7 +66,7 @@ async fn ask(node: Option<&str>, findings: &mut Vec<Finding>) -> Result<()> {
         ABOUT,
         format!("{server} is {}", version.git_version),
     ));
-    rights(&client, findings).await?;
+    permissions(&client, findings).await?;
     clock(&client, findings).await?;
     own_service(&client, server.host().unwrap_or_default(), findings).await;
     if let Some(name) = node {
@@ -75,10 +75,10 @@ async fn ask(node: Option<&str>, findings: &mut Vec<Finding>) -> Result<()> {
     Ok(())
 }
 
-async fn rights(client: &Client, findings: &mut Vec<Finding>) -> Result<()> {
+async fn permissions(client: &Client, findings: &mut Vec<Finding>) -> Result<()> {
     let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut missing = Vec::new();
-    for (group, resource, verbs) in RIGHTS {
+    for (group, resource, verbs) in PERMISSIONS {
         for verb in verbs {
             let review = SelfSubjectAccessReview {
                 spec: SelfSubjectAccessReviewSpec {
@@ -93,17 +93,17 @@ async fn rights(client: &Client, findings: &mut Vec<Finding>) -> Result<()> {
                 ..SelfSubjectAccessReview::default()
             };
             let answer = api.create(&PostParams::default(), &review).await;
-            let answer = answer.context("rights cannot be asked for")?;
+            let answer = answer.context("cannot check the permissions")?;
             if !answer.status.is_some_and(|status| status.allowed) {
                 missing.push(format!("{verb} {resource}"));
             }
         }
     }
     findings.push(match missing.is_empty() {
-        true => Finding::ok(ABOUT, "the role allows what the agent needs"),
+        true => Finding::ok(ABOUT, "the ClusterRole allows what the agent needs"),
         false => Finding::error(
             ABOUT,
-            format!("the role does not allow: {}", missing.join(", ")),
+            format!("the ClusterRole does not allow: {}", missing.join(", ")),
             "kubectl apply -f deploy/base/rbac.yaml",
         ),
     });
@@ -124,17 +124,18 @@ async fn clock(client: &Client, findings: &mut Vec<Finding>) -> Result<()> {
     };
     let skew_s = Timestamp::now().duration_since(there).as_secs();
     findings.push(match skew_s.abs() <= SKEW_S {
-        true => Finding::ok("clock", "agrees with the API server's"),
+        true => Finding::ok("clock", "same time as the API server"),
         false => Finding::error(
             "clock",
-            format!("{} s apart from the API server's", skew_s.abs()),
-            "start a time service, such as chrony",
+            format!("differs by {} s from the API server's", skew_s.abs()),
+            "run a time service such as chrony",
         ),
     });
     Ok(())
 }
 
-/// The Service `kubernetes` works only where something serves Services.
+/// The agent must not reach the API by the Service `kubernetes`, which works only once the agent has
+/// programmed it.
 async fn own_service(client: &Client, host: &str, findings: &mut Vec<Finding>) {
     let api: Api<Service> = Api::namespaced(client.clone(), "default");
     let Ok(Some(service)) = api.get_opt("kubernetes").await else {
@@ -148,7 +149,7 @@ async fn own_service(client: &Client, host: &str, findings: &mut Vec<Finding>) {
     if host.parse::<IpAddr>().is_ok() && ips.iter().any(is_ip) {
         findings.push(Finding::error(
             ABOUT,
-            format!("{host} is the cluster IP of Service default/kubernetes, which waits for us"),
+            format!("{host} is the cluster IP of Service default/kubernetes, which the agent must program first"),
             "set KUBERNETES_SERVICE_HOST to an address of the control plane",
         ));
     }
@@ -164,7 +165,7 @@ async fn own_node(client: &Client, name: &str, findings: &mut Vec<Finding>) {
         false => Finding::ok(ABOUT, format!("node {name} is known")),
         true => Finding::warning(
             ABOUT,
-            format!("there is no node {name}: its endpoints are taken for others'"),
+            format!("the API has no node {name}: endpoints on it count as those of other nodes"),
             "set --node-name, or NODE_NAME, to the name that `kubectl get nodes` shows",
         ),
     });

@@ -1,20 +1,20 @@
-//! Certificates of the proxy, if there is one.
+//! Certificates of the proxy, if one runs here.
 
 use headgate_proxy::{CertificateKind, CertificateRow, Table};
 
 use super::{Finding, Level};
 use crate::{
-    cli::days,
-    http::client::{Place, ask},
+    proxy::client::{ProxyAddress, ask},
+    view::days,
 };
 
 const ABOUT: &str = "certificates";
-/// A certificate should be renewed before so many days are left.
+/// A certificate should be renewed earlier than this many days before it expires.
 const SOON_DAYS: i64 = 14;
 
-/// Nothing, if no proxy answers.
-pub(super) fn examine(place: Place) -> Vec<Finding> {
-    let Ok(table) = ask::<Table>(place, "/table", &[]) else {
+/// Returns no findings if no proxy answers.
+pub(super) fn examine(proxy: ProxyAddress) -> Vec<Finding> {
+    let Ok(table) = ask::<Table>(proxy, "/table", &[]) else {
         return Vec::new();
     };
     let rows = table.certificates.iter();
@@ -27,7 +27,7 @@ pub(super) fn examine(place: Place) -> Vec<Finding> {
     match found.is_empty() && !rows.is_empty() {
         true => vec![Finding::ok(
             ABOUT,
-            format!("all last for {SOON_DAYS} days and more"),
+            format!("all are valid for {SOON_DAYS} days or more"),
         )],
         false => found,
     }
@@ -35,23 +35,23 @@ pub(super) fn examine(place: Place) -> Vec<Finding> {
 
 fn finding(row: &CertificateRow, left: i64) -> Option<Finding> {
     let (level, end) = match left {
-        ..-1 => (Level::Error, format!("ended {} ago", in_words(-left - 1))),
-        -1 => (Level::Error, "ended in the last day".into()),
-        0..SOON_DAYS => (Level::Warning, format!("ends in {}", in_words(left))),
+        ..-1 => (Level::Error, format!("expired {} ago", in_words(-left - 1))),
+        -1 => (Level::Error, "expired less than a day ago".into()),
+        0..SOON_DAYS => (Level::Warning, format!("expires in {}", in_words(left))),
         _ => return None,
     };
     let secret = row.secret.as_deref().unwrap_or_default();
     let hosts = match row.hosts.is_empty() {
-        true => "every other host".into(),
+        true => "all other hosts".into(),
         false => row.hosts.join(", "),
     };
     Some(Finding {
         level,
         ..Finding::warning(
             ABOUT,
-            format!("that of Secret {secret}, for {hosts}, {end}"),
-            "put a new one into the Secret; if cert-manager should have done so, see the events of \
-             its Certificate",
+            format!("the certificate of Secret {secret}, for {hosts}, {end}"),
+            "put a new certificate into the Secret; with cert-manager, see the events of its \
+             Certificate",
         )
     })
 }
@@ -70,7 +70,7 @@ mod tests {
     use super::{Level, finding};
 
     #[test]
-    fn l79_certificates_are_told_of_before_they_end_and_after() {
+    fn l79_certificates_are_reported_before_and_after_they_expire() {
         let row = CertificateRow {
             kind: CertificateKind::Hosts,
             hosts: vec!["a.example.com".into()],
@@ -78,15 +78,19 @@ mod tests {
             names: Vec::new(),
             not_after: None,
         };
-        let told = |left| finding(&row, left).map(|finding| (finding.level, finding.what));
-        let line = |end: &str| format!("that of Secret shop/tls, for a.example.com, {end}");
-        assert_eq!(told(14), None);
-        assert_eq!(told(13), Some((Level::Warning, line("ends in 13 days"))));
-        assert_eq!(told(0), Some((Level::Warning, line("ends in 0 days"))));
+        let report = |left| finding(&row, left).map(|finding| (finding.level, finding.what));
+        let line =
+            |end: &str| format!("the certificate of Secret shop/tls, for a.example.com, {end}");
+        assert_eq!(report(14), None);
         assert_eq!(
-            told(-1),
-            Some((Level::Error, line("ended in the last day")))
+            report(13),
+            Some((Level::Warning, line("expires in 13 days")))
         );
-        assert_eq!(told(-2), Some((Level::Error, line("ended 1 day ago"))));
+        assert_eq!(report(0), Some((Level::Warning, line("expires in 0 days"))));
+        assert_eq!(
+            report(-1),
+            Some((Level::Error, line("expired less than a day ago")))
+        );
+        assert_eq!(report(-2), Some((Level::Error, line("expired 1 day ago"))));
     }
 }

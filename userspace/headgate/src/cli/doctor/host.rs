@@ -36,11 +36,11 @@ pub(super) fn kernel() -> Vec<Finding> {
             Ok(false) => findings.push(Finding::warning(
                 ABOUT,
                 format!("no {}: {}", feature.name(), feature.cost()),
-                "use a newer kernel if that matters",
+                "use a newer kernel if you need it",
             )),
             Err(error) => findings.push(Finding::warning(
                 ABOUT,
-                format!("cannot tell whether there is {}: {error}", feature.name()),
+                format!("cannot check for {}: {error}", feature.name()),
                 "see `capabilities` below",
             )),
         }
@@ -48,7 +48,7 @@ pub(super) fn kernel() -> Vec<Finding> {
     if !Path::new(BTF).exists() {
         findings.push(Finding::error(
             ABOUT,
-            format!("there is no {BTF}"),
+            format!("{BTF} is missing"),
             "use a kernel with CONFIG_DEBUG_INFO_BTF",
         ));
     }
@@ -92,7 +92,7 @@ pub(super) fn mounts(pins: &Path) -> Vec<Finding> {
     vec![pinned, cgroup]
 }
 
-/// Bits of `capabilities(7)` that the agent needs.
+/// Capabilities that the agent needs, by their numbers in `capabilities(7)`.
 const CAPABILITIES: [(u32, &str); 5] = [
     (12, "NET_ADMIN"),
     (19, "SYS_PTRACE"),
@@ -114,7 +114,7 @@ pub(super) fn capabilities() -> Vec<Finding> {
         .map(|(_, name)| *name)
         .collect();
     vec![match missing.is_empty() {
-        true => Finding::ok(ABOUT, "this process has those that the agent needs"),
+        true => Finding::ok(ABOUT, "this process has all that the agent needs"),
         false => Finding::error(
             ABOUT,
             format!("this process lacks {}", missing.join(", ")),
@@ -123,15 +123,15 @@ pub(super) fn capabilities() -> Vec<Finding> {
     }]
 }
 
-/// Loads every program with small maps of its own, and removes them again.
+/// Loads every program, with small maps of its own, and removes them.
 pub(super) fn programs_load(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "programs";
     let folder = pins.join(format!("doctor-{}", std::process::id()));
     let result = load_all(&folder);
-    // It may not have been made.
+    // The folder exists only if the load got this far.
     let _absent = fs::remove_dir_all(pin_folder(&folder));
     let _absent = fs::remove_dir(&folder);
-    // Nobody else's folder goes: only an empty one can be removed.
+    // Only an empty folder can be removed, so pins of an agent stay.
     let _in_use = fs::remove_dir(pins);
     vec![match result {
         Ok(count) => Finding::ok(ABOUT, format!("the kernel loads all {count}")),

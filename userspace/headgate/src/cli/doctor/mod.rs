@@ -1,27 +1,30 @@
-//! What can be wrong with a node, looked at one by one. Each finding says what to do.
+//! Checks of a node. Each finding of a problem says what to do.
 
 mod api;
+#[cfg(feature = "proxy")]
 mod certificates;
-pub(crate) mod command;
 mod host;
 mod network;
 mod state;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-pub(super) use state::{is_kube_proxy_running, is_programmed};
+pub(super) use state::is_programmed;
 
-use super::output::Form;
-use crate::{agent::node::Selection, http::client::Place};
+use super::output::{Format, print_list};
+use crate::agent::node::Selection;
+#[cfg(feature = "proxy")]
+use crate::proxy::client::ProxyAddress;
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Form::Table)]
-    pub(crate) output: Form,
+pub(crate) struct DoctorArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
     #[command(flatten)]
     selection: Selection,
     /// Name of this node in the cluster
@@ -30,33 +33,35 @@ pub(crate) struct Options {
     /// Do not ask the Kubernetes API: for agents that read manifests
     #[arg(long)]
     no_api: bool,
+    #[cfg(feature = "proxy")]
     #[command(flatten)]
-    place: Place,
+    proxy: ProxyAddress,
 }
 
-/// Longest to wait for the API server.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for all requests to the API server.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Level {
-    /// As it should be.
+enum Level {
+    /// No problem.
     Ok,
-    /// Works, and might work better, or stop to work.
+    /// Works now, but not as well as it could, or not for long.
     Warning,
     /// Something does not work.
     Error,
 }
 
-/// What one look found.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Finding {
-    pub(crate) level: Level,
-    /// What was looked at.
-    pub(crate) about: &'static str,
-    pub(crate) what: String,
-    pub(crate) cure: Option<String>,
+struct Finding {
+    level: Level,
+    /// What was checked.
+    about: &'static str,
+    what: String,
+    /// What to do.
+    cure: Option<String>,
 }
 
 impl Finding {
@@ -86,25 +91,70 @@ impl Finding {
     }
 }
 
-/// Looks at everything.
-pub(crate) fn examine(pins: &Path, options: &Options) -> Vec<Finding> {
+/// Prints the findings; the exit code is 1 if one of them is an error.
+pub(crate) fn doctor(pins: &Path, args: &DoctorArgs) -> Result<ExitCode> {
+    let findings = examine(pins, args);
+    let worst = findings.iter().map(|finding| finding.level).max();
+    print_list(args.output, &findings, || text(&findings))?;
+    Ok(match worst {
+        Some(Level::Error) => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn text(findings: &[Finding]) -> String {
+    let lines = findings.iter().map(|finding| {
+        let mark = match finding.level {
+            Level::Ok => "ok      ",
+            Level::Warning => "warning ",
+            Level::Error => "ERROR   ",
+        };
+        let cure = finding
+            .cure
+            .as_ref()
+            .map(|cure| format!("\n        → {cure}"));
+        format!(
+            "{mark}{}: {}{}",
+            finding.about,
+            finding.what,
+            cure.unwrap_or_default()
+        )
+    });
+    let count = |level| {
+        findings
+            .iter()
+            .filter(|finding| finding.level == level)
+            .count()
+    };
+    let lines: Vec<String> = lines.collect();
+    format!(
+        "{}\n\n{} errors, {} warnings",
+        lines.join("\n"),
+        count(Level::Error),
+        count(Level::Warning)
+    )
+}
+
+/// Runs all checks.
+fn examine(pins: &Path, args: &DoctorArgs) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(host::kernel());
     findings.extend(host::mounts(pins));
     findings.extend(host::capabilities());
     findings.extend(host::programs_load(pins));
-    findings.extend(network::devices(pins, &options.selection));
-    findings.extend(network::forwarding(&options.selection));
-    findings.extend(network::reverse_path(&options.selection));
+    findings.extend(network::devices(pins, &args.selection));
+    findings.extend(network::forwarding(&args.selection));
+    findings.extend(network::reverse_path(&args.selection));
     findings.extend(network::ports(pins));
-    findings.extend(network::others(&options.selection));
+    findings.extend(network::others(&args.selection));
     findings.extend(state::leftovers());
     findings.extend(state::kube_proxy());
     findings.extend(state::pins(pins));
     findings.extend(state::agent(pins));
-    findings.extend(certificates::examine(options.place));
-    if !options.no_api {
-        findings.extend(api::examine(options.node_name.as_deref()));
+    #[cfg(feature = "proxy")]
+    findings.extend(certificates::examine(args.proxy));
+    if !args.no_api {
+        findings.extend(api::examine(args.node_name.as_deref()));
     }
     findings
 }

@@ -1,4 +1,4 @@
-//! Devices and what the kernel does with their packets.
+//! Devices, and kernel settings for their packets.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -25,8 +25,8 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
     if facts.external().is_empty() {
         findings.push(Finding::error(
             ABOUT,
-            "no device leads out of the node",
-            "name them with --devices, at the agent as well",
+            "no external device is known",
+            "name them with --devices, for the agent as well",
         ));
     }
     for device in &facts.devices {
@@ -34,23 +34,18 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
         if !is_attached(&links, device) {
             findings.push(Finding::error(
                 ABOUT,
-                format!("programs of ours are missing on {name}"),
-                "start the agent, with the same --devices and --pod-devices; one that runs puts them \
-                 back once a minute",
+                format!("programs are missing on {name}"),
+                "start the agent with the same --devices and --pod-devices; a running agent attaches \
+                 them again once a minute",
             ));
         } else if let Device::External(_) = device {
             let is_native = links.contains(&format!("{}@{name}", names::XDP_EXTERNAL));
             findings.push(match is_native {
-                true => Finding::ok(
-                    ABOUT,
-                    format!("{name} is served by XDP in its driver, and TC"),
-                ),
+                true => Finding::ok(ABOUT, format!("{name} has XDP in its driver, and TC")),
                 false => Finding::warning(
                     ABOUT,
-                    format!(
-                        "{name} is served by TC alone, which is slower for what is from outside"
-                    ),
-                    "its driver has no XDP, or another program has it: see `ip link show`",
+                    format!("{name} has TC only, which is slower for packets from outside"),
+                    "its driver lacks XDP, or another XDP program is attached: see `ip link show`",
                 ),
             });
         }
@@ -60,10 +55,10 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
     findings.push(match pods {
         0 => Finding::warning(
             ABOUT,
-            "no pod's device is known: answers of local pods, and pods in virtual machines, are not served",
-            "if pods run here, name their devices with --pod-devices, at the agent as well",
+            "no pod device is known: replies of local pods, and pods in virtual machines, do not work",
+            "if pods run here, name their devices with --pod-devices, for the agent as well",
         ),
-        count => Finding::ok(ABOUT, format!("{count} devices of pods")),
+        count => Finding::ok(ABOUT, format!("{count} pod devices")),
     });
     findings
 }
@@ -83,25 +78,25 @@ pub(super) fn forwarding(selection: &Selection) -> Vec<Finding> {
             findings.push(Finding::warning(
                 ABOUT,
                 format!(
-                    "the node has no {family} address: backends elsewhere are not reached over it"
+                    "the node has no {family} address: backends on other nodes are not reachable over it"
                 ),
-                "none is needed if the cluster does not use it",
+                "ignore this if the cluster does not use it",
             ));
             continue;
         }
         findings.push(match setting(key).as_deref() {
             Some("0") => Finding::error(
                 ABOUT,
-                format!("{family} packets are not forwarded, and so do not reach pods"),
+                format!("{family} forwarding is off: packets do not reach pods"),
                 format!("sysctl -w net.{}=1", key.replace('/', ".")),
             ),
-            _ => Finding::ok(ABOUT, format!("{family} packets are forwarded")),
+            _ => Finding::ok(ABOUT, format!("{family} forwarding is on")),
         });
     }
     findings
 }
 
-/// Packets of pods elsewhere, and answers, may come by another device than the one that leads back.
+/// Packets of remote pods, and replies, may arrive on another device than the route back uses.
 pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
     const ABOUT: &str = "rp_filter";
     const STRICT: u32 = 1;
@@ -122,7 +117,7 @@ pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
         false => Finding::warning(
             ABOUT,
             format!(
-                "strict on {}: packets that come by another way than the one back are dropped",
+                "strict on {}: packets that arrive on another device than the route back uses are dropped",
                 strict.join(", ")
             ),
             "sysctl -w net.ipv4.conf.all.rp_filter=2",
@@ -130,7 +125,7 @@ pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
     }]
 }
 
-/// Source ports of ours must be nobody else's.
+/// SNAT ports must not overlap with ports of sockets, or NodePorts.
 pub(super) fn ports(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "ports";
     let Ok(config) = loaded_config(pins) else {
@@ -146,30 +141,30 @@ pub(super) fn ports(pins: &Path) -> Vec<Finding> {
     });
     let node_ports = Some((30000, 32767));
     let mut findings = Vec::new();
-    for (range, whose) in [(local, "ip_local_port_range"), (node_ports, "node ports")] {
+    for (range, owner) in [(local, "ip_local_port_range"), (node_ports, "NodePorts")] {
         let Some((first, last)) = range else { continue };
         if ours.0 <= last && first <= ours.1 {
             findings.push(Finding::warning(
                 ABOUT,
                 format!(
-                    "source ports {}-{} overlap with {whose} {first}-{last}: connections of both may collide",
+                    "SNAT ports {}-{} overlap with {owner} {first}-{last}: connections may collide",
                     ours.0, ours.1
                 ),
-                "choose others with --snat-ports",
+                "choose other ports with --snat-ports",
             ));
         }
     }
     if findings.is_empty() {
-        let what = format!("source ports {}-{} are ours alone", ours.0, ours.1);
+        let what = format!("SNAT ports {}-{} overlap with no others", ours.0, ours.1);
         findings.push(Finding::ok(ABOUT, what));
     }
     findings
 }
 
-/// Programs that may take packets or sockets before ours, or after.
+/// BPF programs of others that may handle packets or sockets before ours, or after.
 pub(super) fn others(selection: &Selection) -> Vec<Finding> {
     const ABOUT: &str = "other programs";
-    const CURE: &str = "if it balances services as well, uninstall one of the two";
+    const CURE: &str = "if it load-balances Services as well, uninstall one of the two";
     let facts = facts(selection);
     let programs = foreign_programs(facts.devices.iter().map(Device::name));
     if programs.is_empty() {

@@ -1,4 +1,4 @@
-//! What kube-proxy left, and what our own agent did.
+//! kube-proxy and its rules, the maps, and the agent.
 
 use std::{fs, path::Path};
 
@@ -7,13 +7,13 @@ use headgate_dataplane::{Usage, attached, pin_folder};
 
 use super::Finding;
 use crate::{
-    kube_proxy as rules,
-    view::{Report, View},
+    kube_proxy::{find, is_running},
+    view::{AgentState, View},
 };
 
 pub(super) fn leftovers() -> Vec<Finding> {
     const ABOUT: &str = "kube-proxy's rules";
-    let (found, missing) = rules::find();
+    let (found, missing) = find();
     let mut findings: Vec<Finding> = found
         .iter()
         .map(|leftover| {
@@ -26,36 +26,31 @@ pub(super) fn leftovers() -> Vec<Finding> {
             true => Finding::ok(ABOUT, "none"),
             false => Finding::ok(
                 ABOUT,
-                format!("none found; there is no {} to ask", missing.join(", ")),
+                format!(
+                    "none found; not checked, since not installed: {}",
+                    missing.join(", ")
+                ),
             ),
         });
     }
     findings
 }
 
-/// Whether a process of that name runs. In a container that is seen with the host's processes only.
-pub(crate) fn is_kube_proxy_running() -> bool {
-    fs::read_dir("/proc").into_iter().flatten().any(|entry| {
-        let name = entry.and_then(|entry| fs::read_to_string(entry.path().join("comm")));
-        name.is_ok_and(|name| name.trim_end() == "kube-proxy")
-    })
-}
-
 pub(super) fn kube_proxy() -> Vec<Finding> {
     const ABOUT: &str = "kube-proxy";
-    vec![match is_kube_proxy_running() {
+    vec![match is_running() {
         false => Finding::ok(ABOUT, "does not run here"),
         true => Finding::warning(
             ABOUT,
-            "runs here as well, and writes its rules anew whenever they go",
+            "runs here as well, and writes its rules again whenever they are removed",
             "kubectl -n kube-system delete daemonset kube-proxy, once `headgate status` says `in sync` on \
              every node",
         ),
     }]
 }
 
-/// Whether an agent programmed frontends and its hooks are attached.
-pub(crate) fn is_programmed(pins: &Path) -> Result<(), String> {
+/// Fails if no frontends are programmed, or hooks are not attached.
+pub(in crate::cli) fn is_programmed(pins: &Path) -> Result<(), String> {
     let view = View::open(pins).map_err(|error| error.to_string())?;
     let links = attached(pins).map_err(|error| error.to_string())?;
     if view.maps.frontends.keys().next().is_none() {
@@ -88,7 +83,7 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
                 "{} is of another version than {ABI_VERSION}",
                 other.display()
             ),
-            "once no agent of that version runs, remove it: its programs are detached",
+            "once no agent of that version runs, remove the folder: this detaches its programs",
         ));
     }
     findings.push(match is_programmed(pins) {
@@ -103,57 +98,60 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
         let fixed = view.maps.usage(pins).unwrap_or_default();
         let caches = view.maps.usage_of_caches(pins).unwrap_or_default();
         findings.extend(fixed.iter().filter_map(|usage| fill(usage, "")));
-        let so = ": new entries take the place of those unused for longest";
-        findings.extend(caches.iter().filter_map(|usage| fill(usage, so)));
+        let effect = ": new entries evict those unused for longest";
+        findings.extend(caches.iter().filter_map(|usage| fill(usage, effect)));
     }
     findings
 }
 
-fn fill(usage: &Usage, so: &str) -> Option<Finding> {
+fn fill(usage: &Usage, effect: &str) -> Option<Finding> {
     const WARN_PERCENT: u64 = 80;
     let percent = usage.percent();
     (percent >= WARN_PERCENT).then(|| {
         Finding::warning(
             "maps",
-            format!("map {} is {percent}% full{so}", usage.name),
-            "raise the agent's --max-… option, then `headgate cleanup` and start it anew",
+            format!("map {} is {percent}% full{effect}", usage.name),
+            "raise the agent's --max-… flag, then run `headgate cleanup` and restart the agent",
         )
     })
 }
 
 pub(super) fn agent(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "agent";
-    let report = match Report::read(pins) {
-        Ok(Some(report)) => report,
+    let state = match AgentState::read(pins) {
+        Ok(Some(state)) => state,
         Ok(None) | Err(_) => {
-            let what = "has not said anything yet";
-            return vec![Finding::error(ABOUT, what, "start it")];
+            let what = "has not written its state yet";
+            return vec![Finding::error(ABOUT, what, "start the agent")];
         }
     };
     let mut findings = Vec::new();
-    if !report.is_alive() {
+    if !state.is_alive() {
         findings.push(Finding::error(
             ABOUT,
-            format!("silent for {} s: changes are not taken up", report.age_s()),
+            format!(
+                "no update for {} s: changes are not programmed",
+                state.age_s()
+            ),
             "see the log of its pod: kubectl -n kube-system logs ds/headgate --previous",
         ));
     }
-    if let Some(reason) = &report.disconnected {
+    if let Some(reason) = &state.disconnected {
         let what = format!("cannot reach its source: {reason}");
         findings.push(Finding::error(ABOUT, what, "see `API` below"));
     }
-    if !report.failures.is_empty() {
-        let what = format!("{} changes fail", report.failures.len() + report.more);
+    if !state.failures.is_empty() {
+        let what = format!("{} changes fail", state.failures.len() + state.more);
         findings.push(Finding::error(ABOUT, what, "headgate status lists them"));
     }
-    if !report.refusals.is_empty() {
-        let what = format!("{} things are refused", report.refusals.len());
+    if !state.refusals.is_empty() {
+        let what = format!("{} objects are refused", state.refusals.len());
         findings.push(Finding::warning(ABOUT, what, "headgate status lists them"));
     }
     if findings.is_empty() {
         let what = format!(
             "version {} on node {} is in sync",
-            report.version, report.node
+            state.release, state.node
         );
         findings.push(Finding::ok(ABOUT, what));
     }

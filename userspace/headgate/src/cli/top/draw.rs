@@ -1,4 +1,4 @@
-//! The state on a screen.
+//! Draws the state.
 
 use ratatui::{
     Frame,
@@ -49,15 +49,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State) {
 fn header(state: &State) -> Text<'_> {
     let agent = match &state.now.agent {
         None => "no agent has run here".red(),
-        Some(report) if !report.is_alive() => format!("agent silent for {} s", report.age_s())
-            .red()
-            .bold(),
-        Some(report) if !report.is_synced => "agent not in sync yet".yellow(),
-        Some(report) if report.disconnected.is_some() => {
+        Some(agent) if !agent.is_alive() => {
+            format!("no update from the agent for {} s", agent.age_s())
+                .red()
+                .bold()
+        }
+        Some(agent) if !agent.is_synced => "agent not in sync yet".yellow(),
+        Some(agent) if agent.disconnected.is_some() => {
             "agent disconnected from its source".yellow()
         }
-        Some(report) if !report.failures.is_empty() => {
-            format!("{} changes fail", report.failures.len()).red()
+        Some(agent) if !agent.failures.is_empty() => {
+            format!("{} changes fail", agent.failures.len()).red()
         }
         Some(_) => "agent in sync".green(),
     };
@@ -65,7 +67,7 @@ fn header(state: &State) -> Text<'_> {
         .now
         .agent
         .as_ref()
-        .map_or("?", |report| report.node.as_str());
+        .map_or("?", |agent| agent.node.as_str());
     let Totals { traffic, drops } = state.totals();
     let drops = Span::from(format!("{} drops/s", short(drops))).style(match drops > 0.0 {
         true => Style::new().fg(Color::Red).bold(),
@@ -106,7 +108,7 @@ fn footer(state: &State) -> Line<'_> {
         parts.push(format!("backends of {service}"));
     }
     if state.shows_connections() {
-        parts.push(format!("at most {} rows", super::CONNECTIONS));
+        parts.push(format!("at most {} rows", super::MAX_CONNECTIONS));
     }
     parts.push("? help  q quit".into());
     Line::from(parts.join("  ")).dim()
@@ -151,7 +153,7 @@ fn is_number(content: &Content, column: usize) -> bool {
     matches!(first, Some(Cell::Number(_)))
 }
 
-/// As wide as what is in the column; text in the last takes the rest.
+/// Widths of the columns: that of the widest cell; a last column of text takes what is left.
 fn widths(content: &Content) -> Vec<Constraint> {
     let last = content.header.len().saturating_sub(1);
     let width = |(at, name): (usize, &&str)| {

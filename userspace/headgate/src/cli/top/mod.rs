@@ -1,4 +1,4 @@
-//! A screen that shows rates, drops and maps as they change.
+//! A screen with rates, drops and maps, live.
 
 mod draw;
 mod state;
@@ -17,29 +17,25 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use self::state::{After, State};
 use crate::view::{Sample, View};
 
-/// Connections that are shown at most: a table may hold a million.
-const CONNECTIONS: usize = 1000;
+/// Maximum number of connections on the screen: the map may hold a million.
+const MAX_CONNECTIONS: usize = 1000;
 
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Seconds between two looks
+pub(crate) struct TopArgs {
+    /// Seconds between two updates
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
-    /// Only rows that contain this
+    /// Only rows that contain this text
     #[arg(long, default_value = "")]
     filter: String,
 }
 
-pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
+pub(crate) fn top(pins: &Path, args: &TopArgs) -> Result<()> {
     ensure!(
         stdin().is_terminal() && stdout().is_terminal(),
-        "top wants a terminal; `headgate status` prints once"
+        "top needs a terminal; `headgate status` prints once"
     );
-    let mut state = State::new(
-        Sample::take(pins)?,
-        options.interval,
-        options.filter.clone(),
-    );
+    let mut state = State::new(Sample::take(pins)?, args.interval, args.filter.clone());
     let mut terminal = ratatui::init();
     let result = follow(pins, &mut state, &mut terminal);
     ratatui::restore();
@@ -47,10 +43,10 @@ pub(crate) fn run(pins: &Path, options: &Options) -> Result<()> {
 }
 
 fn follow(pins: &Path, state: &mut State, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
-    let mut looked = Instant::now();
+    let mut updated = Instant::now();
     loop {
         terminal.draw(|frame| draw::draw(frame, state))?;
-        let left = Duration::from_secs(state.interval_s).saturating_sub(looked.elapsed());
+        let left = Duration::from_secs(state.interval_s).saturating_sub(updated.elapsed());
         if event::poll(left)?
             && let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
@@ -58,14 +54,14 @@ fn follow(pins: &Path, state: &mut State, terminal: &mut ratatui::DefaultTermina
         {
             return Ok(());
         }
-        if looked.elapsed() >= Duration::from_secs(state.interval_s) {
-            looked = Instant::now();
+        if updated.elapsed() >= Duration::from_secs(state.interval_s) {
+            updated = Instant::now();
             if !state.is_paused {
                 let connections = match state.shows_connections() {
-                    true => View::open(pins)?.connections(CONNECTIONS)?,
+                    true => View::open(pins)?.connections(MAX_CONNECTIONS)?,
                     false => Vec::new(),
                 };
-                state.look(Sample::take(pins)?, connections);
+                state.update(Sample::take(pins)?, connections);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! What is shown, and what keys do to it. Keys are those of htop and k9s.
+//! What is shown, and how keys change it. The keys are those of htop and k9s.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::tables::{self, Cell, Content};
-use crate::view::{Connection, Rates, Sample, Totals};
+use crate::view::{ConnectionRow, Rates, Sample, Totals};
 
 /// A page of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Tab {
         }
     }
 
-    /// The column that it is sorted by at first.
+    /// The column that the page is sorted by at first.
     const fn column(self) -> usize {
         match self {
             Self::Services => 1,
@@ -46,7 +46,7 @@ impl Tab {
     }
 }
 
-/// What a key leads to.
+/// What a key does to the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     Stay,
@@ -56,7 +56,7 @@ pub(super) enum After {
 pub(super) struct State {
     pub(super) before: Sample,
     pub(super) now: Sample,
-    connections: Vec<Connection>,
+    connections: Vec<ConnectionRow>,
     pub(super) tab: Tab,
     /// The service whose backends are shown.
     pub(super) service: Option<String>,
@@ -89,8 +89,8 @@ impl State {
         }
     }
 
-    /// Takes up what was seen.
-    pub(super) fn look(&mut self, sample: Sample, connections: Vec<Connection>) {
+    /// Replaces what is shown.
+    pub(super) fn update(&mut self, sample: Sample, connections: Vec<ConnectionRow>) {
         self.before = std::mem::replace(&mut self.now, sample);
         self.connections = connections;
     }
@@ -99,7 +99,7 @@ impl State {
         self.tab == Tab::Connections
     }
 
-    /// The rows that are shown, in their order.
+    /// The rows on the screen, in their order.
     pub(super) fn content(&self) -> Content {
         let mut content = match self.tab {
             Tab::Services => tables::services(&self.rates(), &self.now),
@@ -129,7 +129,7 @@ impl State {
         Rates::new(&self.before, &self.now)
     }
 
-    /// What happens a second, all services together.
+    /// Rates of all Services together.
     pub(super) fn totals(&self) -> Totals {
         self.rates().totals(&self.now)
     }
@@ -249,14 +249,14 @@ mod tests {
     use super::{After, State, Tab};
     use crate::{
         cli::top::draw::draw,
-        view::{Sample, Service},
+        view::{Sample, ServiceRow},
     };
 
     fn sample(second: i64, connections: [u64; 2]) -> Sample {
-        let service = |(name, connections): (&str, u64)| Service {
+        let service = |(name, connections): (&str, u64)| ServiceRow {
             service: format!("default/{name}"),
             connections,
-            ..Service::default()
+            ..ServiceRow::default()
         };
         Sample {
             time: Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second),
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn keys_sort_filter_and_turn_pages() {
         let mut state = State::new(sample(0, [5, 5]), 1, String::new());
-        state.look(sample(2, [5, 45]), Vec::new());
+        state.update(sample(2, [5, 45]), Vec::new());
         assert_eq!(names(&state), ["default/web", "default/api"], "by rate");
         assert_eq!(state.content().rows[0][1].shown(), "20");
         assert_eq!(state.totals().traffic.connections, 20.0);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn every_size_of_terminal_can_be_drawn_on() {
+    fn terminals_of_every_size_can_be_drawn() {
         let mut state = State::new(sample(0, [5, 5]), 1, String::new());
         for tab in Tab::ALL {
             state.open(tab);

@@ -1,10 +1,10 @@
-//! What each tab shows, as rows of cells.
+//! Content of each tab, as rows of cells.
 
 use std::cmp::Ordering;
 
-use crate::view::{Connection, Rate, Rates, Sample};
+use crate::view::{ConnectionRow, Rate, Rates, Sample};
 
-/// A cell: text, or a number that is sorted and drawn as one.
+/// A cell. Numbers are sorted by value and drawn to the right.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Text(String),
@@ -19,7 +19,7 @@ impl Cell {
         }
     }
 
-    /// Text upwards, numbers downwards: what is most interesting comes first.
+    /// Text ascending, numbers descending: the largest come first.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => b.total_cmp(a),
@@ -28,7 +28,7 @@ impl Cell {
     }
 }
 
-/// With three digits and a prefix of SI.
+/// Formats a number with three digits and an SI prefix.
 pub(super) fn short(number: f64) -> String {
     let mut rest = number;
     for unit in ["", "k", "M", "G", "T"] {
@@ -59,7 +59,7 @@ fn number(of: u64) -> Cell {
     Cell::Number(of as f64)
 }
 
-/// Connections, packets and bytes a second.
+/// Connections, packets and bytes per second.
 fn cells(rate: Rate) -> [Cell; 3] {
     [rate.connections, rate.packets, rate.bytes].map(Cell::Number)
 }
@@ -91,9 +91,9 @@ pub(super) fn services(rates: &Rates<'_>, now: &Sample) -> Content {
     }
 }
 
-/// Backends; those of one service alone if one is named, with their shares of its new connections.
+/// Backends, or those of one Service, with their shares of its connections.
 pub(super) fn backends(rates: &Rates<'_>, now: &Sample, of: Option<&str>) -> Content {
-    let is_wanted = |row: &&crate::view::Backend| {
+    let is_wanted = |row: &&crate::view::BackendRow| {
         of.is_none_or(|service| row.services.iter().any(|name| name == service))
     };
     let total: u64 = now
@@ -174,7 +174,7 @@ fn bar(percent: f64) -> String {
     format!("{:·<WIDTH$}", "█".repeat(full.min(WIDTH)))
 }
 
-pub(super) fn connections(rows: &[Connection]) -> Content {
+pub(super) fn connections(rows: &[ConnectionRow]) -> Content {
     let rows = rows.iter().map(|row| {
         vec![
             text(&row.service),

@@ -1,148 +1,148 @@
-//! Counters and fill of the pinned maps, read when asked.
+//! Counters and fill of the pinned maps, read for each scrape.
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use headgate_abi::Traffic;
-use prometheus_client::{
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
-};
 
+use super::{Labels, Metric};
 use crate::view::{View, fate};
 
-type Labels<const N: usize> = [(&'static str, String); N];
-type Counters<const N: usize> = Family<Labels<N>, Counter>;
-
-/// Stands for whatever is not listed one by one.
+/// Label of Services and backends without a series of their own.
 const OTHER: &str = "other";
 
-/// Traffic by service or by backend.
+/// Traffic by labels.
 #[derive(Default)]
-struct Flows<const N: usize> {
-    connections: Counters<N>,
-    packets: Counters<N>,
-    bytes: Counters<N>,
-}
+struct TrafficByLabels(BTreeMap<Labels, Traffic>);
 
-impl<const N: usize> Flows<N>
-where
-    Labels<N>: Clone + std::hash::Hash + Eq,
-{
-    fn add(&self, labels: &Labels<N>, traffic: Traffic) {
-        for (family, value) in [
-            (&self.connections, traffic.connections),
-            (&self.packets, traffic.packets),
-            (&self.bytes, traffic.bytes),
-        ] {
-            family.get_or_create(labels).inc_by(value);
-        }
+impl TrafficByLabels {
+    fn add(&mut self, labels: Labels, traffic: Traffic) {
+        let sum = self.0.entry(labels).or_default();
+        sum.connections += traffic.connections;
+        sum.packets += traffic.packets;
+        sum.bytes += traffic.bytes;
+    }
+
+    fn counter(&self, name: &'static str, help: &'static str, read: fn(&Traffic) -> u64) -> Metric {
+        let values = self.0.iter();
+        let values = values.map(|(labels, traffic)| (labels.clone(), read(traffic)));
+        Metric::counter(name, help, values)
     }
 }
 
-/// Adds what the maps below `pins` say. Of services and of backends `max_series` are told one by
-/// one, those that are there for longest as a rule, since ids are given from the lowest; the rest
-/// together.
-pub(super) fn register(registry: &mut Registry, pins: &Path, max_series: usize) -> Result<()> {
+/// Reads the maps below `pins`. The first `max_series` Services, and backends, have series of their
+/// own; the others are summed up as `other`. Ids are assigned from the lowest, so the first ones are
+/// mostly the oldest.
+pub(super) fn read(pins: &Path, max_series: usize) -> Result<Vec<Metric>> {
     let view = View::open(pins)?;
-    register_services(registry, &view, max_series)?;
-    register_backends(registry, &view, max_series)?;
-    let decisions: Counters<2> = Family::default();
-    for (reason, count) in view.maps.reasons()? {
-        let labels = [
-            ("fate", fate(reason).into()),
-            ("reason", reason.name().into()),
-        ];
-        decisions.get_or_create(&labels).inc_by(count);
-    }
-    registry.register(
-        "headgate_packets",
-        "Packets and sockets by what became of them, and why",
-        decisions,
-    );
-    let (entries, capacity, bytes) = <(
-        Family<Labels<1>, Gauge>,
-        Family<Labels<1>, Gauge>,
-        Family<Labels<1>, Gauge>,
-    )>::default();
-    for usage in view.maps.usage(pins)? {
-        let labels = [("map", usage.name.into())];
-        entries.get_or_create(&labels).set(usage.entries as i64);
-        capacity.get_or_create(&labels).set(usage.capacity.into());
-        bytes.get_or_create(&labels).set(usage.bytes as i64);
-    }
-    registry.register("headgate_map_entries", "Entries in a map", entries);
-    registry.register(
-        "headgate_map_capacity",
-        "Entries that a map has room for",
-        capacity,
-    );
-    registry.register("headgate_map_bytes", "Memory of a map in the kernel", bytes);
-    Ok(())
+    let services = services(&view, max_series)?;
+    let backends = backends(&view, max_series)?;
+    let mut metrics = vec![
+        services.counter(
+            "headgate_service_connections",
+            "Connections to a Service.",
+            |traffic| traffic.connections,
+        ),
+        services.counter(
+            "headgate_service_packets",
+            "Packets translated for a Service, in both directions.",
+            |traffic| traffic.packets,
+        ),
+        services.counter(
+            "headgate_service_bytes",
+            "Bytes of the packets translated for a Service, link headers included.",
+            |traffic| traffic.bytes,
+        ),
+        backends.counter(
+            "headgate_backend_connections",
+            "Connections to a backend.",
+            |traffic| traffic.connections,
+        ),
+        backends.counter(
+            "headgate_backend_packets",
+            "Packets translated for a backend, in both directions.",
+            |traffic| traffic.packets,
+        ),
+        backends.counter(
+            "headgate_backend_bytes",
+            "Bytes of the packets translated for a backend, link headers included.",
+            |traffic| traffic.bytes,
+        ),
+    ];
+    metrics.push(reasons(&view)?);
+    metrics.extend(usage(&view, pins)?);
+    Ok(metrics)
 }
 
-fn register_services(registry: &mut Registry, view: &View, max_series: usize) -> Result<()> {
-    let flows = Flows::<2>::default();
+fn services(view: &View, max_series: usize) -> Result<TrafficByLabels> {
+    let mut traffic = TrafficByLabels::default();
     let mut listed = BTreeMap::new();
     for id in view.service_ids() {
         let name = view.service_name(id);
-        let is_room = listed.len() < max_series;
-        let is_listed = *listed.entry(name.clone()).or_insert(is_room);
+        let has_capacity = listed.len() < max_series;
+        let is_listed = *listed.entry(name.clone()).or_insert(has_capacity);
         let name = name.split_once('/').filter(|_| is_listed);
         let (namespace, service) = name.unwrap_or((OTHER, OTHER));
-        let labels = [("namespace", namespace.into()), ("service", service.into())];
-        flows.add(&labels, view.maps.service_traffic(id)?);
+        let labels = vec![("namespace", namespace.into()), ("service", service.into())];
+        traffic.add(labels, view.maps.service_traffic(id)?);
     }
-    registry.register(
-        "headgate_service_connections",
-        "Connections made to a Service",
-        flows.connections,
-    );
-    registry.register(
-        "headgate_service_packets",
-        "Packets translated for a Service, both directions",
-        flows.packets,
-    );
-    registry.register(
-        "headgate_service_bytes",
-        "Bytes of these packets, link header included",
-        flows.bytes,
-    );
-    Ok(())
+    Ok(traffic)
 }
 
-fn register_backends(registry: &mut Registry, view: &View, max_series: usize) -> Result<()> {
-    let flows = Flows::<2>::default();
+fn backends(view: &View, max_series: usize) -> Result<TrafficByLabels> {
+    let mut traffic = TrafficByLabels::default();
     for (at, row) in view.backends()?.into_iter().enumerate() {
-        let backend = if at < max_series {
-            row.backend
-        } else {
-            OTHER.into()
+        let backend = match at < max_series {
+            true => row.backend,
+            false => OTHER.into(),
         };
-        let labels = [("backend", backend), ("protocol", row.protocol.into())];
-        flows.add(
-            &labels,
-            Traffic {
-                connections: row.connections,
-                packets: row.packets,
-                bytes: row.bytes,
-            },
-        );
+        let labels = vec![("backend", backend), ("protocol", row.protocol.into())];
+        let row = Traffic {
+            connections: row.connections,
+            packets: row.packets,
+            bytes: row.bytes,
+        };
+        traffic.add(labels, row);
     }
-    registry.register(
-        "headgate_backend_connections",
-        "Connections made to a backend",
-        flows.connections,
-    );
-    registry.register(
-        "headgate_backend_packets",
-        "Packets translated for a backend, both directions",
-        flows.packets,
-    );
-    registry.register(
-        "headgate_backend_bytes",
-        "Bytes of these packets, link header included",
-        flows.bytes,
-    );
-    Ok(())
+    Ok(traffic)
+}
+
+fn reasons(view: &View) -> Result<Metric> {
+    let counts = view.maps.reasons()?.into_iter().map(|(reason, count)| {
+        let labels = vec![
+            ("fate", fate(reason).into()),
+            ("reason", reason.name().into()),
+        ];
+        (labels, count)
+    });
+    Ok(Metric::counter(
+        "headgate_packets",
+        "Packets and sockets by outcome and reason.",
+        counts,
+    ))
+}
+
+fn usage(view: &View, pins: &Path) -> Result<[Metric; 3]> {
+    let usage = view.maps.usage(pins)?;
+    let labels = |name: &str| vec![("map", name.to_owned())];
+    let entries = usage
+        .iter()
+        .map(|map| (labels(map.name), map.entries as i64));
+    let capacities = usage
+        .iter()
+        .map(|map| (labels(map.name), map.capacity.into()));
+    let bytes = usage.iter().map(|map| (labels(map.name), map.bytes as i64));
+    Ok([
+        Metric::gauge("headgate_map_entries", "Entries in a map.", entries),
+        Metric::gauge(
+            "headgate_map_capacity",
+            "Maximum number of entries of a map.",
+            capacities,
+        ),
+        Metric::gauge(
+            "headgate_map_bytes",
+            "Memory of a map in the kernel, in bytes.",
+            bytes,
+        ),
+    ])
 }

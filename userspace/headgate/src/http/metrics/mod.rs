@@ -1,26 +1,91 @@
-//! Prometheus metrics, under kube-proxy's names where the meaning is the same.
+//! Prometheus metrics of the agent, under kube-proxy's names where the meaning is the same.
 
 mod maps;
+mod scrape;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
 
 use anyhow::Result;
 use headgate_control::{Kind, Pass, Status};
 use prometheus_client::{
     encoding::text::encode,
     metrics::{
-        counter::{ConstCounter, Counter},
+        counter::Counter,
         family::Family,
-        gauge::ConstGauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
 };
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use scrape::{Labels, Metric, Reader, Scrape};
+
 type Codes = Family<[(&'static str, String); 1], Counter>;
 
-/// What is counted as it happens; the rest is taken from the status when asked.
+const COUNTERS: [Reader<Status>; 3] = [
+    Reader {
+        name: "kubeproxy_sync_proxy_rules_service_changes",
+        help: "Changes of Services from the source.",
+        read: |status| events(status, Kind::Service),
+    },
+    Reader {
+        name: "kubeproxy_sync_proxy_rules_endpoint_changes",
+        help: "Changes of EndpointSlices from the source.",
+        read: |status| events(status, Kind::EndpointSlice),
+    },
+    Reader {
+        name: "headgate_repaired",
+        help: "Map entries that another program changed, and the agent repaired.",
+        read: |status| status.repaired,
+    },
+];
+
+const GAUGES: [Reader<Status>; 7] = [
+    Reader {
+        name: "headgate_services",
+        help: "Services in the maps.",
+        read: |status| status.services as u64,
+    },
+    Reader {
+        name: "headgate_backends",
+        help: "Backends in the maps.",
+        read: |status| status.backends as u64,
+    },
+    Reader {
+        name: "headgate_frontends",
+        help: "Frontends in the maps.",
+        read: |status| status.frontends as u64,
+    },
+    Reader {
+        name: "headgate_refusals",
+        help: "Fields of objects that are refused.",
+        read: |status| status.refusals.len() as u64,
+    },
+    Reader {
+        name: "headgate_failures",
+        help: "Changes that failed and are retried.",
+        read: |status| status.failures.len() as u64,
+    },
+    Reader {
+        name: "headgate_source_connected",
+        help: "1 while the source is reachable.",
+        read: |status| status.disconnected.is_none().into(),
+    },
+    Reader {
+        name: "headgate_synced",
+        help: "1 while the maps hold all that the completely listed source asks for.",
+        read: |status| status.is_synced.into(),
+    },
+];
+
+fn events(status: &Status, kind: Kind) -> u64 {
+    status.events.get(&kind).copied().unwrap_or(0)
+}
+
+/// Metrics that are counted as they happen, and the sources of the others.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     pins: PathBuf,
@@ -33,8 +98,8 @@ pub(crate) struct Metrics {
     livez: Codes,
 }
 
-/// kube-proxy's buckets for the time from a change of endpoints to having programmed it: fine up to
-/// a minute, coarse up to five.
+/// kube-proxy's buckets for the time from a change of endpoints to having programmed it, in seconds:
+/// fine up to a minute, coarse up to five.
 fn latency_buckets() -> impl Iterator<Item = f64> {
     let quarters = (1..=2).map(|step| f64::from(step) * 0.25);
     let seconds = (1..60).map(f64::from);
@@ -44,12 +109,8 @@ fn latency_buckets() -> impl Iterator<Item = f64> {
 }
 
 impl Metrics {
-    /// Counters of the maps below `pins` are told of `max_series` services and backends one by one.
-    pub(crate) fn new(
-        pins: &std::path::Path,
-        max_series: usize,
-        statuses: watch::Receiver<Status>,
-    ) -> Self {
+    /// `max_series` Services, and backends, have series of their own.
+    pub(crate) fn new(pins: &Path, max_series: usize, statuses: watch::Receiver<Status>) -> Self {
         Self {
             pins: pins.into(),
             max_series,
@@ -63,7 +124,7 @@ impl Metrics {
         }
     }
 
-    /// Takes note of passes until the loop ends.
+    /// Counts passes until the loop ends.
     pub(crate) async fn follow(self, mut passes: mpsc::UnboundedReceiver<Pass>) {
         while let Some(pass) = passes.recv().await {
             self.passes.observe(pass.took.as_secs_f64());
@@ -82,96 +143,62 @@ impl Metrics {
         self.livez.get_or_create(&label(code)).inc();
     }
 
-    /// All of them in the text format. Reads the maps, which takes a while.
+    /// All metrics in the text format. Reads the maps, which takes a while.
     pub(crate) fn text(&self) -> Result<String> {
-        let status = Arc::new(self.statuses.borrow().clone());
         let mut registry = Registry::default();
-        registry.register(
-            "kubeproxy_sync_proxy_rules_duration_seconds",
-            "Time from taking up changes to having written them",
-            self.passes.clone(),
-        );
-        registry.register(
-            "kubeproxy_network_programming_duration_seconds",
-            "Time from a change of endpoints to having programmed it",
-            self.latencies.clone(),
-        );
-        registry.register(
-            "headgate_sync_errors",
-            "Changes that failed, counted each time they are tried",
-            self.errors.clone(),
-        );
-        let last = status.last_pass.and_then(|(at, _)| {
-            let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-            Some(since.as_secs_f64())
-        });
-        registry.register(
-            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "When changes were last written",
-            ConstGauge::new(last.unwrap_or(0.0)),
-        );
-        for (name, kind) in [
-            ("kubeproxy_sync_proxy_rules_service_changes", Kind::Service),
-            (
-                "kubeproxy_sync_proxy_rules_endpoint_changes",
-                Kind::EndpointSlice,
-            ),
-        ] {
-            let count = status.events.get(&kind).copied().unwrap_or(0);
-            registry.register(name, "Changes told by the source", ConstCounter::new(count));
-        }
-        registry.register(
-            "kubeproxy_proxy_healthz",
-            "Answers of /healthz by status code",
-            self.healthz.clone(),
-        );
-        registry.register(
-            "kubeproxy_proxy_livez",
-            "Answers of /livez by status code",
-            self.livez.clone(),
-        );
-        for (name, help, value) in [
-            ("headgate_services", "Services in the maps", status.services),
-            ("headgate_backends", "Backends in the maps", status.backends),
-            (
-                "headgate_frontends",
-                "Frontends in the maps",
-                status.frontends,
-            ),
-            (
-                "headgate_refusals",
-                "What was asked for and is refused",
-                status.refusals.len(),
-            ),
-            (
-                "headgate_failures",
-                "Changes that failed and are tried again",
-                status.failures.len(),
-            ),
-        ] {
-            registry.register(name, help, ConstGauge::new(value as i64));
-        }
-        registry.register(
-            "headgate_repaired",
-            "Map entries that somebody else changed",
-            ConstCounter::new(status.repaired),
-        );
-        let is_connected = status.disconnected.is_none();
-        registry.register(
-            "headgate_source_connected",
-            "1 while the source can be reached",
-            ConstGauge::new(i64::from(is_connected)),
-        );
-        registry.register(
-            "headgate_synced",
-            "1 when the maps are what a full list of the source asks for",
-            ConstGauge::new(i64::from(status.is_synced)),
-        );
-        maps::register(&mut registry, &self.pins, self.max_series)?;
+        self.register_counted(&mut registry);
+        let mut metrics = status(&self.statuses.borrow().clone());
+        metrics.extend(maps::read(&self.pins, self.max_series)?);
+        registry.register_collector(Box::new(Scrape(metrics)));
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
     }
+
+    /// Registers what is counted as it happens. The registry adds the period to each help.
+    fn register_counted(&self, registry: &mut Registry) {
+        registry.register(
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Duration of a pass, which writes changes to the maps",
+            self.passes.clone(),
+        );
+        registry.register(
+            "kubeproxy_network_programming_duration_seconds",
+            "Time from a change of endpoints until it is programmed",
+            self.latencies.clone(),
+        );
+        registry.register(
+            "headgate_sync_errors",
+            "Changes that failed; every retry counts",
+            self.errors.clone(),
+        );
+        registry.register(
+            "kubeproxy_proxy_healthz",
+            "Responses of /healthz by status code",
+            self.healthz.clone(),
+        );
+        registry.register(
+            "kubeproxy_proxy_livez",
+            "Responses of /livez by status code",
+            self.livez.clone(),
+        );
+    }
+}
+
+/// Metrics of the agent's status.
+fn status(status: &Status) -> Vec<Metric> {
+    let last = status.last_pass.and_then(|(at, _)| {
+        let since = at.duration_since(UNIX_EPOCH).ok()?;
+        Some(since.as_secs_f64())
+    });
+    let mut metrics = vec![Metric::time(
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "Time of the last pass, in seconds since 1970.",
+        last.unwrap_or(0.0),
+    )];
+    metrics.extend(Metric::counters(&COUNTERS, status));
+    metrics.extend(Metric::gauges(&GAUGES, status));
+    metrics
 }
 
 fn label(code: u16) -> [(&'static str, String); 1] {

@@ -1,10 +1,10 @@
-//! Pages for a browser, which read and change nothing. That of an agent has what `top` shows, and
-//! `explain`.
+//! Pages for browsers. They change nothing. The page of an agent has what `top` shows, and `explain`.
 
 mod samples;
 
 use std::{
     collections::HashMap,
+    future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,32 +24,35 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use self::samples::Looks;
+use self::samples::Snapshots;
 use crate::{
-    cli::output::in_one_line,
-    explain::{self, Explanation, Mistake, Question},
-    http::{guard, health},
-    view::flow::Protocol,
+    explain::{self, Explanation, PacketQuery, QueryError},
+    http::{guard, serve},
+    view::{Versioned, flow::Protocol, in_one_line},
 };
 
 struct Page {
     pins: PathBuf,
-    looks: Looks,
-    /// Held while a packet is explained, for that loads programs: one at a time is plenty.
+    snapshots: Snapshots,
+    /// Held while a packet is explained: that loads programs, and one at a time is enough.
     explaining: Mutex<()>,
 }
 
-/// Serves the page until it is dropped.
-pub(crate) async fn serve(address: SocketAddr, pins: &Path, node: &str) {
+/// Serves the page until it is dropped, or nothing without an address.
+pub(crate) async fn serve_if(address: Option<SocketAddr>, pins: &Path, node: &str) {
+    let Some(address) = address else {
+        return pending().await;
+    };
     warn_off_loopback(address, "the Services and their traffic");
-    health::serve(address, router(pins, node)).await;
+    serve(address, router(pins, node)).await;
 }
 
 pub(crate) fn warn_off_loopback(address: SocketAddr, what: &str) {
     if !address.ip().is_loopback() {
         warn!(
-            "the page on {address} is not on loopback, and asks nobody who they are: whoever \
-             reaches it sees {what}"
+            %address,
+            shows = what,
+            "the page is not on loopback and has no authentication"
         );
     }
 }
@@ -57,7 +60,7 @@ pub(crate) fn warn_off_loopback(address: SocketAddr, what: &str) {
 fn router(pins: &Path, node: &str) -> Router {
     let page = Page {
         pins: pins.into(),
-        looks: Looks::new(pins),
+        snapshots: Snapshots::new(pins),
         explaining: Mutex::default(),
     };
     Router::new()
@@ -76,7 +79,7 @@ fn router(pins: &Path, node: &str) -> Router {
         .with_state(Arc::new(page))
 }
 
-/// What both pages are made of.
+/// Files of both pages.
 pub(crate) fn shared<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route(
@@ -98,77 +101,76 @@ pub(crate) fn file<S: Clone + Send + Sync + 'static>(
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct SampleQuery {
     /// Only services and backends that contain this.
     #[serde(default)]
     filter: String,
 }
 
-async fn sample(State(page): State<Arc<Page>>, Query(wanted): Query<Wanted>) -> Response {
-    answer(move || page.looks.rows(&wanted.filter)).await
+async fn sample(State(page): State<Arc<Page>>, Query(query): Query<SampleQuery>) -> Response {
+    answer(move || page.snapshots.rows(&query.filter)).await
 }
 
 async fn explain_packet(
     State(page): State<Arc<Page>>,
-    Query(words): Query<HashMap<String, String>>,
+    Query(parameters): Query<HashMap<String, String>>,
 ) -> Response {
-    match question(&words) {
-        Ok(question) => answer(move || page.explain(&question)).await,
+    match packet_query(&parameters) {
+        Ok(query) => answer(move || page.explain(&query)).await,
         Err(line) => (StatusCode::BAD_REQUEST, line).into_response(),
     }
 }
 
 impl Page {
-    fn explain(&self, question: &Question) -> Result<Explanation> {
+    fn explain(&self, query: &PacketQuery) -> Result<Explanation> {
         let _one = self
             .explaining
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        explain::run(&self.pins, question)
+        explain::run(&self.pins, query)
     }
 }
 
-/// The question that the parameters put, or a line that names what is wrong with one.
-fn question(words: &HashMap<String, String>) -> Result<Question, String> {
+/// Parses the parameters, or returns a line that names the wrong one.
+fn packet_query(parameters: &HashMap<String, String>) -> Result<PacketQuery, String> {
     const SOCKET: &str = "ADDRESS:PORT, for example 192.0.2.7:4000 or [2001:db8::7]:4000";
-    let device = words.get("dev").filter(|name| !name.is_empty());
-    Ok(Question {
-        source: part(words, "source", SOCKET, |text| text.parse().ok())?,
-        protocol: part(words, "protocol", "tcp or udp", |text| {
+    let device = parameters.get("dev").filter(|name| !name.is_empty());
+    Ok(PacketQuery {
+        source: parameter(parameters, "source", SOCKET, |text| text.parse().ok())?,
+        protocol: parameter(parameters, "protocol", "tcp or udp", |text| {
             Protocol::from_str(text, true).ok()
         })?,
-        destination: part(words, "destination", SOCKET, |text| text.parse().ok())?,
+        destination: parameter(parameters, "destination", SOCKET, |text| text.parse().ok())?,
         device: device.cloned(),
     })
 }
 
-fn part<T>(
-    words: &HashMap<String, String>,
+fn parameter<T>(
+    parameters: &HashMap<String, String>,
     name: &str,
     form: &str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, String> {
-    match words.get(name).map(|text| text.trim()) {
+    match parameters.get(name).map(|text| text.trim()) {
         None | Some("") => Err(format!("{name} is missing: write {form}")),
         Some(text) => parse(text).ok_or_else(|| format!("{name} {text:?} is not {form}")),
     }
 }
 
-/// What `read` finds, as JSON. It may take a while, so not on the thread that keeps the maps in step.
+/// Returns what `read` returns as JSON. Reading takes a while, and the agent's one thread writes the
+/// maps.
 async fn answer<T: Serialize + Send + 'static>(
     read: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Response {
     let result = spawn_blocking(read).await;
     match result.map_err(anyhow::Error::from).flatten() {
-        Ok(value) => Json(value).into_response(),
+        Ok(value) => Json(Versioned::new(value)).into_response(),
         Err(error) => {
             let line = in_one_line(&error);
-            match error.downcast_ref::<Mistake>() {
-                Some(mistake) => (
-                    StatusCode::BAD_REQUEST,
-                    format!("{}: {line}", mistake.about),
-                )
-                    .into_response(),
+            match error.downcast_ref::<QueryError>() {
+                Some(wrong) => {
+                    (StatusCode::BAD_REQUEST, format!("{}: {line}", wrong.about)).into_response()
+                }
                 None => (StatusCode::INTERNAL_SERVER_ERROR, line).into_response(),
             }
         }
@@ -179,10 +181,10 @@ async fn answer<T: Serialize + Send + 'static>(
 mod tests {
     use std::collections::HashMap;
 
-    use super::question;
+    use super::packet_query;
 
     #[test]
-    fn what_is_wrong_with_a_question_is_named() {
+    fn errors_name_the_wrong_parameter() {
         let ask = |source: &str, protocol: &str, destination: &str| {
             let words = [
                 ("source", source),
@@ -190,7 +192,7 @@ mod tests {
                 ("destination", destination),
             ];
             let words = words.map(|(name, text)| (name.to_owned(), text.to_owned()));
-            question(&HashMap::from(words)).map(|question| question.source.port())
+            packet_query(&HashMap::from(words)).map(|query| query.source.port())
         };
         assert_eq!(ask("192.0.2.7:4000", "TCP", " [::1]:80 "), Ok(4000));
         for (result, complaint) in [

@@ -1,4 +1,4 @@
-//! Samples as rows with their rates, for those who look again and again.
+//! Samples with rates, for a page that asks once a second.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,47 +12,48 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::view::{
-    Address, Backend, Counter, Fill, Rate, Rates, Report, Sample, Service, Totals, View,
+    AddressRow, AgentState, BackendRow, CounterRow, FillRow, Rate, Rates, Sample, ServiceRow,
+    Totals, View,
 };
 
-/// A look this young serves the next who asks as well: many tabs cost one walk over the maps.
+/// A snapshot younger than this is reused: many tabs cost one walk over the maps.
 const FRESH: Duration = Duration::from_millis(500);
-/// Rates since a look older than this would say nothing of now.
+/// Rates since a snapshot older than this are not current.
 const STALE: Duration = Duration::from_secs(5);
-/// Rows of a kind, at most: a node may know ten thousand services.
-const MOST: usize = 200;
+/// Maximum number of rows of a kind: a node may have ten thousand Services.
+const MAX_ROWS: usize = 200;
 
-/// What was seen at a moment.
-struct Look {
+/// What the maps held at one moment.
+struct Snapshot {
     at: Instant,
     sample: Sample,
-    addresses: BTreeMap<String, BTreeSet<Address>>,
+    addresses: BTreeMap<String, BTreeSet<AddressRow>>,
 }
 
-impl Look {
+impl Snapshot {
     fn take(pins: &Path) -> Result<Self> {
         let view = View::open(pins)?;
         Ok(Self {
             at: Instant::now(),
-            sample: Sample::of(&view, pins)?,
+            sample: Sample::read(&view, pins)?,
             addresses: view.addresses()?,
         })
     }
 }
 
-/// The last look, and the one that rates are since.
+/// The last snapshot, and the one before it.
 #[derive(Clone)]
 struct Pair {
-    before: Arc<Look>,
-    now: Arc<Look>,
+    before: Arc<Snapshot>,
+    now: Arc<Snapshot>,
 }
 
-pub(super) struct Looks {
+pub(super) struct Snapshots {
     pins: PathBuf,
     last: Mutex<Option<Pair>>,
 }
 
-/// A row and what happens a second.
+/// A row with its rates per second.
 #[derive(Serialize)]
 struct Rated<T, R = Rate> {
     #[serde(flatten)]
@@ -63,63 +64,64 @@ struct Rated<T, R = Rate> {
 #[derive(Serialize)]
 struct Addressed {
     #[serde(flatten)]
-    service: Service,
-    addresses: BTreeSet<Address>,
+    service: ServiceRow,
+    addresses: BTreeSet<AddressRow>,
 }
 
 #[derive(Serialize)]
 struct Shared {
     #[serde(flatten)]
-    backend: Backend,
-    /// By service: its part of what it and its peers got, in percent; none if that is nothing.
+    backend: BackendRow,
+    /// By Service: its percentage of the connections that it and its peers got; `None` if they got
+    /// none.
     shares: BTreeMap<String, Option<f64>>,
 }
 
-/// Backends of one service, protocol, family and port: these share out connections.
+/// Backends of one Service, protocol, IP family and port: they share the connections.
 type Peers<'a> = (&'a str, &'static str, bool, &'a str);
 
-fn peers<'a>(row: &'a Backend, service: &'a str) -> Peers<'a> {
+fn peers<'a>(row: &'a BackendRow, service: &'a str) -> Peers<'a> {
     let port = row.backend.rsplit(':').next().unwrap_or_default();
     (service, row.protocol, row.backend.starts_with('['), port)
 }
 
-/// Connections of all peers together.
+/// Number of connections of all peers together.
 struct Sums<'a>(HashMap<Peers<'a>, u64>);
 
-/// The busiest rows of those that are asked for.
+/// The busiest of the selected rows.
 #[derive(Serialize)]
 struct Rows<T> {
     rows: Vec<Rated<T>>,
-    /// Others that are asked for, which there is no room for.
+    /// Number of selected rows that are left out.
     more: usize,
 }
 
-/// What the page draws.
+/// What the page shows.
 #[derive(Serialize)]
-pub(super) struct Drawing {
+pub(super) struct AgentSample {
     time: Timestamp,
-    /// What the rates are over; 0 at the first look, which has none.
+    /// Interval of the rates; 0 for the first snapshot, which has no rates.
     interval_s: f64,
-    agent: Option<Report>,
+    agent: Option<AgentState>,
     totals: Totals,
     services: Rows<Addressed>,
     backends: Rows<Shared>,
-    counters: Vec<Rated<Counter, f64>>,
-    maps: Vec<Fill>,
+    counters: Vec<Rated<CounterRow, f64>>,
+    maps: Vec<FillRow>,
 }
 
 impl<T> Rows<T> {
     fn busiest(mut rows: Vec<Rated<T>>) -> Self {
-        let more = rows.len().saturating_sub(MOST);
+        let more = rows.len().saturating_sub(MAX_ROWS);
         if more > 0 {
             rows.sort_by(|a, b| b.per_second.packets.total_cmp(&a.per_second.packets));
-            rows.truncate(MOST);
+            rows.truncate(MAX_ROWS);
         }
         Self { rows, more }
     }
 }
 
-impl Looks {
+impl Snapshots {
     pub(super) fn new(pins: &Path) -> Self {
         Self {
             pins: pins.into(),
@@ -127,15 +129,15 @@ impl Looks {
         }
     }
 
-    /// The last two looks. Whoever asks while one is taken waits for it.
+    /// Returns the last two snapshots. A request waits while another one takes a snapshot.
     fn last(&self) -> Result<Pair> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pair) = last.as_ref().filter(|pair| pair.now.at.elapsed() < FRESH) {
             return Ok(pair.clone());
         }
-        let now = Arc::new(Look::take(&self.pins)?);
+        let now = Arc::new(Snapshot::take(&self.pins)?);
         let before = last.take().map(|pair| pair.now);
-        let before = before.filter(|look| look.at.elapsed() < STALE);
+        let before = before.filter(|snapshot| snapshot.at.elapsed() < STALE);
         let pair = Pair {
             before: before.unwrap_or_else(|| now.clone()),
             now,
@@ -144,14 +146,14 @@ impl Looks {
         Ok(pair)
     }
 
-    /// What there is now, services and backends that contain `filter` alone.
-    pub(super) fn rows(&self, filter: &str) -> Result<Drawing> {
+    /// Returns the current rows; of Services and backends only those that contain `filter`.
+    pub(super) fn rows(&self, filter: &str) -> Result<AgentSample> {
         let Pair { before, now } = self.last()?;
-        let Look {
+        let Snapshot {
             sample, addresses, ..
         } = now.as_ref();
         let rates = Rates::new(&before.sample, sample);
-        let addressed = |row: &Service| Addressed {
+        let addressed = |row: &ServiceRow| Addressed {
             service: row.clone(),
             addresses: addresses.get(&row.service).cloned().unwrap_or_default(),
         };
@@ -172,7 +174,7 @@ impl Looks {
             per_second: rates.reason(row),
             row: row.clone(),
         });
-        Ok(Drawing {
+        Ok(AgentSample {
             time: sample.time,
             interval_s: sample.seconds_since(&before.sample),
             agent: sample.agent.clone(),
@@ -186,7 +188,7 @@ impl Looks {
 }
 
 impl<'a> Sums<'a> {
-    fn new(backends: &'a [Backend]) -> Self {
+    fn new(backends: &'a [BackendRow]) -> Self {
         let mut sums = HashMap::new();
         for row in backends {
             for service in &row.services {
@@ -196,7 +198,7 @@ impl<'a> Sums<'a> {
         Self(sums)
     }
 
-    fn of(&self, row: &Backend) -> BTreeMap<String, Option<f64>> {
+    fn of(&self, row: &BackendRow) -> BTreeMap<String, Option<f64>> {
         let shares = row.services.iter().map(|service| {
             let sum = self.0.get(&peers(row, service)).filter(|sum| **sum > 0);
             let share = sum.map(|sum| row.connections as f64 * 100.0 / *sum as f64);
@@ -214,18 +216,18 @@ impl Addressed {
     }
 }
 
-fn contains(backend: &Backend, filter: &str) -> bool {
+fn contains(backend: &BackendRow, filter: &str) -> bool {
     let mut services = backend.services.iter();
     backend.backend.contains(filter) || services.any(|service| service.contains(filter))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Backend, MOST, Rate, Rated, Rows, Sums};
+    use super::{BackendRow, MAX_ROWS, Rate, Rated, Rows, Sums};
 
     #[test]
-    fn shares_are_among_those_who_could_have_been_chosen() {
-        let backend = |protocol, backend: &str, connections| Backend {
+    fn shares_are_among_backends_that_could_have_been_chosen() {
+        let backend = |protocol, backend: &str, connections| BackendRow {
             id: 1,
             protocol,
             backend: backend.into(),
@@ -249,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn busiest_rows_stay_and_the_rest_is_counted() {
-        let rows = (0..MOST + 5).map(|row| Rated {
+    fn busiest_rows_stay_and_the_others_are_counted() {
+        let rows = (0..MAX_ROWS + 5).map(|row| Rated {
             row,
             per_second: Rate {
                 packets: row as f64,
@@ -258,7 +260,7 @@ mod tests {
             },
         });
         let rows = Rows::busiest(rows.collect());
-        assert_eq!((rows.rows.len(), rows.more), (MOST, 5));
+        assert_eq!((rows.rows.len(), rows.more), (MAX_ROWS, 5));
         assert!(rows.rows.iter().all(|row| row.row >= 5));
     }
 }

@@ -1,4 +1,4 @@
-//! What the agent says of itself, for whoever looks later.
+//! State of the agent, which it writes for the commands.
 
 use std::{
     path::Path,
@@ -11,49 +11,52 @@ use headgate_dataplane::StateFile;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The agent writes at least this often.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
+use super::Versioned;
 
-/// State of an agent at a moment.
+/// How often the agent writes its state, at least.
+pub(crate) const STATE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// State of an agent at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) version: String,
+pub(crate) struct AgentState {
+    /// Version of the agent.
+    pub(crate) release: String,
     pub(crate) pid: u32,
     /// Name of its node.
     pub(crate) node: String,
     pub(crate) written: Timestamp,
-    /// Whether the maps are what a full list of the source asks for.
+    /// Whether the maps hold all that the completely listed source asks for.
     pub(crate) is_synced: bool,
-    /// Why the source cannot be reached.
+    /// Why the source is not reachable.
     pub(crate) disconnected: Option<String>,
-    /// Passes of the loop.
+    /// Number of passes of the loop.
     pub(crate) revision: u64,
-    /// What the last one took.
+    /// Duration of the last pass.
     pub(crate) last_pass_ms: u64,
     pub(crate) services: usize,
     pub(crate) backends: usize,
     pub(crate) frontends: usize,
-    /// Map entries that somebody else changed and that were put right.
+    /// Number of map entries that another program changed, and the agent repaired.
     pub(crate) repaired: u64,
     pub(crate) failures: Vec<Complaint>,
     pub(crate) refusals: Vec<Complaint>,
-    /// Refusals and failures that there was no room for.
+    /// Number of refusals and failures that are left out, since the state file is full.
     pub(crate) more: usize,
 }
 
-/// Something that is not done.
+/// A failure or refusal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Complaint {
-    /// Namespace and name of the Service, if it is about one alone.
+    /// Namespace and name of the Service, if there is exactly one.
     pub(crate) service: Option<String>,
     pub(crate) object: String,
     pub(crate) reason: String,
-    /// Failures only.
+    /// Start of a failure; `None` for refusals.
     pub(crate) since: Option<Timestamp>,
 }
 
 impl Complaint {
-    /// How long it lasts, in seconds; 0 if that is not known.
+    /// Seconds since the start; 0 if it is not known.
     pub(crate) fn age_s(&self) -> u64 {
         self.since.map_or(0, age_s)
     }
@@ -64,18 +67,23 @@ fn age_s(at: Timestamp) -> u64 {
     u64::try_from(seconds).unwrap_or(0)
 }
 
-impl Report {
-    /// What an agent was last, if there ever was one.
+impl AgentState {
+    /// Reads the last state of an agent, if one has run.
+    ///
+    /// # Errors
+    /// If the state cannot be read, or is of another version.
     pub(crate) fn read(pins: &Path) -> Result<Option<Self>> {
         let Some(text) = StateFile::open(pins)?.read()? else {
             return Ok(None);
         };
-        let report = serde_json::from_str(&text);
-        report.context("the report of the agent cannot be read: is it of another version?")
+        let state = serde_json::from_str(&text);
+        let state: Versioned<Self> =
+            state.context("cannot parse the state of the agent: is it of another version?")?;
+        Ok(Some(state.value))
     }
 
-    /// The report of this process.
-    pub(crate) fn of(status: &Status, node: &str) -> Self {
+    /// The state of this process.
+    pub(crate) fn new(status: &Status, node: &str) -> Self {
         let timestamp = |time: SystemTime| Timestamp::try_from(time).ok();
         let failures = status.failures.iter().map(|failure| Complaint {
             service: failure.service.as_ref().map(ToString::to_string),
@@ -94,7 +102,7 @@ impl Report {
         });
         let last_pass = status.last_pass.map(|(_, took)| took.as_millis());
         Self {
-            version: env!("CARGO_PKG_VERSION").into(),
+            release: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             node: node.into(),
             written: Timestamp::now(),
@@ -112,31 +120,33 @@ impl Report {
         }
     }
 
-    /// As text that fits; refusals give way first.
-    pub(crate) fn text(mut self) -> Result<String> {
+    /// Formats the state as JSON that fits into the state file; refusals are left out first.
+    pub(crate) fn text(self) -> Result<String> {
+        let mut state = Versioned::new(self);
         loop {
-            let text = serde_json::to_string(&self)?;
+            let text = serde_json::to_string(&state)?;
             if text.len() <= StateFile::CAPACITY {
                 return Ok(text);
             }
-            let list = match self.refusals.is_empty() {
-                true => &mut self.failures,
-                false => &mut self.refusals,
+            let state = &mut state.value;
+            let list = match state.refusals.is_empty() {
+                true => &mut state.failures,
+                false => &mut state.refusals,
             };
             let keep = list.len() / 2;
-            self.more += list.len() - keep;
+            state.more += list.len() - keep;
             list.truncate(keep);
         }
     }
 
-    /// Seconds since the agent wrote it.
+    /// Seconds since the agent wrote its state.
     pub(crate) fn age_s(&self) -> u64 {
         age_s(self.written)
     }
 
-    /// Whether an agent still writes.
+    /// Whether an agent still writes its state.
     pub(crate) fn is_alive(&self) -> bool {
-        self.age_s() <= 2 * INTERVAL.as_secs()
+        self.age_s() <= 2 * STATE_INTERVAL.as_secs()
     }
 }
 
@@ -146,10 +156,11 @@ mod tests {
     use headgate_dataplane::StateFile;
     use headgate_model::{ObjectName, Refusal};
 
-    use super::Report;
+    use super::AgentState;
+    use crate::view::Versioned;
 
     #[test]
-    fn more_refusals_than_fit_are_counted() {
+    fn refusals_that_do_not_fit_are_counted() {
         let refusal = |number: usize| Refusal {
             object: ObjectName::Node(format!("n{number}")),
             field: "spec".into(),
@@ -159,10 +170,11 @@ mod tests {
             refusals: (0..1000).map(refusal).collect(),
             ..Status::default()
         };
-        let text = Report::of(&status, "n1").text().unwrap();
+        let text = AgentState::new(&status, "n1").text().unwrap();
         assert!(text.len() <= StateFile::CAPACITY);
-        let report: Report = serde_json::from_str(&text).unwrap();
-        assert!(!report.refusals.is_empty());
-        assert_eq!(report.refusals.len() + report.more, 1000);
+        let state: Versioned<AgentState> = serde_json::from_str(&text).unwrap();
+        let state = state.value;
+        assert!(!state.refusals.is_empty());
+        assert_eq!(state.refusals.len() + state.more, 1000);
     }
 }

@@ -1,76 +1,72 @@
-//! What a proxy serves.
+//! Routes and certificates of a proxy.
 
 use anyhow::Result;
 use clap::Args;
 use headgate_proxy::{BackendRow, CertificateRow, EndpointRow, Explained, Table};
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::output::{Form, Options, print, print_rows};
+use super::output::{Format, OutputArgs, print, print_rows};
 use crate::{
-    http::client::{self, Place},
-    proxy::{CLIENT, HEADER, METHOD, URL},
+    proxy::client::{CLIENT, HEADER, METHOD, ProxyAddress, URL, ask},
+    view::days,
 };
 
 #[derive(Args)]
-pub(crate) struct Served {
+pub(crate) struct ProxyTableArgs {
     #[command(flatten)]
-    options: Options,
+    output: OutputArgs,
     #[command(flatten)]
-    place: Place,
+    proxy: ProxyAddress,
 }
 
-/// A request that is to be explained.
+/// A request to explain.
 #[derive(Args)]
-pub(crate) struct Request {
-    /// What is asked for, as https://HOST/PATH
+pub(crate) struct RequestArgs {
+    /// URL of the request, as https://HOST/PATH
     url: String,
-    /// The method; default: GET
+    /// HTTP method; default: GET
     #[arg(long)]
     method: Option<String>,
-    /// A header, as 'NAME: VALUE'; may be given again
+    /// A request header, as 'NAME: VALUE'; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE")]
     headers: Vec<String>,
-    /// Who asks; default: this machine
+    /// Address of the client; default: 127.0.0.1
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     #[command(flatten)]
-    place: Place,
+    proxy: ProxyAddress,
 }
 
 #[derive(Serialize)]
-struct Certificate {
+struct CertificateWithDays {
     #[serde(flatten)]
     row: CertificateRow,
-    /// Whole days; negative once it has ended.
+    /// Whole days until the certificate expires; negative afterwards.
     days_left: Option<i64>,
 }
 
-pub(crate) fn routes(command: &Served) -> Result<()> {
-    let table: Table = client::ask(command.place, "/table", &[])?;
+pub(crate) fn routes(args: &ProxyTableArgs) -> Result<()> {
+    let table: Table = ask(args.proxy, "/table", &[])?;
     let header = ["host", "path", "ingress", "target", "front"];
     let wide = ["conditions", "canary"];
-    print_rows(&command.options, &header, &wide, &table.routes)
+    print_rows(&args.output, &header, &wide, &table.routes)
 }
 
-pub(crate) fn certificates(command: &Served) -> Result<()> {
-    let table: Table = client::ask(command.place, "/table", &[])?;
-    let rows = table.certificates.into_iter().map(|row| Certificate {
-        days_left: row.not_after.map(|end| days(table.time, end)),
-        row,
-    });
-    let rows: Vec<Certificate> = rows.collect();
+pub(crate) fn certificates(args: &ProxyTableArgs) -> Result<()> {
+    let table: Table = ask(args.proxy, "/table", &[])?;
+    let rows = table
+        .certificates
+        .into_iter()
+        .map(|row| CertificateWithDays {
+            days_left: row.not_after.map(|end| days(table.time, end)),
+            row,
+        });
+    let rows: Vec<CertificateWithDays> = rows.collect();
     let header = ["secret", "kind", "hosts", "days_left", "not_after"];
-    print_rows(&command.options, &header, &["names"], &rows)
+    print_rows(&args.output, &header, &["names"], &rows)
 }
 
-/// Whole days from one moment to another.
-pub(crate) fn days(now: Timestamp, end: Timestamp) -> i64 {
-    const DAY_S: i64 = 24 * 60 * 60;
-    (end.as_second() - now.as_second()).div_euclid(DAY_S)
-}
-
-pub(super) fn explain(request: &Request, form: Form) -> Result<()> {
+pub(super) fn explain(request: &RequestArgs, format: Format) -> Result<()> {
     let mut words = vec![(URL, request.url.as_str())];
     words.extend(
         request
@@ -85,8 +81,8 @@ pub(super) fn explain(request: &Request, form: Form) -> Result<()> {
             .map(|header| (HEADER, header.as_str())),
     );
     words.extend(request.from.iter().map(|client| (CLIENT, client.as_str())));
-    let explained: Explained = client::ask(request.place, "/explain", &words)?;
-    print(form, &explained, || text(&explained))
+    let explained: Explained = ask(request.proxy, "/explain", &words)?;
+    print(format, &explained, || text(&explained))
 }
 
 fn text(explained: &Explained) -> String {
@@ -111,19 +107,4 @@ fn backend(row: &BackendRow) -> String {
 
 fn endpoint(row: &EndpointRow) -> String {
     format!("    {}, weight {}, {}", row.address, row.weight, row.health)
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-
-    use super::days;
-
-    #[test]
-    fn l79_a_certificate_that_ended_has_less_than_no_days_left() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        for (end, left) in [(86_400, 1), (86_399, 0), (0, 0), (-1, -1), (-86_401, -2)] {
-            assert_eq!(days(at(0), at(end)), left, "{end}");
-        }
-    }
 }

@@ -1,0 +1,136 @@
+//! Flags of `headgate agent`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use headgate_datapath::maglev;
+use headgate_dataplane::TcAttach;
+use ipnet::IpNet;
+
+use super::node::Selection;
+use crate::process::CommonArgs;
+
+#[derive(clap::Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) selection: Selection,
+    /// Cgroup whose sockets are load-balanced; default: the root of cgroup2
+    #[arg(long)]
+    pub(super) cgroup: Option<PathBuf>,
+    /// Node addresses that serve NodePorts: CIDRs, or `primary` for the first address of each
+    /// family; default: all addresses of the external devices, and loopback for the node itself
+    #[arg(long, value_delimiter = ',', value_parser = parse_node_port_addresses)]
+    pub(super) nodeport_addresses: Vec<NodePortAddresses>,
+    /// User id of the L7 proxy, which may then receive connections to any port of this node; the
+    /// agent needs CAP_CHOWN for it
+    #[arg(long, value_name = "UID")]
+    pub(super) proxy_user: Option<u32>,
+    /// How TC programs are attached, tcx or clsact; default: TCX if the kernel has it
+    #[arg(long, hide = true, value_parser = parse_tc_attach)]
+    pub(super) tc_attach: Option<TcAttach>,
+    /// Do not serve `spec.externalIPs`: a user who may create Services can claim any address with it
+    #[arg(long)]
+    pub(super) no_external_ips: bool,
+    /// Address of `/healthz`, `/livez` and `/readyz`
+    #[arg(long, default_value = "0.0.0.0:10256")]
+    pub(super) healthz_bind_address: SocketAddr,
+    /// Address of `/metrics`
+    #[arg(long, default_value = "127.0.0.1:10249")]
+    pub(super) metrics_bind_address: SocketAddr,
+    /// Maximum number of Services, and of backends, with metrics of their own; the others are
+    /// summed up as `other`
+    #[arg(long, default_value_t = 1000)]
+    pub(super) metrics_max_series: usize,
+    /// Source ports of packets to other nodes. They must not overlap with `ip_local_port_range` or
+    /// the NodePort range
+    #[arg(long, default_value = "10000-29999", value_parser = parse_ports)]
+    pub(super) snat_ports: (u16, u16),
+    /// How packets from outside reach backends on other nodes. `dsr`: the backend's node answers the
+    /// client directly, and the backend sees the client's address; packets between nodes grow by 32
+    /// bytes (52 over IPv6). To switch, first set `snat-accept-dsr` on all nodes, then `dsr`; the
+    /// same on the way back
+    #[arg(long, value_enum, default_value_t = Forwarding::Snat)]
+    pub(super) forwarding: Forwarding,
+    /// UDP port for DSR packets between nodes, the same on every node. Allow it between nodes only:
+    /// a sender can forge any client address
+    #[arg(long, default_value_t = 6090)]
+    pub(super) dsr_port: u16,
+    /// Seed of the hashes, the same on every node
+    #[arg(long, default_value_t = 0x4865_6164)]
+    pub(super) seed: u32,
+    /// Minimum size of a Service's Maglev table, in slots: 251, 509, 1021, 2039, 4093, 8191, 16381,
+    /// 32749, 65521 or 131071
+    #[arg(long, default_value_t = 4093, value_parser = parse_table_size)]
+    pub(super) maglev_size: u32,
+    /// Maximum number of connection entries; a connection has two
+    #[arg(long, default_value_t = 1 << 19)]
+    pub(super) max_connections: u32,
+    /// Maximum number of clients of Services with session affinity
+    #[arg(long, default_value_t = 1 << 16)]
+    pub(super) max_affinities: u32,
+    /// Maximum number of frontends
+    #[arg(long, default_value_t = 1 << 16)]
+    pub(super) max_frontends: u32,
+    /// Maximum number of services, one for each port, IP family and traffic policy of a Service
+    #[arg(long, default_value_t = 1 << 16)]
+    pub(super) max_services: u32,
+    /// Maximum number of backends
+    #[arg(long, default_value_t = 1 << 17)]
+    pub(super) max_backends: u32,
+    /// Maximum number of slots of all services together
+    #[arg(long, default_value_t = 1 << 22)]
+    pub(super) max_slots: u32,
+}
+
+/// How packets from outside reach backends on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Forwarding {
+    /// The source address becomes this node's; replies return through this node.
+    Snat,
+    /// As `snat`; DSR packets from other nodes are accepted.
+    SnatAcceptDsr,
+    /// The whole packet goes to the backend's node, which answers the client directly.
+    Dsr,
+}
+
+/// Which addresses serve NodePorts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NodePortAddresses {
+    /// The first of each family.
+    Primary,
+    /// Those in a range.
+    Range(IpNet),
+}
+
+fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    let range = text.parse().map(NodePortAddresses::Range);
+    range.map_err(|_not_one| "write a CIDR, or `primary`".into())
+}
+
+fn parse_tc_attach(text: &str) -> Result<TcAttach, String> {
+    match text {
+        "tcx" => Ok(TcAttach::Tcx),
+        "clsact" => Ok(TcAttach::Clsact),
+        _ => Err("write tcx or clsact".into()),
+    }
+}
+
+fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+    let ports = text.split_once('-').and_then(|(first, last)| {
+        let ports: (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        (ports.0 > 0 && ports.0 <= ports.1).then_some(ports)
+    });
+    ports.ok_or_else(|| "write FIRST-LAST, for example 10000-29999".into())
+}
+
+fn parse_table_size(text: &str) -> Result<u32, String> {
+    let size = text
+        .parse()
+        .ok()
+        .filter(|size| maglev::SIZES.contains(size));
+    size.ok_or_else(|| format!("choose one of {:?}", maglev::SIZES))
+}

@@ -1,0 +1,187 @@
+//! What the flags mean on this node, resolved once.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use headgate_abi::{Addr, DatapathConfig, Port};
+use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
+use headgate_model::Node;
+
+use super::{
+    args::{AgentArgs, Forwarding, NodePortAddresses},
+    node::{Facts, Selection},
+};
+
+/// Source ranges of all Services together.
+const SOURCE_RANGES: u32 = 1 << 16;
+/// Sockets that the socket hooks translated.
+const SOCKETS: u32 = 1 << 16;
+
+/// Configuration of an agent, a part for each of its jobs.
+pub(super) struct AgentConfig {
+    pub(super) node: NodeConfig,
+    pub(super) datapath: DatapathSettings,
+    pub(super) hooks: HookConfig,
+    pub(super) api: ApiConfig,
+}
+
+/// The node, as far as flags decide.
+pub(super) struct NodeConfig {
+    pub(super) name: String,
+    /// Folder of manifests, read instead of the Kubernetes API.
+    pub(super) source: Option<PathBuf>,
+    pub(super) selection: Selection,
+    node_port_addresses: Vec<NodePortAddresses>,
+    serves_external_ips: bool,
+}
+
+/// Behaviour of the programs, and sizes of their maps.
+pub(super) struct DatapathSettings {
+    pub(super) seed: u32,
+    /// Slots of a Maglev table, at least.
+    pub(super) maglev_size: u32,
+    /// First and last source port of packets to other nodes.
+    snat_ports: (u16, u16),
+    /// UDP port of DSR packets; 0 if they are not accepted.
+    dsr_port: u16,
+    forwards_by_dsr: bool,
+    pub(super) sizes: MapSizes,
+}
+
+/// Where programs are attached.
+pub(super) struct HookConfig {
+    pub(super) pins: PathBuf,
+    pub(super) cgroup: PathBuf,
+    /// User id of the L7 proxy.
+    pub(super) proxy_user: Option<u32>,
+    pub(super) tc_attach: TcAttach,
+}
+
+/// What the agent serves over HTTP.
+pub(super) struct ApiConfig {
+    pub(super) healthz: SocketAddr,
+    pub(super) metrics: SocketAddr,
+    /// Services, and backends, with metrics of their own.
+    pub(super) max_series: usize,
+    #[cfg(feature = "page")]
+    pub(super) page: Option<SocketAddr>,
+}
+
+impl AgentConfig {
+    /// Resolves the flags.
+    ///
+    /// # Errors
+    /// If flags contradict each other, or the kernel lacks cgroup2.
+    pub(super) fn new(pins: &Path, args: AgentArgs) -> Result<Self> {
+        Ok(Self {
+            datapath: DatapathSettings::new(&args)?,
+            hooks: HookConfig {
+                pins: pins.into(),
+                cgroup: match args.cgroup {
+                    Some(path) => path,
+                    None => cgroup_root()?.context("cgroup2 is not mounted")?,
+                },
+                proxy_user: args.proxy_user,
+                tc_attach: match args.tc_attach {
+                    Some(chosen) => chosen,
+                    None => TcAttach::best()?,
+                },
+            },
+            api: ApiConfig {
+                healthz: args.healthz_bind_address,
+                metrics: args.metrics_bind_address,
+                max_series: args.metrics_max_series,
+                #[cfg(feature = "page")]
+                page: args.common.page_bind_address,
+            },
+            node: NodeConfig {
+                name: args.common.node_name,
+                source: args.common.source,
+                selection: args.selection,
+                node_port_addresses: args.nodeport_addresses,
+                serves_external_ips: !args.no_external_ips,
+            },
+        })
+    }
+}
+
+impl NodeConfig {
+    /// The node for the model.
+    pub(super) fn node(&self, facts: &Facts) -> Node {
+        let loopback = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::from(Ipv6Addr::LOCALHOST),
+        ];
+        let candidates = facts.addresses.iter().copied().chain(loopback);
+        Node {
+            name: self.name.clone(),
+            zone: None,
+            addresses: facts.addresses.clone(),
+            networks: facts.networks.iter().copied().collect(),
+            node_port_addresses: candidates
+                .filter(|address| self.serves_node_ports(facts, *address))
+                .collect(),
+            serves_external_ips: self.serves_external_ips,
+        }
+    }
+
+    fn serves_node_ports(&self, facts: &Facts, address: IpAddr) -> bool {
+        let mut choices = self.node_port_addresses.iter();
+        self.node_port_addresses.is_empty()
+            || choices.any(|choice| match choice {
+                NodePortAddresses::Primary => facts.primary().contains(&Some(address)),
+                NodePortAddresses::Range(range) => range.contains(&address),
+            })
+    }
+}
+
+impl DatapathSettings {
+    fn new(args: &AgentArgs) -> Result<Self> {
+        let dsr_port = match args.forwarding {
+            Forwarding::Snat => 0,
+            Forwarding::SnatAcceptDsr | Forwarding::Dsr => args.dsr_port,
+        };
+        let (first_port, last_port) = args.snat_ports;
+        ensure!(
+            !(first_port..=last_port).contains(&dsr_port),
+            "--dsr-port {dsr_port} is one of --snat-ports"
+        );
+        Ok(Self {
+            seed: args.seed,
+            maglev_size: args.maglev_size,
+            snat_ports: args.snat_ports,
+            dsr_port,
+            forwards_by_dsr: args.forwarding == Forwarding::Dsr,
+            sizes: MapSizes {
+                frontends: args.max_frontends,
+                services: args.max_services,
+                backends: args.max_backends,
+                slots: args.max_slots,
+                affinities: args.max_affinities,
+                connections: args.max_connections,
+                source_ranges: SOURCE_RANGES,
+                sockets: SOCKETS,
+            },
+        })
+    }
+
+    /// Read-only configuration of the programs for the addresses that the node has now.
+    pub(super) fn config(&self, facts: &Facts) -> DatapathConfig {
+        let [v4, v6] = facts.primary();
+        let address = |ip: Option<IpAddr>| ip.map(Addr::from).unwrap_or_default();
+        DatapathConfig {
+            snat_v4: address(v4),
+            snat_v6: address(v6),
+            host_netns_cookie: headgate_dataplane::host_netns_cookie(),
+            seed: self.seed,
+            snat_port_first: Port::new(self.snat_ports.0),
+            snat_port_last: Port::new(self.snat_ports.1),
+            dsr_port: Port::new(self.dsr_port),
+            forwards_by_dsr: u8::from(self.forwards_by_dsr),
+            zero: [0; 5],
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The running agent: a source, the maps, and the loop between them.
+
+use std::{future::pending, path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+use headgate_control::{
+    Inputs, Outputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
+};
+use headgate_dataplane::{MapWriter, Maps, StateFile};
+use headgate_model::Node;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc, watch},
+    time::sleep,
+};
+use tracing::{info, warn};
+
+use super::{
+    args::AgentArgs,
+    config::{AgentConfig, NodeConfig},
+    hooks::Hooks,
+    memory,
+    node::{self, Facts},
+};
+#[cfg(feature = "page")]
+use crate::http::page;
+use crate::{
+    http::{self, health, metrics::Metrics},
+    kube_proxy, process,
+    view::{AgentState, STATE_INTERVAL},
+};
+
+/// How often the agent checks that its programs are attached.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
+/// Events of the source that wait for the loop.
+const EVENTS: usize = 1024;
+
+type Statuses = watch::Receiver<Status>;
+
+pub(crate) fn run(pins: &Path, args: AgentArgs) -> Result<()> {
+    process::start_log(args.common.log_format);
+    memory::return_at_once();
+    // One thread is enough, and network namespaces are a property of threads.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(AgentConfig::new(pins, args)?))
+}
+
+async fn serve(config: AgentConfig) -> Result<()> {
+    let AgentConfig {
+        node: node_config,
+        datapath,
+        hooks,
+        api,
+    } = config;
+    let pins = hooks.pins.clone();
+    let first = node::read(&node_config.selection)?;
+    for leftover in kube_proxy::find().0 {
+        warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
+    }
+    let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
+    let mut hooks = Hooks::load(hooks, datapath, &first)?;
+    let writer = MapWriter::new(Maps::open_writable(&pins)?, seed, maglev_size);
+
+    let (nodes, node) = watch::channel(node_config.node(&first));
+    let (publish, facts) = watch::channel(first);
+    let (status, statuses) = watch::channel(Status::default());
+    let (sender, events) = mpsc::channel(EVENTS);
+    let (audit, audits) = mpsc::channel(1);
+    let (passes, passed) = mpsc::unbounded_channel();
+    let hangups = Notify::new();
+    let reconciler = Reconciler::new(writer, node.borrow().clone())?;
+    let inputs = Inputs {
+        events,
+        nodes: node.clone(),
+        audits,
+    };
+    let outputs = Outputs { status, passes };
+    let metrics = Metrics::new(&pins, api.max_series, statuses.clone());
+    #[cfg(feature = "page")]
+    let page = page::serve_if(api.page, &pins, &node_config.name);
+    #[cfg(not(feature = "page"))]
+    let page = pending::<()>();
+
+    tokio::select! {
+        () = reconcile(reconciler, inputs, outputs, process::stop_signal()?) => {
+            info!("stopped; the kernel keeps balancing with the last state");
+            Ok(())
+        }
+        result = node::follow(&node_config.selection, publish) => result,
+        result = follow_devices(&mut hooks, &node_config, facts, &nodes, &hangups) => result,
+        result = follow_source(&node_config, sender, statuses.clone()) => {
+            result.and_then(|()| bail!("the source ended"))
+        }
+        result = forward_hangups(audit, &hangups) => result,
+        () = announce(statuses.clone()) => Ok(()),
+        () = metrics.clone().follow(passed) => Ok(()),
+        result = write_state(&pins, &node_config.name, statuses.clone()) => result,
+        () = health::probes(api.healthz, statuses.clone(), metrics.clone()) => Ok(()),
+        () = http::serve(api.metrics, health::metrics(move || metrics.text())) => Ok(()),
+        () = health::node_ports(statuses, node) => Ok(()),
+        () = page => Ok(()),
+    }
+}
+
+/// Sends the loop what the Kubernetes API or the folder of manifests holds.
+async fn follow_source(
+    config: &NodeConfig,
+    sender: mpsc::Sender<headgate_control::Event>,
+    statuses: Statuses,
+) -> Result<()> {
+    match &config.source {
+        Some(folder) => manifests::follow(folder.clone(), &config.name, sender).await,
+        None => {
+            let client = process::client().await?;
+            tokio::join!(
+                kube_source::follow(client.clone(), &config.name, sender),
+                report(client, &config.name, statuses),
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Keeps the programs attached as devices and addresses change, after SIGHUP, and once a minute.
+async fn follow_devices(
+    hooks: &mut Hooks,
+    config: &NodeConfig,
+    mut facts: watch::Receiver<Facts>,
+    nodes: &watch::Sender<Node>,
+    hangups: &Notify,
+) -> Result<()> {
+    loop {
+        let changed = tokio::select! {
+            changed = facts.changed() => changed.map(|()| true),
+            () = hangups.notified() => Ok(false),
+            () = sleep(REVIEW_INTERVAL) => Ok(false),
+        };
+        let Ok(is_changed) = changed else {
+            return Ok(());
+        };
+        let now = facts.borrow_and_update().clone();
+        if is_changed {
+            nodes.send_replace(config.node(&now));
+            hooks.follow(&now)?;
+        } else {
+            hooks.review(&now)?;
+        }
+    }
+}
+
+/// Prints a line once the maps are in sync.
+async fn announce(mut statuses: Statuses) {
+    if let Ok(status) = statuses.wait_for(|status| status.is_synced).await {
+        println!(
+            "ready: {} services, {} frontends",
+            status.services, status.frontends
+        );
+    }
+    pending().await
+}
+
+/// Writes the state of the agent to its map, for commands that run when the agent may be gone.
+async fn write_state(pins: &Path, node: &str, mut statuses: Statuses) -> Result<()> {
+    let mut file = StateFile::open(pins)?;
+    loop {
+        let state = AgentState::new(&statuses.borrow_and_update(), node);
+        file.write(&state.text()?)?;
+        tokio::select! {
+            changed = statuses.changed() => changed?,
+            () = sleep(STATE_INTERVAL) => {}
+        }
+    }
+}
+
+/// SIGHUP starts an audit of the maps, and a check of what is attached.
+async fn forward_hangups(audit: mpsc::Sender<()>, hooks: &Notify) -> Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    while hangups.recv().await.is_some() && audit.send(()).await.is_ok() {
+        hooks.notify_one();
+    }
+    Ok(())
+}

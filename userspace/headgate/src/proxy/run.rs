@@ -1,0 +1,284 @@
+//! The running proxy: a source of Ingresses, the loop that makes routes of them, and sockets.
+
+use std::{
+    collections::BTreeSet,
+    future::pending,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use headgate_control::{
+    Endpoints, IngressStatus, Publish, Serve, kube as kube_source, manifests, publish, report,
+    run_ingress,
+};
+use headgate_dataplane::Steering;
+use headgate_model::{
+    Refusal,
+    ingress::{IngressOptions, Routes, UpstreamKey},
+};
+use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer};
+use kube::Client;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
+use tracing::{info, warn};
+
+#[cfg(feature = "page")]
+use super::page;
+use super::{
+    args::{AccessLogFormat, ProxyArgs},
+    inspect, metrics, probes, sandbox,
+};
+use crate::{
+    http::{self, health},
+    process,
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// How long to wait before the agent's map is opened again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Events of the source that wait for the loop.
+const EVENTS: usize = 1024;
+
+type Statuses = watch::Receiver<IngressStatus>;
+
+pub(crate) fn run(pins: &Path, args: &ProxyArgs) -> Result<()> {
+    process::start_log(args.common.log_format);
+    let threads = match args.threads {
+        Some(threads) => threads,
+        None => available_parallelism()?.get(),
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?
+        .block_on(serve(pins, args))
+}
+
+async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
+    let node = &args.common.node_name;
+    let proxy = Arc::new(Proxy::new(settings(args)?)?);
+    let (sender, events) = mpsc::channel(EVENTS);
+    let (status, statuses) = watch::channel(IngressStatus::default());
+    let (listening, is_listening) = watch::channel(false);
+    let metrics = {
+        let (proxy, statuses) = (proxy.clone(), statuses.clone());
+        move || metrics::text(&proxy, &statuses.borrow())
+    };
+    let inspected = health::metrics(metrics).merge(inspect::router(&proxy, node));
+    let probed = &args.healthz_bind_address;
+    #[cfg(feature = "page")]
+    let page = page::serve_if(
+        args.common.page_bind_address,
+        proxy.clone(),
+        statuses.clone(),
+        node,
+    );
+    #[cfg(not(feature = "page"))]
+    let page = pending::<()>();
+    let (options, served) = (ingress_options(args), ServedProxy(proxy.clone()));
+    tokio::select! {
+        () = run_ingress(events, options, served, status, pending()) => Ok(()),
+        result = follow_source(args, sender, statuses.clone()) => {
+            result.and_then(|()| bail!("the source ended"))
+        }
+        result = listen(pins, args, &proxy, statuses.clone(), &listening) => result,
+        () = probes::serve_probes(probed, statuses.clone(), is_listening) => Ok(()),
+        () = http::serve(args.metrics_bind_address, inspected) => Ok(()),
+        () = page => Ok(()),
+    }
+}
+
+/// Sends the loop what the Kubernetes API or the folder of manifests holds.
+async fn follow_source(
+    args: &ProxyArgs,
+    sender: mpsc::Sender<headgate_control::Event>,
+    statuses: Statuses,
+) -> Result<()> {
+    if let Some(folder) = &args.common.source {
+        return manifests::follow_ingresses(folder.clone(), sender).await;
+    }
+    let client = process::client().await?;
+    let namespaces = namespaces(args);
+    tokio::join!(
+        kube_source::follow_ingresses(client.clone(), &namespaces, sender),
+        report(client.clone(), &args.common.node_name, statuses.clone()),
+        publish_addresses(client, args, &namespaces, statuses.clone()),
+    );
+    Ok(())
+}
+
+fn settings(args: &ProxyArgs) -> Result<Settings> {
+    let format = match args.access_log {
+        AccessLogFormat::Json => Some(LogFormat::Json),
+        AccessLogFormat::Combined => Some(LogFormat::Combined),
+        AccessLogFormat::Off => None,
+    };
+    let tracer = args.otlp_endpoint.clone().map(|endpoint| {
+        Tracer::start(&TraceSettings {
+            rate: args.trace_sample_rate,
+            ..TraceSettings::new(endpoint, &args.common.node_name)
+        })
+    });
+    Ok(Settings {
+        trusted: args.trusted_proxies.clone(),
+        proxy_protocol: args.proxy_protocol_from.clone(),
+        log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
+        tracer: tracer.transpose()?,
+        max_connections: args.max_connections,
+        head_timeout: Duration::from_secs(args.client_header_timeout),
+        body_timeout: Duration::from_secs(args.client_body_timeout),
+        answer_timeout: Duration::from_secs(args.client_answer_timeout),
+    })
+}
+
+fn ingress_options(args: &ProxyArgs) -> IngressOptions {
+    IngressOptions {
+        controller: args.controller.clone(),
+        without_class: args.without_class,
+        namespaces: namespaces(args),
+        default_backend: args.default_backend.clone(),
+        default_certificate: args.default_certificate.clone(),
+    }
+}
+
+fn namespaces(args: &ProxyArgs) -> BTreeSet<String> {
+    args.namespaces.iter().cloned().collect()
+}
+
+/// Writes the addresses of the proxy into the status of Ingresses, if a flag names them.
+async fn publish_addresses(
+    client: Client,
+    args: &ProxyArgs,
+    namespaces: &BTreeSet<String>,
+    statuses: Statuses,
+) {
+    let addresses = match &args.publish_service {
+        Some(service) => Publish::Service(service.clone()),
+        None if args.publish_address.is_empty() => return,
+        None => Publish::Addresses(args.publish_address.iter().cloned().collect()),
+    };
+    publish(client, addresses, namespaces, statuses).await;
+}
+
+/// The proxy for the loop.
+struct ServedProxy(Arc<Proxy>);
+
+impl Serve for ServedProxy {
+    fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
+        self.0.serve(&routes)
+    }
+
+    fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints) {
+        self.0.place(key, &endpoints);
+    }
+}
+
+/// Accepts connections once the routes are there. After a signal it accepts no more, and ends when the
+/// open ones are finished.
+async fn listen(
+    pins: &Path,
+    args: &ProxyArgs,
+    proxy: &Arc<Proxy>,
+    mut statuses: Statuses,
+    listening: &watch::Sender<bool>,
+) -> Result<()> {
+    let signal = process::stop_signal()?;
+    let mut signal = std::pin::pin!(signal);
+    let begin = async {
+        statuses.wait_for(|status| status.is_synced).await?;
+        listeners(pins, args).await
+    };
+    let listeners = tokio::select! {
+        listeners = begin => listeners?,
+        () = &mut signal => return Ok(()),
+    };
+    sandbox::enter()?;
+    println!("ready: {} ingresses", statuses.borrow().ingresses.len());
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    for (listener, scheme) in listeners {
+        let (proxy, mut stopped) = (proxy.clone(), stopped.clone());
+        servers.spawn(async move {
+            let stop = async {
+                // The sender outlives every server.
+                let _closed = stopped.wait_for(|is_stopped| *is_stopped).await;
+            };
+            proxy.listen(listener, scheme, stop).await;
+        });
+    }
+    listening.send_replace(true);
+    signal.await;
+    listening.send_replace(false);
+    info!("stopping: requests in progress are finished");
+    stop.send_replace(true);
+    servers.join_all().await;
+    proxy.flush_spans().await;
+    Ok(())
+}
+
+async fn listeners(pins: &Path, args: &ProxyArgs) -> Result<Vec<(TcpListener, Scheme)>> {
+    let ports = [
+        (args.http_port, Scheme::Http),
+        (args.https_port, Scheme::Https),
+    ];
+    let mut listeners = Vec::new();
+    for (port, scheme) in ports {
+        for address in &args.bind_addresses {
+            let address = SocketAddr::new(*address, port);
+            let listener = bound(address).with_context(|| format!("cannot listen on {address}"))?;
+            listeners.push((listener, scheme));
+        }
+    }
+    if !listeners.is_empty() {
+        return Ok(listeners);
+    }
+    let mut steering = steering(pins).await;
+    for (port, scheme) in ports {
+        for address in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let listener = bound(SocketAddr::new(address, 0))?;
+            let steered = steering.steer(port, &listener);
+            steered.with_context(|| format!("cannot receive connections to port {port}"))?;
+            listeners.push((listener, scheme));
+        }
+    }
+    Ok(listeners)
+}
+
+fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Opens the agent's map of sockets, once it is there and this process may write it.
+async fn steering(pins: &Path) -> Steering {
+    let mut is_logged = false;
+    loop {
+        match Steering::open(pins) {
+            Ok(steering) => return steering,
+            Err(error) if !is_logged => {
+                warn!(%error, "waiting for an agent with --proxy-user");
+                is_logged = true;
+            }
+            Err(_) => {}
+        }
+        sleep(RETRY).await;
+    }
+}
