@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use crate::nextest::{Outcome, Run};
+
 const TABLE: &str = "tests/README.md";
 /// Names the test that holds each of its promises.
 const PROMISES: &str = "SECURITY.md";
@@ -20,18 +22,11 @@ struct Row {
     title: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Outcome {
-    Passed,
-    Skipped,
-    Failed,
-}
-
 /// Fails if a test carries a number that the table lacks, or no test ran for a row; prints the outcome
 /// of each row if `print`.
-pub(crate) fn check(lines: &[String], print: bool) -> Result<()> {
+pub(crate) fn check(run: &Run, print: bool) -> Result<()> {
     let text = fs::read_to_string(TABLE).context(TABLE)?;
-    let ran = outcomes(lines);
+    let ran = outcomes(run);
     let rows = rows(&text);
     let numbers: BTreeSet<&String> = rows.iter().map(|row| &row.number).collect();
     let unlisted: Vec<&String> = ran.keys().filter(|key| !numbers.contains(key)).collect();
@@ -60,11 +55,7 @@ pub(crate) fn check(lines: &[String], print: bool) -> Result<()> {
         missing.is_empty(),
         "no test ran for the behaviours {missing:?} of {TABLE}"
     );
-    let known: BTreeSet<&str> = ran
-        .values()
-        .flat_map(BTreeMap::keys)
-        .map(String::as_str)
-        .collect();
+    let known: BTreeSet<&str> = ran.values().flat_map(BTreeMap::keys).copied().collect();
     let text = fs::read_to_string(PROMISES).context(PROMISES)?;
     let unknown: Vec<&str> = named(&text).filter(|name| !known.contains(name)).collect();
     ensure!(
@@ -102,47 +93,41 @@ fn is_number(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_digit())
 }
 
-/// Tests by number, from lines like `PASS [ 1.2s] ( 2/10) package::file module::s22_name`. One that
-/// ran on several sources counts once.
-fn outcomes(lines: &[String]) -> BTreeMap<String, BTreeMap<String, Outcome>> {
-    let mut outcomes: BTreeMap<String, BTreeMap<String, Outcome>> = BTreeMap::new();
-    let mut last = None;
-    for line in lines {
-        let line = line.trim_start();
-        let outcome = match line.split(' ').next() {
-            Some("PASS") => Outcome::Passed,
-            Some("FAIL" | "TIMEOUT" | "SIGSEGV" | "SIGABRT") => Outcome::Failed,
-            Some("SKIPPED:") => Outcome::Skipped,
-            _ => continue,
-        };
-        let name = match outcome {
-            Outcome::Skipped => last.clone(),
-            _ => line.split([' ', ':']).next_back().map(String::from),
-        };
-        let Some(name) = name else { continue };
+/// Outcomes by number and name. A test that ran on several sources counts once.
+fn outcomes(run: &Run) -> BTreeMap<String, BTreeMap<&str, Outcome>> {
+    let mut outcomes: BTreeMap<String, BTreeMap<&str, Outcome>> = BTreeMap::new();
+    for (name, test) in &run.tests {
+        let name = name.rsplit([' ', ':']).next().unwrap_or_default();
         for number in name.split('_').take_while(|part| is_number(part)) {
             let tests = outcomes.entry(number.to_uppercase()).or_default();
-            let known = tests.entry(name.clone()).or_insert(outcome);
-            *known = outcome.max(*known);
+            let known = tests.entry(name).or_insert(test.outcome);
+            *known = test.outcome.max(*known);
         }
-        last = Some(name);
     }
     outcomes
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, named, outcomes, rows};
+    use super::{named, outcomes, rows};
+    use crate::nextest::{Outcome, Run, Test};
 
     #[test]
     fn numbers_are_read_from_names() {
-        let lines = [
-            "    PASS [   1.178s] ( 2/10) a::b s22_one",
-            "  SKIPPED: no root",
-            "    FAIL [   1.178s] ( 2/10) a::b api::s22_s23_two",
-            "    PASS [   1.178s] ( 2/10) a::b manifests::s22_s23_two",
+        let tests = [
+            ("a::b s22_one", Outcome::Skipped),
+            ("a::b api::s22_s23_two", Outcome::Failed),
+            ("a::b manifests::s22_s23_two", Outcome::Passed),
         ];
-        let outcomes = outcomes(&lines.map(String::from));
+        let mut run = Run::default();
+        for (name, outcome) in tests {
+            let test = Test {
+                outcome,
+                seconds: 1.0,
+            };
+            run.tests.insert(name.into(), test);
+        }
+        let outcomes = outcomes(&run);
         assert_eq!(outcomes["S22"]["s22_one"], Outcome::Skipped);
         assert_eq!(outcomes["S23"]["s22_s23_two"], Outcome::Failed);
         assert_eq!(outcomes["S22"].len(), 2);

@@ -1,15 +1,17 @@
-//! What packets, connections and requests cost.
+//! Runs the benchmarks.
 
 use anyhow::Result;
 
 use crate::{build, setup, sh};
 
-/// What is measured beside, and with, apart from what the tests need as well.
-const TOOLS: [(&str, &str); 4] = [
+/// Load generators, and what Headgate is compared with.
+const TOOLS: [setup::Tool; 6] = [
     ("/usr/sbin/nginx", "nginx-light"),
     ("/usr/sbin/haproxy", "haproxy"),
     ("/usr/bin/wrk", "wrk"),
     ("/usr/bin/h2load", "nghttp2-client"),
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/iptables", "iptables"),
 ];
 
 #[derive(clap::Args)]
@@ -25,14 +27,14 @@ pub(crate) struct Options {
 
 /// Prints ratios, measured in one run, and writes `target/bench/WHAT.json`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    build::object(setup::run()?)?;
-    setup::tools(&TOOLS)?;
+    build::object(setup::bpf()?)?;
+    setup::tools(&[&setup::DEMO_TOOLS[..], &TOOLS].concat())?;
     sh::heading("building the binaries");
     let packages = "--package headgate --package headgate-netns --package headgate-bench";
     sh::run(&mut sh::command(&format!(
-        "cargo build --release {packages} --bins"
+        "cargo build --profile dist {packages} --bins"
     )))?;
-    let run = "cargo run --release --package headgate-bench --bin headgate-bench --";
+    let run = "cargo run --profile dist --package headgate-bench --bin headgate-bench --";
     let mut command = sh::command(run);
     if options.quick {
         command.arg("--quick");

@@ -12,21 +12,31 @@ pub(crate) const OBJECT: &str = "target/ebpf/headgate.bpf.o";
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Options {
-    /// Programs that log what each packet became, which the agent prints: slow
+    /// Optimise the binary across crates and strip it, for images and benchmarks: slow to build
+    #[arg(long)]
+    dist: bool,
+    /// Build programs that log each packet's verdict, which the agent prints: slow at run time
     #[arg(long)]
     trace: bool,
 }
 
-/// Builds everything.
+/// Builds the BPF object and the binary.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let features: &[&str] = match options.trace {
         true => &["--features", "trace"],
         false => &[],
     };
-    object_with(setup::run()?, features)?;
+    object_with(setup::bpf()?, features)?;
     sh::heading("building the binary");
-    sh::run(&mut sh::command("cargo build --release --package headgate"))?;
-    eprintln!("built target/release/headgate");
+    let (profile, folder) = match options.dist {
+        true => ("dist", "dist"),
+        false => ("dev", "debug"),
+    };
+    let build = format!("cargo build --profile {profile} --package headgate");
+    sh::run(&mut sh::command(&build))?;
+    let binary = format!("target/{folder}/headgate");
+    let bytes = fs::metadata(sh::root().join(&binary))?.len();
+    eprintln!("built {binary} ({} MB)", bytes / 1_000_000);
     Ok(())
 }
 

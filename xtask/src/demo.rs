@@ -1,12 +1,14 @@
-//! Shows it at work.
+//! Runs the demo.
+
+use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{build, sh};
+use crate::{build, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Leave the cluster up and print how to look around
+    /// Leave the cluster up and print how to inspect it
     #[arg(long)]
     keep: bool,
     /// Remove a cluster that was left up
@@ -14,13 +16,24 @@ pub(crate) struct Options {
     down: bool,
 }
 
-/// Builds everything and runs `headgate-demo`, which needs the BPF object to be compiled at all.
+/// Builds what the demo needs and runs `headgate-demo`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    build::run(&build::Options::default())?;
+    let start = Instant::now();
+    if !sh::root().join("target/debug/headgate-demo").exists() {
+        eprintln!(
+            "The first run installs compilers and compiles everything: about 10 minutes of CPU time, so 5 \
+             minutes on two cores. Later runs start at once."
+        );
+    }
+    let toolchain = setup::bpf()?;
+    setup::tools(&setup::DEMO_TOOLS)?;
+    build::object(toolchain)?;
+    sh::heading("building the agent, the proxy and the demo");
     sh::run(&mut sh::command(
-        "cargo build --release --package headgate-netns --bins",
+        "cargo build --package headgate --package headgate-netns --bins",
     ))?;
-    let mut demo = sh::command("target/release/headgate-demo");
+    eprintln!("built in {} s", start.elapsed().as_secs());
+    let mut demo = sh::command("target/debug/headgate-demo");
     if options.keep {
         demo.arg("--keep");
     }

@@ -24,7 +24,8 @@ const HEAD: &str = "\
 |---|---|---|---|---|---|---|---|";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    build::object(setup::run()?)?;
+    build::object(setup::bpf()?)?;
+    setup::tests()?;
     sh::heading("building the binaries");
     sh::run(&mut sh::command(
         "cargo build --package headgate --package headgate-netns --bins",

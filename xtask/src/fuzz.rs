@@ -15,7 +15,7 @@ pub(crate) struct Options {
 
 /// Builds and runs `headgate-fuzz`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    build::object(setup::run()?)?;
+    build::object(setup::bpf()?)?;
     let mut command = sh::command("cargo run --package headgate-fuzz --");
     sh::run(command.args(&options.rest))
 }

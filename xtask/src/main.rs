@@ -7,6 +7,7 @@ mod demo;
 mod deny;
 mod fault;
 mod fuzz;
+mod nextest;
 mod setup;
 mod sh;
 mod test;
@@ -20,36 +21,41 @@ use clap::Parser;
     about = "Build, demo and test commands of Headgate"
 )]
 enum Verb {
-    /// Find and install what the build needs
+    /// Install what build, demo and tests need
     Setup,
     /// Build the BPF object and the binary
     Build(build::Options),
-    /// Show it at work on a small cluster of network namespaces
+    /// Run agents, a proxy and real traffic in a small cluster of network namespaces
     Demo(demo::Options),
     /// Run every check and every test that can run here
     Test(test::Options),
-    /// Run tests in virtual machines with the kernels that Debian offers
+    /// Run kernel tests in virtual machines, with the kernels that Debian offers
     Vm(vm::Options),
-    /// Break things while load goes on, and print what was lost
+    /// Break things under load, and print what was lost
     Fault(fault::Options),
-    /// Print what packets and requests cost
+    /// Measure packets, requests and changes beside nftables, iptables, nginx and haproxy
     Bench(bench::Options),
-    /// Check licences, sources and known faults of what is built in
+    /// Check licences, sources and advisories of the dependencies
     Deny,
-    /// Feed packets, objects and requests at random, and check what comes of them
+    /// Run the fuzz targets: packets, objects and requests at random
     Fuzz(fuzz::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Verb::parse() {
-        Verb::Setup => setup::run().map(|_| ()),
+        Verb::Setup => setup::run(),
         Verb::Build(options) => build::run(&options),
         Verb::Demo(options) => demo::run(&options),
         Verb::Test(options) => test::run(&options),
         Verb::Vm(options) => vm::run(&options),
         Verb::Fault(options) => fault::run(&options),
         Verb::Bench(options) => bench::run(&options),
-        Verb::Deny => deny::run(),
+        Verb::Deny => {
+            if let Some(skipped) = deny::run()? {
+                println!("{skipped}");
+            }
+            Ok(())
+        }
         Verb::Fuzz(options) => fuzz::run(&options),
     }
 }

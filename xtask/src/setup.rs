@@ -1,4 +1,4 @@
-//! Finds and installs what the build needs.
+//! Finds and installs what the build, the demo and the tests need.
 
 use std::{fs, path::Path, process::Command};
 
@@ -13,24 +13,40 @@ use crate::sh;
 /// A compiler for the bpf target with the sources of `core`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Toolchain {
-    /// rustup's nightly with rust-src.
+    /// rustup's [`NIGHTLY`] with rust-src.
     Nightly,
-    /// Debian's rustc with its sources; it needs leave to use what is unstable.
+    /// Debian's rustc with its sources; `RUSTC_BOOTSTRAP` enables its unstable features.
     Debian,
 }
 
+/// The nightly that compiles `ebpf/programs`. Its LLVM (22) is the one that `bpf-linker` and the
+/// recorded verifier counts of `tests/prog` go with.
+const NIGHTLY: &str = "nightly-2026-05-20";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 const DEBIAN_SOURCES: &str = "/usr/lib/rustlib/src/rust/library/core";
 const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
-const DEBIAN_PACKAGES: &str = "rustc-web rust-web-src rust-web-clippy llvm-22-dev \
-    libpolly-22-dev zlib1g-dev libzstd-dev libxml2-dev";
-/// What the demo and the tests call, and the package it is in.
-const TOOLS: [(&str, &str); 13] = [
-    ("/usr/sbin/nft", "nftables"),
+const DEBIAN_PACKAGES: [&str; 8] = [
+    "rustc-web",
+    "rust-web-src",
+    "rust-web-clippy",
+    "llvm-22-dev",
+    "libpolly-22-dev",
+    "zlib1g-dev",
+    "libzstd-dev",
+    "libxml2-dev",
+];
+/// A file that must exist, and the Debian package that contains it.
+pub(crate) type Tool = (&'static str, &'static str);
+/// What the demo runs.
+pub(crate) const DEMO_TOOLS: [Tool; 3] = [
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/ethtool", "ethtool"),
     ("/usr/bin/curl", "curl"),
+];
+/// What the tests run besides.
+const TEST_TOOLS: [Tool; 10] = [
+    ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/ipset", "ipset"),
     ("/usr/bin/h2load", "nghttp2-client"),
@@ -43,36 +59,48 @@ const TOOLS: [(&str, &str); 13] = [
 ];
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// Installs what is missing, and says which compiler there is.
-pub(crate) fn run() -> Result<Toolchain> {
-    tools(&TOOLS)?;
-    let toolchain = toolchain()?;
-    linker(toolchain)?;
+/// Installs everything that any command of xtask needs, but for benchmarks and virtual machines.
+pub(crate) fn run() -> Result<()> {
+    bpf()?;
+    tests()
+}
+
+/// Installs the tools of the tests, and their runner.
+pub(crate) fn tests() -> Result<()> {
+    tools(&[&DEMO_TOOLS[..], &TEST_TOOLS[..]].concat())?;
+    nextest()
+}
+
+/// Installs the test runner.
+pub(crate) fn nextest() -> Result<()> {
     if sh::output("cargo nextest --version").is_none() {
         sh::heading("installing the test runner");
         sh::run(&mut sh::command("cargo install cargo-nextest --locked"))?;
     }
+    Ok(())
+}
+
+/// Installs a compiler and a linker for the bpf target if they are missing, mounts the BPF file system,
+/// and returns the compiler.
+pub(crate) fn bpf() -> Result<Toolchain> {
+    let toolchain = toolchain()?;
+    linker(toolchain)?;
     if geteuid().is_root() && !fs::read_to_string("/proc/mounts")?.contains(" /sys/fs/bpf bpf ") {
-        mount(
-            Some("bpf"),
-            BPF_FS,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .context("mounting the BPF file system at /sys/fs/bpf")?;
+        let none = None::<&str>;
+        mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), none)
+            .context("mounting the BPF file system at /sys/fs/bpf")?;
     }
     Ok(toolchain)
 }
 
-/// Installs what is missing of these files, each with its package.
-pub(crate) fn tools(tools: &[(&str, &str)]) -> Result<()> {
-    for (file, package) in tools {
-        if !Path::new(file).exists() {
-            apt(package)?;
-        }
+/// Installs the packages of those files that do not exist.
+pub(crate) fn tools(tools: &[Tool]) -> Result<()> {
+    let missing = tools.iter().filter(|(file, _)| !Path::new(file).exists());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    match packages[..] {
+        [] => Ok(()),
+        _ => apt(&packages),
     }
-    Ok(())
 }
 
 fn toolchain() -> Result<Toolchain> {
@@ -81,26 +109,29 @@ fn toolchain() -> Result<Toolchain> {
     }
     if !has_debian() && is_debian() && geteuid().is_root() {
         sh::heading("installing Debian's Rust compiler with sources, and LLVM");
-        apt(DEBIAN_PACKAGES)?;
+        apt(&DEBIAN_PACKAGES)?;
     }
     if has_debian() {
         return Ok(Toolchain::Debian);
     }
-    sh::heading("installing Rust nightly with sources");
-    let installed = sh::run(&mut sh::command(
-        "rustup toolchain install nightly --profile minimal --component rust-src --component clippy",
-    ));
+    sh::heading(&format!("installing Rust {NIGHTLY} with sources"));
+    let installed = sh::run(&mut sh::command(&format!(
+        "rustup toolchain install {NIGHTLY} --profile minimal --component rust-src --component clippy"
+    )));
     ensure!(
         installed.is_ok() && has_nightly(),
-        "no compiler for the bpf target: run `rustup toolchain install nightly --component \
-         rust-src`, or as root on Debian `apt-get install {DEBIAN_PACKAGES}`"
+        "no compiler for the bpf target: run `rustup toolchain install {NIGHTLY} --component \
+         rust-src`, or as root on Debian `apt-get install {}`",
+        DEBIAN_PACKAGES.join(" ")
     );
     Ok(Toolchain::Nightly)
 }
 
 fn has_nightly() -> bool {
-    sh::output("rustup component list --installed --toolchain nightly")
-        .is_some_and(|list| list.contains("rust-src"))
+    sh::output(&format!(
+        "rustup component list --installed --toolchain {NIGHTLY}"
+    ))
+    .is_some_and(|list| list.contains("rust-src"))
 }
 
 fn has_debian() -> bool {
@@ -127,26 +158,30 @@ fn linker(toolchain: Toolchain) -> Result<()> {
     sh::run(&mut install)
 }
 
-fn apt(packages: &str) -> Result<()> {
+fn apt(packages: &[&str]) -> Result<()> {
     if !is_debian() || !geteuid().is_root() {
-        bail!("missing: install {packages}, or run this as root on Debian");
+        bail!(
+            "missing: install {}, or run this as root on Debian",
+            packages.join(" ")
+        );
     }
-    let apt = |arguments: &str| -> Command {
-        let mut command = sh::command(&format!("apt-get {arguments}"));
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+    let apt = |arguments: &[&str]| -> Result<()> {
+        let mut command = sh::command("apt-get -qq");
         command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        sh::run_quietly(&mut command)
     };
-    sh::run(&mut apt("update -qq"))?;
-    sh::run(&mut apt(&format!(
-        "install -y -qq --no-install-recommends {packages}"
-    )))
+    apt(&["update"])?;
+    let install = ["install", "-y", "--no-install-recommends"];
+    apt(&[&install[..], packages].concat())
 }
 
 impl Toolchain {
     /// A cargo command for the bpf target: `build` or `clippy`.
     pub(crate) fn cargo(self, verb: &str) -> Command {
         let mut command = match (self, verb) {
-            (Self::Nightly, _) => sh::command(&format!("rustup run nightly cargo {verb}")),
+            (Self::Nightly, _) => sh::command(&format!("rustup run {NIGHTLY} cargo {verb}")),
             (Self::Debian, "clippy") => sh::command(&format!("{DEBIAN_CLIPPY} clippy")),
             (Self::Debian, _) => sh::command(&format!("cargo {verb}")),
         };

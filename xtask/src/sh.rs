@@ -25,7 +25,11 @@ pub(crate) fn command(line: &str) -> Command {
     command
 }
 
-/// Says what runs, runs it, and fails if it fails.
+/// Prints a command and runs it.
+///
+/// # Errors
+///
+/// If it cannot be started or does not succeed.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("   $ {shown}");
@@ -34,6 +38,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         .with_context(|| format!("cannot run {shown}"))?;
     ensure!(status.success(), "{shown}: {status}");
     Ok(())
+}
+
+/// Runs a command without its standard output.
+pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
+    run(command.stdout(Stdio::null()))
 }
 
 /// Standard output of a command, if it succeeds.
@@ -45,7 +54,7 @@ pub(crate) fn output(line: &str) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A heading.
+/// Prints a heading.
 pub(crate) fn heading(text: &str) {
     eprintln!("\n== {text}");
 }

@@ -1,158 +1,114 @@
 //! Every check and every test that can run here.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::Stdio,
-    time::Instant,
-};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::{behaviours, build, setup, sh};
+use crate::{behaviours, build, deny, nextest, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only tests whose names contain this, and no lints
+    /// Run only tests whose names contain this, and no lints
     filter: Option<String>,
-    /// No lints
+    /// Build and run only the tests of this package, for example headgate-datapath; no lints
+    #[arg(long, value_name = "CRATE")]
+    only: Option<String>,
+    /// Run all tests, but no lints
     #[arg(long)]
     fast: bool,
-    /// Only tests of numbered behaviours, and how each behaviour fares; no lints
-    #[arg(long, conflicts_with = "filter")]
+    /// Run only tests of numbered behaviours, and print the outcome of each behaviour; no lints
+    #[arg(long, conflicts_with_all = ["filter", "only"])]
     behaviours: bool,
 }
 
-/// Everything but the programs.
+/// Every package of the workspace but the programs, which are compiled for the bpf target.
 pub(crate) const HOST: &str = "--workspace --exclude headgate-programs";
+/// Packages whose tests start the binaries that a user would start.
+const STARTS_BINARIES: [&str; 2] = ["headgate-bench", "headgate-netns"];
+/// Packages besides these whose tests load the BPF object.
+const LOADS_PROGRAMS: [&str; 4] = [
+    "headgate",
+    "headgate-dataplane",
+    "headgate-fuzz",
+    "headgate-prog",
+];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    let toolchain = setup::run()?;
-    let lints = !options.fast && !options.behaviours && options.filter.is_none();
-    if lints {
-        sh::heading("format");
-        sh::run(&mut sh::command("cargo fmt --all --check"))?;
+    let mut skips = Vec::new();
+    let is_part = options.only.is_some() || options.filter.is_some() || options.behaviours;
+    prepare(options.only.as_deref())?;
+    if !is_part && !options.fast {
+        lint()?;
+        skips.extend(deny::run()?);
     }
-    build::object(toolchain)?;
-    if lints {
-        sh::heading("lints, bpf target");
-        sh::run(
-            toolchain
-                .cargo("clippy")
-                .args(["--all-features", "--", "-D", "warnings"]),
-        )?;
-        sh::heading("lints, host");
-        let clippy = format!("cargo clippy {HOST} --all-targets -- -D warnings");
-        sh::run(&mut sh::command(&clippy))?;
-        sh::heading("documentation");
-        let docs = format!("cargo doc {HOST} --no-deps --document-private-items");
-        sh::run(sh::command(&docs).env("RUSTDOCFLAGS", "-D warnings"))?;
-    }
-    // Tests start the binaries that a user would start.
-    sh::heading("building the binaries");
-    sh::run(&mut sh::command(&format!("cargo build {HOST} --bins")))?;
     sh::heading("tests");
-    let lines = nextest(options)?;
-    let count = summarize(&lines).context("cargo nextest gave no summary")?;
-    let checked = match options.filter {
-        Some(_) => Ok(()),
-        None => behaviours::check(&lines, options.behaviours),
+    let mut arguments: Vec<&str> = match &options.only {
+        Some(package) => vec!["--package", package],
+        None => HOST.split(' ').collect(),
     };
-    eprintln!("finished in {} s", start.elapsed().as_secs());
-    println!(
-        "{} passed, {} failed, {} skipped",
-        count.passed, count.failed, count.skipped
-    );
-    ensure!(count.failed == 0, "{} tests failed", count.failed);
+    arguments.extend(options.filter.as_deref());
+    if options.behaviours {
+        arguments.extend(["-E", behaviours::FILTER]);
+    }
+    let run = nextest::run(&arguments)?;
+    skips.extend_from_slice(&run.skips);
+    let checked = match options.only.is_some() || options.filter.is_some() {
+        true => Ok(()),
+        false => behaviours::check(&run, options.behaviours),
+    };
+    summarize(&run, &skips, start);
+    ensure!(run.failed() == 0, "{} tests failed", run.failed());
     checked
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
+/// Builds and installs what the tests of one package, or of all, need.
+fn prepare(only: Option<&str>) -> Result<()> {
+    let starts_binaries = only.is_none_or(|package| STARTS_BINARIES.contains(&package));
+    let loads_programs = only.is_none_or(|package| LOADS_PROGRAMS.contains(&package));
+    setup::nextest()?;
+    if starts_binaries || loads_programs {
+        build::object(setup::bpf()?)?;
+    }
+    if starts_binaries {
+        setup::tests()?;
+        sh::heading("building the binaries");
+        sh::run(&mut sh::command(&format!("cargo build {HOST} --bins")))?;
+    }
+    Ok(())
 }
 
-/// Runs the tests, shows what they print, and returns it. One that could not run says
-/// `SKIPPED: why`.
-fn nextest(options: &Options) -> Result<Vec<String>> {
-    let mut command = sh::command(&format!("cargo nextest run {HOST} --no-fail-fast"));
-    command
-        .args([
-            "--success-output",
-            "immediate",
-            "--no-tests",
-            "fail",
-            "--color",
-            "never",
-        ])
-        .args(options.filter.as_deref())
-        .args(
-            options
-                .behaviours
-                .then_some(["-E", behaviours::FILTER])
-                .into_iter()
-                .flatten(),
-        )
-        .env("RUST_BACKTRACE", "0")
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot run cargo nextest")?;
-    let Some(stderr) = child.stderr.take() else {
-        bail!("cargo nextest has no output");
-    };
-    let mut lines = Vec::new();
-    for line in BufReader::new(stderr).lines() {
-        let line = line?;
-        eprintln!("{line}");
-        lines.push(line);
-    }
-    let status = child.wait()?;
-    let failed = summarize(&lines).is_some_and(|count| count.failed > 0);
-    ensure!(status.success() || failed, "cargo nextest: {status}");
-    Ok(lines)
+fn lint() -> Result<()> {
+    sh::heading("format");
+    sh::run(&mut sh::command("cargo fmt --all --check"))?;
+    sh::heading("lints, bpf target");
+    let arguments = ["--all-features", "--", "-D", "warnings"];
+    sh::run(setup::bpf()?.cargo("clippy").args(arguments))?;
+    sh::heading("lints, host");
+    let clippy = format!("cargo clippy {HOST} --all-targets -- -D warnings");
+    sh::run(&mut sh::command(&clippy))?;
+    sh::heading("documentation");
+    let docs = format!("cargo doc {HOST} --no-deps --document-private-items");
+    sh::run(sh::command(&docs).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-/// Reads `Summary [ 2.3s] 9 tests run: 7 passed (1 slow), 2 failed, 0 skipped`.
-fn summarize(lines: &[String]) -> Option<Count> {
-    let skipped = lines
-        .iter()
-        .filter(|line| line.trim_start().starts_with("SKIPPED:"))
-        .count();
-    let summary = lines
-        .iter()
-        .rev()
-        .find(|line| line.trim_start().starts_with("Summary ["))?;
-    let number = |word: &str| {
-        let words: Vec<&str> = summary.split([' ', ',']).collect();
-        let at = words.iter().position(|other| *other == word)?;
-        words.get(at.checked_sub(1)?)?.parse().ok()
-    };
-    Some(Count {
-        passed: number("passed").unwrap_or(0),
-        failed: number("failed").unwrap_or(0) + number("timed").unwrap_or(0),
-        skipped,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Count, summarize};
-
-    fn count(summary: &str) -> Option<Count> {
-        let lines = ["  SKIPPED: no kernel", summary, "error: test run failed"];
-        summarize(&lines.map(String::from))
+/// Prints what was skipped, which tests took longest, and the counts.
+fn summarize(run: &nextest::Run, skips: &[String], start: Instant) {
+    sh::heading("slowest tests");
+    for (name, seconds) in run.slowest(10) {
+        eprintln!("{seconds:>8.1} s  {name}");
     }
-
-    #[test]
-    fn summary_is_read() {
-        let summary = "     Summary [  12.3s] 9 tests run: 6 passed (1 slow), 2 failed, 1 timed out, 0 skipped";
-        let expected = Count {
-            passed: 6,
-            failed: 3,
-            skipped: 1,
-        };
-        assert_eq!(count(summary), Some(expected));
-        assert_eq!(count("no summary"), None);
+    if !skips.is_empty() {
+        sh::heading("skipped");
+        for skip in skips {
+            eprintln!("  {skip}");
+        }
     }
+    eprintln!("\nfinished in {} s", start.elapsed().as_secs());
+    let failed = run.failed();
+    println!(
+        "{} passed, {failed} failed, {} skipped",
+        run.tests.len() - failed,
+        skips.len()
+    );
 }

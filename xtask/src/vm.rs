@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{build, setup, sh, test};
 
 /// Programs that this command needs, each with its Debian package.
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [setup::Tool; 4] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/bin/busybox", "busybox-static"),
     ("/usr/bin/cpio", "cpio"),
@@ -71,7 +71,7 @@ struct Kernel {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::tools(&TOOLS)?;
-    build::object(setup::run()?)?;
+    build::object(setup::bpf()?)?;
     let mut binaries = binaries()?;
     if let Some(wanted) = &options.test {
         let is_wanted = |place: &str| match place.strip_prefix("tests/") {
