@@ -121,6 +121,14 @@ fn settled(from: &Netns, pods: &[&str], mut client: impl FnMut() -> Client) -> C
 }
 
 impl Outcome {
+    /// The outcome of a scenario without datagrams.
+    fn of_requests(requests: Tally) -> Self {
+        Self {
+            requests,
+            datagrams: Tally::default(),
+        }
+    }
+
     /// Prints a row of the table of `cargo xtask fault`, and asserts that nothing was lost.
     fn report(self, scenario: &str, rounds: usize, also: &str) {
         let Self {
@@ -234,6 +242,45 @@ fn fault_agents_killed_and_replaced() {
     );
 }
 
+/// Number of entries in the backend table of a node.
+fn backends(node: &Node) -> usize {
+    json(node, &["backends"]).as_array().unwrap().len()
+}
+
+/// Removes one of ten backends and adds it again; returns how many slots of the backends that stay
+/// changed, and how many such slots there were.
+fn moved_slots(cluster: &Cluster, rounds: usize) -> (usize, usize) {
+    let many: Vec<(u8, u8)> = (1..=10).map(|pod| (9, pod)).collect();
+    let node = &cluster.nodes[0];
+    let served = |pods: &[(u8, u8)]| {
+        cluster.write("slices.yaml", &slices(pods)).unwrap();
+        eventually("they are served", || backends(node) == 4 * pods.len());
+        picks(node)
+    };
+    let (mut moved, mut all) = (0, 0);
+    for round in 0..rounds {
+        let mut fewer = many.clone();
+        fewer.remove(round);
+        let tables = [served(&many), served(&fewer), served(&many)];
+        for pair in tables.windows(2) {
+            assert!(!pair[0].is_empty());
+            for (before, after) in pair[0].iter().zip(&pair[1]) {
+                let kept: BTreeSet<u32> = before
+                    .iter()
+                    .copied()
+                    .filter(|id| after.contains(id))
+                    .collect();
+                let slots = before.iter().zip(after);
+                let slots: Vec<_> = slots.filter(|(id, _)| kept.contains(id)).collect();
+                let changed = slots.iter().filter(|(before, after)| before != after);
+                moved += changed.filter(|(_, after)| kept.contains(after)).count();
+                all += slots.len();
+            }
+        }
+    }
+    (moved, all)
+}
+
 #[test]
 fn fault_backends_come_and_go() {
     const CHANGES: usize = 10;
@@ -251,7 +298,6 @@ fn fault_backends_come_and_go() {
     }
     cluster.write("slices.yaml", &slices(&ALL)).unwrap();
     let outcome = traffic.finish();
-    let backends = |node: &Node| json(node, &["backends"]).as_array().unwrap().len();
     for node in &cluster.nodes {
         eventually("all backends are back", || backends(node) == 4 * ALL.len());
         node.agent.as_ref().unwrap().signal(Signal::SIGHUP).unwrap();
@@ -265,39 +311,7 @@ fn fault_backends_come_and_go() {
     }
     let split = disagreements(&cluster, 50 + rounds);
 
-    // Of the slots of backends that stay, few change when one of ten backends comes or goes.
-    let many: Vec<(u8, u8)> = (1..=10).map(|pod| (9, pod)).collect();
-    let (mut moved, mut all) = (0, 0);
-    let node = &cluster.nodes[0];
-    let served = |pods: &[(u8, u8)]| {
-        cluster.write("slices.yaml", &slices(pods)).unwrap();
-        eventually("they are served", || backends(node) == 4 * pods.len());
-        picks(node)
-    };
-    for round in 0..rounds.clamp(2, 10) {
-        let mut fewer = many.clone();
-        fewer.remove(round);
-        let tables = [served(&many), served(&fewer), served(&many)];
-        for pair in tables.windows(2) {
-            assert!(!pair[0].is_empty());
-            for (before, after) in pair[0].iter().zip(&pair[1]) {
-                let stay: BTreeSet<u32> = before
-                    .iter()
-                    .copied()
-                    .filter(|id| after.contains(id))
-                    .collect();
-                let picks = before.iter().zip(after).filter(|(id, _)| stay.contains(id));
-                let (same, other): (Vec<_>, Vec<_>) =
-                    picks.partition(|(before, after)| before == after);
-                let lost = other
-                    .iter()
-                    .filter(|(_, after)| stay.contains(after))
-                    .count();
-                moved += lost;
-                all += same.len() + other.len();
-            }
-        }
-    }
+    let (moved, all) = moved_slots(&cluster, rounds.clamp(2, 10));
     let also = format!(
         "{} changes; {split} flows split between nodes; {:.1} % of other picks moved",
         rounds * CHANGES,
@@ -379,16 +393,35 @@ endpoints:
 - {addresses: ['10.244.2.2'], nodeName: n2}
 ";
 
+/// Sends a flood to the first node. Meanwhile changes are applied, and commands still work.
+fn flood_amid_changes(cluster: &Cluster, packet: Packet, port: u16, count: usize) {
+    let node = &cluster.nodes[0];
+    let is_sent = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(&cluster.client, node, packet, port, count));
+        for pods in [&[(1, 1)][..], &[(1, 1), (2, 1)]] {
+            cluster.write("slices.yaml", &slices(pods)).unwrap();
+            eventually("a change arrives amid the flood", || {
+                let backends = json(node, &["backends"]);
+                let web = |row: &&Value| row["services"].to_string().contains("web");
+                backends.as_array().unwrap().iter().filter(web).count() == 4 * pods.len()
+            });
+            on_node(node, &["conntrack"]).unwrap();
+        }
+        flooding.join().is_ok()
+    });
+    assert!(is_sent);
+}
+
 #[test]
 fn fault_floods() {
     let rounds = rounds(10);
     let Some(mut cluster) = cluster_without_agents("fflood", 2, 1) else {
         return;
     };
-    let serving = [(1, 1), (2, 1)];
     cluster.write("web.yaml", SERVICE).unwrap();
     cluster.write("sink.yaml", SINK).unwrap();
-    cluster.write("slices.yaml", &slices(&serving)).unwrap();
+    let serving = slices(&[(1, 1), (2, 1)]);
+    cluster.write("slices.yaml", &serving).unwrap();
     for index in 0..2 {
         cluster
             .start_agent_with(
@@ -417,21 +450,7 @@ fn fault_floods() {
         (Packet::Datagram, 30053, "UDP", &["CONNTRACK", "AFFINITY"]),
     ] {
         let count = rounds * 1000;
-        let flood = thread::scope(|scope| {
-            let flooding = scope.spawn(|| flood(client, node, packet, port, count));
-            // Meanwhile changes are applied, and commands still work.
-            for pods in [&serving[..1], &serving] {
-                cluster.write("slices.yaml", &slices(pods)).unwrap();
-                eventually("a change arrives amid the flood", || {
-                    let backends = json(node, &["backends"]);
-                    let web = |row: &&Value| row["services"].to_string().contains("web");
-                    backends.as_array().unwrap().iter().filter(web).count() == 4 * pods.len()
-                });
-                on_node(node, &["conntrack"]).unwrap();
-            }
-            flooding.join().is_ok()
-        });
-        assert!(flood);
+        flood_amid_changes(&cluster, packet, port, count);
         let findings = doctor(node);
         for map in maps {
             let (entries, capacity) = fill(node, map);
@@ -454,10 +473,7 @@ fn fault_floods() {
     ));
     assert!(evicted.len() * 4 <= idle.len(), "{evicted:#?}");
     tally = [tally, idle_tally].into_iter().sum();
-    let outcome = Outcome {
-        requests: tally,
-        datagrams: Tally::default(),
-    };
+    let outcome = Outcome::of_requests(tally);
     outcome.report("floods", rounds, &notes.join("; "));
 }
 
@@ -502,10 +518,7 @@ fn fault_source_ports_run_out() {
     for client in &mut open {
         tally.add(client());
     }
-    let outcome = Outcome {
-        requests: tally,
-        datagrams: Tally::default(),
-    };
+    let outcome = Outcome::of_requests(tally);
     outcome.report("source ports run out", 1, &also);
 }
 
@@ -582,10 +595,7 @@ fn fault_maps_are_full() {
             std::fs::remove_file(file.unwrap().path()).unwrap();
         }
     }
-    let outcome = Outcome {
-        requests,
-        datagrams: Tally::default(),
-    };
+    let outcome = Outcome::of_requests(requests);
     outcome.report("maps are full", 1, &notes.join("; "));
 }
 
@@ -852,10 +862,7 @@ fn fault_clock_of_another_time_namespace() {
         );
         tally.add(client());
     }
-    let outcome = Outcome {
-        requests: tally,
-        datagrams: Tally::default(),
-    };
+    let outcome = Outcome::of_requests(tally);
     outcome.report("clock of another time namespace", 1, "");
 }
 
@@ -871,10 +878,7 @@ fn fault_proxies_replaced_in_a_row() {
         let before = cluster.start_proxy(0, &options).unwrap();
         before.unwrap().terminate().unwrap();
     }
-    let outcome = Outcome {
-        requests: load.finish().into_iter().sum(),
-        datagrams: Tally::default(),
-    };
+    let outcome = Outcome::of_requests(load.finish().into_iter().sum());
     // A killed proxy loses its requests, and those that arrive until another one runs.
     let load = requests(&cluster);
     let mut deaths = 0;

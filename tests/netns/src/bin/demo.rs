@@ -55,7 +55,8 @@ fn main() -> Result<()> {
     }
     println!(
         "A small cluster on this machine, with real traffic. Nodes, pods and a client outside are \
-         network\nnamespaces; Services and Ingresses come from manifests instead of a Kubernetes API."
+         network\nnamespaces; Services and Ingresses come from manifests instead of a Kubernetes API. This takes less \
+         than a\nminute."
     );
     let mut pods: Vec<(u8, u8)> = (1..=NODES)
         .flat_map(|node| (1..=PODS).map(move |pod| (node, pod)))
@@ -185,7 +186,10 @@ fn print_commands(cluster: &Cluster) -> Result<()> {
 /// Sends requests over every path to the Service, and prints the pods that answered.
 fn show_paths(cluster: &Cluster) -> Result<()> {
     heading("Every path to the Service");
-    println!("{REQUESTS} requests over each path. A row shows how many each pod answered.");
+    println!(
+        "{REQUESTS} requests over each path. A row shows how many each pod answered. The programs \
+         translate a\nClusterIP at the socket where they know the process, and else packet by packet."
+    );
     let node = &cluster.nodes[0];
     let pod = &node.pods[0].netns;
     let http = |from: &Netns, address: IpAddr, port| {
@@ -267,11 +271,8 @@ fn show_ingress(cluster: &mut Cluster) -> Result<()> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let (body, result) = text.rsplit_once(['\n', '}']).unwrap_or(("", &text));
         let pod = body.split('"').find(|word| word.starts_with("web-"));
-        println!(
-            "{title:<32} {url:<34} HTTP/{} {}",
-            result.trim(),
-            pod.unwrap_or_default()
-        );
+        let answer = format!("{} {}", result.trim(), pod.unwrap_or_default());
+        println!("{title:<32} {url:<34} HTTP/{}", answer.trim_end());
     }
     Ok(())
 }
