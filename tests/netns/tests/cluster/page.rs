@@ -301,6 +301,26 @@ fn page_draws_rates_and_explains_in_a_browser() {
     browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
     browser.prefer("light");
     browser.resize(1360);
+    page_shows_rates(&browser);
+    page_explains_a_packet(&browser);
+    browser.shoot_all("page");
+
+    browser.enter("#filter", "absent");
+    eventually("nothing is left", || {
+        browser.text("#services + .empty") == "No service contains “absent”."
+    });
+    assert_eq!(browser.complaints(), json!([]));
+
+    let agent = node.agent.as_ref().unwrap();
+    agent.signal(Signal::SIGTERM).unwrap();
+    eventually("the page shows that the agent is gone", || {
+        browser.text("#state").starts_with("Agent unreachable")
+    });
+    browser.shoot("page-unreachable");
+    finish(load);
+}
+
+fn page_shows_rates(browser: &Browser<'_>) {
     eventually("a rate of the service", || {
         let rate = browser.text("#services tbody tr:first-child .rate .value");
         browser.text("#state") == "In sync"
@@ -318,7 +338,9 @@ fn page_draws_rates_and_explains_in_a_browser() {
         let script = "return document.querySelector('#services .rate .line').points.length";
         browser.run(script).as_u64().unwrap() > 4
     });
+}
 
+fn page_explains_a_packet(browser: &Browser<'_>) {
     browser.enter("[name=source]", "192.168.50.100");
     browser.enter("[name=destination]", "192.168.50.1:30080");
     browser.click("#explain button");
@@ -336,20 +358,4 @@ fn page_draws_rates_and_explains_in_a_browser() {
                 .text("#explanation .verdict")
                 .starts_with("to-backend")
     });
-
-    browser.shoot_all("page");
-
-    browser.enter("#filter", "absent");
-    eventually("nothing is left", || {
-        browser.text("#services + .empty") == "No service contains “absent”."
-    });
-    assert_eq!(browser.complaints(), json!([]));
-
-    let agent = node.agent.as_ref().unwrap();
-    agent.signal(Signal::SIGTERM).unwrap();
-    eventually("the page shows that the agent is gone", || {
-        browser.text("#state").starts_with("Agent unreachable")
-    });
-    browser.shoot("page-unreachable");
-    finish(load);
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// Routes with guards, and one whose Service is missing.
 const MORE: &str = include_str!("manifests/served.yaml");
 
-fn look_cluster(name: &str, options: &[&str]) -> Option<Cluster> {
+fn served_cluster(name: &str, options: &[&str]) -> Option<Cluster> {
     let (cluster, _) = ingress_cluster(name, options)?;
     cluster.write("more.yaml", MORE).unwrap();
     let short = Certificate::ending(&["soon.example.com"], 5).unwrap();
@@ -60,7 +60,7 @@ fn ask_at(at: &str, node: &Node, target: &str, words: &[&str]) -> (u16, String, 
 
 #[test]
 fn l79_routes_are_listed_in_order_with_their_guards() {
-    let Some(cluster) = look_cluster("lkroute", &[]) else {
+    let Some(cluster) = served_cluster("lkroute", &[]) else {
         return;
     };
     let node = &cluster.nodes[0];
@@ -136,7 +136,7 @@ fn l79_routes_are_listed_in_order_with_their_guards() {
 
 #[test]
 fn l79_certificates_are_listed_with_their_remaining_days() {
-    let Some(cluster) = look_cluster("lkcert", &[]) else {
+    let Some(cluster) = served_cluster("lkcert", &[]) else {
         return;
     };
     let node = &cluster.nodes[0];
@@ -200,10 +200,16 @@ fn l79_certificates_are_listed_with_their_remaining_days() {
 
 #[test]
 fn l79_a_request_is_explained_step_by_step() {
-    let Some(cluster) = look_cluster("lkexpl", &[]) else {
+    let Some(cluster) = served_cluster("lkexpl", &[]) else {
         return;
     };
     let node = &cluster.nodes[0];
+    forwarded_requests_are_explained(node);
+    answered_requests_are_explained(node);
+    steps_are_printed(node);
+}
+
+fn forwarded_requests_are_explained(node: &Node) {
     let cart = format!("https://{SHOP}/cart");
     let explained = explain(node, &[&cart]);
     assert_eq!(explained["matched"], "exact");
@@ -236,7 +242,10 @@ fn l79_a_request_is_explained_step_by_step() {
     assert_eq!(passed["backend"]["service"], "default/web");
     let post = explain(node, &[&cart, "--method", "post"]);
     assert_eq!(post["route"]["ingress"], "default/post");
+}
 
+/// Requests that the proxy answers itself.
+fn answered_requests_are_explained(node: &Node) {
     for (url, words, status, says) in [
         (
             format!("http://{SHOP}/cart?id=7"),
@@ -295,7 +304,9 @@ fn l79_a_request_is_explained_step_by_step() {
         explain(node, &["http://a.wild.example.com"])["matched"],
         "wildcard"
     );
+}
 
+fn steps_are_printed(node: &Node) {
     let admin = format!("https://{SHOP}/admin");
     let text = on_node(node, &["explain", "request", &admin, "--from", "10.1.2.3"]).unwrap();
     for line in [
@@ -317,7 +328,7 @@ fn l79_a_request_is_explained_step_by_step() {
 
 #[test]
 fn l79_explaining_uses_no_limit_and_counts_nothing() {
-    let Some(cluster) = look_cluster("lkside", &[]) else {
+    let Some(cluster) = served_cluster("lkside", &[]) else {
         return;
     };
     let node = &cluster.nodes[0];
@@ -353,7 +364,7 @@ fn l79_explaining_uses_no_limit_and_counts_nothing() {
 
 #[test]
 fn l79_queries_to_the_proxy_are_read_only_and_name_invalid_input() {
-    let Some(mut cluster) = look_cluster("lkwrong", &[]) else {
+    let Some(mut cluster) = served_cluster("lkwrong", &[]) else {
         return;
     };
     let node = &cluster.nodes[0];
@@ -440,7 +451,7 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     if !has_browser(NAME) {
         return;
     }
-    let Some(cluster) = look_cluster("lkpage", &["--page-bind-address", PAGE]) else {
+    let Some(cluster) = served_cluster("lkpage", &["--page-bind-address", PAGE]) else {
         return;
     };
     let ended = Certificate::ending(&["wild.example.com"], -3).unwrap();
@@ -462,6 +473,21 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
     browser.post("/url", &json!({"url": format!("http://{PAGE}/")}));
     browser.prefer("light");
     browser.resize(1360);
+    page_shows_what_is_served(&browser);
+    page_explains_a_request(&browser);
+    browser.shoot_all("proxy");
+    page_filters_tables(&browser);
+    assert_eq!(browser.complaints(), json!([]));
+
+    finish(load);
+    let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
+    proxy.signal(Signal::SIGTERM).unwrap();
+    eventually("the page shows that the proxy is gone", || {
+        browser.text("#state").starts_with("Proxy unreachable")
+    });
+}
+
+fn page_shows_what_is_served(browser: &Browser<'_>) {
     eventually("a rate of an Ingress", || {
         let rate = browser.text("#ingresses tbody tr:nth-child(2) .rate .value");
         let name = browser.text("#ingresses tbody tr:nth-child(2) .name");
@@ -493,7 +519,9 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
             browser.text(selector).contains(text)
         });
     }
+}
 
+fn page_explains_a_request(browser: &Browser<'_>) {
     browser.enter("[name=url]", "shop.example.com/cart");
     browser.click("#explain button");
     eventually("what is wrong with the question", || {
@@ -512,8 +540,9 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
                 .text("#explanation .verdict")
                 .starts_with("default/web:80: round robin")
     });
-    browser.shoot_all("proxy");
+}
 
+fn page_filters_tables(browser: &Browser<'_>) {
     browser.enter("#filter", "absent");
     for (table, kind) in [
         ("ingresses", "Ingress"),
@@ -525,19 +554,11 @@ fn l79_page_draws_routes_certificates_backends_and_explains() {
             text == format!("No {kind} contains “absent”.")
         });
     }
-    assert_eq!(browser.complaints(), json!([]));
-
-    finish(load);
-    let proxy = cluster.nodes[0].proxy.as_ref().unwrap();
-    proxy.signal(Signal::SIGTERM).unwrap();
-    eventually("the page shows that the proxy is gone", || {
-        browser.text("#state").starts_with("Proxy unreachable")
-    });
 }
 
 #[test]
 fn l79_page_is_off_by_default_and_accepts_its_own_host_names_only() {
-    let Some(mut cluster) = look_cluster("lkguard", &[]) else {
+    let Some(mut cluster) = served_cluster("lkguard", &[]) else {
         return;
     };
     let address = on([127, 0, 0, 1], 10255);
