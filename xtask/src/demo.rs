@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::object(toolchain)?;
     sh::heading("building the agent, the proxy and the demo");
     sh::run(&mut sh::command(
-        "cargo build --package headgate --package headgate-netns --bins",
+        "cargo build --package headgate --package headgate-netns --package headgate-demo --bins",
     ))?;
     eprintln!("built in {} s", start.elapsed().as_secs());
     let mut demo = sh::command("target/debug/headgate-demo");

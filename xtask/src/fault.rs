@@ -28,7 +28,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::tests()?;
     sh::heading("building the binaries");
     sh::run(&mut sh::command(
-        "cargo build --package headgate --package headgate-netns --bins",
+        "cargo build --package headgate --package headgate-netns --package headgate-servers --bins",
     ))?;
     sh::heading("scenarios");
     let mut command = sh::command(

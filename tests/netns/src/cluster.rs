@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
-use headgate_apiserver::{Authorize, Options as ApiOptions, TestServer};
 use headgate_dataplane::{DatapathConfig, MapSizes, cgroup_root, load};
 use nix::{
     sys::signal::{Signal, kill},
@@ -26,7 +25,7 @@ use crate::{
 };
 
 /// Address of the client outside of the cluster.
-const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
+pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// The port that the servers of pods listen on.
 const POD_PORT: u16 = 9376;
 /// Map sizes that the kernel allocates quickly, unless a test chooses others.
@@ -44,7 +43,8 @@ pub const PROXY_USER: &str = "65532";
 #[allow(missing_debug_implementations, reason = "TestServer has no Debug")]
 pub struct Cluster {
     /// The API server of the agents, if they do not read manifests.
-    pub api: Option<TestServer>,
+    #[cfg(feature = "api")]
+    pub api: Option<headgate_apiserver::TestServer>,
     /// `RUST_LOG` of agents and proxies that are started from now on.
     pub log: Option<&'static str>,
     /// A machine outside of the cluster, on the link of the nodes.
@@ -115,6 +115,7 @@ impl Cluster {
             "fd50::100/64",
         )?;
         let mut cluster = Self {
+            #[cfg(feature = "api")]
             api: None,
             log: None,
             client,
@@ -231,24 +232,9 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts an API server in the client's namespace; agents that are started from now on use it.
-    pub fn serve_api(&mut self) -> Result<()> {
-        self.serve_api_to(None)
-    }
-
-    /// Starts an API server that authorizes each request with `authorize`.
-    pub fn serve_api_to(&mut self, authorize: Option<Authorize>) -> Result<()> {
-        let options = ApiOptions {
-            listen: SocketAddr::from((CLIENT_V4, 6443)),
-            token: Some("headgate".into()),
-            service_cidrs: vec!["10.96.0.0/16".parse()?, "fd96::/112".parse()?],
-            authorize,
-            ..ApiOptions::default()
-        };
-        let server = self.client.run(move || TestServer::start(options))?;
-        fs::write(self.kubeconfig(), server.kubeconfig())?;
-        self.api = Some(server);
-        Ok(())
+    /// Whether agents ask an API server, or read manifests.
+    fn has_api(&self) -> bool {
+        self.kubeconfig().exists()
     }
 
     /// The kubeconfig file of the API server.
@@ -328,7 +314,7 @@ impl Cluster {
         for small in SMALL.iter().filter(|[name, _]| !is_chosen(name)) {
             command.args(small);
         }
-        if self.api.is_some() {
+        if self.has_api() {
             command.env("KUBECONFIG", self.kubeconfig());
         } else {
             command.arg("--source").arg(self.manifests());
@@ -342,6 +328,7 @@ impl Cluster {
     /// ran there before; it still runs.
     pub fn start_proxy(&mut self, index: usize, options: &[&str]) -> Result<Option<Process>> {
         let program = self.shared_binary()?;
+        let kubeconfig = self.has_api().then(|| self.kubeconfig());
         let node = &mut self.nodes[index];
         let mut command = node.netns.command("setpriv", None);
         command
@@ -365,8 +352,8 @@ impl Cluster {
             .current_dir(&node.pins)
             .args(["--pins", ".", "proxy", "--node-name", &node.name])
             .args(options);
-        if self.api.is_some() {
-            command.env("KUBECONFIG", self.folder.join("kubeconfig"));
+        if let Some(kubeconfig) = kubeconfig {
+            command.env("KUBECONFIG", kubeconfig);
         } else {
             command.arg("--source").arg(self.folder.join("manifests"));
         }

@@ -1,6 +1,8 @@
 //! Clusters of network namespaces for demo and tests: nodes, pods and a client outside, on one
 //! machine. Everything that a cluster makes carries one prefix and is removed when it is dropped.
 
+#[cfg(feature = "api")]
+mod api;
 mod client;
 mod cluster;
 mod load;
