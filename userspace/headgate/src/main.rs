@@ -97,8 +97,24 @@ enum Command {
     Cleanup,
 }
 
+impl Command {
+    /// Whether it runs until it is stopped, and writes to sockets that clients may close.
+    fn serves(&self) -> bool {
+        match self {
+            Self::Agent(_) => true,
+            #[cfg(feature = "proxy")]
+            Self::Proxy(_) => true,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.command.serves() {
+        // `headgate status | head` ends when head does.
+        sigpipe::reset();
+    }
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {

@@ -102,7 +102,8 @@ impl<'a> Rates<'a> {
             totals.traffic.bytes += rate.bytes;
         }
         let drops = now.counters.iter().filter(|row| row.fate == "drop");
-        totals.drops = drops.map(|row| self.reason(row)).sum();
+        // The sum of no numbers is -0.0.
+        totals.drops = drops.fold(0.0, |sum, row| sum + self.reason(row));
         totals
     }
 }
@@ -150,5 +151,8 @@ mod tests {
         let first = Rates::new(&now, &now);
         assert_eq!(first.service(&now.services[0]), Rate::default());
         assert_eq!(first.totals(&now).drops, 0.0);
+        let nothing = sample(0, &[], None);
+        let rates = Rates::new(&nothing, &nothing);
+        assert!(rates.totals(&nothing).drops.is_sign_positive());
     }
 }
