@@ -1,9 +1,9 @@
-//! Programs of TC where the kernel has no TCX: filters of the qdisc `clsact`.
+//! TC programs where the kernel has no TCX: filters of the qdisc `clsact`.
 //!
-//! A filter has no pin. It stays with its device until somebody removes it, and the kernel is what
-//! remembers it. The qdisc stays, as others may have filters there.
+//! A filter has no pin: it stays with its device until it is removed. The qdisc stays, as other programs may
+//! have filters there.
 
-use std::{ffi::CStr, io, mem};
+use std::{io, mem};
 
 use aya::programs::{
     ProgramError, SchedClassifier, TcAttachType,
@@ -13,25 +13,27 @@ use aya::programs::{
     },
 };
 use headgate_abi::names;
-use nix::{
-    net::if_::{if_nameindex, if_nametoindex},
-    sys::socket::SockProtocol,
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::net::if_::{if_nameindex, if_nametoindex};
 
-use crate::netlink::{Netlink, attribute};
+use crate::netlink::Netlink;
 
-/// Before all others; of those with one number, the newest comes first.
+/// The first; of the filters with one priority, the newest comes first.
 const PRIORITY: u16 = 1;
-/// No one else's: "Head".
+/// Ours alone: "Head".
 const HANDLE: TcHandle = TcHandle::new(0x4865, 0x6164);
 
-/// Where programs can be, and their parent in `struct tcmsg`.
+/// The two sides of a device, and their parent in `struct tcmsg`.
 const SIDES: [(TcAttachType, u32); 2] = [
     (TcAttachType::Ingress, 0xffff_fff2),
     (TcAttachType::Egress, 0xffff_fff3),
 ];
 
-/// Attaches a program, or puts it in the place of the one that is there: no packet sees neither.
+/// Attaches a program, or replaces the one that is attached in one step: every packet passes one of them.
 pub(crate) fn attach(
     program: &mut SchedClassifier,
     device: &str,
@@ -42,7 +44,7 @@ pub(crate) fn attach(
     let id = match program.attach_to_link(link) {
         Ok(id) => id,
         Err(_there_is_none) => {
-            // It may be there. If it cannot be made, the filter cannot either, and says why.
+            // It may exist. If it cannot be made, attaching fails as well, and says why.
             let _exists = qdisc_add_clsact(device);
             let options = NlOptions {
                 priority: PRIORITY,
@@ -57,7 +59,7 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// Removes a program from a device, if it is there.
+/// Removes a program from a device, if it is attached.
 pub(crate) fn detach(device: &str, side: TcAttachType, program: &str) -> io::Result<()> {
     match qdisc_detach_program(device, side, program) {
         Ok(()) => Ok(()),
@@ -66,7 +68,7 @@ pub(crate) fn detach(device: &str, side: TcAttachType, program: &str) -> io::Res
     }
 }
 
-/// Removes all programs of ours from a device.
+/// Removes all our programs from a device.
 pub(crate) fn detach_all(device: &str) -> io::Result<()> {
     for filter in filters(device)?.iter().filter(|filter| filter.is_ours()) {
         detach(device, filter.side, &filter.program)?;
@@ -74,14 +76,14 @@ pub(crate) fn detach_all(device: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Names of the devices of this thread's network namespace.
+/// Returns the names of the devices of this thread's network namespace.
 pub(crate) fn devices() -> io::Result<Vec<String>> {
     let devices = if_nameindex()?;
     let name = |device: &nix::net::if_::Interface| device.name().to_string_lossy().into_owned();
     Ok(devices.iter().map(name).collect())
 }
 
-/// A program that is a filter.
+/// A program that is attached as a filter.
 pub(crate) struct Filter {
     side: TcAttachType,
     pub(crate) program: String,
@@ -93,32 +95,38 @@ impl Filter {
     }
 }
 
-/// The programs on a device; none if there is no such device.
+/// Returns the programs on a device; none if there is no such device.
 pub(crate) fn filters(device: &str) -> io::Result<Vec<Filter>> {
-    const RTM_GETTFILTER: u16 = 46;
-    /// `struct tcmsg`: family, device, handle, parent, and priority with protocol.
-    const TCMSG: usize = 20;
-    const TCA_OPTIONS: u16 = 2;
-    const TCA_BPF_NAME: u16 = 7;
     let Ok(index) = if_nametoindex(device) else {
         return Ok(Vec::new());
     };
-    let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
+    let netlink = Netlink::open(NETLINK_ROUTE)?;
     let mut found = Vec::new();
     for (side, parent) in SIDES {
-        let mut request = [0; TCMSG];
-        request[4..8].copy_from_slice(&index.to_ne_bytes());
-        request[12..16].copy_from_slice(&parent.to_ne_bytes());
-        for filter in netlink.list(RTM_GETTFILTER, &request)? {
-            let attributes = filter.body.get(TCMSG..).unwrap_or_default();
-            let name = attribute(attributes, TCA_OPTIONS)
-                .and_then(|options| attribute(options, TCA_BPF_NAME))
-                .and_then(|name| CStr::from_bytes_until_nul(name).ok());
-            if let Some(name) = name {
-                let program = name.to_string_lossy().into_owned();
-                found.push(Filter { side, program });
-            }
-        }
+        let mut request = TcMessage::default();
+        request.header.index = index as i32;
+        request.header.parent = parent.into();
+        let filters = netlink.list(RouteNetlinkMessage::GetTrafficFilter(request))?;
+        let programs = filters.into_iter().filter_map(program);
+        found.extend(programs.map(|program| Filter { side, program }));
     }
     Ok(found)
+}
+
+/// Returns the name of the program that a filter runs.
+fn program(filter: RouteNetlinkMessage) -> Option<String> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = filter else {
+        return None;
+    };
+    let options = filter
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        });
+    options?.into_iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
+        _ => None,
+    })
 }

@@ -1,5 +1,22 @@
-//! Loads the programs, attaches them and reads and writes their maps: the only crate of userspace
-//! that knows BPF, and one that knows nothing of Kubernetes.
+//! Loads the programs, attaches them, and reads and writes their maps: the only crate of userspace that knows
+//! BPF. It knows nothing of Kubernetes.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use headgate_dataplane::{DatapathConfig, Error, MapSizes, MapWriter, Maps, load};
+//! use headgate_model::Dataplane;
+//!
+//! fn main() -> Result<(), Error> {
+//!     let pins = Path::new("/sys/fs/bpf/headgate");
+//!     load(pins, &DatapathConfig::default(), &MapSizes::default())?;
+//!     let (seed, table_size) = (0, 251);
+//!     let mut writer = MapWriter::new(Maps::open_writable(pins)?, seed, table_size);
+//!     let found = writer.restore()?;
+//!     println!("{} services, {} repairs", found.actual.services.len(), found.repairs);
+//!     Ok(())
+//! }
+//! ```
 
 mod apply;
 mod array;
@@ -9,6 +26,7 @@ mod entries;
 mod error;
 mod foreign;
 mod kernel;
+mod links;
 mod load;
 mod maps;
 #[cfg(any(test, feature = "memory"))]
@@ -35,6 +53,7 @@ pub use error::Error;
 pub use foreign::foreign_programs;
 pub use headgate_abi::DatapathConfig;
 pub use kernel::{Feature, OLDEST_KERNEL};
+pub use links::LinkChanges;
 pub use load::{MapSizes, Programs, host_netns_cookie, load};
 pub use maps::{Maps, Usage, pin_folder};
 #[cfg(feature = "memory")]

@@ -1,11 +1,12 @@
-//! Ending connected UDP sockets whose backend is gone.
+//! Ends connected UDP sockets to removed backends.
 //!
-//! The kernel asks the socket hooks once, at connect. A process that goes on sending to a removed
-//! backend gets an error instead (`ECONNABORTED`) and connects anew (`SOCK_DESTROY` of sock_diag(7),
-//! Linux 4.5, where the kernel has `CONFIG_INET_DIAG_DESTROY`).
+//! The kernel runs the socket hooks once, at connect. Without this, the process would send to the removed
+//! backend for ever; now it gets an error (`ECONNABORTED`) and connects again. `SOCK_DESTROY` of sock_diag(7)
+//! is in Linux 4.5, with `CONFIG_INET_DIAG_DESTROY`.
 
 use std::{
     collections::{BTreeSet, HashSet},
+    convert::Infallible,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -13,10 +14,9 @@ use std::{
     thread,
 };
 
-use nix::{
-    sched::{CloneFlags, setns},
-    sys::socket::SockProtocol,
-};
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use nix::sched::{CloneFlags, setns};
 
 use crate::netlink::Netlink;
 
@@ -24,14 +24,14 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// `struct inet_diag_sockid`: ports, addresses, device and cookie.
 const ID: usize = 48;
-/// Where in the id the cookie is.
+/// Offset of the cookie in the id.
 const COOKIE: usize = 40;
-/// Where in `struct inet_diag_msg` the id is.
+/// Offset of the id in `struct inet_diag_msg`.
 const ID_IN_ANSWER: usize = 4;
 const ESTABLISHED: u32 = 1 << 1;
 
-/// Ends the connected UDP sockets with these cookies, in the network namespace of every process,
-/// and returns how many there were.
+/// Ends the connected UDP sockets with these cookies, in the network namespaces of all processes. Returns their
+/// number.
 pub(crate) fn destroy_udp(cookies: &BTreeSet<u64>) -> io::Result<usize> {
     let mut ended = 0;
     for netns in namespaces()? {
@@ -68,13 +68,13 @@ fn namespaces() -> io::Result<Vec<PathBuf>> {
 }
 
 fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
-    let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
+    let netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
         for id in connected(&netlink, family, cookies)? {
-            match netlink.order(SOCK_DESTROY, &request(family, &id)) {
+            match netlink.order(Diag::request(SOCK_DESTROY, family, &id)) {
                 Ok(()) => ended += 1,
-                // It was closed meanwhile.
+                // The process closed it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -83,9 +83,13 @@ fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
     Ok(ended)
 }
 
-/// Ids of connected UDP sockets with these cookies.
-fn connected(netlink: &Netlink, family: u8, cookies: &BTreeSet<u64>) -> io::Result<Vec<[u8; ID]>> {
-    let sockets = netlink.list(SOCK_DIAG_BY_FAMILY, &request(family, &[0; ID]))?;
+/// Returns the ids of the connected UDP sockets with these cookies.
+fn connected(
+    netlink: &Netlink<Diag>,
+    family: u8,
+    cookies: &BTreeSet<u64>,
+) -> io::Result<Vec<[u8; ID]>> {
+    let sockets = netlink.list(Diag::request(SOCK_DIAG_BY_FAMILY, family, &[0; ID]))?;
     let ids = sockets.iter().filter_map(|socket| {
         let id = socket.body.get(ID_IN_ANSWER..)?.first_chunk::<ID>()?;
         let cookie = id.get(COOKIE..)?.first_chunk()?;
@@ -96,10 +100,43 @@ fn connected(netlink: &Netlink, family: u8, cookies: &BTreeSet<u64>) -> io::Resu
     Ok(ids.collect())
 }
 
-/// `struct inet_diag_req_v2`.
-fn request(family: u8, id: &[u8; ID]) -> Vec<u8> {
-    let mut request = vec![family, libc::IPPROTO_UDP as u8, 0, 0];
-    request.extend(ESTABLISHED.to_ne_bytes());
-    request.extend(id);
-    request
+/// A message of sock_diag(7). No library has `SOCK_DESTROY`.
+struct Diag {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl Diag {
+    /// `struct inet_diag_req_v2`.
+    fn request(kind: u16, family: u8, id: &[u8; ID]) -> Self {
+        let mut body = vec![family, libc::IPPROTO_UDP as u8, 0, 0];
+        body.extend(ESTABLISHED.to_ne_bytes());
+        body.extend(id);
+        Self { kind, body }
+    }
+}
+
+impl NetlinkSerializable for Diag {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.body);
+    }
+}
+
+impl NetlinkDeserializable for Diag {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self {
+            kind: header.message_type,
+            body: payload.to_vec(),
+        })
+    }
 }

@@ -3,26 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
-    thread,
 };
 
 use anyhow::{Context, Result};
-use headgate_dataplane::Device;
+use headgate_dataplane::{Device, LinkChanges};
 use ipnet::IpNet;
-use nix::{
-    errno::Errno,
-    ifaddrs::getifaddrs,
-    net::if_::InterfaceFlags,
-    sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrStorage,
-        bind, recv, socket,
-    },
-};
-use tokio::sync::{
-    mpsc::{self, error::TrySendError},
-    watch,
-};
+use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
+use tokio::sync::watch;
 use wildmatch::WildMatch;
 
 /// Which devices get programs.
@@ -154,23 +141,9 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Publishes the facts again whenever the kernel reports a changed device or address.
+/// Publishes the facts again whenever the kernel reports a changed device, address or route.
 pub(super) async fn follow(selection: &Selection, facts: watch::Sender<Facts>) -> Result<()> {
-    let socket = subscribe()?;
-    let (changed, mut changes) = mpsc::channel(1);
-    thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            // The content does not matter: all facts are read again, also after lost messages.
-            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
-                Err(_) => return,
-            }
-            if let Err(TrySendError::Closed(())) = changed.try_send(()) {
-                return;
-            }
-        }
-    });
+    let mut changes = LinkChanges::subscribe().context("cannot follow devices")?;
     loop {
         // Read after subscribing, so that no change is missed.
         let now = read(selection)?;
@@ -179,23 +152,6 @@ pub(super) async fn follow(selection: &Selection, facts: watch::Sender<Facts>) -
             *before = now;
             is_new
         });
-        changes
-            .recv()
-            .await
-            .context("cannot follow devices any more")?;
+        changes.changed().await.context("cannot follow devices")?;
     }
-}
-
-fn subscribe() -> Result<OwnedFd> {
-    // RTMGRP_LINK, then RTMGRP_IPV4_IFADDR and RTMGRP_IPV4_ROUTE, and those of IPv6, of rtnetlink(7).
-    const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )
-    .context("cannot open a netlink socket")?;
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS)).context("cannot follow devices")?;
-    Ok(socket)
 }
