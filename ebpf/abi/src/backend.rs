@@ -4,14 +4,15 @@ use crate::{Addr, Port, Protocol};
 
 /// One backend; its index in the map is its id. Id 0 is never used.
 ///
-/// Written before any slot names it and cleared after none does, so a reader that got the id from
-/// a slot always sees a whole entry.
+/// Written before a slot names it. When no slot names it any more, its port becomes 0, and its id stays in
+/// quarantine: so a program that got the id from a slot finds the backend, or an entry without a port, which
+/// it must refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct BackendEntry {
     /// Address of the pod or host.
     pub address: Addr,
-    /// Target port.
+    /// Target port; 0 if the id is not in use.
     pub port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,

@@ -8,7 +8,7 @@ use std::{
 
 use headgate_model::{
     Actual, Change, Dataplane, HealthCheck, NamespacedName, Node, ObjectName, Planner, Refusal,
-    Touched, diff,
+    Restored, Sweep, Touched, diff,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -78,8 +78,8 @@ pub struct Pass {
     pub latencies: Vec<Duration>,
     /// Changes that failed.
     pub failures: usize,
-    /// When to go on with what the dataplane left for later.
-    pub rest: Option<Duration>,
+    /// How far the work is that follows changes.
+    pub sweep: Sweep,
 }
 
 /// State of the loop.
@@ -101,7 +101,7 @@ pub struct Reconciler<D> {
 impl<D: Dataplane> Reconciler<D> {
     /// Starts from what the dataplane holds.
     pub fn new(mut dataplane: D, node: Node) -> Result<Self, D::Error> {
-        let (actual, _) = dataplane.restore()?;
+        let Restored { actual, .. } = dataplane.restore()?;
         Ok(Self {
             dataplane,
             planner: Planner::new(node),
@@ -193,15 +193,18 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// Compares the maps with what was written. The next pass repairs what somebody else changed.
     pub fn audit(&mut self) -> Result<(), D::Error> {
-        let (found, strays) = self.dataplane.restore()?;
-        let differing = differences(&found, &self.actual) + strays;
+        let Restored {
+            actual: found,
+            repairs,
+        } = self.dataplane.restore()?;
+        let differing = differences(&found, &self.actual) + repairs;
         if differing > 0 {
             warn!(
                 entries = differing,
                 "somebody else wrote to the maps: repaired"
             );
             self.status.repaired += differing as u64;
-            self.actual = found;
+            self.actual.replace(found);
             self.is_full = true;
         }
         Ok(())
@@ -214,9 +217,10 @@ impl<D: Dataplane> Reconciler<D> {
         if std::mem::take(&mut self.is_full) {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
+        self.actual.end_quarantine(start.into_std());
         let changes = diff(&self.actual, self.planner.desired(), &touched);
         let planned = start.elapsed();
-        let (mut failures, rest) = self.apply(&changes);
+        let (mut failures, sweep) = self.apply(&changes);
         for failure in &mut failures {
             let mut before = self.status.failures.iter();
             let same =
@@ -270,18 +274,22 @@ impl<D: Dataplane> Reconciler<D> {
             took,
             latencies: triggers.into_iter().map(latency).collect(),
             failures: self.status.failures.len(),
-            rest,
+            sweep,
         }
     }
 
-    /// Goes on with what the dataplane left for later; returns when to do so again.
-    pub fn go_on(&mut self) -> Result<Option<Duration>, D::Error> {
-        self.dataplane.finish()
+    /// Does some more of the work that follows changes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Dataplane::step_sweep`].
+    pub fn step_sweep(&mut self) -> Result<Sweep, D::Error> {
+        self.dataplane.step_sweep()
     }
 
     /// Makes the changes that can be made: one that failed holds up those that build on it, and no
     /// others.
-    fn apply(&mut self, changes: &[Change]) -> (Vec<Failure>, Option<Duration>) {
+    fn apply(&mut self, changes: &[Change]) -> (Vec<Failure>, Sweep) {
         let mut failures = Vec::new();
         for change in changes {
             let result = match !failures.is_empty() && !is_possible(&self.actual, change) {
@@ -292,20 +300,20 @@ impl<D: Dataplane> Reconciler<D> {
                     .map_err(|error| error.to_string()),
             };
             match result {
-                Ok(()) => self.actual.record(change),
+                Ok(()) => self.actual.record(change, Instant::now().into_std()),
                 Err(reason) => failures.push(failure(change, reason)),
             }
         }
-        let rest = self.dataplane.finish().unwrap_or_else(|error| {
+        let sweep = self.dataplane.step_sweep().unwrap_or_else(|error| {
             failures.push(Failure {
                 service: None,
                 object: "connections".into(),
                 reason: error.to_string(),
                 since: SystemTime::now(),
             });
-            None
+            Sweep::Done
         });
-        (failures, rest)
+        (failures, sweep)
     }
 }
 
@@ -398,6 +406,14 @@ pub struct Outputs {
     pub passes: mpsc::UnboundedSender<Pass>,
 }
 
+/// When to continue a sweep.
+fn time_of(sweep: Sweep) -> Option<Instant> {
+    match sweep {
+        Sweep::Done => None,
+        Sweep::Again(after) => Some(Instant::now() + after),
+    }
+}
+
 /// Runs until `shutdown`: events that come together are one pass.
 pub async fn run<D: Dataplane>(
     mut reconciler: Reconciler<D>,
@@ -414,7 +430,7 @@ pub async fn run<D: Dataplane>(
     let mut give_up = Some(Instant::now() + LIST_TIMEOUT);
     let mut next_audit = Instant::now() + AUDIT;
     let mut retry = None;
-    let mut rest = None;
+    let mut sweep = None;
     loop {
         let is_listed = reconciler.is_listed();
         let wake = if is_listed { retry } else { give_up };
@@ -435,9 +451,9 @@ pub async fn run<D: Dataplane>(
                     reconciler.stop_waiting();
                 }
             }
-            () = sleep_until(rest.unwrap_or(next_audit)), if rest.is_some() => {
-                if let Ok(next) = reconciler.go_on() {
-                    rest = next.map(|after| Instant::now() + after);
+            () = sleep_until(sweep.unwrap_or(next_audit)), if sweep.is_some() => {
+                if let Ok(next) = reconciler.step_sweep() {
+                    sweep = time_of(next);
                     continue;
                 }
                 // The pass that follows tries again, and tells what fails.
@@ -454,7 +470,7 @@ pub async fn run<D: Dataplane>(
         if reconciler.is_listed() {
             let pass = reconciler.reconcile();
             retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
-            rest = pass.rest.map(|after| Instant::now() + after);
+            sweep = time_of(pass.sweep);
             // Whoever counts passes may be gone.
             let _uncounted = outputs.passes.send(pass);
         }

@@ -1,19 +1,16 @@
-//! Which slots are free.
+//! The slots that are available.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use headgate_abi::{SlotRange, names};
+use headgate_model::QUARANTINE;
 
 use crate::error::Error;
 
-/// How long slots that no service refers to are left alone. A program that read the old range
-/// finishes within microseconds; nothing but a stopped virtual machine takes it longer.
-const QUARANTINE: Duration = Duration::from_secs(2);
-
-/// Which slots are free.
+/// The slots that are available, and those in quarantine.
 pub(crate) struct Slots {
     capacity: u32,
     /// First slot and number of slots of each gap.
@@ -30,7 +27,7 @@ impl Slots {
         }
     }
 
-    /// Starts over from ranges that are in use.
+    /// Starts again from the ranges that are in use. Ranges in quarantine stay there.
     pub(crate) fn restore(&mut self, mut used: Vec<SlotRange>) {
         used.extend(self.quarantine.iter().map(|(_, range)| *range));
         used.sort_by_key(|range| range.first);
@@ -47,7 +44,7 @@ impl Slots {
         }
     }
 
-    /// The first gap that is large enough.
+    /// Returns the first gap that is large enough. Without one, [`Error::Full`].
     pub(crate) fn take(&mut self, count: u32) -> Result<SlotRange, Error> {
         if count == 0 {
             return Ok(SlotRange::default());
@@ -74,13 +71,14 @@ impl Slots {
         Ok(SlotRange { first, count })
     }
 
+    /// Puts a range into quarantine.
     pub(crate) fn give_back(&mut self, range: SlotRange) {
         if range.count > 0 {
             self.quarantine.push_back((Instant::now(), range));
         }
     }
 
-    /// Takes back what nobody was told of.
+    /// Returns a range that was never published.
     pub(crate) fn release(&mut self, range: SlotRange) {
         if range.count == 0 {
             return;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Actual, Backend, BackendId, Change, Desired, Ids, ServiceId, ServiceKey, Touched};
+use crate::{Actual, Backend, BackendId, Change, Desired, ServiceId, ServiceKey, Touched};
 
 /// The changes that lead from `actual` to `desired` where `touched` says that they may differ.
 ///
 /// Additions come first, from what is referred to up to what refers, removals last and the other
 /// way round: after every change of the list, each frontend names existing services and each
-/// service existing backends. Ids that exist are kept; new ones are the lowest that neither is
-/// nor, in this list, was in use.
+/// service existing backends. Ids that exist are kept, and an id in quarantine is given back to its
+/// last owner; new ones are the lowest that are available.
 pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut ids = NewIds::of(actual);
@@ -110,19 +110,21 @@ struct NewIds<'a> {
 
 impl<'a> NewIds<'a> {
     fn of(actual: &'a Actual) -> Self {
-        let free = |ids: &'a Ids| Box::new(ids.free());
         Self {
             actual,
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
-            free_services: free(&actual.service_ids),
-            free_backends: free(&actual.backend_ids),
+            free_services: Box::new(actual.service_ids.free()),
+            free_backends: Box::new(actual.backend_ids.free()),
         }
     }
 
     fn service(&mut self, key: &ServiceKey) -> ServiceId {
         if let Some((id, _)) = self.actual.services.get(key) {
             return *id;
+        }
+        if let Some(id) = self.actual.service_ids.resting(key) {
+            return ServiceId(id);
         }
         let free = &mut self.free_services;
         let id = self.services.entry(key.clone());
@@ -132,6 +134,9 @@ impl<'a> NewIds<'a> {
     fn backend(&mut self, backend: &Backend) -> BackendId {
         if let Some((id, _)) = self.actual.backends.get(backend) {
             return *id;
+        }
+        if let Some(id) = self.actual.backend_ids.resting(backend) {
+            return BackendId(id);
         }
         let free = &mut self.free_backends;
         let id = self.backends.entry(*backend);

@@ -8,6 +8,7 @@
 mod desired;
 mod diff;
 mod frontend;
+mod ids;
 pub mod ingress;
 mod plan;
 mod planner;
@@ -20,9 +21,10 @@ pub use frontend::{
     Backend, Family, Frontend, FrontendKind, KeyParts, NameParts, NamespacedName, ParseKeyError,
     Protocol, Scope, ServiceKey,
 };
+pub use ids::{Ids, QUARANTINE};
 pub use plan::{
     Actual, AddressKind, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec,
-    HealthCheck, Ids, ServiceId, ServiceSpec,
+    HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
 };
 pub use planner::{Planner, Touched};
 pub use refusal::{ObjectName, Refusal};

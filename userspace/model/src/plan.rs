@@ -1,16 +1,16 @@
 //! What the maps should hold, what they hold, and the steps between.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     error::Error,
     net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
-use crate::{Backend, Frontend, FrontendKind, NamespacedName, ServiceKey};
+use crate::{Backend, Frontend, FrontendKind, Ids, NamespacedName, ServiceKey};
 
 /// Number of a service; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +89,7 @@ pub struct Desired {
 }
 
 /// What the maps hold: what was written or restored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Actual {
     /// Services.
     pub services: BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>,
@@ -100,51 +100,9 @@ pub struct Actual {
     /// Addresses.
     pub addresses: BTreeMap<IpAddr, AddressKind>,
     /// Ids of the services.
-    pub service_ids: Ids,
+    pub service_ids: Ids<ServiceKey>,
     /// Ids of the backends.
-    pub backend_ids: Ids,
-}
-
-/// Numbers in use, from 1 on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ids {
-    /// The highest in use; 0 if none is.
-    last: u32,
-    /// Those below it that are not.
-    gaps: BTreeSet<u32>,
-}
-
-impl Ids {
-    /// Those not in use, the lowest first.
-    pub fn free(&self) -> impl Iterator<Item = u32> {
-        self.gaps.iter().copied().chain(self.last + 1..)
-    }
-
-    fn take(&mut self, id: u32) {
-        if id > self.last {
-            self.gaps.extend(self.last + 1..id);
-            self.last = id;
-        } else {
-            self.gaps.remove(&id);
-        }
-    }
-
-    fn give_back(&mut self, id: u32) {
-        self.gaps.insert(id);
-        while self.gaps.remove(&self.last) {
-            self.last -= 1;
-        }
-    }
-}
-
-impl FromIterator<u32> for Ids {
-    fn from_iter<I: IntoIterator<Item = u32>>(used: I) -> Self {
-        let mut ids = Self::default();
-        for id in used {
-            ids.take(id);
-        }
-        ids
-    }
+    pub backend_ids: Ids<Backend>,
 }
 
 /// One step.
@@ -216,15 +174,28 @@ pub enum Change {
 }
 
 impl Actual {
-    /// Notes that a change was made.
-    pub fn record(&mut self, change: &Change) {
+    /// Makes the ids available whose quarantine is over.
+    pub fn end_quarantine(&mut self, now: Instant) {
+        self.service_ids.end_quarantine(now);
+        self.backend_ids.end_quarantine(now);
+    }
+
+    /// Replaces the state by one that was read from the maps. Ids in quarantine stay there.
+    pub fn replace(&mut self, found: Self) {
+        let before = std::mem::replace(self, found);
+        self.service_ids.keep_quarantine(before.service_ids);
+        self.backend_ids.keep_quarantine(before.backend_ids);
+    }
+
+    /// Records a change that was made at this time.
+    pub fn record(&mut self, change: &Change, now: Instant) {
         match change.clone() {
             Change::PutBackend { id, backend, spec } => {
-                self.backend_ids.take(id.0);
+                self.backend_ids.take(&backend, id.0);
                 self.backends.insert(backend, (id, spec));
             }
             Change::PutService { id, key, spec, .. } => {
-                self.service_ids.take(id.0);
+                self.service_ids.take(&key, id.0);
                 self.services.insert(key, (id, spec));
             }
             Change::PutFrontend { frontend, spec, .. } => {
@@ -240,15 +211,55 @@ impl Actual {
                 self.frontends.remove(&frontend);
             }
             Change::DeleteService { id, key } => {
-                self.service_ids.give_back(id.0);
+                self.service_ids.give_back(&key, id.0, now);
                 self.services.remove(&key);
             }
             Change::DeleteBackend { id, backend } => {
-                self.backend_ids.give_back(id.0);
+                self.backend_ids.give_back(&backend, id.0, now);
                 self.backends.remove(&backend);
             }
         }
     }
+}
+
+/// Two states are the same if they hold the same, whatever ids are in quarantine.
+impl PartialEq for Actual {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            services,
+            backends,
+            frontends,
+            addresses,
+            ..
+        } = self;
+        (services, backends, frontends, addresses)
+            == (
+                &other.services,
+                &other.backends,
+                &other.frontends,
+                &other.addresses,
+            )
+    }
+}
+
+impl Eq for Actual {}
+
+/// What the maps held when they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// What they hold now.
+    pub actual: Actual,
+    /// Entries that contradicted others, and were removed or corrected.
+    pub repairs: usize,
+}
+
+/// How far the work is that follows changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// All is done.
+    Done,
+    /// Some is left: to be continued after this time.
+    Again(Duration),
 }
 
 /// Where changes are made.
@@ -256,13 +267,25 @@ pub trait Dataplane {
     /// What can go wrong.
     type Error: Error + Send + Sync + 'static;
 
-    /// Reads what is there. Entries that make no sense are removed and counted.
-    fn restore(&mut self) -> Result<(Actual, usize), Self::Error>;
+    /// Reads the maps, and repairs entries that contradict others.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read or written.
+    fn restore(&mut self) -> Result<Restored, Self::Error>;
 
     /// Makes one change.
+    ///
+    /// # Errors
+    ///
+    /// If a map is full, or cannot be written. The change is then not made, and can be tried again.
     fn apply(&mut self, change: &Change) -> Result<(), Self::Error>;
 
-    /// Ends a list of changes: what is done once for all of them. That may take long, so each call does
-    /// some of it, and returns when to call again if something is left.
-    fn finish(&mut self) -> Result<Option<Duration>, Self::Error>;
+    /// Does some of the work that follows changes, and is done once for all of them: forgets what leads to
+    /// removed backends. Each call takes about a millisecond.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read or written, or sockets cannot be ended.
+    fn step_sweep(&mut self) -> Result<Sweep, Self::Error>;
 }

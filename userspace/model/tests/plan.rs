@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Instant,
 };
 
 use headgate_model::{
@@ -149,7 +150,7 @@ proptest! {
                 if let Change::PutBackend { id, .. } = &change {
                     prop_assert_ne!(id.0, 0);
                 }
-                actual.record(&change);
+                actual.record(&change, Instant::now());
                 assert_consistent(&actual);
             }
             let everything = Touched::everything(&actual, &wanted);

@@ -1,9 +1,9 @@
 //! The control loop of an agent, with maps whose writes may fail.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc};
 
 use headgate_control::{Event, Interest, NodeState, Reconciler};
-use headgate_model::{Actual, Change, Dataplane};
+use headgate_model::{Actual, Change, Dataplane, Restored, Sweep};
 
 use crate::{
     cluster::{Cluster, Step, Stray, service_name, slice_name},
@@ -50,7 +50,7 @@ struct Handle<W> {
 impl<W: World> Dataplane for Handle<W> {
     type Error = Error<W::Error>;
 
-    fn restore(&mut self) -> Result<(Actual, usize), Self::Error> {
+    fn restore(&mut self) -> Result<Restored, Self::Error> {
         self.world.borrow_mut().restore().map_err(Error::World)
     }
 
@@ -64,8 +64,8 @@ impl<W: World> Dataplane for Handle<W> {
         self.world.borrow_mut().apply(change).map_err(Error::World)
     }
 
-    fn finish(&mut self) -> Result<Option<Duration>, Self::Error> {
-        self.world.borrow_mut().finish().map_err(Error::World)
+    fn step_sweep(&mut self) -> Result<Sweep, Self::Error> {
+        self.world.borrow_mut().step_sweep().map_err(Error::World)
     }
 }
 

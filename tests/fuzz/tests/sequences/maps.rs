@@ -4,14 +4,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
 };
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendKey, Port, Protocol,
 };
 use headgate_dataplane::{Error, MapSizes, MapWriter, Maps, ReadWrite, load};
-use headgate_model::{Actual, Change, Dataplane};
+use headgate_model::{Actual, Change, Dataplane, Restored, Sweep};
 
 use crate::{agent::World, cluster::Stray};
 
@@ -41,7 +40,7 @@ impl<const HAS_ROOM: bool> Drop for Real<HAS_ROOM> {
 impl<const HAS_ROOM: bool> Dataplane for Real<HAS_ROOM> {
     type Error = Error;
 
-    fn restore(&mut self) -> Result<(Actual, usize), Error> {
+    fn restore(&mut self) -> Result<Restored, Error> {
         self.writer.restore()
     }
 
@@ -49,8 +48,8 @@ impl<const HAS_ROOM: bool> Dataplane for Real<HAS_ROOM> {
         self.writer.apply(change)
     }
 
-    fn finish(&mut self) -> Result<Option<Duration>, Error> {
-        self.writer.finish()
+    fn step_sweep(&mut self) -> Result<Sweep, Error> {
+        self.writer.step_sweep()
     }
 }
 
@@ -92,8 +91,8 @@ impl<const HAS_ROOM: bool> World for Real<HAS_ROOM> {
 
     fn holds(&mut self) -> Actual {
         let mut reader = MapWriter::new(self.maps(), 7, TABLE);
-        let (actual, strays) = reader.restore().unwrap();
-        assert_eq!(strays, 0, "invalid entries");
+        let Restored { actual, repairs } = reader.restore().unwrap();
+        assert_eq!(repairs, 0, "invalid entries");
         let maps = self.maps();
         if actual.services.is_empty() {
             assert_eq!(maps.source_ranges.keys().count(), 0, "ranges are left");

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::Instant,
 };
 
 use headgate_model::{
-    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, KeyParts, ServiceKey, ServiceSpec,
+    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, KeyParts, Restored, ServiceKey,
+    ServiceSpec, Sweep,
 };
 
 use crate::{
@@ -25,7 +26,7 @@ pub(crate) struct Memory {
 impl Dataplane for Memory {
     type Error = Broken;
 
-    fn restore(&mut self) -> Result<(Actual, usize), Broken> {
+    fn restore(&mut self) -> Result<Restored, Broken> {
         self.is_tampered = false;
         let before = self.actual.frontends.len();
         let services = &self.actual.services;
@@ -42,11 +43,14 @@ impl Dataplane for Memory {
         }
         let backends = self.actual.backends.values();
         self.actual.backend_ids = backends.map(|(id, _)| id.0).collect();
-        Ok((self.actual.clone(), strays))
+        Ok(Restored {
+            actual: self.actual.clone(),
+            repairs: strays,
+        })
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Broken> {
-        self.actual.record(change);
+        self.actual.record(change, Instant::now());
         if self.is_tampered {
             return Ok(());
         }
@@ -73,8 +77,8 @@ impl Dataplane for Memory {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Option<Duration>, Broken> {
-        Ok(None)
+    fn step_sweep(&mut self) -> Result<Sweep, Broken> {
+        Ok(Sweep::Done)
     }
 }
 

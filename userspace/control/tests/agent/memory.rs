@@ -1,8 +1,11 @@
 //! Maps in memory.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
-use headgate_model::{Actual, Change, Dataplane, Node};
+use headgate_model::{Actual, Change, Dataplane, Node, Restored, Sweep};
 use tokio::sync::watch;
 
 /// Far longer than anything takes.
@@ -29,18 +32,19 @@ pub(crate) struct Memory {
 impl Dataplane for Memory {
     type Error = Infallible;
 
-    fn restore(&mut self) -> Result<(Actual, usize), Infallible> {
-        Ok((self.actual.clone(), 0))
+    fn restore(&mut self) -> Result<Restored, Infallible> {
+        let actual = self.actual.clone();
+        Ok(Restored { actual, repairs: 0 })
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Infallible> {
-        self.actual.record(change);
+        self.actual.record(change, Instant::now());
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<Option<Duration>, Infallible> {
+    fn step_sweep(&mut self) -> Result<Sweep, Infallible> {
         self.published.send_replace(self.actual.clone());
-        Ok(None)
+        Ok(Sweep::Done)
     }
 }
 

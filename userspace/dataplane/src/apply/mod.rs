@@ -9,11 +9,11 @@ mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use headgate_abi::Addr;
-use headgate_model::{Actual, Change, Dataplane};
+use headgate_model::{Change, Dataplane, Restored, Sweep};
 use ipnet::IpNet;
 
 use self::sweep::{Removed, RunningSweep};
@@ -64,7 +64,7 @@ impl MapWriter {
 impl Dataplane for MapWriter {
     type Error = Error;
 
-    fn restore(&mut self) -> Result<(Actual, usize), Error> {
+    fn restore(&mut self) -> Result<Restored, Error> {
         self.read_and_repair()
     }
 
@@ -91,7 +91,7 @@ impl Dataplane for MapWriter {
         }
     }
 
-    fn finish(&mut self) -> Result<Option<Duration>, Error> {
+    fn step_sweep(&mut self) -> Result<Sweep, Error> {
         self.sweep_some()
     }
 }

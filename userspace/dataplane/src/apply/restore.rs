@@ -7,8 +7,8 @@ use std::{
 
 use headgate_abi::{AddressEntry, BackendKey, MemberKey, ServiceEntry, ServiceFlags};
 use headgate_model::{
-    Actual, AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, ServiceId,
-    ServiceKey, ServiceSpec,
+    Actual, AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, Restored,
+    ServiceId, ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -22,8 +22,7 @@ type Backends = BTreeMap<u32, (Backend, BackendSpec)>;
 type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 
 impl MapWriter {
-    /// Reads the maps. Returns what they hold and the number of entries that were repaired.
-    pub(super) fn read_and_repair(&mut self) -> Result<(Actual, usize), Error> {
+    pub(super) fn read_and_repair(&mut self) -> Result<Restored, Error> {
         let by_id = self.read_backends();
         self.ranges = self.read_source_ranges()?;
         let services = self.read_services(&by_id);
@@ -41,7 +40,7 @@ impl MapWriter {
             frontends,
             addresses: self.read_addresses()?,
         };
-        Ok((actual, repairs))
+        Ok(Restored { actual, repairs })
     }
 
     fn read_backends(&self) -> Backends {

@@ -8,6 +8,7 @@ use std::{
 
 use headgate_abi::{CtEntry, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketKey};
 use headgate_datapath::{Direction, mirror};
+use headgate_model::Sweep;
 
 use super::MapWriter;
 use crate::{error::Error, store::Scan};
@@ -17,7 +18,7 @@ const AT_ONCE: usize = 4096;
 /// The pause after a sweep, as a multiple of the time that the sweep took.
 const REST: u32 = 9;
 
-/// A Service and a backend that it sends to. The address tells the backend from a later owner of its id.
+/// A Service and a backend that it sends to. The address distinguishes the backend from a later owner of its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PairInUse {
     pub(super) pair: MemberKey,
@@ -143,18 +144,18 @@ impl MapWriter {
         pairs.collect()
     }
 
-    /// Does some of the sweep that is due, if one is; returns when to do more.
-    pub(super) fn sweep_some(&mut self) -> Result<Option<Duration>, Error> {
+    /// Does some of the sweep that is due, if one is.
+    pub(super) fn sweep_some(&mut self) -> Result<Sweep, Error> {
         if self.is_new {
             return self.first_sweep();
         }
         let mut sweep = match self.sweep.take() {
             Some(sweep) => sweep,
-            None if self.removed.is_empty() => return Ok(None),
+            None if self.removed.is_empty() => return Ok(Sweep::Done),
             None => {
                 let pause = self.next_sweep.saturating_duration_since(Instant::now());
                 if !pause.is_zero() {
-                    return Ok(Some(pause));
+                    return Ok(Sweep::Again(pause));
                 }
                 RunningSweep {
                     connections: self.maps.connections.scan()?,
@@ -169,11 +170,11 @@ impl MapWriter {
                 self.next_sweep = Instant::now() + pause;
                 self.end_sockets(&Stale::Removed(&sweep.removed))?;
                 // More may have been removed meanwhile.
-                Ok((!self.removed.is_empty()).then_some(pause))
+                Ok(self.again_after(pause))
             }
             Ok(false) => {
                 self.sweep = Some(sweep);
-                Ok(Some(Duration::ZERO))
+                Ok(Sweep::Again(Duration::ZERO))
             }
             Err(error) => {
                 self.removed.put_back(sweep.removed);
@@ -184,7 +185,7 @@ impl MapWriter {
 
     /// Sweeps for everything that is not in use: an agent that was killed after it changed tables left
     /// connections to removed backends.
-    fn first_sweep(&mut self) -> Result<Option<Duration>, Error> {
+    fn first_sweep(&mut self) -> Result<Sweep, Error> {
         let in_use = self.pairs_in_use();
         let stale = Stale::AllBut(&in_use);
         let connections = self.maps.connections.scan()?;
@@ -192,7 +193,14 @@ impl MapWriter {
         self.is_new = false;
         self.removed.pairs.clear();
         self.end_sockets(&stale)?;
-        Ok((!self.removed.is_empty()).then_some(Duration::ZERO))
+        Ok(self.again_after(Duration::ZERO))
+    }
+
+    fn again_after(&self, pause: Duration) -> Sweep {
+        match self.removed.is_empty() {
+            true => Sweep::Done,
+            false => Sweep::Again(pause),
+        }
     }
 
     /// Reads some more connections; returns whether these were the last.
@@ -211,7 +219,7 @@ impl MapWriter {
     }
 
     /// Finishes the sweep for a Service id that a new Service gets. Otherwise its previous owner's connections
-    /// could not be told from its own, if both send to the same backends.
+    /// would look like its own, if both send to the same backends.
     pub(super) fn finish_sweep_for(&mut self, service: u32) -> Result<(), Error> {
         let running = self.sweep.iter().flat_map(|sweep| &sweep.removed.pairs);
         let mut all = running.chain(&self.removed.pairs);

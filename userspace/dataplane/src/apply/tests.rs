@@ -4,6 +4,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use headgate_abi::{
@@ -13,8 +15,8 @@ use headgate_abi::{
 use headgate_datapath::mirror;
 use headgate_model::{
     Actual, AddressKind, Backend, BackendSpec, Change, Dataplane, Desired, Frontend, FrontendKind,
-    FrontendSpec, KeyParts, NamespacedName, Protocol, Scope, ServiceKey, ServiceSpec, Touched,
-    diff,
+    FrontendSpec, KeyParts, NamespacedName, Protocol, QUARANTINE, Restored, Scope, ServiceKey,
+    ServiceSpec, Sweep, Touched, diff,
 };
 use ipnet::IpNet;
 use proptest::{collection::vec, prelude::*};
@@ -164,12 +166,12 @@ fn bring(writer: &mut MapWriter, actual: &mut Actual, drafts: &Drafts) {
     let touched = Touched::everything(actual, &desired);
     for change in diff(actual, &desired, &touched) {
         writer.apply(&change).unwrap();
-        actual.record(&change);
+        actual.record(&change, Instant::now());
     }
 }
 
 fn sweep(writer: &mut MapWriter) {
-    while let Some(pause) = writer.finish().unwrap() {
+    while let Sweep::Again(pause) = writer.step_sweep().unwrap() {
         std::thread::sleep(pause);
     }
 }
@@ -261,9 +263,8 @@ proptest! {
         let mut actual = Actual::default();
         for drafts in steps {
             bring(&mut writer, &mut actual, &drafts);
-            let (restored, repairs) = self::writer(&maps).restore().unwrap();
-            prop_assert_eq!(&restored, &actual);
-            prop_assert_eq!(repairs, 0);
+            let restored = self::writer(&maps).restore().unwrap();
+            prop_assert_eq!(restored, Restored { actual: actual.clone(), repairs: 0 });
         }
         bring(&mut writer, &mut actual, &Drafts::new());
         let is_empty = maps.frontends.entries().is_empty()
@@ -313,8 +314,8 @@ proptest! {
             strays += 1;
         }
         let mut writer = writer(&maps);
-        prop_assert_eq!(writer.restore().unwrap(), (actual.clone(), strays));
-        prop_assert_eq!(writer.restore().unwrap(), (actual, 0));
+        prop_assert_eq!(writer.restore().unwrap(), Restored { actual: actual.clone(), repairs: strays });
+        prop_assert_eq!(writer.restore().unwrap(), Restored { actual, repairs: 0 });
         let after = (maps.frontends.entries(), maps.members.entries(), maps.local_backends.entries());
         prop_assert_eq!(after, before);
     }
@@ -369,6 +370,131 @@ proptest! {
     }
 }
 
+/// What programs find in the maps after a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Moment {
+    at: Instant,
+    names: Vec<String>,
+    /// The slots of each Service, and the backend ids in them.
+    slots: BTreeMap<u32, Vec<(u32, u32)>>,
+    backends: Vec<BackendEntry>,
+    all_slots: Vec<u32>,
+}
+
+impl Moment {
+    fn of(maps: &MemoryMaps, at: Instant) -> Self {
+        let services = maps.frontends.entries().into_values();
+        let slots = services.map(|frontend| {
+            let range = maps.services.at(frontend.inside).unwrap().slots();
+            let slots = range.first..range.first + range.count;
+            let ids = slots.map(|slot| (slot, maps.slots.at(slot).unwrap()));
+            (frontend.inside, ids.collect())
+        });
+        let name = |id| maps.labels.at(id).unwrap().text().to_owned();
+        Self {
+            at,
+            names: (0..64).map(name).collect(),
+            slots: slots.collect(),
+            backends: (0..64).map(|id| maps.backends.at(id).unwrap()).collect(),
+            all_slots: (0..256).map(|slot| maps.slots.at(slot).unwrap()).collect(),
+        }
+    }
+
+    /// Checks that a program which read a part of what it needs now, and the rest later, chooses a backend of
+    /// the Service that it wants, or none.
+    fn check(&self, later: &Self) {
+        for (service, slots) in &self.slots {
+            let (name, new_name) = (
+                &self.names[*service as usize],
+                &later.names[*service as usize],
+            );
+            assert!(
+                new_name == name || new_name.is_empty(),
+                "id of {name} became that of {new_name}"
+            );
+            for (slot, id) in slots {
+                assert_eq!(later.all_slots[*slot as usize], *id, "slot {slot}");
+                let (old, new) = (self.backends[*id as usize], later.backends[*id as usize]);
+                assert_ne!(old.port.number(), 0, "a slot names an id without a backend");
+                assert_eq!(new.address, old.address, "id {id}");
+                // Programs refuse an entry without a port.
+                assert!([0, old.port.number()].contains(&new.port.number()));
+            }
+        }
+    }
+}
+
+/// Brings the maps through these states, with pauses between them, and checks every program that reads while
+/// they are written and is delayed by less than the quarantine.
+fn check_readers(steps: &[(Drafts, Duration)]) {
+    let maps = maps();
+    let clock = Arc::new(Mutex::new(Instant::now()));
+    let moments = Arc::new(Mutex::new(Vec::<Moment>::new()));
+    maps.observe({
+        let (maps, clock, moments) = (maps.clone(), clock.clone(), moments.clone());
+        move || {
+            let moment = Moment::of(&maps, *clock.lock().unwrap());
+            let mut moments = moments.lock().unwrap();
+            if moments.last() != Some(&moment) {
+                moments.push(moment);
+            }
+        }
+    });
+    let mut writer = writer(&maps);
+    let mut actual = Actual::default();
+    for (drafts, pause) in steps {
+        let now = *clock.lock().unwrap();
+        actual.end_quarantine(now);
+        let desired = desired(drafts);
+        for change in diff(&actual, &desired, &Touched::everything(&actual, &desired)) {
+            writer.apply(&change).unwrap();
+            actual.record(&change, now);
+        }
+        *clock.lock().unwrap() += *pause;
+    }
+    let moments = moments.lock().unwrap();
+    for (index, moment) in moments.iter().enumerate() {
+        let later = moments[index..].iter();
+        let soon = later.take_while(|later| later.at - moment.at < QUARANTINE);
+        soon.for_each(|later| moment.check(later));
+    }
+}
+
+#[test]
+fn delayed_reader_does_not_get_the_backend_of_another_service() {
+    let of = |service, backends: &[u8]| {
+        let draft = Draft::with(backends.iter().copied());
+        Drafts::from([(service, draft)])
+    };
+    let soon = QUARANTINE / 2;
+    // Backend and Service are replaced by others, at once and after a pass.
+    check_readers(&[
+        (of(0, &[1]), soon),
+        (of(0, &[2]), soon),
+        (of(2, &[3]), soon),
+        (Drafts::new(), soon),
+        (of(1, &[4]), soon),
+        (of(0, &[1, 2, 3, 4]), soon),
+    ]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    #[test]
+    fn delayed_readers_choose_a_backend_of_their_service_or_none(
+        steps in vec((drafts(), 0u64..3000), 2..8),
+    ) {
+        let steps = steps.into_iter().map(|(mut drafts, pause_ms)| {
+            for draft in drafts.values_mut() {
+                draft.is_consistent = false;
+            }
+            (drafts, Duration::from_millis(pause_ms))
+        });
+        check_readers(&steps.collect::<Vec<_>>());
+    }
+}
+
 /// Maps with one Service, two backends and both sorts of connections, and its writer.
 fn one_service(service: u8) -> (MemoryMaps, MapWriter, Actual) {
     let maps = maps();
@@ -393,6 +519,21 @@ fn pair_that_is_back_before_the_sweep_keeps_its_connections() {
     }
     sweep(&mut writer);
     assert_eq!(maps.connections.entries().len(), 2);
+}
+
+#[test]
+fn connections_of_an_ids_previous_service_are_forgotten_before_it_is_used_again() {
+    let (maps, mut writer, mut actual) = one_service(1);
+    let before = pair(&actual, 1, 2).unwrap();
+    for (flow, entry) in connection(before, 1, 2, 1000, CtState::ESTABLISHED) {
+        maps.connections.insert(flow, entry);
+    }
+    bring(&mut writer, &mut actual, &Drafts::new());
+    actual.end_quarantine(Instant::now() + QUARANTINE);
+    let drafts = Drafts::from([(3, Draft::with([1, 2]))]);
+    bring(&mut writer, &mut actual, &drafts);
+    assert_eq!(pair(&actual, 3, 2), Some(before), "the same ids");
+    assert!(maps.connections.entries().is_empty());
 }
 
 #[test]
@@ -458,7 +599,7 @@ fn connections_of_a_frontend_that_changed_its_service_are_forgotten() {
     desired.frontends.insert(frontend(1), spec);
     for change in diff(&actual, &desired, &Touched::everything(&actual, &desired)) {
         writer.apply(&change).unwrap();
-        actual.record(&change);
+        actual.record(&change, Instant::now());
     }
     sweep(&mut writer);
     assert!(maps.connections.entries().is_empty());

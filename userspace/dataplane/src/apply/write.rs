@@ -72,7 +72,12 @@ impl MapWriter {
         if old.local != 0 {
             self.maps.local_backends.remove(&BackendKey::from(&old))?;
         }
-        self.maps.backends.set(id, BackendEntry::default())
+        // The port alone: a program that reads the id, and then this entry, gets the old backend or none.
+        let unused = BackendEntry {
+            address: old.address,
+            ..BackendEntry::default()
+        };
+        self.maps.backends.set(id, unused)
     }
 
     pub(super) fn put_service(
