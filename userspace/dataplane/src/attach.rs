@@ -306,7 +306,7 @@ fn link_path(pins: &Path, program: &str, device: &str) -> Result<PathBuf, Error>
     Ok(folder.join(format!("{program}@{device}")))
 }
 
-/// Puts the program behind the link pinned at `path`. If there is none, attaches the program and pins the link.
+/// Puts the program behind the link pinned at `path`. Without such a link, attaches the program and pins the link.
 /// False if `attach` returns none.
 fn replace_or_attach<P: Loadable>(
     program: &mut P,
@@ -355,7 +355,7 @@ impl From<LinkError> for AttachError {
     }
 }
 
-/// Puts the program behind the link pinned at `path`. False if there is none, or if what it was
+/// Puts the program behind the link pinned at `path`. False without such a link, or if what it was
 /// attached to is gone: then the pin is removed.
 fn replace(path: &Path, program: BorrowedFd<'_>) -> Result<bool, Error> {
     let failed = |source| Error::Pin {

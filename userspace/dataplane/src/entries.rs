@@ -1,4 +1,4 @@
-//! Reading all of a map that programs write.
+//! Reads all entries of a hash map, in batches.
 
 use std::{os::fd::AsFd, path::Path, vec};
 
@@ -6,17 +6,17 @@ use aya::maps::MapData;
 
 use crate::{error::Error, maps::open, sys::next_entries};
 
-/// How many are read at once. Never more than this hash to one bucket.
+/// Entries in a batch. A bucket never has more: the kernel reads whole buckets.
 const AT_ONCE: usize = 1024;
 
-/// The entries of a hash map, a bucket after the other: each that stays is there once, and each system
-/// call brings many. The other way (`BPF_MAP_GET_NEXT_KEY`) starts over whenever the entry that it stands
-/// at was evicted, and under a flood may never come to an end.
+/// The entries of a hash map, bucket by bucket. Each entry that stays is returned once. One system call reads
+/// many (Linux 5.6). The other way (`BPF_MAP_GET_NEXT_KEY`) begins again whenever its current entry was
+/// evicted, so under a flood it may never end.
 #[derive(Debug)]
 pub struct Entries<K, V> {
     name: &'static str,
     map: MapData,
-    /// Where to go on; `None` at the end.
+    /// The next bucket; `None` at the end.
     bucket: Option<Bucket>,
     keys: Vec<K>,
     values: Vec<V>,
@@ -34,7 +34,7 @@ impl<K: aya::Pod, V: aya::Pod> Entries<K, V> {
         let map = open(folder, name)?;
         let info = map.info().map_err(|source| Error::map(name, source))?;
         let (key, value) = (info.key_size() as usize, info.value_size() as usize);
-        // The kernel writes as much as the map says.
+        // The kernel writes as many bytes as the map's entries have.
         if (key, value) != (size_of::<K>(), size_of::<V>()) {
             return Err(Error::ForeignPin {
                 path: folder.join(name),

@@ -1,4 +1,4 @@
-//! What can go wrong, with the name of the thing it went wrong with.
+//! The errors of this crate. Each names the map, program, pin or file that it is about.
 
 use std::{io, path::PathBuf};
 
@@ -12,10 +12,10 @@ pub enum Error {
     NoObject {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// The object could not be loaded; a missing kernel feature shows here.
+    /// The kernel refused a map of the object, or the object cannot be read.
     #[error("cannot load the BPF object: {0}")]
     Load(#[source] Box<EbpfError>),
     /// The verifier or the kernel refused a program.
@@ -23,7 +23,7 @@ pub enum Error {
     Program {
         /// Name of the program.
         name: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: Box<ProgramError>,
     },
     /// A map could not be read or written.
@@ -31,7 +31,7 @@ pub enum Error {
     Map {
         /// Name of the map.
         name: String,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: Box<MapError>,
     },
     /// The entries of a map could not be read.
@@ -39,10 +39,10 @@ pub enum Error {
     Read {
         /// Name of the map.
         name: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// There is no room left in a map.
+    /// An array is full; its size is an option of the agent.
     #[error("map {name} is full: it takes {capacity} entries")]
     Full {
         /// Name of the map.
@@ -50,7 +50,7 @@ pub enum Error {
         /// Its size.
         capacity: u32,
     },
-    /// A hash map takes no more; its size is an option of the agent.
+    /// A hash map is full; its size is an option of the agent.
     #[error("map {name} is full")]
     NoRoom {
         /// Name of the map.
@@ -61,7 +61,7 @@ pub enum Error {
     Pin {
         /// The pin.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// A map at a pin is not ours.
@@ -69,7 +69,7 @@ pub enum Error {
     ForeignPin {
         /// The pin.
         path: PathBuf,
-        /// In what it differs.
+        /// How it differs.
         reason: String,
     },
     /// The BPF file system could not be written to.
@@ -77,11 +77,11 @@ pub enum Error {
     PinFailed {
         /// The pin.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: Box<PinError>,
     },
-    /// Events are told once, and somebody else listens.
-    #[error("somebody else looks at events; one can at a time")]
+    /// Another monitor is attached. Each event is sent once, so there is one monitor at a time.
+    #[error("another `headgate monitor` is attached already (one at a time)")]
     MonitorTaken,
     /// The log of the programs could not be read.
     #[error("cannot read the log of the programs: {0}")]
@@ -91,7 +91,7 @@ pub enum Error {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// Sockets of a removed backend could not be ended.

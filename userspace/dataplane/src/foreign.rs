@@ -1,4 +1,4 @@
-//! Programs that are not ours where ours are.
+//! Programs of others at the hooks that ours use.
 
 use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 
@@ -7,7 +7,7 @@ use crate::clsact;
 /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
 const SOCKET_HOOK: u32 = 18;
 
-/// Those of TC on these devices, and those of sockets that are loaded anywhere: a line each.
+/// Returns the TC programs of others on these devices, and the loaded socket programs of others: a line each.
 pub fn foreign_programs<'a>(devices: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_ours = |name: &str| name.starts_with("hg_");
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! What is optional in a kernel, and what its absence costs. `tests/vm` tries it on old and new ones.
+//! Optional features of the kernel, and the cost of their absence. `tests/vm` tries old and new kernels.
 
 use aya::{
     programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType},
@@ -8,19 +8,19 @@ use headgate_abi::KernelHelpers;
 
 use crate::sys;
 
-/// The oldest kernel that runs the programs.
+/// The oldest kernel that runs the programs: major and minor version.
 pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
 
-/// Something that newer kernels have and older ones do without.
+/// A feature of newer kernels that older ones can do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// TC programs with links.
+    /// TC programs with links (TCX).
     Tcx,
     /// `bpf_set_retval` at socket hooks.
     SetRetval,
     /// `SO_NETNS_COOKIE`.
     NetnsCookie,
-    /// `bpf_fib_lookup` tells the MTU.
+    /// `bpf_fib_lookup` returns the MTU.
     RouteMtu,
     /// `bpf_ktime_get_coarse_ns`.
     CoarseClock,
@@ -29,7 +29,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// All, the newest first.
+    /// All features, the newest first.
     pub const ALL: [Self; 6] = [
         Self::Tcx,
         Self::SetRetval,
@@ -39,7 +39,7 @@ impl Feature {
         Self::SocketLookup,
     ];
 
-    /// Its name, and the kernel that has it.
+    /// Returns the name of the feature, with the first kernel that has it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcx => "TCX (Linux 6.6)",
@@ -51,7 +51,7 @@ impl Feature {
         }
     }
 
-    /// What happens without it.
+    /// Returns what happens without the feature.
     pub fn cost(self) -> &'static str {
         match self {
             Self::Tcx => "programs of TC are filters of a clsact qdisc, which others may remove",
@@ -60,23 +60,27 @@ impl Feature {
             }
             Self::NetnsCookie => "the agent has to run in the kernel's first network namespace",
             Self::RouteMtu => {
-                "senders of too large packets are told to send 576 bytes, or 1280 over IPv6"
+                "senders of too large packets are asked to send 576 bytes, or 1280 over IPv6"
             }
             Self::CoarseClock => "reading the time takes longer, for each packet",
             Self::SocketLookup => "the L7 proxy gets no connections",
         }
     }
 
-    /// Asks the kernel.
+    /// Asks the kernel whether it has the feature.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to load the program that tries it.
     pub fn is_there(self) -> Result<bool, ProgramError> {
         match self {
-            // A kernel without it does not know the question.
+            // A kernel without it does not know the query.
             Self::Tcx => Ok(SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()),
             Self::SetRetval => {
                 is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
             }
             Self::NetnsCookie => Ok(sys::netns_cookie().is_ok()),
-            // The same change brought both.
+            // Both came with the same change of the kernel.
             Self::RouteMtu => {
                 is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_check_mtu)
             }
@@ -89,7 +93,7 @@ impl Feature {
     }
 }
 
-/// What the programs are told. A helper that cannot be asked about is done without.
+/// Returns the helpers that programs may call. If the kernel does not answer, they do without.
 pub(crate) fn helpers() -> KernelHelpers {
     let has = |feature: Feature| u32::from(feature.is_there().unwrap_or(false));
     KernelHelpers {

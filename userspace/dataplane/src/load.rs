@@ -1,4 +1,4 @@
-//! Loading the object, with the maps that are pinned already.
+//! Loads the object over the maps that are pinned already.
 
 use std::{fs, path::Path};
 
@@ -53,14 +53,14 @@ impl Default for MapSizes {
     }
 }
 
-/// The loaded object.
+/// The programs of the object.
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
 }
 
-/// Cookie of the calling thread's network namespace; 0, which stands for the kernel's first one, if
-/// the kernel does not tell.
+/// Returns the cookie of this thread's network namespace; 0 before Linux 5.14. It stands for the kernel's first
+/// namespace.
 pub fn host_netns_cookie() -> u64 {
     sys::netns_cookie().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The pinned maps, as the agent writes them and the CLI reads them.
+//! The pinned maps, which the agent writes and the CLI reads.
 
 use std::{
     os::fd::{AsFd, AsRawFd},
@@ -21,12 +21,12 @@ use crate::{
     error::Error,
 };
 
-/// The folder of this ABI version below `pins`.
+/// Returns the folder of this ABI version below `pins`.
 pub fn pin_folder(pins: &Path) -> PathBuf {
     pins.join(format!("v{ABI_VERSION}"))
 }
 
-/// Every map that userspace uses. They are open files: no agent needs to run.
+/// Every map that userspace uses, open. They exist without an agent.
 #[allow(
     missing_debug_implementations,
     reason = "aya's per-CPU arrays have none"
@@ -67,7 +67,7 @@ impl Maps {
     ///
     /// # Errors
     ///
-    /// If there are none, or the kernel refuses access, or a pin is not a map of this version.
+    /// If they are missing, or the kernel refuses access, or a pin is not a map of this version.
     pub fn open(pins: &Path) -> Result<Self, Error> {
         Self::open_for(pins)
     }
@@ -107,22 +107,38 @@ impl<A: Access> Maps<A> {
         })
     }
 
-    /// All connections.
+    /// Reads all connection entries, two for each connection.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be opened. Each item may be an error of reading.
     pub fn all_connections(&self) -> Result<Entries<FlowKey, CtEntry>, Error> {
         Entries::of(&self.folder, names::CONNTRACK)
     }
 
-    /// All translated sockets.
+    /// Reads all translated sockets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Maps::all_connections`].
     pub fn all_sockets(&self) -> Result<Entries<SocketKey, SocketEntry>, Error> {
         Entries::of(&self.folder, names::SOCKETS)
     }
 
-    /// The last backends of all clients.
+    /// Reads the last backends of all clients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Maps::all_connections`].
     pub fn all_affinities(&self) -> Result<Entries<AffinityKey, AffinityEntry>, Error> {
         Entries::of(&self.folder, names::AFFINITY)
     }
 
-    /// Whether the source ranges of a service admit a client.
+    /// Returns whether the source ranges of a service admit a client.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
     pub fn admits(&self, service: u32, client: Addr) -> Result<bool, Error> {
         let key = RangeKey {
             service,
@@ -135,7 +151,11 @@ impl<A: Access> Maps<A> {
         }
     }
 
-    /// How full the maps are that the agent writes: what is beyond their room is not served.
+    /// Returns the usage of the maps that the agent writes. Entries beyond their capacity are not served.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
     pub fn usage(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
         let services = (1..self.services.len()).filter_map(|id| self.labels.get(id));
         let backends = (1..self.backends.len()).filter_map(|id| self.backends.get(id));
@@ -159,8 +179,12 @@ impl<A: Access> Maps<A> {
         .collect()
     }
 
-    /// How full the maps are that programs write. They replace their oldest entries by new ones, so
-    /// being full is what becomes of them, and counting reads them all.
+    /// Returns the usage of the maps that programs write. They replace their oldest entries by new ones, so full
+    /// maps are normal. Counting reads all entries.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
     pub fn usage_of_caches(&self, pins: &Path) -> Result<Vec<Usage>, Error> {
         let folder = pin_folder(pins);
         let fragments: Entries<FragmentKey, FragmentEntry> =
@@ -176,7 +200,11 @@ impl<A: Access> Maps<A> {
         .collect()
     }
 
-    /// How often each reason was given, all CPUs together.
+    /// Returns the number of packets for each reason, the sum of all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
     pub fn reasons(&self) -> Result<Vec<(Reason, u64)>, Error> {
         Reason::ALL
             .iter()
@@ -188,12 +216,20 @@ impl<A: Access> Maps<A> {
             .collect()
     }
 
-    /// Traffic of a service, all CPUs together.
+    /// Returns the traffic of a service, the sum of all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read, or has no such id.
     pub fn service_traffic(&self, id: u32) -> Result<Traffic, Error> {
         total(&self.service_traffic, names::SERVICE_TRAFFIC, id)
     }
 
-    /// Traffic of a backend, all CPUs together.
+    /// Returns the traffic of a backend, the sum of all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Maps::service_traffic`].
     pub fn backend_traffic(&self, id: u32) -> Result<Traffic, Error> {
         total(&self.backend_traffic, names::BACKEND_TRAFFIC, id)
     }
@@ -206,14 +242,14 @@ pub struct Usage {
     pub name: &'static str,
     /// Entries in use.
     pub entries: u64,
-    /// Most entries that there is room for.
+    /// Capacity, in entries.
     pub capacity: u32,
-    /// Memory in the kernel, in bytes; 0 if the kernel does not tell.
+    /// Memory in the kernel, in bytes; 0 if unknown.
     pub bytes: u64,
 }
 
 impl Usage {
-    /// Entries in use of a hundred that there is room for.
+    /// Returns the usage in percent of the capacity, rounded down.
     pub fn percent(&self) -> u64 {
         self.entries * 100 / u64::from(self.capacity.max(1))
     }
@@ -234,7 +270,7 @@ fn usage(folder: &Path, name: &'static str, entries: usize) -> Result<Usage, Err
     })
 }
 
-/// What the kernel says about a map's memory (`memlock` of proc_pid_fdinfo(5)).
+/// Returns the memory of a map in bytes (`memlock` of proc_pid_fdinfo(5)).
 fn memory(map: &MapData) -> Option<u64> {
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).ok()?;
@@ -272,7 +308,7 @@ fn per_cpu<T: aya::Pod>(folder: &Path, name: &str) -> Result<PerCpuArray<MapData
     typed(folder, name)
 }
 
-/// A map of the type, key and value that we expect; a foreign map is refused by its pin.
+/// Opens a map of the expected type, key and value. The error for another map names its pin.
 pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(
     folder: &Path,
     name: &str,

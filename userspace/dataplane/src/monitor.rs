@@ -1,4 +1,4 @@
-//! Events, as the programs tell them.
+//! Reads the events that programs send.
 
 use std::{
     fs::File,
@@ -19,10 +19,10 @@ use crate::{
     sys::now_s,
 };
 
-/// How long programs go on telling when nobody asks any more, in seconds.
+/// How long programs send events after the last renewal, in seconds.
 const LEASE_S: u32 = 3;
 
-/// Somebody who looks at events. There is one at a time, for each event is told once.
+/// A monitor of events. There is one at a time: each event is sent once.
 #[allow(missing_debug_implementations, reason = "aya's ring buffers have none")]
 pub struct Monitor {
     switch: Array<MapData, MonitorEntry>,
@@ -32,7 +32,11 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts to look at one of `one_in` events, taken at random.
+    /// Attaches a monitor, which gets one of `one_in` events, chosen at random.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MonitorTaken`] if another monitor is attached. Else if a map cannot be opened.
     pub fn open(pins: &Path, one_in: u32) -> Result<Self, Error> {
         let folder = pin_folder(pins);
         let failed = |source| Error::Open {
@@ -52,7 +56,7 @@ impl Monitor {
             share: u32::MAX / one_in.max(1),
             _lock: lock,
         };
-        // What is left of somebody who looked before.
+        // Events for the last monitor.
         while monitor.events.next().is_some() {}
         monitor.renew()?;
         Ok(monitor)
@@ -64,7 +68,7 @@ impl Monitor {
     }
 
     fn set(&mut self, until_s: u32) -> Result<(), Error> {
-        // A count that a program adds in between is lost, which is of no weight.
+        // The count of an event that is lost in between is lost as well: harmless.
         let entry = MonitorEntry {
             until_s,
             share: self.share,
@@ -74,24 +78,32 @@ impl Monitor {
         result.map_err(|source| Error::map(names::MONITOR, source))
     }
 
-    /// Goes on looking: to be called at least once a second.
+    /// Renews the lease; to be called at least once a second.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
     pub fn renew(&mut self) -> Result<(), Error> {
         self.set(now_s() + LEASE_S)
     }
 
-    /// The next event, if one is there. To wait for one, poll [`Monitor::fd`].
+    /// Returns the next event, if there is one. To wait for one, poll [`Monitor::fd`].
     pub fn next_event(&mut self) -> Option<Event> {
         let item = self.events.next()?;
         let bytes: &[u8; size_of::<Event>()] = item.as_ref().try_into().ok()?;
         Some(crate::array::from_bytes(bytes))
     }
 
-    /// Becomes readable when there are events.
+    /// Returns the descriptor that becomes readable when there are events.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    /// Events that there was no room for, since the map was made.
+    /// Returns the number of events lost to a full buffer since the map was created.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
     pub fn lost(&self) -> Result<u64, Error> {
         Ok(self.entry()?.lost)
     }
@@ -99,7 +111,7 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        // Otherwise it ends by itself a little later.
+        // Otherwise the lease ends a little later.
         let _ends_later = self.set(0);
     }
 }

@@ -1,5 +1,5 @@
-//! Programs to try packets with: they read the live maps and write maps of their own, so that
-//! nothing on this node notices.
+//! Runs programs on packets of a trial. They read the live maps and write maps of their own, so the trial
+//! changes nothing on this node.
 
 use std::{collections::HashSet, hash::Hash, path::Path};
 
@@ -18,7 +18,7 @@ use crate::{
     object, sys,
 };
 
-/// What programs only read.
+/// Maps that programs only read.
 const LIVE: [&str; 8] = [
     names::ADDRESSES,
     names::FRONTENDS,
@@ -29,21 +29,21 @@ const LIVE: [&str; 8] = [
     names::SOURCE_RANGES,
     names::AFFINITY_MEMBERS,
 ];
-/// Room for entries that packets of one trial make or meet.
+/// Capacity for the entries that the packets of one trial make or find.
 const ENTRIES: u32 = 1 << 14;
 
-/// What became of a packet.
+/// The result of one packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trial {
-    /// What the program returned: `enum xdp_action`, or a `TC_ACT_` number.
+    /// The program's return value: `enum xdp_action`, or a `TC_ACT_` number.
     pub action: i32,
-    /// Why.
+    /// The reason that the program counted.
     pub reason: Reason,
-    /// The frame afterwards.
+    /// The frame after the program.
     pub frame: Vec<u8>,
 }
 
-/// The programs of this binary over the live maps.
+/// Programs of this binary, over the live maps.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Probe {
     programs: Programs,
@@ -53,7 +53,11 @@ pub struct Probe {
     known: HashSet<FlowKey>,
 }
 
-/// What the running programs were loaded with.
+/// Returns the configuration that the running programs were loaded with.
+///
+/// # Errors
+///
+/// If there is no such map, or it cannot be read.
 pub fn loaded_config(pins: &Path) -> Result<DatapathConfig, Error> {
     let map: Array<MapData, DatapathConfig> = typed(&pin_folder(pins), names::LOADED)?;
     let config = map.get(&0, 0);
@@ -82,6 +86,10 @@ fn put<K: Pod + Eq + Hash, V: Pod>(
 
 impl Probe {
     /// Loads the programs over the maps pinned below `pins`.
+    ///
+    /// # Errors
+    ///
+    /// If there are no such maps, or the kernel refuses a map.
     pub fn load(pins: &Path) -> Result<Self, Error> {
         let config = loaded_config(pins)?;
         let folder = pin_folder(pins);
@@ -118,7 +126,11 @@ impl Probe {
         })
     }
 
-    /// Lets the programs find an entry of the live table, unless they met this flow before.
+    /// Copies an entry of the live table for the programs, unless they know the flow.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
     pub fn know_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Error> {
         if self.known.insert(*flow) {
             put(&mut self.connections, names::CONNTRACK, flow, entry)?;
@@ -126,7 +138,11 @@ impl Probe {
         Ok(())
     }
 
-    /// Lets the programs find which backend a client got last.
+    /// Copies the last backend of a client for the programs.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
     pub fn know_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) -> Result<(), Error> {
         put(&mut self.affinities, names::AFFINITY, key, entry)
     }
@@ -140,7 +156,11 @@ impl Probe {
         counts.collect()
     }
 
-    /// Runs one Ethernet frame through a program, as if it had come in on a device.
+    /// Runs a program on one Ethernet frame, as if it had come in on a device.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program or the frame.
     pub fn run(&mut self, program: &str, ifindex: u32, frame: &[u8]) -> Result<Trial, Error> {
         let before = self.counts()?;
         let mut out = vec![0; frame.len() + 256];
@@ -169,7 +189,7 @@ impl Probe {
             result.map_err(|source| Error::program(program, source))
         };
         let result = match run(Some(&context)) {
-            // Before Linux 5.15 an XDP program cannot be told the device.
+            // Before Linux 5.15 the device of an XDP program cannot be chosen.
             Err(_) if program == names::XDP_EXTERNAL => run(None)?,
             result => result?,
         };

@@ -1,4 +1,4 @@
-//! What the agent says of itself: text in a pinned map, so that it can be read when no agent runs.
+//! The state of the agent as text in a pinned map, so that it can be read when no agent runs.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
 
 const KEY: u32 = 0;
 
-/// The map with the text.
+/// The map that holds the text of the agent's state.
 #[derive(Debug)]
 pub struct StateFile {
     map: HashMap<MapData, u32, [u8; REPORT_SIZE]>,
@@ -23,12 +23,20 @@ impl StateFile {
     pub const CAPACITY: usize = REPORT_SIZE;
 
     /// Opens the map pinned below `pins`.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, or is not a map of this version.
     pub fn open(pins: &Path) -> Result<Self, Error> {
         let map = hash(&pin_folder(pins), REPORT)?;
         Ok(Self { map })
     }
 
-    /// The text that was written last; `None` if none ever was.
+    /// Returns the last text; `None` if none was written.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be read.
     pub fn read(&self) -> Result<Option<String>, Error> {
         let bytes = match self.map.get(&KEY, 0) {
             Ok(bytes) => bytes,
@@ -39,7 +47,11 @@ impl StateFile {
         Ok(Some(String::from_utf8_lossy(text).into_owned()))
     }
 
-    /// Replaces the text; what is beyond the capacity is cut off.
+    /// Replaces the text. Cuts it off at [`StateFile::CAPACITY`].
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
     pub fn write(&mut self, text: &str) -> Result<(), Error> {
         let mut bytes = [0; REPORT_SIZE];
         for (byte, from) in bytes.iter_mut().zip(text.bytes()) {

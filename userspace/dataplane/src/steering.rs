@@ -1,7 +1,7 @@
-//! Steering: connections to a port of the node, whatever its address, go to a socket that the L7
-//! proxy listens on. Client and server see the addresses that are on the wire.
+//! Steering: connections to a port of the node, at any of its addresses, go to a socket that the L7 proxy
+//! listens on. Client and server see the addresses on the wire.
 //!
-//! A process needs no capability for it, only leave to write the pinned map, to pass the folders above
+//! The process needs no capability: only the permission to write the pinned map, to search the folders above
 //! it, and to call bpf(2), which a seccomp profile may forbid.
 
 use std::{
@@ -23,31 +23,42 @@ use crate::{
     maps::{pin_folder, typed},
 };
 
-/// The map of sockets that connections are steered to.
+/// The map of the sockets that connections are steered to.
 #[allow(missing_debug_implementations, reason = "aya's socket maps have none")]
 pub struct Steering {
     map: SockHash<MapData, ListenerKey>,
 }
 
 impl Steering {
-    /// Gives the map pinned below `pins` to a user, who may then take any port of the node.
+    /// Makes a user the owner of the map pinned below `pins`. That user can then take any port of the node.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such pin, or its owner or mode cannot be changed.
     pub fn allow(pins: &Path, user: u32) -> Result<(), Error> {
         let path = pin_folder(pins).join(names::LISTENERS);
         give(&path, user).map_err(|source| Error::Pin { path, source })
     }
 
     /// Opens the map pinned below `pins`.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, or this user may not write it.
     pub fn open(pins: &Path) -> Result<Self, Error> {
         let map = typed(&pin_folder(pins), names::LISTENERS)?;
         Ok(Self { map })
     }
 
-    /// Steers new connections to `port` to a TCP socket that listens, those of its own family alone,
-    /// until it closes or another takes its place. Bind it to a free port of loopback: nobody else
-    /// reaches it there but the node itself.
+    /// Steers new connections to `port` to a listening TCP socket, those of its family alone, until it closes
+    /// or another replaces it. Bind it to a free port of loopback: there, only the node itself reaches it.
     ///
-    /// A socket that was replaced still gets the connections whose handshake it began. To lose none,
-    /// go on accepting for some round trips before closing it.
+    /// A replaced socket still gets the connections whose handshake it began. To lose none, accept for some
+    /// more round trips before you close it.
+    ///
+    /// # Errors
+    ///
+    /// If it is not a listening TCP socket, or the map is full.
     pub fn steer(&mut self, port: u16, listener: impl AsFd) -> Result<(), Error> {
         let listener = listener.as_fd();
         let failed = |source: io::Error| Error::map(names::LISTENERS, source);
@@ -61,7 +72,7 @@ impl Steering {
     }
 }
 
-/// The kernel refuses sockets of further families itself.
+/// Returns the family of a socket. The kernel refuses sockets of further families.
 fn family(listener: BorrowedFd<'_>) -> io::Result<AddressFamily> {
     let address: SockaddrStorage = getsockname(listener.as_raw_fd())?;
     Ok(match address.family() {
@@ -70,12 +81,12 @@ fn family(listener: BorrowedFd<'_>) -> io::Result<AddressFamily> {
     })
 }
 
-/// Root's group keeps its access: an agent that has no capability to overrule permissions opens the
-/// pin again when it restarts.
+/// Root's group keeps its access: a restarted agent opens the pin again, and may have no capability to overrule
+/// permissions.
 fn give(path: &Path, user: u32) -> io::Result<()> {
     const SHARED: u32 = 0o660;
     let now = fs::metadata(path)?;
-    // Only the owner may, which is root before it gives the map away.
+    // Only the owner can change the mode: root, before it gives the map away.
     if now.mode() & 0o777 != SHARED {
         fs::set_permissions(path, Permissions::from_mode(SHARED))?;
     }

@@ -1,4 +1,4 @@
-//! The few calls of bpf(2) that aya does not offer.
+//! Calls of bpf(2) that aya lacks, and the clock of the programs.
 
 use std::{
     ffi::CString,
@@ -53,10 +53,10 @@ fn bpf<T>(command: libc::c_int, mut attributes: T) -> io::Result<i32> {
     bpf_mut(command, &mut attributes)
 }
 
-/// For those commands that write into their attributes.
+/// Like [`bpf`], for commands that write into their attributes.
 fn bpf_mut<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
-    // SAFETY: `attributes` is a prefix of `union bpf_attr` of the size given, which bpf(2) reads, and
-    // writes to for some commands.
+    // SAFETY: `attributes` is a prefix of `union bpf_attr` of this size. The kernel reads and writes no more, but
+    // for the memory that the attributes point to, which the callers own.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
@@ -76,11 +76,11 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
             flags: 0,
         },
     )?;
-    // SAFETY: the kernel just gave us this descriptor.
+    // SAFETY: the kernel just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts another program behind a link: no packet sees neither or both (Linux 5.7).
+/// Replaces the program of a link in one step: each packet passes one of both (Linux 5.7).
 pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(
         BPF_LINK_UPDATE,
@@ -94,14 +94,16 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
     Ok(())
 }
 
-/// Before Linux 5.11 maps count as locked memory of the process. Where the limit may not be lifted and
-/// is too low, making maps fails.
+/// Lifts the limit of locked memory, which maps count as before Linux 5.11. If it is too low and may not be
+/// lifted, creating maps fails.
 pub(crate) fn lift_memory_limit() {
     let _kept = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
-/// Copies the entries of the next buckets of a hash map (Linux 5.6), as many as the vectors have room
-/// for. `bucket` is where to begin, `None` for the start; returned is where to go on, `None` at the end.
+/// Copies the entries of the next buckets of a hash map (Linux 5.6), as many as the vectors have capacity for.
+/// Begins at `bucket`, or at the first. Returns the next bucket, or `None` at the end.
+///
+/// `K` and `V` must have the sizes of the map's keys and values: the kernel writes these.
 pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     bucket: Option<u32>,
@@ -128,7 +130,7 @@ pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
-    // SAFETY: the kernel filled in so many, of types that any bytes are a value of.
+    // SAFETY: the kernel wrote this number of elements, at most the capacity, and any bytes make a `Pod`.
     unsafe {
         keys.set_len(batch.count as usize);
         values.set_len(batch.count as usize);
@@ -136,26 +138,26 @@ pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
     Ok((!is_end).then_some(next))
 }
 
-/// The clock of the programs, in nanoseconds: monotonic, without the time that the machine slept, and
-/// not moved by a time namespace, whose clocks are ahead or behind.
+/// Returns the time of the programs' clock, in nanoseconds: monotonic, without the time that the machine slept,
+/// and without the offset of a time namespace.
 pub fn now_ns() -> u64 {
     static AHEAD_NS: OnceLock<i64> = OnceLock::new();
     let ahead_ns = AHEAD_NS.get_or_init(|| {
-        // No such file: no time namespaces (Linux 5.6).
+        // Without the file there are no time namespaces (Linux 5.6).
         let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
         monotonic_offset_ns(&offsets).unwrap_or(0)
     });
-    // It fails only for clocks that the kernel does not have.
+    // It fails only for clocks that the kernel lacks.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     (now.as_nanos() as u64).wrapping_add_signed(-ahead_ns)
 }
 
-/// [`now_ns`] in the seconds of entries.
+/// Returns the time of [`now_ns`] in seconds, as entries of maps hold it.
 pub fn now_s() -> u32 {
     seconds(now_ns())
 }
 
-/// Reads time_namespaces(7)'s lines of clock, seconds and nanoseconds.
+/// Reads the lines of time_namespaces(7): clock, seconds and nanoseconds.
 fn monotonic_offset_ns(offsets: &str) -> Option<i64> {
     let line = offsets
         .lines()
@@ -165,14 +167,14 @@ fn monotonic_offset_ns(offsets: &str) -> Option<i64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
-/// Cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+/// Returns the cookie of this thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
 pub(crate) fn netns_cookie() -> io::Result<u64> {
     let socket =
         std::net::UdpSocket::bind("[::]:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the pointers are to a value of the length given.
+    // SAFETY: both pointers are to live values, and `len` is the size of the first.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
