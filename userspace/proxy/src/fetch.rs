@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{
 };
 use tracing::warn;
 
-use crate::{body::BodyError, tls::provider};
+use crate::{body::BodyError, tls::provider::provider};
 
 /// How long an answer may take in all.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);

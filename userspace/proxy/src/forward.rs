@@ -23,7 +23,6 @@ use crate::{
     access_log::{Entry, Sent},
     activity::{Activity, InProgress},
     answer,
-    auth::Tls,
     body::{Body, Fate, Held, Upload},
     canary,
     compress::{Accepted, compress},
@@ -36,6 +35,7 @@ use crate::{
     prepare::{prepare, rewrite},
     send::send,
     serving::{ServedRoute, ServedTarget, Serving},
+    tls::facts::Handshake,
     trace::{self, Trace},
     upstream::{Pick, Upstream},
 };
@@ -51,7 +51,7 @@ pub(crate) struct Connection {
     pub(crate) peer_text: HeaderValue,
     pub(crate) local: SocketAddr,
     pub(crate) is_secure: bool,
-    pub(crate) tls: Tls,
+    pub(crate) tls: Handshake,
     /// The next answer is the last.
     pub(crate) is_closing: AtomicBool,
     /// As far as requests have told.
@@ -67,7 +67,7 @@ impl Connection {
             peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
             local,
             is_secure,
-            tls: Tls::default(),
+            tls: Handshake::default(),
             is_closing: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             activity: Arc::new(Activity::new()),

@@ -52,11 +52,7 @@ use headgate_model::{
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use ipnet::IpNet;
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_rustls::rustls::{
-    ServerConfig,
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use tokio_rustls::rustls::ServerConfig;
 
 pub use access_log::{AccessLog, LogFormat};
 pub use body::{Body, BodyError};
@@ -64,16 +60,16 @@ pub use explain::{AnswerRow, Explained, HostMatch, PassedRow, Question};
 pub use server::Scheme;
 pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS};
-pub use table::{
-    AnswersRow, BackendRow, CertificateKind, CertificateRow, EndpointRow, RouteRow, Table,
-};
+pub use table::{AnswersRow, BackendRow, CertificateRow, EndpointRow, RouteRow, Table};
+pub use tls::facts::CertificateKind;
 pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,
     Upstream, UpstreamState, Upstreams,
 };
 
-use serving::Serving;
+use serving::{CertificateResolver, Serving};
+use tls::server::server_config;
 
 /// What holds for all routes.
 #[derive(Clone, Debug)]
@@ -144,8 +140,8 @@ impl Proxy {
                 settings.max_connections.min(Semaphore::MAX_PERMITS),
             )),
             settings,
-            tls: tls::server_config(Arc::new(Certificates(serving.clone())), false)?,
-            asking_tls: tls::server_config(Arc::new(Certificates(serving.clone())), true)?,
+            tls: server_config(Arc::new(CertificateResolver(serving.clone())), false)?,
+            asking_tls: server_config(Arc::new(CertificateResolver(serving.clone())), true)?,
             serving,
             upstreams: Upstreams::new(),
         })
@@ -200,16 +196,5 @@ impl Proxy {
         stop: impl Future<Output = ()>,
     ) {
         server::serve(self.clone(), listener, scheme, stop).await;
-    }
-}
-
-/// The certificates of what is served now.
-#[derive(Debug)]
-struct Certificates(Arc<ArcSwap<Serving>>);
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = tls::server_name(&hello);
-        Some(self.0.load().certificates.find(name.as_deref()).clone())
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     forward::{self, Connection},
     proxy_protocol,
     stream::Prefixed,
-    tls,
+    tls::{facts::Handshake, server::server_name},
     upstream::{PickInput, Upstream},
 };
 
@@ -169,7 +169,7 @@ async fn connection(
     }
     let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
     let stream = timeout(HELLO_TIMEOUT, accept).await??;
-    connection.tls = tls::facts(stream.get_ref().1);
+    connection.tls = Handshake::of(stream.get_ref().1);
     http(proxy, connection, stream, stopping).await
 }
 
@@ -253,7 +253,7 @@ async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option
         match acceptor.accept() {
             Ok(None) if fed > MAX_HELLO => return Err(io::ErrorKind::InvalidData.into()),
             Ok(None) => {}
-            Ok(Some(accepted)) => return Ok(tls::server_name(&accepted.client_hello())),
+            Ok(Some(accepted)) => return Ok(server_name(&accepted.client_hello())),
             // Whoever opens it says what is wrong.
             Err(_) => return Ok(None),
         }

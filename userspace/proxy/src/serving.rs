@@ -7,9 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
+use arc_swap::ArcSwap;
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
     ingress::{Auth, CanaryRule, Policy, Route, Routes, Target, for_host},
+};
+use tokio_rustls::rustls::{
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 
 use crate::{
@@ -17,7 +22,7 @@ use crate::{
     index::Index,
     limits::Limiter,
     stats::Stats,
-    tls::Certificates,
+    tls::{server::server_name, store::CertificateStore},
     upstream::{Upstream, Upstreams},
 };
 
@@ -25,7 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) index: Index<ServedRoute>,
-    pub(crate) certificates: Certificates,
+    pub(crate) certificates: CertificateStore,
     /// Hosts whose TLS is not ours to open.
     pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
     /// Hosts, exact or with `*.`, and whether their clients are asked for a certificate; none if
@@ -83,7 +88,7 @@ impl Serving {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             index: Index::new(std::iter::empty(), None),
-            certificates: Certificates::new()?,
+            certificates: CertificateStore::new()?,
             passthrough: HashMap::new(),
             asks_certificate: HashMap::new(),
             authenticators: Authenticators::new(),
@@ -256,6 +261,17 @@ fn with_braces(template: &str) -> String {
         }
     }
     out
+}
+
+/// The certificates of what is served now.
+#[derive(Debug)]
+pub(crate) struct CertificateResolver(pub(crate) Arc<ArcSwap<Serving>>);
+
+impl ResolvesServerCert for CertificateResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = server_name(&hello);
+        Some(self.0.load().certificates.find(name.as_deref()).clone())
+    }
 }
 
 /// Where the endpoints of a backend are, and their weights.

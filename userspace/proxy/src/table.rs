@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Proxy, UpstreamState,
     serving::{ServedRoute, ServedTarget},
+    tls::{
+        facts::{CertificateFacts, CertificateKind},
+        store::CertificateStore,
+    },
     upstream::EndpointState,
     words,
 };
@@ -58,18 +62,6 @@ pub struct CertificateRow {
     pub names: Vec<String>,
     /// When it ends, if that can be read.
     pub not_after: Option<Timestamp>,
-}
-
-/// What a certificate is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CertificateKind {
-    /// For hosts of Ingresses.
-    Hosts,
-    /// For every other host.
-    Default,
-    /// For every other host, signed by ourselves: nobody trusts it.
-    SelfSigned,
 }
 
 /// A backend.
@@ -149,7 +141,7 @@ impl Proxy {
         Table {
             time: Timestamp::now(),
             routes: passed.into_iter().chain(routes).collect(),
-            certificates: serving.certificates.rows(),
+            certificates: certificate_rows(&serving.certificates),
             backends: self.upstreams().iter().map(backend_row).collect(),
             answers,
         }
@@ -157,7 +149,33 @@ impl Proxy {
 
     /// The certificates that clients are shown, by Secret.
     pub fn certificates(&self) -> Vec<CertificateRow> {
-        self.serving.load().certificates.rows()
+        certificate_rows(&self.serving.load().certificates)
+    }
+}
+
+fn certificate_rows(store: &CertificateStore) -> Vec<CertificateRow> {
+    let facts = store.facts().into_iter();
+    let mut rows: Vec<CertificateRow> = facts.map(certificate_row).collect();
+    rows.sort_by(|a, b| (a.kind, &a.secret, &a.hosts).cmp(&(b.kind, &b.secret, &b.hosts)));
+    rows
+}
+
+fn certificate_row(facts: CertificateFacts) -> CertificateRow {
+    let CertificateFacts {
+        kind,
+        hosts,
+        secret,
+        names,
+        not_after,
+    } = facts;
+    let mut hosts: Vec<String> = hosts.iter().map(|host| words::host(host)).collect();
+    hosts.sort();
+    CertificateRow {
+        kind,
+        hosts,
+        secret,
+        names,
+        not_after,
     }
 }
 

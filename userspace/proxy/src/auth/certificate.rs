@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
-use crate::{answer, body::Body, fetch::read_roots, tls::provider};
+use crate::{answer, body::Body, fetch::read_roots, tls::provider::provider};
 
 use super::{AuthInput, CheckResult, cache::Cache, set_header};
 

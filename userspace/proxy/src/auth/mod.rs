@@ -30,10 +30,9 @@ use std::{fmt, net::IpAddr};
 use anyhow::Result;
 use headgate_model::ingress::Auth;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use tracing::warn;
 
-use crate::{answer, body::Body};
+use crate::{answer, body::Body, tls::facts::Handshake};
 
 use api_key::ApiKeyCheck;
 use basic::BasicCheck;
@@ -60,7 +59,7 @@ pub(crate) struct AuthInput<'a> {
     pub(crate) path: &'a str,
     /// Whether the client used TLS, to us or to a trusted proxy.
     pub(crate) is_https: bool,
-    pub(crate) tls: &'a Tls,
+    pub(crate) tls: &'a Handshake,
 }
 
 impl AuthInput<'_> {
@@ -97,15 +96,6 @@ fn target(parts: &Parts) -> &str {
         .uri
         .path_and_query()
         .map_or("/", |target| target.as_str())
-}
-
-/// Facts of a TLS handshake.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    /// The server name that the client sent (SNI).
-    pub(crate) server_name: Option<String>,
-    /// The client's certificate chain. The handshake has proven that the client has the key.
-    pub(crate) certificates: Vec<CertificateDer<'static>>,
 }
 
 /// `Set-Cookie` values for the client of an accepted request, or the response that refuses it.

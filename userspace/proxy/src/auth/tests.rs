@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 
 use crate::body::Body;
 
-use super::{AuthInput, Authenticator, Tls};
+use super::{AuthInput, Authenticator};
+use crate::tls::facts::Handshake;
 
 pub(super) fn authenticator(auth: Auth) -> Authenticator {
     Authenticator::new(&[auth]).unwrap()
@@ -32,7 +33,7 @@ pub(super) async fn authorize(
     guard: &Authenticator,
     request: &mut Builder,
 ) -> Result<Parts, Response<Body>> {
-    pass(guard, mem::take(request), &Tls::default()).await
+    pass(guard, mem::take(request), &Handshake::default()).await
 }
 
 /// The status for a request with a bearer token. Accepted tokens are of the user `ada`.
@@ -61,7 +62,7 @@ pub(super) const NOWHERE: &str = "http://127.0.0.1:1";
 pub(super) async fn pass(
     guard: &Authenticator,
     request: Builder,
-    tls: &Tls,
+    tls: &Handshake,
 ) -> Result<Parts, Response<Body>> {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let path = parts.uri.path().to_owned();

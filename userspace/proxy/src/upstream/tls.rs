@@ -4,17 +4,13 @@ use std::sync::Arc;
 
 use headgate_model::ingress::{UpstreamKey, UpstreamProtocol, UpstreamTls};
 use tokio_rustls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{
-        CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
-        verify_tls13_signature,
-    },
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    ClientConfig, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
+
+use crate::tls::{provider::provider, verifier::AnyCertificate};
 
 /// The TLS client configurations of an upstream.
 #[derive(Debug)]
@@ -62,7 +58,7 @@ pub(super) fn name(key: &UpstreamKey) -> String {
 }
 
 fn config(policy: &UpstreamTls) -> Result<ClientConfig, String> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = provider();
     let verifier = verifier(policy, &provider)?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -83,8 +79,7 @@ fn verifier(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let Some(authorities) = &policy.authorities else {
-        let algorithms = provider.signature_verification_algorithms;
-        return Ok(Arc::new(AcceptAny(algorithms)));
+        return Ok(Arc::new(AnyCertificate::new()));
     };
     let mut roots = RootCertStore::empty();
     let invalid = |error: String| format!("authorities: {error}");
@@ -106,44 +101,5 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(certificates) if certificates.is_empty() => Err("no certificate".into()),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Accepts any certificate if the endpoint proves that it has the key.
-#[derive(Debug)]
-struct AcceptAny(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
     }
 }

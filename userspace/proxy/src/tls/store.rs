@@ -14,28 +14,18 @@ use headgate_model::{
 };
 use jiff::Timestamp;
 use tokio_rustls::rustls::{
-    self, DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection,
-    SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::{
-        ClientHello, ResolvesServerCert,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
-    version::{TLS12, TLS13},
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::{
-    auth::Tls,
-    table::{CertificateKind, CertificateRow},
-    words,
+use super::{
+    facts::{CertificateFacts, CertificateKind},
+    provider::provider,
 };
 
 /// Certificates of all hosts.
-pub(crate) struct Certificates {
+pub(crate) struct CertificateStore {
     hosts: HashMap<String, Known>,
     default: Option<Known>,
     /// For names that nobody has a certificate for.
@@ -45,7 +35,7 @@ pub(crate) struct Certificates {
 /// A certificate, and what was made of it.
 type Known = (Arc<Certificate>, Arc<CertifiedKey>);
 
-impl Certificates {
+impl CertificateStore {
     /// None but one that we sign ourselves, as long as nothing better is known.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
@@ -104,39 +94,35 @@ impl Certificates {
         Some(&certificate.secret)
     }
 
-    /// All of them, by Secret; our own only while it is shown.
-    pub(crate) fn rows(&self) -> Vec<CertificateRow> {
-        let mut rows: Vec<CertificateRow> = Vec::new();
+    /// All of them, one for each content; the proxy's own only while clients are shown it.
+    pub(crate) fn facts(&self) -> Vec<CertificateFacts> {
+        let mut all: Vec<CertificateFacts> = Vec::new();
         for (host, (certificate, key)) in &self.hosts {
             let secret = Some(&certificate.secret);
-            let mut row = row(CertificateKind::Hosts, secret, key);
-            row.hosts.push(words::host(host));
-            let is_same = |other: &&mut CertificateRow| {
+            let mut one = facts(CertificateKind::Hosts, secret, key);
+            one.hosts.push(host.clone());
+            let is_same = |other: &&mut CertificateFacts| {
                 (&other.secret, &other.names, other.not_after)
-                    == (&row.secret, &row.names, row.not_after)
+                    == (&one.secret, &one.names, one.not_after)
             };
-            match rows.iter_mut().find(is_same) {
-                Some(same) => same.hosts.append(&mut row.hosts),
-                None => rows.push(row),
+            match all.iter_mut().find(is_same) {
+                Some(same) => same.hosts.append(&mut one.hosts),
+                None => all.push(one),
             }
         }
-        for row in &mut rows {
-            row.hosts.sort();
-        }
-        rows.sort_by(|a, b| (&a.secret, &a.hosts).cmp(&(&b.secret, &b.hosts)));
-        rows.push(match &self.default {
+        all.push(match &self.default {
             Some((certificate, key)) => {
-                row(CertificateKind::Default, Some(&certificate.secret), key)
+                facts(CertificateKind::Default, Some(&certificate.secret), key)
             }
-            None => row(CertificateKind::SelfSigned, None, &self.fallback),
+            None => facts(CertificateKind::SelfSigned, None, &self.fallback),
         });
-        rows
+        all
     }
 }
 
-impl fmt::Debug for Certificates {
+impl fmt::Debug for CertificateStore {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Certificates({:?})", self.hosts.keys())
+        write!(out, "CertificateStore({:?})", self.hosts.keys())
     }
 }
 
@@ -170,15 +156,15 @@ fn not_after(certificate: &X509Certificate<'_>) -> Option<Timestamp> {
 }
 
 /// What a certificate says about itself, of which a client reads the same.
-fn row(
+fn facts(
     kind: CertificateKind,
     secret: Option<&NamespacedName>,
     key: &CertifiedKey,
-) -> CertificateRow {
+) -> CertificateFacts {
     let der = key.cert.first().map_or(&[][..], |first| first.as_ref());
     let parsed = X509Certificate::from_der(der).ok();
     let parsed = parsed.as_ref().map(|(_, certificate)| certificate);
-    CertificateRow {
+    CertificateFacts {
         kind,
         hosts: Vec::new(),
         secret: secret.map(NamespacedName::to_string),
@@ -206,10 +192,6 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     names.into_iter().flatten().filter_map(text).collect()
 }
 
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
 /// Chain and key, which must belong together.
 fn certified_key(certificate: &Certificate) -> Result<CertifiedKey> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate.chain)
@@ -234,88 +216,4 @@ fn self_signed() -> Result<CertifiedKey> {
         chain: made.cert.pem().into_bytes(),
         key: made.signing_key.serialize_pem().into_bytes(),
     })
-}
-
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1. Sessions are resumed by tickets. Clients may be asked
-/// for a certificate; none of them is turned away here for what they show.
-pub(crate) fn server_config(
-    certificates: Arc<dyn ResolvesServerCert>,
-    asks: bool,
-) -> Result<Arc<ServerConfig>> {
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])?;
-    let builder = match asks {
-        true => builder.with_client_cert_verifier(Arc::new(AnyCertificate(provider()))),
-        false => builder.with_no_client_auth(),
-    };
-    let mut config = builder.with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::new(config))
-}
-
-/// Takes every certificate whose key the client has. Who signed it is looked at once a request is
-/// there, which can be told what is wrong.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ClientCertVerifier for AnyCertificate {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// What the handshake of a connection told.
-pub(crate) fn facts(connection: &ServerConnection) -> Tls {
-    Tls {
-        server_name: connection.server_name().map(str::to_ascii_lowercase),
-        certificates: connection
-            .peer_certificates()
-            .unwrap_or_default()
-            .iter()
-            .map(|certificate| certificate.clone().into_owned())
-            .collect(),
-    }
-}
-
-/// The name of a ClientHello, as certificates and hosts are looked up by.
-pub(crate) fn server_name(hello: &ClientHello<'_>) -> Option<String> {
-    hello.server_name().map(str::to_ascii_lowercase)
 }
