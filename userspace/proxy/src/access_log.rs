@@ -75,13 +75,13 @@ pub(crate) struct Entry {
     pub(crate) ingress: Option<NamespacedName>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) trace: Option<u128>,
-    pub(crate) sent: Option<Sent>,
+    pub(crate) sent: Option<Delivery>,
     pub(crate) status: StatusCode,
 }
 
 /// Where a request was sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
+pub(crate) struct Delivery {
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) endpoint: SocketAddr,
     pub(crate) tries: usize,

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep_until};
 
 /// The requests in progress on a connection.
 #[derive(Debug)]
-pub(crate) struct Activity(Mutex<State>);
+pub(crate) struct Activity(Mutex<ActivityState>);
 
 #[derive(Debug)]
-struct State {
+struct ActivityState {
     requests: usize,
     /// When the last one ended, or the connection began.
     since: Instant,
@@ -24,7 +24,7 @@ pub(crate) struct InProgress(Arc<Activity>);
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(ActivityState {
             requests: 0,
             since: Instant::now(),
         }))
@@ -52,7 +52,7 @@ impl Activity {
         (state.requests == 0).then_some(state.since)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

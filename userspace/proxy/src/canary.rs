@@ -9,10 +9,10 @@ use crate::{
 };
 
 /// So many of so many, which is not 0.
-type Share = (u32, u32);
+type Weight = (u32, u32);
 
-const ALL: Share = (1, 1);
-const NONE: Share = (0, 1);
+const ALL: Weight = (1, 1);
+const NONE: Weight = (0, 1);
 
 /// Where a request goes.
 pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a ServedTarget {
@@ -23,18 +23,18 @@ pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a Ser
 }
 
 /// How many requests like this one are the canary's.
-pub(crate) fn share(rules: &[CanaryRule], headers: &HeaderMap) -> Share {
+pub(crate) fn weight(rules: &[CanaryRule], headers: &HeaderMap) -> Weight {
     // The first rule that decides.
     let mut decisions = rules.iter().filter_map(|rule| decide(rule, headers));
     decisions.next().unwrap_or(NONE)
 }
 
 fn is_canary(rules: &[CanaryRule], headers: &HeaderMap) -> bool {
-    let (weight, total) = share(rules, headers);
+    let (weight, total) = weight(rules, headers);
     fastrand::u32(..total) < weight
 }
 
-fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<Share> {
+fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<Weight> {
     match rule {
         CanaryRule::Header(name, value) => {
             let told = headers.get(name.as_str())?.to_str().ok()?;
@@ -48,7 +48,7 @@ fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<Share> {
     }
 }
 
-fn always_or_never(text: &str) -> Option<Share> {
+fn always_or_never(text: &str) -> Option<Weight> {
     match text {
         "always" => Some(ALL),
         "never" => Some(NONE),

@@ -11,7 +11,7 @@ use tower_http::{
     compression::{Compression, Predicate, predicate::SizeAbove},
 };
 
-use crate::Body;
+use crate::body::Body;
 
 /// Responses below this many bytes gain nothing.
 const MIN_SIZE: u64 = 256;
@@ -124,7 +124,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::{Accepted, compress};
-    use crate::Body;
+    use crate::body::Body;
 
     async fn answer(
         accepts: &str,

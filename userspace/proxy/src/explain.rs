@@ -9,14 +9,13 @@ use http::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Proxy,
     body::Body,
-    canary,
-    forward::{self, Call, Connection},
-    gate, headers,
-    index::{Lack, Trace},
-    message::Ask,
+    call::{Call, Client},
+    canary, forward, guard, headers,
+    index::{Lack, RouteSearch},
+    message::RequestHead,
     prepare,
+    proxy::Proxy,
     serving::{ServedRoute, Serving},
     table::{BackendRow, RouteRow, backend_row, route_row, target},
     upstream::Upstream,
@@ -25,7 +24,7 @@ use crate::{
 
 /// A request that somebody wonders about.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct ExplainRequest {
     /// Host, with or without a port.
     pub host: String,
     /// Path and query.
@@ -42,7 +41,7 @@ pub struct Question {
 
 /// What would become of a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Explained {
+pub struct Explanation {
     /// The request.
     pub request: String,
     /// The host whose routes decide: exact, with `*.`, or `any other`; none if nobody has it.
@@ -95,10 +94,10 @@ pub struct AnswerRow {
     pub says: String,
 }
 
-impl Explained {
-    fn new(question: &Question) -> Self {
+impl Explanation {
+    fn new(question: &ExplainRequest) -> Self {
         let scheme = if question.is_tls { "https" } else { "http" };
-        let Question {
+        let ExplainRequest {
             method,
             host,
             path,
@@ -151,18 +150,18 @@ impl Explained {
 
 impl Proxy {
     /// Tells what would become of a request now.
-    pub fn explain(&self, question: &Question) -> Explained {
-        let mut explained = Explained::new(question);
+    pub fn explain(&self, question: &ExplainRequest) -> Explanation {
+        let mut explained = Explanation::new(question);
         let Some(mut parts) = parts(question) else {
             explained.step("the host is no host");
             return explained;
         };
         let serving = self.serving.load();
-        let connection = connection(question);
+        let client = client(question);
         if question.is_tls && tell_tls(&serving, &parts, &mut explained) {
             return explained;
         }
-        let call = forward::route(self, &serving, &connection, &parts);
+        let call = forward::route(self, &serving, &client, &parts);
         let call = match call {
             Ok(call) => Some(call),
             Err(response) => {
@@ -170,23 +169,23 @@ impl Proxy {
                 None
             }
         };
-        if let Ok(ask) = Ask::of(&parts) {
-            let client = headers::client(question.client, &parts.headers, &self.settings.trusted);
-            let trace = serving.index.trace(&ask, &parts, client);
-            tell_host(&trace, &mut explained);
+        if let Ok(head) = RequestHead::of(&parts) {
+            let address = headers::client(question.client, &parts.headers, &self.settings.trusted);
+            let search = serving.index.search(&head, &parts, address);
+            tell_host(&search, &mut explained);
             if let Some(call) = &call {
-                tell_route(call, &trace, &mut explained);
+                tell_route(call, &search, &mut explained);
             }
         }
         if let Some(call) = call {
-            tell_call(&call, &connection, &mut parts, &mut explained);
+            tell_call(&call, &client, &mut parts, &mut explained);
         }
         explained
     }
 }
 
 /// The head of the request, as it would come over HTTP/1.1.
-fn parts(question: &Question) -> Option<Parts> {
+fn parts(question: &ExplainRequest) -> Option<Parts> {
     let request = Request::builder()
         .method(&question.method)
         .uri(question.path.as_str());
@@ -197,36 +196,36 @@ fn parts(question: &Question) -> Option<Parts> {
     Some(parts)
 }
 
-fn connection(question: &Question) -> Connection {
+fn client(question: &ExplainRequest) -> Client {
     let peer = SocketAddr::new(question.client, 0);
     let local = SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), 0);
-    Connection::new(peer, local, question.is_tls)
+    Client::new(peer, local, question.is_tls)
 }
 
 /// What the handshake does. Whether that is all, for the connection goes on unopened.
-fn tell_tls(serving: &Serving, parts: &Parts, explained: &mut Explained) -> bool {
-    let Ok(ask) = Ask::of(parts) else {
+fn tell_tls(serving: &Serving, parts: &Parts, explained: &mut Explanation) -> bool {
+    let Ok(head) = RequestHead::of(parts) else {
         return false;
     };
-    if let Some(upstream) = serving.passthrough(&ask.host) {
+    if let Some(upstream) = serving.passthrough(&head.host) {
         explained
             .step("TLS of this host is not opened: the connection goes to its backend as it is");
         explained.send(upstream);
         return true;
     }
-    let secret = serving.certificates.secret(Some(&ask.host));
+    let secret = serving.certificates.secret(Some(&head.host));
     explained.step(match secret {
         Some(secret) => format!("TLS shows the certificate of Secret {secret}"),
         None => "TLS shows a certificate that we signed ourselves: nobody trusts it".into(),
     });
-    if serving.asks_certificate(Some(&ask.host)) {
+    if serving.asks_certificate(Some(&head.host)) {
         explained.step("TLS asks the client for a certificate");
     }
     false
 }
 
-fn tell_host(trace: &Trace<'_, ServedRoute>, explained: &mut Explained) {
-    let Some(name) = trace.host else {
+fn tell_host(search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
+    let Some(name) = search.host else {
         return explained.step("no rule is for this host, and none for every host");
     };
     explained.host = Some(words::host(name));
@@ -242,7 +241,7 @@ fn tell_host(trace: &Trace<'_, ServedRoute>, explained: &mut Explained) {
             "no rule names the host: those without host decide".into()
         }
     });
-    for (route, lack) in &trace.passed {
+    for (route, lack) in &search.passed {
         let row = passed_row(route, lack);
         explained.step(format!(
             "not the route for {} of Ingress {}: {}",
@@ -266,10 +265,10 @@ fn passed_row(served: &ServedRoute, lack: &Lack<'_>) -> PassedRow {
     }
 }
 
-fn tell_route(call: &Call, trace: &Trace<'_, ServedRoute>, explained: &mut Explained) {
-    let host = trace.host.filter(|_| !trace.is_default);
+fn tell_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
+    let host = search.host.filter(|_| !search.is_default);
     let row = route_row(host, &call.route);
-    explained.step(match trace.is_default {
+    explained.step(match search.is_default {
         true => "no route matches: the default backend gets it".into(),
         false => format!(
             "the route for {} of Ingress {} matches",
@@ -280,9 +279,9 @@ fn tell_route(call: &Call, trace: &Trace<'_, ServedRoute>, explained: &mut Expla
 }
 
 /// What is done with a request whose route is known, up to the choice of an endpoint.
-fn tell_call(call: &Call, connection: &Connection, parts: &mut Parts, explained: &mut Explained) {
+fn tell_call(call: &Call, client: &Client, parts: &mut Parts, explained: &mut Explanation) {
     let policy = call.route.policy();
-    if let Some(response) = gate::guard(call, connection, parts) {
+    if let Some(response) = guard::check_policy(call, client, parts) {
         explained.step("it is answered before it has to prove anything");
         return explained.answer(response);
     }
@@ -290,7 +289,7 @@ fn tell_call(call: &Call, connection: &Connection, parts: &mut Parts, explained:
         let proof = words::proof(auth);
         explained.step(format!("it needs {proof}, which is not tried here"));
     }
-    if let Some(response) = gate::shortcut(call, connection, parts) {
+    if let Some(response) = guard::local_response(call, client, parts) {
         explained.step("it is answered without a backend");
         return explained.answer(response);
     }
@@ -301,9 +300,9 @@ fn tell_call(call: &Call, connection: &Connection, parts: &mut Parts, explained:
     tell_backend(call, parts, explained);
 }
 
-fn tell_backend(call: &Call, parts: &mut Parts, explained: &mut Explained) {
+fn tell_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
     let chosen = match &call.route.canary {
-        Some((rules, canary)) => match canary::share(rules, &parts.headers) {
+        Some((rules, canary)) => match canary::weight(rules, &parts.headers) {
             (0, _) => &call.route.target,
             (weight, total) if weight >= total => {
                 explained.step("it is the canary's");

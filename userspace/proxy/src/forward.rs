@@ -1,11 +1,7 @@
 //! The way of a request: understood, routed, guarded, sent, answered.
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -16,157 +12,132 @@ use http::{
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
-use tracing::debug;
+use tracing::{Instrument, Span, debug, debug_span, field::Empty};
 
 use crate::{
-    Proxy,
-    access_log::{Entry, Sent},
-    activity::{Activity, InProgress},
+    access_log::{Delivery, Entry},
+    activity::InProgress,
     answer,
-    body::{Body, Fate, Held, Upload},
+    body::Body,
+    call::{Call, Client, TOO_LARGE},
     canary,
     compress::{Accepted, compress},
     cors,
-    gate::{gate, shortcut},
+    guard::{guard, local_response},
     headers,
+    held::Held,
     limits::Admission,
-    message::{Ask, Misunderstood},
+    message::{Misunderstood, RequestHead},
     mirror::mirror,
+    observed::Observed,
     prepare::{prepare, rewrite},
+    proxy::Proxy,
     send::send,
-    serving::{ServedRoute, ServedTarget, Serving},
-    tls::facts::Handshake,
-    trace::{self, Trace},
+    serving::{ServedTarget, Serving},
+    trace::{Arrival, Trace},
+    upload::{Upload, UploadEnd},
     upstream::{Pick, Upstream},
 };
 
-pub(crate) const TOO_LARGE: &str = "the body is too large";
 const TOO_LATE: &str = "the body did not come in time";
 
-/// What requests come by.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) peer: SocketAddr,
-    /// The peer's address without port, as every request tells it.
-    pub(crate) peer_text: HeaderValue,
-    pub(crate) local: SocketAddr,
-    pub(crate) is_secure: bool,
-    pub(crate) tls: Handshake,
-    /// The next answer is the last.
-    pub(crate) is_closing: AtomicBool,
-    /// As far as requests have told.
-    pub(crate) is_http2: AtomicBool,
-    pub(crate) activity: Arc<Activity>,
-}
-
-impl Connection {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, is_secure: bool) -> Self {
-        let peer_text = HeaderValue::try_from(peer.ip().to_string());
-        Self {
-            peer,
-            peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
-            local,
-            is_secure,
-            tls: Handshake::default(),
-            is_closing: AtomicBool::new(false),
-            is_http2: AtomicBool::new(false),
-            activity: Arc::new(Activity::new()),
-        }
-    }
-}
-
-/// A request whose route is known.
-pub(crate) struct Call {
-    pub(crate) route: Arc<ServedRoute>,
-    pub(crate) client: IpAddr,
-    pub(crate) host: String,
-    /// In its one form.
-    pub(crate) path: String,
-    pub(crate) trace: Option<Trace>,
-}
-
-/// What became of a request.
-struct Outcome {
+/// The response to a request, and what the request holds.
+struct Forwarded {
     response: Response<Body>,
     /// Kept until the body is sent.
-    guard: Option<Guard>,
-    sent: Option<Sent>,
+    permits: Option<Permits>,
+    sent: Option<Delivery>,
 }
 
-type Guard = (Pick, Option<Admission>);
+type Permits = (Pick, Option<Admission>);
 
 /// What a client gets. The request is in progress until its body is sent.
-type Answer = Response<Held<(Option<Guard>, InProgress, Option<Trace>)>>;
+type Answer = Response<Observed<Body, Held<(Option<Permits>, InProgress, Option<Trace>)>>>;
 
-impl From<Response<Body>> for Outcome {
+impl From<Response<Body>> for Forwarded {
     fn from(response: Response<Body>) -> Self {
         Self {
             response,
-            guard: None,
+            permits: None,
             sent: None,
         }
     }
 }
 
-/// Answers a request.
-pub(crate) async fn answer(
+/// Answers a request, in a span of its own.
+pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Answer {
+    let span = debug_span!(
+        parent: &client.span,
+        "request",
+        method = %request.method(),
+        host = Empty,
+        route = Empty
+    );
+    respond(proxy, client, request, &span)
+        .instrument(span.clone())
+        .await
+}
+
+async fn respond(
     proxy: &Proxy,
-    connection: &Connection,
+    client: &Client,
     mut request: Request<Incoming>,
+    span: &Span,
 ) -> Answer {
     let begin = Instant::now();
-    let in_progress = connection.activity.begin();
+    let in_progress = client.activity.begin();
     let protocol = headers::upgrade(request.version(), request.headers());
     let upgrade = protocol.map(|_| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
-    connection
+    client
         .is_http2
         .store(version == Version::HTTP_2, Ordering::Relaxed);
     let origin = parts.headers.get(header::ORIGIN).cloned();
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = request_id(&mut parts.headers);
     let log = proxy.settings.log.as_ref();
-    let mut entry = log.map(|log| Box::new(Entry::new(log.clone(), connection.peer, &parts)));
-    let routed = route(proxy, &proxy.serving.load(), connection, &parts);
-    let trace = trace::begin(proxy, connection, routed.as_ref().ok(), &mut parts, begin);
+    let mut entry = log.map(|log| Box::new(Entry::new(log.clone(), client.peer, &parts)));
+    let routed = route(proxy, &proxy.serving.load(), client, &parts);
+    let trace = trace(proxy, client, routed.as_ref().ok(), &mut parts, begin);
     if let (Some(entry), Some(trace)) = (&mut entry, &trace) {
         entry.trace = Some(trace.id);
     }
     let mut call = match routed {
         Ok(call) => call,
         Err(response) => {
-            let response = finish(response, version, None, None, connection);
+            let response = finish(response, version, None, None, client);
             return hold(response, is_grpc, None, in_progress, entry, trace);
         }
     };
     call.trace = trace;
+    call.record(span);
     let is_compressed = call.route.policy().compress;
     let accepted = Accepted::of(&parts.method, &parts.headers).filter(|_| is_compressed);
-    let mut outcome = match gate(&call, connection, &mut parts).await {
+    let mut forwarded = match guard(&call, client, &mut parts).await {
         Err(response) => response.into(),
         Ok(cookies) => {
-            let mut outcome = match shortcut(&call, connection, &parts) {
+            let mut forwarded = match local_response(&call, client, &parts) {
                 Some(response) => response.into(),
-                None => admit(proxy, connection, &call, parts, body, upgrade).await,
+                None => forward(proxy, client, &call, parts, body, upgrade).await,
             };
             for cookie in cookies {
-                let headers = outcome.response.headers_mut();
+                let headers = forwarded.response.headers_mut();
                 headers.append(header::SET_COOKIE, cookie);
             }
-            outcome
+            forwarded
         }
     };
     let policy = call.route.policy();
     if let Some(accepted) = accepted {
-        outcome.response = compress(accepted, outcome.response).await;
+        forwarded.response = compress(accepted, forwarded.response).await;
     }
     let response = finish(
-        outcome.response,
+        forwarded.response,
         version,
         Some(policy),
         origin.as_ref(),
-        connection,
+        client,
     );
     call.route.stats.count(response.status(), begin.elapsed());
     entry = entry.filter(|_| policy.access_log);
@@ -175,12 +146,12 @@ pub(crate) async fn answer(
         entry.ingress = Some((*call.route).as_ref().ingress.clone());
         entry.host = call.host;
         entry.request_id = Some(request_id);
-        entry.sent = outcome.sent;
+        entry.sent = forwarded.sent;
     }
     hold(
         response,
         is_grpc,
-        outcome.guard,
+        forwarded.permits,
         in_progress,
         entry,
         call.trace,
@@ -191,7 +162,7 @@ pub(crate) async fn answer(
 fn hold(
     response: Response<Body>,
     is_grpc: bool,
-    guard: Option<Guard>,
+    permits: Option<Permits>,
     in_progress: InProgress,
     mut entry: Option<Box<Entry>>,
     mut trace: Option<Trace>,
@@ -206,7 +177,8 @@ fn hold(
         true => answer::for_grpc(response),
         false => response,
     };
-    response.map(|body| Held::new(body, (guard, in_progress, trace), entry))
+    let held = Held::new((permits, in_progress, trace), entry);
+    response.map(|body| Observed::new(body, held))
 }
 
 /// The client's name for the request, or one that we give it.
@@ -222,15 +194,37 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     })
 }
 
+fn trace(
+    proxy: &Proxy,
+    client: &Client,
+    call: Option<&Call>,
+    parts: &mut Parts,
+    since: Instant,
+) -> Option<Trace> {
+    let tracer = proxy.settings.tracer.as_ref()?;
+    let arrival = Arrival {
+        peer: client.peer,
+        port: client.local.port(),
+        is_secure: client.is_secure,
+        since,
+    };
+    tracer.begin(
+        arrival,
+        call.map(Call::routed),
+        &proxy.settings.trusted,
+        parts,
+    )
+}
+
 pub(crate) fn route(
     proxy: &Proxy,
     serving: &Serving,
-    connection: &Connection,
+    client: &Client,
     parts: &Parts,
 ) -> Result<Call, Response<Body>> {
-    let ask = Ask::of(parts).map_err(|why| {
+    let head = RequestHead::of(parts).map_err(|why| {
         // Who knows where the next request begins.
-        connection.is_closing.store(true, Ordering::Relaxed);
+        client.is_closing.store(true, Ordering::Relaxed);
         let status = match why {
             Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
             Misunderstood::Long => StatusCode::URI_TOO_LONG,
@@ -242,27 +236,27 @@ pub(crate) fn route(
         answer::error(status, &why.to_string())
     })?;
     let trusted = &proxy.settings.trusted;
-    let client = headers::client(connection.peer.ip(), &parts.headers, trusted);
-    let route = serving.index.find(&ask, parts, client);
+    let address = headers::client(client.peer.ip(), &parts.headers, trusted);
+    let route = serving.index.find(&head, parts, address);
     let none = || answer::error(StatusCode::NOT_FOUND, "no rule for this host and path");
     Ok(Call {
         route: route.ok_or_else(none)?.clone(),
-        client,
-        host: ask.host.into_owned(),
-        path: ask.path.into_owned(),
+        client: address,
+        host: head.host.into_owned(),
+        path: head.path.into_owned(),
         trace: None,
     })
 }
 
 /// Sends a request if the client's limits allow it.
-async fn admit(
+async fn forward(
     proxy: &Proxy,
-    connection: &Connection,
+    client: &Client,
     call: &Call,
     mut parts: Parts,
     body: Incoming,
     upgrade: Option<OnUpgrade>,
-) -> Outcome {
+) -> Forwarded {
     let unavailable = |why| answer::error(StatusCode::SERVICE_UNAVAILABLE, why).into();
     let limiter = call.route.limiter.as_ref();
     let admission = match limiter.map(|limiter| limiter.admit(call.client)) {
@@ -277,35 +271,36 @@ async fn admit(
     if let Err(response) = rewrite(call, &mut parts) {
         return response.into();
     }
-    prepare(proxy, connection, call, &mut parts, upgrade.is_some());
-    let fate = Arc::new(Fate::default());
+    let trusted = &proxy.settings.trusted;
+    prepare(trusted, client, call, &mut parts, upgrade.is_some());
+    let end = Arc::new(UploadEnd::default());
     let most = call.route.policy().limits.body_bytes;
-    let body = upload(body, most, proxy.settings.body_timeout, &fate);
+    let body = upload(body, most, proxy.settings.body_timeout, &end);
     let mut request = Box::new(Request::from_parts(parts, body));
-    mirror(call, connection, &mut request);
-    let (mut response, pick, sent) = match send(&upstream, call, connection, request).await {
+    mirror(call, client, &mut request);
+    let (mut response, pick, sent) = match send(&upstream, call, client, request).await {
         Ok(answered) => answered,
-        Err(_) if fate.is_exceeded() => {
+        Err(_) if end.is_exceeded() => {
             return answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE).into();
         }
-        Err(_) if fate.is_late() => {
+        Err(_) if end.is_late() => {
             return answer::error(StatusCode::REQUEST_TIMEOUT, TOO_LATE).into();
         }
         Err(failure) => return failure.response().into(),
     };
-    fate.answer();
+    end.answer();
     if let Some(cookie) = pick.cookie() {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    let mut guard = Some((pick, admission));
+    let mut permits = Some((pick, admission));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        response = switch(response, upgrade, guard.take());
+        response = switch(response, upgrade, permits.take());
     } else {
         headers::strip_hop_by_hop(response.headers_mut());
     }
-    Outcome {
+    Forwarded {
         response,
-        guard,
+        permits,
         sent: Some(sent),
     }
 }
@@ -329,11 +324,11 @@ pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response
     }
 }
 
-fn upload(body: Incoming, most: Option<u64>, longest: Duration, fate: &Arc<Fate>) -> Body {
+fn upload(body: Incoming, most: Option<u64>, longest: Duration, end: &Arc<UploadEnd>) -> Body {
     use hyper::body::Body as _;
     match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::boxed(Upload::new(body, most, longest, fate.clone())),
+        false => Body::boxed(Upload::limited(body, most, longest, end.clone())),
     }
 }
 
@@ -341,7 +336,7 @@ fn upload(body: Incoming, most: Option<u64>, longest: Duration, fate: &Arc<Fate>
 fn switch(
     mut response: Response<Body>,
     upgrade: Option<OnUpgrade>,
-    guards: impl Send + 'static,
+    permits: impl Send + 'static,
 ) -> Response<Body> {
     let Some(client) = upgrade else {
         return answer::error(
@@ -358,7 +353,7 @@ fn switch(
         if let Err(error) = copy_bidirectional(&mut client, &mut backend).await {
             debug!("an upgraded connection ended: {error}");
         }
-        drop(guards);
+        drop(permits);
     });
     let mut out = Response::new(Body::empty());
     *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -372,11 +367,11 @@ fn finish(
     version: Version,
     policy: Option<&Policy>,
     origin: Option<&HeaderValue>,
-    connection: &Connection,
+    client: &Client,
 ) -> Response<Body> {
     *response.version_mut() = version;
     let headers: &mut HeaderMap = response.headers_mut();
-    if connection.is_closing.load(Ordering::Relaxed) && version < Version::HTTP_2 {
+    if client.is_closing.load(Ordering::Relaxed) && version < Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         headers.entry(header::CONNECTION).or_insert(close);
     }
@@ -385,7 +380,7 @@ fn finish(
     let Some(policy) = policy else {
         return response;
     };
-    if connection.is_secure && !policy.hsts.is_empty() {
+    if client.is_secure && !policy.hsts.is_empty() {
         headers::insert(headers, header::STRICT_TRANSPORT_SECURITY, &policy.hsts);
     }
     if let Some(cors) = policy.cors.as_ref().filter(|_| origin.is_some()) {

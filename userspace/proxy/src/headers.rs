@@ -99,7 +99,7 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
 
 /// How a request reached us.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival<'a> {
+pub(crate) struct ForwardedInfo<'a> {
     pub(crate) peer: IpAddr,
     /// The peer's address as text.
     pub(crate) peer_text: &'a HeaderValue,
@@ -112,7 +112,7 @@ pub(crate) struct Arrival<'a> {
 
 /// Tells the backend who asks. What a client says of that itself is not believed; what a trusted
 /// proxy says is kept where we would know no better.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: Arrival<'_>, is_trusted: bool) {
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>, is_trusted: bool) {
     remove(headers, |name| {
         let dashed: Cow<'_, str> = match name.contains('_') {
             true => name.replace('_', "-").into(),
@@ -210,7 +210,7 @@ mod tests {
     use headgate_model::ingress::HeaderEdit;
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-    use super::{Arrival, client, edit, set_forwarded, strip_hop_by_hop, upgrade};
+    use super::{ForwardedInfo, client, edit, set_forwarded, strip_hop_by_hop, upgrade};
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let fields = fields.iter().map(|(name, value)| {
@@ -256,7 +256,7 @@ mod tests {
         ]);
         let peer: IpAddr = "10.0.0.1".parse().unwrap();
         let peer_text = HeaderValue::from_static("10.0.0.1");
-        let arrival = |client| Arrival {
+        let arrival = |client| ForwardedInfo {
             peer,
             peer_text: &peer_text,
             client,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use headgate_model::ingress::{Condition, PathMatch, Route, for_host};
 use http::request::Parts;
 
-use crate::message::{Ask, parameters};
+use crate::message::{RequestHead, parameters};
 
 /// Routes of all hosts. `T` is a route with what it takes to serve it.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ struct HostIndex<T> {
 
 /// How the route of a request was found.
 #[derive(Debug)]
-pub(crate) struct Trace<'a, T> {
+pub(crate) struct RouteSearch<'a, T> {
     /// The host whose routes decide, as rules write it.
     pub(crate) host: Option<&'a str>,
     /// Its routes before the one that is taken, or all of them, and what each lacks.
@@ -56,36 +56,41 @@ impl<T: AsRef<Route>> Index<T> {
 
     /// The route of a request. The host decides first: an exact one before a wildcard, a wildcard
     /// before rules without host. What its rules do not match gets the default.
-    pub(crate) fn find(&self, ask: &Ask<'_>, parts: &Parts, client: IpAddr) -> Option<&Arc<T>> {
+    pub(crate) fn find(
+        &self,
+        head: &RequestHead<'_>,
+        parts: &Parts,
+        client: IpAddr,
+    ) -> Option<&Arc<T>> {
         let holds = |route: &Route| {
             let mut conditions = route.conditions.iter();
-            conditions.all(|condition| holds(condition, ask, parts, client))
+            conditions.all(|condition| holds(condition, head, parts, client))
         };
-        let host = self.host(&ask.host);
-        let found = host.and_then(|(_, host)| host.find(&ask.path, holds));
+        let host = self.host(&head.host);
+        let found = host.and_then(|(_, host)| host.find(&head.path, holds));
         found.or(self.default.as_ref())
     }
 
     /// How [`Self::find`] comes to what it finds.
-    pub(crate) fn trace<'a>(
+    pub(crate) fn search<'a>(
         &'a self,
-        ask: &Ask<'_>,
+        head: &RequestHead<'_>,
         parts: &Parts,
         client: IpAddr,
-    ) -> Trace<'a, T> {
-        let taken = self.find(ask, parts, client);
+    ) -> RouteSearch<'a, T> {
+        let taken = self.find(head, parts, client);
         let is = |other: Option<&Arc<T>>| {
             let both = taken.zip(other);
             both.is_some_and(|(taken, other)| Arc::ptr_eq(taken, other))
         };
-        let host = self.host(&ask.host);
+        let host = self.host(&head.host);
         let routes = host.into_iter().flat_map(|(_, host)| &host.routes);
         let before = routes.take_while(|route| !is(Some(route)));
         let passed = before.filter_map(|route| {
-            let lack = lack((**route).as_ref(), ask, parts, client)?;
+            let lack = lack((**route).as_ref(), head, parts, client)?;
             Some((route.as_ref(), lack))
         });
-        Trace {
+        RouteSearch {
             host: host.map(|(name, _)| name.as_str()),
             passed: passed.collect(),
             is_default: is(self.default.as_ref()),
@@ -155,16 +160,21 @@ impl<T: AsRef<Route>> HostIndex<T> {
     }
 }
 
-fn lack<'a>(route: &'a Route, ask: &Ask<'_>, parts: &Parts, client: IpAddr) -> Option<Lack<'a>> {
-    if !route.path.matches(&ask.path) {
+fn lack<'a>(
+    route: &'a Route,
+    head: &RequestHead<'_>,
+    parts: &Parts,
+    client: IpAddr,
+) -> Option<Lack<'a>> {
+    if !route.path.matches(&head.path) {
         return Some(Lack::Path);
     }
     let mut conditions = route.conditions.iter();
-    let lacking = conditions.find(|condition| !holds(condition, ask, parts, client));
+    let lacking = conditions.find(|condition| !holds(condition, head, parts, client));
     lacking.map(Lack::Condition)
 }
 
-fn holds(condition: &Condition, ask: &Ask<'_>, parts: &Parts, client: IpAddr) -> bool {
+fn holds(condition: &Condition, head: &RequestHead<'_>, parts: &Parts, client: IpAddr) -> bool {
     match condition {
         Condition::Method(methods) => methods.matches(parts.method.as_str()),
         Condition::Header(name, text) => {
@@ -172,7 +182,7 @@ fn holds(condition: &Condition, ask: &Ask<'_>, parts: &Parts, client: IpAddr) ->
             values.any(|value| value.to_str().is_ok_and(|value| text.matches(value)))
         }
         Condition::Query(name, text) => {
-            parameters(ask.query, name).any(|value| text.matches(&value))
+            parameters(head.query, name).any(|value| text.matches(&value))
         }
         Condition::Source(networks) => networks.iter().any(|network| network.contains(&client)),
     }

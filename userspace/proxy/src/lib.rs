@@ -1,62 +1,72 @@
-//! Serves what [`Routes`] say: an HTTP proxy that knows neither Kubernetes nor BPF.
+//! Serves what [`Routes`](headgate_model::ingress::Routes) say: an HTTP proxy that knows neither
+//! Kubernetes nor BPF.
 //!
 //! ```text
 //! client ─► server (TLS, PROXY protocol) ─► forward ─► upstream (balancing, connections) ─► endpoint
 //!                                              │
-//!                              index, headers, auth, limits, canary, cors
+//!                    index, guard, limits, canary, prepare, mirror, cors, compress
 //! ```
 //!
-//! A request sees one configuration from its begin to its end; new routes are put in its place without
-//! touching a connection.
+//! A request sees one configuration from its start to its end. New routes take effect with the next
+//! request and touch no connection.
 #![forbid(unsafe_code)]
 
-mod access_log;
+// A connection of a client.
 mod activity;
-mod answer;
-mod auth;
-mod body;
-mod canary;
-mod compress;
-mod cors;
-mod explain;
-mod fetch;
-mod forward;
-mod gate;
-mod headers;
-mod index;
-mod limits;
-mod message;
-mod mirror;
-mod path;
-mod prepare;
+mod proxy;
 mod proxy_protocol;
-mod send;
 mod server;
 mod serving;
-mod stats;
 mod stream;
-mod table;
 mod tls;
-mod trace;
+
+// A request, in the order of its steps.
+mod call;
+mod message;
+mod path;
+
+mod forward;
+
+mod index;
+
+mod guard;
+
+mod auth;
+mod cors;
+mod limits;
+
+mod canary;
+mod headers;
+mod prepare;
+
+mod mirror;
+mod send;
 mod upstream;
+
+mod answer;
+mod compress;
+
+// Bodies.
+mod body;
+mod held;
+mod observed;
+mod upload;
+
+// What operators see.
+mod access_log;
+mod explain;
+mod stats;
+mod table;
+mod trace;
 mod words;
 
-use std::{collections::BTreeSet, future::Future, net::IpAddr, sync::Arc, time::Duration};
-
-use anyhow::Result;
-use arc_swap::ArcSwap;
-use headgate_model::{
-    NamespacedName, Refusal,
-    ingress::{Routes, UpstreamKey},
-};
-use hyper_util::{rt::TokioExecutor, server::conn::auto};
-use ipnet::IpNet;
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_rustls::rustls::ServerConfig;
+// Other services.
+mod fetch;
 
 pub use access_log::{AccessLog, LogFormat};
 pub use body::{Body, BodyError};
-pub use explain::{AnswerRow, Explained, HostMatch, PassedRow, Question};
+pub use explain::{AnswerRow, ExplainRequest, Explanation, HostMatch, PassedRow};
+pub use proxy::{Proxy, Settings};
 pub use server::Scheme;
 pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS};
@@ -67,134 +77,3 @@ pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,
     Upstream, UpstreamState, Upstreams,
 };
-
-use serving::{CertificateResolver, Serving};
-use tls::server::server_config;
-
-/// What holds for all routes.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Proxies whose `X-Forwarded-…` headers are believed.
-    pub trusted: Vec<IpNet>,
-    /// Load balancers whose connections begin with a header of the PROXY protocol.
-    pub proxy_protocol: Vec<IpNet>,
-    /// Where requests are logged.
-    pub log: Option<Arc<AccessLog>>,
-    /// Who tells of requests as parts of traces.
-    pub tracer: Option<Tracer>,
-    /// Connections of clients at the same time, over all listeners. More of them wait to be accepted.
-    pub max_connections: usize,
-    /// How long a client may take for the head of a request, and have none.
-    pub head_timeout: Duration,
-    /// How long a client may be silent in the body of a request that has no answer yet.
-    pub body_timeout: Duration,
-    /// How long a client may take nothing of what it is sent (`TCP_USER_TIMEOUT`).
-    pub answer_timeout: Duration,
-}
-
-impl Default for Settings {
-    /// Trusts nobody, logs and traces nothing; limits are those of ingress-nginx.
-    fn default() -> Self {
-        Self {
-            trusted: Vec::new(),
-            proxy_protocol: Vec::new(),
-            log: None,
-            tracer: None,
-            max_connections: 16_384,
-            head_timeout: Duration::from_secs(60),
-            body_timeout: Duration::from_secs(60),
-            answer_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Settings {
-    fn is_told_by(&self, peer: IpAddr) -> bool {
-        self.proxy_protocol
-            .iter()
-            .any(|network| network.contains(&peer))
-    }
-}
-
-/// A proxy.
-#[derive(Debug)]
-pub struct Proxy {
-    settings: Settings,
-    serving: Arc<ArcSwap<Serving>>,
-    upstreams: Upstreams,
-    tls: Arc<ServerConfig>,
-    /// For hosts that ask clients for a certificate.
-    asking_tls: Arc<ServerConfig>,
-    rules: auto::Builder<TokioExecutor>,
-    /// For connections of clients.
-    room: Arc<Semaphore>,
-}
-
-impl Proxy {
-    /// Serves nothing yet. Fails if no certificate can be made.
-    pub fn new(settings: Settings) -> Result<Self> {
-        let serving = Arc::new(ArcSwap::from_pointee(Serving::new()?));
-        Ok(Self {
-            rules: server::rules(&settings),
-            room: Arc::new(Semaphore::new(
-                settings.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
-            settings,
-            tls: server_config(Arc::new(CertificateResolver(serving.clone())), false)?,
-            asking_tls: server_config(Arc::new(CertificateResolver(serving.clone())), true)?,
-            serving,
-            upstreams: Upstreams::new(),
-        })
-    }
-
-    /// Serves these routes from the next request on. What cannot be served is returned.
-    pub fn serve(&self, routes: &Routes) -> Vec<Refusal> {
-        let (next, refusals) = self.serving.load().update(routes, &self.upstreams);
-        self.serving.store(Arc::new(next));
-        let used: BTreeSet<&UpstreamKey> = routes.upstreams().collect();
-        self.upstreams.retain(|key| used.contains(key));
-        refusals
-    }
-
-    /// Sends to these endpoints from the next request on.
-    pub fn place(&self, key: &UpstreamKey, endpoints: &Endpoints) {
-        self.upstreams.update(key, endpoints);
-    }
-
-    /// How backends are.
-    pub fn upstreams(&self) -> Vec<UpstreamState> {
-        self.upstreams.snapshot()
-    }
-
-    /// What became of requests, by Ingress.
-    pub fn answers(&self) -> Vec<(NamespacedName, Answers)> {
-        let serving = self.serving.load();
-        let stats = serving.stats.iter();
-        stats
-            .map(|(ingress, stats)| (ingress.clone(), stats.read()))
-            .collect()
-    }
-
-    /// What became of the spans of requests, if these are traced.
-    pub fn spans(&self) -> Option<SpanCounts> {
-        self.settings.tracer.as_ref().map(Tracer::counts)
-    }
-
-    /// Tells the collector what it was not told yet, if it takes that in a few seconds.
-    pub async fn flush_spans(&self) {
-        if let Some(tracer) = &self.settings.tracer {
-            tracer.flush().await;
-        }
-    }
-
-    /// Serves connections of a listener until told to stop; then connections are still taken for a
-    /// second, each gets one more answer, and requests in progress get half a minute.
-    pub async fn listen(
-        self: &Arc<Self>,
-        listener: TcpListener,
-        scheme: Scheme,
-        stop: impl Future<Output = ()>,
-    ) {
-        server::serve(self.clone(), listener, scheme, stop).await;
-    }
-}

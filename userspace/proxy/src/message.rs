@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header, request::Parts};
 
-use crate::path;
+use crate::{body::Body, path};
 
 /// Longest path and query that is taken, in bytes.
 const MAX_TARGET: usize = 16 << 10;
@@ -28,7 +28,7 @@ pub(crate) enum Misunderstood {
 
 /// The parts of a request that decide where it goes.
 #[derive(Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct RequestHead<'a> {
     /// In lower case, without port; empty if an HTTP/1.0 client named none.
     pub(crate) host: Cow<'a, str>,
     /// In its one form.
@@ -37,7 +37,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) query: Option<&'a str>,
 }
 
-impl<'a> Ask<'a> {
+impl<'a> RequestHead<'a> {
     pub(crate) fn of(parts: &'a Parts) -> Result<Self, Misunderstood> {
         if parts.method == Method::CONNECT {
             return Err(Misunderstood::Method);
@@ -125,15 +125,25 @@ pub(crate) fn parameters<'a>(
     pairs.filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
+/// Boxed, as requests to endpoints are handed on often.
+pub(crate) fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
+    let mut copy = Box::new(Request::new(Body::empty()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
 #[cfg(test)]
 mod tests {
     use http::{Request, Version};
 
-    use super::{Ask, Misunderstood, cookie, name, parameters};
+    use super::{Misunderstood, RequestHead, cookie, name, parameters};
 
     fn host_of(request: http::request::Builder) -> Result<String, Misunderstood> {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        Ask::of(&parts).map(|ask| ask.host.into_owned())
+        RequestHead::of(&parts).map(|head| head.host.into_owned())
     }
 
     #[test]

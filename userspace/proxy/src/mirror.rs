@@ -2,20 +2,20 @@
 
 use std::{
     mem,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::channel::{Channel, Sender};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as _, Frame};
 use tracing::debug;
 
 use crate::{
     body::{Body, BodyError},
-    forward::{Call, Connection},
-    send::without_body,
+    call::{Call, Client},
+    message::without_body,
+    observed::{FrameObserver, Observed, PolledFrame},
     upstream::PickInput,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 const MAX_WAITING: usize = 64;
 
 /// Sends a copy of some requests.
-pub(crate) fn mirror(call: &Call, connection: &Connection, request: &mut Request<Body>) {
+pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) {
     let Some((upstream, percent)) = &call.route.mirror else {
         return;
     };
@@ -34,10 +34,10 @@ pub(crate) fn mirror(call: &Call, connection: &Connection, request: &mut Request
     if !request.body().is_end_stream() {
         let (sender, receiver) = Channel::new(MAX_WAITING);
         let body = mem::replace(request.body_mut(), Body::empty());
-        *request.body_mut() = Body::boxed(Copied::new(body, sender));
+        *request.body_mut() = Body::boxed(copied(body, sender));
         *copy.body_mut() = Body::boxed(receiver);
     }
-    let (upstream, ends) = (upstream.clone(), (connection.peer, connection.local));
+    let (upstream, ends) = (upstream.clone(), (client.peer, client.local));
     let (client, timeouts) = (call.client, call.route.policy().timeouts);
     tokio::spawn(async move {
         let picked = upstream.pick(&PickInput::new(client, &copy), &[]);
@@ -50,23 +50,19 @@ pub(crate) fn mirror(call: &Call, connection: &Connection, request: &mut Request
     });
 }
 
-/// A body whose frames are copied as they pass. Where it breaks off, the copy does.
-#[derive(Debug)]
-struct Copied {
-    body: Body,
-    copy: Option<Sender<Bytes, BodyError>>,
+fn copied(body: Body, copy: Sender<Bytes, BodyError>) -> Observed<Body, Copier> {
+    Observed::new(body, Copier(Some(copy)))
 }
 
-impl Copied {
-    fn new(body: Body, copy: Sender<Bytes, BodyError>) -> Self {
-        let copy = Some(copy);
-        Self { body, copy }
-    }
+/// Copies the frames of a body as they pass. Where the body breaks off, the copy does.
+#[derive(Debug)]
+struct Copier(Option<Sender<Bytes, BodyError>>);
 
+impl Copier {
     fn pass_on(&mut self, frame: &Frame<Bytes>) {
         let data = frame.data_ref().cloned().map(Frame::data);
         let copied = data.or_else(|| frame.trailers_ref().cloned().map(Frame::trailers));
-        if let (Some(copy), Some(frame)) = (&mut self.copy, copied)
+        if let (Some(copy), Some(frame)) = (&mut self.0, copied)
             && copy.try_send(frame).is_err()
         {
             self.give_up("the mirror does not keep up");
@@ -74,43 +70,31 @@ impl Copied {
     }
 
     fn give_up(&mut self, why: &str) {
-        if let Some(copy) = self.copy.take() {
+        if let Some(copy) = self.0.take() {
             copy.abort(why.into());
         }
     }
 }
 
-impl HttpBody for Copied {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let polled = ready!(Pin::new(&mut this.body).poll_frame(context));
+impl FrameObserver<Body> for Copier {
+    fn observe(
+        &mut self,
+        _body: &Body,
+        polled: PolledFrame<BodyError>,
+        _context: &mut Context<'_>,
+    ) -> PolledFrame<BodyError> {
         match &polled {
-            Some(Ok(frame)) => this.pass_on(frame),
-            Some(Err(_)) => this.give_up("the body broke off"),
-            None => this.copy = None,
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => self.pass_on(frame),
+            Poll::Ready(Some(Err(_))) => self.give_up("the body broke off"),
+            Poll::Ready(None) => self.0 = None,
         }
-        Poll::Ready(polled)
+        polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        if !self.body.is_end_stream() {
-            self.give_up("nobody reads the body");
+    fn end(&mut self, body: &Body) {
+        if !body.is_end_stream() {
+            self.give_up("the body was not read to its end");
         }
     }
 }
@@ -134,7 +118,7 @@ mod tests {
     async fn l74_a_copy_that_does_not_keep_up_delays_nothing() {
         for (count, is_whole) in [(MAX_WAITING, true), (MAX_WAITING + 1, false)] {
             let (sender, receiver) = Channel::new(MAX_WAITING);
-            let sent = Copied::new(frames(count), sender).collect().await.unwrap();
+            let sent = copied(frames(count), sender).collect().await.unwrap();
             assert_eq!(sent.to_bytes().len(), count);
             assert_eq!(receiver.collect().await.is_ok(), is_whole);
         }
@@ -143,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn l74_a_body_that_is_not_read_to_its_end_has_no_whole_copy() {
         let (sender, receiver) = Channel::new(MAX_WAITING);
-        let mut body = Copied::new(frames(2), sender);
+        let mut body = copied(frames(2), sender);
         body.frame().await.unwrap().unwrap();
         drop(body);
         assert!(receiver.collect().await.is_err());

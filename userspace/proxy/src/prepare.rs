@@ -2,12 +2,13 @@
 
 use headgate_model::ingress::PathMatch;
 use http::{HeaderValue, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
+use ipnet::IpNet;
 
 use crate::{
-    Proxy, answer,
+    answer,
     body::Body,
-    forward::{Call, Connection},
-    headers::{self, Arrival},
+    call::{Call, Client},
+    headers::{self, ForwardedInfo},
     path,
 };
 
@@ -43,8 +44,8 @@ pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Bod
 
 /// Sets the headers that the backend gets.
 pub(crate) fn prepare(
-    proxy: &Proxy,
-    connection: &Connection,
+    trusted: &[IpNet],
+    client: &Client,
     call: &Call,
     parts: &mut Parts,
     is_upgrade: bool,
@@ -57,20 +58,19 @@ pub(crate) fn prepare(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
-    let mut trusted = proxy.settings.trusted.iter();
-    let arrival = Arrival {
-        peer: connection.peer.ip(),
-        peer_text: &connection.peer_text,
+    let arrival = ForwardedInfo {
+        peer: client.peer.ip(),
+        peer_text: &client.peer_text,
         client: call.client,
-        is_secure: connection.is_secure,
-        port: connection.local.port(),
+        is_secure: client.is_secure,
+        port: client.local.port(),
         host: &call.host,
         prefix: policy.forwarded_prefix.as_deref(),
     };
     headers::set_forwarded(
         headers,
         arrival,
-        trusted.any(|net| net.contains(&arrival.peer)),
+        trusted.iter().any(|net| net.contains(&arrival.peer)),
     );
     if !headers.contains_key(headers::REQUEST_ID) {
         headers::insert(

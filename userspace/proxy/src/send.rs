@@ -7,22 +7,13 @@ use http::{Method, Request, Response, StatusCode};
 use tracing::debug;
 
 use crate::{
-    access_log::Sent,
+    access_log::Delivery,
     answer,
     body::Body,
-    forward::{Call, Connection},
+    call::{Call, Client},
+    message::without_body,
     upstream::{ErrorKind, NoEndpoint, Pick, PickInput, SendError, Upstream},
 };
-
-/// Boxed, as requests to endpoints are handed on often.
-pub(crate) fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
-    let mut copy = Box::new(Request::new(Body::empty()));
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
 
 /// Why no endpoint answered.
 pub(crate) enum Failure {
@@ -51,12 +42,12 @@ impl Failure {
 pub(crate) async fn send(
     upstream: &Arc<Upstream>,
     call: &Call,
-    connection: &Connection,
+    client: &Client,
     mut request: Box<Request<Body>>,
-) -> Result<(Response<Body>, Pick, Sent), Failure> {
+) -> Result<(Response<Body>, Pick, Delivery), Failure> {
     let begin = Instant::now();
     let policy = call.route.policy();
-    let ends = Some((connection.peer, connection.local));
+    let ends = Some((client.peer, client.local));
     let mut tried = Vec::new();
     loop {
         let pick = upstream.pick(&PickInput::new(call.client, &request), &tried);
@@ -78,7 +69,7 @@ pub(crate) async fn send(
                 match spare.filter(|_| is_bad) {
                     Some(spare) => spare,
                     None => {
-                        let sent = Sent {
+                        let sent = Delivery {
                             upstream: upstream.clone(),
                             endpoint: pick.address(),
                             tries: tried.len(),

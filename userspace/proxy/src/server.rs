@@ -28,149 +28,138 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, rustls::server::Acceptor};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::{
-    Proxy, Settings,
     activity::Activity,
     body::BodyError,
-    forward::{self, Connection},
+    call::Client,
+    forward,
+    proxy::{Proxy, Settings},
     proxy_protocol,
     stream::Prefixed,
     tls::{facts::Handshake, server::server_name},
     upstream::{PickInput, Upstream},
 };
 
-/// How long a TLS handshake may take, or the header of the PROXY protocol.
+/// Longest time for a TLS handshake, and for the header of the PROXY protocol.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest ClientHello that is read, in bytes.
+/// Largest ClientHello, in bytes.
 const MAX_HELLO: usize = 64 << 10;
-/// How long connections are taken once we stop: whoever takes over may have begun just now.
+/// How long connections are accepted after a stop: the next process may have begun only now.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long clients of HTTP/1.1 may be silent once we stop. They cannot be told that the connection
-/// ends but in an answer, and would lose what they send meanwhile.
+/// How long clients of HTTP/1.1 may be silent after a stop. Only a response can announce the end of
+/// the connection; a request that the client sends meanwhile would be lost.
 const LAST_IDLE: Duration = Duration::from_secs(5);
 /// How long requests in progress may take after that.
 const DRAIN: Duration = Duration::from_secs(30);
-/// How often a client of HTTP/2 is asked whether it is still there.
+/// Interval between pings to a client of HTTP/2.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 32 << 10;
-/// Requests of one HTTP/2 connection at the same time.
+/// Concurrent requests of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
-/// Bytes of one HTTP/2 request that may be on the way.
+/// Flow-control window of one HTTP/2 request, in bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// What is spoken on a socket.
+/// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// HTTP.
     Http,
-    /// HTTP over TLS, or whatever a backend speaks over TLS that we do not open.
+    /// HTTP over TLS, and TLS that is passed to a backend without decryption.
     Https,
 }
 
-/// Serves connections of a listener until told to stop. Then connections are still taken for a
-/// moment, each gets one more answer, and requests in progress get half a minute.
-pub(crate) async fn serve(
+/// What the connections of a listener share.
+struct Listening {
     proxy: Arc<Proxy>,
-    listener: TcpListener,
     scheme: Scheme,
-    stop: impl Future<Output = ()>,
-) {
-    // Its connections inherit them.
-    let longest = u32::try_from(proxy.settings.answer_timeout.as_millis()).unwrap_or(u32::MAX);
-    let set = setsockopt(&listener, TcpUserTimeout, &longest);
-    if let Err(error) = set.and_then(|()| setsockopt(&listener, TcpNoDelay, &true)) {
-        warn!("cannot set options of connections: {error}");
-    }
-    let (stopping, is_stopping) = watch::channel(false);
-    let linger = async {
-        stop.await;
-        stopping.send_replace(true);
-        sleep(LINGER).await;
-    };
-    let mut linger = std::pin::pin!(linger);
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&proxy, &listener) => accepted,
-            () = &mut linger => break,
-        };
-        match accepted {
-            Ok((stream, peer, room)) => {
-                let (proxy, is_stopping) = (proxy.clone(), is_stopping.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = connection(&proxy, stream, peer, scheme, is_stopping).await
-                    {
-                        debug!(%peer, "a connection ended: {error}");
-                    }
-                    drop(room);
-                });
-            }
-            // Out of descriptors, most likely: those in use end some day.
-            Err(error) => {
-                warn!("cannot accept: {error}");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    drop((listener, is_stopping));
-    // Each connection holds a receiver.
-    if timeout(DRAIN, stopping.closed()).await.is_err() {
-        warn!(
-            "gave up on requests that take longer than {} s",
-            DRAIN.as_secs()
-        );
-    }
-}
-
-/// The next connection, once there is room for it.
-async fn accept(
-    proxy: &Proxy,
-    listener: &TcpListener,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let (stream, peer) = listener.accept().await?;
-    let room = proxy.room.clone().acquire_owned().await;
-    Ok((stream, peer, room.map_err(io::Error::other)?))
+    rules: auto::Builder<TokioExecutor>,
 }
 
 type Stopping = watch::Receiver<bool>;
 
-async fn connection(
-    proxy: &Arc<Proxy>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    scheme: Scheme,
-    stopping: Stopping,
-) -> Result<(), BodyError> {
-    let mut ends = (canonical(peer), canonical(stream.local_addr()?));
-    let mut read = BytesMut::new();
-    if proxy.settings.is_told_by(ends.0.ip()) {
-        let told = proxy_protocol::read(&mut stream, &mut read);
-        ends = timeout(HELLO_TIMEOUT, told).await??.unwrap_or(ends);
-    }
-    let (peer, local) = ends;
-    let mut connection = Connection::new(peer, local, scheme == Scheme::Https);
-    if scheme == Scheme::Http {
-        return http(proxy, connection, Prefixed::new(read, stream), stopping).await;
-    }
-    let mut config = &proxy.tls;
-    if proxy.serving.load().needs_name() {
-        let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
-        let serving = proxy.serving.load_full();
-        let passed = name.as_ref().and_then(|name| serving.passthrough(name));
-        if let Some(upstream) = passed.cloned() {
-            drop(serving);
-            return pass(&upstream, connection, Prefixed::new(read, stream)).await;
+impl Proxy {
+    /// Serves connections of a listener until `stop` is ready. Then it accepts connections for one
+    /// more second, ends each connection after its next response, and returns once all have ended,
+    /// after 30 s at the latest.
+    ///
+    /// Dropping the future stops accepting; connections continue as tasks of the runtime.
+    pub async fn listen(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        scheme: Scheme,
+        stop: impl Future<Output = ()>,
+    ) {
+        set_options(&listener, self.settings.answer_timeout);
+        let listening = Arc::new(Listening {
+            proxy: self.clone(),
+            scheme,
+            rules: rules(&self.settings),
+        });
+        let (stopping, is_stopping) = watch::channel(false);
+        let linger = async {
+            stop.await;
+            stopping.send_replace(true);
+            sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = accept_all(&listening, &listener, &is_stopping) => {}
+            () = linger => {}
         }
-        if serving.asks_certificate(name.as_deref()) {
-            config = &proxy.asking_tls;
+        drop((listener, is_stopping));
+        // Each connection holds a receiver.
+        if timeout(DRAIN, stopping.closed()).await.is_err() {
+            warn!(seconds = DRAIN.as_secs(), "requests cut off: too slow");
         }
     }
-    let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
-    let stream = timeout(HELLO_TIMEOUT, accept).await??;
-    connection.tls = Handshake::of(stream.get_ref().1);
-    http(proxy, connection, stream, stopping).await
+}
+
+/// Sets options that connections inherit from their listener.
+fn set_options(listener: &TcpListener, longest: Duration) {
+    let longest = u32::try_from(longest.as_millis()).unwrap_or(u32::MAX);
+    let set = setsockopt(listener, TcpUserTimeout, &longest);
+    if let Err(error) = set.and_then(|()| setsockopt(listener, TcpNoDelay, &true)) {
+        warn!(%error, "cannot set socket options of connections");
+    }
+}
+
+async fn accept_all(listening: &Arc<Listening>, listener: &TcpListener, stopping: &Stopping) {
+    loop {
+        match accept(&listening.proxy, listener).await {
+            Ok((stream, ends, permit)) => {
+                let (listening, stopping) = (listening.clone(), stopping.clone());
+                let (peer, local) = ends;
+                let span = debug_span!("connection", %peer, listener = %local);
+                let served = async move {
+                    if let Err(error) = listening.serve(stream, ends, stopping).await {
+                        debug!(%error, "connection failed");
+                    }
+                    drop(permit);
+                };
+                tokio::spawn(served.instrument(span));
+            }
+            // Most likely no file descriptor is free; connections that end free some.
+            Err(error) => {
+                warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits for a connection, then for a permit to serve it.
+async fn accept(
+    proxy: &Proxy,
+    listener: &TcpListener,
+) -> io::Result<(TcpStream, (SocketAddr, SocketAddr), OwnedSemaphorePermit)> {
+    let (stream, peer) = listener.accept().await?;
+    let ends = (canonical(peer), canonical(stream.local_addr()?));
+    let permit = proxy.connections.clone().acquire_owned().await;
+    Ok((stream, ends, permit.map_err(io::Error::other)?))
 }
 
 /// A socket for both families has IPv4 clients as well.
@@ -178,8 +167,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The rules of both HTTP versions.
-pub(crate) fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
+/// The settings of both HTTP versions.
+fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
     let mut rules = auto::Builder::new(TokioExecutor::new());
     rules
         .http1()
@@ -197,50 +186,89 @@ pub(crate) fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
     rules
 }
 
-async fn http(
-    proxy: &Arc<Proxy>,
-    connection: Connection,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    mut stopping: Stopping,
-) -> Result<(), BodyError> {
-    let connection = Arc::new(connection);
-    let service = service_fn(|request: Request<Incoming>| {
-        let (proxy, connection) = (proxy.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(forward::answer(&proxy, &connection, request).await) }
-    });
-    let served = proxy
-        .rules
-        .serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut served = std::pin::pin!(served);
-    let is_idle = tokio::select! {
-        result = served.as_mut() => return result,
-        () = connection.activity.idle(proxy.settings.head_timeout) => true,
-        _ = stopping.wait_for(|is_stopping| *is_stopping) => false,
-    };
-    if is_idle {
-        served.as_mut().graceful_shutdown();
-        return tokio::select! {
-            result = served => result,
-            () = last_idle(&connection.activity) => Ok(()),
+impl Listening {
+    async fn serve(
+        &self,
+        mut stream: TcpStream,
+        mut ends: (SocketAddr, SocketAddr),
+        stopping: Stopping,
+    ) -> Result<(), BodyError> {
+        let proxy = &self.proxy;
+        let mut read = BytesMut::new();
+        if proxy.settings.has_proxy_header(ends.0.ip()) {
+            let header = proxy_protocol::read(&mut stream, &mut read);
+            ends = timeout(HELLO_TIMEOUT, header).await??.unwrap_or(ends);
+        }
+        let (peer, local) = ends;
+        let mut client = Client::new(peer, local, self.scheme == Scheme::Https);
+        if self.scheme == Scheme::Http {
+            let stream = Prefixed::new(read, stream);
+            return self.serve_http(client, stream, stopping).await;
+        }
+        let mut config = &proxy.tls;
+        if proxy.serving.load().needs_name() {
+            let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
+            let serving = proxy.serving.load_full();
+            let passed = name.as_ref().and_then(|name| serving.passthrough(name));
+            if let Some(upstream) = passed.cloned() {
+                drop(serving);
+                return pass(&upstream, peer, Prefixed::new(read, stream)).await;
+            }
+            if serving.asks_certificate(name.as_deref()) {
+                config = &proxy.asking_tls;
+            }
+        }
+        let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
+        let stream = timeout(HELLO_TIMEOUT, accept).await??;
+        client.handshake = Handshake::of(stream.get_ref().1);
+        self.serve_http(client, stream, stopping).await
+    }
+
+    async fn serve_http(
+        &self,
+        client: Client,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut stopping: Stopping,
+    ) -> Result<(), BodyError> {
+        let (proxy, client) = (&self.proxy, Arc::new(client));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (proxy, client) = (proxy.clone(), client.clone());
+            async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request).await) }
+        });
+        let served = self
+            .rules
+            .serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut served = std::pin::pin!(served);
+        let is_idle = tokio::select! {
+            result = served.as_mut() => return result,
+            () = client.activity.idle(proxy.settings.head_timeout) => true,
+            _ = stopping.wait_for(|is_stopping| *is_stopping) => false,
         };
+        if is_idle {
+            served.as_mut().graceful_shutdown();
+            return tokio::select! {
+                result = served => result,
+                () = last_idle(&client.activity) => Ok(()),
+            };
+        }
+        client.is_closing.store(true, Ordering::Relaxed);
+        if !client.is_http2.load(Ordering::Relaxed)
+            && let Ok(result) = timeout(LAST_IDLE, served.as_mut()).await
+        {
+            return result;
+        }
+        served.as_mut().graceful_shutdown();
+        served.await
     }
-    connection.is_closing.store(true, Ordering::Relaxed);
-    if !connection.is_http2.load(Ordering::Relaxed)
-        && let Ok(result) = timeout(LAST_IDLE, served.as_mut()).await
-    {
-        return result;
-    }
-    served.as_mut().graceful_shutdown();
-    served.await
 }
 
-/// Waits until a client has had time to hear that the connection ends, and its requests have ended.
+/// Waits until the client has had time to read that the connection ends, and its requests have ended.
 async fn last_idle(activity: &Activity) {
     sleep(LAST_IDLE).await;
     activity.idle(LAST_IDLE).await;
 }
 
-/// Reads a ClientHello and returns the name in it.
+/// Reads a ClientHello into `read`, and returns the server name in it.
 async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
     let mut acceptor = Acceptor::default();
     let mut fed = 0;
@@ -254,7 +282,7 @@ async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option
             Ok(None) if fed > MAX_HELLO => return Err(io::ErrorKind::InvalidData.into()),
             Ok(None) => {}
             Ok(Some(accepted)) => return Ok(server_name(&accepted.client_hello())),
-            // Whoever opens it says what is wrong.
+            // The handshake that follows reports the error to the client.
             Err(_) => return Ok(None),
         }
         if stream.read_buf(read).await? == 0 {
@@ -266,12 +294,12 @@ async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option
 /// Joins a client with an endpoint.
 async fn pass(
     upstream: &Arc<Upstream>,
-    connection: Connection,
+    peer: SocketAddr,
     mut client: impl AsyncRead + AsyncWrite + Unpin,
 ) -> Result<(), BodyError> {
-    let nothing = Request::new(());
-    let ask = PickInput::new(connection.peer.ip(), &nothing);
-    let pick = upstream.pick(&ask, &[])?;
+    let no_request = Request::new(());
+    let input = PickInput::new(peer.ip(), &no_request);
+    let pick = upstream.pick(&input, &[])?;
     let mut backend = upstream.connect(&pick, &Timeouts::default()).await?;
     copy_bidirectional(&mut client, &mut backend).await?;
     Ok(())

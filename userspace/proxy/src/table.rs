@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Proxy, UpstreamState,
+    proxy::Proxy,
     serving::{ServedRoute, ServedTarget},
     tls::{
         facts::{CertificateFacts, CertificateKind},
         store::CertificateStore,
     },
-    upstream::EndpointState,
+    upstream::{EndpointState, UpstreamState},
     words,
 };
 

@@ -6,7 +6,7 @@ use headgate_model::ingress::{
 };
 use ipnet::IpNet;
 
-use crate::EndpointHealth;
+use crate::upstream::EndpointHealth;
 
 pub(crate) fn host(name: &str) -> String {
     match name {

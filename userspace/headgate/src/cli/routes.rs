@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use headgate_proxy::{BackendRow, CertificateRow, EndpointRow, Explained, Table};
+use headgate_proxy::{BackendRow, CertificateRow, EndpointRow, Explanation, Table};
 use serde::Serialize;
 
 use super::output::{Format, OutputArgs, print, print_rows};
@@ -81,11 +81,11 @@ pub(super) fn explain(request: &RequestArgs, format: Format) -> Result<()> {
             .map(|header| (HEADER, header.as_str())),
     );
     words.extend(request.from.iter().map(|client| (CLIENT, client.as_str())));
-    let explained: Explained = ask(request.proxy, "/explain", &words)?;
+    let explained: Explanation = ask(request.proxy, "/explain", &words)?;
     print(format, &explained, || text(&explained))
 }
 
-fn text(explained: &Explained) -> String {
+fn text(explained: &Explanation) -> String {
     let mut lines = vec![explained.request.clone()];
     let steps = explained.steps.iter().enumerate();
     lines.extend(steps.map(|(at, step)| format!("  {}. {step}", at + 1)));

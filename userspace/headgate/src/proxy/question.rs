@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use headgate_proxy::Question;
+use headgate_proxy::ExplainRequest;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     uri::{PathAndQuery, Scheme},
@@ -14,7 +14,7 @@ pub(crate) const HEADER: &str = "header";
 pub(crate) const CLIENT: &str = "client";
 
 /// Parses the parameters, or returns a line that names the wrong one. Empty parameters are ignored.
-pub(super) fn parse(words: &[(String, String)]) -> Result<Question, String> {
+pub(super) fn parse(words: &[(String, String)]) -> Result<ExplainRequest, String> {
     let words = || words.iter().filter(|(_, text)| !text.trim().is_empty());
     for (name, _) in words() {
         if ![URL, METHOD, HEADER, CLIENT].contains(&name.as_str()) {
@@ -32,7 +32,7 @@ pub(super) fn parse(words: &[(String, String)]) -> Result<Question, String> {
         }
     };
     let (is_tls, host, path) = url(one(URL)?)?;
-    Ok(Question {
+    Ok(ExplainRequest {
         host,
         path,
         is_tls,

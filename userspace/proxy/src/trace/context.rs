@@ -16,7 +16,7 @@ const FLAGS: u8 = 0b11;
 
 /// A span, and the trace that it is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Context {
+pub(super) struct SpanContext {
     /// Not 0.
     pub(super) trace: u128,
     /// Not 0.
@@ -24,7 +24,7 @@ pub(super) struct Context {
     pub(super) flags: u8,
 }
 
-impl Context {
+impl SpanContext {
     /// The first span of a trace.
     pub(super) fn new(trace: u128, is_sampled: bool) -> Self {
         Self {
@@ -98,22 +98,22 @@ fn hex(digits: &[u8]) -> Option<u128> {
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
-    use super::{Context, TRACEPARENT};
+    use super::{SpanContext, TRACEPARENT};
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-    fn of(values: &[&str]) -> Option<Context> {
+    fn of(values: &[&str]) -> Option<SpanContext> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(TRACEPARENT, HeaderValue::from_str(value).unwrap());
         }
-        Context::of(&headers)
+        SpanContext::of(&headers)
     }
 
     #[test]
     fn l90_a_parent_is_read_as_the_standard_says() {
         let parent = |flags| {
-            Some(Context {
+            Some(SpanContext {
                 trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
                 span: 0xb7ad_6b71_6920_3331,
                 flags,
@@ -166,11 +166,11 @@ mod tests {
 
     #[test]
     fn l90_what_is_told_is_what_is_read() {
-        let context = Context::new(1, true);
+        let context = SpanContext::new(1, true);
         let mut headers = HeaderMap::new();
         context.tell(&mut headers);
-        assert_eq!(Context::of(&headers), Some(context));
-        let next = Context {
+        assert_eq!(SpanContext::of(&headers), Some(context));
+        let next = SpanContext {
             flags: 3,
             ..context
         }

@@ -32,7 +32,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) enum Message {
+pub(super) enum ExportMessage {
     Record(Box<Record>),
     /// Says when all that came before was told.
     Flush(oneshot::Sender<()>),
@@ -40,7 +40,7 @@ pub(super) enum Message {
 
 /// Tells a collector of requests. While that is away, the batch at hand and a full queue are kept.
 pub(super) struct Exporter {
-    pub(super) messages: Receiver<Message>,
+    pub(super) messages: Receiver<ExportMessage>,
     pub(super) fetch: Fetch,
     pub(super) url: Uri,
     pub(super) resource: Resource,
@@ -50,7 +50,7 @@ pub(super) struct Exporter {
 }
 
 #[derive(Default)]
-struct Batch {
+struct SpanBatch {
     records: Vec<Record>,
     flush: Option<oneshot::Sender<()>>,
 }
@@ -79,8 +79,8 @@ impl Exporter {
         }
     }
 
-    async fn batch(&mut self) -> Option<Batch> {
-        let mut batch = Batch::default();
+    async fn batch(&mut self) -> Option<SpanBatch> {
+        let mut batch = SpanBatch::default();
         let mut end = None;
         while batch.records.len() < BATCH {
             let message = match end {
@@ -93,8 +93,8 @@ impl Exporter {
             match message {
                 None if batch.records.is_empty() => return None,
                 None => break,
-                Some(Message::Record(record)) => batch.records.push(*record),
-                Some(Message::Flush(done)) => {
+                Some(ExportMessage::Record(record)) => batch.records.push(*record),
+                Some(ExportMessage::Flush(done)) => {
                     batch.flush = Some(done);
                     break;
                 }

@@ -19,11 +19,12 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use http::{HeaderName, Uri, request::Parts};
+use ipnet::IpNet;
 use tokio::{
     sync::{
         mpsc::{self, Sender},
@@ -32,17 +33,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    Proxy,
-    fetch::Fetch,
-    forward::{Call, Connection},
-};
+use crate::fetch::Fetch;
 
-use context::Context;
-use export::{Exporter, Message};
+use context::SpanContext;
+use export::{ExportMessage, Exporter};
 use record::Record;
 
-pub(crate) use record::Trace;
+pub(crate) use record::{Arrival, Routed, Trace};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -88,14 +85,14 @@ pub struct SpanCounts {
 
 /// Traces requests.
 #[derive(Clone, Debug)]
-pub struct Tracer(Arc<Shared>);
+pub struct Tracer(Arc<TracerState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TracerState {
     /// Traces with an id below it are told, as in `TraceIdRatioBased` of the OpenTelemetry SDKs:
     /// those that begin elsewhere by the same rule are the same.
     bound: u64,
-    messages: Sender<Message>,
+    messages: Sender<ExportMessage>,
     counts: Arc<Counts>,
 }
 
@@ -123,7 +120,7 @@ impl Tracer {
             is_away: false,
         };
         tokio::spawn(exporter.run());
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(TracerState {
             bound: (settings.rate * (1_u64 << 63) as f64) as u64,
             messages,
             counts,
@@ -144,12 +141,53 @@ impl Tracer {
     pub(crate) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
         let flushed = timeout(FLUSH, async {
-            self.0.messages.send(Message::Flush(done)).await.ok()?;
+            self.0
+                .messages
+                .send(ExportMessage::Flush(done))
+                .await
+                .ok()?;
             is_done.await.ok()
         });
         if flushed.await.is_err() {
             tracing::warn!("the collector did not take the last spans in time");
         }
+    }
+
+    /// Begins the trace of a request, unless its route has none: the client's if that is to be
+    /// believed, else a new one. Its headers name it to backends.
+    pub(crate) fn begin(
+        &self,
+        arrival: Arrival,
+        routed: Option<Routed<'_>>,
+        trusted: &[IpNet],
+        parts: &mut Parts,
+    ) -> Option<Trace> {
+        let policy = routed.map(|routed| &routed.route.policy);
+        if policy.is_some_and(|policy| !policy.traces) {
+            return None;
+        }
+        let peer = arrival.peer.ip();
+        let is_believed = policy.is_none_or(|policy| policy.trusts_traces)
+            || trusted.iter().any(|network| network.contains(&peer));
+        let parent = is_believed
+            .then(|| SpanContext::of(&parts.headers))
+            .flatten();
+        let context = match parent {
+            Some(parent) => parent.next(),
+            None => {
+                parts.headers.remove(TRACESTATE);
+                let trace = fastrand::u128(1..);
+                SpanContext::new(trace, self.samples(trace))
+            }
+        };
+        let is_sampled = context.is_sampled();
+        if is_sampled || parent.is_none() {
+            // A parent that is not told stays the parent of whatever comes behind us.
+            context.tell(&mut parts.headers);
+        }
+        let record = is_sampled.then(|| Record::new(context, parent, arrival, routed, parts));
+        let told = record.map(|record| (self.clone(), Box::new(record)));
+        Some(Trace::new(context.trace, told))
     }
 
     fn samples(&self, trace: u128) -> bool {
@@ -158,44 +196,13 @@ impl Tracer {
 
     fn push(&self, record: Box<Record>) {
         let spans = record.spans();
-        if self.0.messages.try_send(Message::Record(record)).is_err() {
+        if self
+            .0
+            .messages
+            .try_send(ExportMessage::Record(record))
+            .is_err()
+        {
             self.0.counts.dropped.fetch_add(spans, Relaxed);
         }
     }
-}
-
-/// The trace of a request that came at `since`, if there is one: its client's if that is to be
-/// believed, else a new one. Backends get to know it.
-pub(crate) fn begin(
-    proxy: &Proxy,
-    connection: &Connection,
-    call: Option<&Call>,
-    parts: &mut Parts,
-    since: Instant,
-) -> Option<Trace> {
-    let tracer = proxy.settings.tracer.as_ref()?;
-    let policy = call.map(|call| call.route.policy());
-    if policy.is_some_and(|policy| !policy.traces) {
-        return None;
-    }
-    let peer = connection.peer.ip();
-    let is_believed = policy.is_none_or(|policy| policy.trusts_traces)
-        || proxy.settings.trusted.iter().any(|net| net.contains(&peer));
-    let parent = is_believed.then(|| Context::of(&parts.headers)).flatten();
-    let context = match parent {
-        Some(parent) => parent.next(),
-        None => {
-            parts.headers.remove(TRACESTATE);
-            let trace = fastrand::u128(1..);
-            Context::new(trace, tracer.samples(trace))
-        }
-    };
-    let is_told = context.is_sampled();
-    if is_told || parent.is_none() {
-        // A parent that is not told stays the parent of whatever comes behind us.
-        context.tell(&mut parts.headers);
-    }
-    let record = is_told.then(|| Record::new(context, parent, connection, call, parts, since));
-    let told = record.map(|record| (tracer.clone(), Box::new(record)));
-    Some(Trace::new(context.trace, told))
 }

@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
     },
 };
 
-use super::record::{Record, Routed, Try};
+use super::record::{Record, RouteRecord, Try};
 use crate::upstream::ErrorKind;
 
 const NAME: &str = "headgate-proxy";
@@ -82,7 +82,7 @@ fn server_span(record: &Record) -> Span {
         attributes.text("user_agent.original", &record.agent);
     }
     let mut name = method(&record.method).unwrap_or("HTTP").to_owned();
-    if let Some(Routed {
+    if let Some(RouteRecord {
         route,
         host,
         client,

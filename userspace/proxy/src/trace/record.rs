@@ -12,17 +12,16 @@ use http::{
     request::Parts,
 };
 
-use super::{Context, TRACESTATE, Tracer};
+use super::{SpanContext, TRACESTATE, Tracer};
 use crate::{
     body::Body,
-    forward::{Call, Connection},
     upstream::{ErrorKind, Pick, SendError, Upstream},
 };
 
 /// Longest texts of clients that are kept, in bytes. They are copied: a part of a head would keep all
 /// of it.
 const MAX_TEXT: usize = 1024;
-/// Longest `tracestate` that is kept (W3C Trace Context, 3.3.1.5), in bytes. Backends get it whole.
+/// Longest `tracestate` that is kept (W3C Trace SpanContext, 3.3.1.5), in bytes. Backends get it whole.
 const MAX_STATE: usize = 512;
 
 /// The trace of a request. It is told when this is dropped, once the answer was sent.
@@ -35,8 +34,8 @@ pub(crate) struct Trace {
 /// A request and what became of it.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) context: Context,
-    pub(super) parent: Option<Context>,
+    pub(super) context: SpanContext,
+    pub(super) parent: Option<SpanContext>,
     pub(super) state: String,
     pub(super) begin: SystemTime,
     since: Instant,
@@ -48,7 +47,7 @@ pub(super) struct Record {
     pub(super) is_secure: bool,
     pub(super) peer: SocketAddr,
     pub(super) port: u16,
-    pub(super) routed: Option<Routed>,
+    pub(super) routed: Option<RouteRecord>,
     /// None while there is no answer.
     pub(super) status: Option<StatusCode>,
     tries: Mutex<Vec<Try>>,
@@ -56,10 +55,28 @@ pub(super) struct Record {
 
 /// What is known once there is a route.
 #[derive(Debug)]
-pub(super) struct Routed {
+pub(super) struct RouteRecord {
     pub(super) route: Arc<Route>,
     pub(super) host: String,
     pub(super) client: IpAddr,
+}
+
+/// Where and when a request arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) peer: SocketAddr,
+    /// The port that it came to.
+    pub(crate) port: u16,
+    pub(crate) is_secure: bool,
+    pub(crate) since: Instant,
+}
+
+/// A request's route, and what the route is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Routed<'a> {
+    pub(crate) route: &'a Arc<Route>,
+    pub(crate) host: &'a str,
+    pub(crate) client: IpAddr,
 }
 
 /// One sending of a request.
@@ -138,12 +155,11 @@ impl Drop for Trace {
 
 impl Record {
     pub(super) fn new(
-        context: Context,
-        parent: Option<Context>,
-        connection: &Connection,
-        call: Option<&Call>,
+        context: SpanContext,
+        parent: Option<SpanContext>,
+        arrival: Arrival,
+        routed: Option<Routed<'_>>,
         parts: &Parts,
-        since: Instant,
     ) -> Self {
         let state = joined(&parts.headers, &TRACESTATE);
         let agent = parts.headers.get(USER_AGENT);
@@ -154,20 +170,20 @@ impl Record {
             state: Some(state)
                 .filter(|state| state.len() <= MAX_STATE)
                 .unwrap_or_default(),
-            begin: SystemTime::now() - since.elapsed(),
-            since,
+            begin: SystemTime::now() - arrival.since.elapsed(),
+            since: arrival.since,
             took: Duration::ZERO,
             method: parts.method.clone(),
             version: parts.version,
             path: short(parts.uri.path()),
             agent: short(agent.unwrap_or_default()),
-            is_secure: connection.is_secure,
-            peer: connection.peer,
-            port: connection.local.port(),
-            routed: call.map(|call| Routed {
-                route: call.route.model().clone(),
-                host: call.host.clone(),
-                client: call.client,
+            is_secure: arrival.is_secure,
+            peer: arrival.peer,
+            port: arrival.port,
+            routed: routed.map(|routed| RouteRecord {
+                route: routed.route.clone(),
+                host: routed.host.to_owned(),
+                client: routed.client,
             }),
             status: None,
             tries: Mutex::default(),

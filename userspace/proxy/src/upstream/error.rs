@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::Request;
 
-use crate::{Body, body::BodyError};
+use crate::body::{Body, BodyError};
 
 /// Why no endpoint was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -19,7 +19,7 @@ use super::{
     target,
     timeout::response_head,
 };
-use crate::Body;
+use crate::body::Body;
 
 /// Sends a request on a pooled connection or a new one. If the endpoint had closed the pooled
 /// connection before any of the request was sent, sends it on a new one.
@@ -88,7 +88,7 @@ async fn send_http1(
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http1(&mut request, &dialer.host);
-    let request = request.map(RequestBody::new);
+    let request = request.map(RequestBody::recording);
     let progress = request.body().progress();
     let sent = conn.send(request, progress.as_deref(), timeouts).await;
     let response = response(sent, progress.as_deref())?;
@@ -110,7 +110,7 @@ async fn send_http2(
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http2(&mut request, &dialer.host, dialer.scheme());
-    let request = request.map(RequestBody::new);
+    let request = request.map(RequestBody::recording);
     let progress = request.body().progress();
     let sent = stream.sender.try_send_request(request);
     let timer = pin!(sleep_until(Instant::now()));

@@ -31,7 +31,7 @@ use super::{
     set::EndpointSet,
     timeout::IdleTimeout,
 };
-use crate::Body;
+use crate::body::Body;
 
 /// The endpoints of a Service port under one policy, their connections, counters and health.
 #[derive(Debug)]

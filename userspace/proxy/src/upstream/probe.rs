@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use tokio::time::{sleep, timeout};
 
 use super::{Upstream, endpoint::Endpoint, error::TimedOut, exchange::exchange};
-use crate::{Body, body::BodyError};
+use crate::body::{Body, BodyError};
 
 /// The longest response body that is read, in bytes.
 const MAX_BODY: usize = 1 << 20;

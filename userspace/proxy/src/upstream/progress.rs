@@ -1,7 +1,6 @@
 //! The progress of a request's upload, so that a slow client does not count as a slow endpoint.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,11 +9,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
-use crate::{Body, body::BodyError};
+use crate::{
+    body::{Body, BodyError},
+    observed::{FrameObserver, Observed, PolledFrame},
+};
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,19 +69,19 @@ impl Progress {
     }
 }
 
-/// A request body that records its progress. hyper polls for a frame only when it can send it, so the
-/// time between two polls is the time that the endpoint needs for a frame.
+/// A request body that records its progress.
+pub(super) type RequestBody = Observed<Body, Recorder>;
+
+/// Records the progress of a body unless it is empty. hyper polls for a frame only when it can send it,
+/// so the time between two polls is the time that the endpoint needs for a frame.
 #[derive(Debug)]
-pub(super) struct RequestBody {
-    body: Body,
-    progress: Option<Arc<Progress>>,
-}
+pub(crate) struct Recorder(Option<Arc<Progress>>);
 
 impl RequestBody {
     /// Wraps a body.
-    pub(super) fn new(body: Body) -> Self {
+    pub(super) fn recording(body: Body) -> Self {
         let progress = (!body.is_end_stream()).then(|| Arc::new(Progress::new()));
-        Self { body, progress }
+        Self::new(body, Recorder(progress))
     }
 
     /// Returns the wrapped body.
@@ -90,48 +91,31 @@ impl RequestBody {
 
     /// The progress of the upload; `None` for an empty body.
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {
-        self.progress.clone()
+        self.observer.0.clone()
     }
+}
 
-    fn enter(&self, phase: u64) {
-        if let Some(progress) = &self.progress {
-            progress.enter(phase);
+impl FrameObserver<Body> for Recorder {
+    fn observe(
+        &mut self,
+        body: &Body,
+        polled: PolledFrame<BodyError>,
+        _context: &mut Context<'_>,
+    ) -> PolledFrame<BodyError> {
+        if let Some(progress) = &self.0 {
+            progress.enter(match &polled {
+                Poll::Pending => CLIENT,
+                Poll::Ready(Some(Ok(_))) if !body.is_end_stream() => SENDING,
+                Poll::Ready(Some(Err(_))) => BROKEN,
+                Poll::Ready(_) => RESPONSE,
+            });
         }
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = Pin::new(&mut this.body).poll_frame(context);
-        this.enter(match &frame {
-            Poll::Pending => CLIENT,
-            Poll::Ready(Some(Ok(_))) if !this.body.is_end_stream() => SENDING,
-            Poll::Ready(Some(Err(_))) => BROKEN,
-            Poll::Ready(_) => RESPONSE,
-        });
-        frame
+        polled
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for RequestBody {
     /// hyper drops the body when it needs no more of it.
-    fn drop(&mut self) {
-        let Some(progress) = &self.progress else {
+    fn end(&mut self, _body: &Body) {
+        let Some(progress) = &self.0 else {
             return;
         };
         match progress.phase() {

@@ -549,7 +549,7 @@ const CLOSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 async fn l45_refused_connection_gives_the_request_back() {
     let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
     upstream.update(&BTreeMap::from([(CLOSED, 1)]));
-    let request = Request::get("/").body(crate::Body::empty()).unwrap();
+    let request = Request::get("/").body(crate::body::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
     let sent = upstream.send(&pick, request.into(), &timeouts, None);
     let error = sent.await.unwrap_err();
@@ -569,7 +569,7 @@ async fn l43_request_that_a_pooled_connection_did_not_take_goes_to_a_new_one() {
     let pooled = super::http1::start(near).await.unwrap();
     upstream.endpoints()[0].http1.put(pooled);
     drop(far);
-    let request = Request::get("/").body(crate::Body::empty()).unwrap();
+    let request = Request::get("/").body(crate::body::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
     let sent = upstream.send(&pick, request.into(), &timeouts, None).await;
     let error = sent.unwrap_err();

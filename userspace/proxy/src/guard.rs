@@ -3,10 +3,11 @@
 use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
-    answer, auth,
+    answer,
+    auth::AuthInput,
     body::Body,
+    call::{Call, Client, TOO_LARGE},
     cors,
-    forward::{Call, Connection, TOO_LARGE},
 };
 
 /// Where certificates are proven over HTTP (RFC 8555, 8.3): never redirected to HTTPS, which may
@@ -15,31 +16,31 @@ const ACME: &str = "/.well-known/acme-challenge/";
 
 /// What stands before everything else: cookies for the client if the request may go on, or its
 /// answer.
-pub(crate) async fn gate(
+pub(crate) async fn guard(
     call: &Call,
-    connection: &Connection,
+    client: &Client,
     parts: &mut Parts,
 ) -> Result<Vec<HeaderValue>, Response<Body>> {
-    if let Some(response) = guard(call, connection, parts) {
+    if let Some(response) = check_policy(call, client, parts) {
         return Err(response);
     }
     let Some(authenticator) = &call.route.authenticator else {
         return Ok(Vec::new());
     };
-    let input = auth::AuthInput {
+    let input = AuthInput {
         address: call.client,
         host: &call.host,
         path: &call.path,
-        is_https: is_https(connection, parts, call),
-        tls: &connection.tls,
+        is_https: is_https(client, parts, call),
+        tls: &client.handshake,
     };
-    // Boxed: large and rarely polled; inlined it would grow the future of every request.
+    // Large, and seldom wanted: every request would be as large.
     Box::pin(authenticator.authorize(parts, &input)).await
 }
 
 /// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,
 /// which browsers send without credentials.
-pub(crate) fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Option<Response<Body>> {
+pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let error = |status, why| Some(answer::error(status, why));
     if policy.closed.is_some() {
@@ -55,7 +56,7 @@ pub(crate) fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Opti
     }
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let is_challenge = call.path.starts_with(ACME);
-    if policy.to_https && !is_https(connection, parts, call) && !is_challenge {
+    if policy.to_https && !is_https(client, parts, call) && !is_challenge {
         let location = format!("https://{}{target}", call.host);
         return Some(answer::redirect(308, &location));
     }
@@ -68,19 +69,15 @@ pub(crate) fn guard(call: &Call, connection: &Connection, parts: &Parts) -> Opti
 }
 
 /// What is answered without a backend.
-pub(crate) fn shortcut(
+pub(crate) fn local_response(
     call: &Call,
-    connection: &Connection,
+    client: &Client,
     parts: &Parts,
 ) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     if let Some(redirect) = &policy.redirect {
-        let scheme = if connection.is_secure {
-            "https"
-        } else {
-            "http"
-        };
+        let scheme = if client.is_secure { "https" } else { "http" };
         let location = redirect.location.replace("$scheme", scheme);
         let location = location.replace("$host", &call.host);
         let location = location.replace("$request_uri", target);
@@ -99,11 +96,11 @@ pub(crate) fn shortcut(
 }
 
 /// Whether the client spoke TLS, to us or to a proxy that we trust.
-fn is_https(connection: &Connection, parts: &Parts, call: &Call) -> bool {
+fn is_https(client: &Client, parts: &Parts, call: &Call) -> bool {
     let told = || {
         let told = parts.headers.get("x-forwarded-proto");
         // Only behind a trusted proxy is the client another than the peer.
-        call.client != connection.peer.ip() && told.is_some_and(|told| told == "https")
+        call.client != client.peer.ip() && told.is_some_and(|told| told == "https")
     };
-    connection.is_secure || told()
+    client.is_secure || told()
 }
