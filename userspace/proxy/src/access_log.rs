@@ -1,4 +1,4 @@
-//! A line for each request.
+//! The access log: one line per request.
 
 use std::{
     fmt::Write as _,
@@ -19,19 +19,20 @@ use serde::Serialize;
 
 use crate::upstream::Upstream;
 
-/// Lines that may wait to be written. More are dropped: a slow disk does not slow requests.
+/// Capacity of the queue, in lines. Lines beyond it are dropped, so that a slow disk does not delay
+/// requests.
 const MAX_WAITING: usize = 1 << 14;
 
-/// How a line looks.
+/// Format of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// A JSON object.
     Json,
-    /// Apache's combined format.
+    /// Combined format of the Apache HTTP Server.
     Combined,
 }
 
-/// Where lines go.
+/// The access log: a queue, and a thread that writes it.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: LogFormat,
@@ -39,7 +40,8 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Writes lines to `out` from a thread of its own.
+    /// Starts a thread that writes lines to `out`. It ends with the last clone of the log, or when a
+    /// write fails; then lines are dropped.
     pub fn new(format: LogFormat, out: impl Write + Send + 'static) -> Self {
         let (lines, waiting) = sync_channel(MAX_WAITING);
         thread::spawn(move || write(&waiting, out));
@@ -47,7 +49,7 @@ impl AccessLog {
     }
 }
 
-/// Lines that come together are flushed together.
+/// Writes lines, and flushes when no other line waits.
 fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
     let mut out = io::BufWriter::new(out);
     while let Ok(line) = waiting.recv() {
@@ -60,7 +62,7 @@ fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// A request that a line will be about.
+/// The facts of a request that its line contains.
 #[derive(Debug)]
 pub(crate) struct Entry {
     log: Arc<AccessLog>,
@@ -136,13 +138,13 @@ impl Entry {
         }
     }
 
-    /// Writes the line, once `bytes` of the body were sent.
+    /// Writes the line after `bytes` of the body were sent.
     pub(crate) fn write(&self, bytes: u64) {
         let line = match self.log.format {
             LogFormat::Json => self.json(bytes),
             LogFormat::Combined => self.combined(bytes),
         };
-        // Full, or the writer is gone: requests go on.
+        // The queue is full or the writer has failed: requests continue.
         let _dropped = self.log.lines.try_send(line);
     }
 
@@ -174,7 +176,7 @@ impl Entry {
     fn combined(&self, bytes: u64) -> String {
         let time = Zoned::now().with_time_zone(TimeZone::UTC);
         let mut line = format!("{} - - [", self.client);
-        // Nothing fails that writes into a String.
+        // Writing to a String cannot fail.
         let _ok = write!(line, "{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S %z"));
         quote(
             &mut line,
@@ -193,7 +195,7 @@ fn text(value: Option<&HeaderValue>) -> Option<&str> {
     value?.to_str().ok()
 }
 
-/// Quotes and backslashes of clients do not end a field.
+/// Escapes quotes and backslashes, so that a client cannot end a field.
 fn quote(line: &mut String, text: &str) {
     for character in text.chars() {
         if matches!(character, '"' | '\\') {

@@ -1,4 +1,4 @@
-//! Whether a connection of a client is used.
+//! Whether a client uses its connection.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ pub(crate) struct Activity(Mutex<ActivityState>);
 #[derive(Debug)]
 struct ActivityState {
     requests: usize,
-    /// When the last one ended, or the connection began.
+    /// When the last request ended, or the connection began.
     since: Instant,
 }
 
@@ -30,13 +30,13 @@ impl Activity {
         }))
     }
 
-    /// A request begins, and lasts as long as what is returned.
+    /// Counts a request until the returned value is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> InProgress {
         self.lock().requests += 1;
         InProgress(self.clone())
     }
 
-    /// Waits until there was no request for so long.
+    /// Waits until there has been no request for `longest`.
     pub(crate) async fn idle(&self, longest: Duration) {
         loop {
             let end = self.idle_since().unwrap_or_else(Instant::now) + longest;

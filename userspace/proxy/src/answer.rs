@@ -1,32 +1,32 @@
-//! Responses that we give ourselves.
+//! Responses that the proxy makes.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{body::Body, headers::insert};
 
-/// Why we answer with an error ourselves.
+/// The reason of an error response of the proxy, for gRPC.
 #[derive(Clone)]
-struct Why(String);
+struct Reason(String);
 
-/// A response of a status and one line that says why.
+/// Returns a response with a status and the reason as its body, in one line.
 pub(crate) fn error(status: StatusCode, why: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(format!("{status}: {why}\n")));
-    response.extensions_mut().insert(Why(why.into()));
+    response.extensions_mut().insert(Reason(why.into()));
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     response
 }
 
-/// Whether a request is one of gRPC.
+/// Whether a request is a gRPC call.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Says an error of our own as clients of gRPC expect it: in headers, as if the call had failed.
+/// Converts an error of the proxy into a failed gRPC call: status 200, with the error in headers.
 pub(crate) fn for_grpc(mut response: Response<Body>) -> Response<Body> {
-    let Some(Why(why)) = response.extensions_mut().remove() else {
+    let Some(Reason(why)) = response.extensions_mut().remove() else {
         return response;
     };
     let code = grpc_code(response.status());
@@ -40,7 +40,7 @@ pub(crate) fn for_grpc(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// The code that stands for a status (gRPC's `http-grpc-status-mapping.md`).
+/// Maps an HTTP status to a gRPC code (gRPC's `http-grpc-status-mapping.md`).
 fn grpc_code(status: StatusCode) -> u16 {
     match status.as_u16() {
         400 => 13,
@@ -52,14 +52,14 @@ fn grpc_code(status: StatusCode) -> u16 {
     }
 }
 
-/// Sends the client elsewhere. `location` was made of the request; if it is no header, that is the
-/// request's fault.
+/// Returns a redirect, or 400 if `location`, which contains parts of the request, is not a valid header
+/// value.
 pub(crate) fn redirect(code: u16, location: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::FOUND);
     insert(response.headers_mut(), header::LOCATION, location);
     match response.headers().contains_key(header::LOCATION) {
         true => response,
-        false => error(StatusCode::BAD_REQUEST, "the target is no location"),
+        false => error(StatusCode::BAD_REQUEST, "the redirect target is invalid"),
     }
 }

@@ -15,24 +15,24 @@ use crate::upstream::Reply;
 /// Any error of a body.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// A body: passed on as it comes from an endpoint, made here, or made of another one.
+/// A body of a request or response.
 #[derive(Debug)]
 pub enum Body {
-    /// As it comes from an endpoint.
+    /// The body of a response of an endpoint.
     Reply(Reply),
-    /// Bytes that are here.
+    /// Bytes in memory; `None` if empty, or after they were read.
     Full(Option<Bytes>),
-    /// Anything else.
+    /// Any other body.
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 impl Body {
-    /// No bytes.
+    /// Returns an empty body.
     pub fn empty() -> Self {
         Self::Full(None)
     }
 
-    /// Anything else.
+    /// Boxes any other body.
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(body.boxed_unsync())
     }

@@ -15,7 +15,7 @@ use crate::{
     trace::{Routed, Trace},
 };
 
-pub(crate) const TOO_LARGE: &str = "the body is too large";
+pub(crate) const TOO_LARGE: &str = "the request body is too large";
 
 /// The connection of a client, over which requests come.
 #[derive(Debug)]

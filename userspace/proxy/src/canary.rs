@@ -1,4 +1,4 @@
-//! Which requests of a route are its canary's.
+//! Which requests of a route go to its canary.
 
 use headgate_model::ingress::CanaryRule;
 use http::HeaderMap;
@@ -8,13 +8,13 @@ use crate::{
     serving::{ServedRoute, ServedTarget},
 };
 
-/// So many of so many, which is not 0.
+/// Part of the requests: (weight, total). The total is not 0.
 type Weight = (u32, u32);
 
 const ALL: Weight = (1, 1);
 const NONE: Weight = (0, 1);
 
-/// Where a request goes.
+/// Selects the target of a request.
 pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a ServedTarget {
     match &route.canary {
         Some((rules, canary)) if is_canary(rules, headers) => canary,
@@ -22,9 +22,9 @@ pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a Ser
     }
 }
 
-/// How many requests like this one are the canary's.
+/// Returns the part of the requests with these headers that goes to the canary. The first rule that
+/// applies decides.
 pub(crate) fn weight(rules: &[CanaryRule], headers: &HeaderMap) -> Weight {
-    // The first rule that decides.
     let mut decisions = rules.iter().filter_map(|rule| decide(rule, headers));
     decisions.next().unwrap_or(NONE)
 }
@@ -37,10 +37,10 @@ fn is_canary(rules: &[CanaryRule], headers: &HeaderMap) -> bool {
 fn decide(rule: &CanaryRule, headers: &HeaderMap) -> Option<Weight> {
     match rule {
         CanaryRule::Header(name, value) => {
-            let told = headers.get(name.as_str())?.to_str().ok()?;
+            let field = headers.get(name.as_str())?.to_str().ok()?;
             match value {
-                Some(value) => value.matches(told).then_some(ALL),
-                None => always_or_never(told),
+                Some(value) => value.matches(field).then_some(ALL),
+                None => always_or_never(field),
             }
         }
         CanaryRule::Cookie(name) => always_or_never(cookie(headers, name)?),
@@ -69,18 +69,18 @@ mod tests {
         let header = CanaryRule::Header("x-canary".into(), None);
         let value = CanaryRule::Header("x-canary".into(), Some(Text::OneOf(vec!["eu".into()])));
         let cookie = CanaryRule::Cookie("canary".into());
-        let told = |header: &'static str, cookie: &'static str| {
+        let headers = |header: &'static str, cookie: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-canary", HeaderValue::from_static(header));
             headers.insert("cookie", HeaderValue::from_static(cookie));
             headers
         };
         let all = [header, cookie, weight(10)];
-        assert!(is_canary(&all, &told("always", "canary=never")));
-        assert!(!is_canary(&all, &told("never", "canary=always")));
-        assert!(!is_canary(&all, &told("?", "canary=never")));
-        assert!(is_canary(&all, &told("?", "canary=?")), "by weight");
-        assert!(is_canary(&[value.clone(), weight(0)], &told("eu", "")));
-        assert!(!is_canary(&[value, weight(0)], &told("always", "")));
+        assert!(is_canary(&all, &headers("always", "canary=never")));
+        assert!(!is_canary(&all, &headers("never", "canary=always")));
+        assert!(!is_canary(&all, &headers("?", "canary=never")));
+        assert!(is_canary(&all, &headers("?", "canary=?")), "by weight");
+        assert!(is_canary(&[value.clone(), weight(0)], &headers("eu", "")));
+        assert!(!is_canary(&[value, weight(0)], &headers("always", "")));
     }
 }

@@ -13,9 +13,9 @@ use tower_http::{
 
 use crate::body::Body;
 
-/// Responses below this many bytes gain nothing.
+/// Smallest response that is compressed, in bytes.
 const MIN_SIZE: u64 = 256;
-/// Types besides `text/…` that are not compressed already.
+/// Compressible types besides `text/…`.
 const TYPES: [&str; 12] = [
     "application/javascript",
     "application/json",
@@ -31,7 +31,7 @@ const TYPES: [&str; 12] = [
     "image/svg+xml",
 ];
 
-/// What of a request says how it may be answered.
+/// `Accept-Encoding` of a request.
 #[derive(Debug)]
 pub(crate) struct Accepted(HeaderValue);
 
@@ -43,13 +43,14 @@ impl Accepted {
     }
 }
 
-/// Compresses a response with zstd, brotli or gzip, if that is wanted and gains something.
+/// Compresses a response with zstd, brotli or gzip if the client accepts one of them and the response
+/// is large and compressible.
 pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Response<Body> {
     let gains = SizeAbove::new(MIN_SIZE).and(is_compressible);
     if !gains.should_compress(&response) {
         return response;
     }
-    // Encoders are large.
+    // Boxed: encoders are large and would grow every request's future.
     Box::pin(encode(accepted, response)).await
 }
 
@@ -99,7 +100,7 @@ fn is_compressible(
         .next()
         .unwrap_or_default();
     let kind = kind.trim().to_ascii_lowercase();
-    // Events are to arrive one by one.
+    // Server-sent events must not wait for others.
     let is_text = kind.starts_with("text/") && kind != "text/event-stream";
     let is_whole = status != StatusCode::PARTIAL_CONTENT && status != StatusCode::NO_CONTENT;
     is_whole
@@ -107,7 +108,7 @@ fn is_compressible(
         && !text(header::CACHE_CONTROL).contains("no-transform")
 }
 
-/// Other bytes than the backend's: its tag names them no more byte for byte (RFC 9110, 8.8.1).
+/// Makes the entity tag weak: the bytes are not the backend's (RFC 9110, 8.8.1).
 fn weaken(headers: &mut HeaderMap) {
     let strong = headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
     let weak = strong
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l49_text_is_compressed_for_those_who_accept_it() {
+    async fn l49_text_is_compressed_for_clients_that_accept_it() {
         let html = [
             ("content-type", "text/html; charset=utf-8"),
             ("etag", "\"1\""),
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l49_other_answers_are_left_as_they_are() {
+    async fn l49_other_responses_are_unchanged() {
         let html = ("content-type", "text/html");
         for (accepts, method, fields) in [
             ("identity", Method::GET, vec![html]),
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l49_small_answers_gain_nothing() {
+    async fn l49_small_responses_are_unchanged() {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         let mut response = Response::new(Body::from("a".repeat(100)));

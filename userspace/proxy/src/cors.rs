@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
 use crate::headers::insert;
 
-/// Whether a request asks what others may do.
+/// Whether a request is a preflight.
 pub(crate) fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS
         && parts.headers.contains_key(header::ORIGIN)
@@ -14,7 +14,7 @@ pub(crate) fn is_preflight(parts: &Parts) -> bool {
             .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Tells in a response who may read it.
+/// Sets the headers that allow a page of `origin` to read a response, in place of the backend's.
 pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     for name in [
         header::ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -31,7 +31,7 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
     else {
         return;
     };
-    // With credentials a browser does not take `*`.
+    // With credentials browsers reject `*`.
     let allowed = match is_for_all && !cors.credentials {
         true => HeaderValue::from_static("*"),
         false => origin.clone(),
@@ -46,7 +46,7 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
     }
 }
 
-/// Tells in the answer to a preflight what may be done.
+/// Sets the headers of the response to a preflight.
 pub(crate) fn allow_preflight(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     allow(cors, origin, headers);
     if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
@@ -91,7 +91,7 @@ mod tests {
 
     fn allowed(cors: &Cors, origin: &str) -> Option<String> {
         let mut headers = HeaderMap::new();
-        // What a backend says for itself does not count.
+        // The header of the backend is replaced.
         headers.insert("access-control-allow-origin", HeaderValue::from_static("*"));
         allow(
             cors,
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn l47_origins_are_whole_hosts() {
+    fn l47_origins_match_whole_hosts() {
         let origin = |is_wildcard| Origin {
             scheme: "https://".into(),
             is_wildcard,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn l47_preflights_tell_what_may_be_done() {
+    fn l47_preflight_lists_methods_and_headers() {
         let mut headers = HeaderMap::new();
         let origin = HeaderValue::from_static("https://a.b");
         allow_preflight(&cors(Vec::new(), true), Some(&origin), &mut headers);

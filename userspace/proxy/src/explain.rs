@@ -1,5 +1,5 @@
-//! What would become of a request, told step by step. It takes the way of requests up to the choice of
-//! an endpoint; nobody is asked and nothing is used up.
+//! Explains what the proxy would do with a request, step by step up to the choice of an endpoint. No
+//! other service is asked, and no limit is used up.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ use crate::{
     words,
 };
 
-/// A request that somebody wonders about.
+/// A request to explain.
 #[derive(Clone, Debug)]
 pub struct ExplainRequest {
     /// Host, with or without a port.
@@ -31,32 +31,32 @@ pub struct ExplainRequest {
     pub path: PathAndQuery,
     /// Its method.
     pub method: Method,
-    /// Its headers; `Host` is the host if it is not among them.
+    /// Its headers. Without `Host` among them, [`Self::host`] is used.
     pub headers: HeaderMap,
-    /// Who sends it, to us.
+    /// The address that connects to the proxy.
     pub client: IpAddr,
-    /// Whether it comes over TLS.
+    /// Whether the connection uses TLS.
     pub is_tls: bool,
 }
 
-/// What would become of a request.
+/// What the proxy would do with a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// The request.
     pub request: String,
-    /// The host whose routes decide: exact, with `*.`, or `any other`; none if nobody has it.
+    /// The host whose routes decide: exact, with `*.`, or `any other`. `None` without such routes.
     pub host: Option<String>,
-    /// How that was found.
+    /// How the host was found.
     pub matched: HostMatch,
-    /// Routes of the host that come before and do not match.
+    /// Routes of the host with precedence that do not match.
     pub passed: Vec<PassedRow>,
-    /// The route that is taken.
+    /// The selected route.
     pub route: Option<RouteRow>,
-    /// What happens, one thing after the other.
+    /// The steps in their order.
     pub steps: Vec<String>,
-    /// What is answered without a backend.
+    /// The response, if the request needs no backend.
     pub answer: Option<AnswerRow>,
-    /// Who gets the request.
+    /// The backend that gets the request.
     pub backend: Option<BackendRow>,
 }
 
@@ -68,29 +68,29 @@ pub enum HostMatch {
     Exact,
     /// By `*.` for its first label.
     Wildcard,
-    /// They are for every host that has none.
+    /// By rules without host.
     AnyOther,
-    /// There are none.
+    /// No rules apply to the host.
     None,
 }
 
 /// A route that does not match.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedRow {
-    /// Which paths.
+    /// Paths of the route.
     pub path: String,
-    /// Who asked for it.
+    /// Its Ingress.
     pub ingress: String,
-    /// What does not hold.
+    /// The first condition that does not hold.
     pub why: String,
 }
 
-/// What is answered without a backend.
+/// A response that needs no backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerRow {
     /// Status code.
     pub status: u16,
-    /// What is said with it: a line, or where to go.
+    /// The location of a redirect, else the body or the status as text.
     pub says: String,
 }
 
@@ -137,7 +137,7 @@ impl Explanation {
         let key = upstream.key();
         self.step(match (&state.error, state.endpoints.len()) {
             (Some(why), _) => format!("{key} cannot be used: {why}"),
-            (None, 0) => format!("{key} has no endpoint: 503 until there is one"),
+            (None, 0) => format!("{key} has no endpoint: 503 until it has one"),
             (None, 1) => format!("it goes to the one endpoint of {key}"),
             (None, count) => {
                 let balance = words::balance(&key.policy);
@@ -149,16 +149,16 @@ impl Explanation {
 }
 
 impl Proxy {
-    /// Tells what would become of a request now.
+    /// Explains what the proxy would do with a request now. Never blocks.
     pub fn explain(&self, question: &ExplainRequest) -> Explanation {
         let mut explained = Explanation::new(question);
         let Some(mut parts) = parts(question) else {
-            explained.step("the host is no host");
+            explained.step("the host is invalid");
             return explained;
         };
         let serving = self.serving.load();
         let client = client(question);
-        if question.is_tls && tell_tls(&serving, &parts, &mut explained) {
+        if question.is_tls && explain_tls(&serving, &parts, &mut explained) {
             return explained;
         }
         let call = forward::route(self, &serving, &client, &parts);
@@ -172,19 +172,19 @@ impl Proxy {
         if let Ok(head) = RequestHead::of(&parts) {
             let address = headers::client(question.client, &parts.headers, &self.settings.trusted);
             let search = serving.index.search(&head, &parts, address);
-            tell_host(&search, &mut explained);
+            explain_host(&search, &mut explained);
             if let Some(call) = &call {
-                tell_route(call, &search, &mut explained);
+                explain_route(call, &search, &mut explained);
             }
         }
         if let Some(call) = call {
-            tell_call(&call, &client, &mut parts, &mut explained);
+            explain_call(&call, &client, &mut parts, &mut explained);
         }
         explained
     }
 }
 
-/// The head of the request, as it would come over HTTP/1.1.
+/// Returns the head of the request, as of HTTP/1.1.
 fn parts(question: &ExplainRequest) -> Option<Parts> {
     let request = Request::builder()
         .method(&question.method)
@@ -202,31 +202,30 @@ fn client(question: &ExplainRequest) -> Client {
     Client::new(peer, local, question.is_tls)
 }
 
-/// What the handshake does. Whether that is all, for the connection goes on unopened.
-fn tell_tls(serving: &Serving, parts: &Parts, explained: &mut Explanation) -> bool {
+/// Explains the handshake. Returns whether the connection is passed through, which is the last step.
+fn explain_tls(serving: &Serving, parts: &Parts, explained: &mut Explanation) -> bool {
     let Ok(head) = RequestHead::of(parts) else {
         return false;
     };
     if let Some(upstream) = serving.passthrough(&head.host) {
-        explained
-            .step("TLS of this host is not opened: the connection goes to its backend as it is");
+        explained.step("TLS passthrough: the backend gets the connection as it is");
         explained.send(upstream);
         return true;
     }
     let secret = serving.certificates.secret(Some(&head.host));
     explained.step(match secret {
         Some(secret) => format!("TLS shows the certificate of Secret {secret}"),
-        None => "TLS shows a certificate that we signed ourselves: nobody trusts it".into(),
+        None => "TLS shows a self-signed certificate, which no client trusts".into(),
     });
     if serving.asks_certificate(Some(&head.host)) {
-        explained.step("TLS asks the client for a certificate");
+        explained.step("TLS requests a client certificate");
     }
     false
 }
 
-fn tell_host(search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
+fn explain_host(search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
     let Some(name) = search.host else {
-        return explained.step("no rule is for this host, and none for every host");
+        return explained.step("no rule applies to this host");
     };
     explained.host = Some(words::host(name));
     explained.matched = match name {
@@ -236,15 +235,15 @@ fn tell_host(search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation)
     };
     explained.step(match explained.matched {
         HostMatch::Exact => format!("the rules of host {name} decide"),
-        HostMatch::Wildcard => format!("no rule names the host: those of {name} decide"),
+        HostMatch::Wildcard => format!("no rule names the host: the rules of {name} decide"),
         HostMatch::AnyOther | HostMatch::None => {
-            "no rule names the host: those without host decide".into()
+            "no rule names the host: the rules without host decide".into()
         }
     });
     for (route, lack) in &search.passed {
         let row = passed_row(route, lack);
         explained.step(format!(
-            "not the route for {} of Ingress {}: {}",
+            "the route for {} of Ingress {} does not match: {}",
             row.path, row.ingress, row.why
         ));
         explained.passed.push(row);
@@ -257,19 +256,19 @@ fn passed_row(served: &ServedRoute, lack: &Lack<'_>) -> PassedRow {
         path: words::path(&route.path),
         ingress: route.ingress.to_string(),
         why: match lack {
-            Lack::Path => "the path is another".into(),
+            Lack::Path => "another path".into(),
             Lack::Condition(condition) => {
-                format!("it wants: {}", words::condition(condition))
+                format!("it requires: {}", words::condition(condition))
             }
         },
     }
 }
 
-fn tell_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
+fn explain_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanation) {
     let host = search.host.filter(|_| !search.is_default);
     let row = route_row(host, &call.route);
     explained.step(match search.is_default {
-        true => "no route matches: the default backend gets it".into(),
+        true => "no route matches: the default backend is selected".into(),
         false => format!(
             "the route for {} of Ingress {} matches",
             row.path, row.ingress
@@ -278,34 +277,34 @@ fn tell_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: &mu
     explained.route = Some(row);
 }
 
-/// What is done with a request whose route is known, up to the choice of an endpoint.
-fn tell_call(call: &Call, client: &Client, parts: &mut Parts, explained: &mut Explanation) {
+/// Explains the steps from the route to the choice of an endpoint.
+fn explain_call(call: &Call, client: &Client, parts: &mut Parts, explained: &mut Explanation) {
     let policy = call.route.policy();
     if let Some(response) = guard::check_policy(call, client, parts) {
-        explained.step("it is answered before it has to prove anything");
+        explained.step("the response needs no authentication");
         return explained.answer(response);
     }
     for auth in &policy.auth {
         let proof = words::proof(auth);
-        explained.step(format!("it needs {proof}, which is not tried here"));
+        explained.step(format!("it needs {proof}, which is not checked here"));
     }
     if let Some(response) = guard::local_response(call, client, parts) {
-        explained.step("it is answered without a backend");
+        explained.step("the response needs no backend");
         return explained.answer(response);
     }
     if call.route.limiter.is_some() {
         let limits = words::limits(&policy.limits).join(", ");
-        explained.step(format!("limits, which are not looked at here: {limits}"));
+        explained.step(format!("limits, which are not checked here: {limits}"));
     }
-    tell_backend(call, parts, explained);
+    explain_backend(call, parts, explained);
 }
 
-fn tell_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
+fn explain_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
     let chosen = match &call.route.canary {
         Some((rules, canary)) => match canary::weight(rules, &parts.headers) {
             (0, _) => &call.route.target,
             (weight, total) if weight >= total => {
-                explained.step("it is the canary's");
+                explained.step("it goes to the canary");
                 canary
             }
             (weight, total) => {

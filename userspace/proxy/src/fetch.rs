@@ -1,4 +1,4 @@
-//! Questions to other services, over HTTP.
+//! HTTP requests to other services: key sets, token issuers, collectors.
 
 use std::{
     fmt,
@@ -26,19 +26,24 @@ use tracing::warn;
 
 use crate::{body::BodyError, tls::provider::provider};
 
-/// How long an answer may take in all.
+/// Longest time for a request and its whole response.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection is kept for the next question.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
-/// Largest answer, in bytes.
+/// Largest response, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A client with its connections. Redirects are not followed: they would choose whom we ask.
+/// An HTTP client with its connections. It follows no redirects: they would let a server choose the
+/// destination.
 #[derive(Clone)]
 pub(crate) struct Fetch(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Fetch {
-    /// Believes these authorities (PEM), or those of the system.
+    /// Trusts these authorities (PEM), or those of the system.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `authorities` is not PEM or has no certificate.
     pub(crate) fn new(authorities: Option<&[u8]>) -> Result<Self> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -54,7 +59,11 @@ impl Fetch {
         Ok(Self(rules.build(connector)))
     }
 
-    /// Any answer.
+    /// Sends a request, and returns the response of any status.
+    ///
+    /// # Errors
+    ///
+    /// Fails if there is no response within [`TIMEOUT`], or if it is too large.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>> {
         let answered = async {
             let (parts, body) = self.0.request(request).await?.into_parts();
@@ -64,10 +73,14 @@ impl Fetch {
         };
         timeout(TIMEOUT, answered)
             .await
-            .context("no answer in time")?
+            .context("no response in time")?
     }
 
-    /// An answer of status 200 with JSON in it.
+    /// Sends a request, and returns the JSON of its response.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::send`], or if the status is not 200 or the body is not JSON.
     pub(crate) async fn json(&self, request: Request<Full<Bytes>>) -> Result<Value> {
         let place = request.uri().clone();
         let response = self
@@ -75,11 +88,16 @@ impl Fetch {
             .await
             .with_context(|| place.to_string())?;
         let status = response.status();
-        ensure!(status == StatusCode::OK, "{place} answered {status}");
-        serde_json::from_slice(response.body()).with_context(|| format!("{place} sent no JSON"))
+        ensure!(status == StatusCode::OK, "{place} responded {status}");
+        serde_json::from_slice(response.body())
+            .with_context(|| format!("{place} sent invalid JSON"))
     }
 
-    /// JSON from an address.
+    /// Requests JSON from a URL.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`Self::json`].
     pub(crate) async fn get(&self, url: &str) -> Result<Value> {
         let request = Request::get(url).header("accept", "application/json");
         self.json(request.body(Full::default())?).await
@@ -92,7 +110,11 @@ impl fmt::Debug for Fetch {
     }
 }
 
-/// How servers are checked that we ask.
+/// Returns the TLS settings for requests to other services.
+///
+/// # Errors
+///
+/// Fails if `authorities` is not PEM or has no certificate.
 pub(crate) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
     static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = match authorities {
@@ -106,12 +128,18 @@ pub(crate) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>
     Ok(Arc::new(config))
 }
 
-/// Authorities of a `ca.crt`.
+/// Parses the authorities of a `ca.crt` (PEM).
+///
+/// # Errors
+///
+/// Fails if it is not PEM or has no certificate.
 pub(crate) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.context("ca.crt is not PEM")?;
-        roots.add(certificate).context("ca.crt has no authority")?;
+        roots
+            .add(certificate)
+            .context("ca.crt has an invalid authority")?;
     }
     ensure!(!roots.is_empty(), "ca.crt has no certificate");
     Ok(roots)
@@ -120,7 +148,7 @@ pub(crate) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
 fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {
-        warn!("an authority of the system cannot be read: {error}");
+        warn!(%error, "cannot read an authority of the system");
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);

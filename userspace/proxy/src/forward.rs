@@ -1,4 +1,4 @@
-//! The way of a request: understood, routed, guarded, sent, answered.
+//! The steps of a request: check, route, guard, send, respond.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -39,7 +39,7 @@ use crate::{
     upstream::{Pick, Upstream},
 };
 
-const TOO_LATE: &str = "the body did not come in time";
+const TOO_LATE: &str = "the request body did not arrive in time";
 
 /// The response to a request, and what the request holds.
 struct Forwarded {
@@ -51,7 +51,7 @@ struct Forwarded {
 
 type Permits = (Pick, Option<Admission>);
 
-/// What a client gets. The request is in progress until its body is sent.
+/// The response to a client. The request is in progress until the body is sent.
 type Answer = Response<Observed<Body, Held<(Option<Permits>, InProgress, Option<Trace>)>>>;
 
 impl From<Response<Body>> for Forwarded {
@@ -158,7 +158,7 @@ async fn respond(
     )
 }
 
-/// The response as it is sent; what the request holds is kept until then.
+/// Returns the response whose body holds what the request holds.
 fn hold(
     response: Response<Body>,
     is_grpc: bool,
@@ -181,7 +181,7 @@ fn hold(
     response.map(|body| Observed::new(body, held))
 }
 
-/// The client's name for the request, or one that we give it.
+/// Returns the request id of the client, or sets a random one.
 fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     let named = headers.get(headers::REQUEST_ID).cloned();
     named.unwrap_or_else(|| {
@@ -223,7 +223,7 @@ pub(crate) fn route(
     parts: &Parts,
 ) -> Result<Call, Response<Body>> {
     let head = RequestHead::of(parts).map_err(|why| {
-        // Who knows where the next request begins.
+        // It is unknown where the next request begins.
         client.is_closing.store(true, Ordering::Relaxed);
         let status = match why {
             Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -260,7 +260,7 @@ async fn forward(
     let unavailable = |why| answer::error(StatusCode::SERVICE_UNAVAILABLE, why).into();
     let limiter = call.route.limiter.as_ref();
     let admission = match limiter.map(|limiter| limiter.admit(call.client)) {
-        Some(None) => return unavailable("too many requests of this address"),
+        Some(None) => return unavailable("too many requests from this client address"),
         Some(Some(admission)) => Some(admission),
         None => None,
     };
@@ -305,7 +305,7 @@ async fn forward(
     }
 }
 
-/// The upstream of a target, or what is answered because there is none.
+/// Returns the upstream of a target, or the response if it has none.
 #[allow(
     clippy::result_large_err,
     reason = "a response is moved once, either way"
@@ -319,7 +319,7 @@ pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response
         )),
         ServedTarget::Missing => Err(answer::error(
             StatusCode::NOT_FOUND,
-            "the backend cannot be served",
+            "the backend is not supported",
         )),
     }
 }
@@ -332,7 +332,7 @@ fn upload(body: Incoming, most: Option<u64>, longest: Duration, end: &Arc<Upload
     }
 }
 
-/// Joins client and backend once both speak another protocol.
+/// Joins client and backend after both switched protocols.
 fn switch(
     mut response: Response<Body>,
     upgrade: Option<OnUpgrade>,
@@ -341,7 +341,7 @@ fn switch(
     let Some(client) = upgrade else {
         return answer::error(
             StatusCode::BAD_GATEWAY,
-            "the endpoint changed the protocol unasked",
+            "the endpoint switched protocols without a request",
         );
     };
     let backend = hyper::upgrade::on(&mut response);
@@ -351,7 +351,7 @@ fn switch(
         };
         let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
         if let Err(error) = copy_bidirectional(&mut client, &mut backend).await {
-            debug!("an upgraded connection ended: {error}");
+            debug!(%error, "upgraded connection failed");
         }
         drop(permits);
     });
@@ -361,7 +361,7 @@ fn switch(
     out
 }
 
-/// What every response gets.
+/// Sets the headers of every response.
 fn finish(
     mut response: Response<Body>,
     version: Version,

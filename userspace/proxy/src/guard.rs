@@ -1,4 +1,4 @@
-//! What stands before everything else: who is not let in, and what is answered without a backend.
+//! Decides whether a request may reach its backend, and answers those that need none.
 
 use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 
@@ -10,12 +10,12 @@ use crate::{
     cors,
 };
 
-/// Where certificates are proven over HTTP (RFC 8555, 8.3): never redirected to HTTPS, which may
-/// not work yet.
+/// Path of ACME challenges over HTTP (RFC 8555, 8.3). It is never redirected to HTTPS, which may have
+/// no certificate yet.
 const ACME: &str = "/.well-known/acme-challenge/";
 
-/// What stands before everything else: cookies for the client if the request may go on, or its
-/// answer.
+/// Applies the rules for access. Returns cookies for the client if the request may continue, else the
+/// response.
 pub(crate) async fn guard(
     call: &Call,
     client: &Client,
@@ -34,25 +34,25 @@ pub(crate) async fn guard(
         is_https: is_https(client, parts, call),
         tls: &client.handshake,
     };
-    // Large, and seldom wanted: every request would be as large.
+    // Boxed: large and rarely polled; inlined it would grow every request's future.
     Box::pin(authenticator.authorize(parts, &input)).await
 }
 
-/// What needs no proof of anything: who is not let in anyhow, what plain HTTP gets, and preflights,
-/// which browsers send without credentials.
+/// Applies the rules that need no credentials: closed routes, client addresses, the redirect to HTTPS,
+/// and CORS preflights, which browsers send without credentials.
 pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let error = |status, why| Some(answer::error(status, why));
     if policy.closed.is_some() {
         return error(
             StatusCode::SERVICE_UNAVAILABLE,
-            "closed: a guard of the rule is not understood",
+            "closed: an access rule of the Ingress is invalid",
         );
     }
     let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&call.client));
     let allowed = policy.sources.allow.as_deref();
     if is_in(&policy.sources.deny) || allowed.is_some_and(|allowed| !is_in(allowed)) {
-        return error(StatusCode::FORBIDDEN, "not for this address");
+        return error(StatusCode::FORBIDDEN, "not allowed for this client address");
     }
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let is_challenge = call.path.starts_with(ACME);
@@ -68,7 +68,7 @@ pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Optio
     Some(response)
 }
 
-/// What is answered without a backend.
+/// Returns the response to a request that needs no backend: a redirect, or a body that is too large.
 pub(crate) fn local_response(
     call: &Call,
     client: &Client,
@@ -95,12 +95,12 @@ pub(crate) fn local_response(
     None
 }
 
-/// Whether the client spoke TLS, to us or to a proxy that we trust.
+/// Whether the client used TLS, to this proxy or to a trusted one.
 fn is_https(client: &Client, parts: &Parts, call: &Call) -> bool {
-    let told = || {
-        let told = parts.headers.get("x-forwarded-proto");
-        // Only behind a trusted proxy is the client another than the peer.
-        call.client != client.peer.ip() && told.is_some_and(|told| told == "https")
+    let is_forwarded = || {
+        let scheme = parts.headers.get("x-forwarded-proto");
+        // Client and peer differ only behind a trusted proxy.
+        call.client != client.peer.ip() && scheme.is_some_and(|scheme| scheme == "https")
     };
-    client.is_secure || told()
+    client.is_secure || is_forwarded()
 }

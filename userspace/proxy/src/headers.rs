@@ -1,5 +1,5 @@
-//! Headers between client and backend: what belongs to one connection alone, who the client is, and
-//! what operators change.
+//! Headers between client and backend: hop-by-hop fields, fields that name the client, and changes by
+//! operators.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -7,7 +7,7 @@ use headgate_model::ingress::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use ipnet::IpNet;
 
-/// Fields of one connection (RFC 9110, 7.6.1).
+/// Hop-by-hop fields (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -18,7 +18,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// Scripts of CGI take it for their own configuration (CVE-2016-5385).
+/// CGI scripts read it as `HTTP_PROXY`, their own configuration (CVE-2016-5385).
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -28,8 +28,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Removes what belongs to the connection a message came by. `TE: trailers` stays: it says what the
-/// client itself can take.
+/// Removes hop-by-hop fields. `TE: trailers` stays: it says that the client itself accepts trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let takes_trailers = takes_trailers(headers);
     if let Some(named) = connection_options(headers) {
@@ -54,7 +53,7 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-/// Names in `Connection`.
+/// Returns the field names in `Connection`.
 fn connection_options(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     if !headers.contains_key(header::CONNECTION) {
         return None;
@@ -65,8 +64,8 @@ fn connection_options(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     Some(names.filter_map(|name| name.trim().parse().ok()).collect())
 }
 
-/// The protocol that a client wants to change to over this connection. Not `h2c`: requests over it
-/// would reach the backend past every rule.
+/// Returns the protocol that a client asks to switch to. Not `h2c`: requests inside of it would reach
+/// the backend without any rule applied.
 pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let options = connection_options(headers)?;
     let is_asked = version == Version::HTTP_11 && options.contains(&header::UPGRADE);
@@ -76,7 +75,7 @@ pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
     (!names.any(is_h2c)).then(|| protocol.clone())
 }
 
-/// The client that a chain of proxies we trust tells of: the last one that is none of them.
+/// Returns the address of the client: the last one in the chain of proxies that is not trusted.
 pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     if !is_trusted(peer) {
@@ -97,11 +96,11 @@ pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Ip
     client
 }
 
-/// How a request reached us.
+/// What backends are sent about the client and its request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForwardedInfo<'a> {
     pub(crate) peer: IpAddr,
-    /// The peer's address as text.
+    /// The address of the peer as text.
     pub(crate) peer_text: &'a HeaderValue,
     pub(crate) client: IpAddr,
     pub(crate) is_secure: bool,
@@ -110,8 +109,8 @@ pub(crate) struct ForwardedInfo<'a> {
     pub(crate) prefix: Option<&'a str>,
 }
 
-/// Tells the backend who asks. What a client says of that itself is not believed; what a trusted
-/// proxy says is kept where we would know no better.
+/// Sets the headers that name the client. Values from an untrusted peer are replaced; values from a
+/// trusted proxy are kept, and its address is added to `X-Forwarded-For`.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>, is_trusted: bool) {
     remove(headers, |name| {
         let dashed: Cow<'_, str> = match name.contains('_') {
@@ -127,7 +126,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>,
         headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     if !known(headers, &FORWARDED_HOST) {
-        // Most often the client's own value, which need not be copied.
+        // Usually the same as `Host`, whose bytes can be shared.
         let named = headers.get(header::HOST);
         match named.filter(|named| *named == arrival.host).cloned() {
             Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
@@ -154,7 +153,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>,
     }
 }
 
-/// Whether a header says who the client is or what it asked for.
+/// Whether a header names the client or the address it requested.
 fn is_about_client(name: &str) -> bool {
     name == header::FORWARDED.as_str()
         || name == REAL_IP.as_str()
@@ -168,8 +167,8 @@ fn remove(headers: &mut HeaderMap, is_bad: impl Fn(&str) -> bool) {
     }
 }
 
-/// Removes what a client wrote with `_` to be taken for a header that an operator changes: CGI and
-/// its like read both as one.
+/// Removes headers that differ from a header of `edits` only by `_` for `-`: CGI reads both as one
+/// variable.
 pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
     let is_edited = |name: &str| {
         edits.iter().any(|edit| match edit {
@@ -181,7 +180,7 @@ pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
     });
 }
 
-/// Makes an operator's changes.
+/// Applies the changes of an operator, in order.
 pub(crate) fn edit(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
     for edit in edits {
         match edit {
@@ -195,7 +194,7 @@ pub(crate) fn edit(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
     }
 }
 
-/// Sets a header; a value that cannot be one leaves none.
+/// Sets a header. If `value` is not a valid header value, the header is removed.
 pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     match HeaderValue::try_from(value) {
         Ok(value) => drop(headers.insert(name, value)),
@@ -219,7 +218,7 @@ mod tests {
                 HeaderValue::from_static(value),
             )
         });
-        // `append`, so that a name may come twice.
+        // `append`, so that a name can occur twice.
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, value);
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn l21_fields_of_one_connection_end_with_it() {
+    fn l21_hop_by_hop_fields_are_removed() {
         let mut all = headers(&[
             ("connection", "close, X-Private"),
             ("x-private", "1"),
@@ -249,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn l22_clients_cannot_say_who_they_are() {
-        let told = headers(&[
+    fn l22_untrusted_clients_cannot_name_their_address() {
+        let sent = headers(&[
             ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
             ("x-forwarded-proto", "https"),
         ]);
@@ -265,17 +264,17 @@ mod tests {
             host: "a.b",
             prefix: None,
         };
-        assert_eq!(client(peer, &told, &[]), peer);
-        let mut out = told.clone();
+        assert_eq!(client(peer, &sent, &[]), peer);
+        let mut out = sent.clone();
         set_forwarded(&mut out, arrival(peer), false);
         assert_eq!(out["x-forwarded-for"], "10.0.0.1");
         assert_eq!(out["x-forwarded-proto"], "http");
         assert_eq!(out["x-real-ip"], "10.0.0.1");
 
         let trusted = ["10.0.0.0/8".parse().unwrap(), "8.8.8.8/32".parse().unwrap()];
-        let behind = client(peer, &told, &trusted);
+        let behind = client(peer, &sent, &trusted);
         assert_eq!(behind, "9.9.9.9".parse::<IpAddr>().unwrap());
-        let mut out = told;
+        let mut out = sent;
         set_forwarded(&mut out, arrival(behind), true);
         assert_eq!(out["x-forwarded-for"], "9.9.9.9, 8.8.8.8, 10.0.0.1");
         assert_eq!(out["x-forwarded-proto"], "https");
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn edits_are_made_in_order() {
+    fn edits_are_applied_in_order() {
         let mut out = headers(&[("x-a", "1"), ("x-a", "2"), ("x-b", "1")]);
         edit(
             &mut out,

@@ -1,4 +1,4 @@
-//! From host and path to a route, without looking at every route.
+//! Finds the route of a request by host and path, without a scan of all routes.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -7,14 +7,14 @@ use http::request::Parts;
 
 use crate::message::{RequestHead, parameters};
 
-/// Routes of all hosts. `T` is a route with what it takes to serve it.
+/// Routes of all hosts. `T` is a route with the state that serves it.
 #[derive(Debug)]
 pub(crate) struct Index<T> {
     hosts: HashMap<String, HostIndex<T>>,
     default: Option<Arc<T>>,
 }
 
-/// Routes of one host by precedence, and where in that order to look.
+/// Routes of one host by precedence, and their positions in that order by path.
 #[derive(Debug)]
 struct HostIndex<T> {
     routes: Vec<Arc<T>>,
@@ -28,9 +28,9 @@ struct HostIndex<T> {
 pub(crate) struct RouteSearch<'a, T> {
     /// The host whose routes decide, as rules write it.
     pub(crate) host: Option<&'a str>,
-    /// Its routes before the one that is taken, or all of them, and what each lacks.
+    /// Its routes before the selected one, or all of them, and why each does not match.
     pub(crate) passed: Vec<(&'a T, Lack<'a>)>,
-    /// Whether the default is taken.
+    /// Whether the default is selected.
     pub(crate) is_default: bool,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Lack<'a> {
 }
 
 impl<T: AsRef<Route>> Index<T> {
-    /// Of the routes of each host, the first is taken that matches.
+    /// Indexes routes. Of the routes of a host the first that matches is selected.
     pub(crate) fn new(
         hosts: impl Iterator<Item = (String, Vec<Arc<T>>)>,
         default: Option<Arc<T>>,
@@ -54,8 +54,8 @@ impl<T: AsRef<Route>> Index<T> {
         }
     }
 
-    /// The route of a request. The host decides first: an exact one before a wildcard, a wildcard
-    /// before rules without host. What its rules do not match gets the default.
+    /// Returns the route of a request. The host decides first: an exact one before a wildcard, then
+    /// rules without host. A request that none of its rules match gets the default.
     pub(crate) fn find(
         &self,
         head: &RequestHead<'_>,
@@ -71,17 +71,17 @@ impl<T: AsRef<Route>> Index<T> {
         found.or(self.default.as_ref())
     }
 
-    /// How [`Self::find`] comes to what it finds.
+    /// Returns how [`Self::find`] selects the route.
     pub(crate) fn search<'a>(
         &'a self,
         head: &RequestHead<'_>,
         parts: &Parts,
         client: IpAddr,
     ) -> RouteSearch<'a, T> {
-        let taken = self.find(head, parts, client);
+        let selected = self.find(head, parts, client);
         let is = |other: Option<&Arc<T>>| {
-            let both = taken.zip(other);
-            both.is_some_and(|(taken, other)| Arc::ptr_eq(taken, other))
+            let both = selected.zip(other);
+            both.is_some_and(|(selected, other)| Arc::ptr_eq(selected, other))
         };
         let host = self.host(&head.host);
         let routes = host.into_iter().flat_map(|(_, host)| &host.routes);
@@ -97,7 +97,7 @@ impl<T: AsRef<Route>> Index<T> {
         }
     }
 
-    /// Routes by host, each host's by precedence, and the default, which has none.
+    /// Returns routes by host, those of a host by precedence, and last the default, with host `None`.
     pub(crate) fn routes(&self) -> impl Iterator<Item = (Option<&str>, &T)> {
         let mut hosts: Vec<_> = self.hosts.iter().collect();
         hosts.sort_by_key(|(name, _)| (name.is_empty(), name.as_str()));
@@ -136,7 +136,7 @@ impl<T: AsRef<Route>> HostIndex<T> {
 
     fn find(&self, path: &str, holds: impl Fn(&Route) -> bool) -> Option<&Arc<T>> {
         let route = |position: usize| self.routes.get(position).map(|route| (**route).as_ref());
-        // Positions ascend, so the first that holds is the best of its list.
+        // Positions ascend, so the first match is the best of its list.
         let best_of = |positions: Option<&Vec<usize>>| {
             let mut positions = positions.into_iter().flatten().copied();
             positions.find(|position| route(*position).is_some_and(&holds))

@@ -9,42 +9,85 @@
 //!
 //! A request sees one configuration from its start to its end. New routes take effect with the next
 //! request and touch no connection.
+//!
+//! A proxy with one route:
+//!
+//! ```
+//! use std::{collections::BTreeMap, future, sync::Arc};
+//!
+//! use headgate_model::{
+//!     NamespacedName,
+//!     ingress::{Host, PathMatch, Policy, Route, Routes, Target, UpstreamKey},
+//! };
+//! use headgate_proxy::{Proxy, Scheme, Settings};
+//! use tokio::net::TcpListener;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = UpstreamKey {
+//!     service: NamespacedName::new("shop", "web"),
+//!     port: 80,
+//!     policy: Arc::default(),
+//! };
+//! let route = Route {
+//!     ingress: NamespacedName::new("shop", "main"),
+//!     path: PathMatch::Prefix("/shop".into()),
+//!     conditions: Vec::new(),
+//!     target: Target::Upstream(backend.clone()),
+//!     canary: None,
+//!     policy: Arc::new(Policy::default()),
+//! };
+//! let host = Host {
+//!     asks_certificate: false,
+//!     routes: vec![Arc::new(route)],
+//! };
+//! let routes = Routes {
+//!     hosts: [("shop.example.com".into(), host)].into(),
+//!     ..Routes::default()
+//! };
+//!
+//! let proxy = Arc::new(Proxy::new(Settings::default())?);
+//! let refusals = proxy.serve(&routes);
+//! assert!(refusals.is_empty());
+//! proxy.place(&backend, &BTreeMap::from([("127.0.0.1:8080".parse()?, 1)]));
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let stop = future::ready(()); // Usually a signal.
+//! proxy.listen(listener, Scheme::Http, stop).await;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
-// A connection of a client.
+// Connections of clients.
 mod activity;
-mod proxy;
 mod proxy_protocol;
 mod server;
-mod serving;
 mod stream;
 mod tls;
 
-// A request, in the order of its steps.
-mod call;
-mod message;
-mod path;
-
-mod forward;
-
+// Settings, routes and endpoints.
 mod index;
+mod proxy;
+mod serving;
 
-mod guard;
-
+// A request: `forward` composes the steps guard, prepare, mirror, send and answer.
+mod answer;
 mod auth;
-mod cors;
-mod limits;
-
+mod call;
 mod canary;
+mod compress;
+mod cors;
+mod forward;
+mod guard;
 mod headers;
-mod prepare;
-
+mod limits;
+mod message;
 mod mirror;
+mod path;
+mod prepare;
 mod send;
 mod upstream;
-
-mod answer;
-mod compress;
 
 // Bodies.
 mod body;
@@ -60,7 +103,7 @@ mod table;
 mod trace;
 mod words;
 
-// Other services.
+// Requests to other services.
 mod fetch;
 
 pub use access_log::{AccessLog, LogFormat};

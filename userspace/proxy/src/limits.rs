@@ -1,4 +1,4 @@
-//! Limits of each client, on this node.
+//! Limits of each client. Each node counts alone.
 
 use std::{
     collections::HashMap,
@@ -10,10 +10,10 @@ use std::{
 use governor::{DefaultKeyedRateLimiter, Quota};
 use headgate_model::ingress::{Limits, Rate};
 
-/// Clients that are remembered for each rate. Those that may use all of it are forgotten first.
+/// Clients per rate above which clients with a full quota are removed.
 const MAX_CLIENTS: usize = 1 << 16;
 
-/// What the clients of an Ingress used up.
+/// Usage of the clients of an Ingress.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     limits: Limits,
@@ -21,12 +21,12 @@ pub(crate) struct Limiter {
     concurrent: Mutex<HashMap<IpAddr, u32>>,
 }
 
-/// A request that is let through, until it is dropped.
+/// The permission of a request; while it exists, the request counts as concurrent.
 #[derive(Debug)]
 pub(crate) struct Admission(Option<(Arc<Limiter>, IpAddr)>);
 
 impl Limiter {
-    /// Nothing is used up yet. `None` if nothing is limited.
+    /// Starts with no usage. `None` if `limits` has no limit for clients.
     pub(crate) fn new(limits: &Limits) -> Option<Self> {
         if limits.rates.is_empty() && limits.concurrent.is_none() {
             return None;
@@ -39,12 +39,12 @@ impl Limiter {
         })
     }
 
-    /// Whether these are the limits that it keeps.
+    /// Whether the limiter enforces exactly these limits.
     pub(crate) fn keeps(&self, limits: &Limits) -> bool {
         self.limits == *limits
     }
 
-    /// Lets a request of a client through, or not.
+    /// Admits a request of a client; `None` if it exceeds a limit.
     pub(crate) fn admit(self: &Arc<Self>, client: IpAddr) -> Option<Admission> {
         if self
             .limits
@@ -100,7 +100,7 @@ fn quota(rate: &Rate) -> Option<Quota> {
     Some(quota.allow_burst(NonZeroU32::new(rate.burst)?))
 }
 
-/// An IPv6 client has all addresses of its network.
+/// Returns the /64 network of an IPv6 address: a client can use all addresses of it.
 fn whole(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn l46_each_client_has_its_burst() {
+    fn l46_each_client_has_its_own_burst() {
         let rate = Rate {
             requests: 1,
             period: Duration::from_secs(3600),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn l46_requests_at_the_same_time_are_counted() {
+    fn l46_concurrent_requests_are_limited() {
         let limits = Limits {
             concurrent: Some(2),
             ..Limits::default()

@@ -1,4 +1,4 @@
-//! What a request says about itself, once it is understood (RFC 9110, 7; RFC 9113, 8.3.1).
+//! The head of a request, checked (RFC 9110, 7; RFC 9113, 8.3.1).
 
 use std::borrow::Cow;
 
@@ -6,32 +6,32 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header, request::Pa
 
 use crate::{body::Body, path};
 
-/// Longest path and query that is taken, in bytes.
+/// Longest path and query, in bytes.
 const MAX_TARGET: usize = 16 << 10;
 
-/// Why a request is not understood: it gets 400, or what is said.
+/// Why a request is rejected before it is routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Misunderstood {
-    #[error("the host is missing or is no host")]
+    #[error("the host is missing or invalid")]
     Host,
-    #[error("there are several hosts")]
+    #[error("the request names several hosts")]
     Hosts,
-    #[error("the path is no path")]
+    #[error("the path is invalid")]
     Path,
-    #[error("the target is too long")]
+    #[error("path and query are too long")]
     Long,
-    #[error("the method is not served")]
+    #[error("the method is not supported")]
     Method,
-    #[error("the transfer coding is not served")]
+    #[error("the transfer coding is not supported")]
     Coding,
 }
 
-/// The parts of a request that decide where it goes.
+/// The parts of a request that select its route.
 #[derive(Debug)]
 pub(crate) struct RequestHead<'a> {
-    /// In lower case, without port; empty if an HTTP/1.0 client named none.
+    /// In lower case, without port; empty if an HTTP/1.0 client sent none.
     pub(crate) host: Cow<'a, str>,
-    /// In its one form.
+    /// In its normal form.
     pub(crate) path: Cow<'a, str>,
     /// Without `?`.
     pub(crate) query: Option<&'a str>,
@@ -57,14 +57,14 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// Whether the body comes as it is or in chunks, and nothing else was done to it (RFC 9112, 6.1).
+/// Whether the body has no transfer coding but `chunked` (RFC 9112, 6.1).
 fn is_plain_coding(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     codings.next().is_none_or(is_chunked) && codings.next().is_none()
 }
 
-/// The host, from the target if it has one. `Host` must not say otherwise.
+/// Returns the host of the target if it has one, else that of `Host`. Both must be the same.
 fn host(parts: &Parts) -> Result<Cow<'_, str>, Misunderstood> {
     let mut fields = parts.headers.get_all(header::HOST).iter();
     let field = match fields.next() {
@@ -85,7 +85,7 @@ fn host(parts: &Parts) -> Result<Cow<'_, str>, Misunderstood> {
     }
 }
 
-/// A host in lower case, without its port and without a dot at its end.
+/// Returns a host in lower case, without port and without final dot.
 fn name(text: &str) -> Option<Cow<'_, str>> {
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     let host = match text.rsplit_once(':') {
@@ -105,7 +105,7 @@ fn name(text: &str) -> Option<Cow<'_, str>> {
     })
 }
 
-/// The value of a cookie.
+/// Returns the value of a cookie.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let fields = headers.get_all(header::COOKIE).iter();
     let texts = fields.filter_map(|value| value.to_str().ok());
@@ -116,7 +116,7 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     })
 }
 
-/// The values of a parameter of a query.
+/// Returns the values of a query parameter.
 pub(crate) fn parameters<'a>(
     query: Option<&'a str>,
     name: &'a str,
@@ -125,7 +125,7 @@ pub(crate) fn parameters<'a>(
     pairs.filter_map(move |(key, value)| (key == name).then_some(value))
 }
 
-/// Boxed, as requests to endpoints are handed on often.
+/// Copies a request except for its body. Boxed, as requests to endpoints are moved often.
 pub(crate) fn without_body(request: &Request<Body>) -> Box<Request<Body>> {
     let mut copy = Box::new(Request::new(Body::empty()));
     *copy.method_mut() = request.method().clone();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn l22_a_request_has_one_host() {
+    fn l22_a_request_has_exactly_one_host() {
         let host = |text| Request::get("/").header("host", text);
         assert_eq!(host_of(host("a.b")), Ok("a.b".into()));
         assert_eq!(

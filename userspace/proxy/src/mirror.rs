@@ -1,4 +1,4 @@
-//! Copies of requests for a mirror. They delay nothing: a copy that does not keep up is given up.
+//! Copies of requests for a mirror. They delay nothing: a copy that is too slow is aborted.
 
 use std::{
     mem,
@@ -19,10 +19,10 @@ use crate::{
     upstream::PickInput,
 };
 
-/// Frames of a body that wait for the mirror, of 32 KiB at most.
+/// Capacity of the queue for the mirror, in frames of at most 32 KiB.
 const MAX_WAITING: usize = 64;
 
-/// Sends a copy of some requests.
+/// Sends a copy of the request to the mirror of its route, for the configured percentage of requests.
 pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) {
     let Some((upstream, percent)) = &call.route.mirror else {
         return;
@@ -44,7 +44,7 @@ pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) 
         if let Ok(pick) = picked {
             let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
             if let Err(error) = sent {
-                debug!("a copy was not sent: {error}");
+                debug!(upstream = %upstream.key(), %error, "mirrored request failed");
             }
         }
     });
@@ -54,22 +54,22 @@ fn copied(body: Body, copy: Sender<Bytes, BodyError>) -> Observed<Body, Copier> 
     Observed::new(body, Copier(Some(copy)))
 }
 
-/// Copies the frames of a body as they pass. Where the body breaks off, the copy does.
+/// Copies the frames of a body as they pass. If the body fails, the copy fails.
 #[derive(Debug)]
 struct Copier(Option<Sender<Bytes, BodyError>>);
 
 impl Copier {
-    fn pass_on(&mut self, frame: &Frame<Bytes>) {
+    fn copy(&mut self, frame: &Frame<Bytes>) {
         let data = frame.data_ref().cloned().map(Frame::data);
         let copied = data.or_else(|| frame.trailers_ref().cloned().map(Frame::trailers));
         if let (Some(copy), Some(frame)) = (&mut self.0, copied)
             && copy.try_send(frame).is_err()
         {
-            self.give_up("the mirror does not keep up");
+            self.abort("the mirror is too slow");
         }
     }
 
-    fn give_up(&mut self, why: &str) {
+    fn abort(&mut self, why: &str) {
         if let Some(copy) = self.0.take() {
             copy.abort(why.into());
         }
@@ -85,8 +85,8 @@ impl FrameObserver<Body> for Copier {
     ) -> PolledFrame<BodyError> {
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => self.pass_on(frame),
-            Poll::Ready(Some(Err(_))) => self.give_up("the body broke off"),
+            Poll::Ready(Some(Ok(frame))) => self.copy(frame),
+            Poll::Ready(Some(Err(_))) => self.abort("the body failed"),
             Poll::Ready(None) => self.0 = None,
         }
         polled
@@ -94,7 +94,7 @@ impl FrameObserver<Body> for Copier {
 
     fn end(&mut self, body: &Body) {
         if !body.is_end_stream() {
-            self.give_up("the body was not read to its end");
+            self.abort("the body was not read to its end");
         }
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l74_a_copy_that_does_not_keep_up_delays_nothing() {
+    async fn l74_a_slow_copy_delays_nothing() {
         for (count, is_whole) in [(MAX_WAITING, true), (MAX_WAITING + 1, false)] {
             let (sender, receiver) = Channel::new(MAX_WAITING);
             let sent = copied(frames(count), sender).collect().await.unwrap();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l74_a_body_that_is_not_read_to_its_end_has_no_whole_copy() {
+    async fn l74_copy_of_a_partly_read_body_fails() {
         let (sender, receiver) = Channel::new(MAX_WAITING);
         let mut body = copied(frames(2), sender);
         body.frame().await.unwrap().unwrap();

@@ -1,10 +1,11 @@
-//! The one form of a path, which is both routed by and sent on (RFC 3986, 6.2.2).
+//! The normal form of a path (RFC 3986, 6.2.2). It selects the route, and the backend gets it.
 
 use std::borrow::Cow;
 
-/// Unreserved characters are not escaped, other escapes have upper case, there are neither dot
-/// segments nor empty ones. `%2F` stays as it is: it is no separator. `None` if the path has what no
-/// path should: no `/` in front, a backslash, a control character, or a broken escape.
+/// Returns the normal form: unreserved characters are not escaped, other escapes are in upper case,
+/// and there are no dot segments and no empty segments. `%2F` stays: it does not separate segments.
+/// `None` if the path does not begin with `/`, or contains a backslash, a control character or an
+/// invalid escape.
 pub(crate) fn normal(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/')
         || path
@@ -69,7 +70,7 @@ mod tests {
     use super::normal;
 
     #[test]
-    fn l20_paths_have_one_form() {
+    fn l20_paths_have_one_normal_form() {
         for (path, expected) in [
             ("/", "/"),
             ("/a/b", "/a/b"),
@@ -91,11 +92,7 @@ mod tests {
         ] {
             assert_eq!(normal(path).as_deref(), Some(expected), "{path}");
             let again = normal(expected);
-            assert_eq!(
-                again.as_deref(),
-                Some(expected),
-                "{expected} is its own form"
-            );
+            assert_eq!(again.as_deref(), Some(expected), "{expected} is normal");
         }
         for path in [
             "",

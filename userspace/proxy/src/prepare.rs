@@ -12,7 +12,7 @@ use crate::{
     path,
 };
 
-/// Sets the path that the backend gets: the one form of it, or what the rule makes of that.
+/// Sets the path that the backend gets: the normal form, or the result of the rewrite rule.
 pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
     let rewritten = call.route.rewrite.as_ref().and_then(|template| {
         let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
@@ -29,7 +29,7 @@ pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Bod
         Some(path) => path::normal(path),
         None => Some(call.path.as_str().into()),
     };
-    let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is no path");
+    let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is invalid");
     let path = path.ok_or_else(bad)?;
     if path == parts.uri.path() && parts.uri.authority().is_none() {
         return Ok(());
@@ -81,7 +81,7 @@ pub(crate) fn prepare(
     }
     match &policy.host {
         Some(host) => headers::insert(headers, header::HOST, host),
-        // Over HTTP/2 the host is in the target.
+        // HTTP/2 carries the host in the target.
         None if !headers.contains_key(header::HOST) => {
             headers::insert(headers, header::HOST, &call.host);
         }

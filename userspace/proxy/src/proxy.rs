@@ -21,29 +21,29 @@ use crate::{
     upstream::{UpstreamState, Upstreams},
 };
 
-/// What holds for all routes.
+/// Settings that apply to all routes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Proxies whose `X-Forwarded-…` headers are believed.
+    /// Networks of proxies whose `X-Forwarded-…` headers and traces are trusted.
     pub trusted: Vec<IpNet>,
-    /// Load balancers whose connections begin with a header of the PROXY protocol.
+    /// Networks of load balancers whose connections begin with a header of the PROXY protocol.
     pub proxy_protocol: Vec<IpNet>,
-    /// Where requests are logged.
+    /// The access log.
     pub log: Option<Arc<AccessLog>>,
-    /// Who tells of requests as parts of traces.
+    /// Exports traces.
     pub tracer: Option<Tracer>,
-    /// Connections of clients at the same time, over all listeners. More of them wait to be accepted.
+    /// Limit of concurrent client connections over all listeners. Connections beyond it wait.
     pub max_connections: usize,
-    /// How long a client may take for the head of a request, and have none.
+    /// Longest time for the head of a request, and longest idle time of a client connection.
     pub head_timeout: Duration,
-    /// How long a client may be silent in the body of a request that has no answer yet.
+    /// Longest silence of a client in the body of a request that has no response yet.
     pub body_timeout: Duration,
-    /// How long a client may take nothing of what it is sent (`TCP_USER_TIMEOUT`).
+    /// Longest time that a client may accept no data that it is sent (`TCP_USER_TIMEOUT`).
     pub answer_timeout: Duration,
 }
 
 impl Default for Settings {
-    /// Trusts nobody, logs and traces nothing; limits are those of ingress-nginx.
+    /// Trusts no proxy, and logs and traces nothing. Limits are those of ingress-nginx.
     fn default() -> Self {
         Self {
             trusted: Vec::new(),
@@ -67,7 +67,7 @@ impl Settings {
     }
 }
 
-/// A proxy.
+/// An HTTP proxy: routes, endpoints and settings. Share it in an [`Arc`].
 #[derive(Debug)]
 pub struct Proxy {
     pub(crate) settings: Settings,
@@ -81,7 +81,11 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Serves nothing yet. Fails if no certificate can be made.
+    /// Makes a proxy without routes: it responds 404 to every request.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no self-signed certificate can be made.
     pub fn new(settings: Settings) -> Result<Self> {
         let serving = Arc::new(ArcSwap::from_pointee(Serving::new()?));
         Ok(Self {
@@ -96,7 +100,8 @@ impl Proxy {
         })
     }
 
-    /// Serves these routes from the next request on. What cannot be served is returned.
+    /// Serves these routes from the next request on. Returns what it refused of them, e.g. an invalid
+    /// certificate. Upstreams that no route names are dropped.
     pub fn serve(&self, routes: &Routes) -> Vec<Refusal> {
         let (next, refusals) = self.serving.load().update(routes, &self.upstreams);
         self.serving.store(Arc::new(next));
@@ -105,17 +110,17 @@ impl Proxy {
         refusals
     }
 
-    /// Sends to these endpoints from the next request on.
+    /// Sets the endpoints of a backend, from the next request on.
     pub fn place(&self, key: &UpstreamKey, endpoints: &Endpoints) {
         self.upstreams.update(key, endpoints);
     }
 
-    /// How backends are.
+    /// Returns the state of every backend.
     pub fn upstreams(&self) -> Vec<UpstreamState> {
         self.upstreams.snapshot()
     }
 
-    /// What became of requests, by Ingress.
+    /// Returns the response counters of every Ingress.
     pub fn answers(&self) -> Vec<(NamespacedName, Answers)> {
         let serving = self.serving.load();
         let stats = serving.stats.iter();
@@ -124,12 +129,12 @@ impl Proxy {
             .collect()
     }
 
-    /// What became of the spans of requests, if these are traced.
+    /// Returns the numbers of spans; `None` if requests are not traced.
     pub fn spans(&self) -> Option<SpanCounts> {
         self.settings.tracer.as_ref().map(Tracer::counts)
     }
 
-    /// Tells the collector what it was not told yet, if it takes that in a few seconds.
+    /// Exports queued spans, if the collector accepts them within 5 s.
     pub async fn flush_spans(&self) {
         if let Some(tracer) = &self.settings.tracer {
             tracer.flush().await;

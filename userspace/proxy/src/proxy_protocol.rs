@@ -1,5 +1,5 @@
-//! The header that a load balancer puts in front of a connection to tell whose it is (PROXY protocol,
-//! versions 1 and 2).
+//! The PROXY protocol, versions 1 and 2: a load balancer names the client in a header before the
+//! bytes of the connection.
 
 use std::{
     io,
@@ -10,14 +10,17 @@ use bytes::{Buf, BytesMut};
 use ppp::{HeaderResult, PartialResult, v1, v2};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-/// Largest header that is read, in bytes; version 2 could have more.
+/// Largest header, in bytes. Version 2 allows more.
 const MAX_LEN: usize = 2048;
 
-/// Client and server by the load balancer's word.
+/// Addresses of client and server, as the load balancer names them.
 pub(crate) type Ends = (SocketAddr, SocketAddr);
 
-/// Reads the header. `None` if the load balancer speaks for itself. What was read past the header
-/// stays in `read`.
+/// Reads the header; bytes after it stay in `read`. `None` if the load balancer itself is the client.
+///
+/// # Errors
+///
+/// Fails if the header is missing, invalid or too long, or if the connection fails.
 pub(crate) async fn read(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<Ends>> {
     loop {
         let header = HeaderResult::parse(read);
@@ -29,7 +32,7 @@ pub(crate) async fn read(stream: &mut TcpStream, read: &mut BytesMut) -> io::Res
         if read.len() > MAX_LEN {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "no PROXY header",
+                "the PROXY header is missing",
             ));
         }
         if stream.read_buf(read).await? == 0 {
@@ -58,7 +61,7 @@ fn parsed(header: &HeaderResult<'_>) -> io::Result<(usize, Option<Ends>)> {
     }
 }
 
-/// A load balancer with sockets for both families has IPv4 clients as well.
+/// A load balancer with one socket for both families names IPv4 clients as v4-mapped.
 fn ends(
     source: impl Into<IpAddr>,
     from: u16,
@@ -116,7 +119,7 @@ mod tests {
 
     use super::{Ends, read};
 
-    async fn told(bytes: &[u8]) -> std::io::Result<(Option<Ends>, Vec<u8>)> {
+    async fn parse(bytes: &[u8]) -> std::io::Result<(Option<Ends>, Vec<u8>)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut sender = TcpStream::connect(listener.local_addr()?).await?;
         let (mut stream, _) = listener.accept().await?;
@@ -131,14 +134,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn l23_both_versions_tell_the_client() {
+    async fn l23_both_versions_name_the_client() {
         let rest = b"GET /".to_vec();
         let v4: Ends = (
             "192.0.2.1:4000".parse().unwrap(),
             "198.51.100.1:80".parse().unwrap(),
         );
         let first = b"PROXY TCP4 192.0.2.1 198.51.100.1 4000 80\r\nGET /";
-        assert_eq!(told(first).await.unwrap(), (Some(v4), rest.clone()));
+        assert_eq!(parse(first).await.unwrap(), (Some(v4), rest.clone()));
         let mut second = ppp::v2::Builder::with_addresses(
             ppp::v2::Version::Two | ppp::v2::Command::Proxy,
             ppp::v2::Protocol::Stream,
@@ -147,17 +150,17 @@ mod tests {
         .build()
         .unwrap();
         second.extend(&rest);
-        assert_eq!(told(&second).await.unwrap(), (Some(v4), rest.clone()));
+        assert_eq!(parse(&second).await.unwrap(), (Some(v4), rest.clone()));
         let mapped = b"PROXY TCP6 ::ffff:192.0.2.1 ::ffff:198.51.100.1 4000 80\r\nGET /";
-        assert_eq!(told(mapped).await.unwrap(), (Some(v4), rest.clone()));
-        let unknown = told(b"PROXY UNKNOWN\r\nGET /").await.unwrap();
+        assert_eq!(parse(mapped).await.unwrap(), (Some(v4), rest.clone()));
+        let unknown = parse(b"PROXY UNKNOWN\r\nGET /").await.unwrap();
         assert_eq!(unknown, (None, rest));
         for bad in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"PROXY TCP4 x y 1 2\r\n",
             b"",
         ] {
-            told(bad).await.unwrap_err();
+            parse(bad).await.unwrap_err();
         }
     }
 }

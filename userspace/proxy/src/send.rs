@@ -1,4 +1,4 @@
-//! Sending a request to an endpoint, and to another one if that is allowed.
+//! Sends a request to an endpoint, and retries it if that is allowed.
 
 use std::{sync::Arc, time::Instant};
 
@@ -27,18 +27,19 @@ impl Failure {
             Self::NoEndpoint(why) => {
                 answer::error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
             }
-            Self::Send(error) if error.kind == ErrorKind::Timeout => {
-                answer::error(StatusCode::GATEWAY_TIMEOUT, "the endpoint took too long")
-            }
+            Self::Send(error) if error.kind == ErrorKind::Timeout => answer::error(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the endpoint did not respond in time",
+            ),
             Self::Send(error) if error.kind == ErrorKind::Body => {
-                answer::error(StatusCode::BAD_REQUEST, "the body broke off")
+                answer::error(StatusCode::BAD_REQUEST, "the request body ended early")
             }
             Self::Send(_) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
         }
     }
 }
 
-/// Sends a request to one endpoint, and to others if that fails in a way that allows it.
+/// Sends a request to an endpoint, and to others if the failure allows a retry.
 pub(crate) async fn send(
     upstream: &Arc<Upstream>,
     call: &Call,
@@ -80,17 +81,17 @@ pub(crate) async fn send(
                 }
             }
             Err(mut error) => {
-                debug!(upstream = %upstream.key(), endpoint = %pick.address(), "{error}");
-                let is_meant = match error.kind {
+                debug!(upstream = %upstream.key(), endpoint = %pick.address(), %error, "request failed");
+                let is_retried = match error.kind {
                     ErrorKind::Timeout => policy.retry.on_timeout,
                     _ => policy.retry.on_error,
                 };
                 let again = match error.is_sent {
-                    // Given back as it was, whatever the method.
+                    // Returned unsent, so the method does not matter.
                     false => error.request.take().or(spare),
                     true => spare,
                 };
-                match again.filter(|_| is_meant && !is_last) {
+                match again.filter(|_| is_retried && !is_last) {
                     Some(again) => again,
                     None => return Err(Failure::Send(error)),
                 }
@@ -99,7 +100,7 @@ pub(crate) async fn send(
     }
 }
 
-/// Whether a request may be sent again although an endpoint may have acted on it.
+/// Whether a request may be sent again after an endpoint may have acted on it.
 fn is_repeatable(request: &Request<Body>, retry: &Retry) -> bool {
     use hyper::body::Body as _;
     let method = request.method();

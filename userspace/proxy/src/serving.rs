@@ -1,4 +1,4 @@
-//! Routes with what it takes to serve them.
+//! Routes with the state that serves them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,17 +26,17 @@ use crate::{
     upstream::{Upstream, Upstreams},
 };
 
-/// What is served now. A request sees one of these from its begin to its end.
+/// One configuration. A request sees the same one from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Serving {
     pub(crate) index: Index<ServedRoute>,
     pub(crate) certificates: CertificateStore,
-    /// Hosts whose TLS is not ours to open.
+    /// Hosts with TLS passthrough.
     pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
-    /// Hosts, exact or with `*.`, and whether their clients are asked for a certificate; none if
-    /// nobody's are.
+    /// Hosts, exact or with `*.`, and whether clients are asked for a certificate. Empty if no client
+    /// is.
     asks_certificate: HashMap<String, bool>,
-    /// By what they demand: what was proven lately need not be proven again.
+    /// By their rules, so that their caches survive an update of routes.
     authenticators: Authenticators,
     limiters: HashMap<NamespacedName, Arc<Limiter>>,
     pub(crate) stats: HashMap<NamespacedName, Arc<Stats>>,
@@ -44,7 +44,7 @@ pub(crate) struct Serving {
 
 type Authenticators = BTreeMap<Vec<Auth>, Arc<Authenticator>>;
 
-/// A route with what it takes to serve it.
+/// A route with the state that serves it.
 #[derive(Debug)]
 pub(crate) struct ServedRoute {
     route: Arc<Route>,
@@ -58,7 +58,7 @@ pub(crate) struct ServedRoute {
     pub(crate) rewrite: Option<String>,
 }
 
-/// Where requests go.
+/// The destination of requests.
 #[derive(Clone, Debug)]
 pub(crate) enum ServedTarget {
     Upstream(Arc<Upstream>),
@@ -71,7 +71,7 @@ impl ServedRoute {
         &self.route.policy
     }
 
-    /// The route alone, to be kept for longer.
+    /// Returns the route alone, for longer use.
     pub(crate) fn model(&self) -> &Arc<Route> {
         &self.route
     }
@@ -84,7 +84,11 @@ impl AsRef<Route> for ServedRoute {
 }
 
 impl Serving {
-    /// Nothing.
+    /// Serves no routes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no certificate can be made.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             index: Index::new(std::iter::empty(), None),
@@ -97,8 +101,8 @@ impl Serving {
         })
     }
 
-    /// What `routes` say. Connections to backends, and what clients used up of their limits, go on;
-    /// certificates that cannot be used are refused.
+    /// Returns the configuration for `routes`, and what was refused of them, e.g. an invalid
+    /// certificate. Connections to backends, and usage of limits, are kept.
     pub(crate) fn update(&self, routes: &Routes, upstreams: &Upstreams) -> (Self, Vec<Refusal>) {
         let mut refusals = Vec::new();
         let certificates = self.certificates.update(routes, &mut refusals);
@@ -135,7 +139,7 @@ impl Serving {
         (next, refusals)
     }
 
-    /// One authenticator for all that demand the same. If it cannot be made, nothing is let through.
+    /// Returns one authenticator for all routes with equal rules. Invalid rules reject every request.
     fn authenticator(
         &self,
         route: &Route,
@@ -171,7 +175,7 @@ impl Serving {
         }
     }
 
-    /// One limiter for all routes of an Ingress, kept as long as its limits stay.
+    /// Returns one limiter for all routes of an Ingress, the previous one if its limits are unchanged.
     fn limiter(
         &self,
         route: &Route,
@@ -194,19 +198,19 @@ impl Serving {
         Some(limiter)
     }
 
-    /// Whether what becomes of a TLS connection depends on the host that it is for.
+    /// Whether the handling of TLS connections depends on their host.
     pub(crate) fn needs_name(&self) -> bool {
         !self.passthrough.is_empty() || !self.asks_certificate.is_empty()
     }
 
-    /// Whether clients of a host are asked for a certificate. Hosts are found as those of routes.
+    /// Whether clients of a host are asked for a certificate. Hosts match as those of routes.
     pub(crate) fn asks_certificate(&self, name: Option<&str>) -> bool {
         let hosts = &self.asks_certificate;
         let found = name.and_then(|name| for_host(name, |host| hosts.get(host)));
         found.or_else(|| hosts.get("")).is_some_and(|asks| *asks)
     }
 
-    /// The backend of a host whose TLS is not ours to open.
+    /// Returns the backend of a host with TLS passthrough.
     pub(crate) fn passthrough(&self, host: &str) -> Option<&Arc<Upstream>> {
         for_host(host, |host| self.passthrough.get(host))
     }
@@ -245,7 +249,7 @@ fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> Serve
     }
 }
 
-/// `$1a` is the first group and an `a`, as in ingress-nginx.
+/// Puts digits after `$` in braces: `$1a` is the first group and an `a`, as in ingress-nginx.
 fn with_braces(template: &str) -> String {
     let mut out = String::new();
     let mut characters = template.chars().peekable();
@@ -263,7 +267,7 @@ fn with_braces(template: &str) -> String {
     out
 }
 
-/// The certificates of what is served now.
+/// Finds the certificate of a host in the current configuration.
 #[derive(Debug)]
 pub(crate) struct CertificateResolver(pub(crate) Arc<ArcSwap<Serving>>);
 
@@ -274,7 +278,7 @@ impl ResolvesServerCert for CertificateResolver {
     }
 }
 
-/// Where the endpoints of a backend are, and their weights.
+/// Endpoints of a backend and their weights.
 pub type Endpoints = BTreeMap<SocketAddr, u32>;
 
 #[cfg(test)]

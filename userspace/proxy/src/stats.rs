@@ -1,4 +1,4 @@
-//! What became of the requests of each Ingress.
+//! Responses of each Ingress, counted by status and time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 
-/// Upper bounds of times to answer, in seconds.
+/// Upper bounds of response times, in seconds.
 pub const BUCKETS: [f64; 12] = [
     0.001,
     0.0025,
@@ -23,7 +23,7 @@ pub const BUCKETS: [f64; 12] = [
     f64::INFINITY,
 ];
 
-/// Counters of one Ingress, which only grow.
+/// Counters of one Ingress. They never decrease.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// By the first digit of the status.
@@ -32,15 +32,15 @@ pub(crate) struct Stats {
     microseconds: AtomicU64,
 }
 
-/// Counters as they are.
+/// A copy of the counters of one Ingress.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Answers {
-    /// Answers by the first digit of their status.
+    /// Responses by the first digit of their status.
     pub by_class: [u64; 6],
-    /// Answers by the first of [`BUCKETS`] that their time fits into, from request to head of the
-    /// response.
+    /// Responses by the first bound of [`BUCKETS`] that is not below their time, from the head of the
+    /// request to the head of the response. Not cumulative.
     pub buckets: [u64; BUCKETS.len()],
-    /// What all of them took together.
+    /// Sum of all response times, in seconds.
     pub seconds: f64,
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::{BUCKETS, Stats};
 
     #[test]
-    fn answers_are_counted_by_class_and_time() {
+    fn responses_are_counted_by_class_and_time() {
         let stats = Stats::default();
         stats.count(StatusCode::OK, Duration::from_millis(2));
         stats.count(StatusCode::NOT_FOUND, Duration::from_millis(200));

@@ -1,4 +1,4 @@
-//! A connection whose first bytes were read already.
+//! A connection whose first bytes have been read.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gives `prefix` before what `stream` has.
+/// Reads `prefix`, then `stream`.
 #[derive(Debug)]
 pub(crate) struct Prefixed<S> {
     prefix: Bytes,

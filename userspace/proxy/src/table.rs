@@ -1,4 +1,4 @@
-//! What is served, for people who want to see it.
+//! What the proxy serves, as a table for operators.
 
 use headgate_model::ingress::{Route, UpstreamKey};
 use jiff::Timestamp;
@@ -15,52 +15,52 @@ use crate::{
     words,
 };
 
-/// All that is served at a moment.
+/// What the proxy serves at a moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Table {
-    /// When.
+    /// The moment.
     pub time: Timestamp,
-    /// Routes by host; of those of one host, the first that matches is taken. The default is last.
+    /// Routes by host, those of a host by precedence. TLS passthrough is first, the default is last.
     pub routes: Vec<RouteRow>,
     /// Certificates by Secret.
     pub certificates: Vec<CertificateRow>,
     /// Backends by Service and port.
     pub backends: Vec<BackendRow>,
-    /// What became of requests, by Ingress.
+    /// Responses by Ingress.
     pub answers: Vec<AnswersRow>,
 }
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRow {
-    /// Exact, with `*.`, or `any other`.
+    /// Exact, with `*.`, `any other`, or `default`.
     pub host: String,
-    /// Which paths.
+    /// Paths that match.
     pub path: String,
-    /// What else must hold.
+    /// Conditions that must hold as well.
     pub conditions: Vec<String>,
-    /// Who asked for it.
+    /// The Ingress that defines it; empty for TLS passthrough.
     pub ingress: String,
-    /// Service and port, or why there is none.
+    /// Service and port, or `none` with the reason.
     pub target: String,
-    /// Where some requests go instead.
+    /// The target of the canary.
     pub canary: Option<String>,
-    /// What stands in front, in the order in which it is asked.
+    /// Access rules, redirects, limits and rewrites, in the order in which they apply.
     pub front: Vec<String>,
 }
 
 /// A certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateRow {
-    /// What it is for.
+    /// Which hosts it is for.
     pub kind: CertificateKind,
     /// Hosts whose clients are shown it.
     pub hosts: Vec<String>,
-    /// The Secret that it is from, unless it is signed by ourselves.
+    /// The Secret that holds it; `None` if the proxy signed it.
     pub secret: Option<String>,
-    /// Names that it is good for (subject alternative names).
+    /// Subject alternative names: host names and addresses.
     pub names: Vec<String>,
-    /// When it ends, if that can be read.
+    /// End of its validity; `None` if it cannot be parsed.
     pub not_after: Option<Timestamp>,
 }
 
@@ -71,48 +71,48 @@ pub struct BackendRow {
     pub service: String,
     /// Its port.
     pub port: u16,
-    /// How its endpoints are chosen.
+    /// How endpoints are chosen.
     pub balance: String,
-    /// Why no request can be sent.
+    /// Why no request can be sent, e.g. invalid TLS settings.
     pub error: Option<String>,
-    /// Whether so many endpoints are not well that all are used.
+    /// Whether most endpoints are unhealthy, so that all of them are used.
     pub is_panicking: bool,
-    /// By address.
+    /// Endpoints by address.
     pub endpoints: Vec<EndpointRow>,
 }
 
 /// An endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EndpointRow {
-    /// Where.
+    /// Address and port.
     pub address: String,
-    /// Its weight.
+    /// Weight among the endpoints; at least 1.
     pub weight: u32,
-    /// Whether it gets requests, and why not.
+    /// `well`, or why it gets no requests.
     pub health: String,
-    /// Requests and opened connections right now.
+    /// Requests and passed-through connections in progress.
     pub in_flight: u32,
-    /// Those so far.
+    /// Requests and passed-through connections so far.
     pub requests: u64,
-    /// Those of them that failed.
+    /// Failed ones of these.
     pub failures: u64,
-    /// Its recent time to answer.
+    /// Moving average of the response time, in milliseconds.
     pub time_ms: f64,
 }
 
-/// What became of the requests of an Ingress.
+/// Responses of an Ingress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswersRow {
     /// The Ingress.
     pub ingress: String,
-    /// Answers by the first digit of their status.
+    /// Responses by the first digit of their status.
     pub by_class: [u64; 6],
-    /// What all of them took together.
+    /// Sum of all response times, in seconds.
     pub seconds: f64,
 }
 
 impl Proxy {
-    /// What is served now.
+    /// Returns what the proxy serves now.
     pub fn table(&self) -> Table {
         let serving = self.serving.load();
         let routes = serving.index.routes();
@@ -128,7 +128,7 @@ impl Proxy {
         answers.sort_by(|a, b| a.ingress.cmp(&b.ingress));
         let passed = serving.passthrough.iter().map(|(host, upstream)| RouteRow {
             host: host.clone(),
-            path: "TLS, unopened".into(),
+            path: "TLS passthrough".into(),
             conditions: Vec::new(),
             ingress: String::new(),
             target: upstream.key().to_string(),
@@ -147,7 +147,7 @@ impl Proxy {
         }
     }
 
-    /// The certificates that clients are shown, by Secret.
+    /// Returns the certificates that clients are shown, by Secret.
     pub fn certificates(&self) -> Vec<CertificateRow> {
         certificate_rows(&self.serving.load().certificates)
     }
@@ -196,7 +196,7 @@ pub(crate) fn target(target: &ServedTarget) -> String {
     match target {
         ServedTarget::Upstream(upstream) => upstream.key().to_string(),
         ServedTarget::Unavailable => "none: the Service or its port is missing".into(),
-        ServedTarget::Missing => "none: the backend cannot be served".into(),
+        ServedTarget::Missing => "none: the backend is not supported".into(),
     }
 }
 

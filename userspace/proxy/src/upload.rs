@@ -108,7 +108,7 @@ impl FrameObserver<Incoming> for UploadLimits {
             && self.count(frame).is_none()
         {
             self.end.is_exceeded.store(true, Ordering::Relaxed);
-            return Poll::Ready(Some(Err("the body is too large".into())));
+            return Poll::Ready(Some(Err("the request body is too large".into())));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -1,4 +1,4 @@
-//! What routes and backends are, in words for people.
+//! Texts about routes and backends for operators.
 
 use headgate_model::ingress::{
     Auth, Balance, Condition, Cors, HashBy, Limits, PathMatch, Policy, Rate, Sources, Text,
@@ -20,7 +20,7 @@ pub(crate) fn path(path: &PathMatch) -> String {
         PathMatch::Exact(path) => format!("exactly {path}"),
         PathMatch::Prefix(path) if path.is_empty() => "every path".into(),
         PathMatch::Prefix(path) => format!("{path} and below"),
-        PathMatch::Regex(pattern) => format!("like {pattern}"),
+        PathMatch::Regex(pattern) => format!("matching {pattern}"),
     }
 }
 
@@ -35,9 +35,9 @@ pub(crate) fn condition(condition: &Condition) -> String {
 
 fn text(wanted: &Text) -> String {
     match wanted {
-        Text::Any => " is there".into(),
+        Text::Any => " is present".into(),
         Text::OneOf(texts) => format!(" is {}", texts.join(" or ")),
-        Text::Regex(pattern) => format!(" is like {pattern}"),
+        Text::Regex(pattern) => format!(" matches {pattern}"),
     }
 }
 
@@ -46,7 +46,7 @@ fn list(networks: &[IpNet]) -> String {
     texts.join(", ")
 }
 
-/// What stands between a request and the backend, in the order in which it is asked.
+/// Returns what applies to requests before the backend, in order.
 pub(crate) fn front(policy: &Policy) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(policy.closed.iter().map(|why| format!("closed: {why}")));
@@ -74,26 +74,26 @@ pub(crate) fn front(policy: &Policy) -> Vec<String> {
 
 fn sources(sources: &Sources) -> impl Iterator<Item = String> {
     let allow = sources.allow.as_ref().map(|allow| match allow.is_empty() {
-        true => "for nobody".into(),
+        true => "for no client".into(),
         false => format!("only for {}", list(allow)),
     });
     let deny = (!sources.deny.is_empty()).then(|| format!("not for {}", list(&sources.deny)));
     allow.into_iter().chain(deny)
 }
 
-/// What a request must prove itself with.
+/// Returns what a request needs to be authorized.
 pub(crate) fn proof(auth: &Auth) -> &'static str {
     match auth {
         Auth::Certificate(_) => "a client certificate",
         Auth::Basic(_) => "a password",
-        Auth::External(_) => "the consent of another service",
+        Auth::External(_) => "the approval of another service",
         Auth::Hmac(_) => "a signature",
         Auth::ApiKey(_) => "an API key",
         Auth::Jwt(_) => "a JSON Web Token",
-        Auth::Introspection(_) => "a token that its issuer takes",
-        Auth::Ldap(_) => "a password of a directory",
-        Auth::Paseto(_) => "a PASETO",
-        Auth::Oidc(_) => "a log-in by OpenID Connect",
+        Auth::Introspection(_) => "a token that its issuer accepts",
+        Auth::Ldap(_) => "a password of an LDAP directory",
+        Auth::Paseto(_) => "a PASETO token",
+        Auth::Oidc(_) => "a login with OpenID Connect",
     }
 }
 
@@ -108,11 +108,11 @@ fn cors(cors: &Cors) -> String {
     format!("CORS for {}", origins.collect::<Vec<_>>().join(", "))
 }
 
-/// Those of each client, and of bodies if it is not the usual one.
+/// Returns the limits of each client, and of bodies unless it is the default.
 pub(crate) fn limits(limits: &Limits) -> Vec<String> {
     let rates = limits.rates.iter().map(rate);
     let concurrent = limits.concurrent;
-    let concurrent = concurrent.map(|most| format!("{} of a client at a time", count(most)));
+    let concurrent = concurrent.map(|most| format!("{} at a time per client", count(most)));
     let body = (limits.body_bytes != Limits::default().body_bytes).then(|| {
         limits.body_bytes.map_or_else(
             || "bodies of any size".into(),
@@ -137,15 +137,15 @@ fn rate(rate: &Rate) -> String {
         60 => "minute".into(),
         _ => format!("{seconds} s"),
     };
-    format!("{requests} of a client a {period}, {} at once", rate.burst)
+    format!("{requests} per client and {period}, burst {}", rate.burst)
 }
 
 pub(crate) fn balance(policy: &UpstreamPolicy) -> String {
     let next = match &policy.balance {
         Balance::RoundRobin => "round robin".into(),
-        Balance::LeastConnections => "fewest requests".into(),
-        Balance::Random => "the better of two at random".into(),
-        Balance::LeastTime => "shortest time to answer".into(),
+        Balance::LeastConnections => "fewest requests in progress".into(),
+        Balance::Random => "the less loaded of two random endpoints".into(),
+        Balance::LeastTime => "shortest response time".into(),
         Balance::Hash(by) => format!("by {}", hashed(by)),
     };
     match &policy.sticky {
@@ -156,10 +156,10 @@ pub(crate) fn balance(policy: &UpstreamPolicy) -> String {
 
 fn hashed(by: &HashBy) -> String {
     match by {
-        HashBy::Source => "the client's address".into(),
+        HashBy::Source => "client address".into(),
         HashBy::Header(name) => format!("header {name}"),
         HashBy::Cookie(name) => format!("cookie {name}"),
-        HashBy::Query(name) => format!("parameter {name}"),
+        HashBy::Query(name) => format!("query parameter {name}"),
         HashBy::Uri => "path and query".into(),
         HashBy::Host => "host".into(),
     }
@@ -170,7 +170,7 @@ pub(crate) fn health(health: &EndpointHealth) -> String {
         EndpointHealth::Healthy => "well".into(),
         EndpointHealth::Unhealthy { reason } => format!("down: {reason}"),
         EndpointHealth::Ejected { remaining, reason } => {
-            format!("left alone for {} s more: {reason}", remaining.as_secs())
+            format!("ejected for {} s more: {reason}", remaining.as_secs())
         }
     }
 }

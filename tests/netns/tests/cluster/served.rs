@@ -90,7 +90,7 @@ fn l79_routes_are_listed_in_order_with_their_guards() {
         "only for 10.0.0.0/8",
         "HTTP is redirected to HTTPS",
         "needs a password",
-        "5 requests of a client a second, 25 at once",
+        "5 requests per client and second, burst 25",
     ]);
     assert_eq!(admin["front"], front);
     let post = of("post");
@@ -103,7 +103,7 @@ fn l79_routes_are_listed_in_order_with_their_guards() {
         of("gone")["target"],
         "none: the Service or its port is missing"
     );
-    let passed = ["pass.example.com", "TLS, unopened", "default/web:80"];
+    let passed = ["pass.example.com", "TLS passthrough", "default/web:80"];
     let first = ["host", "path", "target"].map(|name| &routes[0][name]);
     assert_eq!(first, passed);
     assert_eq!(of("cart")["canary"], "default/web:80");
@@ -215,8 +215,8 @@ fn forwarded_requests_are_explained(node: &Node) {
     assert_eq!(explained["matched"], "exact");
     assert_eq!(explained["host"], SHOP);
     let why = |at: usize| explained["passed"][at]["why"].as_str().unwrap();
-    assert_eq!(why(0), "it wants: method is POST");
-    assert_eq!(why(1), "the path is another");
+    assert_eq!(why(0), "it requires: method is POST");
+    assert_eq!(why(1), "another path");
     assert_eq!(explained["route"]["path"], "/cart and below");
     assert_eq!(
         explained["backend"]["endpoints"].as_array().unwrap().len(),
@@ -224,7 +224,7 @@ fn forwarded_requests_are_explained(node: &Node) {
     );
     assert_eq!(explained["answer"], Value::Null);
     for (header, step) in [
-        ("X-Canary: always", "it is the canary's"),
+        ("X-Canary: always", "it goes to the canary"),
         (
             "X-Other: 1",
             "10 of 100 such requests go to the canary, default/web:80",
@@ -237,7 +237,7 @@ fn forwarded_requests_are_explained(node: &Node) {
     let never = explain(node, &[&cart, "--header", "X-Canary: never"]);
     assert!(!never["steps"].to_string().contains("canary"), "{never}");
     let passed = explain(node, &["https://pass.example.com/"]);
-    let step = "TLS of this host is not opened: the connection goes to its backend as it is";
+    let step = "TLS passthrough: the backend gets the connection as it is";
     assert_eq!(passed["steps"][0], step, "{passed}");
     assert_eq!(passed["backend"]["service"], "default/web");
     let post = explain(node, &[&cart, "--method", "post"]);
@@ -257,7 +257,7 @@ fn answered_requests_are_explained(node: &Node) {
             format!("https://{SHOP}/admin"),
             &["--from", "192.0.2.7"],
             403,
-            "not for this address",
+            "not allowed for this client address",
         ),
         (
             format!("https://{SHOP}/gone"),
@@ -287,7 +287,7 @@ fn answered_requests_are_explained(node: &Node) {
             "http://closed.example.com/".into(),
             &[],
             503,
-            "closed: a guard",
+            "closed: an access rule",
         ),
     ] {
         let explained = explain(node, &[&[url.as_str()], words].concat());
@@ -313,7 +313,7 @@ fn steps_are_printed(node: &Node) {
         "GET https://shop.example.com/admin from 10.1.2.3",
         "  1. TLS shows the certificate of Secret default/shop-tls",
         "  2. the rules of host shop.example.com decide",
-        "it needs a password, which is not tried here",
+        "it needs a password, which is not checked here",
         "  backend default/web:80",
     ] {
         assert!(text.contains(line), "{line}: {text}");

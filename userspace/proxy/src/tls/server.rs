@@ -12,15 +12,19 @@ use tokio_rustls::rustls::{
 
 use super::{provider::provider, verifier::AnyCertificate};
 
-/// TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1. Sessions are resumed by tickets. Clients may be asked
-/// for a certificate; none of them is turned away here for what they show.
+/// Returns settings for TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, with session tickets. If
+/// `requests_certificate`, the handshake accepts any client certificate; requests are checked later.
+///
+/// # Errors
+///
+/// Fails if no key for tickets can be generated.
 pub(crate) fn server_config(
     certificates: Arc<dyn ResolvesServerCert>,
-    asks: bool,
+    requests_certificate: bool,
 ) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?;
-    let builder = match asks {
+    let builder = match requests_certificate {
         true => builder.with_client_cert_verifier(Arc::new(AnyCertificate::new())),
         false => builder.with_no_client_auth(),
     };
@@ -30,7 +34,7 @@ pub(crate) fn server_config(
     Ok(Arc::new(config))
 }
 
-/// The name of a ClientHello, as certificates and hosts are looked up by.
+/// Returns the server name of a ClientHello in lower case, as hosts are written in routes.
 pub(crate) fn server_name(hello: &ClientHello<'_>) -> Option<String> {
     hello.server_name().map(str::to_ascii_lowercase)
 }

@@ -1,4 +1,4 @@
-//! Certificates by the name that a client asks for (SNI, RFC 6066).
+//! Certificates by the host that a client asks for (SNI, RFC 6066).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,15 +28,19 @@ use super::{
 pub(crate) struct CertificateStore {
     hosts: HashMap<String, Known>,
     default: Option<Known>,
-    /// For names that nobody has a certificate for.
+    /// Signed by the proxy, for hosts without a certificate.
     fallback: Arc<CertifiedKey>,
 }
 
-/// A certificate, and what was made of it.
+/// A certificate of the routes, and the key that rustls uses.
 type Known = (Arc<Certificate>, Arc<CertifiedKey>);
 
 impl CertificateStore {
-    /// None but one that we sign ourselves, as long as nothing better is known.
+    /// Contains only a certificate that the proxy signs.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no key can be generated.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             hosts: HashMap::new(),
@@ -45,11 +49,11 @@ impl CertificateStore {
         })
     }
 
-    /// Those of `routes`. One that cannot be used is refused, and its host keeps the one it had. One
-    /// that has ended is told as well, and used: it is for clients to say whether it holds, whose
-    /// clocks may be right.
+    /// Returns the store for `routes`. An invalid certificate is refused, and its host keeps the
+    /// previous one. An expired certificate is reported and used: the client decides, as the clock of
+    /// this node may be wrong.
     pub(crate) fn update(&self, routes: &Routes, refusals: &mut Vec<Refusal>) -> Self {
-        // A Secret is read once, and refused once, however many hosts it is for.
+        // A Secret is parsed once and refused once, for all of its hosts.
         let mut made: BTreeMap<NamespacedName, Option<Known>> = BTreeMap::new();
         let mut make = |new: &Arc<Certificate>, old: Option<&Known>| {
             let made = made.entry(new.secret.clone());
@@ -75,8 +79,8 @@ impl CertificateStore {
         next
     }
 
-    /// The certificate for a name: an exact one, one with `*.`, that of Ingresses without host, the
-    /// default.
+    /// Returns the certificate for a host: an exact one, one with `*.`, that of Ingresses without
+    /// host, the default, the proxy's own.
     pub(crate) fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
         self.known(name).map_or(&self.fallback, |(_, key)| key)
     }
@@ -88,13 +92,14 @@ impl CertificateStore {
             .or(self.default.as_ref())
     }
 
-    /// The Secret of the certificate for a name, unless it is our own.
+    /// Returns the Secret of the certificate for a host; `None` for the proxy's own.
     pub(crate) fn secret(&self, name: Option<&str>) -> Option<&NamespacedName> {
         let (certificate, _) = self.known(name)?;
         Some(&certificate.secret)
     }
 
-    /// All of them, one for each content; the proxy's own only while clients are shown it.
+    /// Returns all certificates, hosts with the same one together. The proxy's own is included while
+    /// clients are shown it.
     pub(crate) fn facts(&self) -> Vec<CertificateFacts> {
         let mut all: Vec<CertificateFacts> = Vec::new();
         for (host, (certificate, key)) in &self.hosts {
@@ -146,7 +151,7 @@ fn ended((certificate, key): &Known) -> Option<Refusal> {
     (end < Timestamp::now()).then(|| Refusal {
         object: ObjectName::Secret(certificate.secret.clone()),
         field: "data".into(),
-        reason: format!("tls.crt ended at {end}; clients are still shown it"),
+        reason: format!("tls.crt expired at {end}; clients are still shown it"),
     })
 }
 
@@ -155,7 +160,7 @@ fn not_after(certificate: &X509Certificate<'_>) -> Option<Timestamp> {
     Timestamp::from_second(end).ok()
 }
 
-/// What a certificate says about itself, of which a client reads the same.
+/// Reads the certificate that clients are shown.
 fn facts(
     kind: CertificateKind,
     secret: Option<&NamespacedName>,
@@ -173,7 +178,7 @@ fn facts(
     }
 }
 
-/// Its subject alternative names.
+/// Returns the subject alternative names: host names and addresses.
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.map(|names| names.value.general_names.iter());
@@ -192,20 +197,21 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     names.into_iter().flatten().filter_map(text).collect()
 }
 
-/// Chain and key, which must belong together.
+/// Parses chain and key, and checks that they match.
 fn certified_key(certificate: &Certificate) -> Result<CertifiedKey> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate.chain)
         .collect::<Result<_, _>>()
         .context("tls.crt is not PEM")?;
     anyhow::ensure!(!chain.is_empty(), "tls.crt has no certificate");
-    let key = PrivateKeyDer::from_pem_slice(&certificate.key).context("tls.key is no key")?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&certificate.key).context("tls.key is not a private key")?;
     let key = provider()
         .key_provider
         .load_private_key(key)
         .context("tls.key cannot be used")?;
     let key = CertifiedKey::new(chain, key);
     key.keys_match()
-        .context("tls.crt and tls.key do not belong together")?;
+        .context("tls.crt and tls.key do not match")?;
     Ok(key)
 }
 

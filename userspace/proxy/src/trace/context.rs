@@ -1,20 +1,20 @@
-//! The place of a request in its trace: `traceparent` (W3C Trace Context, section 3.2).
+//! The position of a request in its trace: `traceparent` (W3C Trace Context, section 3.2).
 //!
-//! The propagator of the OpenTelemetry SDK takes ids that are too short and headers that are there
-//! twice, which the standard wants ignored.
+//! The propagator of the OpenTelemetry SDK accepts ids that are too short and repeated headers, which
+//! the standard requires to ignore.
 
 use http::HeaderMap;
 
 use super::TRACEPARENT;
 use crate::headers;
 
-/// Bytes of a header of version 0.
+/// Length of a header of version 0, in bytes.
 const LENGTH: usize = 55;
 const SAMPLED: u8 = 1;
-/// Flags that have a meaning: the second one says that the id of the trace is random (level 2).
+/// Defined flags: bit 0 is sampled, bit 1 is a random trace id (level 2).
 const FLAGS: u8 = 0b11;
 
-/// A span, and the trace that it is part of.
+/// A span and its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SpanContext {
     /// Not 0.
@@ -25,7 +25,7 @@ pub(super) struct SpanContext {
 }
 
 impl SpanContext {
-    /// The first span of a trace.
+    /// Begins a trace with its first span.
     pub(super) fn new(trace: u128, is_sampled: bool) -> Self {
         Self {
             trace,
@@ -34,7 +34,7 @@ impl SpanContext {
         }
     }
 
-    /// What a client says, if it says it once and well.
+    /// Reads the context of a client. `None` if the header is missing, repeated or invalid.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut fields = headers.get_all(TRACEPARENT).iter();
         let field = fields.next()?;
@@ -51,7 +51,7 @@ impl SpanContext {
         let is_fit = match version {
             0 => rest.is_empty(),
             0xff => false,
-            // Of later versions, what is known of them.
+            // Later versions may append fields.
             _ => rest.first().is_none_or(|next| *next == b'-'),
         };
         let context = Self {
@@ -66,7 +66,7 @@ impl SpanContext {
         self.flags & SAMPLED != 0
     }
 
-    /// Another span of the same trace.
+    /// Returns a new span of the same trace.
     pub(super) fn next(self) -> Self {
         Self {
             span: fastrand::u64(1..),
@@ -74,15 +74,15 @@ impl SpanContext {
         }
     }
 
-    /// Makes it the parent of what these headers lead to.
-    pub(super) fn tell(self, headers: &mut HeaderMap) {
+    /// Sets `traceparent`, so that the receiver of these headers becomes a child of the span.
+    pub(super) fn inject(self, headers: &mut HeaderMap) {
         let Self { trace, span, flags } = self;
         let value = format!("00-{trace:032x}-{span:016x}-{flags:02x}");
         headers::insert(headers, TRACEPARENT, &value);
     }
 }
 
-/// A number in lower-case digits.
+/// Parses hexadecimal digits in lower case.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number, digit| {
         let digit = match digit {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn l90_a_parent_is_read_as_the_standard_says() {
+    fn l90_parent_is_parsed_as_the_standard_says() {
         let parent = |flags| {
             Some(SpanContext {
                 trace: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
@@ -124,9 +124,9 @@ mod tests {
             ("00-TRACE-b7ad6b7169203331-01", 1),
             ("00-TRACE-b7ad6b7169203331-00", 0),
             ("00-TRACE-b7ad6b7169203331-03", 3),
-            // Flags without a meaning yet.
+            // Undefined flags.
             ("00-TRACE-b7ad6b7169203331-fd", 1),
-            // Later versions may have more.
+            // Later versions may append fields.
             ("cc-TRACE-b7ad6b7169203331-01", 1),
             ("cc-TRACE-b7ad6b7169203331-01-what-comes", 1),
         ] {
@@ -158,17 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn l90_two_parents_are_none() {
+    fn l90_repeated_parent_is_ignored() {
         let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
         assert!(of(&[&parent]).is_some());
         assert_eq!(of(&[&parent, &parent]), None);
     }
 
     #[test]
-    fn l90_what_is_told_is_what_is_read() {
+    fn l90_injected_context_is_read_back() {
         let context = SpanContext::new(1, true);
         let mut headers = HeaderMap::new();
-        context.tell(&mut headers);
+        context.inject(&mut headers);
         assert_eq!(SpanContext::of(&headers), Some(context));
         let next = SpanContext {
             flags: 3,

@@ -23,30 +23,30 @@ use tracing::{info, warn};
 use super::{Counts, otlp, record::Record};
 use crate::fetch::Fetch;
 
-/// Requests that are told together at most.
+/// Largest batch, in requests.
 const BATCH: usize = 512;
-/// How long the first of them waits for others.
+/// How long the first request of a batch waits for others.
 const DELAY: Duration = Duration::from_secs(2);
-/// How long to wait before a collector is asked again that was away.
+/// Pause after a failed export; it doubles with each failure up to [`LAST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) enum ExportMessage {
     Record(Box<Record>),
-    /// Says when all that came before was told.
+    /// Requests a reply once all earlier records are exported.
     Flush(oneshot::Sender<()>),
 }
 
-/// Tells a collector of requests. While that is away, the batch at hand and a full queue are kept.
+/// Exports requests to a collector. While that fails, one batch and a full queue are kept.
 pub(super) struct Exporter {
     pub(super) messages: Receiver<ExportMessage>,
     pub(super) fetch: Fetch,
     pub(super) url: Uri,
     pub(super) resource: Resource,
     pub(super) counts: Arc<Counts>,
-    /// As far as was said in the log.
-    pub(super) is_away: bool,
+    /// Whether the last export failed, which was logged.
+    pub(super) is_failing: bool,
 }
 
 #[derive(Default)]
@@ -55,25 +55,25 @@ struct SpanBatch {
     flush: Option<oneshot::Sender<()>>,
 }
 
-/// What a collector says.
-enum Answer {
-    /// It took all but so many.
-    Taken { refused: u64 },
-    /// It does not want any of them.
+/// The response of a collector.
+enum ExportResult {
+    /// It accepted all spans but `refused`.
+    Accepted { refused: u64 },
+    /// It refused all spans.
     Refused(StatusCode),
-    /// Later, perhaps.
+    /// It asks to retry, possibly after a pause.
     Busy(StatusCode, Option<Duration>),
 }
 
 impl Exporter {
-    /// Runs until nobody is left who could tell of requests.
+    /// Runs until the last sender is dropped.
     pub(super) async fn run(mut self) {
         while let Some(batch) = self.batch().await {
             if !batch.records.is_empty() {
                 self.export(&batch.records).await;
             }
             if let Some(done) = batch.flush {
-                // Whoever waited may have given up.
+                // The receiver may have timed out.
                 let _gone = done.send(());
             }
         }
@@ -104,7 +104,7 @@ impl Exporter {
         Some(batch)
     }
 
-    /// Tells until the collector has answered.
+    /// Sends a batch until the collector accepts or refuses it.
     async fn export(&mut self, records: &[Record]) {
         let spans = records.iter().map(|record| record.spans()).sum();
         let request = otlp::request(&self.resource, records);
@@ -112,20 +112,20 @@ impl Exporter {
         let mut wait = FIRST_WAIT;
         loop {
             let pause = match self.post(bytes.clone()).await {
-                Ok(Answer::Taken { refused }) => {
-                    return self.taken(spans, refused);
+                Ok(ExportResult::Accepted { refused }) => {
+                    return self.accepted(spans, refused);
                 }
-                Ok(Answer::Refused(status)) => {
-                    self.complain(&format!("it answers {status}"));
+                Ok(ExportResult::Refused(status)) => {
+                    self.report_failure(&format!("status {status}"));
                     self.counts.refused.fetch_add(spans, Relaxed);
                     return;
                 }
-                Ok(Answer::Busy(status, pause)) => {
-                    self.complain(&format!("it answers {status}"));
+                Ok(ExportResult::Busy(status, pause)) => {
+                    self.report_failure(&format!("status {status}"));
                     pause
                 }
                 Err(error) => {
-                    self.complain(&format!("{error:#}"));
+                    self.report_failure(&format!("{error:#}"));
                     None
                 }
             };
@@ -134,43 +134,40 @@ impl Exporter {
         }
     }
 
-    async fn post(&self, bytes: Bytes) -> Result<Answer> {
+    async fn post(&self, bytes: Bytes) -> Result<ExportResult> {
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(bytes))?;
         Ok(answer(&self.fetch.send(request).await?))
     }
 
-    fn taken(&mut self, spans: u64, refused: u64) {
+    fn accepted(&mut self, spans: u64, refused: u64) {
         let refused = refused.min(spans);
         self.counts.exported.fetch_add(spans - refused, Relaxed);
         self.counts.refused.fetch_add(refused, Relaxed);
-        if mem::take(&mut self.is_away) {
+        if mem::take(&mut self.is_failing) {
             let dropped = self.counts.dropped.load(Relaxed);
-            info!(
-                "the collector at {} takes spans again; dropped so far: {dropped}",
-                self.url
-            );
+            info!(url = %self.url, dropped, "the collector accepts spans again");
         }
     }
 
-    /// Once until it is well again.
-    fn complain(&mut self, why: &str) {
-        if !mem::replace(&mut self.is_away, true) {
-            warn!("the collector at {} does not take spans: {why}", self.url);
+    /// Logs the first failure after a success.
+    fn report_failure(&mut self, why: &str) {
+        if !mem::replace(&mut self.is_failing, true) {
+            warn!(url = %self.url, reason = why, "the collector does not accept spans");
         }
     }
 }
 
-/// What an answer means (OTLP 1.x, "OTLP/HTTP Response").
-fn answer(response: &Response<Bytes>) -> Answer {
+/// Interprets a response (OTLP 1.x, "OTLP/HTTP Response").
+fn answer(response: &Response<Bytes>) -> ExportResult {
     let status = response.status();
     match status {
         _ if status.is_success() => {
-            let told = ExportTraceServiceResponse::decode(response.body().clone());
-            let partly = told.unwrap_or_default().partial_success;
+            let message = ExportTraceServiceResponse::decode(response.body().clone());
+            let partly = message.unwrap_or_default().partial_success;
             let refused = partly.map_or(0, |partly| partly.rejected_spans);
-            Answer::Taken {
+            ExportResult::Accepted {
                 refused: refused.try_into().unwrap_or(0),
             }
         }
@@ -180,8 +177,8 @@ fn answer(response: &Response<Bytes>) -> Answer {
         | StatusCode::GATEWAY_TIMEOUT => {
             let pause = response.headers().get(header::RETRY_AFTER);
             let pause = pause.and_then(|pause| pause.to_str().ok()?.parse().ok());
-            Answer::Busy(status, pause.map(Duration::from_secs))
+            ExportResult::Busy(status, pause.map(Duration::from_secs))
         }
-        _ => Answer::Refused(status),
+        _ => ExportResult::Refused(status),
     }
 }

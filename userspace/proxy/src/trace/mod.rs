@@ -1,13 +1,12 @@
-//! Traces: which request of which service led to which other one (W3C Trace Context), told to a
-//! collector (OTLP).
+//! Distributed traces (W3C Trace Context), exported to a collector (OTLP).
 //!
 //! ```text
 //! headers ─► Trace, as long as the request ─► Record ─► queue ─► batches ─► spans ─► collector
 //! (context)                                              └── full: dropped, and counted
 //! ```
 //!
-//! What a request does here is to note down what it has at hand anyhow; spans are made of that
-//! later, by a task that nobody waits for.
+//! A request only records values that it has anyway; a task makes spans of them later, and no request
+//! waits for it.
 
 mod context;
 mod export;
@@ -44,24 +43,24 @@ pub(crate) use record::{Arrival, Routed, Trace};
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// How long the last spans may take.
+/// Longest time for the last spans.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Which requests are told to whom.
+/// Settings of a [`Tracer`].
 #[derive(Clone, Debug)]
 pub struct TraceSettings {
-    /// Where a collector takes OTLP over HTTP: what comes before `/v1/traces`.
+    /// URL of a collector of OTLP over HTTP, without `/v1/traces`.
     pub endpoint: Uri,
-    /// Share of the traces that begin here which is told, from 0 to 1. Others follow their parent.
+    /// Sampling ratio of traces that begin here, from 0 to 1. Other traces follow their parent.
     pub rate: f64,
-    /// The name of this node.
+    /// Name of this node.
     pub node: String,
-    /// Requests that may wait to be told. More of them are dropped.
+    /// Capacity of the queue, in requests. Requests beyond it are dropped.
     pub max_waiting: usize,
 }
 
 impl TraceSettings {
-    /// Tells all of it.
+    /// Samples all traces, with a queue of 4,096 requests.
     pub fn new(endpoint: Uri, node: &str) -> Self {
         Self {
             endpoint,
@@ -72,25 +71,25 @@ impl TraceSettings {
     }
 }
 
-/// What became of spans.
+/// Numbers of spans so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpanCounts {
-    /// The collector took them.
+    /// The collector accepted them.
     pub exported: u64,
-    /// There was no room for them while the collector was away or slow.
+    /// The queue was full as the collector failed or was slow.
     pub dropped: u64,
-    /// The collector did not want them.
+    /// The collector refused them.
     pub refused: u64,
 }
 
-/// Traces requests.
+/// Traces requests. Clones share one queue and one collector.
 #[derive(Clone, Debug)]
 pub struct Tracer(Arc<TracerState>);
 
 #[derive(Debug)]
 struct TracerState {
-    /// Traces with an id below it are told, as in `TraceIdRatioBased` of the OpenTelemetry SDKs:
-    /// those that begin elsewhere by the same rule are the same.
+    /// Traces with an id below it are sampled, as by `TraceIdRatioBased` of the OpenTelemetry SDKs, so
+    /// that all services with the same ratio sample the same traces.
     bound: u64,
     messages: Sender<ExportMessage>,
     counts: Arc<Counts>,
@@ -104,20 +103,28 @@ struct Counts {
 }
 
 impl Tracer {
-    /// Begins to export, as a task of the runtime that this is called in.
+    /// Starts the export as a task of the current Tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint with `/v1/traces` is not a URL, or if no TLS client can be made.
+    ///
+    /// # Panics
+    ///
+    /// Panics outside of a Tokio runtime.
     pub fn start(settings: &TraceSettings) -> Result<Self> {
         let (messages, waiting) = mpsc::channel(settings.max_waiting);
         let counts = Arc::<Counts>::default();
         let base = settings.endpoint.to_string();
         let url = format!("{}/v1/traces", base.trim_end_matches('/'));
-        let url = url.parse().with_context(|| format!("no URL: {url}"))?;
+        let url = url.parse().with_context(|| format!("not a URL: {url}"))?;
         let exporter = Exporter {
             messages: waiting,
             fetch: Fetch::new(None)?,
             url,
             resource: otlp::resource(&settings.node),
             counts: counts.clone(),
-            is_away: false,
+            is_failing: false,
         };
         tokio::spawn(exporter.run());
         Ok(Self(Arc::new(TracerState {
@@ -127,7 +134,7 @@ impl Tracer {
         })))
     }
 
-    /// What became of spans so far.
+    /// Returns the numbers of spans so far.
     pub(crate) fn counts(&self) -> SpanCounts {
         let counts = &self.0.counts;
         SpanCounts {
@@ -137,7 +144,7 @@ impl Tracer {
         }
     }
 
-    /// Tells what waits, if the collector takes it in a few seconds.
+    /// Exports what is queued, if the collector accepts it within [`FLUSH`].
     pub(crate) async fn flush(&self) {
         let (done, is_done) = oneshot::channel();
         let flushed = timeout(FLUSH, async {
@@ -149,12 +156,12 @@ impl Tracer {
             is_done.await.ok()
         });
         if flushed.await.is_err() {
-            tracing::warn!("the collector did not take the last spans in time");
+            tracing::warn!("the collector did not accept the last spans in time");
         }
     }
 
-    /// Begins the trace of a request, unless its route has none: the client's if that is to be
-    /// believed, else a new one. Its headers name it to backends.
+    /// Begins the span of a request unless its route disables traces. The trace is the client's if the
+    /// client is trusted with it, else a new one. `traceparent` is set for the backend.
     pub(crate) fn begin(
         &self,
         arrival: Arrival,
@@ -167,9 +174,9 @@ impl Tracer {
             return None;
         }
         let peer = arrival.peer.ip();
-        let is_believed = policy.is_none_or(|policy| policy.trusts_traces)
+        let is_trusted = policy.is_none_or(|policy| policy.trusts_traces)
             || trusted.iter().any(|network| network.contains(&peer));
-        let parent = is_believed
+        let parent = is_trusted
             .then(|| SpanContext::of(&parts.headers))
             .flatten();
         let context = match parent {
@@ -182,12 +189,12 @@ impl Tracer {
         };
         let is_sampled = context.is_sampled();
         if is_sampled || parent.is_none() {
-            // A parent that is not told stays the parent of whatever comes behind us.
-            context.tell(&mut parts.headers);
+            // A parent without sampling stays the parent of the backend.
+            context.inject(&mut parts.headers);
         }
         let record = is_sampled.then(|| Record::new(context, parent, arrival, routed, parts));
-        let told = record.map(|record| (self.clone(), Box::new(record)));
-        Some(Trace::new(context.trace, told))
+        let record = record.map(|record| (self.clone(), Box::new(record)));
+        Some(Trace::new(context.trace, record))
     }
 
     fn samples(&self, trace: u128) -> bool {

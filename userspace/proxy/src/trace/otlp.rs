@@ -1,7 +1,7 @@
 //! Spans as OpenTelemetry has them: OTLP messages, with names and attributes of its semantic
 //! conventions for HTTP (1.29).
 //!
-//! What is left out: `url.query`, and the query in `url.full`, for what is in there is often secret.
+//! `url.query`, and the query in `url.full`, are left out: queries often contain secrets.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,10 +22,10 @@ use crate::upstream::ErrorKind;
 
 const NAME: &str = "headgate-proxy";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Whoever waits for no answer any more.
+/// `error.type` of a request whose client closed before the response.
 const CANCELLED: &str = "cancelled";
 
-/// Who we are.
+/// Returns the resource that all spans belong to: the proxy on this node.
 pub(super) fn resource(node: &str) -> Resource {
     let mut attributes = Attributes::default();
     attributes.text("service.name", NAME);
@@ -37,7 +37,7 @@ pub(super) fn resource(node: &str) -> Resource {
     }
 }
 
-/// What a collector gets.
+/// Returns the message to a collector.
 pub(super) fn request(resource: &Resource, records: &[Record]) -> ExportTraceServiceRequest {
     let scope = InstrumentationScope {
         name: NAME.into(),
@@ -59,7 +59,7 @@ pub(super) fn request(resource: &Resource, records: &[Record]) -> ExportTraceSer
     }
 }
 
-/// One for the request of the client, and one for each time that it was sent on.
+/// Returns a server span for the request, and a client span for each try.
 fn spans(record: &Record) -> Vec<Span> {
     let tries = record.tries();
     let of_tries = tries.iter().enumerate();
@@ -99,7 +99,7 @@ fn server_span(record: &Record) -> Span {
         attributes.number("http.response.status_code", status.as_u16());
     }
     let error = match record.status {
-        // What a client did wrong is no error of a server.
+        // An error of the client (4xx) is not an error of a server span.
         Some(status) if status.is_server_error() => Some(status.as_str().to_owned()),
         Some(_) => None,
         None => Some(CANCELLED.into()),
@@ -152,7 +152,7 @@ fn client_span(record: &Record, one: &Try, number: usize) -> Span {
     }
 }
 
-/// What both have.
+/// Returns the fields of both kinds of spans.
 fn span(
     record: &Record,
     span: u64,
@@ -207,7 +207,7 @@ impl Attributes {
     }
 }
 
-/// The name of a method that is known, so that clients cannot make up names of spans.
+/// Returns the name of a standard method; other methods would let clients choose span names.
 fn method(method: &Method) -> Option<&str> {
     const KNOWN: [Method; 9] = [
         Method::CONNECT,

@@ -1,4 +1,4 @@
-//! What is noted down of a request while it is served.
+//! What is recorded of a request while it is served.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -18,20 +18,21 @@ use crate::{
     upstream::{ErrorKind, Pick, SendError, Upstream},
 };
 
-/// Longest texts of clients that are kept, in bytes. They are copied: a part of a head would keep all
-/// of it.
+/// Longest recorded text of a client, in bytes. Texts are copied: a shared slice would keep the whole
+/// head in memory.
 const MAX_TEXT: usize = 1024;
 /// Longest `tracestate` that is kept (W3C Trace SpanContext, 3.3.1.5), in bytes. Backends get it whole.
 const MAX_STATE: usize = 512;
 
-/// The trace of a request. It is told when this is dropped, once the answer was sent.
+/// The trace of a request. It is exported when this is dropped, after the response was sent.
 #[derive(Debug)]
 pub(crate) struct Trace {
     pub(crate) id: u128,
-    told: Option<(Tracer, Box<Record>)>,
+    /// `None` if the trace is not sampled.
+    record: Option<(Tracer, Box<Record>)>,
 }
 
-/// A request and what became of it.
+/// A request and its response.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) context: SpanContext,
@@ -48,12 +49,12 @@ pub(super) struct Record {
     pub(super) peer: SocketAddr,
     pub(super) port: u16,
     pub(super) routed: Option<RouteRecord>,
-    /// None while there is no answer.
+    /// `None` until the response.
     pub(super) status: Option<StatusCode>,
     tries: Mutex<Vec<Try>>,
 }
 
-/// What is known once there is a route.
+/// The route of a request, recorded.
 #[derive(Debug)]
 pub(super) struct RouteRecord {
     pub(super) route: Arc<Route>,
@@ -79,33 +80,32 @@ pub(crate) struct Routed<'a> {
     pub(crate) client: IpAddr,
 }
 
-/// One sending of a request.
+/// One try to send a request.
 #[derive(Debug)]
 pub(super) struct Try {
     pub(super) span: u64,
-    /// After the request began.
+    /// Time after the begin of the request.
     pub(super) begin: Duration,
-    /// None while it lasts: then it ends with the request.
+    /// `None` while it lasts; it ends with the request.
     pub(super) took: Option<Duration>,
     pub(super) upstream: UpstreamKey,
     pub(super) endpoint: SocketAddr,
-    /// None while there is no answer.
+    /// `None` until the response.
     pub(super) result: Option<Result<StatusCode, ErrorKind>>,
 }
 
 impl Trace {
-    /// Nobody is told of one without a record.
-    pub(super) fn new(id: u128, told: Option<(Tracer, Box<Record>)>) -> Self {
-        Self { id, told }
+    pub(super) fn new(id: u128, record: Option<(Tracer, Box<Record>)>) -> Self {
+        Self { id, record }
     }
 
-    /// The request is sent to an endpoint, with these headers.
+    /// Begins a try, and names it in the headers for the endpoint.
     pub(crate) fn tries(&self, upstream: &Upstream, pick: &Pick, headers: &mut HeaderMap) {
-        let Some((_, record)) = &self.told else {
+        let Some((_, record)) = &self.record else {
             return;
         };
         let context = record.context.next();
-        context.tell(headers);
+        context.inject(headers);
         let begin = record.since.elapsed();
         let mut tries = record.tries();
         if let Some(last) = tries.last_mut() {
@@ -121,9 +121,9 @@ impl Trace {
         });
     }
 
-    /// What became of the last try. Answers that are passed on end with the request.
+    /// Records the result of the last try. One with a response ends with the request.
     pub(crate) fn tried(&self, result: &Result<Response<Body>, SendError>) {
-        let Some((_, record)) = &self.told else {
+        let Some((_, record)) = &self.record else {
             return;
         };
         if let Some(last) = record.tries().last_mut() {
@@ -136,9 +136,9 @@ impl Trace {
         }
     }
 
-    /// The answer is here.
+    /// Records the status of the response.
     pub(crate) fn answers(&mut self, status: StatusCode) {
-        if let Some((_, record)) = &mut self.told {
+        if let Some((_, record)) = &mut self.record {
             record.status = Some(status);
         }
     }
@@ -146,7 +146,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        if let Some((tracer, mut record)) = self.told.take() {
+        if let Some((tracer, mut record)) = self.record.take() {
             record.took = record.since.elapsed();
             tracer.push(record);
         }
@@ -194,13 +194,13 @@ impl Record {
         self.tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many it will make.
+    /// Number of spans of the record.
     pub(super) fn spans(&self) -> u64 {
         1 + self.tries().len() as u64
     }
 }
 
-/// All values of a header.
+/// Joins all values of a header.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     let fields = headers.get_all(name).iter();
     let texts: Vec<&str> = fields.filter_map(|value| value.to_str().ok()).collect();

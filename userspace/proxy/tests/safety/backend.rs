@@ -1,4 +1,4 @@
-//! A backend that takes nothing but what the standard has, and writes down what reaches it.
+//! A backend that accepts only standard HTTP/1.1, and records what it receives.
 
 use std::{
     net::SocketAddr,
@@ -11,32 +11,32 @@ use tokio::{
     sync::Notify,
 };
 
-/// A request as it came.
+/// A request as the backend received it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) target: String,
     /// Names in lower case.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Whether it came to its end.
+    /// Whether the whole body arrived.
     pub(crate) is_whole: bool,
 }
 
 impl Seen {
-    /// Values of a field.
+    /// Returns all values of a field.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.fields.iter().filter(|(key, _)| key == name);
         fields.map(|(_, value)| value.as_str()).collect()
     }
 }
 
-/// A backend. It answers `/hold` when it is let go, `/switch` with 101, `/large` with a mebibyte, `/huge`
-/// with 64, and the rest at once.
+/// A backend. It responds to `/hold` when it is released, to `/switch` with 101, to `/large` with
+/// 1 MiB, to `/huge` with 64 MiB, and to other requests with `ok`.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     open: Arc<()>,
-    pub(crate) let_go: Arc<Notify>,
+    pub(crate) release: Arc<Notify>,
 }
 
 impl Backend {
@@ -46,19 +46,19 @@ impl Backend {
             address: listener.local_addr().unwrap(),
             seen: Arc::default(),
             open: Arc::default(),
-            let_go: Arc::default(),
+            release: Arc::default(),
         };
-        let (seen, open, let_go) = (
+        let (seen, open, release) = (
             backend.seen.clone(),
             backend.open.clone(),
-            backend.let_go.clone(),
+            backend.release.clone(),
         );
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, open, let_go) = (seen.clone(), open.clone(), let_go.clone());
+                let (seen, open, release) = (seen.clone(), open.clone(), release.clone());
                 tokio::spawn(async move {
-                    // Requests that break off are part of these tests.
-                    drop(serve(stream, &seen, &let_go).await);
+                    // Some tests send incomplete requests.
+                    drop(serve(stream, &seen, &release).await);
                     drop(open);
                 });
             }
@@ -66,12 +66,12 @@ impl Backend {
         backend
     }
 
-    /// What came so far.
+    /// Returns the requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// Targets of what came so far.
+    /// Returns the targets of the requests so far.
     pub(crate) fn targets(&self) -> Vec<String> {
         self.seen().into_iter().map(|seen| seen.target).collect()
     }
@@ -80,14 +80,14 @@ impl Backend {
         self.seen.lock().unwrap().clear();
     }
 
-    /// Connections right now.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
-        // The backend's own, and the one of the task that accepts.
+        // Minus the references of the backend and of its accepting task.
         Arc::strong_count(&self.open) - 2
     }
 }
 
-async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, let_go: &Notify) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, release: &Notify) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let Some(head) = head(&mut stream).await? else {
@@ -103,7 +103,7 @@ async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, let_go: &Notify) -> st
             (seen.body, seen.is_whole) = (body, true);
         }
         if head.target.starts_with("/hold") {
-            let_go.notified().await;
+            release.notified().await;
         }
         if head.target.starts_with("/switch") {
             let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
@@ -125,7 +125,7 @@ async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, let_go: &Notify) -> st
     }
 }
 
-/// A line that ends as the standard says.
+/// Reads a line that ends with CRLF.
 async fn line(stream: &mut BufReader<TcpStream>) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n") {

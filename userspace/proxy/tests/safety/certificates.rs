@@ -1,4 +1,4 @@
-//! Certificates that are none, and those that change.
+//! Invalid certificates, and certificates that change.
 
 use std::sync::{
     Arc,
@@ -25,11 +25,11 @@ use tokio_rustls::{
 
 use crate::setup::{Setup, add_secret, add_tls, name, objects, until};
 
-/// Takes any certificate: these tests look at it themselves.
+/// Accepts any certificate: these tests inspect it themselves.
 #[derive(Debug)]
-struct Anything;
+struct AnyCertificate;
 
-impl ServerCertVerifier for Anything {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -73,7 +73,7 @@ async fn handshake(setup: &Setup, host: &str) -> TlsStream<TcpStream> {
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anything))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
     let stream = TcpStream::connect(setup.https).await.unwrap();
     let host = ServerName::try_from(host.to_owned()).unwrap();
@@ -81,7 +81,7 @@ async fn handshake(setup: &Setup, host: &str) -> TlsStream<TcpStream> {
     connector.connect(host, stream).await.unwrap()
 }
 
-/// The certificate that is shown for a host.
+/// Returns the certificate that is shown for a host.
 async fn shown(setup: &Setup, host: &str) -> Vec<u8> {
     let stream = handshake(setup, host).await;
     let (_, session) = stream.get_ref();
@@ -155,11 +155,11 @@ async fn l86_a_bad_certificate_changes_nothing() {
         assert!(shown(&setup, "a.test").await == a.der, "{chain}{key}");
         assert!(shown(&setup, "b.test").await == b.der, "{chain}{key}");
     }
-    // A host that comes before and has none to keep takes nothing from the others.
+    // A host that sorts before and has no previous certificate takes none from the others.
     add_tls(&mut objects, "0.test", "a-tls");
     assert!(refuses_a(&setup.serve(&objects)));
     assert!(shown(&setup, "a.test").await == a.der);
-    // It is good again.
+    // A valid certificate is used again.
     add_secret(&mut objects, "a-tls", &other.chain, &other.key);
     assert_eq!(setup.serve(&objects), []);
     for host in ["0.test", "a.test"] {
@@ -194,9 +194,9 @@ async fn l86_without_a_certificate_there_is_the_default() {
     }
 }
 
-/// Whether a certificate holds is for clients to say, whose clocks may be right.
+/// Clients decide about an expired certificate: the clock of the node may be wrong.
 #[tokio::test]
-async fn l86_an_expired_certificate_is_shown_and_told() {
+async fn l86_an_expired_certificate_is_shown_and_reported() {
     let mut params = CertificateParams::new(vec!["a.test".into()]).unwrap();
     params.not_before = date_time_ymd(2000, 1, 1);
     params.not_after = date_time_ymd(2001, 1, 1);
@@ -207,7 +207,7 @@ async fn l86_an_expired_certificate_is_shown_and_told() {
     let setup = Setup::with(Settings::default(), &objects).await;
     assert!(shown(&setup, "a.test").await == old.der);
     assert!(shown(&setup, "b.test").await == b.der);
-    // As long as it is there.
+    // It is reported on every update.
     let refusals = setup.serve(&objects);
     let [refusal] = &refusals[..] else {
         panic!("{refusals:?}");

@@ -1,4 +1,4 @@
-//! What a client says about itself is not believed.
+//! Headers in which a client claims to be another one.
 
 use headgate_proxy::Settings;
 
@@ -7,7 +7,7 @@ use crate::{
     setup::{Setup, objects},
 };
 
-/// Every spelling that some backend reads as a header of the proxy.
+/// Every spelling that a backend may read as a header of the proxy.
 const CLAIMS: [&str; 24] = [
     "X-Forwarded-For",
     "x_forwarded_for",
@@ -36,10 +36,10 @@ const CLAIMS: [&str; 24] = [
 ];
 
 #[tokio::test]
-async fn l88_a_client_cannot_say_who_it_is() {
+async fn l88_identity_headers_of_clients_are_replaced() {
     let edits = [(
         "headgate.io/request-headers",
-        "X-Auth-User: nobody\nX-Gone:",
+        "X-Auth-User: anonymous\nX-Gone:",
     )];
     let setup = Setup::with(Settings::default(), &objects(&edits)).await;
     let claims: String = CLAIMS
@@ -63,16 +63,16 @@ async fn l88_a_client_cannot_say_who_it_is() {
         ("x-real-ip", "127.0.0.1"),
         ("x-forwarded-proto", "http"),
         ("x-forwarded-host", "a.test"),
-        ("x-auth-user", "nobody"),
+        ("x-auth-user", "anonymous"),
         ("x_other", "kept"),
     ] {
         assert_eq!(seen.all(name), [value], "{name}");
     }
 }
 
-/// A proxy that we trust may speak for its clients, but not in a spelling that it does not check.
+/// A trusted proxy names its clients, but not in spellings that it does not check itself.
 #[tokio::test]
-async fn l88_a_trusted_proxy_speaks_for_its_clients() {
+async fn l88_a_trusted_proxy_names_its_clients() {
     let trusted = Settings {
         trusted: vec!["127.0.0.1/32".parse().unwrap()],
         ..Settings::default()

@@ -1,4 +1,4 @@
-//! A client that sends what bytes it likes.
+//! A client that sends arbitrary bytes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest to wait for anything: reached only if the proxy forgets about the client.
+/// Longest wait: reached only if the proxy never responds.
 pub(crate) const LONGEST: Duration = Duration::from_secs(20);
 
 pub(crate) struct Client(pub(crate) TcpStream);
@@ -23,7 +23,7 @@ impl Client {
         drop(self.0.write_all(bytes.as_ref()).await);
     }
 
-    /// What comes until the proxy closes the connection.
+    /// Reads until the proxy closes the connection.
     pub(crate) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         let read = timeout(LONGEST, self.0.read_to_end(&mut bytes)).await;
@@ -32,7 +32,7 @@ impl Client {
         text
     }
 
-    /// What comes until it ends like this.
+    /// Reads until the text ends with `end`.
     pub(crate) async fn until(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {

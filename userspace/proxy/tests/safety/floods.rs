@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that send more than anybody needs: memory stays, and other clients are served.
+//! Floods over HTTP/2: memory stays bounded, and other clients are served.
 
 use std::fs;
 
@@ -12,10 +12,10 @@ use crate::{
     setup::{Setup, until},
 };
 
-/// What a flood may cost, in bytes. Each would take many times as much if it were kept.
+/// Largest growth of memory by a flood, in bytes. Each flood sends many times as much.
 const MOST_MEMORY: u64 = 32 << 20;
 
-/// Memory of this process, in bytes.
+/// Returns the memory of this process, in bytes.
 fn memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
@@ -29,8 +29,7 @@ fn memory() -> u64 {
     kilobytes << 10
 }
 
-/// Sends frames over and over, reading nothing, until the proxy closes the connection or takes no
-/// more.
+/// Sends frames repeatedly and reads nothing, until the proxy closes the connection or stops reading.
 fn flood(mut client: Client, bytes: Vec<u8>, times: usize) -> JoinHandle<Client> {
     tokio::spawn(async move {
         for _ in 0..times {
@@ -40,7 +39,7 @@ fn flood(mut client: Client, bytes: Vec<u8>, times: usize) -> JoinHandle<Client>
     })
 }
 
-/// That a flood costs little while others are served.
+/// Checks that memory stays bounded and others are served during a flood.
 async fn survives(setup: &Setup, flood: JoinHandle<Client>) {
     let before = memory();
     for _ in 0..50 {
@@ -53,7 +52,7 @@ async fn survives(setup: &Setup, flood: JoinHandle<Client>) {
 }
 
 #[tokio::test]
-async fn l84_frames_that_want_answers_nobody_reads() {
+async fn l84_frames_whose_replies_are_not_read() {
     let setup = Setup::new().await;
     let settings = [0, 3, 0, 0, 0, 100].repeat(100);
     for frames in [
@@ -68,7 +67,7 @@ async fn l84_frames_that_want_answers_nobody_reads() {
 }
 
 #[tokio::test]
-async fn l84_a_field_section_without_end() {
+async fn l84_an_endless_field_section() {
     let setup = Setup::new().await;
     let part = frames::section(&vec![("x", "y"); 3000]);
     let mut client = frames::connect(setup.http).await;
@@ -77,11 +76,11 @@ async fn l84_a_field_section_without_end() {
     let more = frame(CONTINUATION, 0, 1, &part);
     let flooding = flood(client, more, 100_000);
     let before = memory();
-    // The proxy hangs up: the flood ends long before it has sent its gigabyte.
+    // The proxy closes the connection long before the flood has sent its gigabyte.
     flooding.await.unwrap();
     assert!(memory().saturating_sub(before) < MOST_MEMORY);
     assert_eq!(setup.web.targets(), [""; 0]);
-    // Frames with nothing in them have no end either.
+    // The same with empty frames.
     let mut client = frames::connect(setup.http).await;
     client.send(frame(HEADERS, END_STREAM, 1, &begin)).await;
     flood(client, frame(CONTINUATION, 0, 1, &[]), 100_000)
@@ -110,7 +109,7 @@ async fn l84_requests_that_are_reset_at_once() {
         }
     }
     assert!(is_reached < 200, "{is_reached} connections to the backend");
-    until("requests are given up", || in_flight(&setup) == 0).await;
+    until("requests are cancelled", || in_flight(&setup) == 0).await;
 }
 
 fn in_flight(setup: &Setup) -> u32 {
@@ -120,7 +119,7 @@ fn in_flight(setup: &Setup) -> u32 {
 }
 
 #[tokio::test]
-async fn l84_more_requests_at_once_than_there_may_be() {
+async fn l84_more_concurrent_requests_than_allowed() {
     let setup = Setup::new().await;
     let mut client = frames::connect(setup.http).await;
     let request = frames::request("GET", "/hold", &[]);
@@ -130,7 +129,7 @@ async fn l84_more_requests_at_once_than_there_may_be() {
             .send(frame(HEADERS, flags, 2 * number + 1, &request))
             .await;
     }
-    until("as many as there may be", || in_flight(&setup) == 128).await;
+    until("128 requests", || in_flight(&setup) == 128).await;
     assert_eq!(
         frames::until(&mut client, &[RST_STREAM]).await,
         Some(RST_STREAM)
@@ -138,12 +137,12 @@ async fn l84_more_requests_at_once_than_there_may_be() {
     setup.serves_others().await;
     assert_eq!(in_flight(&setup), 128);
     drop(client);
-    until("requests are given up", || in_flight(&setup) == 0).await;
+    until("requests are cancelled", || in_flight(&setup) == 0).await;
 }
 
-/// Large answers that the client asks for but takes a byte at a time.
+/// The client requests large responses and reads them one byte at a time.
 #[tokio::test]
-async fn l84_answers_that_nobody_takes() {
+async fn l84_responses_that_are_not_read() {
     let setup = Setup::new().await;
     let mut floods = Vec::new();
     let before = memory();
@@ -169,5 +168,5 @@ async fn l84_answers_that_nobody_takes() {
     let grown = memory().saturating_sub(before);
     assert!(grown < 4 * MOST_MEMORY, "{grown} bytes for 400 MiB");
     drop(floods);
-    until("requests are given up", || in_flight(&setup) == 0).await;
+    until("requests are cancelled", || in_flight(&setup) == 0).await;
 }

@@ -1,4 +1,4 @@
-//! Frames of HTTP/2 (RFC 9113, 4) that no library would send.
+//! Frames of HTTP/2 (RFC 9113, 4) that no library sends.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ pub(crate) const ACK: u8 = 1;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// A frame.
+/// Encodes a frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut out = length[1..].to_vec();
@@ -28,7 +28,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-/// A field section without compression (RFC 7541, 6.2.2). Lengths are below 127.
+/// Encodes a field section without compression (RFC 7541, 6.2.2). Lengths are below 127.
 pub(crate) fn section(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -42,7 +42,7 @@ pub(crate) fn section(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// The fields of a request, and more of them.
+/// Encodes the fields of a request, followed by `more`.
 pub(crate) fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let fields = [
         (":method", method),
@@ -53,7 +53,7 @@ pub(crate) fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8
     section(&[&fields, more].concat())
 }
 
-/// A connection that has begun.
+/// Connects, and sends the preface.
 pub(crate) async fn connect(address: SocketAddr) -> Client {
     let mut client = Client::connect(address).await;
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
@@ -61,7 +61,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Client {
     client
 }
 
-/// Kind, flags, stream and payload of the next frame; `None` if the connection is closed.
+/// Reads a frame: kind, flags, stream and payload. `None` if the connection is closed.
 pub(crate) async fn next(client: &mut Client) -> Option<(u8, u8, u32, Vec<u8>)> {
     let read = timeout(LONGEST, async {
         let mut head = [0; 9];

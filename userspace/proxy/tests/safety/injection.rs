@@ -1,4 +1,4 @@
-//! Objects whose authors mean no good: what they write stays text, and what is not theirs stays away.
+//! Malicious objects: values stay text, and objects of other namespaces cannot be reached.
 
 use headgate_model::{
     NamespacedName, Refusal,
@@ -11,7 +11,7 @@ use crate::{
     setup::{Setup, add_secret, add_tls, name, objects},
 };
 
-/// What ended a value, a line or a word in some proxy's configuration.
+/// Characters that end a value, a line or a word in the configuration of some proxy.
 const ENDS: [&str; 12] = [
     "\n", "\r\n", "\0", "\"", "'", "`", "\"; }\n", ";}", "$(id)", "${HOME}", "$http_x", "\\",
 ];
@@ -30,7 +30,7 @@ fn names(refusals: &[Refusal], key: &str) -> bool {
     refusals.iter().any(|refusal| refusal.field == field)
 }
 
-/// Those that have lines of their own, are patterns, or are not read at all.
+/// Annotations that contain lines or patterns, or that are ignored.
 const ANY_TEXT: [&str; 11] = [
     "request-headers",
     "response-headers",
@@ -46,7 +46,7 @@ const ANY_TEXT: [&str; 11] = [
 ];
 
 #[tokio::test]
-async fn l87_no_annotation_ends_its_value() {
+async fn l87_annotations_stay_one_value() {
     let setup = Setup::new().await;
     for annotation in ANNOTATIONS.iter() {
         let prefix = if annotation.is_nginx { NGINX } else { OWN };
@@ -76,7 +76,7 @@ async fn l87_no_annotation_ends_its_value() {
     setup.serves_others().await;
 }
 
-/// Lines are taken apart by the one rule of their grammar, and none says how a message ends.
+/// Lines are parsed by one grammar, and no line changes the framing of a message.
 #[tokio::test]
 async fn l87_header_lines_are_headers_or_refused() {
     let setup = Setup::new().await;
@@ -102,7 +102,7 @@ async fn l87_header_lines_are_headers_or_refused() {
     }
 }
 
-/// What a client writes into a rewritten path or a `Location` stays there.
+/// Text of a client stays inside of the rewritten path or `Location`.
 #[tokio::test]
 async fn l87_a_target_does_not_split_a_header() {
     let redirect = [(
@@ -145,9 +145,9 @@ async fn l87_a_target_does_not_split_a_header() {
     }
 }
 
-/// Secrets and Services of other namespaces are not there, whoever names them and however.
+/// Secrets and Services of other namespaces cannot be referenced, in any spelling.
 #[tokio::test]
-async fn l87_other_namespaces_are_not_reached() {
+async fn l87_other_namespaces_cannot_be_referenced() {
     let setup = Setup::new().await;
     let other = NamespacedName::new("other", "tls");
     let certificate = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
@@ -188,7 +188,7 @@ async fn l87_other_namespaces_are_not_reached() {
         let text = answer(&setup, "/a").await;
         assert!(
             text.starts_with("HTTP/1.1 503 "),
-            "a guard is closed: {text}"
+            "the Ingress is closed: {text}"
         );
     }
     for service in ["other/web", "../other/web", "web.other"] {

@@ -1,4 +1,4 @@
-//! How many clients there may be.
+//! The limit of client connections.
 
 use headgate_proxy::Settings;
 
@@ -9,7 +9,7 @@ use crate::{
 
 const REQUEST: &str = "GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
-/// Those over the limit wait in the kernel, and are served once others leave.
+/// Connections over the limit wait in the kernel, and are served once others close.
 #[tokio::test]
 async fn l89_connections_over_the_limit_wait() {
     let settings = Settings {
@@ -25,7 +25,7 @@ async fn l89_connections_over_the_limit_wait() {
     }
     let mut third = Client::connect(setup.http).await;
     third.send(REQUEST).await;
-    // Those that are here are served meanwhile.
+    // Accepted connections are served meanwhile.
     for _ in 0..20 {
         first.send(REQUEST).await;
         first.until("ok\n").await;

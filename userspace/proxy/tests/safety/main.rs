@@ -1,5 +1,4 @@
-//! A whole proxy on the loopback, in front of backends that write down what reaches them, against
-//! clients that mean no good.
+//! A whole proxy on the loopback, between malicious clients and backends that record their requests.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod backend;

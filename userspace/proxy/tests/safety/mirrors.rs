@@ -1,4 +1,4 @@
-//! Copies of requests.
+//! Mirrored requests.
 
 use crate::{
     client::Client,
@@ -9,7 +9,7 @@ use headgate_proxy::Settings;
 const MIRROR: (&str, &str) = ("headgate.io/mirror-service", "admin:80");
 
 #[tokio::test]
-async fn l74_a_mirror_gets_bodies_too() {
+async fn l74_a_mirror_gets_bodies() {
     let setup = Setup::with(Settings::default(), &objects(&[MIRROR])).await;
     for (framing, sent) in [
         ("Content-Length: 3", "abc"),
@@ -35,7 +35,7 @@ async fn l74_a_mirror_gets_bodies_too() {
 }
 
 #[tokio::test]
-async fn l74_a_body_that_breaks_off_is_no_whole_copy() {
+async fn l74_copy_of_an_incomplete_body_is_incomplete() {
     let setup = Setup::with(Settings::default(), &objects(&[MIRROR])).await;
     let mut client = Client::connect(setup.http).await;
     client

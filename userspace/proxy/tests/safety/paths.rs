@@ -1,4 +1,4 @@
-//! What is routed is what the backend sees.
+//! The backend gets the path that was routed.
 
 use headgate_model::ingress::Ingress;
 use headgate_proxy::Settings;
@@ -8,7 +8,7 @@ use crate::{
     setup::{HOST, Setup, name, objects},
 };
 
-/// Status of a GET, by its target as it is on the line.
+/// Returns the status of a GET with this target on the request line.
 async fn get(setup: &Setup, target: &str, host: &str, more: &str) -> String {
     let mut client = Client::connect(setup.http).await;
     let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n");
@@ -61,7 +61,7 @@ async fn l81_a_path_is_routed_by_the_form_that_is_sent() {
 }
 
 #[tokio::test]
-async fn l81_what_is_no_path_reaches_nobody() {
+async fn l81_invalid_paths_reach_no_backend() {
     let setup = Setup::new().await;
     for target in [
         "/a\\b",
@@ -84,9 +84,9 @@ async fn l81_what_is_no_path_reaches_nobody() {
     assert_eq!(setup.admin.targets(), [""; 0]);
 }
 
-/// Guards of a path hold for each way to write it.
+/// Access rules of a path apply to every spelling of it.
 #[tokio::test]
-async fn l81_a_guard_is_not_walked_around() {
+async fn l81_access_rules_cannot_be_bypassed() {
     let mut objects = objects(&[]);
     let main = objects.ingresses.get_mut(&name("main")).unwrap();
     let mut guarded = Ingress {
@@ -117,9 +117,9 @@ async fn l81_a_guard_is_not_walked_around() {
     assert_eq!(setup.admin.targets(), [""; 0]);
 }
 
-/// What belongs to one connection ends with it; what the proxy says cannot be removed by it.
+/// Hop-by-hop fields are removed; `Connection` cannot remove the headers of the proxy.
 #[tokio::test]
-async fn l81_fields_of_one_connection_are_not_passed_on() {
+async fn l81_hop_by_hop_fields_are_removed() {
     let setup = Setup::new().await;
     let more = "Connection: Host, X-Private, X-Forwarded-For, X-Real-IP, X-Request-ID, Upgrade\r\n\
         X-Private: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n\

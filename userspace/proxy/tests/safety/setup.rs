@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::{backend::Backend, client::Client};
 
-/// The host that everything is about.
+/// The host of all rules.
 pub(crate) const HOST: &str = "a.test";
 
 /// A proxy for [`HOST`] with two backends: `admin` below `/admin`, and `web`.
@@ -49,7 +49,7 @@ impl Setup {
         setup
     }
 
-    /// Serves these objects, and returns what model and proxy refuse.
+    /// Serves these objects. Returns what model and proxy refuse.
     pub(crate) fn serve(&self, objects: &Objects) -> Vec<Refusal> {
         let options = IngressOptions {
             without_class: true,
@@ -69,7 +69,7 @@ impl Setup {
         refusals
     }
 
-    /// That another client is served, with its request framed as it should be.
+    /// Checks that another client is served, and that its request arrives unchanged.
     pub(crate) async fn serves_others(&self) {
         let mut client = Client::connect(self.http).await;
         client
@@ -153,7 +153,7 @@ fn service(text: &str) -> Service {
     }
 }
 
-/// Names a Secret for a host.
+/// Sets the Secret of a host.
 pub(crate) fn add_tls(objects: &mut Objects, host: &str, secret: &str) {
     let ingress = objects.ingresses.get_mut(&name("main")).unwrap();
     ingress.tls.push(IngressTls {
@@ -171,7 +171,7 @@ pub(crate) fn add_secret(objects: &mut Objects, secret: &str, chain: &str, key: 
     objects.secrets.insert(name(secret), Secret { type_, data });
 }
 
-/// Waits until something holds, as other tasks have their turns.
+/// Waits until a condition holds, while other tasks run.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let held = tokio::time::timeout(Duration::from_secs(20), async {
         while !holds() {

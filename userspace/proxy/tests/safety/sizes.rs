@@ -1,4 +1,4 @@
-//! Heads that are too large.
+//! Heads over the size limit.
 
 use crate::{
     client::Client,
@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn l85_what_is_too_long_is_refused_and_others_go_on() {
+async fn l85_heads_over_the_limit_are_refused() {
     let setup = Setup::new().await;
     let many: String = (0..200)
         .map(|number| format!("X-{number}: y\r\n"))

@@ -1,4 +1,4 @@
-//! Clients that take their time.
+//! Slow clients.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     setup::{Setup, objects, until},
 };
 
-/// As short as a busy machine allows.
+/// Returns a proxy with timeouts as short as a busy machine allows.
 async fn impatient() -> Setup {
     let settings = Settings {
         head_timeout: Duration::from_secs(1),
@@ -21,7 +21,7 @@ async fn impatient() -> Setup {
 }
 
 #[tokio::test]
-async fn l83_a_head_that_does_not_end_is_not_waited_for() {
+async fn l83_an_incomplete_head_times_out() {
     let setup = impatient().await;
     let mut clients = Vec::new();
     for begin in [
@@ -44,9 +44,9 @@ async fn l83_a_head_that_does_not_end_is_not_waited_for() {
     setup.serves_others().await;
 }
 
-/// Bytes that come, but slowly, do not make the head's time longer.
+/// Bytes that arrive slowly do not extend the timeout of the head.
 #[tokio::test]
-async fn l83_a_head_that_trickles_is_not_waited_for() {
+async fn l83_a_slow_head_times_out() {
     let setup = impatient().await;
     let (mut reader, mut writer) = Client::connect(setup.http).await.0.into_split();
     let trickle = tokio::spawn(async move {
@@ -66,9 +66,9 @@ async fn l83_a_head_that_trickles_is_not_waited_for() {
     assert_eq!(setup.web.targets(), [""; 0]);
 }
 
-/// The endpoint is let go, and not blamed.
+/// The endpoint is released, and the failure is not counted against it.
 #[tokio::test]
-async fn l83_a_body_that_stalls_gives_its_endpoint_back() {
+async fn l83_a_stalled_body_releases_its_endpoint() {
     let setup = impatient().await;
     for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
         let mut client = Client::connect(setup.http).await;
@@ -90,31 +90,32 @@ async fn l83_a_body_that_stalls_gives_its_endpoint_back() {
     );
 }
 
-/// The client may be silent as long as the endpoint works on what it has.
+/// The client may be silent while the endpoint processes the request.
 #[tokio::test]
-async fn l83_a_client_that_waits_is_not_late() {
+async fn l83_a_waiting_client_does_not_time_out() {
     let setup = impatient().await;
     let mut client = Client::connect(setup.http).await;
     client
         .send("POST /hold HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc")
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    setup.web.let_go.notify_one();
+    setup.web.release.notify_one();
     let answer = client.until("ok\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(!answer.contains("connection: close"), "{answer}");
 }
 
-/// More than fits into the sockets' buffers: the kernel ends the connection, and there is room for another.
+/// The response exceeds the buffers of the sockets: the kernel ends the connection, and another one is
+/// accepted.
 #[tokio::test]
-async fn l83_a_client_that_takes_nothing_is_let_go() {
+async fn l83_a_client_that_reads_nothing_is_disconnected() {
     let settings = Settings {
         max_connections: 1,
         answer_timeout: Duration::from_secs(1),
         ..Settings::default()
     };
     let setup = Setup::with(settings, &objects(&[])).await;
-    // What has connected already has no timeout.
+    // Existing connections keep their timeout.
     setup.serves_others().await;
     setup.web.forget();
     let mut greedy = Client::connect(setup.http).await;
@@ -135,7 +136,7 @@ async fn l83_connections_without_requests_end() {
     client.send("GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     assert!(client.rest().await.starts_with("HTTP/1.1 200 "));
 
-    // One that answers every ping, and had a request.
+    // A connection that replies to every ping, and had a request.
     let mut client = frames::connect(setup.http).await;
     client.send(frame(SETTINGS, ACK, 0, &[])).await;
     let request = frames::request("GET", "/a", &[]);

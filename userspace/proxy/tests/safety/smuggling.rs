@@ -1,5 +1,5 @@
-//! Requests hidden in requests: what the backend sees is what the proxy understood, and after what it
-//! did not understand nothing is taken any more (RFC 9112, 6.3 and 11.2).
+//! Request smuggling: the backend gets each request as the proxy parsed it, and the proxy reads nothing
+//! after a request that it cannot parse (RFC 9112, 6.3 and 11.2).
 
 use crate::{
     client::Client,
@@ -7,10 +7,10 @@ use crate::{
     setup::Setup,
 };
 
-/// What an attacker wants to reach the backend.
+/// The request that an attacker tries to smuggle to the backend.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
-/// Sends bytes and returns status codes of all answers. The connection must end by itself.
+/// Sends bytes, and returns the status codes of all responses. The proxy must close the connection.
 async fn statuses(setup: &Setup, bytes: &[u8]) -> Vec<String> {
     let mut client = Client::connect(setup.http).await;
     client.send(bytes).await;
@@ -20,9 +20,9 @@ async fn statuses(setup: &Setup, bytes: &[u8]) -> Vec<String> {
     lines.map(|line| line[..3].into()).collect()
 }
 
-/// A request whose head is not understood reaches nobody, nor does what comes after it.
+/// A request with an ambiguous head reaches no backend, and neither does what follows it.
 #[tokio::test]
-async fn l80_a_head_that_can_be_read_in_two_ways_reaches_nobody() {
+async fn l80_ambiguous_heads_reach_no_backend() {
     let setup = Setup::new().await;
     for fields in [
         "Transfer-Encoding: xchunked",
@@ -95,7 +95,7 @@ async fn l80_a_head_that_can_be_read_in_two_ways_reaches_nobody() {
     setup.serves_others().await;
 }
 
-/// Both lengths, the later of which the standard takes, but no further request.
+/// With `Content-Length` and `Transfer-Encoding` the latter counts, and the connection ends.
 #[tokio::test]
 async fn l80_of_two_lengths_one_counts_and_the_connection_ends() {
     let setup = Setup::new().await;
@@ -136,7 +136,7 @@ async fn l80_of_two_lengths_one_counts_and_the_connection_ends() {
     }
 }
 
-/// A length is a length, whatever the method, and is told once.
+/// The length of a body is independent of the method, and is sent to the backend once.
 #[tokio::test]
 async fn l80_a_body_stays_a_body() {
     let setup = Setup::new().await;
@@ -175,9 +175,9 @@ async fn l80_a_body_stays_a_body() {
     setup.serves_others().await;
 }
 
-/// Once the head is on its way, a chunk that is none ends both connections.
+/// After the head was sent, an invalid chunk ends both connections.
 #[tokio::test]
-async fn l80_a_broken_chunk_ends_the_request() {
+async fn l80_an_invalid_chunk_ends_the_request() {
     let setup = Setup::new().await;
     for chunks in [
         "3\nabc\r\n0\r\n\r\n",
@@ -213,7 +213,7 @@ async fn l80_a_broken_chunk_ends_the_request() {
     }
 }
 
-/// HTTP/2 knows where a request ends. What HTTP/1.1 would read otherwise is not sent on.
+/// HTTP/2 frames end a request. Fields that HTTP/1.1 would read as another end are not forwarded.
 #[tokio::test]
 async fn l80_http2_has_no_second_length() {
     let setup = Setup::new().await;

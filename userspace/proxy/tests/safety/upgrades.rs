@@ -1,4 +1,4 @@
-//! Upgrades: nothing flows before the backend has agreed, and no other protocol hides in one.
+//! Upgrades: no bytes flow before the backend agrees, and no upgrade hides requests.
 
 use crate::{
     client::Client,
@@ -9,7 +9,7 @@ const UPGRADE: &str = "Host: a.test\r\nConnection: upgrade\r\nUpgrade: websocket
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 #[tokio::test]
-async fn l82_bytes_flow_once_the_backend_has_agreed() {
+async fn l82_bytes_flow_after_the_backend_agrees() {
     let setup = Setup::new().await;
     let mut client = Client::connect(setup.http).await;
     client
@@ -22,10 +22,10 @@ async fn l82_bytes_flow_once_the_backend_has_agreed() {
     assert_eq!(setup.web.targets(), ["/switch"]);
 }
 
-/// What was sent too early is a request of its own if the backend does not agree: it is read as one,
-/// and guarded as one, but it is no part of the first.
+/// If the backend does not agree, early bytes are the next request: they are parsed and guarded as one,
+/// and are not part of the first request.
 #[tokio::test]
-async fn l82_bytes_before_the_answer_are_held_back() {
+async fn l82_bytes_before_the_response_are_held_back() {
     let setup = Setup::new().await;
     let mut client = Client::connect(setup.http).await;
     let rule = "GET /admin/x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
@@ -39,14 +39,14 @@ async fn l82_bytes_before_the_answer_are_held_back() {
     setup.serves_others().await;
     assert_eq!(setup.web.targets(), ["/hold", "/other"]);
     assert_eq!(setup.admin.targets(), [""; 0]);
-    setup.web.let_go.notify_one();
+    setup.web.release.notify_one();
     client.rest().await;
     assert_eq!(setup.web.targets(), ["/hold", "/other"]);
     assert_eq!(setup.admin.targets(), ["/admin/x"]);
 }
 
 #[tokio::test]
-async fn l82_protocols_that_hide_requests_are_not_asked_for() {
+async fn l82_h2c_and_incomplete_upgrades_are_not_forwarded() {
     let setup = Setup::new().await;
     for (version, fields) in [
         (
@@ -74,7 +74,7 @@ async fn l82_protocols_that_hide_requests_are_not_asked_for() {
 }
 
 #[tokio::test]
-async fn l82_nobody_tunnels_anywhere() {
+async fn l82_connect_is_refused() {
     let setup = Setup::new().await;
     for target in ["a.test:80", "127.0.0.1:22", "/a"] {
         let mut client = Client::connect(setup.http).await;

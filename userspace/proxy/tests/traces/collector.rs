@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::net::TcpSocket;
 
-/// What it does with what it gets.
+/// How it responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Taking,
@@ -26,7 +26,7 @@ pub(crate) enum Mood {
     Silent,
 }
 
-/// A collector, whose address is nobody else's while it does not listen.
+/// A collector. Its address stays reserved while it does not listen.
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     socket: Option<TcpSocket>,
@@ -76,7 +76,7 @@ impl Collector {
         self.state.lock().unwrap().mood = mood;
     }
 
-    /// How often it was asked to take something.
+    /// Returns the number of export requests so far.
     pub(crate) fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
     }
@@ -89,7 +89,7 @@ impl Collector {
         self.state.lock().unwrap().resource.clone()
     }
 
-    /// The one span of a kind.
+    /// Returns the only span of a kind.
     pub(crate) fn one(&self, kind: SpanKind) -> Span {
         let spans = self.spans();
         let mut of_kind = spans.iter().filter(|span| span.kind() == kind);
@@ -117,9 +117,9 @@ async fn take(
         Mood::Silent => std::future::pending().await,
     };
     if mood == Mood::Taking {
-        let told = ExportTraceServiceRequest::decode(body).unwrap();
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
         let mut state = state.lock().unwrap();
-        for of_resource in told.resource_spans {
+        for of_resource in request.resource_spans {
             state.resource = attributes(&of_resource.resource.unwrap().attributes);
             let scopes = of_resource.scope_spans.into_iter();
             state.spans.extend(scopes.flat_map(|scope| scope.spans));
@@ -129,7 +129,7 @@ async fn take(
     (status, [("content-type", "application/x-protobuf")], answer)
 }
 
-/// Attributes as texts.
+/// Returns attributes as texts.
 pub(crate) fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
     let texts = all.iter().map(|one| {
         let value = one.value.as_ref().unwrap().value.as_ref().unwrap();

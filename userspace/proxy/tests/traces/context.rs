@@ -1,4 +1,4 @@
-//! Whose trace it is.
+//! Which trace a request belongs to.
 
 use std::{
     io::{self, Write},
@@ -12,10 +12,10 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 use crate::{
     collector::{Collector, Mood},
-    setup::{PARENT, SILENT_PARENT, Setup, TRACE, told, until},
+    setup::{PARENT, Setup, TRACE, UNSAMPLED_PARENT, exporting_to, until},
 };
 
-/// Trace, parent and flags that a backend was told of.
+/// Returns trace, parent and flags that a backend received.
 fn context(headers: &HeaderMap) -> (String, String, String) {
     let all: Vec<_> = headers.get_all("traceparent").iter().collect();
     assert_eq!(all.len(), 1, "{all:?}");
@@ -32,7 +32,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn l90_the_trace_of_a_client_goes_on_to_the_backend() {
+async fn l90_the_trace_of_a_client_continues_at_the_backend() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
     let state = [
         ("traceparent", PARENT),
@@ -61,7 +61,7 @@ async fn l90_the_trace_of_a_client_goes_on_to_the_backend() {
 }
 
 #[tokio::test]
-async fn l90_without_a_parent_or_with_a_bad_one_a_trace_begins() {
+async fn l90_without_a_valid_parent_a_trace_begins() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
     let bad = [
         vec![],
@@ -97,7 +97,7 @@ async fn l90_without_a_parent_or_with_a_bad_one_a_trace_begins() {
 }
 
 #[tokio::test]
-async fn l90_an_ingress_may_believe_trusted_proxies_alone() {
+async fn l90_an_ingress_may_accept_parents_of_trusted_proxies_only() {
     let policy = Policy {
         trusts_traces: false,
         ..Policy::default()
@@ -112,7 +112,7 @@ async fn l90_an_ingress_may_believe_trusted_proxies_alone() {
         ..Settings::default()
     };
     let collector = Collector::listening(Mood::Taking);
-    let traces = told(&collector);
+    let traces = exporting_to(&collector);
     let setup = Setup::with(policy, collector, traces, trusting).await;
     let seen = setup.pass(&parent).await;
     assert_eq!(context(&seen).0, TRACE);
@@ -120,7 +120,7 @@ async fn l90_an_ingress_may_believe_trusted_proxies_alone() {
 }
 
 #[tokio::test]
-async fn l92_an_ingress_without_traces_passes_headers_on() {
+async fn l92_an_ingress_without_traces_forwards_headers() {
     let policy = Policy {
         traces: false,
         ..Policy::default()
@@ -129,18 +129,18 @@ async fn l92_an_ingress_without_traces_passes_headers_on() {
     let seen = setup.pass(&[("traceparent", "what it likes")]).await;
     assert_eq!(seen["traceparent"], "what it likes");
     assert_eq!(setup.pass(&[]).await.get("traceparent"), None);
-    // What no rule matches is nobody's, and traced: if something had been told, it would be first.
+    // A request without a rule is traced. Its span is the first, so none was exported before.
     setup.get("/nowhere", &[]).await;
     setup.collected(1).await;
     assert_eq!(setup.collector.one(SpanKind::Server).name, "GET");
 }
 
 #[tokio::test]
-async fn l92_what_is_not_sampled_is_passed_on_and_not_told() {
+async fn l92_unsampled_traces_are_forwarded_and_not_exported() {
     let collector = Collector::listening(Mood::Taking);
     let traces = TraceSettings {
         rate: 0.0,
-        ..told(&collector)
+        ..exporting_to(&collector)
     };
     let setup = Setup::with(Policy::default(), collector, traces, Settings::default()).await;
     for _ in 0..20 {
@@ -148,16 +148,16 @@ async fn l92_what_is_not_sampled_is_passed_on_and_not_told() {
         assert_ne!(trace, TRACE);
         assert_eq!(flags, "00");
     }
-    // Who begins a trace decides.
+    // The service that begins a trace decides.
     let seen = setup.pass(&[("traceparent", PARENT)]).await;
     assert_eq!(context(&seen).2, "01");
     setup.collected(2).await;
     assert_eq!(hex(&setup.collector.one(SpanKind::Server).trace_id), TRACE);
 
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
-    let state = [("traceparent", SILENT_PARENT), ("tracestate", "a=1")];
+    let state = [("traceparent", UNSAMPLED_PARENT), ("tracestate", "a=1")];
     let seen = setup.pass(&state).await;
-    assert_eq!(seen["traceparent"], SILENT_PARENT);
+    assert_eq!(seen["traceparent"], UNSAMPLED_PARENT);
     assert_eq!(seen["tracestate"], "a=1");
     setup.pass(&[]).await;
     setup.collected(2).await;
@@ -165,20 +165,20 @@ async fn l92_what_is_not_sampled_is_passed_on_and_not_told() {
 }
 
 #[tokio::test]
-async fn l92_so_many_of_new_traces_are_told() {
+async fn l92_the_ratio_of_new_traces_is_sampled() {
     let collector = Collector::listening(Mood::Taking);
     let traces = TraceSettings {
         rate: 0.5,
-        ..told(&collector)
+        ..exporting_to(&collector)
     };
     let setup = Setup::with(Policy::default(), collector, traces, Settings::default()).await;
-    let mut told = 0;
+    let mut sampled = 0;
     for _ in 0..200 {
-        told += usize::from(context(&setup.pass(&[]).await).2 == "01");
+        sampled += usize::from(context(&setup.pass(&[]).await).2 == "01");
     }
     // Off by more than this once in a billion runs.
-    assert!((55..=145).contains(&told), "{told}");
-    setup.collected(2 * told).await;
+    assert!((55..=145).contains(&sampled), "{sampled}");
+    setup.collected(2 * sampled).await;
 }
 
 #[tokio::test]
@@ -199,10 +199,10 @@ async fn l90_the_access_log_has_the_trace() {
         ..Settings::default()
     };
     let collector = Collector::listening(Mood::Taking);
-    let traces = told(&collector);
+    let traces = exporting_to(&collector);
     let setup = Setup::with(Policy::default(), collector, traces, settings).await;
-    // Others have the trace in their logs too, whether spans are told or not.
-    setup.pass(&[("traceparent", SILENT_PARENT)]).await;
+    // Unsampled traces are logged too: other services log the same trace.
+    setup.pass(&[("traceparent", UNSAMPLED_PARENT)]).await;
     until("a line", || lines.0.lock().unwrap().ends_with(b"\n")).await;
     let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
     assert_eq!(line["trace_id"], TRACE);

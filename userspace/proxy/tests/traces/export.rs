@@ -1,4 +1,4 @@
-//! How spans get to a collector, or not.
+//! Export of spans to a collector, and its failures.
 
 use headgate_model::ingress::Policy;
 use headgate_proxy::{Settings, SpanCounts, TraceSettings};
@@ -6,19 +6,19 @@ use http::StatusCode;
 
 use crate::{
     collector::{Collector, Mood},
-    setup::{Setup, told, until},
+    setup::{Setup, exporting_to, until},
 };
 
-/// A proxy with little room for what is not told yet.
+/// Returns a proxy with a short queue of spans.
 async fn narrow(collector: Collector) -> Setup {
     let traces = TraceSettings {
         max_waiting: 2,
-        ..told(&collector)
+        ..exporting_to(&collector)
     };
     Setup::with(Policy::default(), collector, traces, Settings::default()).await
 }
 
-/// Sends requests until spans find no room, each of which is answered. Returns how many.
+/// Sends requests until spans are dropped; each gets its response. Returns their number.
 async fn fill(setup: &Setup) -> u64 {
     for sent in 1..5000 {
         assert_eq!(setup.get("/shop", &[]).await, StatusCode::OK);
@@ -30,7 +30,7 @@ async fn fill(setup: &Setup) -> u64 {
 }
 
 #[tokio::test]
-async fn l93_a_collector_that_is_away_delays_no_request_and_what_is_dropped_is_counted() {
+async fn l93_an_unreachable_collector_delays_no_request_and_dropped_spans_are_counted() {
     let mut setup = narrow(Collector::away()).await;
     let sent = fill(&setup).await;
     assert_eq!(setup.proxy.spans().unwrap().exported, 0);
@@ -46,14 +46,14 @@ async fn l93_a_collector_that_is_away_delays_no_request_and_what_is_dropped_is_c
 }
 
 #[tokio::test]
-async fn l93_a_collector_that_is_silent_delays_no_request() {
+async fn l93_a_silent_collector_delays_no_request() {
     let setup = narrow(Collector::listening(Mood::Silent)).await;
     fill(&setup).await;
     assert_eq!(setup.proxy.spans().unwrap().exported, 0);
 }
 
 #[tokio::test]
-async fn l93_a_collector_that_is_busy_is_told_later() {
+async fn l93_a_busy_collector_gets_spans_later() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Busy)).await;
     setup.get("/shop", &[]).await;
     until("it was asked", || setup.collector.asked() > 0).await;
@@ -69,7 +69,7 @@ async fn l93_a_collector_that_is_busy_is_told_later() {
 }
 
 #[tokio::test]
-async fn l93_what_a_collector_refuses_is_counted_and_the_rest_goes_on() {
+async fn l93_refused_spans_are_counted_and_export_continues() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Refusing)).await;
     setup.get("/shop", &[]).await;
     let counts = || setup.proxy.spans().unwrap();
@@ -82,10 +82,10 @@ async fn l93_what_a_collector_refuses_is_counted_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn l93_what_waits_is_told_at_the_end() {
+async fn l93_queued_spans_are_exported_at_the_end() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
     setup.get("/shop", &[]).await;
-    // Once its answer is sent, a request waits for others to be told with it.
+    // After its response, a request waits in a batch for others.
     while setup.collector.spans().is_empty() {
         setup.proxy.flush_spans().await;
     }

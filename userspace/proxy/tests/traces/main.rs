@@ -1,5 +1,5 @@
-//! A whole proxy between a client, backends that write down what they get, and a collector that
-//! decodes what it is told.
+//! A whole proxy between a client, backends that record what they receive, and a collector that decodes
+//! spans.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod collector;

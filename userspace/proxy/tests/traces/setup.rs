@@ -23,14 +23,14 @@ use crate::collector::Collector;
 
 pub(crate) const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 pub(crate) const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-pub(crate) const SILENT_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+pub(crate) const UNSAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-/// Longest to wait for anything.
+/// Longest wait.
 const LONGEST: Duration = Duration::from_secs(30);
 
 type Seen = Arc<Mutex<Vec<HeaderMap>>>;
 
-/// A proxy for `a.test`, with a rule for `/shop` and one backend at two places.
+/// A proxy for `a.test`, with a rule for `/shop` and one backend with two endpoints.
 pub(crate) struct Setup {
     pub(crate) address: SocketAddr,
     pub(crate) backends: Vec<SocketAddr>,
@@ -39,15 +39,15 @@ pub(crate) struct Setup {
     seen: Seen,
 }
 
-/// How a proxy traces that the collector is told everything by.
-pub(crate) fn told(collector: &Collector) -> TraceSettings {
+/// Returns settings that export all traces to a collector.
+pub(crate) fn exporting_to(collector: &Collector) -> TraceSettings {
     let endpoint = format!("http://{}", collector.address);
     TraceSettings::new(endpoint.parse().unwrap(), "node-a")
 }
 
 impl Setup {
     pub(crate) async fn new(policy: Policy, collector: Collector) -> Self {
-        let settings = told(&collector);
+        let settings = exporting_to(&collector);
         Self::with(policy, collector, settings, Settings::default()).await
     }
 
@@ -81,12 +81,12 @@ impl Setup {
         self.proxy.place(&key(), &endpoints);
     }
 
-    /// What backends were asked.
+    /// Returns the headers of all requests to backends.
     pub(crate) fn seen(&self) -> Vec<HeaderMap> {
         self.seen.lock().unwrap().clone()
     }
 
-    /// `GET` with these headers, and what a backend got.
+    /// Sends a `GET` with these headers, and returns what the backend received.
     pub(crate) async fn pass(&self, headers: &[(&str, &str)]) -> HeaderMap {
         let status = self.get("/shop/cart?secret=1", headers).await;
         assert_eq!(status, StatusCode::OK);
@@ -108,10 +108,10 @@ impl Setup {
         status
     }
 
-    /// Waits until the collector has so many spans.
+    /// Waits until the collector has this number of spans.
     pub(crate) async fn collected(&self, spans: usize) {
         let collected = async {
-            // A request is told only once its answer was sent.
+            // A span is exported only after the response was sent.
             while self.collector.spans().len() < spans {
                 self.proxy.flush_spans().await;
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -161,7 +161,7 @@ async fn listen(proxy: &Arc<Proxy>) -> SocketAddr {
     address
 }
 
-/// Answers 503 to the first request for `/shop/flaky`, and 200 otherwise.
+/// Responds 503 to the first request for `/shop/flaky`, and 200 otherwise.
 async fn backend(seen: &Seen) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -178,7 +178,7 @@ async fn backend(seen: &Seen) -> SocketAddr {
     address
 }
 
-/// Waits until something holds, as other tasks have their turns.
+/// Waits until a condition holds, while other tasks run.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let held = tokio::time::timeout(LONGEST, async {
         while !holds() {

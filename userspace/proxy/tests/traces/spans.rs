@@ -1,4 +1,4 @@
-//! What spans say.
+//! Names, attributes and times of spans.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ fn check(found: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn l91_spans_follow_the_conventions_and_tell_no_query() {
+async fn l91_spans_follow_the_conventions_without_queries() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
     setup.place(&setup.backends[..1]);
     setup.pass(&[("user-agent", "me")]).await;
@@ -91,7 +91,7 @@ async fn l91_spans_follow_the_conventions_and_tell_no_query() {
 }
 
 #[tokio::test]
-async fn l91_each_try_is_a_span_and_the_backend_knows_which() {
+async fn l91_each_try_is_a_span_and_parent_of_the_backend() {
     let policy = Policy {
         retry: Retry {
             on_codes: vec![503],
@@ -117,20 +117,20 @@ async fn l91_each_try_is_a_span_and_the_backend_knows_which() {
     assert!(first.end_time_unix_nano <= second.start_time_unix_nano);
     for ((span, _), seen) in tries.iter().zip(setup.seen()) {
         assert_eq!(span.parent_span_id, server.span_id);
-        let told = seen["traceparent"].to_str().unwrap();
+        let parent = seen["traceparent"].to_str().unwrap();
         let id: String = span
             .span_id
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
-        assert_eq!(told.split('-').nth(2), Some(id.as_str()));
+        assert_eq!(parent.split('-').nth(2), Some(id.as_str()));
     }
 }
 
 #[tokio::test]
-async fn l91_what_fails_says_how() {
+async fn l91_failures_have_an_error_type() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
-    // Nobody listens there, and nobody else can.
+    // The port is reserved, and no process listens there.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     setup.place(&[socket.local_addr().unwrap()]);
@@ -147,7 +147,7 @@ async fn l91_what_fails_says_how() {
 }
 
 #[tokio::test]
-async fn l91_what_no_rule_matches_has_no_route_and_is_the_clients_fault() {
+async fn l91_requests_without_a_rule_have_no_route_and_no_error() {
     let setup = Setup::new(Policy::default(), Collector::listening(Mood::Taking)).await;
     assert_eq!(setup.get("/nowhere", &[]).await, StatusCode::NOT_FOUND);
     setup.collected(1).await;
