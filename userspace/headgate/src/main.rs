@@ -164,3 +164,15 @@ fn run(Arguments { pins, command }: Arguments) -> Result<ExitCode> {
     }?;
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Arguments;
+
+    #[test]
+    fn flags_of_all_commands_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -77,6 +77,7 @@ impl AgentConfig {
     /// If flags contradict each other, or the kernel lacks cgroup2.
     pub(super) fn new(pins: &Path, args: AgentArgs) -> Result<Self> {
         Ok(Self {
+            node: NodeConfig::new(&args),
             datapath: DatapathSettings::new(&args)?,
             hooks: HookConfig {
                 pins: pins.into(),
@@ -97,18 +98,21 @@ impl AgentConfig {
                 #[cfg(feature = "page")]
                 page: args.common.page_bind_address,
             },
-            node: NodeConfig {
-                name: args.common.node_name,
-                source: args.common.source,
-                selection: args.selection,
-                node_port_addresses: args.nodeport_addresses,
-                serves_external_ips: !args.no_external_ips,
-            },
         })
     }
 }
 
 impl NodeConfig {
+    fn new(args: &AgentArgs) -> Self {
+        Self {
+            name: args.common.node_name.clone(),
+            source: args.common.source.clone(),
+            selection: args.selection.clone(),
+            node_port_addresses: args.nodeport_addresses.clone(),
+            serves_external_ips: !args.no_external_ips,
+        }
+    }
+
     /// The node for the model.
     pub(super) fn node(&self, facts: &Facts) -> Node {
         let loopback = [
@@ -182,6 +186,88 @@ impl DatapathSettings {
             dsr_port: Port::new(self.dsr_port),
             forwards_by_dsr: u8::from(self.forwards_by_dsr),
             zero: [0; 5],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use clap::Parser;
+
+    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig};
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: AgentArgs,
+    }
+
+    fn args(flags: &[&str]) -> AgentArgs {
+        let all = ["agent", "--node-name", "n1"].iter().chain(flags);
+        Flags::try_parse_from(all).unwrap().args
+    }
+
+    fn facts(addresses: &[&str]) -> Facts {
+        Facts {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn dsr_port_is_not_a_snat_port() {
+        for (flags, is_ok) in [
+            (&["--forwarding", "dsr", "--dsr-port", "20000"][..], false),
+            (
+                &["--forwarding", "snat-accept-dsr", "--dsr-port", "20000"],
+                false,
+            ),
+            (&["--dsr-port", "20000"], true),
+            (&["--forwarding", "dsr"], true),
+        ] {
+            let settings = DatapathSettings::new(&args(flags));
+            assert_eq!(settings.is_ok(), is_ok, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn programs_get_the_first_address_of_each_family_and_the_ports() {
+        let flags = ["--snat-ports", "1000-2000", "--forwarding", "dsr"];
+        let settings = DatapathSettings::new(&args(&flags)).unwrap();
+        let config = settings.config(&facts(&["10.0.0.7", "10.0.0.1", "fd00::1"]));
+        let addresses = [config.snat_v4, config.snat_v6].map(IpAddr::from);
+        assert_eq!(
+            addresses.map(|address| address.to_string()),
+            ["10.0.0.7", "fd00::1"]
+        );
+        let ports = [
+            config.snat_port_first,
+            config.snat_port_last,
+            config.dsr_port,
+        ];
+        assert_eq!(ports.map(|port| port.number()), [1000, 2000, 6090]);
+        assert_eq!(config.forwards_by_dsr, 1);
+    }
+
+    #[test]
+    fn node_ports_are_served_on_the_chosen_addresses() {
+        let facts = facts(&["10.0.0.7", "10.0.0.1", "fd00::1"]);
+        for (choice, served) in [
+            (None, "10.0.0.7 10.0.0.1 fd00::1 127.0.0.1 ::1"),
+            (Some("primary"), "10.0.0.7 fd00::1"),
+            (Some("10.0.0.0/30,::1/128"), "10.0.0.1 ::1"),
+            (Some("192.0.2.0/24"), ""),
+        ] {
+            let flags: Vec<&str> = choice
+                .iter()
+                .flat_map(|choice| ["--nodeport-addresses", choice])
+                .collect();
+            let config = NodeConfig::new(&args(&flags));
+            let addresses = config.node(&facts).node_port_addresses;
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            assert_eq!(addresses.join(" "), served, "{choice:?}");
         }
     }
 }

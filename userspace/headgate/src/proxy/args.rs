@@ -137,3 +137,31 @@ fn parse_ratio(text: &str) -> Result<f64, String> {
         false => Err("is not between 0 and 1".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use headgate_model::NamespacedName;
+
+    use super::{parse_backend, parse_collector, parse_name, parse_ratio};
+
+    #[test]
+    fn values_of_flags_are_checked() {
+        let web = NamespacedName::new("shop", "web");
+        assert_eq!(parse_name("shop/web"), Ok(web.clone()));
+        assert_eq!(parse_backend("shop/web:80"), Ok((web, 80)));
+        for text in ["web", "/web", "shop/"] {
+            assert!(parse_name(text).is_err(), "{text}");
+        }
+        for text in ["shop/web", "shop/web:http", "shop/web:65536", "web:80"] {
+            assert!(parse_backend(text).is_err(), "{text}");
+        }
+        assert!(parse_collector("https://collector:4318/base").is_ok());
+        for text in ["collector:4318", "ftp://collector", "http://collector/?a=b"] {
+            assert!(parse_collector(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_ratio("0.25"), Ok(0.25));
+        for text in ["-0.1", "1.1", "nan", "half"] {
+            assert!(parse_ratio(text).is_err(), "{text}");
+        }
+    }
+}
