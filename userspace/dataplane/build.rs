@@ -9,7 +9,8 @@ use std::{env, path::PathBuf};
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(headgate_embeds_bpf)");
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let object = here.join("../../target/ebpf/headgate.bpf.o");
+    let root = here.ancestors().nth(2).unwrap_or(&here);
+    let object = root.join("target/ebpf/headgate.bpf.o");
     println!(
         "cargo::rustc-env=HEADGATE_BUILT_OBJECT={}",
         object.display()
