@@ -14,6 +14,7 @@ pub enum Family {
 /// An IPv6 address, or an IPv4 address mapped into IPv6 (RFC 4291, 2.5.5.2), as four words in
 /// network order. One type, and so one map, serves both families.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct Addr([u32; 4]);
 
@@ -134,6 +135,7 @@ impl From<Addr> for IpAddr {
 
 /// A port in network order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct Port(u16);
 
@@ -165,6 +167,7 @@ impl Port {
 
 /// An IP protocol number (IANA).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct Protocol(pub u8);
 

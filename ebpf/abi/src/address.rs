@@ -2,6 +2,7 @@
 
 /// Facts about an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct AddressEntry(pub u32);
 

@@ -4,6 +4,7 @@ use crate::{Addr, clock};
 
 /// A client of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct AffinityKey {
     /// Address of the client; for a socket, [`Addr::of_netns`].
@@ -14,6 +15,7 @@ pub struct AffinityKey {
 
 /// The backend that a client got last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct AffinityEntry {
     /// Backend id.
@@ -32,6 +34,7 @@ impl AffinityEntry {
 
 /// Says that a backend is eligible for a service with affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct MemberKey {
     /// Service id.

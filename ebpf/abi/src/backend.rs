@@ -8,6 +8,7 @@ use crate::{Addr, Port, Protocol};
 /// quarantine: so a program that got the id from a slot finds the backend, or an entry without a port, which
 /// it must refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct BackendEntry {
     /// Address of the pod or host.
@@ -22,6 +23,7 @@ pub struct BackendEntry {
 
 /// What a packet for a backend of this node says that another node encapsulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct BackendKey {
     /// Address of the pod or host.

@@ -4,6 +4,7 @@ use crate::{Addr, Family, Port};
 
 /// Read-only global of every program. The verifier knows the values, so what is off costs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct DatapathConfig {
     /// Source of IPv4 packets that we send to backends on other nodes; unspecified if there is none.
@@ -47,6 +48,7 @@ impl DatapathConfig {
 /// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The verifier
 /// knows the values, and so takes no offence at a helper that it does not know behind a 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct KernelHelpers {
     /// `bpf_ktime_get_coarse_ns` (Linux 5.11).

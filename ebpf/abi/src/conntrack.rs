@@ -1,9 +1,12 @@
 //! The table of connections.
 
+use bitflags::bitflags;
+
 use crate::{Addr, Port, Protocol, clock};
 
 /// One direction of a connection as seen on the wire, before translation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FlowKey {
     /// Source address.
@@ -38,6 +41,7 @@ impl FlowKey {
 /// What to make of packets of one flow. Every connection has two entries, one for each direction,
 /// each of which can be derived from the other (`mirror` in the datapath crate).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct CtEntry {
     /// Source address after translation.
@@ -75,6 +79,7 @@ impl CtEntry {
 
 /// State of a connection; TCP states as in `nf_conntrack`, merged where the timeout is the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct CtState(pub u8);
 
@@ -108,37 +113,21 @@ impl CtState {
 
 /// Facts about a connection entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
-pub struct CtFlags(pub u8);
+pub struct CtFlags(u8);
 
-impl CtFlags {
-    /// This entry is for packets from the backend to the client.
-    pub const REPLY: Self = Self(1);
-    /// Packets are sent on encapsulated and untranslated (DSR): the node of the backend translates
-    /// them, and answers the client itself. There is no entry for the other direction.
-    pub const ENCAPSULATES: Self = Self(2);
-    /// The client's packets come encapsulated from another node (DSR).
-    pub const ENCAPSULATED: Self = Self(4);
-    /// The client has a connection past the service as well, from the same port to the same backend.
-    pub const DOUBLED: Self = Self(8);
-
-    /// Whether all of `other` is set.
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// With `other` set.
-    #[inline(always)]
-    #[must_use]
-    pub const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// With `other` turned round.
-    #[inline(always)]
-    #[must_use]
-    pub const fn toggled(self, other: Self) -> Self {
-        Self(self.0 ^ other.0)
+bitflags! {
+    impl CtFlags: u8 {
+        /// This entry is for packets from the backend to the client.
+        const REPLY = 1;
+        /// Packets are sent on encapsulated and untranslated (DSR): the node of the backend
+        /// translates them, and answers the client itself. There is no entry for the other direction.
+        const ENCAPSULATES = 2;
+        /// The client's packets come encapsulated from another node (DSR).
+        const ENCAPSULATED = 4;
+        /// The client has a connection past the service as well, from the same port to the same
+        /// backend.
+        const DOUBLED = 8;
     }
 }

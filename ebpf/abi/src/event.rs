@@ -4,6 +4,7 @@ use crate::{Addr, FlowKey, Port};
 
 /// Where an [`Event`] was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct EventSite(pub u8);
 
@@ -18,6 +19,7 @@ impl EventSite {
 
 /// A record in the ring buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct Event {
     /// Monotonic clock in nanoseconds.
@@ -50,6 +52,7 @@ pub struct Event {
 
 /// Whether somebody looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct MonitorEntry {
     /// Events are told until then, in seconds of the monotonic clock: who looks says so again and

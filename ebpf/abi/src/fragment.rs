@@ -4,6 +4,7 @@ use crate::{Addr, Port, Protocol};
 
 /// A fragmented packet (RFC 791; RFC 8200, 4.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FragmentKey {
     /// Source address.
@@ -20,6 +21,7 @@ pub struct FragmentKey {
 
 /// The ports that its first fragment carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FragmentEntry {
     /// Source port.

@@ -1,9 +1,12 @@
 //! What we answer on.
 
+use bitflags::bitflags;
+
 use crate::{Addr, Port, Protocol};
 
 /// An address, port and protocol of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FrontendKey {
     /// Cluster IP, node address, load-balancer IP or external IP.
@@ -31,6 +34,7 @@ impl FrontendKey {
 
 /// Which services serve a frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct FrontendEntry {
     /// Serves traffic from this node's processes and pods.
@@ -43,32 +47,55 @@ pub struct FrontendEntry {
     pub programmed_s: u32,
 }
 
+/// The kind of address that a frontend is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FrontendKind {
+    /// A cluster IP.
+    ClusterIp = 0,
+    /// A node port, on an address of the node.
+    NodePort = 1,
+    /// An IP of `status.loadBalancer`.
+    LoadBalancer = 2,
+    /// One of `spec.externalIPs`.
+    ExternalIp = 3,
+}
+
 /// Facts about a frontend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
-pub struct FrontendFlags(pub u32);
+pub struct FrontendFlags(u32);
+
+const KIND_SHIFT: u32 = 8;
+
+bitflags! {
+    impl FrontendFlags: u32 {
+        /// Without backend, traffic from inside is dropped instead of rejected.
+        const DROP_INSIDE = 1;
+        /// Without backend, traffic from outside is dropped instead of rejected.
+        const DROP_OUTSIDE = 2;
+        /// Only the service's source ranges may use it.
+        const SOURCE_RANGES = 4;
+        /// The two bits of the kind, see [`FrontendFlags::kind`].
+        const KIND = 3 << KIND_SHIFT;
+    }
+}
 
 impl FrontendFlags {
-    /// Without backend, traffic from inside is dropped instead of rejected.
-    pub const DROP_INSIDE: Self = Self(1);
-    /// Without backend, traffic from outside is dropped instead of rejected.
-    pub const DROP_OUTSIDE: Self = Self(2);
-    /// Only the service's source ranges may use it.
-    pub const SOURCE_RANGES: Self = Self(4);
-    /// The kind: two bits, see [`FrontendFlags::kind`].
-    pub const KIND_SHIFT: u32 = 8;
-    /// The kind of node ports.
-    pub const NODE_PORT: u32 = 1;
-
-    /// Whether all of `other` is set.
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+    /// The flags of a frontend of this kind, no other set.
+    pub const fn of_kind(kind: FrontendKind) -> Self {
+        Self((kind as u32) << KIND_SHIFT)
     }
 
-    /// 0 cluster IP, 1 node port, 2 load balancer, 3 external IP.
+    /// The kind.
     #[inline(always)]
-    pub const fn kind(self) -> u32 {
-        (self.0 >> Self::KIND_SHIFT) & 3
+    pub const fn kind(self) -> FrontendKind {
+        match (self.0 >> KIND_SHIFT) & 3 {
+            0 => FrontendKind::ClusterIp,
+            1 => FrontendKind::NodePort,
+            2 => FrontendKind::LoadBalancer,
+            _ => FrontendKind::ExternalIp,
+        }
     }
 }

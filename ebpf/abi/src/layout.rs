@@ -10,45 +10,67 @@ use crate::{
     SocketEntry, SocketKey, Traffic,
 };
 
-macro_rules! layout {
-    ($type:ident, $size:literal $(, $field:ident at $offset:literal)*) => {
-        const _: () = {
-            assert!(size_of::<$type>() == $size);
-            $(assert!(offset_of!($type, $field) == $offset);)*
-        };
-        #[cfg(feature = "user")]
-        // SAFETY: `repr(C)`, `Copy`, made of integers; the fields fill the size asserted here
-        // without padding.
-        unsafe impl aya::Pod for $type {}
+/// The layout of one type.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Name of the type.
+    pub name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Names and offsets of its fields, in bytes.
+    pub fields: &'static [(&'static str, usize)],
+}
+
+#[cfg(feature = "user")]
+const fn is_plain<T: bytemuck::Pod>() {}
+
+macro_rules! layouts {
+    ($($type:ident, $size:literal: $($field:ident at $offset:literal),*;)+) => {
+        $(
+            const _: () = {
+                assert!(size_of::<$type>() == $size);
+                $(assert!(offset_of!($type, $field) == $offset);)*
+                #[cfg(feature = "user")]
+                is_plain::<$type>();
+            };
+            #[cfg(feature = "user")]
+            // SAFETY: the derived `FromBytes` and `IntoBytes` prove that any bytes are a value and
+            // that there is no padding.
+            unsafe impl aya::Pod for $type {}
+        )+
+
+        /// Every type that crosses.
+        pub const LAYOUTS: &[Layout] = &[$(Layout {
+            name: stringify!($type),
+            size: $size,
+            fields: &[$((stringify!($field), $offset)),*],
+        }),+];
     };
 }
 
-layout!(FrontendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
-layout!(FrontendEntry, 16, inside at 0, outside at 4, flags at 8, programmed_s at 12);
-layout!(ServiceEntry, 16, affinity_timeout_s at 8, flags at 12);
-layout!(ServiceLabel, 192);
-layout!(BackendEntry, 20, address at 0, port at 16, protocol at 18, local at 19);
-layout!(BackendKey, 20, address at 0, port at 16, protocol at 18, zero at 19);
-layout!(FlowKey, 40, source at 0, destination at 16, source_port at 32, destination_port at 34,
-    protocol at 36, zero at 37);
-layout!(CtEntry, 52, source at 0, destination at 16, source_port at 32, destination_port at 34,
-    service at 36, backend at 40, seen_s at 44, state at 48, flags at 49, zero at 50);
-layout!(SocketKey, 32, cookie at 0, address at 8, port at 24, protocol at 26, zero at 27);
-layout!(SocketEntry, 28, address at 0, port at 16, zero at 18, service at 20, backend at 24);
-layout!(Addr, 16);
-layout!(AddressEntry, 4);
-layout!(AffinityKey, 20, client at 0, service at 16);
-layout!(AffinityEntry, 8, backend at 0, seen_s at 4);
-layout!(MemberKey, 8, service at 0, backend at 4);
-layout!(RangeKey, 20, service at 0, address at 4);
-layout!(FragmentKey, 40, source at 0, destination at 16, id at 32, protocol at 36, zero at 37);
-layout!(FragmentEntry, 4, source_port at 0, destination_port at 2);
-layout!(ListenerKey, 4, port at 0, protocol at 2, family at 3);
-layout!(Traffic, 24, connections at 0, packets at 8, bytes at 16);
-layout!(DatapathConfig, 56, snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40,
-    snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51);
-layout!(KernelHelpers, 8, coarse_clock at 0, set_retval at 4);
-layout!(Event, 104, time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80,
-    destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100,
-    site at 101, zero at 102);
-layout!(MonitorEntry, 16, until_s at 0, share at 4, lost at 8);
+layouts! {
+    FrontendKey, 20: address at 0, port at 16, protocol at 18, zero at 19;
+    FrontendEntry, 16: inside at 0, outside at 4, flags at 8, programmed_s at 12;
+    ServiceEntry, 16: table at 0, affinity_timeout_s at 8, flags at 12;
+    ServiceLabel, 192: bytes at 0;
+    BackendEntry, 20: address at 0, port at 16, protocol at 18, local at 19;
+    BackendKey, 20: address at 0, port at 16, protocol at 18, zero at 19;
+    FlowKey, 40: source at 0, destination at 16, source_port at 32, destination_port at 34, protocol at 36, zero at 37;
+    CtEntry, 52: source at 0, destination at 16, source_port at 32, destination_port at 34, service at 36, backend at 40, seen_s at 44, state at 48, flags at 49, zero at 50;
+    SocketKey, 32: cookie at 0, address at 8, port at 24, protocol at 26, zero at 27;
+    SocketEntry, 28: address at 0, port at 16, zero at 18, service at 20, backend at 24;
+    Addr, 16: ;
+    AddressEntry, 4: ;
+    AffinityKey, 20: client at 0, service at 16;
+    AffinityEntry, 8: backend at 0, seen_s at 4;
+    MemberKey, 8: service at 0, backend at 4;
+    RangeKey, 20: service at 0, address at 4;
+    FragmentKey, 40: source at 0, destination at 16, id at 32, protocol at 36, zero at 37;
+    FragmentEntry, 4: source_port at 0, destination_port at 2;
+    ListenerKey, 4: port at 0, protocol at 2, family at 3;
+    Traffic, 24: connections at 0, packets at 8, bytes at 16;
+    DatapathConfig, 56: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51;
+    KernelHelpers, 8: coarse_clock at 0, set_retval at 4;
+    Event, 104: time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80, destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100, site at 101, zero at 102;
+    MonitorEntry, 16: until_s at 0, share at 4, lost at 8;
+}

@@ -4,6 +4,7 @@ use crate::{Port, Protocol};
 
 /// What a client connects to, on any address of the node except loopback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct ListenerKey {
     /// Port.
@@ -16,6 +17,7 @@ pub struct ListenerKey {
 
 /// An address family as Linux numbers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
 pub struct AddressFamily(pub u8);
 

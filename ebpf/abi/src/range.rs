@@ -5,6 +5,7 @@ use crate::Addr;
 /// Service and client address: the key of a longest-prefix match, of which the service always
 /// counts whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct RangeKey {
     /// Id of the service that serves the frontend's traffic from outside.

@@ -1,5 +1,7 @@
 //! A service: one port of a Kubernetes Service, for one family and one scope.
 
+use bitflags::bitflags;
+
 /// A run of slots in the slot table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotRange {
@@ -11,10 +13,11 @@ pub struct SlotRange {
 
 /// One service; its index in the map is its id. Id 0 is never used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct ServiceEntry {
     /// A [`SlotRange`] in one word, because a new table is put in place by one store of it.
-    table: u64,
+    pub(crate) table: u64,
     /// `sessionAffinity: ClientIP` timeout in seconds; 0 is off.
     pub affinity_timeout_s: u32,
     /// See [`ServiceFlags`].
@@ -23,12 +26,15 @@ pub struct ServiceEntry {
 
 /// Facts about a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
-pub struct ServiceFlags(pub u32);
+pub struct ServiceFlags(u32);
 
-impl ServiceFlags {
-    /// Its slots are a Maglev table. For the agent alone.
-    pub const CONSISTENT: Self = Self(1);
+bitflags! {
+    impl ServiceFlags: u32 {
+        /// Its slots are a Maglev table. For the agent alone.
+        const CONSISTENT = 1;
+    }
 }
 
 impl ServiceEntry {
@@ -58,9 +64,10 @@ impl ServiceEntry {
 
 /// The name behind a service id, for restart and for people. Only userspace uses this map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct ServiceLabel {
-    bytes: [u8; Self::CAPACITY],
+    pub(crate) bytes: [u8; ServiceLabel::CAPACITY],
 }
 
 impl ServiceLabel {

@@ -4,6 +4,7 @@ use crate::{Addr, Port, Protocol};
 
 /// A socket and the backend it was sent to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct SocketKey {
     /// `bpf_get_socket_cookie`: unique until reboot.
@@ -20,6 +21,7 @@ pub struct SocketKey {
 
 /// The frontend that the application named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct SocketEntry {
     /// Frontend address.

@@ -29,7 +29,7 @@ impl Direction {
     /// The direction an entry is for.
     #[inline(always)]
     pub const fn of(entry: &CtEntry) -> Self {
-        if entry.flags.has(CtFlags::REPLY) {
+        if entry.flags.contains(CtFlags::REPLY) {
             Self::Reply
         } else {
             Self::Original
@@ -53,7 +53,7 @@ pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: 
         destination: flow.source,
         source_port: flow.destination_port,
         destination_port: flow.source_port,
-        flags: entry.flags.toggled(CtFlags::REPLY),
+        flags: entry.flags.symmetric_difference(CtFlags::REPLY),
         ..*entry
     };
 }

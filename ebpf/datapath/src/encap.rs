@@ -20,7 +20,7 @@
 
 use headgate_abi::{
     AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry,
-    FrontendFlags, FrontendKey, Port, Protocol, Reason,
+    FrontendFlags, FrontendKey, FrontendKind, Port, Protocol, Reason,
 };
 
 use crate::{
@@ -128,7 +128,7 @@ pub(crate) fn plan_delivery<T: Tables>(
     let id = tables.local_backend(&context.backend);
     let id = id.ok_or(Reason::EncapsulatedUnknown)?;
     let frontend = frontend(tables, parsed).ok_or(Reason::EncapsulatedUnknown)?;
-    if frontend.flags.has(FrontendFlags::SOURCE_RANGES)
+    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES)
         && !tables.admits(frontend.outside, &flow.source)
     {
         return Err(Reason::SourceRange);
@@ -157,7 +157,7 @@ fn frontend<T: Tables>(tables: &T, parsed: &Parsed) -> Option<FrontendEntry> {
     }
     key.address = tables.config().node_address(parsed.family);
     let frontend = tables.frontend(&key)?;
-    (frontend.flags.kind() == FrontendFlags::NODE_PORT).then_some(frontend)
+    (frontend.flags.kind() == FrontendKind::NodePort).then_some(frontend)
 }
 
 /// Puts the packet into a capsule; `hops` is what is taken from its hop limit.
@@ -201,9 +201,9 @@ pub(crate) fn clamp_mss<P: Packet>(
     parsed: &Parsed,
     entry: &CtEntry,
 ) -> Result<(), Reason> {
-    const ANSWER: CtFlags = CtFlags(CtFlags::REPLY.0 | CtFlags::ENCAPSULATED.0);
+    const ANSWER: CtFlags = CtFlags::REPLY.union(CtFlags::ENCAPSULATED);
     if parsed.transport != Transport::Tcp
-        || !entry.flags.has(ANSWER)
+        || !entry.flags.contains(ANSWER)
         || !parsed.flags.any(TcpFlags::SYN)
         || parsed.fragment != Fragment::Whole
     {

@@ -87,7 +87,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
             _ => Decision::Leave,
         };
     };
-    if frontend.flags.has(FrontendFlags::SOURCE_RANGES) {
+    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES) {
         // A pod's address is not known yet: its packets are looked at.
         if !wanted.is_node {
             return Decision::Leave;
@@ -97,7 +97,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
             return Decision::Refuse(Reason::SourceRange);
         }
     }
-    let reason = if frontend.flags.has(FrontendFlags::DROP_INSIDE) {
+    let reason = if frontend.flags.contains(FrontendFlags::DROP_INSIDE) {
         Reason::NoLocalBackend
     } else {
         Reason::NoBackend

@@ -25,7 +25,7 @@ pub trait Tables {
     /// when it was on is translated like anything else: a backend's node knows the connection.
     #[inline(always)]
     fn is_encapsulating(&self, entry: &CtEntry) -> bool {
-        self.has_dsr() && entry.flags.has(CtFlags::ENCAPSULATES)
+        self.has_dsr() && entry.flags.contains(CtFlags::ENCAPSULATES)
     }
 
     /// What is known of an address; `None` if no frontend is on it.

@@ -238,8 +238,8 @@ fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut
     };
     context.entry = entry;
     // What came in a capsule is for a backend of this node.
-    const NOT_INSIDE: CtFlags = CtFlags(CtFlags::REPLY.0 | CtFlags::ENCAPSULATES.0);
-    if parsed.outer_len != 0 && entry.flags.0 & NOT_INSIDE.0 != 0 {
+    const NOT_INSIDE: CtFlags = CtFlags::REPLY.union(CtFlags::ENCAPSULATES);
+    if parsed.outer_len != 0 && entry.flags.intersects(NOT_INSIDE) {
         return false;
     }
     if is_expired(&context.entry, parsed.flow.protocol, tables.now_s()) {
@@ -286,7 +286,7 @@ fn leave_to_egress<T: Tables>(
 #[inline(always)]
 fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry) -> Result<(), Reason> {
     let has_forgotten = parsed.flags.is_opening() && !is_opening(entry);
-    match P::IS_BEFORE_TC && (has_forgotten || entry.flags.has(CtFlags::DOUBLED)) {
+    match P::IS_BEFORE_TC && (has_forgotten || entry.flags.contains(CtFlags::DOUBLED)) {
         true => Err(Reason::ForTc),
         false => Ok(()),
     }
@@ -406,7 +406,7 @@ fn direct<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> 
         &mut context.other_flow,
         &mut context.other,
     );
-    context.other.flags = context.other.flags.with(CtFlags::DOUBLED);
+    context.other.flags = context.other.flags.union(CtFlags::DOUBLED);
     // Its client may have gone on to another backend since.
     let forth = tables.connection(&context.other_flow);
     if forth.is_some_and(|forth| is_same_translation(&forth, &context.other)) {
@@ -433,13 +433,13 @@ fn balance<T: Tables>(
         Hook::External | Hook::Egress => (frontend.outside, FrontendFlags::DROP_OUTSIDE),
         Hook::Pod => (frontend.inside, FrontendFlags::DROP_INSIDE),
     };
-    let empty = if frontend.flags.has(drop_flag) {
+    let empty = if frontend.flags.contains(drop_flag) {
         Reason::NoLocalBackend
     } else {
         Reason::NoBackend
     };
     let flow = &parsed.flow;
-    if frontend.flags.has(FrontendFlags::SOURCE_RANGES)
+    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES)
         && !tables.admits(frontend.outside, &flow.source)
     {
         return Err(Reason::SourceRange);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendFlags,
-    FrontendKey, Port, Protocol, Reason,
+    FrontendKey, FrontendKind, Port, Protocol, Reason,
 };
 use headgate_datapath::{Hook, NextHop, Route, RouteResult};
 use headgate_packets::{
@@ -57,7 +57,7 @@ fn state(number: u8) -> State {
         ..State::default()
     };
     let none = FrontendFlags::default();
-    let node_port = FrontendFlags(FrontendFlags::NODE_PORT << FrontendFlags::KIND_SHIFT);
+    let node_port = FrontendFlags::of_kind(FrontendKind::NodePort);
     for (id, backend, node, protocol) in [
         (1, BACKEND_V4, v4.as_str(), Protocol::TCP),
         (2, BACKEND_V4, &v4, Protocol::UDP),
@@ -659,7 +659,7 @@ fn s67_life_of_a_connection_that_is_seen_one_way() {
     assert_eq!(state_of(&host), CtState::ESTABLISHED);
     assert_eq!(host.connections.len(), 1, "nothing for the other direction");
     let first = host.connections.values().next().unwrap();
-    assert!(first.flags.has(CtFlags::ENCAPSULATES));
+    assert!(first.flags.contains(CtFlags::ENCAPSULATES));
     // Idle for a day, with other backends meanwhile: the same.
     let (other, port) = socket("10.244.3.2:9376");
     let entry = BackendEntry {

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use headgate_abi::{Addr, BackendEntry, FrontendEntry, FrontendFlags, FrontendKey, Port};
+use headgate_abi::{
+    Addr, BackendEntry, FrontendEntry, FrontendFlags, FrontendKey, FrontendKind as AbiKind, Port,
+};
 use headgate_model::{
     Backend, BackendSpec, Frontend, FrontendKind, FrontendSpec, Protocol, Scope, ServiceKey,
 };
@@ -56,27 +58,32 @@ pub(super) fn frontend(key: &FrontendKey) -> Frontend {
     }
 }
 
-/// Kinds by their numbers in [`FrontendFlags`].
-const KINDS: [FrontendKind; 4] = [
-    FrontendKind::ClusterIp,
-    FrontendKind::NodePort,
-    FrontendKind::LoadBalancer,
-    FrontendKind::ExternalIp,
-];
-
 pub(super) fn frontend_flags(spec: &FrontendSpec) -> FrontendFlags {
-    let kind = KINDS.iter().position(|kind| *kind == spec.kind);
-    let mut flags = (kind.unwrap_or_default() as u32) << FrontendFlags::KIND_SHIFT;
-    if spec.inside.scope == Scope::Local {
-        flags |= FrontendFlags::DROP_INSIDE.0;
+    let mut flags = FrontendFlags::of_kind(match spec.kind {
+        FrontendKind::ClusterIp => AbiKind::ClusterIp,
+        FrontendKind::NodePort => AbiKind::NodePort,
+        FrontendKind::LoadBalancer => AbiKind::LoadBalancer,
+        FrontendKind::ExternalIp => AbiKind::ExternalIp,
+    });
+    flags.set(
+        FrontendFlags::DROP_INSIDE,
+        spec.inside.scope == Scope::Local,
+    );
+    flags.set(
+        FrontendFlags::DROP_OUTSIDE,
+        spec.outside.scope == Scope::Local,
+    );
+    flags.set(FrontendFlags::SOURCE_RANGES, spec.is_restricted);
+    flags
+}
+
+fn model_kind(kind: AbiKind) -> FrontendKind {
+    match kind {
+        AbiKind::ClusterIp => FrontendKind::ClusterIp,
+        AbiKind::NodePort => FrontendKind::NodePort,
+        AbiKind::LoadBalancer => FrontendKind::LoadBalancer,
+        AbiKind::ExternalIp => FrontendKind::ExternalIp,
     }
-    if spec.outside.scope == Scope::Local {
-        flags |= FrontendFlags::DROP_OUTSIDE.0;
-    }
-    if spec.is_restricted {
-        flags |= FrontendFlags::SOURCE_RANGES.0;
-    }
-    FrontendFlags(flags)
 }
 
 pub(super) fn frontend_spec(
@@ -85,10 +92,9 @@ pub(super) fn frontend_spec(
     outside: &ServiceKey,
 ) -> FrontendSpec {
     FrontendSpec {
-        // Two bits: one of the four.
-        kind: KINDS[entry.flags.kind() as usize],
+        kind: model_kind(entry.flags.kind()),
         inside: inside.clone(),
         outside: outside.clone(),
-        is_restricted: entry.flags.has(FrontendFlags::SOURCE_RANGES),
+        is_restricted: entry.flags.contains(FrontendFlags::SOURCE_RANGES),
     }
 }

@@ -220,7 +220,7 @@ fn connection(
     };
     let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
     mirror(&flow, &entry, &mut other_flow, &mut other);
-    assert!(other.flags.has(CtFlags::REPLY));
+    assert!(other.flags.contains(CtFlags::REPLY));
     [(flow, entry), (other_flow, other)]
 }
 

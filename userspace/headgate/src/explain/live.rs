@@ -78,7 +78,7 @@ impl<'a> LiveTables<'a> {
             id => format!("of Service {}", self.view.service_name(id)),
         };
         let state = entry.state.name();
-        if entry.flags.has(CtFlags::ENCAPSULATES) {
+        if entry.flags.contains(CtFlags::ENCAPSULATES) {
             return format!(
                 "known as {what} {of} ({state}, last packet {age_s} s ago): the whole packet is forwarded to {}",
                 endpoint(entry.destination, entry.destination_port),
@@ -279,7 +279,7 @@ impl Tables for LiveTables<'_> {
     }
 
     fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason> {
-        if entry.flags.has(CtFlags::ENCAPSULATES) {
+        if entry.flags.contains(CtFlags::ENCAPSULATES) {
             self.note(format!(
                 "that node answers the client directly, so the whole packet goes there, encapsulated \
                  in a datagram to UDP port {}",

@@ -51,7 +51,7 @@ impl View {
         let mut rows = Vec::new();
         for item in self.maps.all_connections()? {
             let (flow, entry) = item?;
-            if !entry.flags.has(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
+            if !entry.flags.contains(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
                 rows.push(self.connection(&flow, &entry, now_s));
             }
             if rows.len() == most {

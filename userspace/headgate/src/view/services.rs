@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use headgate_abi::{FrontendEntry, FrontendFlags, FrontendKey, ServiceFlags};
+use headgate_abi::{FrontendEntry, FrontendFlags, FrontendKey, FrontendKind, ServiceFlags};
 use headgate_dataplane::now_s;
 use serde::Serialize;
 
@@ -64,10 +64,10 @@ pub(crate) struct BackendRow {
 /// Name of the kind of a frontend.
 fn kind(entry: &FrontendEntry) -> &'static str {
     match entry.flags.kind() {
-        0 => "ClusterIP",
-        1 => "NodePort",
-        2 => "LoadBalancer",
-        _ => "ExternalIP",
+        FrontendKind::ClusterIp => "ClusterIP",
+        FrontendKind::NodePort => "NodePort",
+        FrontendKind::LoadBalancer => "LoadBalancer",
+        FrontendKind::ExternalIp => "ExternalIP",
     }
 }
 
@@ -136,7 +136,7 @@ impl View {
                 true => "maglev",
                 false => "random",
             },
-            is_restricted: entry.flags.has(FrontendFlags::SOURCE_RANGES),
+            is_restricted: entry.flags.contains(FrontendFlags::SOURCE_RANGES),
             backends: backends.iter().map(|id| self.backend_name(*id)).collect(),
             connections: traffic.connections,
             packets: traffic.packets,
