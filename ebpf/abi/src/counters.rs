@@ -2,6 +2,7 @@
 
 /// Traffic of one service or one backend on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct Traffic {
     /// Connections made; for sockets, successful look-ups.
@@ -117,6 +118,8 @@ reasons! {
     FragmentUnknown = 44, Drop, "fragment-unknown";
     /// Encapsulated by another node for a backend that is not here, or a frontend that nobody has.
     EncapsulatedUnknown = 45, Drop, "encapsulated-unknown";
+    /// The chosen backend was removed at that moment: the client's next try gets another.
+    StaleBackend = 46, Drop, "stale-backend";
 }
 
 impl Reason {

@@ -446,8 +446,7 @@ fn balance<T: Tables>(
     }
     let service = tables.service(service_id).ok_or(empty)?;
     let hash = flow_hash(flow, tables.config().seed);
-    let (backend_id, backend) =
-        choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
+    let (backend_id, backend) = choose(tables, service_id, &service, &flow.source, hash, empty)?;
     if is_dsr_port(tables, backend.port, flow.protocol) {
         return Err(Reason::NoBackend);
     }

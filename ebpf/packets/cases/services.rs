@@ -7,7 +7,10 @@ use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, MemberKey, Port,
     Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
 };
-use headgate_datapath::{Hook, NextHop, Route, RouteResult};
+use headgate_datapath::{
+    Hook, NextHop, Route, RouteResult,
+    socket::{Decision, Destination, translate},
+};
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe, is_checksum_right};
 
 use super::load;
@@ -85,7 +88,10 @@ struct Walks {
 
 impl Walks {
     fn new(name: &str) -> Self {
-        let state = state();
+        Self::with(name, state())
+    }
+
+    fn with(name: &str, state: State) -> Self {
         Self {
             kernel: load(name, &state),
             host: Host::new(state),
@@ -629,4 +635,45 @@ fn s51_spoofed_sources_are_dropped() {
             "{from} to {to}"
         );
     }
+}
+
+/// A program may read a slot just before the agent replaces it, and the backend after the agent has
+/// cleared it.
+#[test]
+fn empty_backend_behind_a_slot_gets_no_packet() {
+    let mut removed = state();
+    removed.backends.insert(1, BackendEntry::default());
+    let mut walks = Walks::with("stale", removed);
+    let frame = syn("198.51.100.7:1000", "10.96.0.10:80");
+    let outcome = walks.run(&frame);
+    assert_eq!(
+        (outcome.action, outcome.reason),
+        ("drop", Reason::StaleBackend)
+    );
+    assert!(walks.host.connections.is_empty());
+    let wanted = Destination {
+        address: address(CLUSTER_IP),
+        port: Port::new(80),
+        protocol: Protocol::TCP,
+        netns: 1,
+        is_node: true,
+    };
+    assert_eq!(
+        translate(&mut walks.host, &wanted, 0),
+        Decision::Refuse(Reason::StaleBackend)
+    );
+}
+
+#[test]
+fn empty_backend_that_a_client_got_last_is_replaced() {
+    let mut host = Host::new(state());
+    host.state.add_service(STICKY, &[1], 100);
+    let chosen = |host: &mut Host, port: u16| {
+        let frame = syn(&format!("198.51.100.7:{port}"), "10.96.0.10:81");
+        describe(&host.run(Hook::External, &frame).frame)
+    };
+    assert!(chosen(&mut host, 1000).contains("> 10.244.1.2 "));
+    host.state.backends.insert(1, BackendEntry::default());
+    host.state.add_service(STICKY, &[2], 100);
+    assert!(chosen(&mut host, 1001).contains("> 10.244.1.3 "));
 }
