@@ -2,6 +2,7 @@
 //! code. Nothing here decides about a packet.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod baseline;
 mod bytes;

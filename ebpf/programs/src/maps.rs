@@ -1,6 +1,8 @@
 //! Every map. Names, owners and meanings are in `headgate_abi::names`; sizes here are defaults that
 //! the loader replaces.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
@@ -102,7 +104,8 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// This CPU's scratch; `None` only for the verifier.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: one run of a program on a CPU asks once, and runs do not interrupt one another.
+    // SAFETY: only XDP and TC programs ask, once a run. The kernel runs them with bottom halves
+    // disabled, so on one CPU one run ends before the next begins.
     SCRATCH
         .get_ptr_mut(0)
         .map(|scratch| unsafe { &mut *scratch })
@@ -148,11 +151,40 @@ pub(crate) fn helpers() -> &'static KernelHelpers {
     core::hint::black_box(&HELPERS)
 }
 
-/// Counts one packet or socket under `reason`.
+/// Counts one packet under `reason`. For XDP and TC.
 #[inline(always)]
 pub(crate) fn count_reason(reason: Reason) {
     if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
-        // SAFETY: the entry belongs to this CPU, and programs are not interrupted by one another.
+        // SAFETY: the entry is this CPU's, and no other XDP or TC program runs on it meanwhile. A
+        // socket hook that this run interrupts adds in one instruction.
         unsafe { *count += 1 }
+    }
+}
+
+/// Counts one socket under `reason`. For socket hooks: they run in process context, where the
+/// programs of a packet may interrupt them.
+#[inline(always)]
+pub(crate) fn count_socket(reason: Reason) {
+    if let Some(count) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: it points to an entry of a map.
+        unsafe { add_atomic(count, 1) }
+    }
+}
+
+/// Adds to a counter in one instruction. Rust has no atomic addition for this target.
+///
+/// # Safety
+///
+/// `counter` points into a map value, at a multiple of eight bytes.
+#[inline(always)]
+pub(crate) unsafe fn add_atomic(counter: *mut u64, by: u64) {
+    // SAFETY: the instruction writes the counter, which stays mapped.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {by}",
+            counter = in(reg) counter,
+            by = in(reg) by,
+            options(nostack)
+        );
     }
 }

@@ -14,7 +14,7 @@ use headgate_datapath::{
 };
 
 use crate::{
-    maps::{SOCKETS, config, count_reason, helpers, scratch},
+    maps::{SOCKETS, config, count_socket, helpers},
     tables::{BpfTables, Site},
 };
 
@@ -118,17 +118,14 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
         is_node: netns == node_netns(),
     };
     let cookie = peer.cookie();
-    let Some(scratch) = scratch() else {
-        return ALLOW;
-    };
-    let mut tables = BpfTables::<false>::new(context, Site::Socket, &raw mut scratch.fib);
+    let mut tables = BpfTables::<false>::new(context, Site::Socket, core::ptr::null_mut());
     // One socket keeps its backend as long as the backends stay the same, so that the datagrams of
     // an unconnected socket belong together.
     let hash = mix_cookie(cookie);
     match translate(&mut tables, &wanted, hash) {
         Decision::Leave => ALLOW,
         Decision::Refuse(reason) => {
-            count_reason(reason);
+            count_socket(reason);
             // What is dropped in silence elsewhere is EPERM here, as for a packet that netfilter drops.
             if reason.fate() == Fate::Reject && helpers().set_retval != 0 {
                 // SAFETY: the helper only records the error that connect or sendmsg returns.
@@ -151,12 +148,13 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
                 service,
                 backend: id,
             };
-            // SAFETY: the entry is compared at once.
+            // SAFETY: the entry stays mapped and is compared at once. If it is reused for another key meanwhile,
+            // it differs and is written again.
             let is_known = unsafe { SOCKETS.get(key) } == Some(&frontend);
             if !is_known && SOCKETS.insert(key, frontend, 0).is_err() {
-                count_reason(Reason::ConntrackFull);
+                count_socket(Reason::ConntrackFull);
             }
-            count_reason(Reason::SocketTranslated);
+            count_socket(Reason::SocketTranslated);
             peer.set(entry.address, entry.port);
             ALLOW
         }
@@ -174,7 +172,8 @@ fn reverse(context: &SockAddrContext, family: Family) -> i32 {
         protocol: peer.protocol(),
         zero: [0; 5],
     };
-    // SAFETY: the entry is copied at once.
+    // SAFETY: the entry stays mapped and is copied at once. For one that is reused meanwhile see
+    // `BpfTables::connection`.
     if let Some(frontend) = unsafe { SOCKETS.get(key).copied() } {
         peer.set(frontend.address, frontend.port);
     }

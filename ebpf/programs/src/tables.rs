@@ -28,8 +28,8 @@ use headgate_datapath::{Added, Family, NextHop, Route, RouteQuery, RouteResult, 
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, LOCAL_BACKENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, config,
-    helpers,
+    FRONTENDS, LOCAL_BACKENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES,
+    add_atomic, config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -96,13 +96,17 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn address(&self, address: &Addr) -> Option<AddressEntry> {
-        // SAFETY: a copy is taken at once.
+        // SAFETY: see `frontend`; here the entry is one word.
         unsafe { ADDRESSES.get(address).copied() }
     }
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
-        // SAFETY: the agent replaces whole entries; a copy is taken at once.
+        // SAFETY: the entry stays mapped and is copied at once. The kernel reuses elements of a
+        // preallocated hash at once, so if the agent deletes this one and adds another within these
+        // nanoseconds, the copy is another frontend's, or mixed: one new connection may then go to a
+        // backend of the wrong Service, and stays there. Elements that are not preallocated would be
+        // reused as fast since Linux 6.1.
         unsafe { FRONTENDS.get(key).copied() }
     }
 
@@ -126,7 +130,7 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn local_backend(&self, key: &BackendKey) -> Option<u32> {
-        // SAFETY: a copy is taken at once.
+        // SAFETY: see `frontend`; here the entry is one word.
         unsafe { LOCAL_BACKENDS.get(key).copied() }
     }
 
@@ -139,8 +143,8 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry> {
-        // SAFETY: a copy is taken at once. One that is mixed with its successor names a backend
-        // that is asked for again.
+        // SAFETY: the entry stays mapped and is copied at once. One that is mixed with its successor
+        // names a backend, which must be eligible for the service.
         unsafe { AFFINITY.get(key).copied() }
     }
 
@@ -157,7 +161,8 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
-        // SAFETY: a copy is taken at once; for what a mixed one would do see `connection`.
+        // SAFETY: the entry stays mapped and is copied at once; for one that is reused meanwhile see
+        // `connection`.
         unsafe { FRAGMENTS.get(key).copied() }
     }
 
@@ -168,9 +173,9 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {
-        // SAFETY: an entry evicted while it is copied may be mixed with its successor. That takes
-        // an eviction and a reuse within nanoseconds, and costs one packet sent astray, which the
-        // receiver refuses; the next look-up misses.
+        // SAFETY: the entry stays mapped. One that is evicted while it is copied may be mixed with its
+        // successor. That takes an eviction and a reuse within nanoseconds, and costs one packet
+        // sent to a wrong receiver, which refuses it; the next look-up misses.
         unsafe { CONNTRACK.get(flow).copied() }
     }
 
@@ -212,7 +217,7 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
             Site::Tc { ifindex, segment } => (ifindex, len_on_wire(query, segment)),
             Site::Socket => return Route::STACK,
         };
-        // SAFETY: the scratch belongs to this CPU.
+        // SAFETY: at XDP and TC it points into the scratch, see `scratch`.
         let fib = unsafe { &mut *self.fib };
         // SAFETY: a C struct of integers, for which zero is a value.
         *fib = unsafe { core::mem::zeroed() };
@@ -273,8 +278,12 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
 
     #[inline(always)]
     fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool) {
-        add_traffic(&SERVICE_TRAFFIC, service, bytes, opens);
-        add_traffic(&BACKEND_TRAFFIC, backend, bytes, opens);
+        for (map, index) in [(&SERVICE_TRAFFIC, service), (&BACKEND_TRAFFIC, backend)] {
+            match self.site {
+                Site::Socket => count_connection(map, index),
+                Site::Xdp { .. } | Site::Tc { .. } => add_traffic(map, index, bytes, opens),
+            }
+        }
     }
 
     #[inline(always)]
@@ -282,15 +291,15 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
         let Some(monitor) = MONITOR.get_ptr_mut(0) else {
             return;
         };
-        // SAFETY: the entry stays mapped; who looks replaces whole words.
+        // SAFETY: the entry stays mapped; the monitor replaces whole words.
         let MonitorEntry { until_s, share, .. } = unsafe { *monitor };
         // SAFETY: the helper has no preconditions.
         if until_s <= self.now_s || unsafe { bpf_get_prandom_u32() } > share {
             return;
         }
         let Some(mut record) = EVENTS.reserve::<Event>(0) else {
-            // SAFETY: as above. Two CPUs at once may count one of two, which is good enough.
-            unsafe { (*monitor).lost += 1 };
+            // SAFETY: it points into a map, shared by all CPUs.
+            unsafe { add_atomic(&raw mut (*monitor).lost, 1) };
             return;
         };
         let (site, ifindex) = match self.site {
@@ -351,11 +360,20 @@ fn len_on_wire(query: &RouteQuery, segment: u32) -> u16 {
 #[inline(always)]
 fn add_traffic(map: &PerCpuArray<Traffic>, index: u32, bytes: u32, opens: bool) {
     if let Some(traffic) = map.get_ptr_mut(index) {
-        // SAFETY: the entry belongs to this CPU, and programs are not interrupted by one another.
+        // SAFETY: as in `count_reason`.
         unsafe {
             (*traffic).connections += u64::from(opens);
             (*traffic).packets += u64::from(bytes != 0);
             (*traffic).bytes += u64::from(bytes);
         }
+    }
+}
+
+/// Counts a connection at a socket hook.
+#[inline(always)]
+fn count_connection(map: &PerCpuArray<Traffic>, index: u32) {
+    if let Some(traffic) = map.get_ptr_mut(index) {
+        // SAFETY: it points into a map.
+        unsafe { add_atomic(&raw mut (*traffic).connections, 1) }
     }
 }
