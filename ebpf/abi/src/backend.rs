@@ -21,6 +21,14 @@ pub struct BackendEntry {
     pub local: u8,
 }
 
+impl BackendEntry {
+    /// Whether no backend has this id: nothing can be sent to port 0.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.port.word() == 0
+    }
+}
+
 /// What a packet for a backend of this node says that another node encapsulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]

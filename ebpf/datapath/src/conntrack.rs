@@ -130,11 +130,13 @@ pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
 /// client uses its port again after the old connection ended.
 #[inline(always)]
 pub(crate) fn is_reopening<T: Tables>(tables: &T, entry: &CtEntry, flags: TcpFlags) -> bool {
+    if !flags.is_opening() || Direction::of(entry) == Direction::Reply {
+        return false;
+    }
     let is_ending = matches!(
         entry.state,
         CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED
     );
-    // Of one that is encapsulated we do not see how the backend ends it.
-    let is_over = is_ending || tables.is_encapsulating(entry) && entry.state != CtState::NEW;
-    flags.is_opening() && is_over && Direction::of(entry) == Direction::Original
+    // The end that the backend of an encapsulated connection sends is not seen here.
+    is_ending || tables.is_encapsulating(entry) && entry.state != CtState::NEW
 }

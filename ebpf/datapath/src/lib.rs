@@ -29,6 +29,7 @@ pub use context::{Context, Hook, Outcome, Verdict};
 pub use hash::flow_hash;
 pub use packet::{Packet, SlicePacket};
 pub use parse::{Fragment, Parsed, TcpFlags, Transport, parse};
+pub use select::select;
 pub use tables::{Added, NextHop, Route, RouteQuery, RouteResult, Tables};
 pub use walk::walk;
 pub use wire::{Family, L3};

@@ -77,8 +77,9 @@ pub(crate) fn open_connection<T: Tables>(
     tables: &mut T,
     flow: &FlowKey,
     context: &mut Context,
+    is_encapsulating: bool,
 ) -> Result<(), Reason> {
-    if tables.is_encapsulating(&context.entry) {
+    if is_encapsulating {
         return tables.put_connection(flow, &context.entry);
     }
     let mut candidate = flow_hash(flow, tables.config().seed);

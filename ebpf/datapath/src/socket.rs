@@ -106,9 +106,10 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
         return Decision::Refuse(reason);
     };
     let client = Addr::of_netns(wanted.netns);
-    match choose(tables, frontend.inside, &service, &client, random, reason) {
-        Err(reason) => Decision::Refuse(reason),
-        Ok((id, entry)) => Decision::Backend {
+    match choose(tables, frontend.inside, &service, &client, random) {
+        None => Decision::Refuse(reason),
+        Some((_, entry)) if entry.is_empty() => Decision::Refuse(Reason::StaleBackend),
+        Some((id, entry)) => Decision::Backend {
             service: frontend.inside,
             id,
             entry,

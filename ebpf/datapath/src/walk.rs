@@ -67,6 +67,33 @@ struct Plan {
     next_hop: NextHop,
 }
 
+/// Facts about the entry of a packet's flow.
+///
+/// VERIFIER: read once. The entry is in a map's memory, so each further read of its flags would be an
+/// unknown value to the verifier, which walks both outcomes of every branch on it.
+#[derive(Clone, Copy)]
+struct EntryPath {
+    direction: Direction,
+    is_encapsulating: bool,
+}
+
+impl EntryPath {
+    #[inline(always)]
+    fn of<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> Self {
+        // What came encapsulated is a client's packet for a backend of this node.
+        if parsed.outer_len != 0 {
+            return Self {
+                direction: Direction::Original,
+                is_encapsulating: false,
+            };
+        }
+        Self {
+            direction: Direction::of(entry),
+            is_encapsulating: tables.is_encapsulating(entry),
+        }
+    }
+}
+
 #[inline(always)]
 fn steps<P: Packet, T: Tables>(
     hook: Hook,
@@ -119,11 +146,13 @@ fn decide<P: Packet, T: Tables>(
     if !is_known {
         context.flow = parsed.flow;
     }
+    let path;
     if is_known {
-        leave_to_egress(hook, tables, parsed, &context.entry)?;
+        path = EntryPath::of(tables, parsed, &context.entry);
+        leave_to_egress(hook, tables, parsed, &context.entry, path)?;
         leave_to_tc::<P>(parsed, &context.entry)?;
         leave_partial_checksum(packet, parsed)?;
-        track(tables, parsed, context)?;
+        track(tables, parsed, context, path)?;
     } else {
         let is_planned = match parsed.outer_len {
             0 => plan_connection(hook, tables, parsed, context),
@@ -136,10 +165,17 @@ fn decide<P: Packet, T: Tables>(
                 return Ok(answer(RejectionKind::PortUnreachable, source, 0, reason));
             }
             Err(reason) => return Err(reason),
-            Ok(()) => open_connection(tables, &parsed.flow, context)?,
+            Ok(()) => {
+                path = EntryPath {
+                    direction: Direction::Original,
+                    is_encapsulating: parsed.outer_len == 0
+                        && tables.is_encapsulating(&context.entry),
+                };
+                open_connection(tables, &parsed.flow, context, path.is_encapsulating)?;
+            }
         }
     }
-    let mut plan = send(hook, tables, parsed, context)?;
+    let mut plan = send(hook, tables, parsed, context, path)?;
     if plan.outcome.reason.fate() == Fate::Forward {
         let entry = &context.entry;
         tables.count(entry.service, entry.backend, packet.len(), !is_known);
@@ -164,7 +200,7 @@ fn apply<P: Packet, T: Tables>(
     if plan.outcome.verdict == Verdict::Answer {
         return reject(packet, parsed, &plan.rejection, tables.has_dsr());
     }
-    if tables.has_dsr() {
+    if tables.has_dsr() && plan.outcome.reason == Reason::ToClient {
         clamp_mss(packet, parsed, entry)?;
     }
     match parsed.transport {
@@ -262,8 +298,9 @@ fn leave_to_egress<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     entry: &CtEntry,
+    path: EntryPath,
 ) -> Result<(), Reason> {
-    let is_reply = Direction::of(entry) == Direction::Reply;
+    let is_reply = path.direction == Direction::Reply;
     if hook == Hook::Egress {
         return match is_reply {
             true => Ok(()),
@@ -308,18 +345,17 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
 
 /// Brings state and age of both entries up to date: when the state changes, and once a second.
 #[inline(always)]
-fn track<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> Result<(), Reason> {
+fn track<T: Tables>(
+    tables: &mut T,
+    parsed: &Parsed,
+    context: &mut Context,
+    path: EntryPath,
+) -> Result<(), Reason> {
     let now_s = tables.now_s();
     let entry = &mut context.entry;
-    let is_one_way = tables.is_encapsulating(entry);
-    let state = match is_one_way {
+    let state = match path.is_encapsulating {
         true => next_state_one_way(entry.state, parsed.transport, parsed.flags),
-        false => next_state(
-            entry.state,
-            Direction::of(entry),
-            parsed.transport,
-            parsed.flags,
-        ),
+        false => next_state(entry.state, path.direction, parsed.transport, parsed.flags),
     };
     if state == entry.state && now_s == entry.seen_s {
         return Ok(());
@@ -327,7 +363,7 @@ fn track<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> R
     entry.state = state;
     entry.seen_s = now_s;
     tables.touch_connection(&parsed.flow, state, now_s);
-    if is_one_way {
+    if path.is_encapsulating {
         return Ok(());
     }
     mirror(
@@ -446,7 +482,13 @@ fn balance<T: Tables>(
     }
     let service = tables.service(service_id).ok_or(empty)?;
     let hash = flow_hash(flow, tables.config().seed);
-    let (backend_id, backend) = choose(tables, service_id, &service, &flow.source, hash, empty)?;
+    let (backend_id, backend) =
+        choose(tables, service_id, &service, &flow.source, hash).ok_or(empty)?;
+    // VERIFIER: here and not in `select`, where a second way out of it doubles what is walked after it
+    // (LLVM 22.1, Linux 6.18).
+    if backend.is_empty() {
+        return Err(Reason::StaleBackend);
+    }
     if is_dsr_port(tables, backend.port, flow.protocol) {
         return Err(Reason::NoBackend);
     }
@@ -465,11 +507,12 @@ fn send<T: Tables>(
     tables: &T,
     parsed: &Parsed,
     context: &mut Context,
+    path: EntryPath,
 ) -> Result<Plan, Reason> {
     let entry = &context.entry;
     let node = tables.config().node_address(parsed.family);
-    let is_encapsulated = tables.is_encapsulating(entry);
-    let reason = match (parsed.transport, Direction::of(entry)) {
+    let is_encapsulated = path.is_encapsulating;
+    let reason = match (parsed.transport, path.direction) {
         (Transport::IcmpError, _) => Reason::IcmpError,
         _ if is_encapsulated => Reason::Encapsulated,
         (_, Direction::Original) => Reason::ToBackend,
@@ -480,7 +523,7 @@ fn send<T: Tables>(
         || is_encapsulated;
     let is_routed_here = hook != Hook::Egress && is_from_node;
     let route = if is_routed_here {
-        tables.route(&route_query(tables, parsed, entry))
+        tables.route(&route_query(tables, parsed, entry, is_encapsulated))
     } else {
         Route::STACK
     };
@@ -523,8 +566,13 @@ fn send<T: Tables>(
 }
 
 #[inline(always)]
-fn route_query<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
-    if tables.is_encapsulating(entry) {
+fn route_query<T: Tables>(
+    tables: &T,
+    parsed: &Parsed,
+    entry: &CtEntry,
+    is_encapsulated: bool,
+) -> RouteQuery {
+    if is_encapsulated {
         let config = tables.config();
         let outer_len = outer_len(parsed.family) as u16;
         return RouteQuery {

@@ -663,17 +663,3 @@ fn empty_backend_behind_a_slot_gets_no_packet() {
         Decision::Refuse(Reason::StaleBackend)
     );
 }
-
-#[test]
-fn empty_backend_that_a_client_got_last_is_replaced() {
-    let mut host = Host::new(state());
-    host.state.add_service(STICKY, &[1], 100);
-    let chosen = |host: &mut Host, port: u16| {
-        let frame = syn(&format!("198.51.100.7:{port}"), "10.96.0.10:81");
-        describe(&host.run(Hook::External, &frame).frame)
-    };
-    assert!(chosen(&mut host, 1000).contains("> 10.244.1.2 "));
-    host.state.backends.insert(1, BackendEntry::default());
-    host.state.add_service(STICKY, &[2], 100);
-    assert!(chosen(&mut host, 1001).contains("> 10.244.1.3 "));
-}
