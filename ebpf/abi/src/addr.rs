@@ -1,4 +1,4 @@
-//! Addresses, ports and protocols as they are on the wire. No other file mentions byte order.
+//! Addresses, ports and protocols as on the wire. No other file mentions byte order.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,14 +33,14 @@ impl Addr {
         Self(words)
     }
 
-    /// What stands for a network namespace where a client's address is not known yet: a multicast
-    /// address, which nobody sends from.
+    /// Stands for a client in a network namespace whose address is not known yet: a multicast
+    /// address, which is never a source.
     #[inline(always)]
     pub const fn of_netns(cookie: u64) -> Self {
         Self([u32::MAX, 0, (cookie >> 32) as u32, cookie as u32])
     }
 
-    /// The cookie in an address made by [`Addr::of_netns`].
+    /// Returns the cookie in an address made by [`Addr::of_netns`].
     pub const fn netns(self) -> Option<u64> {
         match self.0 {
             [u32::MAX, 0, high, low] => Some((high as u64) << 32 | low as u64),
@@ -48,13 +48,13 @@ impl Addr {
         }
     }
 
-    /// The four words in network order.
+    /// Returns the four words in network order.
     #[inline(always)]
     pub const fn words(self) -> [u32; 4] {
         self.0
     }
 
-    /// The last word: the whole address if it is IPv4.
+    /// Returns the last word: the whole address if it is IPv4.
     #[inline(always)]
     pub const fn v4_word(self) -> u32 {
         self.0[3]
@@ -82,7 +82,8 @@ impl Addr {
         }
     }
 
-    /// Whether a packet may come from here: one host, and another one (RFC 1122, 3.2.1.3; RFC 4291, 2.7).
+    /// Whether a packet may have this source: the address of one host other than the receiver (RFC
+    /// 1122, 3.2.1.3; RFC 4291, 2.7).
     #[inline(always)]
     pub const fn is_host(self) -> bool {
         let [first, ..] = self.0[if self.is_v4() { 3 } else { 0 }].to_ne_bytes();
@@ -140,7 +141,7 @@ impl From<Addr> for IpAddr {
 pub struct Port(u16);
 
 impl Port {
-    /// From the number people write.
+    /// From the number in host order.
     #[inline(always)]
     pub const fn new(number: u16) -> Self {
         Self(number.to_be())
@@ -158,7 +159,7 @@ impl Port {
         self.0
     }
 
-    /// The number people write.
+    /// Returns the number in host order.
     #[inline(always)]
     pub const fn number(self) -> u16 {
         u16::from_be(self.0)

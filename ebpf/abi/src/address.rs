@@ -1,4 +1,4 @@
-//! Addresses that frontends are on: what is asked first about a packet of no known connection.
+//! Addresses of frontends: looked up first for a packet of no known connection.
 
 /// Facts about an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -7,8 +7,8 @@
 pub struct AddressEntry(pub u32);
 
 impl AddressEntry {
-    /// Shared with the node or with machines elsewhere: what no frontend takes is not ours.
+    /// Also used by the node or another machine: a packet without frontend is left to the kernel.
     pub const SHARED: Self = Self(0);
-    /// Of services alone: ports that none uses are refused, and nobody sends from it.
+    /// Used by Services alone: an unused port is refused, and packets from it are dropped.
     pub const SERVICE: Self = Self(1);
 }

@@ -20,7 +20,7 @@ pub struct AffinityKey {
 pub struct AffinityEntry {
     /// Backend id.
     pub backend: u32,
-    /// When the client last made a connection, in seconds of the monotonic clock.
+    /// When the client last opened a connection, in seconds of the monotonic clock.
     pub seen_s: u32,
 }
 
@@ -32,7 +32,7 @@ impl AffinityEntry {
     }
 }
 
-/// Says that a backend is eligible for a service with affinity.
+/// A backend that is eligible for a service with affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

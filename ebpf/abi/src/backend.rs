@@ -1,12 +1,12 @@
-//! Where we send.
+//! Backends.
 
 use crate::{Addr, Port, Protocol};
 
 /// One backend; its index in the map is its id. Id 0 is never used.
 ///
-/// Written before a slot names it. When no slot names it any more, its port becomes 0, and its id stays in
-/// quarantine: so a program that got the id from a slot finds the backend, or an entry without a port, which
-/// it must refuse.
+/// Written before any slot names it, and cleared after the last slot that named it was replaced. A
+/// program that read a slot just before that may find an empty entry (port 0), and drops the packet
+/// (`Reason::StaleBackend`). The agent reuses an id only after two seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -29,7 +29,7 @@ impl BackendEntry {
     }
 }
 
-/// What a packet for a backend of this node says that another node encapsulated.
+/// The backend that the outer headers of an encapsulated packet name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -1,6 +1,6 @@
-//! The time that entries carry.
+//! Time in map entries.
 
-/// Seconds of the monotonic clock, from nanoseconds; good for 70 years.
+/// Converts nanoseconds of the monotonic clock to seconds; valid for 70 years, off by at most two.
 ///
 /// Kernel and userspace round alike, and a division would cost nanoseconds with every packet.
 pub const fn seconds(nanoseconds: u64) -> u32 {
@@ -10,8 +10,8 @@ pub const fn seconds(nanoseconds: u64) -> u32 {
     ((nanoseconds >> UNIT_BITS).wrapping_mul(UNIT) >> FRACTION_BITS) as u32
 }
 
-/// Seconds between two readings of the clock. Another CPU may have read it a moment later than we
-/// did: that is no age.
+/// Returns the seconds between two readings of the clock. A reading in the future, from another
+/// CPU, counts as age 0.
 #[inline(always)]
 pub(crate) const fn age_s(seen_s: u32, now_s: u32) -> u32 {
     match now_s.wrapping_sub(seen_s) {

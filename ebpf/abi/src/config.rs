@@ -1,18 +1,20 @@
-//! What is fixed when the programs are loaded.
+//! Configuration that is fixed when the programs are loaded.
 
 use crate::{Addr, Family, Port};
 
-/// Read-only global of every program. The verifier knows the values, so what is off costs nothing.
+/// Read-only global of every program. The verifier knows the values and removes the code of
+/// features that are off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct DatapathConfig {
-    /// Source of IPv4 packets that we send to backends on other nodes; unspecified if there is none.
+    /// Source of IPv4 packets to backends on other nodes; unspecified if the node has no such
+    /// address.
     pub snat_v4: Addr,
     /// The same for IPv6.
     pub snat_v6: Addr,
-    /// Cookie of the node's network namespace: loopback node ports exist only there. 0 is the kernel's
-    /// first namespace, whose cookie programs find out themselves.
+    /// Cookie of the node's network namespace: only it has node ports on loopback. 0 stands for the
+    /// kernel's first namespace, whose cookie the programs read themselves.
     pub host_netns_cookie: u64,
     /// Seed of flow hashes, the same on every node of a cluster.
     pub seed: u32,
@@ -20,16 +22,16 @@ pub struct DatapathConfig {
     pub snat_port_first: Port,
     /// Last source port for SNAT.
     pub snat_port_last: Port,
-    /// UDP port of encapsulated packets between nodes (DSR); 0 if none are sent or accepted.
+    /// UDP port of encapsulated packets between nodes (DSR); 0 if DSR is off.
     pub dsr_port: Port,
-    /// 1 if new connections to backends on other nodes are encapsulated instead of SNAT, else 0.
+    /// 1 if new connections to backends on other nodes are encapsulated, 0 if they get SNAT.
     pub forwards_by_dsr: u8,
     /// Always zero.
     pub zero: [u8; 5],
 }
 
 impl DatapathConfig {
-    /// The address that this node sends from.
+    /// Returns the address that this node sends from.
     #[inline(always)]
     pub const fn node_address(&self, family: Family) -> Addr {
         match family {
@@ -45,8 +47,8 @@ impl DatapathConfig {
     }
 }
 
-/// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The verifier
-/// knows the values, and so takes no offence at a helper that it does not know behind a 0.
+/// Read-only global of every program: which optional helpers the kernel has, each 1 or 0. The
+/// verifier knows the values, and so accepts an unknown helper behind a 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! The table of connections.
+//! Connections.
 
 use bitflags::bitflags;
 
@@ -38,8 +38,8 @@ impl FlowKey {
     }
 }
 
-/// What to make of packets of one flow. Every connection has two entries, one for each direction,
-/// each of which can be derived from the other (`mirror` in the datapath crate).
+/// How to translate packets of one flow. Every connection has two entries, one for each direction,
+/// each of which can be computed from the other (`mirror` in the datapath crate).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -58,8 +58,8 @@ pub struct CtEntry {
     pub backend: u32,
     /// When the last packet was seen, in seconds of the monotonic clock.
     ///
-    /// Several CPUs may write it at once; the worst outcome is a value one second older, which is
-    /// far below every timeout.
+    /// Several CPUs may write it at once; the worst result is a value one second older, far below
+    /// every timeout.
     pub seen_s: u32,
     /// State of the connection, the same in both entries.
     pub state: CtState,
@@ -70,7 +70,7 @@ pub struct CtEntry {
 }
 
 impl CtEntry {
-    /// Seconds since the last packet.
+    /// Returns the seconds since the last packet.
     #[inline(always)]
     pub const fn age_s(&self, now_s: u32) -> u32 {
         clock::age_s(self.seen_s, now_s)
@@ -84,9 +84,9 @@ impl CtEntry {
 pub struct CtState(pub u8);
 
 impl CtState {
-    /// The client asked; nothing came back yet.
+    /// The client sent a packet; no reply yet.
     pub const NEW: Self = Self(0);
-    /// The backend answered; for TCP the client has not confirmed yet.
+    /// The backend replied; for TCP the client has not confirmed yet.
     pub const ANSWERED: Self = Self(1);
     /// Both directions were seen.
     pub const ESTABLISHED: Self = Self(2);
@@ -97,7 +97,7 @@ impl CtState {
     /// Both sent FIN, or one sent RST.
     pub const CLOSED: Self = Self(5);
 
-    /// The word the CLI prints.
+    /// Returns the word that the CLI prints.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NEW => "new",

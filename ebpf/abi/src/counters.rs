@@ -5,7 +5,7 @@
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct Traffic {
-    /// Connections made; for sockets, successful look-ups.
+    /// Connections opened; for sockets, translations.
     pub connections: u64,
     /// Packets translated, both directions. Sockets do not count packets.
     pub packets: u64,
@@ -13,22 +13,22 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// What becomes of a packet for a [`Reason`].
+/// What happens to a packet for a [`Reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Left to the kernel as it came.
+    /// Left to the kernel unchanged.
     Pass,
     /// Translated and sent on.
     Forward,
-    /// Answered with a reset or an ICMP error.
+    /// Answered with a TCP reset or an ICMP error.
     Reject,
-    /// Dropped in silence.
+    /// Dropped without an answer.
     Drop,
 }
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $fate:ident, $word:literal;)+) => {
-        /// Why a packet or a socket met its fate. Numbers are stable and never used again.
+        /// Why a packet or a socket is handled as it is. Numbers are stable and never reused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Reason {
@@ -39,17 +39,17 @@ macro_rules! reasons {
             /// Every reason, by number.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The word that the CLI and the metrics use.
+            /// Returns the word that the CLI and the metrics use.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
             }
 
-            /// The sentence that the CLI prints.
+            /// Returns the sentence that the CLI prints.
             pub const fn sentence(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+),)+ }
             }
 
-            /// What becomes of the packet.
+            /// Returns what happens to the packet.
             pub const fn fate(self) -> Fate {
                 match self { $(Self::$name => Fate::$fate,)+ }
             }
@@ -60,25 +60,25 @@ macro_rules! reasons {
 reasons! {
     /// Neither IPv4 nor IPv6, or tagged with a VLAN.
     NotIp = 0, Pass, "not-ip";
-    /// Shorter than its headers say, or with a broken header.
+    /// Shorter than its headers say, or with an invalid header.
     Malformed = 1, Pass, "malformed";
     /// Neither TCP nor UDP nor an ICMP error about them.
     OtherProtocol = 2, Pass, "other-protocol";
-    /// No service answers on this address and port, and no connection is known.
+    /// No Service uses this address and port, and no connection is known.
     NotOurs = 3, Pass, "not-ours";
-    /// A later fragment of a packet whose first one was not seen, for no service that we know of.
+    /// A later fragment whose first fragment was not seen, not to a Service address.
     Fragment = 4, Pass, "fragment";
-    /// The checksum is left to the device, which XDP cannot do: handed to TC.
+    /// A device is to complete the checksum, which XDP cannot keep: handed to TC.
     PartialChecksum = 5, Pass, "partial-checksum";
     /// The link address of the next hop is not known yet: handed to TC or to the kernel.
     NoNeighbour = 6, Pass, "no-neighbour";
-    /// XDP could not make the frame longer for an answer: handed to TC.
+    /// XDP could not extend the frame for an answer: handed to TC.
     NoTailroom = 7, Pass, "no-tailroom";
-    /// XDP could not make room to encapsulate the packet: handed to TC.
+    /// XDP could not extend the frame to encapsulate the packet: handed to TC.
     NoHeadroom = 8, Pass, "no-headroom";
-    /// An answer whose way the kernel knows: translated where it leaves.
+    /// A reply that the kernel routes: translated at TC egress.
     AtEgress = 9, Pass, "at-egress";
-    /// What XDP made of it, TC would take for a packet of another connection: handed to TC.
+    /// After translation by XDP, TC would assign the packet to another connection: handed to TC.
     ForTc = 10, Pass, "for-tc";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
@@ -88,11 +88,11 @@ reasons! {
     IcmpError = 18, Forward, "icmp-error";
     /// A socket was connected to a backend.
     SocketTranslated = 19, Forward, "socket-translated";
-    /// Sent on, encapsulated, to the node of its backend, which answers the client itself (DSR).
+    /// Sent encapsulated to the node of its backend, which replies to the client directly (DSR).
     Encapsulated = 20, Forward, "encapsulated";
-    /// The service has no eligible endpoint.
+    /// The Service has no eligible endpoint.
     NoBackend = 32, Reject, "no-backend";
-    /// The service has no eligible endpoint on this node and its traffic policy is Local.
+    /// The Service has no eligible endpoint on this node, and its traffic policy is Local.
     NoLocalBackend = 33, Drop, "no-local-backend";
     /// Every source port towards this backend is in use.
     SnatPortsExhausted = 34, Drop, "snat-ports-exhausted";
@@ -104,19 +104,19 @@ reasons! {
     TooBig = 37, Reject, "too-big";
     /// No route to the translated destination.
     NoRoute = 38, Drop, "no-route";
-    /// The packet could not be changed; the kernel refused a write.
+    /// The packet could not be changed: the kernel refused a write.
     RewriteFailed = 39, Drop, "rewrite-failed";
-    /// The connection table took no entry.
+    /// The connection table is full.
     ConntrackFull = 40, Drop, "conntrack-full";
     /// The client is not in the source ranges of the load balancer.
     SourceRange = 41, Drop, "source-range";
-    /// From a loopback or service address, which nobody may send from.
+    /// The source is a loopback or Service address, which no host may send from.
     Spoofed = 42, Drop, "spoofed";
     /// No Service uses this port of its address.
     NoPort = 43, Reject, "no-port";
-    /// A later fragment of a packet for a service, of which the first one was not forwarded.
+    /// A later fragment of a packet for a Service whose first fragment was not forwarded.
     FragmentUnknown = 44, Drop, "fragment-unknown";
-    /// Encapsulated by another node for a backend that is not here, or a frontend that nobody has.
+    /// Encapsulated by another node for a backend that is not on this node, or for no known frontend.
     EncapsulatedUnknown = 45, Drop, "encapsulated-unknown";
     /// The chosen backend was removed at that moment: the client's next try gets another.
     StaleBackend = 46, Drop, "stale-backend";

@@ -1,8 +1,8 @@
-//! What programs tell somebody who looks: connections that open, and packets that go no further.
+//! Events for the monitor: connections that open, packets that are dropped or rejected.
 
 use crate::{Addr, FlowKey, Port};
 
-/// Where an [`Event`] was.
+/// The hook of an [`Event`]. Not flags: one of these numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]
@@ -24,7 +24,8 @@ impl EventSite {
 pub struct Event {
     /// Monotonic clock in nanoseconds.
     pub time_ns: u64,
-    /// What came. At a socket the source is the network namespace (`Addr::of_netns`).
+    /// The flow before translation. At a socket its source is the network namespace
+    /// (`Addr::of_netns`).
     pub flow: FlowKey,
     /// Source address after translation; unspecified if nothing was translated.
     pub source: Addr,
@@ -44,22 +45,22 @@ pub struct Event {
     pub pid: u32,
     /// Number of the `Reason`.
     pub reason: u8,
-    /// Where it was.
+    /// The hook.
     pub site: EventSite,
     /// Always zero.
     pub zero: [u8; 2],
 }
 
-/// Whether somebody looks.
+/// The monitor's lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct MonitorEntry {
-    /// Events are told until then, in seconds of the monotonic clock: who looks says so again and
-    /// again, so that nothing is told to one who went away.
+    /// End of the lease, in seconds of the monotonic clock. The monitor renews it; after it no
+    /// event is emitted.
     pub until_s: u32,
-    /// An event is told if a random number is not above this.
+    /// Sampling threshold: an event is emitted if a random `u32` is at most this.
     pub share: u32,
-    /// Events that the ring buffer had no room for.
+    /// Events lost because the ring buffer was full.
     pub lost: u64,
 }

@@ -19,7 +19,7 @@ pub struct FragmentKey {
     pub zero: [u8; 3],
 }
 
-/// The ports that its first fragment carried.
+/// The ports that the first fragment carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! What we answer on.
+//! Frontends: the addresses and ports of Services.
 
 use bitflags::bitflags;
 
@@ -43,7 +43,7 @@ pub struct FrontendEntry {
     pub outside: u32,
     /// See [`FrontendFlags`].
     pub flags: FrontendFlags,
-    /// When the agent wrote it, in seconds of the monotonic clock. For people.
+    /// When the agent wrote it, in seconds of the monotonic clock. Shown by the CLI only.
     pub programmed_s: u32,
 }
 

@@ -1,5 +1,6 @@
-//! Sizes and offsets of everything that crosses. If one of these fails, pinned maps of a running
-//! node would be misread: raise `ABI_VERSION` and say in the change log what an upgrade does.
+//! Sizes and offsets of everything that crosses. If an assertion here fails, an agent would misread
+//! the pinned maps of a running node: raise `ABI_VERSION` and say in the change log what an upgrade
+//! does.
 
 use core::mem::{offset_of, size_of};
 

@@ -1,8 +1,8 @@
-//! Sockets that connections are steered to.
+//! Listening sockets of the L7 proxy that connections are steered to.
 
 use crate::{Port, Protocol};
 
-/// What a client connects to, on any address of the node except loopback.
+/// The destination of a client, on any address of the node except loopback.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -11,11 +11,11 @@ pub struct ListenerKey {
     pub port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// Of the packets.
+    /// Family of the packets.
     pub family: AddressFamily,
 }
 
-/// An address family as Linux numbers it.
+/// An address family by its Linux number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(transparent)]

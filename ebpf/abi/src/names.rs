@@ -1,6 +1,6 @@
 //! Names of maps, programs and pins.
 
-/// Where pins live unless told otherwise; below it a folder for each ABI version.
+/// Default folder of the pins; it has a folder for each ABI version.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/headgate";
 
 /// `Addr` → `AddressEntry`, hash. The agent writes.
@@ -29,7 +29,7 @@ pub const CONNTRACK: &str = "CONNTRACK";
 pub const SOCKETS: &str = "SOCKETS";
 /// `FragmentKey` → `FragmentEntry`, LRU hash. Programs write.
 pub const FRAGMENTS: &str = "FRAGMENTS";
-/// `ListenerKey` → socket, sock hash. The L7 proxy writes; an entry goes when its socket closes.
+/// `ListenerKey` → socket, sock hash. The L7 proxy writes; the kernel removes closed sockets.
 pub const LISTENERS: &str = "LISTENERS";
 /// `Reason` → packets, per-CPU array. Programs write.
 pub const REASONS: &str = "REASONS";
@@ -37,13 +37,13 @@ pub const REASONS: &str = "REASONS";
 pub const SERVICE_TRAFFIC: &str = "SERVICE_TRAFFIC";
 /// Backend id → `Traffic`, per-CPU array. Programs write.
 pub const BACKEND_TRAFFIC: &str = "BACKEND_TRAFFIC";
-/// 0 → `MonitorEntry`, array. Who looks at events writes.
+/// 0 → `MonitorEntry`, array. The monitor writes.
 pub const MONITOR: &str = "MONITOR";
 /// `Event`, ring buffer. Programs write.
 pub const EVENTS: &str = "EVENTS";
 /// 0 → `DatapathConfig` of the programs, array. The agent writes; no program reads.
 pub const LOADED: &str = "LOADED";
-/// 0 → what the agent says of itself, as text, hash. The agent writes; no program reads.
+/// 0 → the agent's state, as text, hash. The agent writes; no program reads.
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.

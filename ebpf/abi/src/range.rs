@@ -2,8 +2,8 @@
 
 use crate::Addr;
 
-/// Service and client address: the key of a longest-prefix match, of which the service always
-/// counts whole.
+/// Service and client address: the key of a longest-prefix match, whose prefix always includes the
+/// whole service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -16,7 +16,7 @@ pub struct SlotRange {
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct ServiceEntry {
-    /// A [`SlotRange`] in one word, because a new table is put in place by one store of it.
+    /// A [`SlotRange`] in one word, because one store replaces it.
     pub(crate) table: u64,
     /// `sessionAffinity: ClientIP` timeout in seconds; 0 is off.
     pub affinity_timeout_s: u32,
@@ -32,7 +32,7 @@ pub struct ServiceFlags(u32);
 
 bitflags! {
     impl ServiceFlags: u32 {
-        /// Its slots are a Maglev table. For the agent alone.
+        /// Its slots are a Maglev table. Read by the agent only.
         const CONSISTENT = 1;
     }
 }
@@ -47,7 +47,7 @@ impl ServiceEntry {
         }
     }
 
-    /// The word that stands for `range`: what is stored to switch tables.
+    /// Returns the word of `range`, which one store puts in place.
     pub const fn pack(range: SlotRange) -> u64 {
         (range.first as u64) << 32 | range.count as u64
     }
@@ -62,7 +62,7 @@ impl ServiceEntry {
     }
 }
 
-/// The name behind a service id, for restart and for people. Only userspace uses this map.
+/// The name of a service id, for restarts and the CLI. Only userspace uses this map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
@@ -88,7 +88,7 @@ impl ServiceLabel {
         Some(Self { bytes })
     }
 
-    /// The text; empty if the id is free or the bytes are not UTF-8.
+    /// Returns the text; empty if the id is not in use or the bytes are not UTF-8.
     pub fn text(&self) -> &str {
         let end = self.bytes.iter().position(|byte| *byte == 0);
         let used = self.bytes.get(..end.unwrap_or(Self::CAPACITY));

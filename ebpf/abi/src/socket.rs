@@ -1,4 +1,4 @@
-//! What a translated socket believes it talks to.
+//! Translated sockets.
 
 use crate::{Addr, Port, Protocol};
 
@@ -19,7 +19,7 @@ pub struct SocketKey {
     pub zero: [u8; 5],
 }
 
-/// The frontend that the application named.
+/// The frontend that the application connected to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -30,7 +30,7 @@ impl Sum {
         Self(self.0 + half as u64)
     }
 
-    /// Adds four words, an address.
+    /// Adds the four words of an address.
     #[inline(always)]
     #[must_use]
     pub const fn words(self, [a, b, c, d]: [u32; 4]) -> Self {
@@ -48,42 +48,42 @@ impl Sum {
         sum
     }
 
-    /// Takes a 32-bit word out.
+    /// Subtracts a 32-bit word.
     #[inline(always)]
     #[must_use]
     pub const fn without_word(self, word: u32) -> Self {
         self.word(!word)
     }
 
-    /// Takes a 16-bit word out.
+    /// Subtracts a 16-bit word.
     #[inline(always)]
     #[must_use]
     pub const fn without_half(self, half: u16) -> Self {
         self.half(!half)
     }
 
-    /// Takes four words out.
+    /// Subtracts the four words of an address.
     #[inline(always)]
     #[must_use]
     pub const fn without_words(self, [a, b, c, d]: [u32; 4]) -> Self {
         self.words([!a, !b, !c, !d])
     }
 
-    /// The sum of both.
+    /// Adds another sum.
     #[inline(always)]
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self(self.0 + other.0)
     }
 
-    /// Folded to 32 bits, as the kernel's `__wsum`.
+    /// Returns the sum folded to 32 bits, as the kernel's `__wsum`.
     #[inline(always)]
     pub const fn fold32(self) -> u32 {
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         ((sum & 0xffff_ffff) + (sum >> 32)) as u32
     }
 
-    /// Folded to 16 bits, as a partial checksum stands in a packet.
+    /// Returns the sum folded to 16 bits, as a packet holds a partial checksum.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
         let sum = self.fold32();
@@ -91,13 +91,13 @@ impl Sum {
         ((sum & 0xffff) + (sum >> 16)) as u16
     }
 
-    /// The checksum field for this sum.
+    /// Returns the checksum field for this sum.
     #[inline(always)]
     pub const fn checksum(self) -> u16 {
         !self.fold()
     }
 
-    /// A checksum field after this difference.
+    /// Returns a checksum field after this difference.
     #[inline(always)]
     pub const fn adjust(self, checksum: u16) -> u16 {
         self.half(!checksum).checksum()

@@ -1,13 +1,13 @@
-//! The life of a connection.
+//! Connection tracking: states and timeouts.
 //!
-//! A connection has two entries, one per direction, each found by what is on the wire *before*
-//! translation and each saying what comes after it. One can be computed from the other
-//! ([`mirror`]), so a lost half is put back by the next packet of the other.
+//! A connection has two entries, one for each direction. Each is keyed by the flow on the wire
+//! *before* translation and holds the flow after it. One can be computed from the other
+//! ([`mirror`]), so the next packet of one direction restores a lost entry of the other.
 //!
 //! States follow `nf_conntrack`, merged where the timeout is the same. We see what both ends send
-//! but not what they receive, so as there a lost packet can leave us one step ahead of an end. A
-//! step too far only shortens the timeout, and any later packet renews it: FIN or RST that never
-//! arrived costs nothing while data still flows.
+//! but not what they receive, so, as in `nf_conntrack`, a lost packet can leave us one step ahead
+//! of an end. That only shortens the timeout, and any later packet renews it: a FIN or RST that
+//! never arrived costs nothing while data still flows.
 
 use headgate_abi::{CtEntry, CtFlags, CtState, FlowKey, Protocol};
 
@@ -16,7 +16,7 @@ use crate::{
     tables::Tables,
 };
 
-/// Which way a packet travels.
+/// Direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the client.
@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The direction an entry is for.
+    /// Returns the direction of the packets that an entry is for.
     #[inline(always)]
     pub const fn of(entry: &CtEntry) -> Self {
         if entry.flags.contains(CtFlags::REPLY) {
@@ -37,7 +37,8 @@ impl Direction {
     }
 }
 
-/// Writes down flow and entry of the other direction.
+/// Writes the flow and entry of the other direction to `other_flow` and `other`. Not returned,
+/// because both would take 92 of the kernel's 512 bytes of stack.
 #[inline(always)]
 pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: &mut CtEntry) {
     *other_flow = FlowKey {
@@ -58,8 +59,8 @@ pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: 
     };
 }
 
-/// The state after a packet. Total: every state, direction and set of flags has a successor, and
-/// RST leads to [`CtState::CLOSED`] from everywhere.
+/// Returns the state after a packet. Every state, direction and set of flags has a successor; RST
+/// leads to [`CtState::CLOSED`] from every state.
 #[inline(always)]
 pub fn next_state(
     state: CtState,
@@ -70,7 +71,7 @@ pub fn next_state(
     match transport {
         Transport::Tcp => {}
         Transport::Udp if direction == Direction::Reply => return CtState::ESTABLISHED,
-        // An error says that something went wrong, not that anything changed.
+        // An ICMP error does not change the state of the connection.
         Transport::Udp | Transport::IcmpError | Transport::LaterFragment => return state,
     }
     if flags.any(TcpFlags::RST) {
@@ -95,8 +96,8 @@ pub fn next_state(
     }
 }
 
-/// The state after a packet of a connection whose other direction never comes by (DSR): who goes on
-/// after the first packet was answered.
+/// Returns the state after a packet of a connection of which this node sees only the client's
+/// packets (DSR). A client that sends a second packet has received a reply.
 #[inline(always)]
 pub(crate) fn next_state_one_way(state: CtState, transport: Transport, flags: TcpFlags) -> CtState {
     const CONTROLS: TcpFlags = TcpFlags(TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0);
@@ -107,7 +108,7 @@ pub(crate) fn next_state_one_way(state: CtState, transport: Transport, flags: Tc
     }
 }
 
-/// How long an entry lives without a packet, in seconds: the defaults of `nf_conntrack`.
+/// Returns the seconds that an entry lives without a packet: the defaults of `nf_conntrack`.
 #[inline(always)]
 pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
     match (protocol, state) {
@@ -126,8 +127,8 @@ pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
     entry.age_s(now_s) > timeout_s(protocol, entry.state)
 }
 
-/// Whether a packet starts a new connection although an entry of its flow is still there: the
-/// client uses its port again after the old connection ended.
+/// Whether a packet opens a new connection although its flow still has an entry: the client reuses
+/// its port after the old connection ended.
 #[inline(always)]
 pub(crate) fn is_reopening<T: Tables>(tables: &T, entry: &CtEntry, flags: TcpFlags) -> bool {
     if !flags.is_opening() || Direction::of(entry) == Direction::Reply {

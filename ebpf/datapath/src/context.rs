@@ -1,15 +1,15 @@
-//! What a walk takes and gives back.
+//! Hook, outcome and working memory of a walk.
 
 use headgate_abi::{BackendKey, CtEntry, FlowKey, FragmentKey, Reason};
 
-/// Where a packet is met.
+/// Where in the kernel a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// Arriving on a device that leads out of the node: XDP, or TC ingress.
+    /// Ingress of a device that leads out of the node: XDP, or TC ingress.
     External,
-    /// Arriving from a pod of this node: TC ingress of the host's end.
+    /// Ingress from a pod of this node: TC ingress of the host end of its device.
     Pod,
-    /// Leaving through any of these devices: TC egress. Only replies are translated here.
+    /// Egress of any of these devices: TC egress. Only replies are translated here.
     Egress,
 }
 
@@ -36,19 +36,19 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Index of the device to redirect to.
     pub ifindex: u32,
-    /// Why: to be counted.
+    /// Why, as counted.
     pub reason: Reason,
-    /// Whether it made a connection.
+    /// Whether the packet opened a connection.
     pub opens: bool,
 }
 
-/// What a walk writes down on its way; its contents before do not matter. The caller brings it,
-/// because the kernel's stack of 512 bytes could not hold it beside the rest.
+/// Working memory of a walk; its contents before do not matter. The caller provides it, because it
+/// does not fit on the kernel's stack of 512 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Context {
-    /// The flow of a packet that is told about. Not of every packet, for a copy of it takes a tenth
-    /// of the time that an established connection's packet takes.
+    /// The flow, set only if an event may be emitted: the copy costs 10 % of the time of an
+    /// established connection's packet.
     pub(crate) flow: FlowKey,
     /// The entry for the packet's flow.
     pub(crate) entry: CtEntry,
@@ -56,8 +56,8 @@ pub struct Context {
     pub(crate) other_flow: FlowKey,
     /// The entry for it.
     pub(crate) other: CtEntry,
-    /// If the packet is a fragment, of what.
+    /// The key of the datagram, if the packet is a fragment.
     pub(crate) fragment: FragmentKey,
-    /// If the packet is in a capsule, whom it is for.
+    /// The backend that the outer headers name, if the packet is encapsulated.
     pub(crate) backend: BackendKey,
 }

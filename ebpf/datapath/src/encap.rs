@@ -1,22 +1,23 @@
-//! Direct server return: a packet for a backend on another node goes there whole, and that node
-//! translates it and answers the client itself, with the client's address kept.
+//! Direct server return (DSR): a packet for a backend on another node is sent to that node
+//! unchanged but for its hop limit. That node translates it and replies to the client directly, and
+//! the backend sees the client's address.
 //!
-//! It travels as payload of a UDP datagram, its capsule:
+//! The packet travels as the payload of a UDP datagram:
 //!
 //! ```text
 //! IP, node → backend │ UDP, hash → `dsr_port` │ version, 0, port of the backend │ packet of the client
 //! ```
 //!
-//! The outer destination is the backend itself, so whatever brings packets to pods brings the
-//! capsule to the right node, and no node has to know the others. The source port is a hash of the
-//! flow, for devices and routers that spread load by it. UDP's checksum is zero (RFC 6935): the
-//! packet inside has its own. Of the traffic class the part for ECN stays inside (RFC 6040, 4.1,
-//! compatibility mode). IPv4 capsules are not to be fragmented, for nobody would put them together:
-//! what does not fit is told to the client. Clients over TCP need not be told, as the backend's node
-//! makes the maximum segment size that they are offered smaller by the capsule.
+//! The outer destination is the backend itself, so the routes and overlays that carry packets to
+//! pods carry the datagram to the right node, and no node needs a list of the others. The source
+//! port is a hash of the flow, by which devices and routers spread load. UDP's checksum is zero
+//! (RFC 6935): the inner packet has its own. The ECN bits of the traffic class stay inside (RFC
+//! 6040, 4.1, compatibility mode). Outer IPv4 headers forbid fragmentation, because the receiver
+//! does not reassemble them: the client gets an ICMP error if its packet does not fit. TCP clients
+//! rarely need that, because the backend's node lowers the maximum segment size that they are
+//! offered by the length of the outer headers.
 //!
-//! Both families have a capsule of their own, so the link header says the same about the packet
-//! with and without.
+//! Outer and inner headers are of one family, so the link header is the same for both.
 
 use headgate_abi::{
     AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry,
@@ -35,11 +36,11 @@ use crate::{
     wire::{ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, Family, L3, V4_HEADER, V6_HEADER},
 };
 
-/// Bytes of a UDP header and of what follows it in a capsule.
+/// Length of the UDP header and the four bytes after it.
 const HEADERS: u32 = 12;
 const VERSION: u8 = 1;
 
-/// Length of a capsule's headers.
+/// Length of the outer headers in bytes.
 #[inline(always)]
 pub(crate) const fn outer_len(family: Family) -> u32 {
     match family {
@@ -48,14 +49,15 @@ pub(crate) const fn outer_len(family: Family) -> u32 {
     }
 }
 
-/// Whether what is sent to this port is taken for a capsule. That is for nodes to send, so whoever else
-/// does is stopped: a pod, and a client of a service whose backends listen there.
+/// Whether packets to this port are read as encapsulated. Only nodes may send them, so this is
+/// refused to pods, and to clients of a Service whose backends listen on the port.
 #[inline(always)]
 pub(crate) fn is_dsr_port<T: Tables>(tables: &T, port: Port, protocol: Protocol) -> bool {
     tables.has_dsr() && port == tables.config().dsr_port && protocol == Protocol::UDP
 }
 
-/// If this is a capsule, the length of its headers, and context whom it is for; else 0.
+/// Returns the length of the outer headers, and writes the backend that they name to
+/// `context.backend`; 0 if the packet is not encapsulated.
 #[inline(always)]
 pub(crate) fn find_encapsulation<P: Packet>(
     packet: &P,
@@ -96,12 +98,12 @@ pub(crate) fn find_encapsulation<P: Packet>(
     Ok(len)
 }
 
-/// Context what becomes of a new connection that another node chose a backend of this one for.
+/// Plans a new connection to a backend of this node that another node chose.
 ///
-/// Whoever can send capsules may name any source, as with other tunnels of a cluster, so the
-/// network must keep strangers from it. What is checked here is that the packet is for one of our
-/// backends and through a service: on the frontend itself, or on a node port, which is on other
-/// addresses there.
+/// A sender of encapsulated packets can claim any source, as with other tunnels of a cluster, so
+/// the network must keep other machines away from the port. Checked here: the packet is for a
+/// backend of this node and for a Service, either by the frontend's own address or by a node port,
+/// whose address differs between nodes.
 #[inline(always)]
 pub(crate) fn plan_delivery<T: Tables>(
     tables: &T,
@@ -141,7 +143,7 @@ pub(crate) fn plan_delivery<T: Tables>(
     };
     context.entry = plan_dnat(flow, frontend.outside, id, &backend, tables.now_s());
     context.entry.flags = CtFlags::ENCAPSULATED;
-    // A pod that reaches itself by way of another node, or this node's own process.
+    // A pod that reaches itself through another node, or a process of this node.
     if flow.source == backend.address || source.is_some() {
         return translate_source(tables.config(), parsed.family, context);
     }
@@ -160,7 +162,7 @@ fn frontend<T: Tables>(tables: &T, parsed: &Parsed) -> Option<FrontendEntry> {
     (frontend.flags.kind() == FrontendKind::NodePort).then_some(frontend)
 }
 
-/// Puts the packet into a capsule; `hops` is what is taken from its hop limit.
+/// Adds the outer headers; subtracts `hops` from the hop limit of the packet.
 #[inline(always)]
 pub(crate) fn encapsulate<P: Packet>(
     packet: &mut P,
@@ -173,7 +175,7 @@ pub(crate) fn encapsulate<P: Packet>(
     let len = outer_len(family);
     packet.grow(family, len, parsed.flow.protocol == Protocol::TCP)?;
     rewrite_hops(packet, family, L3 + len, hops)?;
-    // Of many segments in one the kernel writes the length of each.
+    // In a GSO frame the kernel writes the length of each segment.
     let payload = parsed.total_len.wrapping_add(HEADERS as u16);
     const DSCP: u8 = 0xfc;
     write_network(
@@ -193,8 +195,9 @@ pub(crate) fn encapsulate<P: Packet>(
     packet.store(L3 + len - HEADERS, &headers)
 }
 
-/// If the backend accepts a connection whose packets come in capsules, takes the length of these
-/// from the segments that the client may send. All common systems write that option first.
+/// Lowers the maximum segment size that a backend offers in its SYN-ACK by the length of the outer
+/// headers, if the connection's packets come encapsulated. Common systems write that option first;
+/// in another place it is not changed.
 #[inline(always)]
 pub(crate) fn clamp_mss<P: Packet>(
     packet: &mut P,
@@ -229,7 +232,7 @@ pub(crate) fn clamp_mss<P: Packet>(
     packet.adjust_checksum(parsed.checksum_offset(), Sum::default(), change, false)
 }
 
-/// One of the ports that IANA leaves to private use (RFC 6335), the same for each packet of a flow.
+/// Returns a port of the private range (RFC 6335), the same for every packet of a flow.
 #[inline(always)]
 pub(crate) fn source_port(parsed: &Parsed, config: &DatapathConfig) -> Port {
     const FIRST: u16 = 0xc000;

@@ -1,9 +1,9 @@
-//! Hashes that every node of a cluster computes alike.
+//! Hashes that have the same value on every node of a cluster.
 
 use headgate_abi::{Addr, FlowKey};
 
-/// Hash of the client's end of a flow. Every node with the same seed gets the same value, whatever
-/// address the client used to get in, so a flow that moves to another node keeps its backend.
+/// Hash of a client's address, port and protocol. It is the same on every node with the same seed
+/// and for every frontend address, so a flow that moves to another node keeps its backend.
 #[inline(always)]
 pub fn flow_hash(flow: &FlowKey, seed: u32) -> u32 {
     let port = u32::from(flow.source_port.word()) << 8 | u32::from(flow.protocol.0);
@@ -15,7 +15,7 @@ pub(crate) fn client_hash(client: &Addr, port: u32, seed: u32) -> u32 {
     let [a, b, c, d] = client.words();
     let mut hash = seed;
     for word in [a, b, c, d, port] {
-        // MurmurHash3's step: one multiply a word is what a packet can afford.
+        // A step of MurmurHash3 without one multiplication and one rotation, to save time.
         hash = (hash ^ word.wrapping_mul(0xcc9e_2d51))
             .rotate_left(13)
             .wrapping_mul(5);

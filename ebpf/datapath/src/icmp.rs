@@ -2,8 +2,8 @@
 //!
 //! The error quotes the packet as it was where it failed. It travels with the opposite flow, so
 //! that flow's entry translates it: outside as any packet of the flow, inside with source and
-//! destination exchanged. The quoted transport checksum is left alone: nobody can verify it, as
-//! the quoted packet is cut short.
+//! destination exchanged. The quoted transport checksum is not updated: the quoted packet is
+//! truncated, so its receiver cannot verify it.
 
 use headgate_abi::{Addr, CtEntry, Reason};
 
@@ -15,7 +15,7 @@ use crate::{
     wire::{Family, ICMP_HEADER, L3, V4_HEADER, V6_HEADER},
 };
 
-/// Translates an ICMP error; `hops` is what is taken from the outer hop limit.
+/// Translates an ICMP error; subtracts `hops` from the outer hop limit.
 #[inline(always)]
 pub(crate) fn rewrite_error<P: Packet>(
     packet: &mut P,
@@ -25,7 +25,8 @@ pub(crate) fn rewrite_error<P: Packet>(
 ) -> Result<(), Reason> {
     let flow = &parsed.flow;
     let (source, destination) = outer_addresses(packet, parsed.family)?;
-    // A router on the way speaks in its own name, the far end in the name the client knows.
+    // An error from a router keeps its source; one from the far end gets the address that the
+    // receiver knows.
     let new_source = if source == flow.source {
         entry.source
     } else {
@@ -56,7 +57,8 @@ pub(crate) fn rewrite_error<P: Packet>(
         .half(entry.source_port.word())
         .half(entry.destination_port.word());
     let (pseudo_header, quoted) = match parsed.family {
-        // ICMP has no pseudo header, and the quoted header's checksum evens out its addresses.
+        // ICMPv4 has no pseudo header, and the quoted header's checksum cancels its change of
+        // addresses.
         Family::V4 => (Sum::default(), ports),
         Family::V6 => (
             address_difference(

@@ -1,7 +1,8 @@
-//! All packet and balancing logic of Headgate, compiled from one text for the kernel and the host.
+//! Packet and load-balancing logic of Headgate, one source for the kernel and the host.
 //!
-//! There is no helper call, no map and no pointer in this crate: packets are seen through
-//! [`Packet`], everything else through [`Tables`]. [`walk()`] is the page to read first.
+//! This crate calls no helper, reads no map and holds no pointer: it reads packets through
+//! [`Packet`] and everything else through [`Tables`]. Read [`walk()`] first; `ebpf/README.md` lists
+//! the files in reading order.
 #![no_std]
 #![forbid(unsafe_code)]
 

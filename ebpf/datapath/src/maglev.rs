@@ -3,8 +3,8 @@
 //! Every backend has its own order of preference over all slots, a permutation made from an offset
 //! and a step that has no divisor in common with the prime table size. Backends take turns; each
 //! takes the first slot of its order that is still free. So every backend gets the same number of
-//! slots, give or take one, and because the orders do not depend on who else is there, adding or
-//! removing one of n backends moves about 1/n of the slots and few others.
+//! slots, give or take one. The orders do not depend on the other backends, so adding or removing
+//! one of n backends moves about 1/n of the slots and few others.
 
 use headgate_abi::{Addr, Port};
 
@@ -15,10 +15,10 @@ pub const SIZES: [u32; 10] = [
     251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131_071,
 ];
 
-/// A backend as the table builder sees it.
+/// A backend, and its position in its order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What goes into the slots.
+    /// The value of its slots.
     pub id: u32,
     offset: u32,
     step: u32,
@@ -52,7 +52,7 @@ impl Member {
     }
 }
 
-/// Fills every slot of `table` with the id of a member; 0 everywhere if there is none.
+/// Fills every slot of `table` with the id of a member, or with 0 if `members` is empty.
 ///
 /// The order of `members` breaks ties, so callers sort them the same way on every node.
 pub fn fill(table: &mut [u32], members: &mut [Member]) {

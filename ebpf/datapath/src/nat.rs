@@ -1,4 +1,4 @@
-//! How a new connection is translated.
+//! Translation of a new connection: DNAT, SNAT and source ports.
 
 use headgate_abi::{
     Addr, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Reason,
@@ -12,14 +12,14 @@ use crate::{
     wire::Family,
 };
 
-/// How many source ports are tried before a connection is refused.
+/// Number of source ports tried before a connection is refused.
 const PORT_TRIES: u32 = 16;
 
-/// Replaces the noted source by the node's address where it must be, and the port by one for that;
-/// with DSR the node of the backend does what is needed.
+/// Translates the source in `context.entry` where the backend's reply would otherwise not come back
+/// through this node: for a backend on another node, and for a pod that reaches itself (hairpin).
 ///
-/// It must be replaced where the backend's answer would not come back through us: a backend on
-/// another node, or a pod that reaches itself (hairpin) and would answer itself directly.
+/// With DSR the node of a remote backend replies instead, and the entry is marked for
+/// encapsulation.
 #[inline(always)]
 pub(crate) fn plan_snat<T: Tables>(
     hook: Hook,
@@ -47,7 +47,7 @@ pub(crate) fn plan_snat<T: Tables>(
     translate_source(config, family, context)
 }
 
-/// Replaces the noted source by the node's address, and the port by one for that.
+/// Replaces the source in `context.entry` by the node's address and a port of the SNAT range.
 #[inline(always)]
 pub(crate) fn translate_source(
     config: &DatapathConfig,
@@ -67,11 +67,12 @@ pub(crate) fn translate_source(
     Ok(())
 }
 
-/// Adds both entries of a connection: the noted one for the client's packets, and its mirror.
+/// Adds both entries of a connection: `context.entry` for the client's packets, and its mirror for
+/// the replies.
 ///
-/// The reply's entry is the one that must be unique: two clients, or one client through two
-/// services, may otherwise look the same to a backend. It is added first, and another source port
-/// is tried while it is taken.
+/// The reply entry must be unique: otherwise two clients, or one client through two services, look
+/// the same to the backend. So it is added first, and while another connection uses it, the next
+/// source port is tried.
 #[inline(always)]
 pub(crate) fn open_connection<T: Tables>(
     tables: &mut T,
@@ -106,12 +107,13 @@ pub(crate) fn open_connection<T: Tables>(
     Err(Reason::SnatPortsExhausted)
 }
 
-/// The port that is tried first for a client's.
+/// Returns the source port to try first for a client's port.
 ///
-/// Ports that a client takes one after another, as Linux does in steps of two (`ip_local_port_range`),
-/// get ports of their own until the range is used up. By a hash some would share one soon, as birthdays
-/// do, and a server that remembers the older connection (TIME_WAIT) drops the newer one's SYN: its
-/// timestamp is of another clock (RFC 7323, 5.3), as Linux clients have one for each flow.
+/// Consecutive client ports, which Linux hands out in steps of two (`ip_local_port_range`), get
+/// distinct ports until the range is used up. With a hash some would collide early (birthday
+/// paradox), and a server that remembers the older connection (TIME_WAIT) drops the newer one's
+/// SYN, because its timestamps are from another clock (RFC 7323, 5.3): Linux clients use one for
+/// each flow.
 #[inline(always)]
 fn port_of_client(config: &DatapathConfig, client: &Addr, port: u16) -> Port {
     let own = client_hash(client, 0, config.seed);
@@ -126,29 +128,30 @@ fn port_in_range(config: &DatapathConfig, hash: u32) -> Port {
     Port::new(first.wrapping_add(offset as u16))
 }
 
-/// Whether a taken reply entry may be replaced: it is this connection's own, left from an original
-/// entry that is gone, or it has ended.
+/// Whether the present reply entry may be replaced: it belongs to this connection, whose original
+/// entry was evicted, or its connection has ended.
 #[inline(always)]
 fn is_replaceable<T: Tables>(tables: &T, context: &Context) -> bool {
-    let Some(taken) = tables.connection(&context.other_flow) else {
+    let Some(present) = tables.connection(&context.other_flow) else {
         return true;
     };
-    is_same_translation(&taken, &context.other)
-        || taken.state == CtState::CLOSED
-        || is_expired(&taken, context.other_flow.protocol, tables.now_s())
+    is_same_translation(&present, &context.other)
+        || present.state == CtState::CLOSED
+        || is_expired(&present, context.other_flow.protocol, tables.now_s())
 }
 
-/// Ends the client's half of the connection whose reply entry is about to be replaced. What that client
-/// still sends would otherwise meet the new connection at the backend, and change its state here.
+/// Expires the original entry of the connection whose reply entry is about to be replaced.
+/// Otherwise late packets of its client would reach the new connection at the backend, and change
+/// its state here.
 #[inline(always)]
 fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut Context) {
-    let Some(taken) = tables.connection(&context.other_flow) else {
+    let Some(present) = tables.connection(&context.other_flow) else {
         return;
     };
-    context.other_flow.source = taken.destination;
-    context.other_flow.destination = taken.source;
-    context.other_flow.source_port = taken.destination_port;
-    context.other_flow.destination_port = taken.source_port;
+    context.other_flow.source = present.destination;
+    context.other_flow.destination = present.source;
+    context.other_flow.source_port = present.destination_port;
+    context.other_flow.destination_port = present.source_port;
     end(tables, &context.other_flow, &context.entry);
     mirror(
         flow,
@@ -158,8 +161,8 @@ fn end_original<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut Context
     );
 }
 
-/// Ends the backend's half of the noted connection, whose client uses its port again. What the backend
-/// still sends would otherwise meet the next connection, which may be another backend's.
+/// Expires the reply entry of `context.entry`, whose client reuses its port. Otherwise late packets
+/// of the backend would be translated into the next connection, which may have another backend.
 #[inline(always)]
 pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut Context) {
     mirror(
@@ -171,7 +174,7 @@ pub(crate) fn end_reply<T: Tables>(tables: &mut T, flow: &FlowKey, context: &mut
     end(tables, &context.other_flow, &context.other);
 }
 
-/// Ends a flow's entry, unless it is another connection's by now.
+/// Expires a flow's entry, unless it belongs to another connection by now.
 #[inline(always)]
 fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
     let found = tables.connection(flow);
@@ -183,7 +186,7 @@ fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
     tables.touch_connection(flow, CtState::CLOSED, long_ago);
 }
 
-/// Whether two entries translate alike.
+/// Whether two entries translate to the same addresses and ports.
 #[inline(always)]
 pub(crate) fn is_same_translation(one: &CtEntry, other: &CtEntry) -> bool {
     one.source == other.source
@@ -192,7 +195,7 @@ pub(crate) fn is_same_translation(one: &CtEntry, other: &CtEntry) -> bool {
         && one.destination_port == other.destination_port
 }
 
-/// The entry for the client's packets when nothing but the destination changes.
+/// Returns the entry for the client's packets that changes only the destination.
 #[inline(always)]
 pub(crate) fn plan_dnat(
     flow: &FlowKey,

@@ -1,4 +1,4 @@
-//! How the logic sees a packet.
+//! Access to the bytes of a packet.
 
 use headgate_abi::Reason;
 
@@ -26,26 +26,26 @@ pub trait Packet {
     /// Replaces `N` bytes at `offset`, or [`Reason::RewriteFailed`].
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason>;
 
-    /// Cuts or extends the frame at its end to `len` bytes, or says why it cannot; then nothing has
-    /// changed.
+    /// Cuts or extends the frame at its end to `len` bytes. On an error nothing has changed.
     fn resize(&mut self, len: u32) -> Result<(), Reason>;
 
-    /// Makes room for `len` bytes behind the link header, for the headers of a UDP datagram over
-    /// `family` that the rest becomes the payload of, or says why it cannot; then nothing has
-    /// changed. If the frame is many segments in one and `is_stream`, they may be cut anew.
+    /// Inserts `len` bytes after the link header, for outer headers: the rest becomes the payload
+    /// of a UDP datagram over `family`. On an error nothing has changed. A GSO frame (several
+    /// segments in one buffer) may be re-segmented if `is_stream`.
     fn grow(&mut self, family: Family, len: u32, is_stream: bool) -> Result<(), Reason>;
 
-    /// Removes `len` bytes behind the link header.
+    /// Removes `len` bytes after the link header.
     fn shrink(&mut self, len: u32) -> Result<(), Reason>;
 
-    /// Whether this is XDP's view: TC meets the packet next. It gets as they are those packets whose
-    /// checksum is still to be completed by a device (`CHECKSUM_PARTIAL`), for XDP can neither see nor
-    /// keep that state, and those that it would take for others.
+    /// Whether this is XDP, so that TC sees the packet next. XDP leaves two kinds of packets to TC
+    /// unchanged: those whose checksum a device is to complete (`CHECKSUM_PARTIAL`), because XDP
+    /// can neither see nor keep that state, and those that TC would assign to another connection
+    /// once XDP has translated them.
     const IS_BEFORE_TC: bool;
 
     /// Adds a difference to the TCP or UDP checksum at `offset`. `addresses` is the part of the
-    /// difference that lies in the pseudo header, `ports` the part in the segment itself: a
-    /// partial checksum covers only the former.
+    /// difference in the pseudo header, `ports` the part in the segment: a partial checksum covers
+    /// only the former.
     #[inline(always)]
     fn adjust_checksum(
         &mut self,
@@ -71,13 +71,13 @@ pub struct SlicePacket<'a, const IS_BEFORE_TC: bool> {
 }
 
 impl<'a> SlicePacket<'a, true> {
-    /// A frame of the first `len` bytes of `bytes`, as XDP sees it; what lies behind is room to grow.
+    /// A frame of the first `len` bytes of `bytes`, as XDP sees it; the rest is space to grow.
     pub fn new(bytes: &'a mut [u8], len: usize) -> Self {
         let len = len.min(bytes.len());
         Self { bytes, len }
     }
 
-    /// The same as TC sees it.
+    /// The same frame as TC sees it.
     pub fn at_tc(self) -> SlicePacket<'a, false> {
         SlicePacket {
             bytes: self.bytes,

@@ -1,4 +1,4 @@
-//! From bytes to a flow.
+//! Parses headers: from bytes to a flow.
 
 use headgate_abi::{Addr, FlowKey, Port, Protocol, Reason};
 
@@ -34,7 +34,7 @@ impl TcpFlags {
         self.0 & other.0 != 0
     }
 
-    /// Whether this asks for a new connection.
+    /// Whether this opens a connection: SYN without ACK, RST or FIN.
     #[inline(always)]
     pub const fn is_opening(self) -> bool {
         self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
@@ -53,22 +53,22 @@ pub enum Transport {
     /// An ICMP error that quotes a packet of the flow's *other* direction: the flow of the parsed
     /// packet is the one that the error travels with.
     IcmpError,
-    /// A part of a TCP segment or UDP datagram that lies behind its header.
+    /// A later fragment of a TCP segment or UDP datagram, without transport header.
     LaterFragment,
 }
 
-/// Place of a packet in what was fragmented.
+/// Position of a packet among the fragments of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
     /// Not a fragment.
     Whole,
-    /// The one with the header of TCP or UDP.
+    /// The first fragment, with the TCP or UDP header.
     First,
-    /// Any other.
+    /// A later fragment.
     Later,
 }
 
-/// A packet as far as the walk needs to know it.
+/// The fields of a packet that the walk needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// Family of the network header.
@@ -78,9 +78,9 @@ pub struct Parsed {
     pub flow: FlowKey,
     /// Offset of the TCP, UDP or ICMP header in the frame.
     pub l4: u32,
-    /// What is there.
+    /// What the header at `l4` is.
     pub transport: Transport,
-    /// Of a TCP segment: its flags.
+    /// The flags of a TCP segment.
     pub flags: TcpFlags,
     /// Whether it is a fragment.
     pub fragment: Fragment,
@@ -92,17 +92,21 @@ pub struct Parsed {
     pub tos: u8,
     /// Length of the packet with its network header, in bytes.
     pub total_len: u16,
-    /// Length of the capsule's headers that the packet is in, see `dsr`; 0 if it is in none.
+    /// Length of the outer headers in bytes; 0 if the packet is not encapsulated.
     pub outer_len: u32,
 }
 
-/// Reads the headers. The reasons it returns all mean: not for us, leave it to the kernel.
+/// Parses the headers.
+///
+/// # Errors
+///
+/// A [`Reason`] of fate `Pass`: the packet is left to the kernel.
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
     parse_inside(packet, 0)
 }
 
-/// Reads the headers behind those of a capsule.
+/// Parses the headers after `outer_len` bytes of outer headers.
 #[inline(always)]
 pub(crate) fn parse_inside<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
     match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
@@ -256,7 +260,7 @@ fn network_v6(header: &[u8; V6_HEADER as usize]) -> Result<Network, Reason> {
     let [_, _, _, _, _, _, next_header, ..] = *header;
     let source = Addr::from_words([word(a), word(b), word(c), word(d)]);
     let destination = Addr::from_words([word(e), word(f), word(g), word(h)]);
-    // On the wire these are nobody's, and here they would be those of IPv4.
+    // v4-mapped addresses are invalid on the wire, and would collide with our IPv4 keys.
     if source.is_v4() || destination.is_v4() {
         return Err(Reason::Malformed);
     }
@@ -283,7 +287,7 @@ fn parse_transport<P: Packet>(
     }
     let (transport, flags) = match (network.protocol, network.family) {
         (Protocol::TCP, _) => {
-            // To the end of the header: what is cut short is not ours to judge.
+            // Read to the end of the header: a truncated packet is left to the kernel.
             const FLAGS: u32 = 13;
             let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
             (Transport::Tcp, TcpFlags(flags))
@@ -352,8 +356,8 @@ fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey
             let header: [u8; V4_HEADER as usize] = packet.load(inner)?;
             let [version_ihl, _, _, _, _, _, offset_hi, offset_lo, ..] = header;
             let offset = u16::from_be_bytes([offset_hi, offset_lo]) & V4_OFFSET;
-            // A quoted packet with options is one that we never translated, and a later fragment has no
-            // ports.
+            // Options in the quoted header would move the ports, and a later fragment has no ports:
+            // both are left to the kernel.
             if version_ihl != 0x45 || offset != 0 {
                 return Err(Reason::OtherProtocol);
             }
@@ -383,8 +387,8 @@ impl Parsed {
             }
     }
 
-    /// Whether the checksum field holds just the sum of the pseudo header: what the kernel leaves
-    /// there when a device is to do the rest. A finished checksum looks so once in 65,536 packets.
+    /// Whether the checksum field holds only the sum of the pseudo header, as the kernel leaves it
+    /// for a device to complete. A complete checksum has this value once in 65,536 packets.
     #[inline(always)]
     pub(crate) fn has_partial_checksum<P: Packet>(&self, packet: &P) -> Result<bool, Reason> {
         if self.transport == Transport::IcmpError || self.fragment != Fragment::Whole {

@@ -4,7 +4,7 @@
 //! device is going to complete a checksum (`CHECKSUM_PARTIAL`), which a program cannot see. The
 //! device adds the sum of the segment to a field that is expected to hold the sum of the pseudo
 //! header. Both cases are served by one packet: the checksum field holds the sum of the pseudo
-//! header, and a field that nobody reads makes up the difference to a finished checksum.
+//! header, and a field that no receiver reads makes up the difference to a finished checksum.
 //!
 //! * TCP reset: the urgent pointer, which means nothing without URG.
 //! * ICMPv6 port unreachable for UDP: the device would write to UDP's checksum field, two bytes of
@@ -25,7 +25,7 @@ const TCP_HEADER: u16 = 20;
 /// Bytes of a packet's transport header that an ICMP error quotes at least (RFC 792).
 const QUOTED: u32 = 8;
 
-/// What to tell the sender, and in whose name.
+/// The error to send, and its source address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rejection {
     pub(crate) kind: RejectionKind,
@@ -34,20 +34,20 @@ pub(crate) struct Rejection {
     pub(crate) mtu: u16,
 }
 
-/// What to tell the sender.
+/// The kind of error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum RejectionKind {
-    /// Nobody serves this port.
+    /// No backend serves this port.
     #[default]
     PortUnreachable,
     /// The hop limit ran out.
     HopLimit,
-    /// The packet does not fit.
+    /// The packet is larger than the MTU of the next hop.
     TooBig,
 }
 
-/// Turns the packet into the answer to it. Only with DSR, where all packets become longer on the way, is
-/// the sender of parts told that they do not fit.
+/// Turns the packet into the error about it. Among fragments only a first one that is too big gets
+/// an error, and only with DSR, which makes every packet longer.
 #[inline(always)]
 pub(crate) fn reject<P: Packet>(
     packet: &mut P,
@@ -55,8 +55,7 @@ pub(crate) fn reject<P: Packet>(
     rejection: &Rejection,
     has_dsr: bool,
 ) -> Result<(), Reason> {
-    // The sender learns from the error about a whole packet, if at all, or about the first part of
-    // one that it made parts of.
+    // An error about a whole packet, or about a first fragment, reaches the sender's socket.
     match (parsed.fragment, rejection.kind) {
         (Fragment::Whole, _) => {}
         (Fragment::First, RejectionKind::TooBig) if has_dsr => {}

@@ -1,4 +1,4 @@
-//! Carrying out a translation on the bytes of a packet.
+//! Writes a translation into the bytes of a packet.
 
 use headgate_abi::{Addr, CtEntry, Protocol, Reason};
 
@@ -45,7 +45,7 @@ fn port_difference(parsed: &Parsed, entry: &CtEntry) -> Sum {
         .half(entry.destination_port.word())
 }
 
-/// Replaces the addresses of the network header at `l3`, and takes `hops` from its hop limit.
+/// Replaces the addresses of the network header at `l3`, and subtracts `hops` from its hop limit.
 #[inline(always)]
 pub(crate) fn rewrite_network<P: Packet>(
     packet: &mut P,
@@ -108,7 +108,7 @@ fn translated_v6<P: Packet>(
     Ok(bytes)
 }
 
-/// Takes `hops` from the hop limit of the network header at `l3`.
+/// Subtracts `hops` from the hop limit of the network header at `l3`.
 #[inline(always)]
 pub(crate) fn rewrite_hops<P: Packet>(
     packet: &mut P,
@@ -144,7 +144,7 @@ pub(crate) fn address_bytes(address: Addr) -> [u8; 16] {
     ]
 }
 
-/// Translates a TCP or UDP packet; `hops` is what is taken from the hop limit.
+/// Translates a TCP or UDP packet; subtracts `hops` from the hop limit.
 #[inline(always)]
 pub(crate) fn rewrite<P: Packet>(
     packet: &mut P,
@@ -165,7 +165,7 @@ pub(crate) fn rewrite<P: Packet>(
         parsed.transport == Transport::Udp,
     )?;
     let (source, destination) = (entry.source, entry.destination);
-    // Ports follow addresses, unless there are options: one write is enough.
+    // Without options the ports follow the addresses: one write is enough.
     if parsed.family == Family::V4 && parsed.l4 == L3 + V4_HEADER {
         let mut bytes = [0; 16];
         bytes[..12].copy_from_slice(&translated_v4(packet, L3, source, destination, hops)?);

@@ -4,7 +4,8 @@ use headgate_abi::{Addr, AffinityEntry, AffinityKey, BackendEntry, MemberKey, Se
 
 use crate::{hash::client_hash, tables::Tables};
 
-/// The backend that `hash` falls on, with its id; `None` if the service has none.
+/// Returns the backend that `hash` falls on, with its id; `None` if the service has no slot. The
+/// entry may be empty, see [`BackendEntry`].
 #[inline(always)]
 pub fn select<T: Tables>(
     tables: &T,
@@ -21,8 +22,9 @@ pub fn select<T: Tables>(
     Some((id, tables.backend(id)?))
 }
 
-/// The backend for a new connection of `client`. With session affinity it is the one that the
-/// client got last, if that is still eligible and not too long ago; every new connection renews it.
+/// Returns the backend for a new connection of `client`, with its id. With session affinity it is
+/// the backend that the client got last, if that is still eligible and the timeout has not passed;
+/// every new connection renews it.
 #[inline(always)]
 pub(crate) fn choose<T: Tables>(
     tables: &mut T,
@@ -40,7 +42,7 @@ pub(crate) fn choose<T: Tables>(
     };
     let chosen = match last_backend(tables, &key, service.affinity_timeout_s) {
         Some(last) => last,
-        // Two connections that a client opens at once agree.
+        // By address alone: two connections that a client opens at once get the same backend.
         None => select(
             tables,
             service,

@@ -1,4 +1,4 @@
-//! Load balancing at the socket: the destination is chosen once, when the application names it.
+//! Load balancing at the socket: connect and sendmsg choose the backend once.
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol,
@@ -25,7 +25,7 @@ pub enum Decision {
     Refuse(Reason),
 }
 
-/// Where an application wants to send.
+/// The destination of a connect or sendmsg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// Address.
@@ -36,12 +36,12 @@ pub struct Destination {
     pub protocol: Protocol,
     /// Cookie of the socket's network namespace.
     pub netns: u64,
-    /// Whether that is the node's.
+    /// Whether that namespace is the node's.
     pub is_node: bool,
 }
 
-/// Chooses a backend, and tells who looks. The source port is not known yet, so `random` takes the
-/// place of the hash.
+/// Chooses a backend and emits the event. The source port is not known yet, so `random` replaces
+/// the hash.
 #[inline(always)]
 pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
     let decision = decide(tables, wanted, random);
@@ -76,7 +76,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
     if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP) {
         return Decision::Leave;
     }
-    // Loopback node ports belong to the node's own processes; a pod's loopback is the pod's.
+    // Node ports on loopback exist for the node's own processes; a pod's loopback is its own.
     if wanted.address.is_loopback() && !wanted.is_node {
         return Decision::Leave;
     }
@@ -88,7 +88,7 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
         };
     };
     if frontend.flags.contains(FrontendFlags::SOURCE_RANGES) {
-        // A pod's address is not known yet: its packets are looked at.
+        // A pod's address is not known here: its packets are checked at TC.
         if !wanted.is_node {
             return Decision::Leave;
         }

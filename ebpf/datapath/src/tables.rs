@@ -1,4 +1,4 @@
-//! Everything the logic may ask.
+//! State outside the packet: maps and helpers in the kernel, collections in tests.
 
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
@@ -8,29 +8,29 @@ use headgate_abi::{
 
 use crate::wire::Family;
 
-/// The questions and the changes that the walk may ask for. In the kernel they are answered by
-/// maps and helpers, in tests by ordinary collections.
+/// Queries and changes of the walk. In the kernel maps and helpers implement them, in tests
+/// ordinary collections.
 pub trait Tables {
     /// Monotonic clock in seconds.
     fn now_s(&self) -> u32;
-    /// What was fixed at load time.
+    /// Configuration fixed at load time.
     fn config(&self) -> &DatapathConfig;
-    /// Whether packets are sent or accepted by DSR. Apart from [`Self::config`], so that what DSR
-    /// needs is not even compiled where it is known that it is off.
+    /// Whether packets are sent or accepted by DSR. Separate from [`Self::config`], so that DSR
+    /// code is not compiled where it is known to be off.
     fn has_dsr(&self) -> bool {
         self.config().has_dsr()
     }
 
-    /// Whether packets of this entry are sent on in capsules. Where DSR is off, what is left of a time
-    /// when it was on is translated like anything else: a backend's node knows the connection.
+    /// Whether packets of this entry are sent encapsulated. Where DSR is off, entries from a time
+    /// when it was on are translated like others: the backend's node knows the connection.
     #[inline(always)]
     fn is_encapsulating(&self, entry: &CtEntry) -> bool {
         self.has_dsr() && entry.flags.contains(CtFlags::ENCAPSULATES)
     }
 
-    /// What is known of an address; `None` if no frontend is on it.
+    /// Facts about an address; `None` if it has no frontend.
     fn address(&self, address: &Addr) -> Option<AddressEntry>;
-    /// What answers on an address and port.
+    /// The frontend of an address, port and protocol.
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     /// A service by id.
     fn service(&self, id: u32) -> Option<ServiceEntry>;
@@ -47,48 +47,52 @@ pub trait Tables {
 
     /// The backend that a client of a service got last.
     fn affinity(&self, key: &AffinityKey) -> Option<AffinityEntry>;
-    /// Remembers which backend a client got. If there is no room, it is forgotten.
+    /// Stores the backend that a client got; dropped if the table is full.
     fn put_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry);
     /// Whether a backend is eligible for a service with affinity.
     fn is_member(&self, key: &MemberKey) -> bool;
 
     /// The ports that the first fragment carried.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
-    /// Remembers the ports of a first fragment. If there is no room, they are forgotten.
+    /// Stores the ports of a first fragment; dropped if the table is full.
     fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry);
 
     /// The connection entry of a flow, however old.
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry>;
     /// Adds an entry unless there is one.
     fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added;
-    /// Adds or replaces an entry; [`Reason::ConntrackFull`] if it cannot.
+    /// Adds or replaces an entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::ConntrackFull`] if the table is full.
     fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason>;
-    /// Updates an entry in place; false if there is none.
+    /// Updates an entry in place; false if it does not exist.
     fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool;
 
-    /// Where the kernel would send this.
+    /// Asks the kernel's routing table.
     fn route(&self, query: &RouteQuery) -> Route;
 
-    /// Counts a translated packet; `opens` says that it made the connection.
+    /// Counts a translated packet; `opens`: it opened the connection.
     fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool);
 
-    /// Tells whoever looks that a connection opened, or that something goes no further.
-    /// `entry` says what it is translated to, and means nothing unless it is forwarded.
+    /// Emits an event to the monitor: a connection opened, or a packet is dropped or rejected.
+    /// `entry` is the translation, valid only if the packet is forwarded.
     fn emit(&self, reason: Reason, flow: &FlowKey, entry: &CtEntry);
 }
 
 /// Result of [`Tables::add_connection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
-    /// The entry is there now.
+    /// The entry was added.
     Yes,
-    /// There was one already, and it stays.
+    /// An entry exists, and stays.
     Exists,
-    /// No room.
+    /// The table is full.
     Full,
 }
 
-/// What a route depends on.
+/// The packet to route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteQuery {
     /// Family of the packet.
@@ -105,59 +109,58 @@ pub struct RouteQuery {
     pub protocol: Protocol,
     /// Type of service or traffic class.
     pub tos: u8,
-    /// Length with network header, in bytes; of many segments in one, of all together.
+    /// Length with network header, in bytes; of a GSO frame, of all its segments.
     pub total_len: u16,
-    /// How many of these are headers of a capsule, which is not around the packet yet.
+    /// Length of the outer headers, in bytes, which `total_len` includes and the frame lacks yet.
     pub outer_len: u16,
-    /// TCP or UDP, of the packet inside if there is a capsule.
+    /// TCP or UDP: of the inner packet, if it is to be encapsulated.
     pub inner_protocol: Protocol,
 }
 
-/// Addresses of the next link.
+/// Device and link addresses of the next hop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
     /// Index of the device.
     pub ifindex: u32,
-    /// Next hop.
+    /// Link address of the next hop.
     pub destination: [u8; 6],
-    /// Our address on the device.
+    /// Link address of the device.
     pub source: [u8; 6],
 }
 
 /// Answer to a [`RouteQuery`].
 ///
-/// VERIFIER: not an enum with fields, for the fields of variants that are not there would be
-/// undefined registers, which the compiler (LLVM 22) may save on the stack and the verifier does
-/// not let it read.
+/// VERIFIER: not an enum with fields. The fields of absent variants would be undefined registers,
+/// which the compiler (LLVM 22) may spill to the stack and the verifier does not let it read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What the kernel knows.
+    /// What the routing table says.
     pub result: RouteResult,
     /// Device for [`RouteResult::Neighbour`], device and addresses for [`RouteResult::NextHop`].
     pub next_hop: NextHop,
-    /// For [`RouteResult::TooBig`]: bytes with network header that the next hop takes.
+    /// For [`RouteResult::TooBig`]: the MTU of the next hop, in bytes.
     pub mtu: u16,
 }
 
-/// What the kernel knows about a destination.
+/// What the kernel's routing table says about a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteResult {
-    /// Send it there.
+    /// Send it to this next hop.
     NextHop,
-    /// Send it out of this device and let the kernel find the next hop's link address.
+    /// Send it out of this device; the kernel finds the next hop's link address.
     Neighbour,
-    /// This hook cannot send it; a later one can.
+    /// This hook cannot send it; a later hook can.
     NotHere,
     /// The destination is this machine, or the kernel does not forward here.
     Stack,
-    /// It does not fit the next hop.
+    /// It is larger than the MTU of the next hop.
     TooBig,
-    /// There is no way.
+    /// There is no route.
     Unreachable,
 }
 
 impl Route {
-    /// Leave it to the kernel.
+    /// Leaves the packet to the kernel.
     pub const STACK: Self = Self {
         result: RouteResult::Stack,
         next_hop: NextHop {

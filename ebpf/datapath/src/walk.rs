@@ -24,7 +24,7 @@ use crate::{
     wire::L3,
 };
 
-/// Decides about one packet, changes it accordingly, and records the connection.
+/// Decides about one packet, changes its bytes accordingly, and records the connection.
 #[inline(always)]
 pub fn walk<P: Packet, T: Tables>(
     hook: Hook,
@@ -51,19 +51,19 @@ pub fn walk<P: Packet, T: Tables>(
     outcome
 }
 
-/// What the packet shall become.
+/// What to do with a packet.
 ///
-/// VERIFIER: no enum with fields, see [`Route`].
+/// VERIFIER: not an enum with fields, see [`Route`].
 struct Plan {
     outcome: Outcome,
 
-    /// If the verdict is to answer: what to say.
+    /// The error to send, if the verdict is to answer.
     rejection: Rejection,
-    /// If it is not: by how much the hop limit goes down.
+    /// Otherwise: how much to subtract from the hop limit.
     hops: u8,
-    /// Whether it is sent on in a capsule.
+    /// Whether to send it encapsulated.
     is_encapsulated: bool,
-    /// If it is to redirect: the addresses of the next link.
+    /// Link addresses, if the verdict is to redirect.
     next_hop: NextHop,
 }
 
@@ -80,7 +80,7 @@ struct EntryPath {
 impl EntryPath {
     #[inline(always)]
     fn of<T: Tables>(tables: &T, parsed: &Parsed, entry: &CtEntry) -> Self {
-        // What came encapsulated is a client's packet for a backend of this node.
+        // An encapsulated packet is from a client, for a backend of this node.
         if parsed.outer_len != 0 {
             return Self {
                 direction: Direction::Original,
@@ -109,7 +109,7 @@ fn steps<P: Packet, T: Tables>(
     Ok(plan.outcome)
 }
 
-/// Reads the headers; of a packet that another node encapsulated, those inside.
+/// Parses the headers; of an encapsulated packet, the inner headers.
 #[inline(always)]
 fn read_headers<P: Packet, T: Tables>(
     hook: Hook,
@@ -120,7 +120,7 @@ fn read_headers<P: Packet, T: Tables>(
     if hook != Hook::External || !tables.has_dsr() {
         return parse_inside(packet, 0);
     }
-    // What is too short for a capsule is none.
+    // A packet too short to be encapsulated is handled as plain.
     let outer_len = find_encapsulation(packet, tables.config().dsr_port, context).unwrap_or(0);
     match parse_inside(packet, outer_len) {
         Err(_unreadable) if outer_len != 0 => Err(Reason::EncapsulatedUnknown),
@@ -128,7 +128,7 @@ fn read_headers<P: Packet, T: Tables>(
     }
 }
 
-/// Everything up to the first changed byte.
+/// Plans everything and updates the tables, but changes no byte of the packet.
 #[inline(always)]
 fn decide<P: Packet, T: Tables>(
     hook: Hook,
@@ -224,7 +224,7 @@ fn apply<P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Gives a later fragment the ports that the first one had.
+/// Stores the ports of a first fragment, and sets the ports of a later one.
 #[inline(always)]
 fn find_ports<T: Tables>(
     tables: &mut T,
@@ -266,14 +266,14 @@ fn find_ports<T: Tables>(
     Ok(())
 }
 
-/// Context the live entry of the packet's flow; false if there is none.
+/// Copies the live entry of the packet's flow to `context.entry`; false if there is no such entry.
 #[inline(always)]
 fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> bool {
     let Some(entry) = tables.connection(&parsed.flow) else {
         return false;
     };
     context.entry = entry;
-    // What came in a capsule is for a backend of this node.
+    // An encapsulated packet is for a backend of this node.
     const NOT_INSIDE: CtFlags = CtFlags::REPLY.union(CtFlags::ENCAPSULATES);
     if parsed.outer_len != 0 && entry.flags.intersects(NOT_INSIDE) {
         return false;
@@ -288,10 +288,11 @@ fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut
     !is_reopening
 }
 
-/// Replies are translated where they leave, and nothing else is: the kernel routes them as it routed what
-/// they answer, and its connection tracking, and firewalls that ask that, see both ways. Where the source
-/// was translated, though, what they answer went past the kernel, and they are for this node until they
-/// are translated.
+/// Leaves replies to TC egress, and all other packets to ingress.
+///
+/// The kernel then routes a reply as it routed the request, and its connection tracking and
+/// firewalls see both directions. Exception: where the source was translated, the request bypassed
+/// the kernel, and the reply is addressed to this node until it is translated here.
 #[inline(always)]
 fn leave_to_egress<T: Tables>(
     hook: Hook,
@@ -317,9 +318,9 @@ fn leave_to_egress<T: Tables>(
     Ok(())
 }
 
-/// What XDP makes of a packet meets TC, which would take these for packets of a connection past the
-/// service, see [`direct`]: those of one that has such a connection beside it, and a SYN of a client
-/// that has forgotten its connection.
+/// Leaves packets to TC that TC would assign to a direct connection (see [`direct`]) once XDP has
+/// translated them: those of a connection that has a direct one beside it, and a SYN of a client
+/// that has lost its connection.
 #[inline(always)]
 fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry) -> Result<(), Reason> {
     let has_forgotten = parsed.flags.is_opening() && !is_opening(entry);
@@ -334,7 +335,7 @@ fn is_opening(entry: &CtEntry) -> bool {
     matches!(entry.state, CtState::NEW | CtState::ANSWERED)
 }
 
-/// XDP cannot keep the mark of a checksum that a device is to complete. TC can, and comes next.
+/// Leaves packets whose checksum a device completes to TC: XDP cannot keep that mark.
 #[inline(always)]
 fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), Reason> {
     if P::IS_BEFORE_TC && parsed.has_partial_checksum(packet)? {
@@ -343,7 +344,7 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
     Ok(())
 }
 
-/// Brings state and age of both entries up to date: when the state changes, and once a second.
+/// Updates state and time of both entries: when the state changes, and once a second.
 #[inline(always)]
 fn track<T: Tables>(
     tables: &mut T,
@@ -379,7 +380,8 @@ fn track<T: Tables>(
     tables.put_connection(&context.other_flow, &context.other)
 }
 
-/// Context what becomes of the packets of a new connection, as long as its source port is free.
+/// Writes the translation of a new connection to `context.entry`; [`open_connection`] may still
+/// change its source port.
 #[inline(always)]
 fn plan_connection<T: Tables>(
     hook: Hook,
@@ -391,14 +393,14 @@ fn plan_connection<T: Tables>(
         return Err(Reason::NotOurs);
     }
     let flow = &parsed.flow;
-    // Whoever sent this would reach what listens on the node's loopback (CVE-2020-8558).
+    // The sender would reach listeners on the node's loopback (CVE-2020-8558).
     if flow.source.is_loopback() || flow.destination.is_loopback() {
         return Err(Reason::Spoofed);
     }
     let Some(address) = tables.address(&flow.destination) else {
         return direct(tables, parsed, context);
     };
-    // Nobody to answer. The kernel drops these as martians, once it sees them.
+    // Not the address of a host: no reply is possible. The kernel drops these as martians.
     if !flow.source.is_host() {
         return Err(Reason::Spoofed);
     }
@@ -418,13 +420,13 @@ fn plan_connection<T: Tables>(
     balance(hook, tables, parsed, &frontend, context)
 }
 
-/// A connection past all services is not ours, unless its answers would be taken for those of a
-/// connection that came to the same backend through a service: same client, same source port. As
-/// `nf_conntrack` does it, it is then tracked as well, and gets a source port of its own.
+/// Plans a direct connection, one that uses no Service. It is left to the kernel, unless its
+/// replies would match those of a connection to the same backend through a Service: same client,
+/// same source port. Then it is tracked too, with a source port of its own, as `nf_conntrack` does.
 ///
-/// While that connection opens, what looks like another is the same: XDP has translated it, and TC
-/// meets it now. Another that begins in these very milliseconds gets nowhere until its client asks
-/// again, a second later.
+/// While the connection through the Service opens, a packet that looks direct is its own: XDP has
+/// translated it, and TC sees it now. A direct connection that opens in these milliseconds gets no
+/// answer until its client tries again, a second later.
 #[inline(always)]
 fn direct<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> Result<(), Reason> {
     let flow = &parsed.flow;
@@ -443,7 +445,7 @@ fn direct<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> 
         &mut context.other,
     );
     context.other.flags = context.other.flags.union(CtFlags::DOUBLED);
-    // Its client may have gone on to another backend since.
+    // The client may have another backend by now.
     let forth = tables.connection(&context.other_flow);
     if forth.is_some_and(|forth| is_same_translation(&forth, &context.other)) {
         tables.put_connection(&context.other_flow, &context.other)?;
@@ -496,11 +498,10 @@ fn balance<T: Tables>(
     plan_snat(hook, tables, parsed.family, &backend, context)
 }
 
-/// How the packet goes on its way.
+/// Chooses the route.
 ///
-/// The kernel's own routing serves packets to backends. Where the source is translated, though, it
-/// may become an address of this node, which the kernel drops on arrival as a martian: these are
-/// routed here.
+/// The kernel routes packets to backends, except those whose source is now an address of this node:
+/// it drops these on arrival as martians, so they are routed here.
 #[inline(always)]
 fn send<T: Tables>(
     hook: Hook,

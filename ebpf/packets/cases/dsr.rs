@@ -1,5 +1,4 @@
-//! Direct server return, packet by packet: node `A` gets the client's packets, node `B` has the
-//! backend. On the host, and in the kernel at XDP and TC.
+//! Direct server return, packet by packet: node `A` gets the client's packets, node `B` has the backend.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::net::SocketAddr;
@@ -149,8 +148,8 @@ fn nodes(name: &str) -> (Node, Node) {
     )
 }
 
-/// Headers of a capsule, by the family of what is inside.
-fn capsule_len(frame: &[u8]) -> usize {
+/// Length of the outer headers, by the family of the packet.
+fn outer_len(frame: &[u8]) -> usize {
     if frame[12..14] == [0x08, 0x00] {
         32
     } else {
@@ -158,14 +157,14 @@ fn capsule_len(frame: &[u8]) -> usize {
     }
 }
 
-/// What is in a capsule, with the link header of that.
-fn inside(capsule: &[u8]) -> Vec<u8> {
-    let start = LINK_HEADER + capsule_len(capsule);
-    [&capsule[..LINK_HEADER], &capsule[start..]].concat()
+/// The inner packet, with the link header.
+fn inside(frame: &[u8]) -> Vec<u8> {
+    let start = LINK_HEADER + outer_len(frame);
+    [&frame[..LINK_HEADER], &frame[start..]].concat()
 }
 
-/// A capsule as node 1 makes it.
-fn capsule(frame: &[u8], backend: &str) -> Vec<u8> {
+/// The packet encapsulated by node 1.
+fn encapsulated(frame: &[u8], backend: &str) -> Vec<u8> {
     let backend: SocketAddr = backend.parse().unwrap();
     let node = if backend.is_ipv4() {
         "192.168.50.1:50000"
@@ -176,7 +175,7 @@ fn capsule(frame: &[u8], backend: &str) -> Vec<u8> {
     let [hi, lo] = backend.port().to_be_bytes();
     let payload = [&[1, 0, hi, lo], &frame[LINK_HEADER..]].concat();
     let mut frame = Builder::new(node, &to).udp(&payload);
-    let checksum = LINK_HEADER + capsule_len(&frame) - 6;
+    let checksum = LINK_HEADER + outer_len(&frame) - 6;
     frame[checksum..checksum + 2].fill(0);
     frame
 }
@@ -191,7 +190,7 @@ fn bump_hop_limit(frame: &mut [u8]) {
 }
 
 #[test]
-fn s67_packet_goes_whole_and_answer_comes_straight() {
+fn s67_packet_is_sent_whole_and_reply_comes_directly() {
     let (mut a, mut b) = nodes("dsr");
     for (path, (client, frontend, backend)) in PATHS.into_iter().enumerate() {
         // Each from a port of its own: the backend sees the client and nothing of the frontend.
@@ -216,7 +215,7 @@ fn s67_packet_goes_whole_and_answer_comes_straight() {
                 ("pass", Reason::Encapsulated)
             );
             assert_eq!(inside(&carried.frame), sent, "the client's packet, whole");
-            let told = describe(&carried.frame);
+            let text = describe(&carried.frame);
             let (node, pod): (SocketAddr, SocketAddr) =
                 (frontend.parse().unwrap(), backend.parse().unwrap());
             let node = if frontend == BALANCER {
@@ -224,10 +223,10 @@ fn s67_packet_goes_whole_and_answer_comes_straight() {
             } else {
                 node.ip().to_string()
             };
-            assert!(told.starts_with(&format!("{node} ")), "{told}");
+            assert!(text.starts_with(&format!("{node} ")), "{text}");
             assert!(
-                told.contains(&format!("> {} {PORT} udp", pod.ip())),
-                "{told}"
+                text.contains(&format!("> {} {PORT} udp", pod.ip())),
+                "{text}"
             );
 
             let arrived = b.run(Hook::External, &carried.frame);
@@ -244,16 +243,16 @@ fn s67_packet_goes_whole_and_answer_comes_straight() {
                 let socket: SocketAddr = text.parse().unwrap();
                 format!("{} {}", socket.ip(), socket.port())
             });
-            let told = describe(&arrived.frame);
-            assert!(told.starts_with(&format!("{from} > {to} {name}")), "{told}");
-            assert!(is_checksum_right(&arrived.frame), "{told}");
+            let text = describe(&arrived.frame);
+            assert!(text.starts_with(&format!("{from} > {to} {name}")), "{text}");
+            assert!(is_checksum_right(&arrived.frame), "{text}");
 
             let back = b.run(Hook::Pod, &replied);
-            let told = describe(&back.frame);
+            let text = describe(&back.frame);
             let frontend: SocketAddr = frontend.parse().unwrap();
             let name = format!("{} {} > {from} {name}", frontend.ip(), frontend.port());
             assert_eq!(back.reason, Reason::ToClient);
-            assert!(told.starts_with(&name), "{told}");
+            assert!(text.starts_with(&name), "{text}");
             assert!(is_checksum_right(&back.frame));
             assert_eq!(
                 b.entry(client, &frontend.to_string(), protocol).service,
@@ -317,13 +316,13 @@ fn s67_hop_limit_and_traffic_class_on_the_way() {
     }
     let mut worn = Builder::new(CLIENT_V4, NODE_PORT_V4);
     worn.hop_limit = 1;
-    let told = host.run(Hook::External, &worn.tcp("S", b""));
-    assert_eq!((told.action, told.reason), ("answer", Reason::HopLimit));
+    let answer = host.run(Hook::External, &worn.tcp("S", b""));
+    assert_eq!((answer.action, answer.reason), ("answer", Reason::HopLimit));
 }
 
-/// The client's MTU becomes what fits into a capsule; parts that it made learn it as well.
+/// The client gets the MTU minus the outer headers, also about a first fragment.
 #[test]
-fn s69_what_does_not_fit_is_told_to_the_client() {
+fn s69_client_gets_an_error_about_what_does_not_fit() {
     let mut host = Host::new(state(1));
     host.route = Route {
         result: RouteResult::TooBig,
@@ -334,15 +333,15 @@ fn s69_what_does_not_fit_is_told_to_the_client() {
         let whole = Builder::new(client, frontend).udp(&[b'x'; 1440]);
         let parts = fragments(&whole);
         for sent in [&whole, &parts[0]] {
-            let told = host.run(Hook::External, sent);
-            assert_eq!((told.action, told.reason), ("answer", Reason::TooBig));
-            assert!(is_checksum_right(&told.frame));
+            let answer = host.run(Hook::External, sent);
+            assert_eq!((answer.action, answer.reason), ("answer", Reason::TooBig));
+            assert!(is_checksum_right(&answer.frame));
             let is_v4 = sent[12..14] == [0x08, 0x00];
             let (icmp, network) = if is_v4 { (34, 20) } else { (54, 40) };
-            let mtu = u16::from_be_bytes([told.frame[icmp + 6], told.frame[icmp + 7]]);
+            let mtu = u16::from_be_bytes([answer.frame[icmp + 6], answer.frame[icmp + 7]]);
             assert_eq!(mtu, if is_v4 { 1468 } else { 1448 });
             // Network header, that of a fragment, and eight bytes: as they were sent.
-            let quoted = &told.frame[icmp + 8..];
+            let quoted = &answer.frame[icmp + 8..];
             let is_v6_part = !is_v4 && sent.len() < whole.len();
             assert_eq!(quoted.len(), network + 8 + if is_v6_part { 8 } else { 0 });
             assert_eq!(quoted, &sent[LINK_HEADER..LINK_HEADER + quoted.len()]);
@@ -355,14 +354,14 @@ fn s69_what_does_not_fit_is_told_to_the_client() {
     }
 }
 
-/// What a backend offers clients whose packets come in capsules.
+/// The MSS that a backend offers to clients whose packets come encapsulated.
 #[test]
 fn s69_segments_are_clamped_to_what_fits() {
     let mut b = Node::new("dsr-mss", state(2));
     for (client, frontend, backend) in PATHS {
         let client = &client.replace("40000", "40009");
         let syn = Builder::new(client, frontend).tcp("S", b"");
-        b.run(Hook::External, &capsule(&syn, backend));
+        b.run(Hook::External, &encapsulated(&syn, backend));
         let is_v4 = syn[12..14] == [0x08, 0x00];
         let l4 = if is_v4 { 34 } else { 54 };
         let answer = |flags: &str, option: [u8; 4]| {
@@ -375,9 +374,9 @@ fn s69_segments_are_clamped_to_what_fits() {
             checksum.copy_from_slice(&(!(sum as u16)).to_be_bytes());
             frame
         };
-        let capsule = if is_v4 { 32 } else { 52 };
+        let outer_len = if is_v4 { 32 } else { 52 };
         for (flags, option, wanted) in [
-            ("SA", [2, 4, 0x05, 0xb4], 1460 - capsule),
+            ("SA", [2, 4, 0x05, 0xb4], 1460 - outer_len),
             ("A", [2, 4, 0x05, 0xb4], 1460),
             ("SA", [2, 4, 0, 60], 60),
             ("SA", [1, 4, 0x05, 0xb4], 1460),
@@ -439,10 +438,10 @@ fn s67_fragments_and_errors_follow_the_connection() {
                 ("pass", Reason::ToBackend)
             );
             let pod: SocketAddr = backend.parse().unwrap();
-            let told = describe(&arrived.frame);
-            assert!(told.contains(&format!("> {}", pod.ip())), "{told}");
+            let text = describe(&arrived.frame);
+            assert!(text.contains(&format!("> {}", pod.ip())), "{text}");
         }
-        // What the client's side says about an answer comes to the frontend's node.
+        // An ICMP error about a reply comes to the frontend's node.
         let answer = b.run(Hook::Pod, &Builder::new(backend, client).udp(b"answer"));
         let error = ask.unreachable(&answer.frame);
         let carried = a.run(Hook::External, &error);
@@ -455,19 +454,19 @@ fn s67_fragments_and_errors_follow_the_connection() {
         );
         assert!(is_checksum_right(&arrived.frame));
         let [from, to]: [SocketAddr; 2] = [client, backend].map(|text| text.parse().unwrap());
-        let told = format!("{} > {} DestinationUnreachable(Port)", from.ip(), to.ip());
-        assert_eq!(describe(&arrived.frame), told);
+        let text = format!("{} > {} DestinationUnreachable(Port)", from.ip(), to.ip());
+        assert_eq!(describe(&arrived.frame), text);
     }
-    // Parts that overtook the first, and errors about nothing.
+    // Fragments that overtook the first, and errors about no known packet.
     let ask = Builder::new("192.168.50.101:41000", NODE_PORT_V4);
     let [_, later] = fragments(&ask.udp(&[b'x'; 300]));
-    let outcome = b.run(Hook::External, &capsule(&later, BACKEND_V4));
+    let outcome = b.run(Hook::External, &encapsulated(&later, BACKEND_V4));
     assert_eq!(
         (outcome.action, outcome.reason),
         ("drop", Reason::FragmentUnknown)
     );
     let error = ask.unreachable(&Builder::new(NODE_PORT_V4, "192.168.50.100:42000").udp(b"x"));
-    let outcome = b.run(Hook::External, &capsule(&error, BACKEND_V4));
+    let outcome = b.run(Hook::External, &encapsulated(&error, BACKEND_V4));
     assert_eq!(
         (outcome.action, outcome.reason),
         ("drop", Reason::EncapsulatedUnknown)
@@ -475,12 +474,12 @@ fn s67_fragments_and_errors_follow_the_connection() {
 }
 
 #[test]
-fn s68_capsules_for_nobody_are_dropped() {
+fn s68_encapsulated_packets_without_a_backend_are_dropped() {
     let mut ranges = state(2);
     let restricted = FrontendKey::new(address("203.0.113.11"), Port::new(80), Protocol::TCP);
     let flags = FrontendFlags::SOURCE_RANGES;
     ranges.add_frontend(restricted, 1, flags, AddressEntry::SERVICE);
-    let mut b = Node::new("dsr-nobody", ranges);
+    let mut b = Node::new("dsr-unknown", ranges);
     let good = Builder::new(CLIENT_V4, NODE_PORT_V4);
     let cases = [
         (
@@ -526,7 +525,7 @@ fn s68_capsules_for_nobody_are_dropped() {
             Reason::Spoofed,
         ),
         (
-            "from everybody",
+            "from a group",
             Builder::new("224.0.0.1:4000", NODE_PORT_V4).tcp("S", b""),
             BACKEND_V4,
             Reason::Spoofed,
@@ -551,26 +550,26 @@ fn s68_capsules_for_nobody_are_dropped() {
         ),
     ];
     for (what, frame, backend, reason) in cases {
-        let outcome = b.run(Hook::External, &capsule(&frame, backend));
+        let outcome = b.run(Hook::External, &encapsulated(&frame, backend));
         assert_eq!((outcome.action, outcome.reason), ("drop", reason), "{what}");
     }
-    // A capsule in a capsule.
-    let twice = capsule(&capsule(&good.tcp("S", b""), BACKEND_V4), BACKEND_V4);
+    // Encapsulated twice.
+    let twice = encapsulated(&encapsulated(&good.tcp("S", b""), BACKEND_V4), BACKEND_V4);
     let outcome = b.run(Hook::External, &twice);
     assert_eq!(
         (outcome.action, outcome.reason),
         ("drop", Reason::EncapsulatedUnknown)
     );
     assert!(b.host.connections.is_empty());
-    // Of another version, or to a host that has no backend: not a capsule, or for nobody.
-    let mut later = capsule(&good.tcp("S", b""), BACKEND_V4);
+    // Of another version: not read as encapsulated.
+    let mut later = encapsulated(&good.tcp("S", b""), BACKEND_V4);
     later[42] = 2;
     assert_eq!(b.run(Hook::External, &later).reason, Reason::NotOurs);
-    // Pods send none, wherever to.
-    let forged = capsule(&good.tcp("S", b""), BACKEND_V4);
+    // Pods may not send any.
+    let forged = encapsulated(&good.tcp("S", b""), BACKEND_V4);
     let outcome = b.run(Hook::Pod, &forged);
     assert_eq!((outcome.action, outcome.reason), ("drop", Reason::Spoofed));
-    // Nor does a node take any that does not do DSR.
+    // A node without DSR accepts none.
     let mut off = state(2);
     (off.config.dsr_port, off.config.forwards_by_dsr) = (Port::default(), 0);
     let mut off = Node::new("dsr-off", off);
@@ -580,10 +579,10 @@ fn s68_capsules_for_nobody_are_dropped() {
     }
 }
 
-/// What a service's client sends to the backend must not be taken for a capsule where it arrives, or by
-/// the hook that comes next.
+/// A packet from a Service's client to a backend must not be read as encapsulated where it arrives, or
+/// by the next hook.
 #[test]
-fn s68_nobody_sends_capsules_through_a_service() {
+fn s68_clients_send_no_encapsulated_packets_through_a_service() {
     const CLIENT: &str = "192.168.50.100:6090";
     let mut state = state(2);
     let (backend, port) = socket("10.244.2.2:6090");
@@ -600,7 +599,7 @@ fn s68_nobody_sends_capsules_through_a_service() {
     let none = FrontendFlags::default();
     state.add_frontend(key, 5, none, AddressEntry::SERVICE);
     let mut b = Node::new("dsr-through", state);
-    let forged = capsule(
+    let forged = encapsulated(
         &Builder::new(CLIENT_V4, NODE_PORT_V4).tcp("S", b""),
         BACKEND_V4,
     );
@@ -609,13 +608,13 @@ fn s68_nobody_sends_capsules_through_a_service() {
     for hook in [Hook::External, Hook::Pod] {
         assert_eq!(b.run(hook, &ask).reason, Reason::NoBackend);
     }
-    let outcome = b.run(Hook::External, &capsule(&ask, "10.244.2.2:6090"));
+    let outcome = b.run(Hook::External, &encapsulated(&ask, "10.244.2.2:6090"));
     assert_eq!(
         (outcome.action, outcome.reason),
         ("drop", Reason::EncapsulatedUnknown)
     );
     assert!(b.host.connections.is_empty());
-    // Nor as the answer to somebody who asked from that port.
+    // Nor as the reply to a client that uses that port.
     let ask = Builder::new(CLIENT, "192.168.50.2:30080").udp(b"question");
     assert_eq!(b.run(Hook::External, &ask).reason, Reason::ToBackend);
     let answer = Builder::new(BACKEND_V4, CLIENT).udp(payload);
@@ -632,11 +631,11 @@ fn s67_accepting_is_not_sending() {
     let sent = Builder::new(CLIENT_V4, NODE_PORT_V4).tcp("S", b"");
     let outcome = a.run(Hook::External, &sent);
     assert_eq!(outcome.reason, Reason::ToBackend);
-    let told = describe(&outcome.frame);
-    assert!(told.starts_with("192.168.50.1 "), "{told}");
+    let text = describe(&outcome.frame);
+    assert!(text.starts_with("192.168.50.1 "), "{text}");
 }
 
-/// Of such a connection the first node sees one direction.
+/// The first node sees one direction of such a connection.
 #[test]
 fn s67_life_of_a_connection_that_is_seen_one_way() {
     let mut host = Host::new(state(1));
@@ -660,7 +659,7 @@ fn s67_life_of_a_connection_that_is_seen_one_way() {
     assert_eq!(host.connections.len(), 1, "nothing for the other direction");
     let first = host.connections.values().next().unwrap();
     assert!(first.flags.contains(CtFlags::ENCAPSULATES));
-    // Idle for a day, with other backends meanwhile: the same.
+    // After a day without a packet, and with other backends: the same.
     let (other, port) = socket("10.244.3.2:9376");
     let entry = BackendEntry {
         address: other,
@@ -672,7 +671,7 @@ fn s67_life_of_a_connection_that_is_seen_one_way() {
     host.state.add_service(1, &[9], 0);
     host.now_s += 24 * 3600;
     assert_eq!(run(&mut host, &ask.tcp("A", b"data")), "10.244.2.2");
-    // The client opens anew, whatever became of the old one.
+    // The client opens a new connection, whatever the state of the old one.
     assert_eq!(run(&mut host, &ask.tcp("S", b"")), "10.244.3.2");
     run(&mut host, &ask.tcp("A", b""));
     run(&mut host, &ask.tcp("FA", b""));
@@ -703,30 +702,30 @@ fn s67_flow_moves_to_another_node() {
         );
     }
     assert_eq!(b.host.connections.len(), 2, "one connection");
-    // It goes on when the endpoint is no more.
+    // It continues after the endpoint is removed.
     b.host.state.backends.clear();
     let outcome = b.host.run(Hook::External, &carried.frame);
     assert_eq!(outcome.reason, Reason::ToBackend);
 }
 
-/// Clients that are where the backend is: the pod itself, and a process of its node.
+/// Clients on the node of the backend: the pod itself, and a process of the node.
 #[test]
 fn s67_clients_on_the_node_of_the_backend() {
     let mut b = Node::new("dsr-own", state(2));
     for client in ["10.244.2.2:5000", "192.168.50.2:5000"] {
         let sent = Builder::new(client, NODE_PORT_V4).tcp("S", b"");
-        let arrived = b.run(Hook::External, &capsule(&sent, BACKEND_V4));
+        let arrived = b.run(Hook::External, &encapsulated(&sent, BACKEND_V4));
         assert_eq!(arrived.reason, Reason::ToBackend);
-        let told = describe(&arrived.frame);
+        let text = describe(&arrived.frame);
         assert!(
-            told.starts_with("192.168.50.2 ") && told.ends_with("> 10.244.2.2 9376 tcp S"),
-            "{told}"
+            text.starts_with("192.168.50.2 ") && text.ends_with("> 10.244.2.2 9376 tcp S"),
+            "{text}"
         );
         assert!(
             b.host.asked.take().is_some(),
             "the kernel would drop its own address"
         );
-        let port: u16 = told.split(' ').nth(1).unwrap().parse().unwrap();
+        let port: u16 = text.split(' ').nth(1).unwrap().parse().unwrap();
         let back = Builder::new(BACKEND_V4, &format!("192.168.50.2:{port}")).tcp("SA", b"");
         let back = b.run(Hook::Pod, &back);
         let client = client.replace(':', " ");
@@ -748,8 +747,8 @@ fn s67_partial_checksum_is_left_to_tc() {
     let sum = sum + 6 + (sent.len() as u32 - 34);
     let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
     sent[50..52].copy_from_slice(&folded.to_be_bytes());
-    let capsule = capsule(&sent, BACKEND_V4);
-    for (node, frame) in [(&mut a, &sent), (&mut b, &capsule)] {
+    let frame = encapsulated(&sent, BACKEND_V4);
+    for (node, frame) in [(&mut a, &sent), (&mut b, &frame)] {
         let outcome = node.run(Hook::External, frame);
         assert_eq!(
             (outcome.action, outcome.reason),
@@ -760,27 +759,29 @@ fn s67_partial_checksum_is_left_to_tc() {
     }
 }
 
-/// Capsules with random bytes put in, cut and extended: whatever comes of them, host and kernel
-/// agree.
+/// Encapsulated packets with random bytes, cut or extended: host and kernel agree.
 #[test]
-fn mutated_capsules_meet_the_same_fate() {
+fn mutated_encapsulated_packets_have_the_same_outcome() {
     const FRAMES: usize = 3000;
     let mut state = state(2);
-    // No node port, which would be served on every address that comes up.
+    // No node port, which every address would have.
     for frontend in state.frontends.values_mut() {
         frontend.flags = FrontendFlags::default();
     }
     let mut b = Node::new("dsr-mutate", state);
     let v4 = Builder::new(CLIENT_V4, BALANCER);
     let v6 = Builder::new(CLIENT_V6, "[fd50::2]:30080");
-    let answer = b.run(Hook::External, &capsule(&v6.udp(b"question"), BACKEND_V6));
+    let answer = b.run(
+        Hook::External,
+        &encapsulated(&v6.udp(b"question"), BACKEND_V6),
+    );
     let error = v6.unreachable(&v6.reversed().udp(&answer.frame));
     let seeds = [
-        capsule(&v4.tcp("S", b""), BACKEND_V4),
-        capsule(&v4.udp(b"data"), BACKEND_V4),
-        capsule(&v6.tcp("A", b"data"), BACKEND_V6),
-        capsule(&fragments(&v6.udp(&[b'x'; 100]))[0], BACKEND_V6),
-        capsule(&error, BACKEND_V6),
+        encapsulated(&v4.tcp("S", b""), BACKEND_V4),
+        encapsulated(&v4.udp(b"data"), BACKEND_V4),
+        encapsulated(&v6.tcp("A", b"data"), BACKEND_V6),
+        encapsulated(&fragments(&v6.udp(&[b'x'; 100]))[0], BACKEND_V6),
+        encapsulated(&error, BACKEND_V6),
         v4.tcp("S", b""),
     ];
     for frame in mutations(&seeds, 180, 54..174).take(FRAMES) {

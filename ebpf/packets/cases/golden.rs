@@ -100,8 +100,7 @@ impl Walks {
         }
     }
 
-    /// Runs the frame everywhere, as arriving from outside, and checks that all agree; if it is left to
-    /// the hook where it leaves, there as well.
+    /// Runs a frame from outside everywhere and checks that all agree, also at egress if it is left to it.
     fn run(&mut self, frame: &[u8]) -> Outcome {
         let expected = self.arrive(frame);
         if expected.reason != Reason::AtEgress {
@@ -121,7 +120,7 @@ impl Walks {
         if let Some(kernel) = &mut self.xdp {
             compare("XDP", &kernel.run_xdp(frame), &expected);
         }
-        // Of what XDP leaves to it, TC has an opinion of its own.
+        // TC decides again about what XDP leaves to it.
         let is_left = expected.is_left_to_tc();
         if let Some(kernel) = &mut self.tc
             && !is_left
@@ -359,14 +358,11 @@ fn s46_partial_checksum_is_left_to_tc() {
         ("pass", Reason::PartialChecksum)
     );
     assert_eq!(outcome.frame, frame);
-    assert!(
-        walks.host.connections.is_empty(),
-        "nothing was written down"
-    );
+    assert!(walks.host.connections.is_empty(), "no connection was added");
 }
 
 #[test]
-fn s46_what_is_not_ours_stays_as_it_is() {
+fn s46_packets_of_no_service_stay_unchanged() {
     let mut walks = Walks::new("pass");
     let node = Builder::new("192.168.50.100:40000", "192.168.50.1:22");
     let mut fragment = node.udp(b"part");
@@ -407,10 +403,10 @@ fn s48_two_services_with_one_backend_get_two_source_ports() {
     assert_ne!(one, two);
 }
 
-/// A backend tells its clients apart by address and port, which may be another connection's once the
-/// first one has ended. What still comes for that one must not meet the new one.
+/// Another connection may reuse the address and port that a backend saw. Late packets of the first must
+/// not reach it.
 #[test]
-fn s48_late_packets_do_not_meet_the_next_connection() {
+fn s48_late_packets_do_not_reach_the_next_connection() {
     let mut walks = Walks::new("late");
     let first = Builder::new("192.168.50.100:40000", "192.168.50.1:30080");
     let second = Builder::new("192.168.50.100:40000", "192.168.50.1:30090");
@@ -439,10 +435,9 @@ fn s48_late_packets_do_not_meet_the_next_connection() {
     assert_eq!(states, [CtState::ESTABLISHED]);
 }
 
-/// Frames of every kind with random bytes put in, cut and extended: whatever comes of them, host
-/// and kernel agree.
+/// Frames of every kind with random bytes, cut or extended: host and kernel agree.
 #[test]
-fn mutated_packets_meet_the_same_fate() {
+fn mutated_packets_have_the_same_outcome() {
     const FRAMES: usize = 3000;
     let mut walks = Walks::new("mutate");
     let v4 = Builder::new("192.168.50.100:40000", "192.168.50.1:30080");

@@ -1,4 +1,4 @@
-//! Service behaviours that are best seen packet by packet, on the host and in the kernel.
+//! Behaviours of Services, packet by packet.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::collections::HashSet;
@@ -80,7 +80,7 @@ fn state() -> State {
     state
 }
 
-/// The host, and the kernel where it may be asked.
+/// The host, and the kernel if there is one.
 struct Walks {
     host: Host,
     kernel: Option<Box<dyn Replica>>,
@@ -98,8 +98,8 @@ impl Walks {
         }
     }
 
-    /// Runs a frame on both, as arriving from outside, at XDP; if that leaves it to another hook, at that.
-    /// What XDP translates is nothing to TC.
+    /// Runs a frame from outside on both at XDP, and, if XDP leaves it to another hook, there. TC must not
+    /// change what XDP translated.
     fn run(&mut self, frame: &[u8]) -> Outcome {
         let kernel = self.kernel.as_mut();
         let kernel = kernel.map(|kernel| kernel.run_xdp(frame));
@@ -129,7 +129,7 @@ impl Walks {
     }
 }
 
-/// What both say.
+/// Compares both outcomes.
 fn same(kernel: Option<Outcome>, host: Outcome) -> Outcome {
     if let Some(kernel) = kernel {
         let text = |outcome: &Outcome| (outcome.action, outcome.reason, describe(&outcome.frame));
@@ -227,7 +227,7 @@ fn s24_client_keeps_its_backend_until_it_was_idle_too_long() {
     for client in 0..32 {
         assert_eq!(chosen(&mut host, client), "10.244.1.3");
     }
-    // Off, it does not count.
+    // With affinity off, the last backend does not count.
     let slots = host.state.services[&STICKY].slots();
     let off = ServiceEntry::new(SlotRange { first: 0, ..slots }, 0, ServiceFlags::default());
     host.state.services.insert(STICKY, off);
@@ -334,7 +334,7 @@ fn s44_fragments_of_a_datagram_reach_one_backend() {
     }
 }
 
-/// What it quotes begins with data, whatever ports that spells.
+/// It quotes data where the ports would be.
 #[test]
 fn s45_icmp_error_about_a_later_fragment_is_left_alone() {
     let mut walks = Walks::new("s45f");
@@ -444,9 +444,9 @@ fn s48_client_reuses_its_port_after_the_end() {
     );
 }
 
-/// Ports as Linux gives them to one client's connections (`ip_local_port_range`, every other one).
+/// Ports as Linux assigns them to one client's connections: every other one of `ip_local_port_range`.
 #[test]
-fn s48_ports_taken_one_after_another_stay_apart() {
+fn s48_consecutive_client_ports_get_distinct_ports() {
     let mut walks = Walks::new("s48p");
     let mut seen = HashSet::new();
     for port in (32_768..61_000).step_by(2) {
@@ -459,17 +459,17 @@ fn s48_ports_taken_one_after_another_stay_apart() {
 }
 
 #[test]
-fn s48_straight_connection_beside_one_through_a_service() {
+fn s48_direct_connection_beside_one_through_a_service() {
     let mut walks = Walks::new("s48s");
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
     let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
-    let straight = backend.reversed();
-    assert_eq!(walks.run(&straight.tcp("S", b"")).reason, Reason::NotOurs);
+    let direct = backend.reversed();
+    assert_eq!(walks.run(&direct.tcp("S", b"")).reason, Reason::NotOurs);
     for _ in 0..2 {
         walks.run(&client.tcp("S", b""));
         walks.run(&backend.tcp("SA", b""));
         walks.run(&client.tcp("A", b""));
-        let moved = describe(&walks.run(&straight.tcp("S", b"")).frame);
+        let moved = describe(&walks.run(&direct.tcp("S", b"")).frame);
         let port = moved.split(' ').nth(1).unwrap();
         assert_ne!(port, "1000", "{moved}");
         let answer = Builder::new("10.244.1.2:9376", &format!("198.51.100.7:{port}"));
@@ -477,28 +477,28 @@ fn s48_straight_connection_beside_one_through_a_service() {
         assert_eq!(answer, "10.244.1.2 9376 > 198.51.100.7 1000 tcp SA");
         let through = describe(&walks.run(&backend.tcp("A", b"data")).frame);
         assert_eq!(through, "10.96.0.10 80 > 198.51.100.7 1000 tcp A");
-        // TC alone: of what XDP had made of it, it would make one of the other connection.
+        // At TC alone: after translation by XDP, TC would assign it to the other connection.
         assert_eq!(
             walks.host.run(Hook::External, &client.tcp("A", b"")).reason,
             Reason::ForTc
         );
         let through = describe(&walks.run(&client.tcp("A", b"data")).frame);
         assert_eq!(through, "198.51.100.7 1000 > 10.244.1.2 9376 tcp A");
-        // Both end, and the port is the client's to use again, for either.
-        for frame in [client.tcp("R", b""), straight.tcp("R", b"")] {
+        // Both end, and the client can use the port again for either.
+        for frame in [client.tcp("R", b""), direct.tcp("R", b"")] {
             walks.run(&frame);
         }
-        let kept = describe(&walks.run(&straight.tcp("S", b"")).frame);
+        let kept = describe(&walks.run(&direct.tcp("S", b"")).frame);
         assert_eq!(kept, "198.51.100.7 1000 > 10.244.1.2 9376 tcp S");
         let answer = describe(&walks.run(&backend.tcp("SA", b"")).frame);
         assert_eq!(answer, "10.244.1.2 9376 > 198.51.100.7 1000 tcp SA");
-        walks.run(&straight.tcp("R", b""));
+        walks.run(&direct.tcp("R", b""));
     }
 }
 
-/// The client has used its port again, for a connection to another backend, and then asks the former one.
+/// The client has reused its port for a connection to another backend, and then connects to the former.
 #[test]
-fn s48_straight_connection_to_a_former_backend_leaves_the_present_one() {
+fn s48_direct_connection_to_a_former_backend_leaves_the_present_one() {
     let mut host = Host::new(state());
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
     host.run(Hook::External, &client.tcp("S", b""));
@@ -522,13 +522,13 @@ fn s48_straight_connection_to_a_former_backend_leaves_the_present_one() {
 }
 
 #[test]
-fn s48_what_one_hook_translated_is_nothing_to_the_next() {
+fn s48_next_hook_leaves_a_translated_packet_alone() {
     let mut walks = Walks::new("s48n");
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
     let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");
     for answer in [None, Some(backend.tcp("SA", b""))] {
         answer.map(|answer| walks.run(&answer));
-        // The second time the client asks again: the answer was lost.
+        // The second time the client retries: the answer was lost.
         let translated = walks.run(&client.tcp("S", b"")).frame;
         assert_eq!(
             describe(&translated),
@@ -540,9 +540,9 @@ fn s48_what_one_hook_translated_is_nothing_to_the_next() {
     }
 }
 
-/// It was rebooted, or a router that translated it has given its port to somebody else.
+/// It was rebooted, or a NAT router gave its port to another client.
 #[test]
-fn s48_a_client_that_forgot_its_connection_is_not_taken_for_another() {
+fn s48_client_that_lost_its_connection_keeps_its_entry() {
     let mut walks = Walks::new("s48f");
     let client = Builder::new("198.51.100.7:1000", "10.96.0.10:80");
     let backend = Builder::new("10.244.1.2:9376", "198.51.100.7:1000");

@@ -89,7 +89,7 @@ pub struct Host {
     pub connections: HashMap<FlowKey, CtEntry>,
     /// Traffic by service.
     pub traffic: RefCell<HashMap<u32, Traffic>>,
-    /// What was told to who looks.
+    /// Emitted events.
     pub emitted: RefCell<Vec<(Reason, FlowKey)>>,
     /// Seconds on the clock.
     pub now_s: u32,

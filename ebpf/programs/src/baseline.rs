@@ -1,4 +1,4 @@
-//! Programs that nothing attaches: what the benchmarks compare the others with.
+//! Programs that are never attached: benchmarks compare the others with them.
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_UNSPEC, xdp_action},
@@ -15,14 +15,14 @@ fn hg_baseline_pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// The same at TC.
+/// Does nothing, at TC.
 #[classifier]
 fn hg_tc_baseline_pass(_context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// The least that a load balancer must do for an IPv4 packet, written by hand: read addresses and
-/// ports and look them up in the connection table.
+/// The minimum of a load balancer for an IPv4 packet, written by hand: reads addresses and ports,
+/// and looks them up in the connection table.
 #[inline(always)]
 fn is_known(data: usize, data_end: usize) -> bool {
     const ADDRESSES: usize = 26;

@@ -7,16 +7,16 @@
 //! to the stack, which the verifier refuses everywhere (LLVM 22, Linux 6.18).
 
 /// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
-/// pointer. No header we look at starts further in.
+/// pointer. No header that is read starts further in.
 const MAX_OFFSET: usize = 0xff;
 
-/// The address of `len` bytes at `offset` of a packet, if they lie before its end.
+/// Returns the address of `len` bytes at `offset` of a packet, if they lie before its end.
 #[inline(always)]
 pub(crate) fn locate(data: usize, end: usize, offset: u32, len: usize) -> Option<usize> {
     let start = data + (offset as usize & MAX_OFFSET);
-    // VERIFIER: the compiler turns `start + 1 > end` into `start >= end`, from which the verifier
-    // (Linux 6.18) learns nothing. No header ends after its first byte, so asking for two is the
-    // same question.
+    // VERIFIER: the compiler (LLVM 22) turns `start + 1 > end` into `start >= end`, from which the
+    // verifier (Linux 6.18) learns nothing. No header ends after its first byte, so asking for two
+    // bytes is equivalent.
     if start + len.max(2) > end {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Socket look-up: which socket a new connection to this node gets.
+//! Socket lookup: chooses the socket of a new connection to this node.
 
 use aya_ebpf::{
     bindings::{bpf_sk_lookup, sk_action::SK_PASS},
@@ -35,9 +35,9 @@ fn hg_sk_lookup(context: SkLookupContext) -> u32 {
             family: AddressFamily((*lookup).family as u8),
         }
     };
-    // Loopback stays with the sockets that are bound to it, the steered ones among them.
+    // Connections to loopback go to the sockets bound there, among them the steered ones.
     if !local_address(lookup, key.family).is_loopback() {
-        // Where there is no socket, or one that cannot take it, the kernel looks for one itself.
+        // If this finds no usable socket, the kernel looks for one itself.
         let _steered = LISTENERS.redirect_sk_lookup(&context, key, 0);
     }
     SK_PASS

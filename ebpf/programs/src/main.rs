@@ -1,5 +1,5 @@
-//! The eBPF programs: glue around `headgate-datapath`, and the only crate on this side with unsafe
-//! code. Nothing here decides about a packet.
+//! The eBPF programs: glue around `headgate-datapath`, and the only crate of `ebpf` with unsafe
+//! code. No decision about a packet is made here.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -13,7 +13,7 @@ mod tables;
 mod tc;
 mod xdp;
 
-/// A program that can panic must fail to load: the verifier refuses this loop.
+/// A program that can panic does not load: the verifier refuses this loop.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

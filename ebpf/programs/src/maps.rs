@@ -1,5 +1,5 @@
-//! Every map. Names, owners and meanings are in `headgate_abi::names`; sizes here are defaults that
-//! the loader replaces.
+//! Every map. `headgate_abi::names` has owners and meanings; the loader replaces the sizes given
+//! here.
 
 use core::arch::asm;
 
@@ -88,16 +88,16 @@ pub(crate) static LOADED: Array<DatapathConfig> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static REPORT: HashMap<u32, [u8; REPORT_SIZE]> = HashMap::with_max_entries(1, 0);
 
-/// What would not fit on the stack, which has 512 bytes for everything.
+/// Memory that does not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]
 pub(crate) struct Scratch {
     pub(crate) walk: Context,
     pub(crate) fib: bpf_fib_lookup,
-    /// What is about to be written into a packet.
+    /// Bytes that a helper is about to write into a packet.
     pub(crate) bytes: [u8; 64],
 }
 
-/// One for each CPU; means nothing between two runs of a program.
+/// One for each CPU; its contents between two runs do not matter.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
@@ -125,14 +125,14 @@ static CONFIG: DatapathConfig = DatapathConfig {
     zero: [0; 5],
 };
 
-/// The configuration. The black box keeps the compiler from using the value that stands here.
+/// Returns the configuration. The black box keeps the compiler from using the value above.
 #[inline(always)]
 pub(crate) fn config() -> &'static DatapathConfig {
     core::hint::black_box(&CONFIG)
 }
 
-/// Whether DSR is on. To be asked before anything else, and what it needs be compiled apart from the
-/// rest: the verifier then takes away what is off, and does not walk it.
+/// Whether DSR is on. Programs ask this first and have the code with and without DSR apart, so that
+/// the verifier removes the half that is off and does not walk it.
 #[inline(always)]
 pub(crate) fn has_dsr() -> bool {
     config().has_dsr()
@@ -145,7 +145,7 @@ static HELPERS: KernelHelpers = KernelHelpers {
     set_retval: 0,
 };
 
-/// What the kernel has; see [`config`].
+/// Returns the optional helpers of the kernel; see [`config`].
 #[inline(always)]
 pub(crate) fn helpers() -> &'static KernelHelpers {
     core::hint::black_box(&HELPERS)

@@ -22,8 +22,8 @@ const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 
-/// The address a hook is about, in the terms of the socket's own family: an IPv6 socket may talk
-/// to an IPv4 address by its mapped form.
+/// The address that a hook is called for, in the socket's own family: an IPv6 socket reaches an
+/// IPv4 address by its mapped form.
 struct SocketAddress<'a> {
     context: &'a SockAddrContext,
     family: Family,
@@ -74,7 +74,7 @@ impl SocketAddress<'_> {
         unsafe { bpf_get_netns_cookie(self.context.as_ptr()) }
     }
 
-    /// Replaces the address; a backend of the other family cannot be written down and is left.
+    /// Replaces the address. An IPv4 socket never gets an IPv6 backend: a Service has one family.
     #[inline(always)]
     fn set(&self, address: Addr, port: Port) {
         // SAFETY: the kernel lets us write these fields, one aligned word at a time.
@@ -99,7 +99,7 @@ impl SocketAddress<'_> {
 #[inline(always)]
 fn node_netns() -> u64 {
     match config().host_netns_cookie {
-        // SAFETY: without a context the helper tells about the kernel's first namespace.
+        // SAFETY: without a context the helper returns the cookie of the kernel's first namespace.
         0 => unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) },
         cookie => cookie,
     }
@@ -119,14 +119,14 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
     };
     let cookie = peer.cookie();
     let mut tables = BpfTables::<false>::new(context, Site::Socket, core::ptr::null_mut());
-    // One socket keeps its backend as long as the backends stay the same, so that the datagrams of
-    // an unconnected socket belong together.
+    // A socket gets the same backend while the backends do not change, so that the datagrams of an
+    // unconnected socket stay together.
     let hash = mix_cookie(cookie);
     match translate(&mut tables, &wanted, hash) {
         Decision::Leave => ALLOW,
         Decision::Refuse(reason) => {
             count_socket(reason);
-            // What is dropped in silence elsewhere is EPERM here, as for a packet that netfilter drops.
+            // A `Drop` elsewhere is EPERM here, as for a packet that netfilter drops.
             if reason.fate() == Fate::Reject && helpers().set_retval != 0 {
                 // SAFETY: the helper only records the error that connect or sendmsg returns.
                 unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -180,7 +180,7 @@ fn reverse(context: &SockAddrContext, family: Family) -> i32 {
     ALLOW
 }
 
-/// Cookies are handed out in sequence; the multiplication spreads them (Knuth, 6.4).
+/// Cookies are consecutive numbers; the multiplication spreads them (Knuth, 6.4).
 #[inline(always)]
 fn mix_cookie(cookie: u64) -> u32 {
     (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32

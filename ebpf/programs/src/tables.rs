@@ -1,4 +1,4 @@
-//! The logic's questions answered by maps and helpers.
+//! The tables of the walk: maps and helpers.
 
 use core::ffi::c_void;
 
@@ -35,23 +35,24 @@ use crate::maps::{
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const EEXIST: i32 = -17;
-/// Hosts take this much (RFC 791), and links hardly ever less.
+/// Every host accepts this many bytes (RFC 791), and hardly any link less.
 const MIN_MTU_V4: u16 = 576;
 /// RFC 8200.
 const MIN_MTU_V6: u16 = 1280;
 
-/// Where a program runs, as far as routing depends on it.
+/// The hook of a program, as far as routing depends on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Site {
-    /// XDP on this device: packets can only go back out of it.
+    /// XDP on this device: packets can only leave by it.
     Xdp { ifindex: u32 },
-    /// TC on this device; if the packet is many segments in one, the payload of each is this long.
+    /// TC on this device. `segment` is the payload of each segment of a GSO frame, in bytes; else
+    /// 0.
     Tc { ifindex: u32, segment: u32 },
-    /// A socket hook: nothing is routed.
+    /// A socket hook: routes nothing.
     Socket,
 }
 
-/// Maps and helpers of one run of a program. Without `DSR`, what that needs is not compiled.
+/// Maps and helpers of one run of a program. Without `DSR`, DSR code is not compiled.
 pub(crate) struct BpfTables<const DSR: bool> {
     context: *mut c_void,
     site: Site,
@@ -261,13 +262,13 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
         };
         // SAFETY: every member of the union is an integer.
         let mtu = match unsafe { fib.__bindgen_anon_1.mtu_result } {
-            // Before Linux 5.12 the kernel only says that a packet is too big. What every link takes
-            // is small enough.
-            untold if untold == total_len => match query.family {
+            // Before Linux 5.12 the kernel does not return the MTU. The minimum of the family fits
+            // every link.
+            unchanged if unchanged == total_len => match query.family {
                 Family::V4 => MIN_MTU_V4,
                 Family::V6 => MIN_MTU_V6,
             },
-            told => told,
+            mtu => mtu,
         };
         Route {
             result,
@@ -336,8 +337,8 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     }
 }
 
-/// How long a packet at TC is on the wire; zero lets the kernel look at it, which knows all but the
-/// headers that are to come.
+/// Returns the length of a packet of TC on the wire. With zero the kernel checks the length itself;
+/// it knows all but the outer headers that are to come.
 #[inline(always)]
 fn len_on_wire(query: &RouteQuery, segment: u32) -> u16 {
     const UDP_HEADERS_V4: u16 = 20 + 8;
@@ -345,7 +346,7 @@ fn len_on_wire(query: &RouteQuery, segment: u32) -> u16 {
     match (query.outer_len, segment, query.inner_protocol) {
         (0, _, _) => 0,
         (_, 0, _) => query.total_len,
-        // Cut anew, see `SkbPacket::grow`.
+        // Re-segmented, see `SkbPacket::grow`.
         (_, _, Protocol::TCP) => 0,
         (outer_len, _, _) => {
             let headers = match query.family {

@@ -22,17 +22,17 @@ use crate::{
     tables::{BpfTables, Site},
 };
 
-/// A frame in a socket buffer. Reads are direct; writes go through helpers, because a program that
-/// writes directly makes the kernel copy the head of every buffer it sees.
+/// A frame in a socket buffer. Reads are direct; writes use helpers, because with direct writes the
+/// kernel copies the head of every buffer that the program sees.
 struct SkbPacket<'a> {
     context: &'a TcContext,
-    /// Where helpers take bytes from.
+    /// Memory that helpers copy from.
     staging: &'a mut [u8; 64],
 }
 
-/// The furthest byte of a header that the walk reads: an ICMPv6 error's quoted ports.
+/// The furthest header byte that the walk reads: the quoted ports of an ICMPv6 error.
 const HEADERS: u32 = 128;
-/// The same inside of a capsule.
+/// The same of an encapsulated packet.
 const HEADERS_INSIDE: u32 = HEADERS + 52;
 
 impl Packet for SkbPacket<'_> {
@@ -70,7 +70,7 @@ impl Packet for SkbPacket<'_> {
 
     #[inline(always)]
     fn resize(&mut self, len: u32) -> Result<(), Reason> {
-        // SAFETY: the buffer is the program's own; every later access loads the pointers anew.
+        // SAFETY: the buffer is the program's own; every later access reloads the pointers.
         match unsafe { bpf_skb_change_tail(self.context.skb.skb, len, 0) } {
             0 => Ok(()),
             _ => Err(Reason::RewriteFailed),
@@ -86,14 +86,14 @@ impl Packet for SkbPacket<'_> {
             Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
             Family::V6 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
         };
-        // The kernel makes segments of a stream shorter by the new headers, so that they take no more
-        // room than before. Datagrams must stay as they are, and tiny segments fit anyway.
+        // The kernel shortens segments of a stream by the outer headers, so that they still fit the
+        // MTU. Datagrams must keep their length, and tiny segments fit anyway.
         let segments = match is_stream && segment > 2 * len {
             true => 0,
             false => BPF_F_ADJ_ROOM_FIXED_GSO,
         };
         let flags = u64::from(network | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | segments);
-        // SAFETY: the buffer is the program's own; every later access loads the pointers anew.
+        // SAFETY: the buffer is the program's own; every later access reloads the pointers.
         match unsafe { bpf_skb_adjust_room(skb, len as i32, BPF_ADJ_ROOM_MAC, flags) } {
             0 => Ok(()),
             _ => Err(Reason::RewriteFailed),
@@ -141,7 +141,7 @@ impl Packet for SkbPacket<'_> {
 
 #[inline(always)]
 fn run(context: &TcContext, hook: Hook) -> i32 {
-    // The kernel has taken the tag out of the frame. With an id it is another network's.
+    // The kernel has removed the tag from the frame. A tag with an id belongs to another network.
     const VLAN_ID: u32 = 0xfff;
     // SAFETY: the kernel hands us a valid buffer.
     if unsafe { (*context.skb.skb).vlan_tci } & VLAN_ID != 0 {
@@ -164,7 +164,7 @@ fn run_with<const DSR: bool>(context: &TcContext, hook: Hook) -> i32 {
     };
     let linear = (context.data_end() - context.data()) as u32;
     if linear < headers && linear < context.len() {
-        // SAFETY: the buffer is the program's own. If the call fails, loads will say so.
+        // SAFETY: the buffer is the program's own. If the call fails, loads fail.
         unsafe { bpf_skb_pull_data(context.skb.skb, context.len().min(headers)) };
     }
     let Some(scratch) = scratch() else {
@@ -184,7 +184,7 @@ fn run_with<const DSR: bool>(context: &TcContext, hook: Hook) -> i32 {
         outcome.reason as u8
     );
     match outcome.verdict {
-        // Not the last word: other programs on the device run after this one.
+        // Other programs on the device run after this one.
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
         // SAFETY: the helpers only record the device.
@@ -198,7 +198,7 @@ fn run_with<const DSR: bool>(context: &TcContext, hook: Hook) -> i32 {
     }
 }
 
-// VERIFIER: parts of the entries that the macro makes, see `hg_xdp_external`.
+// VERIFIER: inlined into the functions that the macro makes, see `hg_xdp_external`.
 #[classifier]
 #[inline(always)]
 fn hg_tc_external(context: TcContext) -> i32 {

@@ -58,7 +58,7 @@ impl Packet for XdpPacket<'_> {
     #[inline(always)]
     fn resize(&mut self, len: u32) -> Result<(), Reason> {
         let delta = len as i32 - self.len() as i32;
-        // SAFETY: the context is the program's own; every later access loads the pointers anew.
+        // SAFETY: the context is the program's own; every later access reloads the pointers.
         match unsafe { bpf_xdp_adjust_tail(self.context.ctx, delta) } {
             0 => Ok(()),
             _ => Err(Reason::NoTailroom),
@@ -67,7 +67,7 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn grow(&mut self, _family: Family, len: u32, _is_stream: bool) -> Result<(), Reason> {
-        // SAFETY: the context is the program's own; every later access loads the pointers anew.
+        // SAFETY: the context is the program's own; every later access reloads the pointers.
         if unsafe { bpf_xdp_adjust_head(self.context.ctx, -(len as i32)) } != 0 {
             return Err(Reason::NoHeadroom);
         }
@@ -86,8 +86,8 @@ impl Packet for XdpPacket<'_> {
     }
 }
 
-// VERIFIER: part of the entry that the macro makes, as a frame of its own would be more than older kernels
-// leave (Linux 6.1): 512 bytes for all, each rounded up to 32.
+// VERIFIER: inlined into the function that the macro makes. A stack frame of its own would exceed
+// the stack of older kernels (Linux 6.1): 512 bytes for all frames, each rounded up to 32.
 #[xdp]
 #[inline(always)]
 fn hg_xdp_external(context: XdpContext) -> u32 {
