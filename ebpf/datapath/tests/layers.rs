@@ -41,3 +41,25 @@ fn each_file_uses_only_files_before_it() {
         }
     }
 }
+
+#[test]
+fn tests_of_invariants_exist() {
+    let ebpf = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(ebpf.join("README.md")).unwrap();
+    let folders = ["abi/tests", "datapath/tests", "packets/cases"].map(|folder| ebpf.join(folder));
+    let files = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
+    let sources: String = files
+        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let rows = readme.lines().filter(|line| line.starts_with("| I"));
+    let named: Vec<&str> = rows.filter_map(|row| row.split('`').nth_back(1)).collect();
+    assert_eq!(named.len(), 20, "{named:?}");
+    for name in named {
+        assert!(
+            sources.contains(&format!("fn {name}(")),
+            "no test is named {name}"
+        );
+    }
+}
