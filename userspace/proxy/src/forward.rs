@@ -171,7 +171,7 @@ fn hold(
         entry.status = response.status();
     }
     if let Some(trace) = &mut trace {
-        trace.answers(response.status());
+        trace.set_status(response.status());
     }
     let response = match is_grpc {
         true => answer::for_grpc(response),

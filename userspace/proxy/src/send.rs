@@ -55,14 +55,14 @@ pub(crate) async fn send(
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         if let Some(trace) = &call.trace {
-            trace.tries(upstream, &pick, request.headers_mut());
+            trace.begin_attempt(upstream, &pick, request.headers_mut());
         }
         let is_last = tried.len() >= policy.retry.tries as usize;
         let has_spare = !is_last && is_repeatable(&request, &policy.retry);
         let spare = has_spare.then(|| without_body(&request));
         let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
         if let Some(trace) = &call.trace {
-            trace.tried(&sent);
+            trace.record_result(&sent);
         }
         request = match sent {
             Ok(response) => {

@@ -35,7 +35,7 @@ impl SpanContext {
     }
 
     /// Reads the context of a client. `None` if the header is missing, repeated or invalid.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut fields = headers.get_all(TRACEPARENT).iter();
         let field = fields.next()?;
         match fields.next() {
@@ -48,7 +48,7 @@ impl SpanContext {
         let (known, rest) = text.split_at_checked(LENGTH)?;
         let is_dashed = [2, 35, 52].iter().all(|at| known.get(*at) == Some(&b'-'));
         let version = hex(known.get(..2)?)?;
-        let is_fit = match version {
+        let has_valid_end = match version {
             0 => rest.is_empty(),
             0xff => false,
             // Later versions may append fields.
@@ -59,7 +59,7 @@ impl SpanContext {
             span: hex(known.get(36..52)?)? as u64,
             flags: hex(known.get(53..)?)? as u8 & FLAGS,
         };
-        (is_dashed && is_fit && context.trace != 0 && context.span != 0).then_some(context)
+        (is_dashed && has_valid_end && context.trace != 0 && context.span != 0).then_some(context)
     }
 
     pub(super) fn is_sampled(self) -> bool {
@@ -107,7 +107,7 @@ mod tests {
         for value in values {
             headers.append(TRACEPARENT, HeaderValue::from_str(value).unwrap());
         }
-        SpanContext::of(&headers)
+        SpanContext::from_headers(&headers)
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         let context = SpanContext::new(1, true);
         let mut headers = HeaderMap::new();
         context.inject(&mut headers);
-        assert_eq!(SpanContext::of(&headers), Some(context));
+        assert_eq!(SpanContext::from_headers(&headers), Some(context));
         let next = SpanContext {
             flags: 3,
             ..context

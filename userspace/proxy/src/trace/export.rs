@@ -106,7 +106,7 @@ impl Exporter {
 
     /// Sends a batch until the collector accepts or refuses it.
     async fn export(&mut self, records: &[Record]) {
-        let spans = records.iter().map(|record| record.spans()).sum();
+        let spans = records.iter().map(|record| record.count_spans()).sum();
         let request = otlp::request(&self.resource, records);
         let bytes = Bytes::from(request.encode_to_vec());
         let mut wait = FIRST_WAIT;
@@ -138,7 +138,7 @@ impl Exporter {
         let request = Request::post(&self.url)
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .body(Full::new(bytes))?;
-        Ok(answer(&self.fetch.send(request).await?))
+        Ok(interpret(&self.fetch.send(request).await?))
     }
 
     fn accepted(&mut self, spans: u64, refused: u64) {
@@ -160,7 +160,7 @@ impl Exporter {
 }
 
 /// Interprets a response (OTLP 1.x, "OTLP/HTTP Response").
-fn answer(response: &Response<Bytes>) -> ExportResult {
+fn interpret(response: &Response<Bytes>) -> ExportResult {
     let status = response.status();
     match status {
         _ if status.is_success() => {

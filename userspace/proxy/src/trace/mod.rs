@@ -177,7 +177,7 @@ impl Tracer {
         let is_trusted = policy.is_none_or(|policy| policy.trusts_traces)
             || trusted.iter().any(|network| network.contains(&peer));
         let parent = is_trusted
-            .then(|| SpanContext::of(&parts.headers))
+            .then(|| SpanContext::from_headers(&parts.headers))
             .flatten();
         let context = match parent {
             Some(parent) => parent.next(),
@@ -202,7 +202,7 @@ impl Tracer {
     }
 
     fn push(&self, record: Box<Record>) {
-        let spans = record.spans();
+        let spans = record.count_spans();
         if self
             .0
             .messages

@@ -1,5 +1,5 @@
-//! Spans as OpenTelemetry has them: OTLP messages, with names and attributes of its semantic
-//! conventions for HTTP (1.29).
+//! Spans as OTLP messages, with names and attributes of the semantic conventions of OpenTelemetry
+//! for HTTP (1.29).
 //!
 //! `url.query`, and the query in `url.full`, are left out: queries often contain secrets.
 
@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
     },
 };
 
-use super::record::{Record, RouteRecord, Try};
+use super::record::{Attempt, Record, RouteRecord};
 use crate::upstream::ErrorKind;
 
 const NAME: &str = "headgate-proxy";
@@ -59,13 +59,13 @@ pub(super) fn request(resource: &Resource, records: &[Record]) -> ExportTraceSer
     }
 }
 
-/// Returns a server span for the request, and a client span for each try.
+/// Returns a server span for the request, and a client span for each attempt.
 fn spans(record: &Record) -> Vec<Span> {
-    let tries = record.tries();
-    let of_tries = tries.iter().enumerate();
-    let of_tries = of_tries.map(|(number, one)| client_span(record, one, number));
+    let attempts = record.attempts();
+    let client_spans = attempts.iter().enumerate();
+    let client_spans = client_spans.map(|(number, attempt)| client_span(record, attempt, number));
     std::iter::once(server_span(record))
-        .chain(of_tries)
+        .chain(client_spans)
         .collect()
 }
 
@@ -119,36 +119,38 @@ fn server_span(record: &Record) -> Span {
     }
 }
 
-fn client_span(record: &Record, one: &Try, number: usize) -> Span {
-    let scheme = scheme(one.upstream.policy.protocol.is_tls());
+fn client_span(record: &Record, attempt: &Attempt, number: usize) -> Span {
+    let scheme = scheme(attempt.upstream.policy.protocol.is_tls());
     let mut attributes = Attributes::default();
     attributes.method(&record.method);
-    attributes.text("server.address", &one.endpoint.ip().to_string());
-    attributes.number("server.port", one.endpoint.port());
-    let url = format!("{scheme}://{}{}", one.endpoint, record.path);
+    attributes.text("server.address", &attempt.endpoint.ip().to_string());
+    attributes.number("server.port", attempt.endpoint.port());
+    let url = format!("{scheme}://{}{}", attempt.endpoint, record.path);
     attributes.text("url.full", &url);
-    attributes.text("headgate.service", &one.upstream.to_string());
+    attributes.text("headgate.service", &attempt.upstream.to_string());
     if number > 0 {
         attributes.number("http.request.resend_count", number);
     }
-    if let Some(Ok(status)) = one.result {
+    if let Some(Ok(status)) = attempt.result {
         attributes.number("http.response.status_code", status.as_u16());
     }
     let is_bad = |status: &StatusCode| status.is_client_error() || status.is_server_error();
-    let error = match one.result {
+    let error = match attempt.result {
         Some(Ok(status)) => Some(status.as_str().to_owned()).filter(|_| is_bad(&status)),
         Some(Err(kind)) => Some(error_type(kind).into()),
         None => Some(CANCELLED.into()),
     };
-    let begin = record.begin + one.begin;
-    let took = one.took.unwrap_or(record.took.saturating_sub(one.begin));
+    let begin = record.begin + attempt.begin;
+    let took = attempt
+        .took
+        .unwrap_or(record.took.saturating_sub(attempt.begin));
     Span {
         name: method(&record.method).unwrap_or("HTTP").into(),
         kind: SpanKind::Client.into(),
         parent_span_id: id(record.context.span),
         start_time_unix_nano: nanoseconds(begin),
         end_time_unix_nano: nanoseconds(begin + took),
-        ..span(record, one.span, 0, attributes, error)
+        ..span(record, attempt.span, 0, attributes, error)
     }
 }
 

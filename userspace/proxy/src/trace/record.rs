@@ -1,4 +1,4 @@
-//! What is recorded of a request while it is served.
+//! The record of a request, written while it is served.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,7 +21,7 @@ use crate::{
 /// Longest recorded text of a client, in bytes. Texts are copied: a shared slice would keep the whole
 /// head in memory.
 const MAX_TEXT: usize = 1024;
-/// Longest `tracestate` that is kept (W3C Trace SpanContext, 3.3.1.5), in bytes. Backends get it whole.
+/// Longest `tracestate` that is recorded (W3C Trace Context, 3.3.1.5), in bytes. Backends get any length.
 const MAX_STATE: usize = 512;
 
 /// The trace of a request. It is exported when this is dropped, after the response was sent.
@@ -51,7 +51,7 @@ pub(super) struct Record {
     pub(super) routed: Option<RouteRecord>,
     /// `None` until the response.
     pub(super) status: Option<StatusCode>,
-    tries: Mutex<Vec<Try>>,
+    attempts: Mutex<Vec<Attempt>>,
 }
 
 /// The route of a request, recorded.
@@ -66,13 +66,13 @@ pub(super) struct RouteRecord {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) peer: SocketAddr,
-    /// The port that it came to.
+    /// The local port.
     pub(crate) port: u16,
     pub(crate) is_secure: bool,
     pub(crate) since: Instant,
 }
 
-/// A request's route, and what the route is for.
+/// The route, host and client of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Routed<'a> {
     pub(crate) route: &'a Arc<Route>,
@@ -80,9 +80,9 @@ pub(crate) struct Routed<'a> {
     pub(crate) client: IpAddr,
 }
 
-/// One try to send a request.
+/// One attempt to send a request.
 #[derive(Debug)]
-pub(super) struct Try {
+pub(super) struct Attempt {
     pub(super) span: u64,
     /// Time after the begin of the request.
     pub(super) begin: Duration,
@@ -99,19 +99,19 @@ impl Trace {
         Self { id, record }
     }
 
-    /// Begins a try, and names it in the headers for the endpoint.
-    pub(crate) fn tries(&self, upstream: &Upstream, pick: &Pick, headers: &mut HeaderMap) {
+    /// Begins an attempt, and names it in the headers for the endpoint.
+    pub(crate) fn begin_attempt(&self, upstream: &Upstream, pick: &Pick, headers: &mut HeaderMap) {
         let Some((_, record)) = &self.record else {
             return;
         };
         let context = record.context.next();
         context.inject(headers);
         let begin = record.since.elapsed();
-        let mut tries = record.tries();
-        if let Some(last) = tries.last_mut() {
+        let mut attempts = record.attempts();
+        if let Some(last) = attempts.last_mut() {
             last.took.get_or_insert(begin.saturating_sub(last.begin));
         }
-        tries.push(Try {
+        attempts.push(Attempt {
             span: context.span,
             begin,
             took: None,
@@ -121,12 +121,12 @@ impl Trace {
         });
     }
 
-    /// Records the result of the last try. One with a response ends with the request.
-    pub(crate) fn tried(&self, result: &Result<Response<Body>, SendError>) {
+    /// Records the result of the last attempt. One with a response ends with the request.
+    pub(crate) fn record_result(&self, result: &Result<Response<Body>, SendError>) {
         let Some((_, record)) = &self.record else {
             return;
         };
-        if let Some(last) = record.tries().last_mut() {
+        if let Some(last) = record.attempts().last_mut() {
             last.result = Some(match result {
                 Ok(response) => Ok(response.status()),
                 Err(error) => Err(error.kind),
@@ -137,7 +137,7 @@ impl Trace {
     }
 
     /// Records the status of the response.
-    pub(crate) fn answers(&mut self, status: StatusCode) {
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
         if let Some((_, record)) = &mut self.record {
             record.status = Some(status);
         }
@@ -186,17 +186,17 @@ impl Record {
                 client: routed.client,
             }),
             status: None,
-            tries: Mutex::default(),
+            attempts: Mutex::default(),
         }
     }
 
-    pub(super) fn tries(&self) -> MutexGuard<'_, Vec<Try>> {
-        self.tries.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn attempts(&self) -> MutexGuard<'_, Vec<Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Number of spans of the record.
-    pub(super) fn spans(&self) -> u64 {
-        1 + self.tries().len() as u64
+    pub(super) fn count_spans(&self) -> u64 {
+        1 + self.attempts().len() as u64
     }
 }
 
