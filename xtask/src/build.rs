@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         false => ("dev", "debug"),
     };
     let build = format!("cargo build --profile {profile} --package headgate");
-    sh::run(&mut sh::command(&build))?;
+    sh::run(sh::command(&build).args(features))?;
     let binary = format!("target/{folder}/headgate");
     let bytes = fs::metadata(sh::root().join(&binary))?.len();
     eprintln!("built {binary} ({} MB)", bytes / 1_000_000);

@@ -6,7 +6,8 @@ use crate::{Addr, Port, Protocol};
 ///
 /// Written before any slot names it, and cleared after the last slot that named it was replaced. A
 /// program that read a slot just before that may find an empty entry (port 0), and drops the packet
-/// (`Reason::StaleBackend`). The agent reuses an id only after two seconds.
+/// (`Reason::StaleBackend`). Clearing keeps the address, so that a program that reads meanwhile finds
+/// the backend or an empty entry. Another backend gets the id only after two seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]

@@ -84,6 +84,7 @@ pub enum Error {
     #[error("another `headgate monitor` is attached already (one at a time)")]
     MonitorTaken,
     /// The log of the programs could not be read.
+    #[cfg(feature = "trace")]
     #[error("cannot read the log of the programs: {0}")]
     Trace(#[source] aya_log::Error),
     /// A file could not be opened.

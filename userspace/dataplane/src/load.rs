@@ -7,6 +7,7 @@ use aya::{
     maps::{Array, MapData},
     programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp},
 };
+#[cfg(feature = "trace")]
 use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
 
@@ -131,8 +132,13 @@ impl Programs {
         Ok(program)
     }
 
-    /// What reads the log of programs that were built to trace (`cargo xtask build --trace`). There
-    /// is one for each loaded object, to be kept as long as that.
+    /// Returns the reader of the programs' log, if they were built to trace (`cargo xtask build --trace`). Keep
+    /// it while the programs run: there is one for each loaded object.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be opened.
+    #[cfg(feature = "trace")]
     pub fn logger(&mut self) -> Result<Option<EbpfLogger<&'static dyn log::Log>>, Error> {
         match EbpfLogger::init(&mut self.ebpf) {
             Ok(logger) => Ok(Some(logger)),

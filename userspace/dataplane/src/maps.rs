@@ -161,7 +161,7 @@ impl<A: Access> Maps<A> {
         let backends = (1..self.backends.len()).filter_map(|id| self.backends.get(id));
         let ranges = (1..self.services.len()).filter_map(|id| self.services.get(id));
         let services = services.filter(|label| !label.text().is_empty()).count();
-        let backends = backends.filter(|entry| entry.port.number() != 0).count();
+        let backends = backends.filter(|entry| !entry.is_empty()).count();
         let slots = ranges.map(|entry| entry.slots().count as usize).sum();
         let folder = pin_folder(pins);
         [

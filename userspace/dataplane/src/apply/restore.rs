@@ -46,7 +46,7 @@ impl MapWriter {
     fn read_backends(&self) -> Backends {
         let entries = (1..self.maps.backends.len())
             .filter_map(|id| Some((id, self.maps.backends.get(id)?)))
-            .filter(|(_, entry)| entry.port.number() != 0);
+            .filter(|(_, entry)| !entry.is_empty());
         entries.map(|(id, entry)| (id, backend(&entry))).collect()
     }
 

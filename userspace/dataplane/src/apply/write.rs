@@ -48,7 +48,7 @@ impl MapWriter {
             capacity: self.maps.backends.len(),
         })?;
         // Resets the counters of the id's previous owner.
-        if old.port.number() == 0 {
+        if old.is_empty() {
             self.maps.backend_traffic.set(id, Traffic::default())?;
         }
         // Before the entry says that the backend is on another node: if this fails, it is tried again.

@@ -1,6 +1,8 @@
 //! Programs of the agent: loaded, attached, and attached again where they are lost.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
+#[cfg(feature = "trace")]
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use headgate_abi::DatapathConfig;
@@ -8,6 +10,7 @@ use headgate_dataplane::{
     Device, Feature, Programs, Steering, attach_cgroup, attach_egress, attach_ingress,
     attach_lookup, attached, detach, is_attached, load,
 };
+#[cfg(feature = "trace")]
 use tokio::{task::JoinHandle, time::sleep};
 use tracing::{info, instrument, warn};
 
@@ -17,6 +20,7 @@ use super::{
 };
 
 /// How often the log of the programs is read.
+#[cfg(feature = "trace")]
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Loaded and attached programs.
@@ -26,6 +30,7 @@ pub(super) struct Hooks {
     programs: Programs,
     /// Configuration that the programs were loaded with.
     loaded: DatapathConfig,
+    #[cfg(feature = "trace")]
     log: Option<JoinHandle<()>>,
 }
 
@@ -42,8 +47,10 @@ impl Hooks {
             loaded,
             config,
             settings,
+            #[cfg(feature = "trace")]
             log: None,
         };
+        #[cfg(feature = "trace")]
         hooks.follow_log()?;
         hooks.attach(&facts.devices)?;
         Ok(hooks)
@@ -56,6 +63,7 @@ impl Hooks {
         if wanted != self.loaded {
             self.programs = load(&self.config.pins, &wanted, &self.settings.sizes)?;
             self.loaded = wanted;
+            #[cfg(feature = "trace")]
             self.follow_log()?;
         }
         self.attach(&facts.devices)
@@ -80,6 +88,7 @@ impl Hooks {
     }
 
     /// Prints what the programs log, if they are a trace build.
+    #[cfg(feature = "trace")]
     fn follow_log(&mut self) -> Result<()> {
         if let Some(log) = self.log.take() {
             log.abort();
