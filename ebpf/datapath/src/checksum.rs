@@ -3,7 +3,7 @@
 //! The checksum of a run of 16-bit words is the complement of their one's-complement sum. That sum
 //! is associative, does not care about byte order as long as sum and words share one, and may be
 //! taken over 32-bit words and folded later. So a change of a field from `old` to `new` is the
-//! addition of `!old + new` to the sum, wherever in the packet the field is, and several changes
+//! addition of `!old + new` to the sum, at any place in the packet the field is, and several changes
 //! are one addition. RFC 1624's equation 3, `HC' = ~(~HC + ~m + m')`, is [`Sum::adjust`].
 //!
 //! Zero has two forms, `0x0000` and `0xffff`. The sum of a real packet is never `0x0000` because

@@ -1,4 +1,4 @@
-//! Building and checking frames.
+//! Builds and checks frames.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,7 +33,7 @@ impl Builder {
         }
     }
 
-    /// The other way round.
+    /// Frames in the other direction.
     #[must_use]
     pub fn reversed(self) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Builder {
     }
 }
 
-/// `source > destination protocol`, with what matters of the transport header.
+/// Returns `source > destination protocol`, with the ports, flags or type of the transport header.
 pub fn describe(frame: &[u8]) -> String {
     let Ok(packet) = SlicedPacket::from_ethernet(frame) else {
         return "unreadable".into();
@@ -222,8 +222,8 @@ pub fn is_checksum_right(frame: &[u8]) -> bool {
     header_is_right && (is_udp_without || sums_to_zero(pseudo, segment))
 }
 
-/// Frames made of these by putting random bytes in before `reach`, and by cutting or extending some to a
-/// length of `lengths`: the same ones in every run.
+/// Returns frames with random bytes before `reach`, some cut or extended to a length in `lengths`:
+/// the same frames in every run.
 pub fn mutations(
     seeds: &[Vec<u8>],
     reach: usize,

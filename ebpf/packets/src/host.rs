@@ -1,4 +1,4 @@
-//! The walk on the host, over ordinary collections.
+//! The walk on the host, over collections in memory.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,14 +31,14 @@ pub struct State {
     pub slots: Vec<u32>,
     /// Backends by id.
     pub backends: HashMap<u32, BackendEntry>,
-    /// Ranges by service: the first bits of an address, and how many count of all 128.
+    /// Ranges by service: the first address of a range, and its prefix length of 128 bits.
     pub ranges: Vec<(u32, Addr, u32)>,
     /// Backends of services with affinity.
     pub members: HashSet<MemberKey>,
 }
 
 impl State {
-    /// Adds a frontend that one service serves for everybody, and its address.
+    /// Adds a frontend that one service serves from inside and outside, and its address.
     pub fn add_frontend(
         &mut self,
         key: FrontendKey,
@@ -93,11 +93,11 @@ pub struct Host {
     pub emitted: RefCell<Vec<(Reason, FlowKey)>>,
     /// Seconds on the clock.
     pub now_s: u32,
-    /// The answer to every question for a route.
+    /// The answer to every route query.
     pub route: Route,
-    /// The last question.
+    /// The last route query.
     pub asked: Cell<Option<RouteQuery>>,
-    /// Most connection entries that there is room for.
+    /// Maximum number of connection entries.
     pub capacity: usize,
 }
 
@@ -118,13 +118,13 @@ impl Host {
         }
     }
 
-    /// Walks one frame, as XDP does where it may.
+    /// Walks one frame, at XDP if the hook has it.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let mut memory = with_room(frame);
         self.walk(hook, SlicePacket::new(&mut memory, frame.len()))
     }
 
-    /// The same as TC does.
+    /// Walks one frame at TC.
     pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let mut memory = with_room(frame);
         self.walk(hook, SlicePacket::new(&mut memory, frame.len()).at_tc())
@@ -149,7 +149,7 @@ impl Host {
     }
 }
 
-/// A frame, and room for it to grow.
+/// Returns a frame with space to grow.
 fn with_room(frame: &[u8]) -> Vec<u8> {
     let mut memory = frame.to_vec();
     memory.resize(frame.len() + 256, 0);

@@ -1,10 +1,11 @@
-//! Reading and writing bytes of packets by words.
+//! Reads and writes bytes of packets by words.
 //!
-//! The kernel runs no program on an address that its processor could not load from: the verifier
-//! refuses misaligned packet accesses where the architecture minds them. The compiler does not know
-//! that and would turn an access of unknown alignment into single bytes, at eight times the cost.
-//! Its own switch (`allows-misaligned-mem-access`) is no way out, since it makes misaligned accesses
-//! to the stack, which the verifier refuses everywhere (LLVM 22, Linux 6.18).
+//! A word's address may be misaligned. By Rust's rules such an access is undefined behaviour; here
+//! it relies on LLVM's BPF target, which emits one load of the word, and on the verifier, which
+//! refuses misaligned packet accesses on processors that cannot do them. `read_unaligned` does not
+//! work: the compiler turns it into single bytes, and the XDP program exceeds the stack of 512
+//! bytes (LLVM 22.1). Its switch `allows-misaligned-mem-access` does not work either: it makes
+//! misaligned accesses to the stack, which the verifier refuses everywhere (Linux 6.18).
 
 /// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
 /// pointer. No header that is read starts further in.

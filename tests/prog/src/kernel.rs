@@ -20,7 +20,7 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 
-/// The loaded programs with maps of their own, pinned in a folder that goes away with it.
+/// The loaded programs with maps of their own, pinned in a folder that is removed on drop.
 pub struct Kernel {
     programs: Programs,
     /// The maps.
@@ -104,7 +104,7 @@ impl Kernel {
         })
     }
 
-    /// Forgets what packets left: connections, fragments, and which backends clients got.
+    /// Clears connections, fragments and affinities.
     pub fn forget(&mut self) -> Result<()> {
         fn clear<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>) -> Result<()> {
             for key in map.keys().collect::<Result<Vec<K>, MapError>>()? {
@@ -173,7 +173,11 @@ impl Kernel {
         })
     }
 
-    /// A loaded program, and what the kernel tells of it.
+    /// Loads a program and returns its descriptor and what the kernel reports about it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program.
     pub fn program(&mut self, name: &str) -> Result<(OwnedFd, ProgramInfo)> {
         let programs = &mut self.programs;
         let (fd, info) = if name.starts_with("hg_tc") {
@@ -192,7 +196,12 @@ impl Kernel {
         Ok((fd.as_fd().try_clone_to_owned()?, info))
     }
 
-    /// Loads a program, and says how many instructions the verifier walked for it: Linux 5.16 tells.
+    /// Loads a program and returns the number of instructions that the verifier walked; `None`
+    /// before Linux 5.16.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program.
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
         let (_, info) = self.program(name)?;
         Ok(info.verified_instruction_count())

@@ -18,7 +18,7 @@ use headgate_model::{
     ServicePort, Sweep,
 };
 
-/// Pinned maps that go away with it.
+/// Pinned maps that are removed on drop.
 struct Pins {
     path: PathBuf,
     _programs: Programs,
@@ -146,7 +146,7 @@ fn s66_ten_thousand_services_with_a_hundred_thousand_endpoints() {
     let backends = |reconciler: &Reconciler<MapWriter>| reconciler.status().backends;
     assert_eq!(backends(&reconciler), (SERVICES * ENDPOINTS) as usize);
 
-    // One change in the midst of many takes what one change takes.
+    // One change among many Services takes as long as one change alone.
     reconciler.note(slice(5000, ENDPOINTS - 1));
     timed("one endpoint less", &mut reconciler);
     assert_eq!(backends(&reconciler), (SERVICES * ENDPOINTS - 1) as usize);
@@ -262,7 +262,7 @@ fn s66_full_map_refuses_the_newest_and_recovers() {
     }
 }
 
-/// A change that finds no room is tried again and again: it must not take more each time.
+/// A change that does not fit is tried again and again: it must not use more each time.
 #[test]
 fn s66_what_finds_no_room_leaves_nothing_behind() {
     if !is_root("s66_what_finds_no_room_leaves_nothing_behind") {
@@ -310,7 +310,7 @@ fn s66_what_finds_no_room_leaves_nothing_behind() {
     assert_eq!(maps.members.keys().count(), 0);
 }
 
-/// Entries are removed where there may be some: whether there are is not asked of the kernel.
+/// Entries are removed without asking the kernel whether they exist.
 #[test]
 fn members_and_local_backends_go_when_they_are_no_more() {
     if !is_root("members_and_local_backends_go_when_they_are_no_more") {
@@ -378,7 +378,7 @@ fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
     (flow, entry)
 }
 
-/// Writes down both directions of a connection.
+/// Adds both directions of a connection.
 fn open(maps: &mut Maps<ReadWrite>, (flow, entry): (FlowKey, CtEntry)) {
     let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
     mirror(&flow, &entry, &mut other_flow, &mut other);
@@ -409,7 +409,7 @@ fn pair(maps: &Maps<ReadWrite>, last: u8) -> MemberKey {
     }
 }
 
-/// A writer that ended between the tables and what is left of their connections.
+/// A writer that ended after the tables were written and before their connections were removed.
 #[test]
 fn what_an_agent_that_was_killed_left_is_forgotten() {
     if !is_root("what_an_agent_that_was_killed_left_is_forgotten") {
@@ -421,12 +421,12 @@ fn what_an_agent_that_was_killed_left_is_forgotten() {
     reconciler.note(slice(1, 2));
     assert_eq!(reconciler.reconcile().failures, 0);
     let mut maps = pins.maps();
-    // Both directions of a flow to each backend, and one of somebody who had the first one's id before.
+    // Both directions of a flow to each backend, and of one to a former backend with the first one's id.
     let [first, second] = [16, 17].map(|last| pair(&maps, last));
     for (client, to, pair) in [(1, 16, first), (2, 17, second), (3, 99, first)] {
         open(&mut maps, flow(client, pair, to));
     }
-    // The table of the second backend's removal is there; then the agent was killed.
+    // The table without the second backend was written; then the agent was killed.
     let slots = maps.services.get(first.service).unwrap().slots();
     for slot in slots.first..slots.first + slots.count {
         assert!(maps.slots.set(slot, first.backend));
