@@ -239,7 +239,7 @@ impl ApiServer {
     /// [`Self::apply`] of every document of a YAML text, in order. Unknown fields are refused.
     pub fn apply_yaml(&self, text: &str) -> Result<Vec<Value>, ApiError> {
         let mut applied = Vec::new();
-        for document in serde_yaml_ng::Deserializer::from_str(text) {
+        for document in yaml_serde::Deserializer::from_str(text) {
             let object: Value = serde::Deserialize::deserialize(document)
                 .map_err(|e| ApiError::bad_request(format!("cannot read the YAML: {e}")))?;
             if !object.is_null() {

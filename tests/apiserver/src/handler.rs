@@ -77,7 +77,7 @@ impl Asked {
         };
         match self.media_type() {
             "application/yaml" | "application/apply-patch+yaml" => {
-                serde_yaml_ng::from_slice(&self.body).map_err(|e| refused(&e))
+                yaml_serde::from_slice(&self.body).map_err(|e| refused(&e))
             }
             ""
             | "application/json"

@@ -20,8 +20,8 @@ use k8s_openapi::api::{
 };
 use notify::{RecursiveMode, Watcher};
 use serde::Deserialize;
-use serde_yaml_ng::Value;
 use tokio::{sync::mpsc, time::sleep};
+use yaml_serde::Value;
 
 use crate::{
     convert::{self, Object},
@@ -271,7 +271,7 @@ fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn parse_documents(text: &str) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    for (index, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+    for (index, document) in yaml_serde::Deserializer::from_str(text).enumerate() {
         let value = Value::deserialize(document);
         let value = value.with_context(|| format!("document {}", index + 1))?;
         if !value.is_null() {

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use headgate_model::ingress::FOREIGN;
-use serde_yaml_ng::{Mapping, Value};
+use yaml_serde::{Mapping, Value};
 
 use crate::input::{mutate, one};
 
@@ -94,8 +94,7 @@ pub(super) fn manifest(rng: &mut Rng) -> Vec<u8> {
     let real: Vec<&str> = REAL.split("---\n").collect();
     let mut text = String::new();
     for _ in 0..rng.usize(1..4) {
-        let mut object: Value =
-            serde_yaml_ng::from_str(one::<&str>(rng, &real)).expect("a manifest");
+        let mut object: Value = yaml_serde::from_str(one::<&str>(rng, &real)).expect("a manifest");
         for _ in 0..rng.usize(..4) {
             annotate(rng, &mut object);
         }
@@ -103,7 +102,7 @@ pub(super) fn manifest(rng: &mut Rng) -> Vec<u8> {
             change(rng, &mut object, 0);
         }
         text.push_str("---\n");
-        text.push_str(&serde_yaml_ng::to_string(&object).unwrap_or_default());
+        text.push_str(&yaml_serde::to_string(&object).unwrap_or_default());
     }
     let mut bytes = text.into_bytes();
     if rng.u8(..8) == 0 {

@@ -38,7 +38,7 @@ fn chart() -> PathBuf {
 
 fn default_values() -> Value {
     let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
-    serde_yaml_ng::from_str(&text).unwrap()
+    yaml_serde::from_str(&text).unwrap()
 }
 
 fn merge(into: &mut Value, from: &Value) {
@@ -106,7 +106,7 @@ fn default(words: &[Go]) -> Result<Go, FuncError> {
 }
 
 fn to_yaml(words: &[Go]) -> Result<Go, FuncError> {
-    let yaml = serde_yaml_ng::to_string(&plain(&words[0])).unwrap();
+    let yaml = yaml_serde::to_string(&plain(&words[0])).unwrap();
     Ok(Go::from(yaml.trim_end()))
 }
 
@@ -147,7 +147,7 @@ fn render(values: &Value) -> String {
     let mut merged = default_values();
     merge(&mut merged, values);
     let about: Value =
-        serde_yaml_ng::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
+        yaml_serde::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
     let context = json!({
         "Values": merged,
         "Release": {"Namespace": "kube-system", "Name": "headgate"},
@@ -173,8 +173,8 @@ fn render(values: &Value) -> String {
 
 /// Objects by kind and name. Fails if the API lacks a field.
 fn objects(text: &str) -> BTreeMap<String, Value> {
-    let documents = serde_yaml_ng::Deserializer::from_str(text)
-        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
+    let documents = yaml_serde::Deserializer::from_str(text)
+        .map(|document| yaml_serde::Value::deserialize(document).unwrap())
         .filter(|document| !document.is_null());
     let checked = documents.map(|document| {
         let kind = document["kind"].as_str().unwrap().to_owned();
@@ -195,7 +195,7 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
     checked.collect()
 }
 
-fn checked<K: DeserializeOwned + serde::Serialize>(document: serde_yaml_ng::Value) -> Value {
+fn checked<K: DeserializeOwned + serde::Serialize>(document: yaml_serde::Value) -> Value {
     let mut unknown = Vec::new();
     let object: K =
         serde_ignored::deserialize(document, |path| unknown.push(path.to_string())).unwrap();

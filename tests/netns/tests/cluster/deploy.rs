@@ -29,8 +29,8 @@ const DAEMONSET: &str = include_str!("../../../../deploy/base/daemonset.yaml");
 
 /// The object of a kind and name in a manifest. Fails if the API lacks a field.
 fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
-    let documents = serde_yaml_ng::Deserializer::from_str(text)
-        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap());
+    let documents = yaml_serde::Deserializer::from_str(text)
+        .map(|document| yaml_serde::Value::deserialize(document).unwrap());
     let mut wanted = documents.filter(|document| {
         document["kind"].as_str() == Some(kind)
             && document["metadata"]["name"].as_str() == Some(name)
@@ -258,10 +258,10 @@ fn proxy_cluster(name: &str, overlay: &str) -> Option<(Cluster, Requests)> {
         .unwrap();
     let role = object(overlay, "ClusterRole", "headgate-proxy");
     let asked = serve_role(&mut cluster, &role);
-    let service = object::<serde_yaml_ng::Value>(overlay, "Service", "headgate-ingress");
+    let service = object::<yaml_serde::Value>(overlay, "Service", "headgate-ingress");
     let mut service = serde_json::to_value(service).unwrap();
     service["status"] = serde_json::json!({"loadBalancer": {"ingress": [{"ip": BALANCER}]}});
-    let class = object::<serde_yaml_ng::Value>(overlay, "IngressClass", "headgate");
+    let class = object::<yaml_serde::Value>(overlay, "IngressClass", "headgate");
     let api = api(&cluster);
     api.apply_value(service).unwrap();
     api.apply_value(serde_json::to_value(class).unwrap())

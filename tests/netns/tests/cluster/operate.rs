@@ -454,7 +454,7 @@ fn dashboard_and_alerts_use_metrics_that_exist() {
         BTreeSet::from(["instance".into(), "job".into()]),
     );
     let rules: Value =
-        serde_yaml_ng::from_str(include_str!("../../../../deploy/alerts/headgate.yaml")).unwrap();
+        yaml_serde::from_str(include_str!("../../../../deploy/alerts/headgate.yaml")).unwrap();
     let dashboard: Value =
         serde_json::from_str(include_str!("../../../../deploy/dashboards/headgate.json")).unwrap();
     let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap();

@@ -231,9 +231,9 @@ impl Agent {
 
 /// Kinds and names of the objects in a text.
 fn objects(text: &str) -> BTreeSet<(String, String)> {
-    let field = |value: &serde_yaml_ng::Value| value.as_str().unwrap().to_owned();
-    serde_yaml_ng::Deserializer::from_str(text)
-        .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
+    let field = |value: &yaml_serde::Value| value.as_str().unwrap().to_owned();
+    yaml_serde::Deserializer::from_str(text)
+        .map(|document| yaml_serde::Value::deserialize(document).unwrap())
         .filter(|document| !document.is_null())
         .map(|document| {
             (

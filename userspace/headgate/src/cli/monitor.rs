@@ -109,7 +109,7 @@ fn show(view: &View, args: &MonitorArgs, event: &Event) -> Result<bool> {
         Format::Yaml => write!(
             out,
             "---\n{}",
-            serde_yaml_ng::to_string(&Versioned::new(&value))?
+            yaml_serde::to_string(&Versioned::new(&value))?
         )?,
         Format::Table | Format::Wide => writeln!(out, "{}", line(&row))?,
     }

@@ -108,7 +108,7 @@ pub(crate) fn print<T: Serialize>(
     match format {
         Format::Table | Format::Wide => println!("{}", text()),
         Format::Json => println!("{}", serde_json::to_string_pretty(&versioned)?),
-        Format::Yaml => print!("{}", serde_yaml_ng::to_string(&versioned)?),
+        Format::Yaml => print!("{}", yaml_serde::to_string(&versioned)?),
     }
     Ok(())
 }
