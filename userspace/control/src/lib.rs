@@ -10,17 +10,19 @@
 //! This crate knows Kubernetes and no BPF.
 #![forbid(unsafe_code)]
 
-mod convert;
-mod event;
-mod ingress;
-mod ingress_status;
-pub mod kube;
-pub mod manifests;
-mod reconcile;
-mod report;
+mod loops;
+mod publish;
+mod source;
 
-pub use event::{Event, Interest, Kind, NodeState};
-pub use ingress::{Endpoints, IngressStatus, Serve, run_ingress};
-pub use ingress_status::{Address, Publish, publish};
-pub use reconcile::{Failure, Inputs, Outputs, Pass, Reconciler, Status, run};
-pub use report::{Complain, report};
+pub use loops::{
+    ingress::{Endpoints, IngressStatus, Serve, run_ingress},
+    reconcile::{Failure, Inputs, Outputs, Pass, Reconciler, Status, run},
+};
+pub use publish::{
+    events::{Complain, report},
+    ingress_status::{Address, Publish, publish},
+};
+pub use source::{
+    event::{Event, Interest, Kind, NodeState},
+    kube, manifests,
+};

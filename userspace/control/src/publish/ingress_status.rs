@@ -37,7 +37,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::{convert, ingress::IngressStatus, kube::apis};
+use crate::{
+    loops::ingress::IngressStatus,
+    source::{convert, kube::apis},
+};
 
 /// How long to wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use crate::event::NodeState;
+use crate::source::event::NodeState;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The cluster autoscaler is about to remove the node.

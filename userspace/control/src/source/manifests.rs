@@ -23,7 +23,7 @@ use serde::Deserialize;
 use tokio::{sync::mpsc, time::sleep};
 use yaml_serde::Value;
 
-use crate::{
+use crate::source::{
     convert::{self, Object},
     event::{Event, Interest, Kind},
 };

@@ -19,7 +19,10 @@ use kube::{
 use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
-use crate::{convert::Object, ingress::IngressStatus, reconcile::Status};
+use crate::{
+    loops::{ingress::IngressStatus, reconcile::Status},
+    source::convert::Object,
+};
 
 /// Who, why, and what to tell.
 type Complaint = (ObjectName, &'static str, String);

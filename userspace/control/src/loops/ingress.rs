@@ -18,8 +18,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    event::{Event, Interest, Kind},
-    reconcile::LIST_TIMEOUT,
+    loops::reconcile::LIST_TIMEOUT,
+    source::event::{Event, Interest, Kind},
 };
 
 /// Where a backend is, and the weight of each place.

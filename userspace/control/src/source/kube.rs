@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower::service_fn;
 
-use crate::{
+use crate::source::{
     convert::{self, Object, SKIPPED_SECRETS},
     event::{Event, Interest},
 };

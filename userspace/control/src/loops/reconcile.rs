@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use crate::event::{Event, Interest, Kind, NodeState};
+use crate::source::event::{Event, Interest, Kind, NodeState};
 
 /// After this long a loop goes on without what it can do without.
 pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -18,7 +18,7 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
-use crate::event::{Event, Interest, Kind};
+use crate::source::event::{Event, Interest, Kind};
 
 pub(crate) use {ingress::SKIPPED_SECRETS, names::host};
 

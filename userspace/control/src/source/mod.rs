@@ -1,0 +1,6 @@
+//! Where objects come from: the API server or a folder of manifests, as [`Event`](event::Event)s.
+
+pub(crate) mod convert;
+pub(crate) mod event;
+pub mod kube;
+pub mod manifests;
