@@ -15,8 +15,9 @@ mod publish;
 mod source;
 
 pub use loops::{
-    ingress::{Endpoints, IngressStatus, Serve, run_ingress},
-    reconcile::{Failure, Inputs, Outputs, Pass, Reconciler, Status, run},
+    ingress::{Endpoints, Serve, run_ingress},
+    reconcile::{Inputs, Outputs, Reconciler, run},
+    status::{Failure, IngressStatus, Pass, SourceStatus, Status},
 };
 pub use publish::{
     events::{Complain, report},

@@ -1,4 +1,4 @@
-//! What a Service means: the rules of the Service API, one function a rule.
+//! What one Service adds to the maps: the rules of the Service API, one function for each rule.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,38 +14,66 @@ use crate::{
     ServicePort, ServiceSpec,
 };
 
-/// What one Service asks for.
+/// What one Service adds to the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// Frontends. Two Services may claim the same one.
-    pub claims: Vec<Claim>,
+pub struct Contribution {
+    /// Frontends. Several Services may ask for the same one.
+    pub ownerships: Vec<Ownership>,
     /// Services by port, family and scope.
     pub services: BTreeMap<ServiceKey, ServiceSpec>,
     /// Backends of all of them.
     pub backends: BTreeMap<Backend, BackendSpec>,
     /// Addresses of the frontends.
     pub addresses: BTreeMap<IpAddr, AddressKind>,
-    /// What its health-check node port tells.
+    /// Answer of its health-check node port.
     pub health_check: Option<HealthCheck>,
-    /// What it asks for and does not get.
+    /// Fields that are not served as written.
     pub refusals: Vec<Refusal>,
 }
 
-/// A frontend that a Service asks for.
+/// A frontend that a Service asks to own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The field that says so.
+pub struct Ownership {
+    /// The field of the Service that has the address.
     pub field: &'static str,
-    /// Where.
+    /// The frontend.
     pub frontend: Frontend,
-    /// What.
+    /// What it should be.
     pub spec: FrontendSpec,
 }
 
-/// What `service` with these slices means on `node`. The same input gives the same output.
-pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share {
-    let mut share = Share::default();
-    for (field, addresses, kind) in addresses(service, node, &mut share.refusals) {
+/// Returns what `service` with these slices adds to the maps of `node`. The same input gives the
+/// same output.
+///
+/// ```
+/// use headgate_model::{NamespacedName, Node, Protocol, Scope, Service, ServicePort, contribution};
+///
+/// let web = Service {
+///     name: NamespacedName::new("default", "web"),
+///     created_s: None,
+///     ports: vec![ServicePort {
+///         name: "http".into(),
+///         protocol: Protocol::Tcp,
+///         port: 80,
+///         node_port: None,
+///     }],
+///     cluster_ips: vec![[10, 96, 0, 10].into()],
+///     external_ips: Vec::new(),
+///     load_balancer_ips: Vec::new(),
+///     external_policy: Scope::Cluster,
+///     internal_policy: Scope::Cluster,
+///     affinity_timeout_s: None,
+///     source_ranges: None,
+///     health_check_node_port: None,
+/// };
+/// let added = contribution(&web, &[], &Node::default());
+/// assert_eq!(added.ownerships[0].frontend.to_string(), "tcp 10.96.0.10:80");
+/// assert_eq!(added.services.len(), 1);
+/// assert!(added.backends.is_empty(), "there are no slices");
+/// ```
+pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Contribution {
+    let mut contribution = Contribution::default();
+    for (field, addresses, kind) in addresses(service, node, &mut contribution.refusals) {
         for port in &service.ports {
             for address in &addresses {
                 let Some(frontend) = frontend(kind, *address, port) else {
@@ -53,9 +81,16 @@ pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share
                 };
                 let mut spec = frontend_spec(service, port, kind, Family::of(*address));
                 let is_reached = kind != FrontendKind::ClusterIp;
-                add_service(&mut share, service, slices, node, &mut spec.inside, false);
                 add_service(
-                    &mut share,
+                    &mut contribution,
+                    service,
+                    slices,
+                    node,
+                    &mut spec.inside,
+                    false,
+                );
+                add_service(
+                    &mut contribution,
                     service,
                     slices,
                     node,
@@ -63,9 +98,9 @@ pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share
                     is_reached,
                 );
                 let address_kind = address_kind(kind, *address, node);
-                let known = share.addresses.entry(*address).or_default();
+                let known = contribution.addresses.entry(*address).or_default();
                 *known = address_kind.max(*known);
-                share.claims.push(Claim {
+                contribution.ownerships.push(Ownership {
                     field,
                     frontend,
                     spec,
@@ -73,11 +108,11 @@ pub fn share(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Share
             }
         }
     }
-    share.health_check = health_check(service, slices, node);
-    share
+    contribution.health_check = health_check(service, slices, node);
+    contribution
 }
 
-/// The addresses of a service by the field they come from.
+/// The addresses of a Service, by field.
 fn addresses(
     service: &Service,
     node: &Node,
@@ -93,9 +128,9 @@ fn addresses(
     let mut external = Vec::new();
     for address in &service.external_ips {
         if !node.serves_external_ips {
-            refuse(format!("{address}: external IPs are not served here"));
+            refuse(format!("{address}: external IPs are disabled on this node"));
         } else if node.addresses.contains(address) {
-            // An address that the node holds for itself is not a service's to take (CVE-2020-8554).
+            // A Service cannot take an address of the node (CVE-2020-8554).
             refuse(format!("{address} is an address of this node"));
         } else {
             external.push(*address);
@@ -135,9 +170,8 @@ fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<F
     })
 }
 
-/// Ports that nobody uses are refused on addresses of services alone. An external IP may be
-/// another machine's, and some load balancers give out the addresses of the nodes, this one's and
-/// those of its neighbours.
+/// Unused ports are refused only on addresses that belong to Services. An external IP may belong to
+/// another machine, and some load balancers report addresses of this node or of its neighbours.
 fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind {
     let is_machines = || {
         let mut networks = node.networks.iter();
@@ -154,8 +188,8 @@ fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind
 
 /// Which endpoints serve a frontend (KEP-2086 for cluster IPs).
 ///
-/// `externalTrafficPolicy: Local` holds for traffic from outside alone: what comes from this
-/// cluster goes to all endpoints.
+/// `externalTrafficPolicy: Local` applies only to traffic from outside the cluster; traffic from
+/// inside goes to all endpoints.
 fn frontend_spec(
     service: &Service,
     port: &ServicePort,
@@ -185,16 +219,16 @@ fn frontend_spec(
     }
 }
 
-/// Adds a service, or finds it: frontends hold the key that it has there.
+/// Adds a service unless it exists, and makes `key` share its memory with the key in the map.
 fn add_service(
-    share: &mut Share,
+    contribution: &mut Contribution,
     service: &Service,
     slices: &[&EndpointSlice],
     node: &Node,
     key: &mut ServiceKey,
     is_reached_from_outside: bool,
 ) {
-    if let Some((known, _)) = share.services.get_key_value(key) {
+    if let Some((known, _)) = contribution.services.get_key_value(key) {
         key.clone_from(known);
     } else {
         let backends = eligible_backends(slices, node, key);
@@ -204,10 +238,10 @@ fn add_service(
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
             source_ranges: source_ranges(service, key.family),
         };
-        share.services.insert(key.clone(), spec);
-        share.backends.extend(backends);
+        contribution.services.insert(key.clone(), spec);
+        contribution.backends.extend(backends);
     }
-    if let Some(spec) = share.services.get_mut(key) {
+    if let Some(spec) = contribution.services.get_mut(key) {
         spec.consistent |= is_reached_from_outside;
     }
 }
@@ -222,19 +256,19 @@ fn source_ranges(service: &Service, family: Family) -> Arc<[IpNet]> {
     ranges.into_iter().collect()
 }
 
-/// An endpoint of a service's port.
-type Candidate<'a> = (&'a Endpoint, u16);
+/// An endpoint with its number of a Service's port.
+type Claimant<'a> = (&'a Endpoint, u16);
 
-/// Ready endpoints, near ones if hints say so; if there is none, those that still serve while they
-/// terminate (KEP-1669).
+/// Ready endpoints, or the near ones of them if hints apply; without ready ones, those that still
+/// serve while they terminate (KEP-1669).
 fn eligible_backends(
     slices: &[&EndpointSlice],
     node: &Node,
     key: &ServiceKey,
 ) -> Vec<(Backend, BackendSpec)> {
-    let mut eligible = candidates(slices, node, key, |endpoint| endpoint.ready);
+    let mut eligible = claimants(slices, node, key, |endpoint| endpoint.ready);
     if eligible.is_empty() {
-        eligible = candidates(slices, node, key, |endpoint| {
+        eligible = claimants(slices, node, key, |endpoint| {
             endpoint.serving && endpoint.terminating
         });
     } else if key.scope == Scope::Cluster {
@@ -259,14 +293,14 @@ fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
     endpoint.node.as_deref() == Some(node.name.as_str())
 }
 
-/// Endpoints of the key's port, family and scope that `counts` admits.
-fn candidates<'a>(
+/// Endpoints of the key's port, family and scope for which `counts` is true.
+fn claimants<'a>(
     slices: &[&'a EndpointSlice],
     node: &Node,
     key: &ServiceKey,
     counts: impl Fn(&Endpoint) -> bool,
-) -> Vec<Candidate<'a>> {
-    let mut candidates = Vec::new();
+) -> Vec<Claimant<'a>> {
+    let mut claimants = Vec::new();
     for slice in slices {
         for port in &slice.ports {
             if port.name != key.port || port.protocol != key.protocol {
@@ -277,34 +311,34 @@ fn candidates<'a>(
                     && Family::of(endpoint.address) == key.family
                     && (key.scope == Scope::Cluster || is_local(endpoint, node))
             });
-            candidates.extend(admitted.map(|endpoint| (endpoint, port.port)));
+            claimants.extend(admitted.map(|endpoint| (endpoint, port.port)));
         }
     }
-    candidates
+    claimants
 }
 
-/// Endpoints that hints give to this node, else those given to its zone (KEP-2433, KEP-4444).
-fn near<'a>(ready: &[Candidate<'a>], node: &Node) -> Option<Vec<Candidate<'a>>> {
+/// Endpoints whose hints name this node, else those whose hints name its zone (KEP-2433, KEP-4444).
+fn near<'a>(ready: &[Claimant<'a>], node: &Node) -> Option<Vec<Claimant<'a>>> {
     let of_node = hinted(ready, |endpoint| &endpoint.node_hints, &node.name);
     of_node.or_else(|| hinted(ready, |endpoint| &endpoint.zone_hints, node.zone.as_ref()?))
 }
 
-/// Hints count only if every ready endpoint has one and some are for here (KEP-2433).
+/// Applies hints only if every ready endpoint has one and some name `here` (KEP-2433).
 fn hinted<'a>(
-    ready: &[Candidate<'a>],
+    ready: &[Claimant<'a>],
     hints: impl Fn(&Endpoint) -> &[String],
     here: &String,
-) -> Option<Vec<Candidate<'a>>> {
+) -> Option<Vec<Claimant<'a>>> {
     if ready.iter().any(|(endpoint, _)| hints(endpoint).is_empty()) {
         return None;
     }
-    let is_here = |(endpoint, _): &&Candidate<'a>| hints(endpoint).contains(here);
-    let near: Vec<Candidate<'a>> = ready.iter().filter(is_here).copied().collect();
+    let is_here = |(endpoint, _): &&Claimant<'a>| hints(endpoint).contains(here);
+    let near: Vec<Claimant<'a>> = ready.iter().filter(is_here).copied().collect();
     (!near.is_empty()).then_some(near)
 }
 
-/// How many endpoints of this node are ready, for load balancers that ask. With two families every
-/// pod is in two slices; it counts once.
+/// The number of ready endpoints on this node, for load balancers. A pod with addresses of both
+/// families is in two slices and counts once.
 fn health_check(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Option<HealthCheck> {
     let port = service.health_check_node_port?;
     let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);

@@ -1,22 +1,49 @@
-//! From actual to desired.
+//! The changes from the actual to the desired state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Actual, Backend, BackendId, Change, Desired, ServiceId, ServiceKey, Touched};
 
-/// The changes that lead from `actual` to `desired` where `touched` says that they may differ.
+/// Returns the changes from `actual` to `desired`, comparing only the keys in `touched`.
 ///
-/// Additions come first, from what is referred to up to what refers, removals last and the other
-/// way round: after every change of the list, each frontend names existing services and each
-/// service existing backends. Ids that exist are kept, and an id in quarantine is given back to its
-/// last owner; new ones are the lowest that are available.
+/// Additions come first, in the order backends, services, frontends, addresses; then removals in
+/// the opposite order. So after every change of the list each frontend names existing services, and
+/// each service existing backends. Existing ids are kept. An id in quarantine is given back to its
+/// last owner; other new ids are the lowest that are available.
 pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change> {
-    let mut changes = Vec::new();
     let mut ids = NewIds::of(actual);
-    for backend in &touched.backends {
-        let Some(spec) = desired.backends.get(backend) else {
-            continue;
-        };
+    let mut changes = Vec::new();
+    put_backends(actual, desired, touched, &mut ids, &mut changes);
+    put_services(actual, desired, touched, &mut ids, &mut changes);
+    put_frontends(actual, desired, touched, &mut ids, &mut changes);
+    put_addresses(actual, desired, touched, &mut changes);
+    let addresses = removed(&touched.addresses, &actual.addresses, &desired.addresses);
+    changes.extend(addresses.map(|(address, _)| Change::DeleteAddress { address: *address }));
+    let frontends = removed(&touched.frontends, &actual.frontends, &desired.frontends);
+    changes.extend(frontends.map(|(frontend, _)| Change::DeleteFrontend {
+        frontend: *frontend,
+    }));
+    let services = removed(&touched.services, &actual.services, &desired.services);
+    changes.extend(services.map(|(key, (id, _))| Change::DeleteService {
+        id: *id,
+        key: key.clone(),
+    }));
+    let backends = removed(&touched.backends, &actual.backends, &desired.backends);
+    changes.extend(backends.map(|(backend, (id, _))| Change::DeleteBackend {
+        id: *id,
+        backend: *backend,
+    }));
+    changes
+}
+
+fn put_backends(
+    actual: &Actual,
+    desired: &Desired,
+    touched: &Touched,
+    ids: &mut NewIds<'_>,
+    changes: &mut Vec<Change>,
+) {
+    for (backend, spec) in wanted(&touched.backends, &desired.backends) {
         let known = actual.backends.get(backend);
         if known.is_none_or(|(_, known)| known != spec) {
             changes.push(Change::PutBackend {
@@ -26,10 +53,16 @@ pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change
             });
         }
     }
-    for key in &touched.services {
-        let Some(spec) = desired.services.get(key) else {
-            continue;
-        };
+}
+
+fn put_services(
+    actual: &Actual,
+    desired: &Desired,
+    touched: &Touched,
+    ids: &mut NewIds<'_>,
+    changes: &mut Vec<Change>,
+) {
+    for (key, spec) in wanted(&touched.services, &desired.services) {
         let known = actual.services.get(key);
         if known.is_none_or(|(_, known)| known != spec) {
             let backends = spec.backends.iter();
@@ -41,10 +74,16 @@ pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change
             });
         }
     }
-    for frontend in &touched.frontends {
-        let Some(spec) = desired.frontends.get(frontend) else {
-            continue;
-        };
+}
+
+fn put_frontends(
+    actual: &Actual,
+    desired: &Desired,
+    touched: &Touched,
+    ids: &mut NewIds<'_>,
+    changes: &mut Vec<Change>,
+) {
+    for (frontend, spec) in wanted(&touched.frontends, &desired.frontends) {
         if actual.frontends.get(frontend) != Some(spec) {
             changes.push(Change::PutFrontend {
                 frontend: *frontend,
@@ -54,52 +93,40 @@ pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change
             });
         }
     }
-    for address in &touched.addresses {
-        if let Some(kind) = desired.addresses.get(address)
-            && actual.addresses.get(address) != Some(kind)
-        {
+}
+
+fn put_addresses(actual: &Actual, desired: &Desired, touched: &Touched, changes: &mut Vec<Change>) {
+    for (address, kind) in wanted(&touched.addresses, &desired.addresses) {
+        if actual.addresses.get(address) != Some(kind) {
             changes.push(Change::PutAddress {
                 address: *address,
                 kind: *kind,
             });
         }
     }
-    for address in &touched.addresses {
-        if actual.addresses.contains_key(address) && !desired.addresses.contains_key(address) {
-            changes.push(Change::DeleteAddress { address: *address });
-        }
-    }
-    for frontend in &touched.frontends {
-        if actual.frontends.contains_key(frontend) && !desired.frontends.contains_key(frontend) {
-            changes.push(Change::DeleteFrontend {
-                frontend: *frontend,
-            });
-        }
-    }
-    for key in &touched.services {
-        if let Some((id, _)) = actual.services.get(key)
-            && !desired.services.contains_key(key)
-        {
-            changes.push(Change::DeleteService {
-                id: *id,
-                key: key.clone(),
-            });
-        }
-    }
-    for backend in &touched.backends {
-        if let Some((id, _)) = actual.backends.get(backend)
-            && !desired.backends.contains_key(backend)
-        {
-            changes.push(Change::DeleteBackend {
-                id: *id,
-                backend: *backend,
-            });
-        }
-    }
-    changes
 }
 
-/// Ids in use, and those given out by this diff.
+/// The touched keys that are desired, with what they should be.
+fn wanted<'a, K: Ord, V>(
+    touched: &'a BTreeSet<K>,
+    desired: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    let wanted = |key| Some((key, desired.get(key)?));
+    touched.iter().filter_map(wanted)
+}
+
+/// The touched keys that exist and are not desired, with what they are.
+fn removed<'a, K: Ord, A, D>(
+    touched: &'a BTreeSet<K>,
+    actual: &'a BTreeMap<K, A>,
+    desired: &'a BTreeMap<K, D>,
+) -> impl Iterator<Item = (&'a K, &'a A)> {
+    let gone = |key: &&K| !desired.contains_key(*key);
+    let known = |key| Some((key, actual.get(key)?));
+    touched.iter().filter(gone).filter_map(known)
+}
+
+/// Existing ids, and the new ones of this diff.
 struct NewIds<'a> {
     actual: &'a Actual,
     services: BTreeMap<ServiceKey, u32>,

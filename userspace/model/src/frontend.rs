@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-/// A transport protocol that we balance.
+/// A transport protocol that is balanced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
@@ -36,7 +36,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// The family of an address.
+    /// Returns the family of an address.
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() {
             Self::V4
@@ -55,7 +55,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// Which endpoints count.
+/// Which endpoints are eligible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// All of the cluster.
@@ -74,7 +74,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// An address that we answer on.
+/// Address, port and protocol that clients connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// Address.
@@ -96,8 +96,8 @@ impl fmt::Display for Frontend {
     }
 }
 
-/// Where the address of a frontend comes from: first what the API server gives out, then what load
-/// balancers do, then what anybody may name who may write Services.
+/// Where the address of a frontend comes from, in order of trust: assigned by the API server, set
+/// by a load balancer, chosen by any user that can write Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
@@ -110,7 +110,7 @@ pub enum FrontendKind {
     ExternalIp,
 }
 
-/// An address that we send to.
+/// Address, port and protocol that traffic is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     /// Address.
@@ -132,11 +132,46 @@ impl fmt::Display for Backend {
     }
 }
 
-/// Namespace and name of a Kubernetes object. Clones share them: many maps hold the same name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NamespacedName(Arc<NameParts>);
+/// A value whose clones share it: many maps hold the same name.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shared<T>(Arc<T>);
 
-/// What a [`NamespacedName`] says.
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(value: T) -> Self {
+        Self(Arc::new(value))
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Shared<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Shared<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// Namespace and name of a Kubernetes object. Its text is `namespace/name`.
+pub type NamespacedName = Shared<NameParts>;
+
+/// The parts of a [`NamespacedName`].
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NameParts {
     /// Namespace.
@@ -146,38 +181,28 @@ pub struct NameParts {
 }
 
 impl NamespacedName {
-    /// From its parts.
+    /// Creates a name from its parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self(Arc::new(NameParts {
+        Self::from(NameParts {
             namespace: namespace.into(),
             name: name.into(),
-        }))
+        })
     }
 }
 
-impl Deref for NamespacedName {
-    type Target = NameParts;
-
-    fn deref(&self) -> &NameParts {
-        &self.0
-    }
-}
-
-impl fmt::Display for NamespacedName {
+impl fmt::Display for NameParts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.namespace, self.name)
     }
 }
 
-/// One port of a Service, for one family and one scope: what a service id stands for. Clones share
-/// it.
+/// One port of a Service, for one family and one scope: what a service id stands for.
 ///
 /// Its text, `namespace/name:port/protocol/family/scope`, has at most 157 bytes if the names are
 /// those of Kubernetes objects.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceKey(Arc<KeyParts>);
+pub type ServiceKey = Shared<KeyParts>;
 
-/// What a [`ServiceKey`] says.
+/// The parts of a [`ServiceKey`].
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyParts {
     /// The Service.
@@ -188,38 +213,24 @@ pub struct KeyParts {
     pub protocol: Protocol,
     /// Family of frontends and backends.
     pub family: Family,
-    /// Which endpoints count.
+    /// Which endpoints are eligible.
     pub scope: Scope,
 }
 
-impl From<KeyParts> for ServiceKey {
-    fn from(parts: KeyParts) -> Self {
-        Self(Arc::new(parts))
-    }
-}
-
-impl Deref for ServiceKey {
-    type Target = KeyParts;
-
-    fn deref(&self) -> &KeyParts {
-        &self.0
-    }
-}
-
-impl fmt::Display for ServiceKey {
+impl fmt::Display for KeyParts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let KeyParts {
+        let Self {
             service,
             port,
             protocol,
             family,
             scope,
-        } = &**self;
+        } = self;
         write!(out, "{service}:{port}/{protocol}/{family}/{scope}")
     }
 }
 
-/// A text that is no service key.
+/// A text that is not a service key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not of the form namespace/name:port/protocol/family/scope")]
 pub struct ParseKeyError(String);

@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long an id, or a slot, that is not in use any more stays in quarantine. A program that read it before
-/// finishes within microseconds; only a stopped virtual CPU takes longer.
+/// How long an id, or a slot, that is not in use any more stays in quarantine. A program that read
+/// it before finishes within microseconds; only a stopped virtual CPU takes longer.
 pub const QUARANTINE: Duration = Duration::from_secs(2);
 
 /// Ids by owner, from 1: those in use, and those in quarantine, which no other owner gets.

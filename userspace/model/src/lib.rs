@@ -1,7 +1,7 @@
 //! Services, endpoints and nodes, without Kubernetes and without BPF.
 //!
-//! [`share()`] says what one Service means, [`Planner`] what all of them together do: [`Desired`] is
-//! what the maps should hold, [`Actual`] what they do hold, and [`diff()`] the ordered list of
+//! [`contribution()`] is what one Service adds, and [`Planner`] combines all Services: [`Desired`]
+//! is what the maps should hold, [`Actual`] what they hold, and [`diff()`] the ordered list of
 //! [`Change`]s from one to the other. [`ingress`] does the same for a proxy. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
@@ -15,11 +15,11 @@ mod planner;
 mod refusal;
 mod service;
 
-pub use desired::{Claim, Share, share};
+pub use desired::{Contribution, Ownership, contribution};
 pub use diff::diff;
 pub use frontend::{
     Backend, Family, Frontend, FrontendKind, KeyParts, NameParts, NamespacedName, ParseKeyError,
-    Protocol, Scope, ServiceKey,
+    Protocol, Scope, ServiceKey, Shared,
 };
 pub use ids::{Ids, QUARANTINE};
 pub use plan::{

@@ -1,4 +1,4 @@
-//! What the maps should hold, what they hold, and the steps between.
+//! What the maps should hold, what they hold, and the changes between both.
 
 use std::{
     collections::BTreeMap,
@@ -12,59 +12,59 @@ use ipnet::IpNet;
 
 use crate::{Backend, Frontend, FrontendKind, Ids, NamespacedName, ServiceKey};
 
-/// Number of a service; 0 is none.
+/// Id of a service in the maps, from 1; 0 means no service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub u32);
 
-/// Number of a backend; 0 is none.
+/// Id of a backend in the maps, from 1; 0 means no backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub u32);
 
-/// Facts about a backend.
+/// What a backend should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendSpec {
-    /// Runs on this node.
+    /// Whether it runs on this node.
     pub local: bool,
 }
 
-/// What a service should be. Clones share the lists: what is desired is soon what is there.
+/// What a service should be. Clones share the lists, because desired specs soon become actual ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Eligible backends, sorted.
     pub backends: Arc<[Backend]>,
-    /// Whether nodes must agree on the backend of a flow: it has a frontend that is reached from
-    /// outside.
+    /// Whether all nodes must choose the same backend for a flow: a frontend can be reached from
+    /// outside the cluster.
     pub consistent: bool,
-    /// Affinity timeout in seconds; 0 is off.
+    /// Affinity timeout in seconds; 0 means no affinity.
     pub affinity_timeout_s: u32,
-    /// Clients that restricted frontends admit, of the key's family, sorted.
+    /// Networks of clients that restricted frontends admit, of the key's family, sorted.
     pub source_ranges: Arc<[IpNet]>,
 }
 
 /// What a frontend should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontendSpec {
-    /// Kind.
+    /// Where its address comes from.
     pub kind: FrontendKind,
-    /// Serves this node's processes and pods.
+    /// Service for traffic of this node's processes and pods.
     pub inside: ServiceKey,
-    /// Serves what arrives from other machines.
+    /// Service for traffic that arrives from other machines.
     pub outside: ServiceKey,
-    /// Admits the source ranges of `outside` alone.
+    /// Whether it admits only the source ranges of `outside`.
     pub is_restricted: bool,
 }
 
-/// Whose an address is.
+/// Owner of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressKind {
-    /// The node's, or perhaps another machine's, as well.
+    /// Services and a machine: the node, or perhaps another one.
     #[default]
     Shared,
-    /// Of services alone: a port that none uses is refused.
+    /// Services only: connections to unused ports are refused.
     Service,
 }
 
-/// What a load balancer is told about the endpoints of this node.
+/// Answer to a load balancer about the endpoints of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// `spec.healthCheckNodePort`.
@@ -105,26 +105,26 @@ pub struct Actual {
     pub backend_ids: Ids<Backend>,
 }
 
-/// One step.
+/// One change of the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Adds a backend or updates its facts.
+    /// Adds a backend or replaces its spec.
     PutBackend {
         /// Its id.
         id: BackendId,
         /// Its address.
         backend: Backend,
-        /// Its facts.
+        /// What it should be.
         spec: BackendSpec,
     },
-    /// Adds a service, or puts a new table in its place. Connections to backends that it has no more
-    /// are forgotten if they are over UDP, or were never answered.
+    /// Adds a service or replaces its table. Connections to backends that it no longer has are
+    /// deleted if they use UDP or never got an answer.
     PutService {
         /// Its id.
         id: ServiceId,
         /// Its name.
         key: ServiceKey,
-        /// What it shall be.
+        /// What it should be.
         spec: ServiceSpec,
         /// Ids of its backends, in the order of the spec.
         backends: Vec<BackendId>,
@@ -133,18 +133,18 @@ pub enum Change {
     PutFrontend {
         /// Its address.
         frontend: Frontend,
-        /// What it shall be.
+        /// What it should be.
         spec: FrontendSpec,
         /// Id of the inside service.
         inside: ServiceId,
         /// Id of the outside service.
         outside: ServiceId,
     },
-    /// Adds an address, or says whose it is now.
+    /// Adds an address or replaces its owner.
     PutAddress {
         /// The address.
         address: IpAddr,
-        /// Whose it is.
+        /// Its owner.
         kind: AddressKind,
     },
     /// Removes an address.
@@ -262,9 +262,9 @@ pub enum Sweep {
     Again(Duration),
 }
 
-/// Where changes are made.
+/// The maps, as the loop that programs them sees them.
 pub trait Dataplane {
-    /// What can go wrong.
+    /// Why a call fails.
     type Error: Error + Send + Sync + 'static;
 
     /// Reads the maps, and repairs entries that contradict others.
@@ -281,8 +281,8 @@ pub trait Dataplane {
     /// If a map is full, or cannot be written. The change is then not made, and can be tried again.
     fn apply(&mut self, change: &Change) -> Result<(), Self::Error>;
 
-    /// Does some of the work that follows changes, and is done once for all of them: forgets what leads to
-    /// removed backends. Each call takes about a millisecond.
+    /// Does some of the work that follows changes, and is done once for all of them: forgets what
+    /// leads to removed backends. Each call takes about a millisecond.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! All Services together: what was told, and what the maps should hold for it. Work is proportional
-//! to what changed.
+//! All Services together, and what the maps should hold for them. Work is proportional to what
+//! changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +7,9 @@ use std::{
 };
 
 use crate::{
-    Actual, AddressKind, Backend, BackendSpec, Desired, EndpointSlice, Frontend, FrontendKind,
-    FrontendSpec, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey, Share, share,
+    Actual, AddressKind, Backend, BackendSpec, Contribution, Desired, EndpointSlice, Frontend,
+    FrontendKind, FrontendSpec, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
+    contribution,
 };
 
 /// Keys whose desired state may differ from what it was.
@@ -25,7 +26,7 @@ pub struct Touched {
 }
 
 impl Touched {
-    /// Every key of both.
+    /// Every key of `actual` and `desired`.
     pub fn everything(actual: &Actual, desired: &Desired) -> Self {
         fn keys<K: Ord + Clone, A, D>(a: &BTreeMap<K, A>, d: &BTreeMap<K, D>) -> BTreeSet<K> {
             a.keys().chain(d.keys()).cloned().collect()
@@ -39,24 +40,26 @@ impl Touched {
     }
 }
 
-/// The oldest Service first; among equals by name. Those without an age are the youngest.
+/// Creation time and name: the oldest Service first. A Service without creation time is the
+/// youngest.
 type Age = (i64, NamespacedName);
 
-/// Who gets a frontend that several want. An address that the cluster gave to a Service comes before
-/// one that a Service may name as it likes, however old (CVE-2020-8554).
+/// Order of the Services that ask for the same frontend. An address that the cluster assigned comes
+/// before one that a Service chose, whatever their ages (CVE-2020-8554).
 type Rank = (FrontendKind, Age);
 
-/// What a Service has a say in. Its addresses are those of its claims, its backends those of its
+/// What a Service contributed. Its addresses are those of its frontends, its backends those of its
 /// services.
 #[derive(Clone, Debug)]
 struct Entered {
     age: Age,
-    claims: Box<[(Frontend, FrontendKind)]>,
+    frontends: Box<[(Frontend, FrontendKind)]>,
     services: Box<[ServiceKey]>,
     refusals: Box<[Refusal]>,
 }
 
-/// What was told, and what follows.
+/// Keeps the Services and EndpointSlices of a cluster, and what the maps of this node should hold
+/// for them.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
     node: Node,
@@ -64,23 +67,24 @@ pub struct Planner {
     slices: BTreeMap<NamespacedName, EndpointSlice>,
     /// Services with the names of their slices.
     slices_of: BTreeSet<(NamespacedName, NamespacedName)>,
-    /// Services to look at again.
+    /// Services to compute again.
     dirty: BTreeSet<NamespacedName>,
     entered: BTreeMap<NamespacedName, Entered>,
-    /// Who wants a frontend, with the field that says so: the first gets it. Nearly all frontends,
-    /// backends and addresses are of one Service, so a map for each would be much memory.
-    claims: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
+    /// Services that ask for a frontend, with the field that has its address: the first one gets
+    /// it. Flat, because nearly every frontend, backend and address is of a single Service, and a
+    /// map for each would need much memory.
+    ownerships: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
     users: BTreeMap<(Backend, NamespacedName), BackendSpec>,
     holders: BTreeMap<(IpAddr, NamespacedName), AddressKind>,
-    /// Frontends that more than one Service wants.
+    /// Frontends that more than one Service asks for.
     contested: BTreeSet<Frontend>,
-    /// Services that do not get all they want.
+    /// Services with refusals of their own.
     refused: BTreeSet<NamespacedName>,
     desired: Desired,
 }
 
 impl Planner {
-    /// Nothing is known but the node.
+    /// Creates a planner without Services.
     pub fn new(node: Node) -> Self {
         Self {
             node,
@@ -88,14 +92,14 @@ impl Planner {
         }
     }
 
-    /// A Service is so, or gone.
+    /// Upserts (`Some`) or deletes (`None`) a Service.
     pub fn set_service(&mut self, name: &NamespacedName, service: Option<Service>) {
         if replace(&mut self.services, name, service) {
             self.dirty.insert(name.clone());
         }
     }
 
-    /// An EndpointSlice is so, or gone.
+    /// Upserts (`Some`) or deletes (`None`) an EndpointSlice.
     pub fn set_slice(&mut self, name: &NamespacedName, slice: Option<EndpointSlice>) {
         if let Some(old) = self.slices.get(name) {
             self.dirty.insert(old.service.clone());
@@ -110,12 +114,12 @@ impl Planner {
         replace(&mut self.slices, name, slice);
     }
 
-    /// An EndpointSlice as it was told last.
+    /// Returns an EndpointSlice.
     pub fn slice(&self, name: &NamespacedName) -> Option<&EndpointSlice> {
         self.slices.get(name)
     }
 
-    /// The node is so. Everything is looked at again if it was not.
+    /// Replaces the node. If it differs, every Service is computed again.
     pub fn set_node(&mut self, node: Node) {
         if self.node != node {
             self.node = node;
@@ -133,8 +137,8 @@ impl Planner {
         &self.desired
     }
 
-    /// Takes up everything told since the last time, and returns where that may have made a
-    /// difference.
+    /// Computes what has changed since the last call; returns the keys whose desired state may
+    /// differ.
     pub fn update(&mut self) -> Touched {
         let mut touched = Touched::default();
         for name in std::mem::take(&mut self.dirty) {
@@ -148,9 +152,9 @@ impl Planner {
                     .take_while(|(service, _)| *service == name)
                     .filter_map(|(_, slice)| self.slices.get(slice))
                     .collect();
-                let share = share(service, &slices, &self.node);
+                let contribution = contribution(service, &slices, &self.node);
                 let age = (service.created_s.unwrap_or(i64::MAX), name.clone());
-                let new = self.enter(age, share, &mut touched);
+                let new = self.enter(age, contribution, &mut touched);
                 self.entered.insert(name, new);
             }
         }
@@ -159,10 +163,10 @@ impl Planner {
     }
 
     fn withdraw(&mut self, name: &NamespacedName, old: &Entered, touched: &mut Touched) {
-        for (frontend, kind) in old.claims.iter() {
+        for (frontend, kind) in old.frontends.iter() {
             touched.frontends.insert(*frontend);
             let rank = (*kind, old.age.clone());
-            self.claims.remove(&(*frontend, rank));
+            self.ownerships.remove(&(*frontend, rank));
             touched.addresses.insert(frontend.address);
             self.holders.remove(&(frontend.address, name.clone()));
         }
@@ -178,52 +182,52 @@ impl Planner {
         self.desired.health_checks.remove(name);
     }
 
-    fn enter(&mut self, age: Age, share: Share, touched: &mut Touched) -> Entered {
+    fn enter(&mut self, age: Age, contribution: Contribution, touched: &mut Touched) -> Entered {
         let (_, name) = &age;
-        let claims = share.claims.iter();
+        let frontends = contribution.ownerships.iter();
         let new = Entered {
             age: age.clone(),
-            claims: claims
-                .map(|claim| (claim.frontend, claim.spec.kind))
+            frontends: frontends
+                .map(|ownership| (ownership.frontend, ownership.spec.kind))
                 .collect(),
-            services: share.services.keys().cloned().collect(),
-            refusals: share.refusals.into(),
+            services: contribution.services.keys().cloned().collect(),
+            refusals: contribution.refusals.into(),
         };
-        for claim in share.claims {
-            touched.frontends.insert(claim.frontend);
-            let rank = (claim.spec.kind, age.clone());
-            self.claims
-                .entry((claim.frontend, rank))
-                .or_insert((claim.field, claim.spec));
+        for ownership in contribution.ownerships {
+            touched.frontends.insert(ownership.frontend);
+            let rank = (ownership.spec.kind, age.clone());
+            self.ownerships
+                .entry((ownership.frontend, rank))
+                .or_insert((ownership.field, ownership.spec));
         }
         touched.services.extend(new.services.iter().cloned());
-        self.desired.services.extend(share.services);
-        for (backend, spec) in share.backends {
+        self.desired.services.extend(contribution.services);
+        for (backend, spec) in contribution.backends {
             touched.backends.insert(backend);
             self.users.insert((backend, name.clone()), spec);
         }
-        for (address, kind) in share.addresses {
+        for (address, kind) in contribution.addresses {
             touched.addresses.insert(address);
             self.holders.insert((address, name.clone()), kind);
         }
         if !new.refusals.is_empty() {
             self.refused.insert(name.clone());
         }
-        if let Some(check) = share.health_check {
+        if let Some(check) = contribution.health_check {
             let checks = &mut self.desired.health_checks;
             checks.insert(name.clone(), check);
         }
         new
     }
 
-    /// Decides about what several Services have a say in.
+    /// Decides about frontends, backends and addresses that several Services share.
     fn settle(&mut self, touched: &Touched) {
         for frontend in &touched.frontends {
-            let mut claims = of(&self.claims, *frontend, first_rank());
-            let first = claims.next();
+            let mut ownerships = of(&self.ownerships, *frontend, first_rank());
+            let first = ownerships.next();
             let winner = first.map(|(_, (_, spec))| spec.clone());
             let age = first.map(|((_, age), _)| age);
-            let is_contested = claims.any(|((_, other), _)| Some(other) != age);
+            let is_contested = ownerships.any(|((_, other), _)| Some(other) != age);
             replace(&mut self.desired.frontends, frontend, winner);
             if is_contested {
                 self.contested.insert(*frontend);
@@ -244,7 +248,7 @@ impl Planner {
         }
     }
 
-    /// What Services ask for and do not get.
+    /// Returns the refusals of all Services, including frontends that belong to another Service.
     pub fn refusals(&self) -> Vec<Refusal> {
         let own = self
             .refused
@@ -252,9 +256,9 @@ impl Planner {
             .filter_map(|name| self.entered.get(name))
             .flat_map(|entered| entered.refusals.iter().cloned());
         let lost = self.contested.iter().flat_map(|frontend| {
-            let mut claims = of(&self.claims, *frontend, first_rank());
-            let winner = claims.next().map(|((_, (_, name)), _)| name);
-            claims
+            let mut ownerships = of(&self.ownerships, *frontend, first_rank());
+            let winner = ownerships.next().map(|((_, (_, name)), _)| name);
+            ownerships
                 .zip(winner.into_iter().cycle())
                 .filter(|(((_, (_, name)), _), winner)| name != *winner)
                 .map(move |(((_, (_, name)), (field, _)), winner)| Refusal {
@@ -267,17 +271,18 @@ impl Planner {
     }
 }
 
-/// Before every other.
+/// Sorts before every other name.
 fn first_name() -> NamespacedName {
     NamespacedName::new("", "")
 }
 
-/// Before every other.
+/// Sorts before every other rank.
 fn first_rank() -> Rank {
     (FrontendKind::ClusterIp, (i64::MIN, first_name()))
 }
 
-/// The entries whose keys begin so, by the rest of their keys, of which none is before `least`.
+/// The entries whose keys begin with `key`, by the rest of their keys; `least` sorts before every
+/// rest.
 fn of<K: Ord + Copy, R: Ord, V>(
     map: &BTreeMap<(K, R), V>,
     key: K,
@@ -288,7 +293,7 @@ fn of<K: Ord + Copy, R: Ord, V>(
     entries.map(|((_, rest), value)| (rest, value))
 }
 
-/// Sets or removes; whether that made a difference.
+/// Sets or removes a value; returns whether that changed anything.
 fn replace<K: Ord + Clone, V: PartialEq>(
     map: &mut BTreeMap<K, V>,
     key: &K,

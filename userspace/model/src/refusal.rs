@@ -1,10 +1,10 @@
-//! What was asked for and is not done.
+//! Refusals: fields that are not served as written.
 
 use std::fmt;
 
 use crate::NamespacedName;
 
-/// What a refusal is about.
+/// The object of a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectName {
     /// A Service.
@@ -19,7 +19,7 @@ pub enum ObjectName {
     IngressClass(String),
     /// A Secret.
     Secret(NamespacedName),
-    /// A file of manifests.
+    /// A manifest file, by path.
     File(String),
 }
 
@@ -37,15 +37,26 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// Something that was asked for and is not done.
+/// A field of an object that is not served as written. Its text is `object: field: reason`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
-    /// Who asked.
+    /// The object.
     pub object: ObjectName,
-    /// The field; empty if it is about the whole object.
+    /// The field; empty if the refusal is about the whole object.
     pub field: String,
-    /// Why not.
+    /// The reason.
     pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal of a field of an Ingress.
+    pub(crate) fn ingress(name: &NamespacedName, field: String, reason: String) -> Self {
+        Self {
+            object: ObjectName::Ingress(name.clone()),
+            field,
+            reason,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

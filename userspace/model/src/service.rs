@@ -1,4 +1,4 @@
-//! What exists.
+//! Services, EndpointSlices and the node, reduced to what balancing needs.
 
 use std::{net::IpAddr, time::SystemTime};
 
@@ -6,20 +6,20 @@ use ipnet::IpNet;
 
 use crate::{NamespacedName, Protocol, Scope};
 
-/// A Kubernetes Service, as far as it matters for balancing.
+/// A Kubernetes Service, reduced to what balancing needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name.
     pub name: NamespacedName,
-    /// When it was created, in seconds since 1970; objects without are the youngest.
+    /// Creation time in seconds since 1970; `None` counts as the youngest.
     pub created_s: Option<i64>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Cluster IPs of one or two families; none if it is headless.
+    /// Cluster IPs, one of each family; empty if it is headless.
     pub cluster_ips: Vec<IpAddr>,
     /// External IPs.
     pub external_ips: Vec<IpAddr>,
-    /// Addresses that a load balancer forwards from without translating them.
+    /// IPs of its load balancer, except those with `ipMode: Proxy` (KEP-1860).
     pub load_balancer_ips: Vec<IpAddr>,
     /// `externalTrafficPolicy`.
     pub external_policy: Scope,
@@ -27,9 +27,9 @@ pub struct Service {
     pub internal_policy: Scope,
     /// Timeout of `sessionAffinity: ClientIP` in seconds.
     pub affinity_timeout_s: Option<u32>,
-    /// Who may use the load-balancer IPs; `None` means everybody.
+    /// Clients that may use the load-balancer IPs; `None` means all.
     pub source_ranges: Option<Vec<IpNet>>,
-    /// Where load balancers ask whether this node has endpoints.
+    /// Port where load balancers ask whether this node has ready endpoints.
     pub health_check_node_port: Option<u16>,
 }
 
@@ -42,7 +42,7 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port of the cluster IP, not 0.
     pub port: u16,
-    /// Port on the nodes.
+    /// Port on the nodes, not 0.
     pub node_port: Option<u16>,
 }
 
@@ -51,11 +51,11 @@ pub struct ServicePort {
 pub struct EndpointSlice {
     /// The Service.
     pub service: NamespacedName,
-    /// Target ports by the name of the Service's port.
+    /// Target ports.
     pub ports: Vec<EndpointPort>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
-    /// When that happened which the slice was last changed for, if anybody says so.
+    /// When the change happened that the slice was last updated for, if that is known.
     pub triggered: Option<SystemTime>,
 }
 
@@ -70,37 +70,37 @@ pub struct EndpointPort {
     pub port: u16,
 }
 
-/// One endpoint.
+/// One endpoint of a Service, usually a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
     /// The node it runs on.
     pub node: Option<String>,
-    /// Takes new connections.
+    /// Whether it accepts new connections.
     pub ready: bool,
-    /// Would take connections if it were not terminating.
+    /// Whether it accepts connections, even while terminating.
     pub serving: bool,
-    /// Is going away.
+    /// Whether it is terminating.
     pub terminating: bool,
-    /// Zones whose clients it should serve; empty if that is not said.
+    /// Zones whose clients it should serve; empty without hint.
     pub zone_hints: Vec<String>,
-    /// Nodes whose clients it should serve; empty if that is not said.
+    /// Nodes whose clients it should serve; empty without hint.
     pub node_hints: Vec<String>,
 }
 
-/// This node, and what is served on it.
+/// The node that is programmed, and what it serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Its name in the cluster.
     pub name: String,
     /// Its zone, if it has one.
     pub zone: Option<String>,
-    /// Addresses that it holds for itself.
+    /// Addresses that its devices hold.
     pub addresses: Vec<IpAddr>,
-    /// Networks that its devices are on: another machine may hold an address there.
+    /// Networks of its devices: an address there may belong to another machine.
     pub networks: Vec<IpNet>,
-    /// Addresses that node ports are served on.
+    /// Addresses that serve node ports.
     pub node_port_addresses: Vec<IpAddr>,
     /// Whether `spec.externalIPs` are served (CVE-2020-8554).
     pub serves_external_ips: bool,

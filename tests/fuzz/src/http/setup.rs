@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::Result;
 use headgate_model::{
-    NamespacedName, Protocol, Scope, Service, ServicePort,
+    NamespacedName,
     ingress::{
         Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, Objects, PathType,
-        PortName, routes,
+        PortName, UpstreamPort, UpstreamService, routes,
     },
 };
 use headgate_proxy::{Proxy, Scheme, Settings};
@@ -85,23 +85,12 @@ async fn listen(proxy: &Arc<Proxy>, scheme: Scheme) -> Result<SocketAddr> {
 /// A host that the proxy serves, and one with TLS passthrough.
 fn objects() -> Objects {
     let name = |text: &str| NamespacedName::new("default", text);
-    let service = Service {
-        name: name("web"),
-        created_s: None,
-        ports: vec![ServicePort {
+    let service = UpstreamService {
+        ports: vec![UpstreamPort {
             name: "http".into(),
-            protocol: Protocol::Tcp,
             port: 80,
-            node_port: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_policy: Scope::Cluster,
-        internal_policy: Scope::Cluster,
-        affinity_timeout_s: None,
-        source_ranges: None,
-        health_check_node_port: None,
     };
     let ingress = |text: &str, host: &str, annotations: &[(&str, &str)]| Ingress {
         name: name(text),
@@ -126,7 +115,7 @@ fn objects() -> Objects {
         tls: Vec::new(),
     };
     let mut objects = Objects::default();
-    objects.services.insert(service.name.clone(), service);
+    objects.services.insert(name("web"), service);
     let passed = [("headgate.io/ssl-passthrough", "true")];
     for ingress in [
         ingress("main", "a.test", &[]),

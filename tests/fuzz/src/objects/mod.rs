@@ -116,7 +116,7 @@ fn route(events: Vec<Event>) -> Routes {
     let mut refusals = Vec::new();
     for event in events {
         match event {
-            Event::Service(name, Some(service)) => drop(objects.services.insert(name, service)),
+            Event::Upstream(name, Some(service)) => drop(objects.services.insert(name, service)),
             Event::Slice(name, Some(slice)) => {
                 let of = objects.slices.entry(slice.service.clone()).or_default();
                 of.insert(name, slice);

@@ -89,7 +89,7 @@ fn l59_supported_annotations_are_listed_with_their_differences() {
     assert_eq!(fate(&rows, "proxy-body-size"), ("same", ""));
     let (is, how) = fate(&rows, "use-regex");
     assert_eq!(is, "different");
-    assert!(how.contains("this Ingress alone"), "{how}");
+    assert!(how.contains("not those of other Ingresses"), "{how}");
     assert_eq!(fate(&rows, ""), ("same", "no annotations"));
     assert!(rows.iter().any(|row| row[0] == "Ingress shop/web"));
 
@@ -121,7 +121,7 @@ fn l59_unsupported_annotations_are_listed_with_advice() {
     let (code, rows) = rows(&[("web.yaml", &*web)]);
     assert_eq!(code, 1);
     for (part, advice) in [
-        ("server-snippet", "no text of a configuration"),
+        ("server-snippet", "no configuration snippets"),
         ("satisfy", "closes the Ingress"),
         ("backend-protocol", "FCGI"),
         ("surely-not", "check its name"),
@@ -167,7 +167,7 @@ fn l59_paths_files_and_the_config_map_are_checked() {
     for (part, advice) in [
         ("use-forwarded-headers", "--trusted-proxies"),
         ("proxy-body-size", "headgate.io/proxy-body-size"),
-        ("odd", "not known"),
+        ("odd", "unknown setting"),
     ] {
         let (is, what) = fate(&rows, part);
         assert!(

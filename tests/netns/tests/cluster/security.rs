@@ -142,7 +142,7 @@ fn s91_external_ips_cannot_take_addresses_of_other_services() {
         "[fd96::10]:80 belongs to default/web",
         "203.0.113.10:80 belongs to default/web",
         "192.168.50.1 is an address of this node",
-        "127.0.0.1 is no address of a Service",
+        "127.0.0.1 is not an address of a Service",
     ] {
         assert!(log.log().contains(lost), "{lost} in\n{}", log.log());
     }
@@ -182,8 +182,10 @@ fn s92_endpoints_that_only_the_node_can_reach_are_refused() {
     for (v4, v6) in bad {
         cluster.write("slices.yaml", &to(v4, v6)).unwrap();
         let complains = |address: &str| {
-            let complaint = format!("endpoints[0].addresses[0]: {address} is no address");
-            node.agent.as_ref().unwrap().log().contains(&complaint)
+            let reason = format!("{address} is not an address");
+            let log = node.agent.as_ref().unwrap().log();
+            log.lines()
+                .any(|line| line.contains("endpoints[0].addresses[0]") && line.contains(&reason))
         };
         eventually("both are refused", || {
             complains(v4) && complains(v6.strip_prefix("::ffff:").unwrap_or(v6))

@@ -1,61 +1,47 @@
-//! The loop of the proxy: events into objects, objects into routes and endpoints.
+//! The loop that routes a proxy: events into objects, objects into routes and endpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     net::SocketAddr,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use headgate_model::{
-    EndpointSlice, NamespacedName, ObjectName, Refusal, Service,
-    ingress::{IngressOptions, Objects, Routes, UpstreamKey, endpoints, routes, serves},
+    EndpointSlice, NamespacedName, ObjectName, Refusal,
+    ingress::{
+        IngressOptions, Objects, Routes, UpstreamKey, UpstreamService, endpoints, routes, serves,
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::{info, instrument, warn};
 
-use crate::{
-    loops::reconcile::LIST_TIMEOUT,
-    source::event::{Event, Interest, Kind},
+use super::{
+    LIST_TIMEOUT,
+    intake::{Intake, log_new},
+    status::IngressStatus,
 };
+use crate::source::event::{Event, Interest};
 
-/// Where a backend is, and the weight of each place.
+/// Addresses of a backend, with their weights.
 pub type Endpoints = BTreeMap<SocketAddr, u32>;
 
 /// A proxy, as the loop sees it.
 pub trait Serve {
-    /// From now on requests are routed so. Backends that the routes do not name are used no more.
-    /// Says what it cannot take of it, by object and field: a certificate that is none.
+    /// Replaces the routes. Backends that the new routes do not name are no longer used. Returns
+    /// what it refuses, by object and field, for example an invalid certificate.
     fn serve(&mut self, routes: Routes) -> Vec<Refusal>;
 
-    /// From now on a backend is here. Before routes name a new one it was placed, so that no request
-    /// finds it empty which is not.
+    /// Replaces the endpoints of a backend. A new backend gets its endpoints before routes name it,
+    /// so that no request finds it empty.
     fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints);
 }
 
-/// How things are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IngressStatus {
-    /// Raised by each pass.
-    pub revision: u64,
-    /// Whether routes were made from a full list.
-    pub is_synced: bool,
-    /// Ingresses that are served.
-    pub ingresses: Vec<NamespacedName>,
-    /// What was asked for and is not done.
-    pub refusals: Vec<Refusal>,
-    /// Why the source cannot be reached.
-    pub disconnected: Option<String>,
-    /// Events taken up, by kind.
-    pub events: BTreeMap<Kind, u64>,
-    /// When the last pass ended, and how long it took.
-    pub last_pass: Option<(SystemTime, Duration)>,
-}
-
-/// Runs until `shutdown`: events that come together are one pass.
+/// Runs until `shutdown`, or until the source is gone. Events that arrive together are handled in
+/// one pass.
 pub async fn run_ingress(
     mut events: mpsc::Receiver<Event>,
     options: IngressOptions,
@@ -67,7 +53,7 @@ pub async fn run_ingress(
     let mut shutdown = std::pin::pin!(shutdown);
     let give_up = Instant::now() + LIST_TIMEOUT;
     loop {
-        let is_listed = router.missing.is_empty();
+        let is_listed = router.intake.missing.is_empty();
         tokio::select! {
             () = &mut shutdown => return,
             event = events.recv() => {
@@ -79,10 +65,10 @@ pub async fn run_ingress(
             }
             () = sleep_until(give_up), if !is_listed => router.stop_waiting(),
         }
-        if router.missing.is_empty() {
+        if router.intake.missing.is_empty() {
             router.pass();
         }
-        // While the list is awaited as well: why it does not come is to be seen.
+        // While lists are awaited too: the status shows why they are missing.
         status.send_replace(router.status.clone());
     }
 }
@@ -92,19 +78,17 @@ struct Router<S> {
     server: S,
     options: IngressOptions,
     objects: Objects,
-    /// The Service that each slice is of.
+    /// The Service of each slice.
     slices: BTreeMap<NamespacedName, NamespacedName>,
-    missing: BTreeSet<Kind>,
+    intake: Intake,
     /// Whether something changed that routes are made from.
     is_stale: bool,
     /// Services whose endpoints may have changed.
     touched: BTreeSet<NamespacedName>,
-    /// What is served, once anything is.
+    /// The routes that are served; `None` before the first.
     routes: Option<Routes>,
-    /// What the server was told of backends, by Service.
+    /// The endpoints that the server has, by Service and backend.
     placed: BTreeMap<NamespacedName, BTreeMap<UpstreamKey, Endpoints>>,
-    /// What the source refused.
-    refused: BTreeMap<ObjectName, Vec<Refusal>>,
     /// What the server refused.
     unserved: Vec<Refusal>,
     status: IngressStatus,
@@ -117,67 +101,36 @@ impl<S: Serve> Router<S> {
             options,
             objects: Objects::default(),
             slices: BTreeMap::new(),
-            missing: Interest::Ingress.kinds().iter().copied().collect(),
+            intake: Intake::new(Interest::Ingress),
             is_stale: true,
             touched: BTreeSet::new(),
             routes: None,
             placed: BTreeMap::new(),
-            refused: BTreeMap::new(),
             unserved: Vec::new(),
             status: IngressStatus::default(),
         }
     }
 
-    /// Takes up what a source told.
+    /// Handles an event of the source.
     fn note(&mut self, event: Event) {
-        match event {
-            Event::Ingress(name, ingress) => {
-                self.count(Kind::Ingress);
+        match self.intake.note(event, &mut self.status.source) {
+            Some(Event::Ingress(name, ingress)) => {
                 self.is_stale |= put(&mut self.objects.ingresses, name, ingress);
             }
-            Event::IngressClass(name, class) => {
-                self.count(Kind::IngressClass);
+            Some(Event::IngressClass(name, class)) => {
                 self.is_stale |= put(&mut self.objects.classes, name, class);
             }
-            Event::Secret(name, secret) => {
-                self.count(Kind::Secret);
+            Some(Event::Secret(name, secret)) => {
                 self.is_stale |= put(&mut self.objects.secrets, name, secret);
             }
-            Event::Service(name, service) => {
-                self.count(Kind::Service);
-                self.set_service(name, service);
-            }
-            Event::Slice(name, slice) => {
-                self.count(Kind::EndpointSlice);
-                self.set_slice(name, slice);
-            }
-            // Nobody tells a proxy of nodes.
-            Event::Node(_) => {}
-            Event::Listed(kind) => {
-                self.missing.remove(&kind);
-            }
-            Event::Refused(object, refusals) if refusals.is_empty() => {
-                self.refused.remove(&object);
-            }
-            Event::Refused(object, refusals) => {
-                self.refused.insert(object, refusals);
-            }
-            Event::Connected(Ok(())) => {
-                info!("connected");
-                self.status.disconnected = None;
-            }
-            Event::Connected(Err(reason)) => {
-                warn!("disconnected: {reason}");
-                self.status.disconnected = Some(reason);
-            }
+            Some(Event::Upstream(name, service)) => self.set_service(name, service),
+            Some(Event::Slice(name, slice)) => self.set_slice(name, slice),
+            // Sources send other objects to an agent only.
+            _ => {}
         }
     }
 
-    fn count(&mut self, kind: Kind) {
-        *self.status.events.entry(kind).or_default() += 1;
-    }
-
-    fn set_service(&mut self, name: NamespacedName, service: Option<Service>) {
+    fn set_service(&mut self, name: NamespacedName, service: Option<UpstreamService>) {
         if put(&mut self.objects.services, name.clone(), service) {
             self.is_stale = true;
             self.touched.insert(name);
@@ -207,17 +160,15 @@ impl<S: Serve> Router<S> {
         }
     }
 
-    /// Serves although not everything was listed.
+    /// Serves without the lists that are missing.
     fn stop_waiting(&mut self) {
-        for kind in std::mem::take(&mut self.missing) {
-            warn!(
-                "{kind:?} was not listed within {} s: going on without",
-                LIST_TIMEOUT.as_secs()
-            );
+        for kind in std::mem::take(&mut self.intake.missing) {
+            warn!(?kind, timeout = ?LIST_TIMEOUT, "not listed in time; continuing without it");
         }
     }
 
-    /// Brings the server in step.
+    /// Runs one pass: gives the server what has changed since the last one.
+    #[instrument(skip_all, fields(revision = self.status.revision + 1))]
     fn pass(&mut self) {
         let start = Instant::now();
         for service in std::mem::take(&mut self.touched) {
@@ -232,7 +183,7 @@ impl<S: Serve> Router<S> {
         }
         self.status.revision += 1;
         self.status.is_synced = true;
-        self.tell_refusals();
+        self.set_refusals();
         self.status.last_pass = Some((SystemTime::now(), start.elapsed()));
     }
 
@@ -261,7 +212,7 @@ impl<S: Serve> Router<S> {
         self.routes = Some(routes);
     }
 
-    /// Tells the server where a backend is, if it does not know.
+    /// Gives the server the endpoints of a backend, unless it has them.
     fn place(&mut self, key: &UpstreamKey) {
         let now = endpoints(&self.objects, key);
         let placed = self.placed.entry(key.service.clone()).or_default();
@@ -271,21 +222,18 @@ impl<S: Serve> Router<S> {
         }
     }
 
-    fn tell_refusals(&mut self) {
-        let objects = self.refused.iter();
-        let told = objects.filter(|(object, _)| self.is_ours(object));
-        let told = told.flat_map(|(_, refusals)| refusals);
+    fn set_refusals(&mut self) {
+        let objects = self.intake.refused.iter();
+        let refused = objects.filter(|(object, _)| self.is_ours(object));
+        let refused = refused.flat_map(|(_, refusals)| refusals);
         let routes = self.routes.iter().flat_map(|routes| &routes.refusals);
-        let refusals: Vec<Refusal> = told.chain(routes).chain(&self.unserved).cloned().collect();
-        for refusal in &refusals {
-            if !self.status.refusals.contains(refusal) {
-                warn!("{refusal}");
-            }
-        }
+        let refusals = refused.chain(routes).chain(&self.unserved).cloned();
+        let refusals: Vec<Refusal> = refusals.collect();
+        log_new(&refusals, &self.status.refusals);
         self.status.refusals = refusals;
     }
 
-    /// What is wrong with an Ingress of somebody else is not ours to say.
+    /// Whether refusals of an object are reported: not those of another controller's Ingress.
     fn is_ours(&self, object: &ObjectName) -> bool {
         let ObjectName::Ingress(name) = object else {
             return true;
@@ -295,7 +243,7 @@ impl<S: Serve> Router<S> {
     }
 }
 
-/// Puts a value in its place or takes it away, and says whether that changed anything.
+/// Sets or removes a value; returns whether that changed anything.
 fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
     match value {
         Some(value) if map.get(&key) == Some(&value) => false,

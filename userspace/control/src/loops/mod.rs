@@ -1,4 +1,11 @@
-//! The loops: events in, changes of a dataplane or routes of a proxy out.
+//! The loops: events of a source in, changes of a dataplane or routes of a proxy out.
+
+use std::time::Duration;
 
 pub(crate) mod ingress;
+mod intake;
 pub(crate) mod reconcile;
+pub(crate) mod status;
+
+/// How long a loop waits for lists that it can do without.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,197 +1,123 @@
-//! The loop: events into the planner, what they touch into changes, changes into the dataplane.
+//! The loop that programs a dataplane: events into the planner, touched keys into changes, changes
+//! into the dataplane.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::Future,
     time::{Duration, SystemTime},
 };
 
 use headgate_model::{
-    Actual, Change, Dataplane, HealthCheck, NamespacedName, Node, ObjectName, Planner, Refusal,
-    Restored, Sweep, Touched, diff,
+    Actual, Change, Dataplane, Node, Planner, Refusal, Restored, Sweep, Touched, diff,
 };
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{Span, error, field::Empty, info, instrument, warn};
 
-use crate::source::event::{Event, Interest, Kind, NodeState};
+use super::{
+    LIST_TIMEOUT,
+    intake::{Intake, log_new},
+    status::{Failure, Pass, Status},
+};
+use crate::source::event::{Event, Interest, Kind};
 
-/// After this long a loop goes on without what it can do without.
-pub(crate) const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long to wait before changes that failed are tried again.
+/// Delay before failed changes are tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the maps are compared with what was written.
+/// Interval between comparisons of the maps with what was written.
 const AUDIT: Duration = Duration::from_secs(60);
 
-/// A change that the dataplane refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The Service it was for, if it was for one alone.
-    pub service: Option<NamespacedName>,
-    /// What it was about.
-    pub object: String,
-    /// Why it failed.
-    pub reason: String,
-    /// When it failed first.
-    pub since: SystemTime,
-}
-
-/// How things are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Raised by each pass.
-    pub revision: u64,
-    /// Whether the maps were written from a full list.
-    pub is_synced: bool,
-    /// Services, backends and frontends in the maps.
-    pub services: usize,
-    /// See `services`.
-    pub backends: usize,
-    /// See `services`.
-    pub frontends: usize,
-    /// What was asked for and is not done.
-    pub refusals: Vec<Refusal>,
-    /// What should have been done and failed.
-    pub failures: Vec<Failure>,
-    /// Why the source cannot be reached.
-    pub disconnected: Option<String>,
-    /// What load balancers are told.
-    pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
-    /// What the API says of this node.
-    pub node: NodeState,
-    /// Entries that an audit found changed by somebody else and put right.
-    pub repaired: u64,
-    /// Events taken up, by kind.
-    pub events: BTreeMap<Kind, u64>,
-    /// When the last pass ended, and how long it took.
-    pub last_pass: Option<(SystemTime, Duration)>,
-}
-
-/// One pass of the loop.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pass {
-    /// How long it took.
-    pub took: Duration,
-    /// For each change of endpoints that it brought into the maps: how long ago that happened.
-    pub latencies: Vec<Duration>,
-    /// Changes that failed.
-    pub failures: usize,
-    /// How far the work is that follows changes.
-    pub sweep: Sweep,
-}
-
-/// State of the loop.
+/// State of the loop that programs a dataplane.
 #[derive(Debug)]
 pub struct Reconciler<D> {
     dataplane: D,
     planner: Planner,
     actual: Actual,
-    missing: BTreeSet<Kind>,
-    /// Whether every key is to be compared, and not those alone that were touched.
+    intake: Intake,
+    /// Whether the next pass compares every key, not only the touched ones.
     is_full: bool,
-    refused: BTreeMap<ObjectName, Vec<Refusal>>,
     started: SystemTime,
-    /// When the changes happened that the next pass takes up.
+    /// Times of the endpoint changes that the next pass programs.
     triggers: Vec<SystemTime>,
     status: Status,
 }
 
 impl<D: Dataplane> Reconciler<D> {
     /// Starts from what the dataplane holds.
+    ///
+    /// # Errors
+    ///
+    /// If the dataplane cannot be read.
     pub fn new(mut dataplane: D, node: Node) -> Result<Self, D::Error> {
         let Restored { actual, .. } = dataplane.restore()?;
         Ok(Self {
             dataplane,
             planner: Planner::new(node),
             actual,
-            missing: BTreeSet::from_iter(Interest::Services.kinds().iter().copied()),
+            intake: Intake::new(Interest::Services),
             is_full: true,
-            refused: BTreeMap::new(),
             started: SystemTime::now(),
             triggers: Vec::new(),
             status: Status::default(),
         })
     }
 
-    /// How things are.
+    /// The state of the loop.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// Takes up what a source told.
+    /// Handles an event of the source. The next pass programs what it changes.
     pub fn note(&mut self, event: Event) {
-        let mut count = |kind| *self.status.events.entry(kind).or_default() += 1;
-        match event {
-            Event::Service(name, service) => {
-                count(Kind::Service);
-                self.planner.set_service(&name, service);
-            }
-            Event::Slice(name, slice) => {
-                count(Kind::EndpointSlice);
+        match self.intake.note(event, &mut self.status.source) {
+            Some(Event::Service(name, service)) => self.planner.set_service(&name, service),
+            Some(Event::Slice(name, slice)) => {
                 let before = self.planner.slice(&name).and_then(|slice| slice.triggered);
                 let trigger = slice.as_ref().and_then(|slice| slice.triggered);
                 let is_new = |at: &SystemTime| Some(*at) != before && *at > self.started;
                 self.triggers.extend(trigger.filter(is_new));
                 self.planner.set_slice(&name, slice);
             }
-            Event::Node(state) => {
-                count(Kind::Node);
+            Some(Event::Node(state)) => {
                 let mut node = self.planner.node().clone();
                 node.zone.clone_from(&state.zone);
                 self.planner.set_node(node);
                 self.status.node = state;
             }
-            // Nobody tells these to an agent.
-            Event::Ingress(..) | Event::IngressClass(..) | Event::Secret(..) => {}
-            Event::Listed(kind) => {
-                self.missing.remove(&kind);
-            }
-            Event::Refused(object, refusals) => {
-                let before = match refusals.is_empty() {
-                    true => self.refused.remove(&object),
-                    false => self.refused.insert(object, refusals.clone()),
-                };
-                let before = before.unwrap_or_default();
-                for refusal in refusals.iter().filter(|refusal| !before.contains(refusal)) {
-                    warn!("{refusal}");
-                }
-            }
-            Event::Connected(Ok(())) => {
-                info!("connected");
-                self.status.disconnected = None;
-            }
-            Event::Connected(Err(reason)) => {
-                warn!("disconnected: {reason}");
-                self.status.disconnected = Some(reason);
-            }
+            // Sources send other objects to a proxy only.
+            _ => {}
         }
     }
 
-    /// Takes up new addresses of this node. Its zone is the API's to say.
+    /// Sets the addresses of this node. Its zone is taken from the API, not from `node`.
     pub fn note_node(&mut self, node: Node) {
         let zone = self.status.node.zone.clone();
         self.planner.set_node(Node { zone, ..node });
     }
 
-    /// Whether every kind was listed. Before that a list may lack what the maps rightly hold.
+    /// Whether every kind was listed. An incomplete list may lack objects whose map entries are
+    /// right.
     pub fn is_listed(&self) -> bool {
-        self.missing.is_empty()
+        self.intake.missing.is_empty()
     }
 
-    /// Goes on without what the API says of this node, if that is all that was not listed. Services and
-    /// their endpoints are waited for, however long: what the maps hold of them stays.
+    /// Stops waiting for the Node: without it only the zone is missing. Services and EndpointSlices
+    /// are awaited without limit, and the maps stay as they are until both are listed.
     pub fn stop_waiting(&mut self) {
-        if self.missing.remove(&Kind::Node) {
-            warn!("the node was not listed: going on without its zone");
+        if self.intake.missing.remove(&Kind::Node) {
+            warn!("the Node is not listed; continuing without its zone");
         }
-        for kind in &self.missing {
-            error!("{kind:?} is not listed yet: the maps stay as they are");
+        for kind in &self.intake.missing {
+            error!(?kind, "not listed yet; the maps stay unchanged");
         }
     }
 
-    /// Compares the maps with what was written. The next pass repairs what somebody else changed.
+    /// Compares the maps with what was written. The next pass repairs the differences.
+    ///
+    /// # Errors
+    ///
+    /// If the dataplane cannot be read.
     pub fn audit(&mut self) -> Result<(), D::Error> {
         let Restored {
             actual: found,
@@ -201,7 +127,7 @@ impl<D: Dataplane> Reconciler<D> {
         if differing > 0 {
             warn!(
                 entries = differing,
-                "somebody else wrote to the maps: repaired"
+                "repairing map entries that another process changed"
             );
             self.status.repaired += differing as u64;
             self.actual.replace(found);
@@ -210,7 +136,9 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(())
     }
 
-    /// Brings the dataplane in step. What failed should be tried again.
+    /// Runs one pass: programs what has changed since the last one. After failures the caller
+    /// should try again.
+    #[instrument(name = "pass", skip_all, fields(revision = self.status.revision + 1, changes = Empty))]
     pub fn reconcile(&mut self) -> Pass {
         let start = Instant::now();
         let mut touched = self.planner.update();
@@ -219,32 +147,15 @@ impl<D: Dataplane> Reconciler<D> {
         }
         self.actual.end_quarantine(start.into_std());
         let changes = diff(&self.actual, self.planner.desired(), &touched);
+        Span::current().record("changes", changes.len());
         let planned = start.elapsed();
-        let (mut failures, sweep) = self.apply(&changes);
-        for failure in &mut failures {
-            let mut before = self.status.failures.iter();
-            let same =
-                |old: &&Failure| (&old.object, &old.reason) == (&failure.object, &failure.reason);
-            match before.find(same) {
-                Some(old) => failure.since = old.since,
-                None => error!("{}: {}", failure.object, failure.reason),
-            }
-        }
-        let lost = self.planner.refusals();
-        for refusal in lost
-            .iter()
-            .filter(|new| !self.status.refusals.contains(new))
-        {
-            warn!("{refusal}");
-        }
-        let told = self.refused.values().flatten().cloned();
-        self.status.refusals = told.chain(lost).collect();
+        let (failures, sweep) = self.apply(&changes);
+        let failures = self.since(failures);
+        self.set_refusals();
         self.status.revision += 1;
-        // The first pass is told even if the maps were as they should be.
+        // The first pass is logged even if it changes nothing.
         if !changes.is_empty() || !self.status.is_synced {
             info!(
-                revision = self.status.revision,
-                changes = changes.len(),
                 failed = failures.len(),
                 services = self.actual.services.len(),
                 backends = self.actual.backends.len(),
@@ -254,46 +165,75 @@ impl<D: Dataplane> Reconciler<D> {
                 "programmed"
             );
         }
+        self.is_full = !failures.is_empty();
+        self.end_pass(start, failures, sweep)
+    }
+
+    /// Logs new failures, and keeps the time of those that the last pass had already.
+    fn since(&self, mut failures: Vec<Failure>) -> Vec<Failure> {
+        for failure in &mut failures {
+            let mut before = self.status.failures.iter();
+            let same =
+                |old: &&Failure| (&old.object, &old.reason) == (&failure.object, &failure.reason);
+            match before.find(same) {
+                Some(old) => failure.since = old.since,
+                None => error!(
+                    object = failure.object,
+                    error = failure.reason,
+                    "not programmed"
+                ),
+            }
+        }
+        failures
+    }
+
+    fn set_refusals(&mut self) {
+        let refused = self.intake.refused.values().flatten().cloned();
+        let refusals: Vec<Refusal> = refused.chain(self.planner.refusals()).collect();
+        log_new(&refusals, &self.status.refusals);
+        self.status.refusals = refusals;
+    }
+
+    fn end_pass(&mut self, start: Instant, failures: Vec<Failure>, sweep: Sweep) -> Pass {
+        let (now, took) = (SystemTime::now(), start.elapsed());
+        let mut triggers = std::mem::take(&mut self.triggers);
+        if !failures.is_empty() {
+            // It is unknown which of them failed.
+            triggers.clear();
+        }
+        let latency = |at| now.duration_since(at).unwrap_or_default();
+        let pass = Pass {
+            took,
+            latencies: triggers.into_iter().map(latency).collect(),
+            failures: failures.len(),
+            sweep,
+        };
+        let health_checks = &self.planner.desired().health_checks;
+        self.status.health_checks.clone_from(health_checks);
         self.status.is_synced = self.is_listed();
         self.status.services = self.actual.services.len();
         self.status.backends = self.actual.backends.len();
         self.status.frontends = self.actual.frontends.len();
-        let health_checks = &self.planner.desired().health_checks;
-        self.status.health_checks.clone_from(health_checks);
-        let (now, took) = (SystemTime::now(), start.elapsed());
         self.status.last_pass = Some((now, took));
         self.status.failures = failures;
-        self.is_full = !self.status.failures.is_empty();
-        let mut triggers = std::mem::take(&mut self.triggers);
-        if self.is_full {
-            // Nobody knows whose changes failed.
-            triggers.clear();
-        }
-        let latency = |at| now.duration_since(at).unwrap_or_default();
-        Pass {
-            took,
-            latencies: triggers.into_iter().map(latency).collect(),
-            failures: self.status.failures.len(),
-            sweep,
-        }
+        pass
     }
 
-    /// Does some more of the work that follows changes.
+    /// Does a part of the work that follows changes.
     ///
     /// # Errors
     ///
-    /// Those of [`Dataplane::step_sweep`].
+    /// Those of [`Dataplane::step_sweep`]. The next pass tries again.
     pub fn step_sweep(&mut self) -> Result<Sweep, D::Error> {
         self.dataplane.step_sweep()
     }
 
-    /// Makes the changes that can be made: one that failed holds up those that build on it, and no
-    /// others.
+    /// Makes the changes that can be made. A failed change holds up only those that depend on it.
     fn apply(&mut self, changes: &[Change]) -> (Vec<Failure>, Sweep) {
         let mut failures = Vec::new();
         for change in changes {
             let result = match !failures.is_empty() && !is_possible(&self.actual, change) {
-                true => Err("waits for what it refers to".to_owned()),
+                true => Err("waits for a change that failed".to_owned()),
                 false => self
                     .dataplane
                     .apply(change)
@@ -317,8 +257,7 @@ impl<D: Dataplane> Reconciler<D> {
     }
 }
 
-/// Whether everything is there that a change refers to, or nothing is that refers to what it
-/// removes.
+/// Whether everything that a change refers to exists, and nothing refers to what it removes.
 fn is_possible(actual: &Actual, change: &Change) -> bool {
     match change {
         Change::PutService { spec, .. } => spec
@@ -343,19 +282,19 @@ fn is_possible(actual: &Actual, change: &Change) -> bool {
     }
 }
 
-/// Number of keys that differ.
+/// Number of keys that differ between `a` and `b`.
 fn differences(a: &Actual, b: &Actual) -> usize {
-    fn of<K: Ord, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> usize {
+    fn count<K: Ord, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> usize {
         let missing = b.keys().filter(|key| !a.contains_key(key)).count();
         missing
             + a.iter()
                 .filter(|(key, value)| b.get(key) != Some(value))
                 .count()
     }
-    of(&a.services, &b.services)
-        + of(&a.backends, &b.backends)
-        + of(&a.frontends, &b.frontends)
-        + of(&a.addresses, &b.addresses)
+    count(&a.services, &b.services)
+        + count(&a.backends, &b.backends)
+        + count(&a.frontends, &b.frontends)
+        + count(&a.addresses, &b.addresses)
 }
 
 fn failure(change: &Change, reason: String) -> Failure {
@@ -386,27 +325,27 @@ fn failure(change: &Change, reason: String) -> Failure {
     }
 }
 
-/// What the loop listens to.
+/// Inputs of the loop.
 #[derive(Debug)]
 pub struct Inputs {
-    /// What the source tells.
+    /// Events of the source.
     pub events: mpsc::Receiver<Event>,
-    /// What the node is like.
+    /// Addresses and networks of the node.
     pub nodes: watch::Receiver<Node>,
-    /// Asks for an audit now.
+    /// Requests for an audit now.
     pub audits: mpsc::Receiver<()>,
 }
 
-/// Whom the loop tells.
+/// Outputs of the loop.
 #[derive(Debug)]
 pub struct Outputs {
-    /// How things are.
+    /// The state after each pass, and while lists are awaited.
     pub status: watch::Sender<Status>,
     /// Each pass.
     pub passes: mpsc::UnboundedSender<Pass>,
 }
 
-/// When to continue a sweep.
+/// The time at which a sweep continues; `None` if it is done.
 fn time_of(sweep: Sweep) -> Option<Instant> {
     match sweep {
         Sweep::Done => None,
@@ -414,7 +353,8 @@ fn time_of(sweep: Sweep) -> Option<Instant> {
     }
 }
 
-/// Runs until `shutdown`: events that come together are one pass.
+/// Runs until `shutdown`, or until the source is gone. Events that arrive together are handled in
+/// one pass.
 pub async fn run<D: Dataplane>(
     mut reconciler: Reconciler<D>,
     inputs: Inputs,
@@ -456,7 +396,7 @@ pub async fn run<D: Dataplane>(
                     sweep = time_of(next);
                     continue;
                 }
-                // The pass that follows tries again, and tells what fails.
+                // The next pass tries again and reports the failure.
             }
             Some(()) = audits.recv() => is_audit = true,
             () = sleep_until(next_audit) => is_audit = true,
@@ -464,17 +404,17 @@ pub async fn run<D: Dataplane>(
         if is_audit {
             next_audit = Instant::now() + AUDIT;
             if let Err(error) = reconciler.audit() {
-                error!("audit: {error}");
+                error!(%error, "audit failed");
             }
         }
         if reconciler.is_listed() {
             let pass = reconciler.reconcile();
             retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
             sweep = time_of(pass.sweep);
-            // Whoever counts passes may be gone.
-            let _uncounted = outputs.passes.send(pass);
+            // The receiver may be gone.
+            let _unsent = outputs.passes.send(pass);
         }
-        // While lists are awaited as well: why they do not come is to be seen.
+        // While lists are awaited too: the status shows why they are missing.
         outputs.status.send_replace(reconciler.status().clone());
     }
 }

@@ -1,4 +1,4 @@
-//! Events: what is refused or fails is told at the object that asked for it.
+//! Writes Events about refused fields and failed changes, at the object that has them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,19 +20,19 @@ use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
 use crate::{
-    loops::{ingress::IngressStatus, reconcile::Status},
+    loops::status::{IngressStatus, Status},
     source::convert::Object,
 };
 
-/// Who, why, and what to tell.
+/// An Event to write: object, reason and note.
 type Complaint = (ObjectName, &'static str, String);
 
-/// The status of a loop, which says what is not done.
+/// The status of a loop, as a source of Events.
 pub trait Complain {
-    /// Who tells it.
+    /// `reportingController` of the Events.
     const CONTROLLER: &str;
 
-    /// What is not done.
+    /// The Events that hold now.
     fn complaints(&self) -> BTreeSet<Complaint>;
 }
 
@@ -63,29 +63,29 @@ fn refused(refusal: &Refusal) -> Complaint {
     (refusal.object.clone(), "Refused", text)
 }
 
-/// How long a complaint has to last: objects that are made together come one after another, and
-/// miss each other for a moment.
+/// Delay before a complaint is written: objects that are created together arrive one after another,
+/// and are incomplete for a moment.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Publishes Events of this node's loop until the status is gone. Each complaint is told once while
-/// it lasts.
+/// Writes Events of this node's loop, each once while it holds. Returns when the sender of the
+/// status is gone.
 pub async fn report<S: Complain>(client: Client, node: &str, mut statuses: watch::Receiver<S>) {
     let reporter = Reporter {
         controller: S::CONTROLLER.into(),
         instance: Some(node.into()),
     };
-    let mut told = BTreeSet::new();
+    let mut written = BTreeSet::new();
     loop {
         sleep(SETTLE).await;
         let now = statuses.borrow_and_update().complaints();
-        for complaint in now.difference(&told) {
-            // One that knew the others would take what differs in its text alone for the same.
+        for complaint in now.difference(&written) {
+            // A new recorder for each: a shared one merges Events that differ in their notes only.
             let recorder = Recorder::new(client.clone(), reporter.clone());
             if let Err(error) = publish(&client, &recorder, complaint).await {
-                warn!("cannot write an Event about {}: {error}", complaint.0);
+                warn!(object = %complaint.0, %error, "cannot write an Event");
             }
         }
-        told = now;
+        written = now;
         if statuses.changed().await.is_err() {
             return;
         }
@@ -107,7 +107,7 @@ async fn publish(
         }
         ObjectName::Node(_) | ObjectName::File(_) => None,
     };
-    // An object that is gone needs no Event.
+    // A deleted object needs no Event.
     let Some(found) = found else {
         return Ok(());
     };
@@ -132,7 +132,7 @@ where
     reference(api, &name.name).await
 }
 
-/// A reference with the object's uid, by which `kubectl describe` finds Events.
+/// A reference with the object's UID: `kubectl describe` finds Events by it.
 async fn reference<K: Object>(api: Api<K>, name: &str) -> kube::Result<Option<ObjectReference>> {
     let found: Option<PartialObjectMeta<K>> = api.get_metadata_opt(name).await?;
     Ok(found.map(|found| found.object_ref(&())))

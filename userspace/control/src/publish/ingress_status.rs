@@ -1,10 +1,10 @@
-//! `status.loadBalancer` of Ingresses: where they are served.
+//! Writes `status.loadBalancer` of Ingresses: the addresses that they are served at.
 //!
-//! Every node writes the same, so none has to be elected. A write names the version that it was
-//! decided upon: of several nodes one succeeds, and the others see that it is done. Nothing is
-//! written that is there already. When a node stops nothing is taken back, since others serve on. An
-//! Ingress that is no longer ours loses what this node saw there as ours, unless somebody else has
-//! written since.
+//! Every node writes the same value, so no leader is elected. A write names the `resourceVersion`
+//! that it is based on: of several nodes one succeeds, and the others see its result. Values that
+//! are already there are not written. A node that stops removes nothing, because others still
+//! serve. When an Ingress is no longer served, this node removes the addresses that it knows as its
+//! own, unless another controller has changed the status since.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use headgate_model::NamespacedName;
+use headgate_model::{NamespacedName, ObjectName};
 use k8s_openapi::api::{
     core::v1::Service,
     networking::v1::{
@@ -38,22 +38,22 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    loops::ingress::IngressStatus,
+    loops::status::IngressStatus,
     source::{convert, kube::apis},
 };
 
-/// How long to wait after a write that failed.
+/// Delay after a failed write.
 const RETRY: Duration = Duration::from_secs(5);
-/// Who writes, in `managedFields`.
+/// Field manager of the writes.
 const MANAGER: &str = "headgate-ingress";
 
-/// Where clients find the proxy.
+/// The addresses at which clients find the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Publish {
-    /// At these addresses.
+    /// These addresses.
     Addresses(BTreeSet<Address>),
-    /// Where this Service is: for type `LoadBalancer` at the addresses of its load balancer and its
-    /// external IPs, otherwise at its external IPs, or else its cluster IPs.
+    /// Those of this Service: for type `LoadBalancer` those of its load balancer and its external
+    /// IPs, otherwise its external IPs, or else its cluster IPs.
     Service(NamespacedName),
 }
 
@@ -89,10 +89,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// Points, as the API has them.
+/// Addresses in the form of the API.
 type Points = Vec<IngressLoadBalancerIngress>;
 
-/// Keeps the status of served Ingresses, in these namespaces or in all, until the loop is gone.
+/// Keeps the status of served Ingresses up to date, in these namespaces or in all if there are
+/// none. Returns when the loop is gone.
 pub async fn publish(
     client: Client,
     publish: Publish,
@@ -110,19 +111,19 @@ pub async fn publish(
             follow(vec![api], watcher::Config::default().fields(&named))
         }
     };
-    let mut writer = Writer {
+    let mut writer = StatusWriter {
         points: match publish {
             Publish::Addresses(addresses) => Some(points(addresses)),
             Publish::Service(_) => None,
         },
-        ..Writer::default()
+        ..StatusWriter::default()
     };
     writer.note_status(&statuses.borrow_and_update());
     let mut next_write = Instant::now();
     loop {
         let change = writer.change();
         tokio::select! {
-            // What others wrote is seen before anything is written.
+            // Changes by others are read before anything is written.
             biased;
             Some(event) = ingresses.next() => writer.note_ingress(event),
             Some(event) = services.next() => writer.note_service(event),
@@ -143,20 +144,20 @@ pub async fn publish(
     }
 }
 
-/// Changes of a kind in several places. Errors are told, and tried again.
+/// Watches a kind in several namespaces. Logs errors and tries again.
 fn follow<K: convert::Object>(
     apis: Vec<Api<K>>,
     config: watcher::Config,
 ) -> BoxStream<'static, watcher::Event<K>> {
     let streams = apis.into_iter().map(|api| {
         let stream = watcher(api, config.clone()).default_backoff();
-        let stream = stream.inspect_err(|error| warn!("{:?}: {error}", K::KIND));
+        let stream = stream.inspect_err(|error| warn!(kind = ?K::KIND, %error, "watch failed"));
         stream.filter_map(async |event| event.ok()).boxed()
     });
     stream::select_all(streams).boxed()
 }
 
-/// What an Ingress has in its status, and since which version.
+/// The status of an Ingress, and its version.
 struct Found {
     version: Option<String>,
     points: Points,
@@ -175,20 +176,20 @@ impl Found {
     }
 }
 
-/// What is there and what should be.
+/// Compares the status of Ingresses with what it should be.
 #[derive(Default)]
-struct Writer {
-    /// Where the proxy is, if that is known.
+struct StatusWriter {
+    /// Addresses of the proxy; `None` until they are known.
     points: Option<Points>,
-    /// Where it is by a list that is being read.
+    /// Addresses in the list that is being read.
     listed: Points,
     served: BTreeSet<NamespacedName>,
     found: BTreeMap<NamespacedName, Found>,
-    /// Ingresses that are ours no longer, with what was ours there.
+    /// Ingresses that are no longer served, with the addresses that were ours.
     lost: BTreeMap<NamespacedName, Points>,
 }
 
-impl Writer {
+impl StatusWriter {
     fn note_ingress(&mut self, event: watcher::Event<Ingress>) {
         match event {
             watcher::Event::InitApply(ingress) | watcher::Event::Apply(ingress) => {
@@ -227,7 +228,7 @@ impl Writer {
 
     fn find(&mut self, name: NamespacedName, ingress: &Ingress) {
         let found = Found::of(ingress);
-        // What somebody else wrote is theirs, even if it comes to be the same again.
+        // A value that another controller wrote is not ours, even if it becomes the same again.
         if self
             .lost
             .get(&name)
@@ -243,7 +244,7 @@ impl Writer {
         self.lost.remove(name);
     }
 
-    /// One of the writes that are due. Nodes begin anywhere, so that they seldom try the same.
+    /// One of the writes that are due, at random: so nodes seldom try the same one.
     fn change(&self) -> Option<(NamespacedName, Points)> {
         let points = self.points.as_ref()?;
         let nothing = Points::new();
@@ -259,7 +260,7 @@ impl Writer {
         Some(((*name).clone(), (*points).clone()))
     }
 
-    /// Writes, and says whether to go on at once.
+    /// Writes; returns whether the next write can follow at once.
     async fn write(&mut self, client: &Client, name: NamespacedName, points: Points) -> bool {
         let api: Api<Ingress> = Api::namespaced(client.clone(), &name.namespace);
         let version = self
@@ -290,7 +291,7 @@ impl Writer {
                 self.find(name, &ingress);
                 true
             }
-            // Somebody was faster: the watch tells what is there now.
+            // Another node was faster: the watch sends the new status.
             Err(kube::Error::Api(status)) if status.is_conflict() => {
                 self.found.remove(&name);
                 true
@@ -300,7 +301,7 @@ impl Writer {
                 true
             }
             Err(error) => {
-                warn!("cannot write the status of Ingress {name}: {error}");
+                warn!(object = %ObjectName::Ingress(name), %error, "cannot write the status");
                 false
             }
         }
@@ -321,7 +322,7 @@ fn points(addresses: BTreeSet<Address>) -> Points {
     addresses.into_iter().map(point).collect()
 }
 
-/// Where a Service is reached, as ingress-nginx takes it.
+/// The addresses of a Service, chosen as ingress-nginx does.
 fn addresses(service: &Service) -> BTreeSet<Address> {
     let spec = service.spec.clone().unwrap_or_default();
     let status = service.status.clone().unwrap_or_default();
@@ -341,7 +342,7 @@ fn addresses(service: &Service) -> BTreeSet<Address> {
         _ if external.is_empty() => cluster,
         _ => external,
     };
-    // Neither nothing nor the `None` of a headless Service.
+    // Not the `None` of a headless Service.
     let texts = texts.iter().filter(|text| *text != "None");
     texts.flat_map(|text| text.parse()).collect()
 }

@@ -1,8 +1,8 @@
-//! What sources tell.
+//! Events of the sources.
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal, Service,
-    ingress::{Ingress, IngressClass, Secret},
+    ingress::{Ingress, IngressClass, Secret, UpstreamService},
 };
 
 /// A kind of object that a source lists.
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of this name.
+    /// Parses the `kind` of a manifest.
     pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "Service" => Some(Self::Service),
@@ -48,9 +48,10 @@ impl Kind {
         }
     }
 
-    /// Says that an object is gone.
-    pub(crate) fn gone(self, name: NamespacedName) -> Event {
+    /// The event that deletes an object.
+    pub(crate) fn gone(self, name: NamespacedName, interest: Interest) -> Event {
         match self {
+            Self::Service if interest == Interest::Ingress => Event::Upstream(name, None),
             Self::Service => Event::Service(name, None),
             Self::EndpointSlice => Event::Slice(name, None),
             Self::Node => Event::Node(NodeState::default()),
@@ -61,18 +62,18 @@ impl Kind {
     }
 }
 
-/// What somebody wants to know of a source.
+/// Which objects a source sends, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// What the maps are made from.
+    /// What the maps are made from: Services that this agent balances.
     Services,
-    /// What routes of the proxy are made from. An Ingress may name any Service, so headless ones are
-    /// told as well, and those that are another kube-proxy's.
+    /// What routes of a proxy are made from. An Ingress may name any Service, so this includes
+    /// headless Services and those with another `service.kubernetes.io/service-proxy-name`.
     Ingress,
 }
 
 impl Interest {
-    /// The kinds that are told.
+    /// The kinds that the source sends.
     pub fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Services => &[Kind::Service, Kind::EndpointSlice, Kind::Node],
@@ -92,30 +93,32 @@ impl Interest {
 pub struct NodeState {
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
-    /// Load balancers should send no more (KEP-3836): it is being deleted, or the autoscaler said
-    /// that it will be.
+    /// Load balancers should stop sending (KEP-3836): the node is being deleted, or has the taint
+    /// `ToBeDeletedByClusterAutoscaler`.
     pub is_leaving: bool,
 }
 
-/// Something happened to an object, or to the source.
+/// A change of an object, or of the source.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A Service is so, or gone.
+    /// Upserts (`Some`) or deletes (`None`) a Service, for [`Interest::Services`].
     Service(NamespacedName, Option<Service>),
-    /// An EndpointSlice is so, or gone.
+    /// Upserts or deletes a Service, for [`Interest::Ingress`].
+    Upstream(NamespacedName, Option<UpstreamService>),
+    /// Upserts or deletes an EndpointSlice.
     Slice(NamespacedName, Option<EndpointSlice>),
-    /// The Node of the agent is so.
+    /// Sets what the API says of the Node of the agent.
     Node(NodeState),
-    /// An Ingress is so, or gone.
+    /// Upserts or deletes an Ingress.
     Ingress(NamespacedName, Option<Ingress>),
-    /// An IngressClass is so, or gone.
+    /// Upserts or deletes an IngressClass.
     IngressClass(String, Option<IngressClass>),
-    /// A Secret is so, or gone.
+    /// Upserts or deletes a Secret.
     Secret(NamespacedName, Option<Secret>),
-    /// Every object of a kind was told at least once.
+    /// Every object of a kind was sent at least once.
     Listed(Kind),
-    /// What is refused of an object, by its name; nothing if all of it is taken.
+    /// Replaces what is refused of an object; empty if everything is accepted.
     Refused(ObjectName, Vec<Refusal>),
-    /// The source cannot be reached, or can again.
+    /// The source can be reached again, or the error if it cannot.
     Connected(Result<(), String>),
 }

@@ -1,5 +1,5 @@
-//! The Kubernetes API: watches that list again after 410 Gone and reconnect with back-off, as
-//! `kube_runtime::watcher` does.
+//! The Kubernetes API as a source: watches that list again after 410 Gone and reconnect with
+//! back-off, as `kube::runtime::watcher` does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,20 +29,21 @@ use tokio::{
     time::sleep,
 };
 use tower::service_fn;
+use tracing::instrument;
 
 use crate::source::{
     convert::{self, Object, SKIPPED_SECRETS},
-    event::{Event, Interest},
+    event::{Event, Interest, Kind},
 };
 
-/// A watch that failed is told to go on when an answer is this old and nothing was wrong with it.
+/// A failing watch counts as recovered this long after a successful response without a new error.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// A receiver that is gone ends a watch.
+/// The receiver of the events is gone; ends a watch.
 struct Closed;
 
-/// Tells what the API server says of Services, EndpointSlices and the node of this name, now and
-/// after each change, until the receiver is gone.
+/// Sends what the API server has of Services, EndpointSlices and the Node `node`, now and after
+/// each change. Returns when the receiver is gone.
 pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
     let source = Source::new(Interest::Services, events);
     let node = watcher::Config::default().fields(&format!("metadata.name={node}"));
@@ -53,9 +54,9 @@ pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
     );
 }
 
-/// Tells what the API server says of Ingresses, their classes, and of Services, EndpointSlices and
-/// Secrets, now and after each change, until the receiver is gone. If namespaces are given, of those
-/// alone, and nothing is asked about others.
+/// Sends what the API server has of Ingresses, IngressClasses, Services, EndpointSlices and
+/// Secrets, now and after each change. Returns when the receiver is gone. If `namespaces` is not
+/// empty, sends no request about other namespaces.
 pub async fn follow_ingresses(
     client: Client,
     namespaces: &BTreeSet<String>,
@@ -77,7 +78,7 @@ fn any() -> watcher::Config {
     watcher::Config::default()
 }
 
-/// One for each namespace; one for all if none is named.
+/// One API for each namespace; a single one for all namespaces if `namespaces` is empty.
 pub(crate) fn apis<K>(namespaces: &BTreeSet<String>) -> Vec<impl Fn(Client) -> Api<K>>
 where
     K: Object + kube::Resource<Scope = NamespaceResourceScope>,
@@ -93,7 +94,7 @@ where
     apis.collect()
 }
 
-/// The client, which notifies of each answer that is a success.
+/// The client; notifies `answered` of each successful response.
 fn observed(client: Client, answered: Arc<Notify>) -> Client {
     let namespace = client.default_namespace().to_owned();
     let send = move |request| {
@@ -112,7 +113,7 @@ fn observed(client: Client, answered: Arc<Notify>) -> Client {
 struct Source {
     interest: Interest,
     events: mpsc::Sender<Event>,
-    /// Why watches do not go on, be it that they may not ask, by what they ask for.
+    /// Last error of each failing watch (for example 403), by the resource's URL path.
     failing: Mutex<BTreeMap<String, String>>,
 }
 
@@ -125,7 +126,7 @@ impl Source {
         }
     }
 
-    /// Watches a kind in several places.
+    /// Watches a kind in several namespaces.
     async fn watch<K: Object>(
         &self,
         client: &Client,
@@ -136,118 +137,161 @@ impl Source {
         let watches = apis.into_iter().map(|api| {
             let answered = Arc::new(Notify::new());
             let api = api(observed(client.clone(), Arc::clone(&answered)));
-            self.watch_one(api, answered, config.clone(), &unlisted)
+            let watch = Watch {
+                source: self,
+                resource: api.resource_url().to_owned(),
+                answered,
+                unlisted: &unlisted,
+                known: BTreeSet::new(),
+                listed: BTreeSet::new(),
+                is_listed: false,
+                is_failing: false,
+            };
+            watch.run(api, config.clone())
         });
-        // They end when the receiver is gone, all of them.
+        // All of them end when the receiver is gone.
         join_all(watches).await;
     }
 
-    async fn watch_one<K: Object>(
-        &self,
-        api: Api<K>,
-        answered: Arc<Notify>,
-        config: watcher::Config,
-        unlisted: &AtomicUsize,
-    ) -> Result<(), Closed> {
-        let kind = K::KIND;
-        let asked = api.resource_url().to_owned();
-        let mut stream = watcher(api, config).default_backoff().boxed();
-        // Names told so far, and those of the list that is being read.
-        let mut known = BTreeSet::new();
-        let mut listed = BTreeSet::new();
-        let mut is_failing = false;
-        let mut is_listed = false;
-        loop {
-            // A watch of which nothing changes has no event to say that it goes on.
-            let settled = async {
-                answered.notified().await;
-                sleep(SETTLED).await;
-            };
-            let next = tokio::select! {
-                next = stream.try_next() => Some(next),
-                () = settled, if is_failing => None,
-            };
-            let event = match next {
-                // It is about to list, and nobody has answered yet.
-                Some(Ok(Some(watcher::Event::Init))) => {
-                    listed.clear();
-                    continue;
-                }
-                Some(Ok(Some(event))) => Some(event),
-                Some(Ok(None)) => return Ok(()),
-                Some(Err(error)) => {
-                    // What it answered before it failed is no sign.
-                    answered.notified().now_or_never();
-                    if !std::mem::replace(&mut is_failing, true) {
-                        let reason = format!("{kind:?}: {error}");
-                        self.tell_connected(&asked, Some(reason)).await?;
-                    }
-                    continue;
-                }
-                None => None,
-            };
-            if std::mem::replace(&mut is_failing, false) {
-                self.tell_connected(&asked, None).await?;
-            }
-            let Some(event) = event else { continue };
-            match event {
-                watcher::Event::Init => {}
-                watcher::Event::InitApply(object) => {
-                    let name = self.tell(&object).await?;
-                    listed.insert(name.clone());
-                    known.insert(name);
-                }
-                watcher::Event::Apply(object) => {
-                    known.insert(self.tell(&object).await?);
-                }
-                watcher::Event::Delete(object) => {
-                    let name = convert::name(&object);
-                    known.remove(&name);
-                    self.send(Event::Refused(kind.object(&name), Vec::new()))
-                        .await?;
-                    self.send(kind.gone(name)).await?;
-                }
-                watcher::Event::InitDone => {
-                    // What went away while nobody watched.
-                    for name in known.difference(&listed) {
-                        self.send(Event::Refused(kind.object(name), Vec::new()))
-                            .await?;
-                        self.send(kind.gone(name.clone())).await?;
-                    }
-                    known = std::mem::take(&mut listed);
-                    let is_first = !std::mem::replace(&mut is_listed, true);
-                    if is_first && unlisted.fetch_sub(1, Ordering::Relaxed) == 1 {
-                        self.send(Event::Listed(kind)).await?;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tells that a watch fails, or what still fails when it goes on.
-    async fn tell_connected(&self, asked: &str, reason: Option<String>) -> Result<(), Closed> {
-        let reason = {
+    /// Reports the error of a watch or its recovery; after a recovery, an error that another watch
+    /// still has.
+    async fn report(&self, resource: &str, error: Option<String>) -> Result<(), Closed> {
+        let error = {
             let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-            match &reason {
-                Some(reason) => failing.insert(asked.to_owned(), reason.clone()),
-                None => failing.remove(asked),
+            match &error {
+                Some(error) => failing.insert(resource.to_owned(), error.clone()),
+                None => failing.remove(resource),
             };
-            reason.or_else(|| failing.values().next().cloned())
+            error.or_else(|| failing.values().next().cloned())
         };
-        self.send(Event::Connected(reason.map_or(Ok(()), Err)))
-            .await
-    }
-
-    /// Tells what an object says, and returns its name.
-    async fn tell<K: Object>(&self, object: &K) -> Result<NamespacedName, Closed> {
-        let name = convert::name(object);
-        for event in convert::events(object, name.clone(), self.interest) {
-            self.send(event).await?;
-        }
-        Ok(name)
+        self.send(Event::Connected(error.map_or(Ok(()), Err))).await
     }
 
     async fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_gone| Closed)
     }
+}
+
+/// One watch: a kind, in one namespace or in all.
+///
+/// Not a `kube::runtime::reflector`: its store would hold every object a second time, and reports
+/// neither which objects a new list lacks nor that a watch without changes has recovered.
+struct Watch<'a> {
+    source: &'a Source,
+    /// URL path of the resource.
+    resource: String,
+    /// Notified of each successful response.
+    answered: Arc<Notify>,
+    /// Number of this kind's watches that have not listed yet.
+    unlisted: &'a AtomicUsize,
+    /// Names of the objects that were sent.
+    known: BTreeSet<NamespacedName>,
+    /// Names in the list that is being read.
+    listed: BTreeSet<NamespacedName>,
+    is_listed: bool,
+    is_failing: bool,
+}
+
+impl Watch<'_> {
+    #[instrument(name = "watch", skip_all, fields(resource = %self.resource))]
+    async fn run<K: Object>(mut self, api: Api<K>, config: watcher::Config) -> Result<(), Closed> {
+        let mut stream = watcher(api, config).default_backoff().boxed();
+        loop {
+            let next = tokio::select! {
+                next = stream.try_next() => next,
+                () = settled(&self.answered), if self.is_failing => {
+                    self.recover().await?;
+                    continue;
+                }
+            };
+            match next {
+                // The request for the list has not been sent yet.
+                Ok(Some(watcher::Event::Init)) => self.listed.clear(),
+                Ok(Some(event)) => {
+                    self.recover().await?;
+                    self.step(event).await?;
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => self.fail(K::KIND, &error).await?,
+            }
+        }
+    }
+
+    async fn step<K: Object>(&mut self, event: watcher::Event<K>) -> Result<(), Closed> {
+        match event {
+            watcher::Event::Init => {}
+            watcher::Event::InitApply(object) => {
+                let name = self.send(&object).await?;
+                self.listed.insert(name.clone());
+                self.known.insert(name);
+            }
+            watcher::Event::Apply(object) => {
+                let name = self.send(&object).await?;
+                self.known.insert(name);
+            }
+            watcher::Event::Delete(object) => {
+                let name = convert::name(&object);
+                self.known.remove(&name);
+                self.delete(K::KIND, name).await?;
+            }
+            watcher::Event::InitDone => self.end_list(K::KIND).await?,
+        }
+        Ok(())
+    }
+
+    /// Deletes what the list does not have: it was deleted while the watch was interrupted.
+    async fn end_list(&mut self, kind: Kind) -> Result<(), Closed> {
+        let listed = std::mem::take(&mut self.listed);
+        let known = std::mem::replace(&mut self.known, listed);
+        for name in known.difference(&self.known) {
+            self.delete(kind, name.clone()).await?;
+        }
+        let is_first = !std::mem::replace(&mut self.is_listed, true);
+        if is_first && self.unlisted.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.source.send(Event::Listed(kind)).await?;
+        }
+        Ok(())
+    }
+
+    async fn fail(&mut self, kind: Kind, error: &watcher::Error) -> Result<(), Closed> {
+        // A response before the error does not count as recovery.
+        self.answered.notified().now_or_never();
+        if std::mem::replace(&mut self.is_failing, true) {
+            return Ok(());
+        }
+        let error = format!("{kind:?}: {error}");
+        self.source.report(&self.resource, Some(error)).await
+    }
+
+    async fn recover(&mut self) -> Result<(), Closed> {
+        match std::mem::replace(&mut self.is_failing, false) {
+            true => self.source.report(&self.resource, None).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Sends the events of an object; returns its name.
+    async fn send<K: Object>(&self, object: &K) -> Result<NamespacedName, Closed> {
+        let name = convert::name(object);
+        for event in convert::events(object, name.clone(), self.source.interest) {
+            self.source.send(event).await?;
+        }
+        Ok(name)
+    }
+
+    /// Sends that an object is gone, and with it what was refused of it.
+    async fn delete(&self, kind: Kind, name: NamespacedName) -> Result<(), Closed> {
+        let refusals = Event::Refused(kind.object(&name), Vec::new());
+        self.source.send(refusals).await?;
+        self.source
+            .send(kind.gone(name, self.source.interest))
+            .await
+    }
+}
+
+/// Waits until the server has answered and [`SETTLED`] has passed: a watch without changes sends no
+/// event that shows its recovery.
+async fn settled(answered: &Notify) {
+    answered.notified().await;
+    sleep(SETTLED).await;
 }

@@ -1,8 +1,7 @@
-//! A directory of ordinary manifests, followed live: the source for machines without a cluster.
+//! A folder of ordinary manifests, followed live: the source for machines without a cluster.
 //!
-//! What a file says wrong is told with file, object and field. A file that cannot be read and an
-//! object that cannot be taken keep what they said before, so a slip of an editor takes nothing
-//! away.
+//! Errors in a file are reported with file, object and field. A file that cannot be parsed, and an
+//! object that is invalid, keep their previous content, so that a typing error removes nothing.
 
 use std::{
     collections::BTreeMap,
@@ -28,28 +27,40 @@ use crate::source::{
     event::{Event, Interest, Kind},
 };
 
-/// How long to wait after a change for the rest of it: editors write a file in several steps.
+/// Delay between a change and reading the folder: editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
 
 type Objects = BTreeMap<(Kind, NamespacedName), Value>;
 
-/// Tells what the manifests in `folder` say of Services, EndpointSlices and the node of this name,
-/// now and after each change, until the receiver is gone. Fails if the folder cannot be watched.
+/// Sends what the manifests in `folder` have of Services, EndpointSlices and the Node `node`, now
+/// and after each change. Returns when the receiver is gone.
+///
+/// # Errors
+///
+/// If the folder cannot be watched.
 pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) -> Result<()> {
-    read_on(folder, Reader::new(Interest::Services, node), events).await
+    follow_as(folder, Reader::new(Interest::Services, node), events).await
 }
 
-/// As [`follow`], what they say of Ingresses, their classes, Services, EndpointSlices and Secrets.
+/// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets.
+///
+/// # Errors
+///
+/// If the folder cannot be watched.
 pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
-    read_on(folder, Reader::new(Interest::Ingress, ""), events).await
+    follow_as(folder, Reader::new(Interest::Ingress, ""), events).await
 }
 
-/// What the manifests in `folder` say to somebody with this interest, on the node of this name, once.
+/// Reads the manifests in `folder` once. Of Nodes only `node` is read.
 pub fn read(folder: &Path, interest: Interest, node: &str) -> Vec<Event> {
     Reader::new(interest, node).read(folder)
 }
 
-/// The ConfigMaps in `folder`: their names and what they say. Files that cannot be read have none.
+/// Returns the data of the ConfigMaps in `folder`, by name. Skips files that cannot be parsed.
+///
+/// # Errors
+///
+/// If the folder or a file cannot be read.
 pub fn config_maps(folder: &Path) -> Result<BTreeMap<NamespacedName, BTreeMap<String, String>>> {
     let mut found = BTreeMap::new();
     for path in manifests(folder)? {
@@ -65,7 +76,7 @@ pub fn config_maps(folder: &Path) -> Result<BTreeMap<NamespacedName, BTreeMap<St
     Ok(found)
 }
 
-/// A document, or what a list has in it.
+/// A document, or the items of a list.
 fn items(document: Value) -> Vec<Value> {
     match document.get("items").and_then(Value::as_sequence) {
         Some(items) => items.clone(),
@@ -73,29 +84,29 @@ fn items(document: Value) -> Vec<Value> {
     }
 }
 
-async fn read_on(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event>) -> Result<()> {
+async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event>) -> Result<()> {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_| {
-        // One pending change is as good as many: everything is read again.
+        // One pending change is enough: everything is read again.
         let _full = changed.try_send(());
     })?;
     watcher
         .watch(&folder, RecursiveMode::NonRecursive)
         .with_context(|| format!("cannot watch {}", folder.display()))?;
-    let mut told_all = false;
+    let mut is_listed = false;
     loop {
         for event in reader.read(&folder) {
             if events.send(event).await.is_err() {
                 return Ok(());
             }
         }
-        if !told_all {
+        if !is_listed {
             for kind in reader.interest.kinds() {
                 if events.send(Event::Listed(*kind)).await.is_err() {
                     return Ok(());
                 }
             }
-            told_all = true;
+            is_listed = true;
         }
         if changes.recv().await.is_none() {
             return Ok(());
@@ -105,12 +116,14 @@ async fn read_on(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event
     }
 }
 
-/// What was read before.
+/// Reads a folder and remembers what it read before.
 struct Reader {
     interest: Interest,
     node: String,
     files: BTreeMap<PathBuf, Objects>,
-    told: Objects,
+    /// The objects whose events were returned.
+    sent: Objects,
+    /// Errors of files.
     refused: BTreeMap<ObjectName, Vec<Refusal>>,
 }
 
@@ -120,14 +133,22 @@ impl Reader {
             interest,
             node: node.into(),
             files: BTreeMap::new(),
-            told: Objects::new(),
+            sent: Objects::new(),
             refused: BTreeMap::new(),
         }
     }
 
-    /// Reads the folder and returns what changed.
+    /// Reads the folder and returns the events of what changed.
     fn read(&mut self, folder: &Path) -> Vec<Event> {
-        let mut refused: BTreeMap<ObjectName, Vec<Refusal>> = BTreeMap::new();
+        let refused = self.read_files(folder);
+        let mut events = self.object_events();
+        events.extend(self.file_events(refused));
+        events
+    }
+
+    /// Reads every file; returns the errors, by file.
+    fn read_files(&mut self, folder: &Path) -> BTreeMap<ObjectName, Vec<Refusal>> {
+        let mut refused = BTreeMap::new();
         match manifests(folder) {
             Ok(paths) => {
                 self.files.retain(|path, _| paths.contains(path));
@@ -144,6 +165,10 @@ impl Reader {
                 refused.insert(file_name(folder), vec![problem]);
             }
         }
+        refused
+    }
+
+    fn object_events(&mut self) -> Vec<Event> {
         let objects: Objects = self
             .files
             .values()
@@ -152,34 +177,38 @@ impl Reader {
             .collect();
         let mut events = Vec::new();
         for (key, value) in &objects {
-            if self.told.get(key) != Some(value) {
-                events.extend(tell(key.0, self.interest, value));
+            if self.sent.get(key) != Some(value) {
+                events.extend(events_of(key.0, self.interest, value));
             }
         }
-        for (kind, name) in self.told.keys().filter(|key| !objects.contains_key(key)) {
-            events.push(kind.gone(name.clone()));
+        for (kind, name) in self.sent.keys().filter(|key| !objects.contains_key(key)) {
+            events.push(kind.gone(name.clone(), self.interest));
             events.push(Event::Refused(kind.object(name), Vec::new()));
         }
-        self.told = objects;
-        for (file, problems) in &refused {
-            if self
-                .refused
-                .get(file)
-                .map_or(!problems.is_empty(), |before| before != problems)
-            {
-                events.push(Event::Refused(file.clone(), problems.clone()));
-            }
-        }
-        let gone = self
-            .refused
-            .keys()
-            .filter(|file| !refused.contains_key(*file));
-        events.extend(gone.map(|file| Event::Refused(file.clone(), Vec::new())));
-        self.refused = refused;
+        self.sent = objects;
         events
     }
 
-    /// The objects of a file. If it does not parse, those it had before.
+    fn file_events(&mut self, refused: BTreeMap<ObjectName, Vec<Refusal>>) -> Vec<Event> {
+        let before = std::mem::replace(&mut self.refused, refused);
+        let is_new = |file: &ObjectName, problems: &Vec<Refusal>| match before.get(file) {
+            Some(before) => before != problems,
+            None => !problems.is_empty(),
+        };
+        let files = self.refused.iter();
+        let changed = files.filter(|(file, problems)| is_new(file, problems));
+        let changed = changed.map(|(file, problems)| (file.clone(), problems.clone()));
+        let gone = before
+            .keys()
+            .filter(|file| !self.refused.contains_key(*file));
+        let gone = gone.map(|file| (file.clone(), Vec::new()));
+        let events = changed.chain(gone);
+        events
+            .map(|(file, problems)| Event::Refused(file, problems))
+            .collect()
+    }
+
+    /// The objects of a file. If it cannot be parsed, those that it had before.
     fn read_file(&self, path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
         let documents = fs::read_to_string(path)
             .map_err(anyhow::Error::from)
@@ -195,7 +224,7 @@ impl Reader {
             Err(error) => {
                 problems.push(file_problem(
                     path,
-                    &format!("{error:#}; what it said before stays"),
+                    &format!("{error:#}; its previous content stays in effect"),
                 ));
                 before
             }
@@ -219,9 +248,9 @@ impl Reader {
                 return;
             }
             Some(kind) => Kind::named(kind),
-            None => return problems.push(file_problem(path, "a document has no kind")),
+            None => return problems.push(file_problem(path, "a document has no `kind`")),
         };
-        // The manifests of an application hold more than anybody asks for.
+        // Manifests of an application have objects of many other kinds.
         let Some(kind) = kind.filter(|kind| self.interest.kinds().contains(kind)) else {
             return;
         };
@@ -282,7 +311,7 @@ fn parse_documents(text: &str) -> Result<Vec<Value>> {
 }
 
 /// The object's name, and what is wrong with it: a wrong type, or a field that the API does not
-/// have, which `kubectl --validate=strict` refuses as well.
+/// have, which `kubectl --validate=strict` refuses too.
 fn check<K: Object>(document: &Value) -> Result<NamespacedName, (NamespacedName, String)> {
     let mut unknown = Vec::new();
     let object: Result<K, _> = serde_ignored::deserialize(document.clone(), |path| {
@@ -299,7 +328,7 @@ fn check<K: Object>(document: &Value) -> Result<NamespacedName, (NamespacedName,
             let namespace = text("namespace").unwrap_or("default");
             let name = NamespacedName::new(namespace, text("name").unwrap_or_default());
             let reason = match K::KIND {
-                // What does not fit would be quoted.
+                // The error would quote the value.
                 Kind::Secret => "a field has a wrong type, or `data` is not base64".into(),
                 _ => error.to_string(),
             };
@@ -320,17 +349,17 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
 }
 
 /// The events of an object that was checked.
-fn tell(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
-    fn tell_as<K: Object>(interest: Interest, value: &Value) -> [Event; 2] {
+fn events_of(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
+    fn events_as<K: Object>(interest: Interest, value: &Value) -> [Event; 2] {
         let object = K::deserialize(value).unwrap_or_default();
         convert::events(&object, convert::name(&object), interest)
     }
     match kind {
-        Kind::Service => tell_as::<Service>(interest, value),
-        Kind::EndpointSlice => tell_as::<EndpointSlice>(interest, value),
-        Kind::Node => tell_as::<Node>(interest, value),
-        Kind::Ingress => tell_as::<Ingress>(interest, value),
-        Kind::IngressClass => tell_as::<IngressClass>(interest, value),
-        Kind::Secret => tell_as::<Secret>(interest, value),
+        Kind::Service => events_as::<Service>(interest, value),
+        Kind::EndpointSlice => events_as::<EndpointSlice>(interest, value),
+        Kind::Node => events_as::<Node>(interest, value),
+        Kind::Ingress => events_as::<Ingress>(interest, value),
+        Kind::IngressClass => events_as::<IngressClass>(interest, value),
+        Kind::Secret => events_as::<Secret>(interest, value),
     }
 }

@@ -63,7 +63,7 @@ async fn s62_absent_server_takes_nothing_away_and_is_told() {
     agent.api().stop().await;
     let told = agent
         .status
-        .wait_for(|status| status.disconnected.is_some());
+        .wait_for(|status| status.source.disconnected.is_some());
     assert!(timeout(PATIENCE, told).await.is_ok());
     assert_eq!(dump(&agent.maps.borrow()), line("10.96.0.1", "10.244.1.2"));
     agent
@@ -74,7 +74,7 @@ async fn s62_absent_server_takes_nothing_away_and_is_told() {
     agent.holds(&line("10.96.0.1", "10.244.1.9")).await;
     let told = agent
         .status
-        .wait_for(|status| status.disconnected.is_none());
+        .wait_for(|status| status.source.disconnected.is_none());
     assert!(timeout(PATIENCE, told).await.is_ok());
 }
 
@@ -148,7 +148,7 @@ async fn s62_stalled_watch_is_noticed() {
         .unwrap();
     let told = agent
         .status
-        .wait_for(|status| status.disconnected.is_some());
+        .wait_for(|status| status.source.disconnected.is_some());
     assert!(timeout(PATIENCE, told).await.is_ok());
     agent.api().stall_watches(false);
     agent.holds(&line("10.96.0.1", "10.244.1.9")).await;

@@ -176,7 +176,7 @@ async fn s06_endpoints_that_would_be_the_node_itself_are_refused(mut agent: Agen
     agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
     for (index, address) in ["127.0.0.1", "169.254.1.1", "224.0.0.1"].iter().enumerate() {
         let complaint = format!(
-            "EndpointSlice default/web-1: endpoints[{index}].addresses[0]: {address} is no address"
+            "EndpointSlice default/web-1: endpoints[{index}].addresses[0]: {address} is not an address"
         );
         agent.complains(&complaint).await;
     }
@@ -314,7 +314,7 @@ async fn s15_external_ips_but_not_the_nodes_own(mut agent: Agent) {
     });
     agent.holds(&cluster_ip).await;
     agent
-        .complains("198.51.100.1: external IPs are not served here")
+        .complains("198.51.100.1: external IPs are disabled on this node")
         .await;
 }
 
@@ -376,7 +376,7 @@ async fn s17_an_address_in_another_form_is_the_same(mut agent: Agent) {
         .complains("192.168.50.1 is an address of this node")
         .await;
     agent
-        .complains("127.0.0.1 is no address of a Service or an endpoint")
+        .complains("127.0.0.1 is not an address of a Service or an endpoint")
         .await;
 }
 
@@ -609,7 +609,7 @@ async fn s91_addresses_of_every_node_are_no_services(mut agent: Agent) {
     agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
     for (index, address) in bad.iter().enumerate() {
         let complaint = format!(
-            "Service default/web: status.loadBalancer.ingress[{index}]: {address} is no address"
+            "Service default/web: status.loadBalancer.ingress[{index}]: {address} is not an address"
         );
         agent.complains(&complaint).await;
     }
@@ -622,7 +622,7 @@ async fn s91_addresses_of_every_node_are_no_services(mut agent: Agent) {
         agent.write("web.yaml", &web(&spec)).await;
         agent.holds(&line("10.96.0.1:80", "ClusterIp", "")).await;
         agent
-            .complains("spec.externalIPs[1]: 169.254.169.254 is no address")
+            .complains("spec.externalIPs[1]: 169.254.169.254 is not an address")
             .await;
     }
 }

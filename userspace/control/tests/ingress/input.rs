@@ -47,24 +47,24 @@ async fn l51_bad_rules_are_named_by_field() {
         (at(""), "http.paths[0].path: `` does not start with `/`"),
         (
             at("/a/../b"),
-            "http.paths[0].path: `/a/../b` must not have `/../`",
+            "http.paths[0].path: `/a/../b` must not contain `/../`",
         ),
         (
             at("/a//b"),
-            "http.paths[0].path: `/a//b` must not have `//`",
+            "http.paths[0].path: `/a//b` must not contain `//`",
         ),
         (
             at("/a%2Fb"),
-            "http.paths[0].path: `/a%2Fb` must not have `%2F`",
+            "http.paths[0].path: `/a%2Fb` must not contain `%2F`",
         ),
         (
             at("/a/.."),
-            "http.paths[0].path: `/a/..` must not have `/..`",
+            "http.paths[0].path: `/a/..` must not contain `/..`",
         ),
         (of_type(""), "http.paths[0].pathType: is missing"),
         (
             of_type("pathType: Regex, "),
-            "http.paths[0].pathType: Regex is none of Exact, Prefix and ImplementationSpecific",
+            "http.paths[0].pathType: Regex is not one of Exact, Prefix, ImplementationSpecific",
         ),
         (
             path("path: /, pathType: Prefix"),
@@ -76,7 +76,7 @@ async fn l51_bad_rules_are_named_by_field() {
         ),
         (
             backend("service: {name: Web, port: {number: 80}}"),
-            "http.paths[0].backend.service.name: `Web` is not a name of a Service",
+            "http.paths[0].backend.service.name: `Web` is not a valid name of a Service",
         ),
         (
             backend("service: {name: web}"),
@@ -96,11 +96,11 @@ async fn l51_bad_rules_are_named_by_field() {
         ),
         (
             port("name: HTTP"),
-            "http.paths[0].backend.service.port.name: `HTTP` is not a name of a port",
+            "http.paths[0].backend.service.port.name: `HTTP` is not a valid name of a port",
         ),
         (
             port("name: '80'"),
-            "http.paths[0].backend.service.port.name: `80` is not a name of a port",
+            "http.paths[0].backend.service.port.name: `80` is not a valid name of a port",
         ),
     ];
     let mut proxy = Proxy::on_manifests().await;
@@ -142,7 +142,7 @@ async fn l51_bad_entries_of_tls_are_for_no_other_host() {
         .refuses(
             "Ingress default/shop: spec.tls[0].hosts[0]: `*` is not a DNS name, with or without \
              `*.` in front\n\
-             Ingress default/shop: spec.tls[1].secretName: `W` is not a name of a Secret\n",
+             Ingress default/shop: spec.tls[1].secretName: `W` is not a valid name of a Secret\n",
         )
         .await;
     proxy.serves(SERVED).await;

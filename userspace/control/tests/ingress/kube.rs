@@ -57,7 +57,7 @@ async fn l55_namespaces_that_are_not_named_are_not_asked_about() {
         ],
         "at once, when both were listed"
     );
-    assert_eq!(proxy.status.borrow().disconnected, None);
+    assert_eq!(proxy.status.borrow().source.disconnected, None);
     proxy.api().delete::<Ingress>("green", "shop").unwrap();
     proxy
         .serves("blue.example / blue/web:80 [10.244.1.2:8080]\n")
@@ -103,7 +103,7 @@ async fn l56_absent_server_takes_nothing_away_and_is_told() {
     proxy.api().stop().await;
     let told = proxy
         .status
-        .wait_for(|status| status.disconnected.is_some());
+        .wait_for(|status| status.source.disconnected.is_some());
     assert!(timeout(PATIENCE, told).await.is_ok());
     assert_eq!(proxy.told.borrow().dump(), served);
     // Most watches have nothing to say after it.
@@ -115,7 +115,7 @@ async fn l56_absent_server_takes_nothing_away_and_is_told() {
         .await;
     let told = proxy
         .status
-        .wait_for(|status| status.disconnected.is_none());
+        .wait_for(|status| status.source.disconnected.is_none());
     assert!(timeout(PATIENCE, told).await.is_ok());
 }
 
@@ -150,7 +150,7 @@ async fn l56_what_may_not_be_seen_is_told_as_long_as_it_lasts() {
         .await;
     server.apply_yaml(&web("web", "10.244.1.2")).unwrap();
     server.resume().await.unwrap();
-    until(|event| matches!(event, Event::Service(_, Some(_)))).await;
+    until(|event| matches!(event, Event::Upstream(_, Some(_)))).await;
     // What goes on again leaves what does not.
     while !matches!(connected.last(), Some(Err(reason)) if reason.starts_with("Secret")) {
         if let Event::Connected(result) = timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {

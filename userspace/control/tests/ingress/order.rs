@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use headgate_control::{Event, IngressStatus, Interest, Kind, run_ingress};
 use headgate_model::{
-    Endpoint, EndpointPort, EndpointSlice, NamespacedName, Protocol, Scope, Service, ServicePort,
+    Endpoint, EndpointPort, EndpointSlice, NamespacedName, Protocol,
     ingress::{
         Ingress, IngressBackend, IngressClass, IngressOptions, IngressPath, IngressRule, PathType,
-        PortName, Secret,
+        PortName, Secret, UpstreamPort, UpstreamService,
     },
 };
 use tokio::{
@@ -65,7 +65,7 @@ impl Loop {
     /// Tells an event, and waits until it was taken up.
     async fn tell(&mut self, event: Event) {
         let kind = match &event {
-            Event::Service(..) => Kind::Service,
+            Event::Upstream(..) => Kind::Service,
             Event::Slice(..) => Kind::EndpointSlice,
             Event::Ingress(..) => Kind::Ingress,
             Event::IngressClass(..) => Kind::IngressClass,
@@ -74,7 +74,7 @@ impl Loop {
         };
         *self.sent.entry(kind).or_default() += 1;
         self.events.send(event).await.unwrap();
-        let is_taken = |status: &IngressStatus| status.events == self.sent;
+        let is_taken = |status: &IngressStatus| status.source.events == self.sent;
         let taken = timeout(PATIENCE, self.status.wait_for(is_taken)).await;
         assert!(taken.is_ok());
     }
@@ -124,25 +124,14 @@ fn ingress(ingress: &str, host: &str, service: &str) -> Event {
 
 /// A Service with a port of this name.
 fn service(service: &str, port: u16, port_name: &str) -> Event {
-    let service = Service {
-        name: name(service),
-        created_s: None,
-        ports: vec![ServicePort {
+    let of_service = UpstreamService {
+        ports: vec![UpstreamPort {
             name: port_name.into(),
-            protocol: Protocol::Tcp,
             port,
-            node_port: None,
         }],
         cluster_ips: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_policy: Scope::Cluster,
-        internal_policy: Scope::Cluster,
-        affinity_timeout_s: None,
-        source_ranges: None,
-        health_check_node_port: None,
     };
-    Event::Service(service.name.clone(), Some(service))
+    Event::Upstream(name(service), Some(of_service))
 }
 
 /// A slice with a port without name and one that is called `other`.

@@ -31,6 +31,7 @@ on_both_sources! {
     l50_every_kind_is_told_changed_and_taken_away;
     l50_headless_services_and_those_of_other_proxies_are_taken;
     l50_external_names_are_not_called;
+    l50_udp_ports_are_not_backends;
 }
 
 async fn l50_every_kind_is_told_changed_and_taken_away(mut proxy: Proxy) {
@@ -107,6 +108,17 @@ async fn l50_external_names_are_not_called(mut proxy: Proxy) {
         + &slice("web-1", "web", "10.244.1.2");
     proxy.write("all.yaml", &text).await;
     proxy.serves("a.example / Unavailable\n").await;
+}
+
+async fn l50_udp_ports_are_not_backends(mut proxy: Proxy) {
+    let text = our_class()
+        + &ingress("shop", &format!("rules: [{}]", rule("a.example", "dns")))
+        + &service("dns", "ports: [{port: 80, protocol: UDP}]");
+    proxy.write("all.yaml", &text).await;
+    proxy.serves("a.example / Unavailable\n").await;
+    proxy
+        .complains("Service default/dns has no TCP port 80")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

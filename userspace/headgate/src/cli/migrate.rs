@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Fate, Ingress, IngressOptions, Objects, fates, routes, setting},
+    ingress::{Ingress, IngressOptions, Objects, Support, routes, setting, support},
 };
 use serde::Serialize;
 
@@ -92,22 +92,24 @@ fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
 
 fn of_ingress(mut ingress: Ingress) -> Vec<MigrationRow> {
     let object = ObjectName::Ingress(ingress.name.clone()).to_string();
-    let fates = fates(&ingress.annotations).into_iter().map(|(key, fate)| {
-        let (support, what) = match fate {
-            Fate::Same => (SupportLevel::Same, String::new()),
-            Fate::Different(how) => (SupportLevel::Different, how.into()),
-            Fate::Unsupported(instead) => (SupportLevel::Unsupported, instead),
-        };
-        let value = ingress.annotations.get(&key).cloned().unwrap_or_default();
-        MigrationRow {
-            object: object.clone(),
-            part: key,
-            support,
-            what,
-            value,
-        }
-    });
-    let mut rows: Vec<MigrationRow> = fates.collect();
+    let each = support(&ingress.annotations)
+        .into_iter()
+        .map(|(key, found)| {
+            let (support, what) = match found {
+                Support::Same => (SupportLevel::Same, String::new()),
+                Support::Different(how) => (SupportLevel::Different, how.into()),
+                Support::Unsupported(instead) => (SupportLevel::Unsupported, instead),
+            };
+            let value = ingress.annotations.get(&key).cloned().unwrap_or_default();
+            MigrationRow {
+                object: object.clone(),
+                part: key,
+                support,
+                what,
+                value,
+            }
+        });
+    let mut rows: Vec<MigrationRow> = each.collect();
     if rows.is_empty() {
         rows.push(MigrationRow {
             object,

@@ -35,7 +35,7 @@ const GAUGES: [Reader<IngressStatus>; 4] = [
     Reader {
         name: "headgate_source_connected",
         help: "1 while the source is reachable.",
-        read: |status| status.disconnected.is_none().into(),
+        read: |status| status.source.disconnected.is_none().into(),
     },
     Reader {
         name: "headgate_synced",

@@ -90,7 +90,7 @@ async fn table(State(page): State<Page>) -> Json<Versioned<ProxySample>> {
     Json(Versioned::new(ProxySample {
         node: page.node.to_string(),
         is_synced: status.is_synced,
-        disconnected: status.disconnected,
+        disconnected: status.source.disconnected,
         refusals: refusals.collect(),
         table: page.proxy.table(),
     }))

@@ -107,7 +107,7 @@ impl AgentState {
             node: node.into(),
             written: Timestamp::now(),
             is_synced: status.is_synced,
-            disconnected: status.disconnected.clone(),
+            disconnected: status.source.disconnected.clone(),
             revision: status.revision,
             last_pass_ms: last_pass.map_or(0, |took| took as u64),
             services: status.services,

@@ -1,20 +1,20 @@
-//! Other names of hosts.
+//! Annotations that add hosts: `server-alias` and `from-to-www-redirect`.
 
 use std::sync::Arc;
 
 use super::{
     Ingress, PathMatch, Policy, Redirect, Route, Target, annotations::Settings,
-    candidate::Candidate, rules::Builder,
+    candidate::PathCandidate, rules::Builder,
 };
 
 impl Builder<'_> {
-    /// The routes of an Ingress for other hosts as well, where those have no rules of their own.
-    /// Where its hosts have different routes for the same path, the first host counts.
+    /// Copies the routes of an Ingress to its aliases, unless these have rules of their own. If its
+    /// hosts have different routes for a path, the first host counts.
     pub(super) fn add_aliases(&mut self, ingress: &Ingress, settings: &Settings) {
         for alias in &settings.aliases {
             let copies = self.copies(ingress, settings, alias);
             let reason = match () {
-                () if self.is_known(alias) => format!("host {alias} has rules already"),
+                () if self.is_known(alias) => format!("host {alias} has rules of its own"),
                 () if copies.is_empty() => format!("there are no routes for host {alias}"),
                 () => {
                     self.hosts.insert(alias.clone(), copies);
@@ -25,9 +25,14 @@ impl Builder<'_> {
         }
     }
 
-    fn copies(&mut self, ingress: &Ingress, settings: &Settings, alias: &str) -> Vec<Candidate> {
+    fn copies(
+        &mut self,
+        ingress: &Ingress,
+        settings: &Settings,
+        alias: &str,
+    ) -> Vec<PathCandidate> {
         let policy = self.policy(ingress, settings, alias);
-        let mut copies: Vec<Candidate> = Vec::new();
+        let mut copies: Vec<PathCandidate> = Vec::new();
         for rule in &ingress.rules {
             let candidates = self.hosts.get(&rule.host).into_iter().flatten();
             for own in candidates.filter(|known| known.route.ingress == ingress.name) {
@@ -41,7 +46,7 @@ impl Builder<'_> {
         copies
     }
 
-    /// Redirects between a host and its `www.`, where only one has rules.
+    /// Adds redirects between a host and its `www.`, if only one has rules.
     pub(super) fn add_www(&mut self, ingress: &Ingress, settings: &Settings) {
         if !settings.www_redirect || settings.passthrough {
             return;
@@ -64,17 +69,17 @@ impl Builder<'_> {
                 policy: Arc::new(www_policy(settings, host)),
             };
             self.hosts
-                .insert(other, vec![Candidate { route, written: 1 }]);
+                .insert(other, vec![PathCandidate { route, written: 1 }]);
         }
     }
 
-    /// Whether an Ingress has rules for a host, or a name in front of it was given to one.
+    /// Whether a host has rules or is an alias.
     fn is_known(&self, host: &str) -> bool {
         self.owners.contains_key(host) || self.hosts.contains_key(host)
     }
 }
 
-/// The guards of the Ingress hold for its redirects as well.
+/// The policy of a redirect, with the guards of its Ingress.
 fn www_policy(settings: &Settings, host: &str) -> Policy {
     Policy {
         redirect: Some(Redirect {

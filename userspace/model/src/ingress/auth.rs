@@ -1,4 +1,4 @@
-//! Who may send requests: what must be proven, and what it is checked with.
+//! Authentication of requests: the required proof, and the data that verifies it.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -6,28 +6,28 @@ use crate::NamespacedName;
 
 use super::Pattern;
 
-/// Something that a request must prove. Values that are secret are never printed.
+/// One required proof. Secret values are never printed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Auth {
-    /// That its connection has a client certificate.
+    /// A client certificate.
     Certificate(ClientCertificates),
-    /// A name and its password (RFC 7617).
+    /// Name and password (RFC 7617).
     Basic(Basic),
-    /// Whatever another service wants to see.
+    /// The decision of another service.
     External(External),
-    /// That it is signed with a shared secret.
+    /// A signature with a shared secret.
     Hmac(Hmac),
-    /// That it has a key.
+    /// An API key.
     ApiKey(ApiKey),
-    /// That it has a JSON Web Token (RFC 7519).
+    /// A JSON Web Token (RFC 7519).
     Jwt(Jwt),
-    /// That it has a token that its issuer says is active (RFC 7662).
+    /// A token that its issuer reports as active (RFC 7662).
     Introspection(Introspection),
-    /// A name and a password that a directory takes (RFC 4513).
+    /// Name and password that a directory accepts (RFC 4513).
     Ldap(Ldap),
-    /// That it has a PASETO of version 4.
+    /// A PASETO of version 4.
     Paseto(Paseto),
-    /// That its user logged in at an OpenID provider.
+    /// A log-in at an OpenID provider.
     Oidc(Oidc),
 }
 
@@ -44,106 +44,106 @@ impl fmt::Debug for Hidden {
 /// Client certificates of TLS (RFC 8446, 4.4.2).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientCertificates {
-    /// Where the authorities are from.
+    /// The Secret that has the CA certificates.
     pub secret: NamespacedName,
-    /// Authorities, PEM.
+    /// CA certificates, PEM.
     pub authorities: Vec<u8>,
-    /// What the authorities took back (CRLs), PEM.
+    /// Certificate revocation lists of the CAs, PEM.
     pub revoked: Option<Vec<u8>>,
-    /// What is asked of them.
+    /// How they are verified.
     pub verify: Verify,
-    /// How many certificates may stand between a client's and its authority.
+    /// Largest number of certificates between a client's and its CA.
     pub depth: u32,
-    /// What the common name must be.
+    /// Pattern for the common name.
     pub name: Option<Pattern>,
-    /// Whether backends get the certificate.
+    /// Whether backends get the certificate, in `ssl-client-cert`.
     pub is_passed: bool,
-    /// Where those who fail are redirected to.
+    /// Address that clients without a valid certificate are redirected to.
     pub error_page: Option<String>,
 }
 
-/// What is asked of client certificates.
+/// How client certificates are verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verify {
-    /// One of our authorities' must be there.
+    /// A certificate of one of the CAs is required.
     Required,
-    /// If one is there, it must be our authorities'.
+    /// If a certificate is sent, it must be of one of the CAs.
     Optional,
-    /// Whoever signed it; the backend decides.
+    /// Not verified; the backend decides.
     AnyAuthority,
 }
 
 /// Passwords by user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Basic {
-    /// What users are told they log in to.
+    /// Realm that is shown to users at log-in.
     pub realm: String,
-    /// Hashes of passwords, as in files of `htpasswd`.
+    /// Password hashes by user, as in `htpasswd` files.
     pub users: BTreeMap<String, Hidden>,
 }
 
-/// A service that is asked about each request.
+/// A service that checks each request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct External {
-    /// Where.
+    /// Its address.
     pub url: String,
-    /// Method of the question; that of the request if not given.
+    /// Method of the request to it; that of the client's request if not set.
     pub method: Option<String>,
-    /// Where clients that are not known are redirected to.
+    /// Address that clients are redirected to if it answers 401.
     pub signin: Option<String>,
-    /// Parameter that gets the address to come back to.
+    /// Query parameter of `signin` with the address to return to.
     pub signin_parameter: String,
-    /// Headers of the answer that backends get, in lower case.
+    /// Headers of its response that backends get, in lower case.
     pub response_headers: Vec<String>,
-    /// What `X-Auth-Request-Redirect` says instead of path and query.
+    /// Value of `X-Auth-Request-Redirect`; path and query if not set.
     pub redirect: Option<String>,
-    /// Authorities (PEM) of the service instead of the system's.
+    /// CA certificates (PEM) of the service instead of the system's.
     pub authorities: Option<Vec<u8>>,
 }
 
-/// Signed requests (`draft-cavage-http-signatures`).
+/// Signatures of requests (`draft-cavage-http-signatures`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hmac {
     /// Shared secrets by user.
     pub users: BTreeMap<String, Hidden>,
-    /// How far `Date` may be from now.
+    /// Allowed difference between `Date` and now.
     pub skew: Duration,
 }
 
-/// Keys.
+/// API keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiKey {
-    /// Header that has the key, in lower case.
+    /// Header with the key, in lower case.
     pub header: String,
-    /// Parameter of the query that may have it instead.
+    /// Query parameter that may have the key instead.
     pub query: Option<String>,
     /// Keys by consumer.
     pub consumers: BTreeMap<String, Hidden>,
 }
 
-/// What tokens must say, and what becomes of it.
+/// Required claims of tokens, and the headers that are set from claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claims {
     /// `iss`.
     pub issuer: Option<String>,
     /// One of these must be in `aud`; empty for any.
     pub audiences: Vec<String>,
-    /// By how much clocks may differ.
+    /// Allowed difference of clocks.
     pub leeway: Duration,
-    /// Headers that backends get, in lower case, and the claims they are made of.
+    /// Headers for backends, in lower case, with the claims that they are set from.
     pub headers: BTreeMap<String, String>,
 }
 
 /// JSON Web Tokens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Jwt {
-    /// What signatures are checked with.
+    /// Keys that verify signatures.
     pub keys: JwtKeys,
-    /// What must be said.
+    /// Required claims.
     pub claims: Claims,
 }
 
-/// What signatures of tokens are checked with.
+/// Keys that verify signatures of tokens.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum JwtKeys {
     /// A shared secret.
@@ -154,27 +154,27 @@ pub enum JwtKeys {
     Url(Server),
 }
 
-/// A server that is asked.
+/// A server that the proxy sends requests to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Server {
     /// Its address.
     pub url: String,
-    /// Authorities (PEM) instead of the system's.
+    /// Its CA certificates (PEM) instead of the system's.
     pub authorities: Option<Vec<u8>>,
 }
 
-/// Tokens that their issuer is asked about.
+/// Tokens that their issuer verifies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Introspection {
     /// Its endpoint.
     pub server: Server,
-    /// Who we are.
+    /// Client id of the proxy.
     pub client_id: String,
-    /// Our password.
+    /// Client secret of the proxy.
     pub client_secret: Hidden,
     /// Scopes that tokens must have.
     pub scopes: Vec<String>,
-    /// What must be said.
+    /// Required claims.
     pub claims: Claims,
 }
 
@@ -183,26 +183,26 @@ pub struct Introspection {
 pub struct Ldap {
     /// `ldap://` or `ldaps://`.
     pub server: Server,
-    /// Whether a plain connection becomes one with TLS before anything else.
+    /// Whether a plain connection is upgraded to TLS first.
     pub starttls: bool,
-    /// How names become entries.
+    /// How a user's entry is found.
     pub entry: LdapEntry,
-    /// What users are told they log in to.
+    /// Realm that is shown to users at log-in.
     pub realm: String,
 }
 
-/// How a name becomes an entry of a directory.
+/// How a user's entry is found in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LdapEntry {
-    /// By its name, with `{user}` where the user's stands.
+    /// By DN, with `{user}` in place of the user's name.
     Template(String),
     /// By search.
     Search {
-        /// Where.
+        /// Base DN.
         base: String,
-        /// For what, with `{user}` where the user's name stands.
+        /// Filter, with `{user}` in place of the user's name.
         filter: String,
-        /// Who searches, and with which password; nobody if not given.
+        /// DN and password for the search; anonymous if not set.
         bind: Option<(String, Hidden)>,
     },
 }
@@ -210,9 +210,9 @@ pub enum LdapEntry {
 /// PASETOs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Paseto {
-    /// What they are checked with.
+    /// Key that verifies or decrypts them.
     pub key: PasetoKey,
-    /// What must be said.
+    /// Required claims.
     pub claims: Claims,
 }
 
@@ -230,9 +230,9 @@ pub enum PasetoKey {
 pub struct Oidc {
     /// The issuer, below which its configuration is found.
     pub issuer: Server,
-    /// Who we are.
+    /// Client id of the proxy.
     pub client_id: String,
-    /// Our password.
+    /// Client secret of the proxy.
     pub client_secret: Hidden,
     /// What cookies are encrypted with.
     pub cookie_key: Hidden,
@@ -242,12 +242,13 @@ pub struct Oidc {
     pub callback: String,
     /// Path that ends a session.
     pub logout: String,
-    /// Headers that backends get, in lower case, and the claims they are made of.
+    /// Headers for backends, in lower case, with the claims that they are set from.
     pub headers: BTreeMap<String, String>,
 }
 
 impl Auth {
-    /// Headers that backends get from this, in lower case: no client can set them.
+    /// Returns the headers that backends get from this proof, in lower case. Clients cannot set
+    /// them.
     pub fn headers(&self) -> Vec<&str> {
         let fixed: &[&str] = match self {
             Self::Certificate(_) => &[

@@ -1,27 +1,27 @@
-//! Canaries: Ingresses whose backends get some requests of another Ingress's routes.
+//! Canaries: Ingresses whose backends get some requests of another Ingress.
 
 use super::{
     Canary, CanaryRule, Ingress, IngressPath, Target,
     annotations::Settings,
-    candidate::Candidate,
+    candidate::PathCandidate,
     rules::{Builder, path_match, written},
 };
 
 impl Builder<'_> {
-    /// Gives some requests of routes with the same host, path and conditions to the canary's
-    /// backends. Another namespace's routes are not its to take from.
+    /// Sends some requests of routes with the same host, path and conditions to the canary's
+    /// backends. Routes of other namespaces are left alone.
     pub(super) fn add_canary(
         &mut self,
         ingress: &Ingress,
         settings: &Settings,
         rules: &[CanaryRule],
     ) {
-        // Nothing may pass the guard that could not be read. That was refused already.
+        // The guard that is invalid must close the canary; it was refused before.
         if settings.policy.closed.is_some() {
             return;
         }
         if ingress.default_backend.is_some() {
-            let reason = "a canary has no requests but those of its rules".into();
+            let reason = "a canary gets only requests of its rules".into();
             self.refuse(ingress, "spec.defaultBackend".into(), reason);
         }
         for (index, rule) in ingress.rules.iter().enumerate() {
@@ -33,7 +33,8 @@ impl Builder<'_> {
                     None => "no other Ingress of the namespace has this host and path",
                     Some(main) if main.route.canary.is_some() => "another canary has this path",
                     Some(main) => {
-                        // What is not there gets no requests that the main route can answer.
+                        // A backend that does not exist gets no requests that the main route can
+                        // answer.
                         if let Target::Upstream(_) = target {
                             let rules = rules.to_vec();
                             main.route.canary = Some(Canary { target, rules });
@@ -46,17 +47,17 @@ impl Builder<'_> {
         }
     }
 
-    /// The route that a path of a canary is for. Whether paths are regular expressions is said by
-    /// the main Ingress alone.
+    /// The route that a path of a canary is for. Only the main Ingress decides whether paths are
+    /// regular expressions.
     fn main_route(
         &mut self,
         canary: &Ingress,
         settings: &Settings,
         host: &str,
         path: &IngressPath,
-    ) -> Option<&mut Candidate> {
+    ) -> Option<&mut PathCandidate> {
         let paths = [false, true].map(|regex| path_match(path, regex).ok());
-        let is_main = |main: &&mut Candidate| {
+        let is_main = |main: &&mut PathCandidate| {
             let is_path = paths.iter().flatten().any(|path| *path == main.route.path);
             is_path
                 && main.written == written(path)

@@ -4,18 +4,18 @@ use std::cmp::Reverse;
 
 use super::{PathMatch, Route};
 
-/// A route with what its place among others depends on.
+/// A route of a host, with what its rank depends on.
 #[derive(Clone)]
-pub(super) struct Candidate {
+pub(super) struct PathCandidate {
     pub(super) route: Route,
-    /// Length of the path as it was written, where an empty one stands for `/`.
+    /// Length of the path as written; an empty one means `/`.
     pub(super) written: usize,
 }
 
-impl Candidate {
-    /// Exact first: where one matches, no prefix that matches is longer, and a regular expression
-    /// should not take its requests by being wordy. Then the longest path, so that of `/foo/` and
-    /// `/foo` the former wins, then the one with more conditions.
+impl PathCandidate {
+    /// The order of routes: exact paths first, because no prefix that matches is longer, and a long
+    /// regular expression should not win. Then the longest path, so that `/foo/` wins over `/foo`,
+    /// then more conditions.
     pub(super) fn rank(&self) -> impl Ord + use<> {
         let is_exact = matches!(self.route.path, PathMatch::Exact(_));
         let conditions = self.route.conditions.len();

@@ -1,4 +1,4 @@
-//! Which Ingresses are ours.
+//! Which Ingresses are served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,18 +9,18 @@ use super::{Ingress, IngressClass};
 /// The annotation that named a class before `spec.ingressClassName`.
 const OLD_CLASS: &str = "kubernetes.io/ingress.class";
 
-/// Which Ingresses are ours.
+/// Options that apply to all Ingresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressOptions {
-    /// `spec.controller` of our classes.
+    /// `spec.controller` of the classes that are served.
     pub controller: String,
     /// Whether Ingresses without a class are served.
     pub without_class: bool,
     /// Namespaces that are served; empty means all.
     pub namespaces: BTreeSet<String>,
-    /// Service and port that get what nothing else gets.
+    /// Service and port for requests that no route matches.
     pub default_backend: Option<(NamespacedName, u16)>,
-    /// Secret with the certificate for hosts that have none.
+    /// Secret with the certificate for hosts without one.
     pub default_certificate: Option<NamespacedName>,
 }
 
@@ -36,14 +36,14 @@ impl Default for IngressOptions {
     }
 }
 
-/// The class that an Ingress names, in its field or by the older annotation.
+/// The class that an Ingress names, in `spec.ingressClassName` or the older annotation.
 fn class_name(ingress: &Ingress) -> Option<&String> {
     let old = ingress.annotations.get(OLD_CLASS);
     ingress.class.as_ref().or(old)
 }
 
-/// Whether an Ingress is ours: by the controller of its class, which may be named by the older
-/// annotation.
+/// Returns whether an Ingress is served: its namespace is, and its class has our controller.
+/// Without a class it is served if a default class has our controller, or with `without_class`.
 pub fn serves(
     ingress: &Ingress,
     classes: &BTreeMap<String, IngressClass>,
@@ -63,7 +63,7 @@ pub fn serves(
     }
 }
 
-/// Parameters of the class of an Ingress are nothing that we know.
+/// Refuses `spec.parameters` of the class of an Ingress.
 pub(super) fn refuse_parameters(
     ingress: &Ingress,
     classes: &BTreeMap<String, IngressClass>,

@@ -1,18 +1,17 @@
-//! Client certificates are asked for by host, before a path is known.
+//! Client certificates are requested by host, in the TLS handshake, before a path is known.
 
 use std::sync::Arc;
 
 use crate::Refusal;
 
-use super::{Auth, ClientCertificates, PathMatch, Policy, Route, rules::refusal};
+use super::{Auth, ClientCertificates, PathMatch, Policy, Route};
 
-/// Where solvers prove that a host is theirs (RFC 8555, 8.3), which nobody can who must have a
-/// certificate of ours before.
+/// Path of ACME HTTP-01 (RFC 8555, 8.3); must be reachable without a client certificate.
 const ACME: &str = "/.well-known/acme-challenge/";
 
-/// Makes what the oldest Ingress of a host demands of clients hold for all routes of the host.
-/// Whether anything is demanded. `routes` are in the order of their Ingresses.
-pub(super) fn share(routes: &mut [&mut Route], refusals: &mut Vec<Refusal>) -> bool {
+/// Applies what the oldest Ingress of a host demands of client certificates to all routes of the
+/// host; returns whether it demands any. `routes` are in the order of their Ingresses.
+pub(super) fn demand_on_all(routes: &mut [&mut Route], refusals: &mut Vec<Refusal>) -> bool {
     let Some(demand) = routes
         .iter()
         .find_map(|route| demand(&route.policy))
@@ -24,11 +23,11 @@ pub(super) fn share(routes: &mut [&mut Route], refusals: &mut Vec<Refusal>) -> b
         match self::demand(&route.policy) {
             Some(own) if *own == demand => {}
             Some(_) => {
-                let reason = "the host has client certificates of another Ingress already";
+                let reason = "another Ingress of the host requires other client certificates";
                 let policy: &mut Policy = Arc::make_mut(&mut route.policy);
                 policy.closed.get_or_insert(reason.into());
                 let field = "metadata.annotations[auth-tls-secret]".into();
-                let refusal = refusal(&route.ingress, field, reason.into());
+                let refusal = Refusal::ingress(&route.ingress, field, reason.into());
                 if !refusals.contains(&refusal) {
                     refusals.push(refusal);
                 }

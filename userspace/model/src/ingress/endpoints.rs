@@ -1,12 +1,12 @@
-//! Backends of routes, and where they are.
+//! Backends of routes, and their endpoints.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use crate::{EndpointSlice, NamespacedName, Protocol, Service, ServicePort};
+use crate::{EndpointSlice, NamespacedName, Protocol};
 
-use super::{Objects, PortName, UpstreamKey, UpstreamPolicy};
+use super::{Objects, PortName, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService};
 
-/// A port of a Service by name or number.
+/// Finds a port of a Service by name or number.
 pub(super) fn upstream(
     objects: &Objects,
     service: &NamespacedName,
@@ -15,12 +15,9 @@ pub(super) fn upstream(
 ) -> Result<UpstreamKey, String> {
     let found = objects.services.get(service);
     let found = found.ok_or_else(|| format!("there is no Service {service}"))?;
-    let is_wanted = |known: &&ServicePort| {
-        let is_named = match port {
-            PortName::Name(name) => known.name == *name,
-            PortName::Number(number) => known.port == *number,
-        };
-        is_named && known.protocol == Protocol::Tcp
+    let is_wanted = |known: &&UpstreamPort| match port {
+        PortName::Name(name) => known.name == *name,
+        PortName::Number(number) => known.port == *number,
     };
     let known = found.ports.iter().find(is_wanted);
     let known = known.ok_or_else(|| format!("Service {service} has no TCP port {port}"))?;
@@ -31,14 +28,14 @@ pub(super) fn upstream(
     })
 }
 
-/// Where a backend is now, and the weight of each place: ready endpoints; if there is none, those
-/// that still serve while they terminate (KEP-1669).
+/// Returns the addresses of a backend with their weights: ready endpoints, or without ready ones
+/// those that still serve while they terminate (KEP-1669).
 pub fn endpoints(objects: &Objects, key: &UpstreamKey) -> BTreeMap<SocketAddr, u32> {
     let Some(service) = objects.services.get(&key.service) else {
         return BTreeMap::new();
     };
-    let is_port = |port: &&ServicePort| port.port == key.port && port.protocol == Protocol::Tcp;
-    let Some(port) = service.ports.iter().find(is_port) else {
+    let mut ports = service.ports.iter();
+    let Some(port) = ports.find(|port| port.port == key.port) else {
         return BTreeMap::new();
     };
     if key.policy.by_cluster_ip {
@@ -75,7 +72,7 @@ pub fn endpoints(objects: &Objects, key: &UpstreamKey) -> BTreeMap<SocketAddr, u
     }
 }
 
-fn cluster_ips(service: &Service, port: u16) -> BTreeMap<SocketAddr, u32> {
+fn cluster_ips(service: &UpstreamService, port: u16) -> BTreeMap<SocketAddr, u32> {
     let addresses = service.cluster_ips.iter();
     addresses
         .map(|address| (SocketAddr::new(*address, port), 1))

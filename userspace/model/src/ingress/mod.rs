@@ -1,9 +1,9 @@
-//! Ingress: what the objects mean for a proxy.
+//! Ingress: the routes of a proxy, made from Kubernetes objects.
 //!
-//! [`routes()`] is a pure function of [`Objects`], as [`share()`](crate::share) is of a Service:
-//! which requests go where, under which [`Policy`], with which certificates. [`endpoints()`] says
-//! where the backend of a route is right now. What cannot be taken is refused by object and field; a
-//! guard that cannot be read closes what it should guard.
+//! [`routes()`] is a pure function of [`Objects`], as [`contribution()`](crate::contribution) is of
+//! a Service: it returns which requests go to which backend, under which [`Policy`], with which
+//! certificates. [`endpoints()`] returns the current endpoints of a backend. Invalid fields are
+//! refused by object and field. An invalid guard closes the routes that it should guard.
 
 mod alias;
 mod annotations;
@@ -22,7 +22,7 @@ mod rules;
 mod tls;
 
 pub use annotations::{
-    ANNOTATIONS, Annotation, DIFFERENT, FOREIGN, Fate, Foreign, NGINX, OWN, fates, setting,
+    ANNOTATIONS, Annotation, DIFFERENT, FOREIGN, Foreign, NGINX, OWN, Support, setting, support,
 };
 pub use auth::{
     ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,
@@ -32,7 +32,7 @@ pub use class::{IngressOptions, serves};
 pub use endpoints::endpoints;
 pub use object::{
     Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, Objects, PathType,
-    PortName, Secret,
+    PortName, Secret, UpstreamPort, UpstreamService,
 };
 pub use pattern::Pattern;
 pub use policy::{

@@ -1,10 +1,10 @@
-//! What exists.
+//! The objects that routes are made from.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::{EndpointSlice, NamespacedName, Service};
+use crate::{EndpointSlice, NamespacedName};
 
-/// Everything that Ingresses are made from.
+/// The objects that routes are made from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
     /// Ingresses.
@@ -14,9 +14,27 @@ pub struct Objects {
     /// Secrets.
     pub secrets: BTreeMap<NamespacedName, Secret>,
     /// Services, headless ones as well.
-    pub services: BTreeMap<NamespacedName, Service>,
-    /// Slices of their endpoints, by Service and name.
+    pub services: BTreeMap<NamespacedName, UpstreamService>,
+    /// EndpointSlices, by Service and name.
     pub slices: BTreeMap<NamespacedName, BTreeMap<NamespacedName, EndpointSlice>>,
+}
+
+/// A Service, reduced to what a proxy needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamService {
+    /// Its TCP ports.
+    pub ports: Vec<UpstreamPort>,
+    /// Cluster IPs of one or two families; empty if it is headless.
+    pub cluster_ips: Vec<IpAddr>,
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamPort {
+    /// Name; may be empty if it is the only one.
+    pub name: String,
+    /// Port of the cluster IP, not 0.
+    pub port: u16,
 }
 
 /// An Ingress (`networking.k8s.io/v1`).
@@ -24,7 +42,7 @@ pub struct Objects {
 pub struct Ingress {
     /// Its name.
     pub name: NamespacedName,
-    /// When it was created, in seconds since 1970; objects without are the youngest.
+    /// Creation time in seconds since 1970; `None` counts as the youngest.
     pub created_s: Option<i64>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
@@ -41,7 +59,7 @@ pub struct Ingress {
 /// One of `spec.rules`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressRule {
-    /// The host in lower case, `*.` for any one label in front; empty for every host.
+    /// The host in lower case, perhaps with `*.` in front for any one label; empty for every host.
     pub host: String,
     /// `http.paths`.
     pub paths: Vec<IngressPath>,
@@ -65,7 +83,7 @@ pub enum PathType {
     Exact,
     /// Its first elements.
     Prefix,
-    /// As the class says: like `Prefix`, or a regular expression if the Ingress asks for it.
+    /// Like `Prefix`, or a regular expression with `use-regex`.
     ImplementationSpecific,
 }
 
@@ -79,7 +97,7 @@ pub enum IngressBackend {
         /// Its port.
         port: PortName,
     },
-    /// An object of some other kind, which nobody here can serve.
+    /// An object of another kind, which is not supported.
     Resource {
         /// Its kind.
         kind: String,
@@ -111,7 +129,7 @@ impl fmt::Display for PortName {
 pub struct IngressTls {
     /// Hosts in lower case; empty means those of the rules.
     pub hosts: Vec<String>,
-    /// Secret with the certificate; without one the default certificate is shown.
+    /// Secret with the certificate; without one the default certificate is used.
     pub secret: Option<String>,
 }
 
@@ -122,7 +140,7 @@ pub struct IngressClass {
     pub controller: String,
     /// Annotation `ingressclass.kubernetes.io/is-default-class`.
     pub is_default: bool,
-    /// Kind and name of `spec.parameters`, which nobody here reads.
+    /// Kind and name of `spec.parameters`, which is not supported.
     pub parameters: Option<String>,
 }
 

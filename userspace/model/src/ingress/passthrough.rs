@@ -1,18 +1,18 @@
-//! Hosts whose TLS connections go to a backend unopened.
+//! Hosts whose TLS connections are forwarded to a backend without decryption.
 
 use std::collections::btree_map::Entry;
 
 use super::{Ingress, IngressBackend, Sources, Target, annotations::Settings, rules::Builder};
 
 impl Builder<'_> {
-    /// A host's connections go where the oldest Ingress that has the host says.
+    /// Adds the hosts of an Ingress. A host belongs to the oldest Ingress that has it.
     pub(super) fn add_passthrough(&mut self, ingress: &Ingress, settings: &Settings) {
-        // Nothing may pass the guard that could not be read. That was refused already.
+        // The guard that is invalid must close the hosts; it was refused before.
         if settings.policy.closed.is_some() {
             return;
         }
         if needs_requests(settings) {
-            let reason = "what this Ingress lets through cannot be told from unopened connections";
+            let reason = "limits, source ranges and `match-…` need decrypted requests";
             return self.refuse(ingress, settings.field("ssl-passthrough"), reason.into());
         }
         for (index, rule) in ingress.rules.iter().enumerate() {
@@ -22,7 +22,7 @@ impl Builder<'_> {
                 continue;
             }
             for number in 1..rule.paths.len() {
-                let reason = "unopened connections have no paths; the first one's backend is taken";
+                let reason = "passed-through connections have no paths; the backend of the first path is used";
                 let field = format!("{field}.http.paths[{number}].path");
                 self.refuse(ingress, field, reason.into());
             }
@@ -49,7 +49,7 @@ impl Builder<'_> {
     fn may_pass(&self, ingress: &Ingress, host: &str) -> Result<(), String> {
         let owner = self.owners.get(host);
         match owner.filter(|owner| **owner != ingress.name) {
-            Some(owner) => Err(format!("host `{host}` is {owner}'s already")),
+            Some(owner) => Err(format!("host `{host}` belongs to {owner}")),
             None if host.is_empty() => Err("ssl-passthrough needs a host".into()),
             None => Ok(()),
         }
@@ -72,14 +72,14 @@ impl Builder<'_> {
                 vacant.insert(key);
             }
             Entry::Occupied(_) => {
-                let reason = format!("an earlier rule is for host `{host}` already");
+                let reason = format!("an earlier rule is for host `{host}`");
                 self.refuse(ingress, field.to_owned(), reason);
             }
         }
     }
 }
 
-/// Whether an Ingress lets some requests through and others not.
+/// Whether an Ingress has guards that need decrypted requests.
 fn needs_requests(settings: &Settings) -> bool {
     let limits = &settings.policy.limits;
     let has_limits = !limits.rates.is_empty() || limits.concurrent.is_some();

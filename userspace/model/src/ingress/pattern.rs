@@ -1,4 +1,4 @@
-//! Regular expressions of operators.
+//! Regular expressions in Ingresses.
 
 use std::{fmt, str::FromStr};
 
@@ -7,38 +7,47 @@ use regex::{Regex, RegexBuilder};
 /// Largest compiled form in bytes.
 const SIZE_LIMIT: usize = 1 << 18;
 
-/// A regular expression, which takes time linear in the text (crate `regex`: neither look-around
+/// A regular expression that matches in time linear in the text (crate `regex`: neither look-around
 /// nor back references). Two are equal if their texts are.
 #[derive(Clone)]
 pub struct Pattern(Regex);
 
 impl Pattern {
-    /// One that ignores case and matches from the start of a text, as ingress-nginx matches paths.
+    /// Compiles a pattern that ignores case and matches from the start of a text, as ingress-nginx
+    /// matches paths.
+    ///
+    /// # Errors
+    ///
+    /// If `text` is not a regular expression, or is larger than 256 KiB when compiled.
     pub fn of_path(text: &str) -> Result<Self, String> {
         alone(text)?;
         compile(RegexBuilder::new(&format!("^(?:{text})")).case_insensitive(true))
     }
 
-    /// One that matches whole texts.
+    /// Compiles a pattern that matches whole texts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pattern::of_path`].
     pub fn whole(text: &str) -> Result<Self, String> {
         alone(text)?;
         compile(&mut RegexBuilder::new(&format!("^(?:{text})$")))
     }
 
-    /// The compiled form.
+    /// Returns the compiled form.
     pub fn regex(&self) -> &Regex {
         &self.0
     }
 }
 
-/// Refuses a text that closes a group which it did not open: that would be ours.
+/// Refuses a text that closes more groups than it opens: it would close the group around it.
 fn alone(text: &str) -> Result<(), String> {
     compile(&mut RegexBuilder::new(text)).map(|_| ())
 }
 
 fn compile(builder: &mut RegexBuilder) -> Result<Pattern, String> {
     let regex = builder.size_limit(SIZE_LIMIT).build();
-    // The library draws the place over several lines; the last one says what is wrong.
+    // The error marks the place over several lines; the last line is the reason.
     let reason = |error: regex::Error| {
         let text = error.to_string();
         text.lines().next_back().unwrap_or(&text).to_owned()

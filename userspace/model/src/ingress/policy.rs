@@ -1,4 +1,4 @@
-//! What is done with a request besides sending it somewhere.
+//! What is done with requests and responses, from annotations.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,23 +6,23 @@ use ipnet::IpNet;
 
 use super::{Auth, UpstreamKey};
 
-/// What the annotations of an Ingress say about its requests. Times and sizes that are not given
-/// have the defaults of ingress-nginx.
+/// What is done with requests of an Ingress. Defaults of times and sizes are those of
+/// ingress-nginx.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Why nothing is let through: a guard of the Ingress cannot be read.
+    /// Why every request is rejected (503): the error of an invalid guard.
     pub closed: Option<String>,
-    /// Who may come.
+    /// Clients that are admitted.
     pub sources: Sources,
-    /// What they must prove; all of it.
+    /// Required proofs; all of them.
     pub auth: Vec<Auth>,
-    /// How much.
+    /// Limits per client address.
     pub limits: Limits,
     /// Whether plain HTTP is redirected to HTTPS (308).
     pub to_https: bool,
-    /// Every request is redirected.
+    /// Redirect of every request.
     pub redirect: Option<Redirect>,
-    /// Where requests for `/` are redirected to.
+    /// Path that requests for `/` are redirected to.
     pub app_root: Option<String>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
@@ -44,13 +44,13 @@ pub struct Policy {
     pub access_log: bool,
     /// Whether requests are traced, if the proxy traces at all.
     pub traces: bool,
-    /// Whether the trace of any client goes on, not just of proxies that are trusted.
+    /// Whether traces of all clients are continued, not only those of trusted proxies.
     pub trusts_traces: bool,
-    /// How long to wait.
+    /// Timeouts of backends.
     pub timeouts: Timeouts,
     /// When to try another endpoint.
     pub retry: Retry,
-    /// Who gets a copy of each request.
+    /// Backend that gets a copy of requests.
     pub mirror: Option<Mirror>,
 }
 
@@ -85,20 +85,20 @@ impl Default for Policy {
 /// Clients by address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// Those who may; `None` means everybody.
+    /// Clients that are admitted; `None` means all.
     pub allow: Option<Vec<IpNet>>,
-    /// Those who may not, whatever `allow` says.
+    /// Clients that are rejected, even if `allow` has them.
     pub deny: Vec<IpNet>,
 }
 
 /// Limits of each client address, on each node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests over time; all of them hold.
+    /// Rate limits; all of them apply.
     pub rates: Vec<Rate>,
-    /// Requests at the same time.
+    /// Largest number of concurrent requests.
     pub concurrent: Option<u32>,
-    /// Who is not limited.
+    /// Clients that are not limited.
     pub exempt: Vec<IpNet>,
     /// Largest body of a request in bytes; `None` for no limit.
     pub body_bytes: Option<u64>,
@@ -115,18 +115,18 @@ impl Default for Limits {
     }
 }
 
-/// So many requests in a period, and so many at once.
+/// A rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Requests in a period, not 0.
     pub requests: u32,
     /// The period.
     pub period: Duration,
-    /// Requests that may come at once, not 0.
+    /// Largest burst, not 0.
     pub burst: u32,
 }
 
-/// Sends the client elsewhere.
+/// A redirect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// `Location`.
@@ -138,7 +138,7 @@ pub struct Redirect {
 /// Cross-origin resource sharing (Fetch standard, section 3.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// Who may read answers; empty means everybody.
+    /// Origins that may read responses; empty means all.
     pub origins: Vec<Origin>,
     /// `Access-Control-Allow-Methods`.
     pub methods: String,
@@ -155,9 +155,9 @@ pub struct Cors {
 /// An origin: scheme and host with an optional port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// What comes before the host: `https://`.
+    /// Scheme with its separator: `https://`.
     pub scheme: String,
-    /// Whether one more label stands in front of `host`.
+    /// Whether the origin has one more label in front of `host`.
     pub is_wildcard: bool,
     /// Host and port.
     pub host: String,
@@ -166,13 +166,13 @@ pub struct Origin {
 /// A change to headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderEdit {
-    /// Has this value and no other.
+    /// Sets a header to a value.
     Set(String, String),
-    /// Is gone.
+    /// Removes a header.
     Remove(String),
 }
 
-/// How long to wait.
+/// Timeouts of backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection to an endpoint.
@@ -193,19 +193,19 @@ impl Default for Timeouts {
     }
 }
 
-/// When another endpoint is tried. A request that an endpoint may have acted upon is sent again only
-/// if its method is idempotent (RFC 9110, 9.2.2), and only while its body can be sent again.
+/// When another endpoint is tried. A request that an endpoint may have processed is sent again only
+/// if its method is idempotent (RFC 9110, 9.2.2) and its body can be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Endpoints to try in all; 1 means no other.
+    /// Total number of endpoints to try; 1 means no retry.
     pub tries: u32,
-    /// After an endpoint could not be reached or broke the connection.
+    /// After a connection failed or was closed.
     pub on_error: bool,
-    /// After an endpoint took too long.
+    /// After a timeout.
     pub on_timeout: bool,
     /// After these status codes.
     pub on_codes: Vec<u16>,
-    /// Also requests whose method is not idempotent.
+    /// Whether requests with a method that is not idempotent are sent again too.
     pub non_idempotent: bool,
 }
 
@@ -221,43 +221,43 @@ impl Default for Retry {
     }
 }
 
-/// Who gets a copy of requests, whose answers nobody sees.
+/// A backend that gets a copy of requests; its responses are discarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
-    /// Where.
+    /// The backend.
     pub upstream: UpstreamKey,
-    /// How many of a hundred requests.
+    /// Percentage of requests, 0 to 100.
     pub percent: u8,
 }
 
-/// How to talk to the endpoints of a Service's port.
+/// How requests are sent to the endpoints of a Service's port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamPolicy {
-    /// What they speak.
+    /// Their protocol.
     pub protocol: UpstreamProtocol,
-    /// How TLS endpoints are checked.
+    /// TLS of connections to them.
     pub tls: UpstreamTls,
-    /// Which endpoint is next.
+    /// How the next endpoint is chosen.
     pub balance: Balance,
-    /// A cookie that keeps a client at its endpoint.
+    /// Cookie that pins a client to its endpoint.
     pub sticky: Option<Sticky>,
-    /// Weights of endpoints by the name of their node, not 0; 1 where none is given.
+    /// Weights of endpoints by the name of their node, not 0; 1 if not set.
     pub weights: BTreeMap<String, u32>,
-    /// How long a new endpoint gets less than its share.
+    /// Time in which the share of a new endpoint grows to its weight.
     pub slow_start: Duration,
-    /// How endpoints are asked whether they are well.
+    /// Health checks.
     pub probe: Option<Probe>,
-    /// When an endpoint that fails requests is left alone.
+    /// When a failing endpoint is ejected.
     pub outlier: OutlierPolicy,
-    /// Requests at the same time to one endpoint.
+    /// Largest number of concurrent requests to one endpoint, from this node.
     pub concurrent: Option<u32>,
     /// Whether connections begin with a PROXY protocol header (version 2) that names the client.
     pub proxy_protocol: bool,
-    /// Whether the cluster IP is used instead of endpoints.
+    /// Whether requests go to the cluster IP instead of endpoints.
     pub by_cluster_ip: bool,
 }
 
-/// What endpoints speak.
+/// Protocol of endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
@@ -274,12 +274,12 @@ pub enum UpstreamProtocol {
 }
 
 impl UpstreamProtocol {
-    /// Whether TLS is spoken.
+    /// Returns whether it uses TLS.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Grpcs)
     }
 
-    /// Whether nothing but HTTP/2 is spoken.
+    /// Returns whether it is HTTP/2 only.
     pub fn is_http2(self) -> bool {
         matches!(self, Self::Http2 | Self::Grpc | Self::Grpcs)
     }
@@ -288,31 +288,31 @@ impl UpstreamProtocol {
 /// TLS towards endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamTls {
-    /// Authorities (PEM) that their certificates are checked with; without, nothing is checked.
+    /// CA certificates (PEM) that verify endpoints; without them nothing is verified.
     pub authorities: Option<Vec<u8>>,
-    /// Name that is asked for and checked; the Service's host name if not given.
+    /// Server name to send and verify; the Service's host name if not set.
     pub name: Option<String>,
-    /// Certificate chain and key (PEM) that they are shown.
+    /// Client certificate chain and key (PEM).
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// How the next endpoint is chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Balance {
-    /// One after another, as often as their weights say.
+    /// One after another, in proportion to their weights.
     #[default]
     RoundRobin,
-    /// The one with the fewest requests for its weight.
+    /// The endpoint with the fewest requests in relation to its weight.
     LeastConnections,
-    /// The better of two at random, by requests.
+    /// Of two at random, the one with fewer requests.
     Random,
-    /// The better of two at random, by their recent time to answer (EWMA).
+    /// Of two at random, the one that answers faster (EWMA).
     LeastTime,
-    /// Always the same for the same text.
+    /// The same endpoint for the same value.
     Hash(HashBy),
 }
 
-/// What is hashed; several texts are taken together.
+/// The value that is hashed; several values of a name are hashed together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HashBy {
     /// The client's address.
@@ -321,7 +321,7 @@ pub enum HashBy {
     Header(String),
     /// A cookie.
     Cookie(String),
-    /// A parameter of the query.
+    /// A query parameter.
     Query(String),
     /// Path and query.
     Uri,
@@ -338,23 +338,23 @@ pub struct Sticky {
     pub attributes: String,
 }
 
-/// How endpoints are asked whether they are well.
+/// Health checks of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
-    /// Path of the request; a status below 400 is well.
+    /// Path of the request; a status below 400 is healthy.
     pub path: String,
-    /// How often.
+    /// Interval.
     pub interval: Duration,
-    /// How long to wait for an answer.
+    /// Timeout.
     pub timeout: Duration,
 }
 
-/// When an endpoint that fails requests is left alone for a while.
+/// When a failing endpoint is ejected for a time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OutlierPolicy {
-    /// After so many failures in a row; 0 for never.
+    /// Number of consecutive failures; 0 for never.
     pub failures: u32,
-    /// For how long, and longer each time.
+    /// Duration of the first ejection; later ones are longer.
     pub ejection: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What a proxy should do.
+//! The routes of a proxy.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::{Pattern, Policy, UpstreamPolicy};
 use crate::{NamespacedName, Refusal};
 
-/// What `get` has for a host, which is in lower case and without port: under its own name, else with
-/// `*.` for its first label.
+/// Returns what `get` has for a host (lower case, without port): under its name, else with `*.` for
+/// its first label.
 pub fn for_host<T>(host: &str, get: impl Fn(&str) -> Option<T>) -> Option<T> {
     let wildcard = || {
         let (label, rest) = host.split_once('.')?;
@@ -18,35 +18,35 @@ pub fn for_host<T>(host: &str, get: impl Fn(&str) -> Option<T>) -> Option<T> {
     get(host).or_else(wildcard)
 }
 
-/// What all Ingresses together ask for.
+/// The routes of all Ingresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// By host: exact, with `*.` for any one label in front, or empty for every other.
+    /// Hosts by name: exact, with `*.` for any one label in front, or empty for every other host.
     pub hosts: BTreeMap<String, Host>,
-    /// What gets every request that no host has a route for; without it those get 404.
+    /// The route for requests that no host has a route for; without it they get 404.
     pub default: Option<Arc<Route>>,
-    /// Certificates by host, exact, with `*.`, or empty for every other.
+    /// Certificates by host: exact, with `*.`, or empty for every other host.
     pub certificates: BTreeMap<String, Arc<Certificate>>,
-    /// What is shown to clients that ask for another host, if a Secret was named for it.
+    /// The certificate for other hosts, if `--default-certificate` is set.
     pub default_certificate: Option<Arc<Certificate>>,
-    /// Hosts whose TLS connections go to a backend unopened.
+    /// Hosts whose TLS connections are forwarded to a backend without decryption.
     pub passthrough: BTreeMap<String, UpstreamKey>,
-    /// What was asked for and is not done.
+    /// Fields that are not served as written.
     pub refusals: Vec<Refusal>,
     /// Ingresses that are served.
     pub served: Vec<NamespacedName>,
 }
 
 impl Routes {
-    /// The host that decides about requests for `name`, which is in lower case and without port: one
-    /// with this name, one with `*.` for its first label, or the one for every other. If none of
-    /// its routes matches, no other host is asked.
+    /// Returns the host for requests for `name` (lower case, without port): the one with this name,
+    /// with `*.` for its first label, or the one for every other host. If none of its routes
+    /// matches, no other host is tried.
     pub fn host(&self, name: &str) -> Option<&Host> {
         let named = for_host(name, |name| self.hosts.get(name));
         named.or_else(|| self.hosts.get(""))
     }
 
-    /// Every backend that is sent to.
+    /// Returns every backend that the routes name.
     pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamKey> {
         let routes = self.hosts.values().flat_map(|host| &host.routes);
         let of_routes = routes.chain(&self.default).flat_map(|route| {
@@ -65,26 +65,26 @@ impl Routes {
 /// A host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
-    /// Whether clients are asked for a certificate.
+    /// Whether clients must be asked for a certificate.
     pub asks_certificate: bool,
-    /// Its routes; the first that matches is taken.
+    /// Its routes; the first that matches is used.
     pub routes: Vec<Arc<Route>>,
 }
 
-/// Which requests, and what becomes of them.
+/// A route: which requests it matches, and what is done with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Who asked for it.
+    /// The Ingress that it is from.
     pub ingress: NamespacedName,
     /// The path.
     pub path: PathMatch,
-    /// What else must hold.
+    /// Conditions besides the path; all must hold.
     pub conditions: Vec<Condition>,
-    /// Where they go.
+    /// Where requests go.
     pub target: Target,
-    /// Where some of them go instead.
+    /// Where some requests go instead.
     pub canary: Option<Canary>,
-    /// What else is done.
+    /// What is done with requests and responses.
     pub policy: Arc<Policy>,
 }
 
@@ -93,14 +93,14 @@ pub struct Route {
 pub enum PathMatch {
     /// The whole path.
     Exact(String),
-    /// This path, or what lies below it; without slash at the end.
+    /// This path and every path below it; without slash at the end.
     Prefix(String),
     /// A regular expression.
     Regex(Pattern),
 }
 
 impl PathMatch {
-    /// Whether a path matches.
+    /// Returns whether a path matches.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => path == exact,
@@ -123,32 +123,32 @@ impl fmt::Display for PathMatch {
     }
 }
 
-/// What else must hold for a request.
+/// A condition for requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Its method.
+    /// On the method.
     Method(Text),
-    /// A header of this name.
+    /// On a header of this name.
     Header(String, Text),
-    /// A parameter of the query of this name.
+    /// On a query parameter of this name.
     Query(String, Text),
-    /// The client's address.
+    /// On the client's address: one of these networks.
     Source(Vec<IpNet>),
 }
 
 /// A text to compare with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Text {
-    /// Anything, if it is there.
+    /// Any text, if there is one.
     Any,
     /// One of these.
     OneOf(Vec<String>),
-    /// A regular expression for the whole text.
+    /// Texts that a regular expression matches as a whole.
     Regex(Pattern),
 }
 
 impl Text {
-    /// Whether a text matches.
+    /// Returns whether a text matches.
     pub fn matches(&self, text: &str) -> bool {
         match self {
             Self::Any => true,
@@ -163,20 +163,20 @@ impl Text {
 pub enum Target {
     /// A port of a Service.
     Upstream(UpstreamKey),
-    /// A Service or port that is not there: 503.
+    /// A Service or port that does not exist: 503.
     Unavailable,
-    /// Something that cannot be served: 404.
+    /// An object that is not supported as a backend: 404.
     Missing,
 }
 
-/// A Service's port, and how to talk to its endpoints.
+/// A backend: a port of a Service, and how requests are sent to its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamKey {
     /// The Service.
     pub service: NamespacedName,
     /// The port's number.
     pub port: u16,
-    /// How.
+    /// How requests are sent.
     pub policy: Arc<UpstreamPolicy>,
 }
 
@@ -189,24 +189,24 @@ impl fmt::Display for UpstreamKey {
 /// Where some requests of a route go instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canary {
-    /// Where.
+    /// The canary's backend.
     pub target: Target,
-    /// Which, the first that decides.
+    /// Rules that choose requests; the first that decides counts.
     pub rules: Vec<CanaryRule>,
 }
 
-/// Says which requests are a canary's.
+/// A rule that chooses requests for a canary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CanaryRule {
-    /// Those whose header has this value; `always` and `never` decide if no value is given.
+    /// By header: requests with this value, or by `always` and `never` if there is no value.
     Header(String, Option<Text>),
-    /// Those whose cookie is `always`, and not those where it is `never`.
+    /// By cookie: `always` and `never` decide.
     Cookie(String),
-    /// So many of so many.
+    /// By weight: `weight` of `total` requests.
     Weight {
-        /// The canary's.
+        /// Requests for the canary.
         weight: u32,
-        /// Of this total, not 0.
+        /// All requests, not 0.
         total: u32,
     },
 }

@@ -1,4 +1,4 @@
-//! From objects to routes: the rules of the Ingress API, one function a rule.
+//! Makes routes from objects: the rules of the Ingress API, one function for each rule.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,23 +11,15 @@ use super::{
     Auth, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects, PathMatch,
     PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
     annotations::{self, Context, Settings},
-    candidate::Candidate,
+    candidate::PathCandidate,
     class::{refuse_parameters, serves},
     client_certificates,
     endpoints::upstream,
     for_host, tls,
 };
 
-pub(super) fn refusal(ingress: &NamespacedName, field: String, reason: String) -> Refusal {
-    Refusal {
-        object: ObjectName::Ingress(ingress.clone()),
-        field,
-        reason,
-    }
-}
-
-/// What all Ingresses together mean. Between Ingresses that ask for the same the oldest wins. The
-/// same input gives the same output.
+/// Returns the routes of all Ingresses. If several ask for the same host and path, the oldest wins.
+/// The same input gives the same output.
 pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
     let mut ingresses: Vec<&Ingress> = objects
         .ingresses
@@ -54,19 +46,19 @@ pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
     builder.finish()
 }
 
-/// Routes in the making.
+/// Builds the routes.
 pub(super) struct Builder<'a> {
     pub(super) objects: &'a Objects,
     pub(super) routes: Routes,
     /// Hosts that have a certificate.
     secure: BTreeSet<String>,
-    /// The oldest Ingress that has rules for a host.
+    /// The oldest Ingress with rules for each host.
     pub(super) owners: BTreeMap<String, NamespacedName>,
     /// Routes by host, those of older Ingresses first.
-    pub(super) hosts: BTreeMap<String, Vec<Candidate>>,
+    pub(super) hosts: BTreeMap<String, Vec<PathCandidate>>,
 }
 
-/// Where the paths of a rule belong.
+/// What the paths of a rule have in common.
 struct Site<'a> {
     ingress: &'a Ingress,
     settings: &'a Settings,
@@ -83,12 +75,12 @@ impl Builder<'_> {
             ingress: &ingress.name,
         };
         draft.finish(&context, &mut |field, reason| {
-            refusals.push(refusal(&ingress.name, field, reason));
+            refusals.push(Refusal::ingress(&ingress.name, field, reason));
         })
     }
 
     pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: String) {
-        let refusal = refusal(&ingress.name, field, reason);
+        let refusal = Refusal::ingress(&ingress.name, field, reason);
         self.routes.refusals.push(refusal);
     }
 
@@ -102,13 +94,13 @@ impl Builder<'_> {
                 owner.or_insert_with(|| ingress.name.clone());
             }
         }
-        // Who passes connections on shows no certificate.
+        // Connections that are not decrypted need no certificate.
         if !settings.passthrough {
             tls::add_certificates(self.objects, ingress, &mut self.routes);
         }
     }
 
-    /// What is asked for by name comes before what fills gaps.
+    /// Rules that name a host and path come before those that fill gaps.
     fn add_all(&mut self, read: &[(&Ingress, Settings)]) {
         let main = || read.iter().filter(|(_, main)| main.canary.is_none());
         for (ingress, settings) in main() {
@@ -159,15 +151,15 @@ impl Builder<'_> {
         match candidates.iter().find(|older| older.is_same(&candidate)) {
             Some(older) => {
                 let owner = &older.route.ingress;
-                let reason = format!("{} of host `{}` is {owner}'s already", path.path, site.host);
+                let reason = format!("{} of host `{}` belongs to {owner}", path.path, site.host);
                 self.refuse(site.ingress, format!("{field}.path"), reason);
             }
             None => candidates.push(candidate),
         }
     }
 
-    /// `spec.defaultBackend`: for all that the rules say nothing about, of their hosts, or of every
-    /// host if there are no rules.
+    /// `spec.defaultBackend`: for requests to the hosts of the rules that no rule matches, or to
+    /// every host if there are no rules.
     fn add_default_backend(&mut self, ingress: &Ingress, settings: &Settings) {
         let Some(backend) = &ingress.default_backend else {
             return;
@@ -193,10 +185,13 @@ impl Builder<'_> {
     fn add_root(&mut self, site: &Site<'_>, backend: &IngressBackend) {
         let field = "spec.defaultBackend";
         match self.root_owner(site) {
-            // Its own rules say something about everything.
+            // Its own rules match every request.
             Some(owner) if *owner == site.ingress.name => {}
             Some(owner) => {
-                let reason = format!("what is left of host `{}` is {owner}'s already", site.host);
+                let reason = format!(
+                    "the default backend of host `{}` belongs to {owner}",
+                    site.host
+                );
                 self.refuse(site.ingress, field.into(), reason);
             }
             None => {
@@ -208,10 +203,10 @@ impl Builder<'_> {
         }
     }
 
-    /// Whose route gets all that could be left for this Ingress.
+    /// The Ingress whose route matches everything that the default backend of this one would get.
     fn root_owner(&self, site: &Site<'_>) -> Option<&NamespacedName> {
         let mut candidates = self.hosts.get(site.host).into_iter().flatten();
-        let takes_all = |known: &&Candidate| {
+        let takes_all = |known: &&PathCandidate| {
             let conditions = &known.route.conditions;
             known.is_root() && (conditions.is_empty() || *conditions == site.settings.conditions)
         };
@@ -225,11 +220,11 @@ impl Builder<'_> {
         written: usize,
         backend: &IngressBackend,
         field: &str,
-    ) -> Candidate {
+    ) -> PathCandidate {
         let Site {
             ingress, settings, ..
         } = site;
-        Candidate {
+        PathCandidate {
             route: Route {
                 ingress: ingress.name.clone(),
                 path,
@@ -242,8 +237,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Where a backend is. What is wrong with it is refused, and the route stays: 503 if something
-    /// is not there yet, 404 if it can never be.
+    /// The target for a backend. An invalid one is refused, and the route stays: it answers 503 if
+    /// an object may still appear, 404 if the backend is not supported.
     pub(super) fn target(
         &mut self,
         ingress: &Ingress,
@@ -253,7 +248,7 @@ impl Builder<'_> {
     ) -> Target {
         match backend {
             IngressBackend::Resource { kind, name } => {
-                let reason = format!("{kind} {name} is nothing that can be served");
+                let reason = format!("{kind} {name} is not supported as a backend");
                 self.refuse(ingress, format!("{field}.resource"), reason);
                 Target::Missing
             }
@@ -286,8 +281,8 @@ impl Builder<'_> {
         Arc::new(policy)
     }
 
-    /// Puts the host into addresses that are asked. One that clients choose would choose who
-    /// decides about them.
+    /// Replaces `$host` in `auth-url`. For a wildcard the client would choose the host, and with it
+    /// the service that checks it; this is refused.
     fn fill_in_host(
         &mut self,
         ingress: &Ingress,
@@ -303,7 +298,7 @@ impl Builder<'_> {
         for external in externals {
             external.url = external.url.replace("$host", host);
             if !is_one {
-                let reason = "$host is for rules of one host";
+                let reason = "$host needs rules of a single host";
                 policy.closed.get_or_insert(format!("auth-url: {reason}"));
                 self.refuse(ingress, settings.field("auth-url"), reason.into());
             }
@@ -366,9 +361,10 @@ impl Builder<'_> {
         for (host, mut candidates) in self.hosts {
             let mut all: Vec<&mut Route> =
                 candidates.iter_mut().map(|one| &mut one.route).collect();
-            let asks_certificate = client_certificates::share(&mut all, &mut routes.refusals);
-            // Stable: between equals the older Ingress stays first.
-            candidates.sort_by_key(Candidate::rank);
+            let asks_certificate =
+                client_certificates::demand_on_all(&mut all, &mut routes.refusals);
+            // Stable: among equals the older Ingress stays first.
+            candidates.sort_by_key(PathCandidate::rank);
             let in_order = candidates
                 .into_iter()
                 .map(|candidate| Arc::new(candidate.route));
@@ -380,7 +376,7 @@ impl Builder<'_> {
                 },
             );
         }
-        // What is wrong with an Ingress may have been met at each of its hosts.
+        // The same refusal may occur at each host of an Ingress.
         let mut seen = BTreeSet::new();
         let is_new = |refusal: &Refusal| seen.insert(refusal.clone());
         routes.refusals.retain(is_new);
@@ -388,12 +384,12 @@ impl Builder<'_> {
     }
 }
 
-/// Whether a set of hosts names this one, or has a `*.` for it.
+/// Whether `hosts` has this host, or `*.` for it.
 fn covers(hosts: &BTreeSet<String>, host: &str) -> bool {
     for_host(host, |host| hosts.get(host)).is_some()
 }
 
-/// Length of a path; an empty one means `/`.
+/// Length of a path as written; an empty one means `/`.
 pub(super) fn written(path: &IngressPath) -> usize {
     path.path.len().max(1)
 }

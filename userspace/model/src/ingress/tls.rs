@@ -5,11 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use crate::NamespacedName;
+use crate::{NamespacedName, Refusal};
 
-use super::{Certificate, Ingress, Objects, Routes, rules::refusal};
+use super::{Certificate, Ingress, Objects, Routes};
 
-/// Hosts that any of these Ingresses has in `spec.tls`.
+/// Hosts in `spec.tls` of any of these Ingresses.
 pub(super) fn hosts(ingresses: &[&Ingress]) -> BTreeSet<String> {
     let of = |ingress: &&Ingress| {
         let entries = ingress.tls.iter();
@@ -20,7 +20,7 @@ pub(super) fn hosts(ingresses: &[&Ingress]) -> BTreeSet<String> {
     ingresses.iter().flat_map(of).collect()
 }
 
-/// An entry without hosts is for those of the rules, and without rules for every host.
+/// The hosts of an entry; without hosts those of the rules, and without rules every host.
 fn named_hosts(ingress: &Ingress, hosts: &[String]) -> Vec<String> {
     match (hosts.is_empty(), ingress.rules.is_empty()) {
         (true, true) => vec![String::new()],
@@ -29,10 +29,10 @@ fn named_hosts(ingress: &Ingress, hosts: &[String]) -> Vec<String> {
     }
 }
 
-/// Adds what an Ingress has in `spec.tls`; a host that an older one has keeps its certificate.
+/// Adds the certificates in `spec.tls`. A host keeps the certificate of an older Ingress.
 pub(super) fn add_certificates(objects: &Objects, ingress: &Ingress, routes: &mut Routes) {
     for (index, tls) in ingress.tls.iter().enumerate() {
-        // Without a Secret the default certificate is shown.
+        // Without a Secret the default certificate is used.
         let Some(secret) = &tls.secret else { continue };
         let name = NamespacedName::new(&ingress.name.namespace, secret);
         match certificate(objects, &name) {
@@ -41,13 +41,17 @@ pub(super) fn add_certificates(objects: &Objects, ingress: &Ingress, routes: &mu
                 for host in named_hosts(ingress, &tls.hosts) {
                     if let Err(reason) = add_certificate(routes, host, &certificate) {
                         let field = format!("spec.tls[{index}].hosts");
-                        routes.refusals.push(refusal(&ingress.name, field, reason));
+                        routes
+                            .refusals
+                            .push(Refusal::ingress(&ingress.name, field, reason));
                     }
                 }
             }
             Err(reason) => {
                 let field = format!("spec.tls[{index}].secretName");
-                routes.refusals.push(refusal(&ingress.name, field, reason));
+                routes
+                    .refusals
+                    .push(Refusal::ingress(&ingress.name, field, reason));
             }
         }
     }
@@ -66,14 +70,12 @@ fn add_certificate(
         Entry::Occupied(older) if older.get().secret == certificate.secret => Ok(()),
         Entry::Occupied(older) => {
             let (host, secret) = (older.key(), &older.get().secret);
-            Err(format!(
-                "host `{host}` has the certificate of {secret} already"
-            ))
+            Err(format!("host `{host}` has the certificate of {secret}"))
         }
     }
 }
 
-/// The certificate of a Secret. Whether it is one is for the proxy to say.
+/// The certificate of a Secret. The proxy validates it.
 pub(super) fn certificate(objects: &Objects, name: &NamespacedName) -> Result<Certificate, String> {
     let secret = objects.secrets.get(name);
     let secret = secret.ok_or_else(|| format!("there is no Secret {name}"))?;

@@ -42,7 +42,7 @@ fn l18_an_alias_never_takes_a_host_that_has_rules() {
             refusals(&routes),
             ["Ingress default/a: \
               metadata.annotations[nginx.ingress.kubernetes.io/server-alias]: \
-              host bar.com has rules already"]
+              host bar.com has rules of its own"]
         );
     }
 }

@@ -12,7 +12,7 @@ use headgate_model::{
 };
 
 use crate::build::{
-    Build, Prefix, answer, find, get, ingress, name, objects, port, refusals, routes_of, service,
+    Build, Prefix, answer, find, get, ingress, name, objects, refusals, routes_of, service,
 };
 
 /// One path whose backend is this port of `many`, and that Service.
@@ -23,20 +23,13 @@ fn world(port_name: PortName) -> Objects {
         port: port_name,
     };
     let mut objects = objects([asking]);
-    let ports = vec![
-        port("dns", 53, Protocol::Udp),
-        port("http-udp", 80, Protocol::Udp),
-        port("http", 80, Protocol::Tcp),
-        port("admin", 8080, Protocol::Tcp),
-    ];
-    objects
-        .services
-        .insert(name("many"), service("many", ports));
+    let many = service(&[("http", 80), ("admin", 8080)]);
+    objects.services.insert(name("many"), many);
     objects
 }
 
 #[test]
-fn l08_ports_are_found_by_name_and_number_if_they_are_tcp() {
+fn l08_ports_are_found_by_name_and_number() {
     let named = |text: &str| PortName::Name(text.into());
     for (asked, expected) in [
         (named("http"), Some(80)),
@@ -44,8 +37,6 @@ fn l08_ports_are_found_by_name_and_number_if_they_are_tcp() {
         (PortName::Number(80), Some(80)),
         (PortName::Number(8080), Some(8080)),
         (named("dns"), None),
-        (named("http-udp"), None),
-        (PortName::Number(53), None),
         (PortName::Number(81), None),
     ] {
         let routes = routes(&world(asked.clone()), &IngressOptions::default());
@@ -205,7 +196,7 @@ fn l09_a_resource_is_refused_and_the_rest_of_the_ingress_stands() {
         refusals(&routes),
         [
             "Ingress default/a: spec.rules[0].http.paths[0].backend.resource: \
-          StorageBucket icons is nothing that can be served"
+          StorageBucket icons is not supported as a backend"
         ]
     );
 }

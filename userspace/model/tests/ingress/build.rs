@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use headgate_model::{
-    NamespacedName, Protocol, Scope, Service, ServicePort,
+    NamespacedName,
     ingress::{
         Condition, Ingress, IngressBackend, IngressClass, IngressOptions, IngressPath, IngressRule,
-        IngressTls, Objects, PathType, PortName, Route, Routes, Secret, Target, routes,
+        IngressTls, Objects, PathType, PortName, Route, Routes, Secret, Target, UpstreamPort,
+        UpstreamService, routes,
     },
 };
 
@@ -21,28 +22,15 @@ pub(crate) fn name(text: &str) -> NamespacedName {
     NamespacedName::new(namespace, name)
 }
 
-pub(crate) fn port(name: &str, number: u16, protocol: Protocol) -> ServicePort {
-    ServicePort {
-        name: name.into(),
-        protocol,
-        port: number,
-        node_port: None,
-    }
-}
-
-pub(crate) fn service(text: &str, ports: Vec<ServicePort>) -> Service {
-    Service {
-        name: name(text),
-        created_s: None,
-        ports,
+/// A Service with these ports, by name and number.
+pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
+    let ports = ports.iter().map(|(name, port)| UpstreamPort {
+        name: (*name).into(),
+        port: *port,
+    });
+    UpstreamService {
+        ports: ports.collect(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_policy: Scope::Cluster,
-        internal_policy: Scope::Cluster,
-        affinity_timeout_s: None,
-        source_ranges: None,
-        health_check_node_port: None,
     }
 }
 
@@ -145,11 +133,8 @@ pub(crate) fn objects(ingresses: impl IntoIterator<Item = Ingress>) -> Objects {
     objects.classes.insert("ours".into(), ours);
     for namespace in NAMESPACES {
         for short in SERVICES {
-            let service = service(
-                &format!("{namespace}/{short}"),
-                vec![port("http", 80, Protocol::Tcp)],
-            );
-            objects.services.insert(service.name.clone(), service);
+            let name = NamespacedName::new(namespace, short);
+            objects.services.insert(name, service(&[("http", 80)]));
         }
     }
     objects

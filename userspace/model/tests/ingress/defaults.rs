@@ -46,7 +46,7 @@ fn l05_a_rule_for_everything_comes_before_an_older_default_backend() {
     assert_eq!(
         refusals(&routes),
         ["Ingress default/older: spec.defaultBackend: \
-          what is left of host `foo.com` is default/younger's already"]
+          the default backend of host `foo.com` belongs to default/younger"]
     );
 }
 

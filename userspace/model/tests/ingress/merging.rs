@@ -30,7 +30,7 @@ fn l04_the_oldest_wins_and_the_other_is_refused_by_object_and_field() {
         refusals(&routes),
         [
             "Ingress default/a-younger: spec.rules[1].http.paths[0].path: \
-             /a of host `foo.com` is default/b-older's already"
+             /a of host `foo.com` belongs to default/b-older"
         ]
     );
 }

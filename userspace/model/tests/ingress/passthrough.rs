@@ -49,7 +49,7 @@ fn l12_a_host_of_an_older_ingress_is_not_the_youngers_to_pass_on() {
         assert_eq!(passed(&routes), expected);
         assert_eq!(
             refusals(&routes),
-            ["Ingress default/a: spec.rules[0].host: host `foo.com` is default/b's already"]
+            ["Ingress default/a: spec.rules[0].host: host `foo.com` belongs to default/b"]
         );
     }
 }

@@ -73,7 +73,7 @@ fn l10_the_oldest_wins_a_host_and_the_other_is_refused() {
     assert_eq!(
         refusals(&routes),
         ["Ingress default/a: spec.tls[0].hosts: \
-          host `foo.com` has the certificate of default/old already"]
+          host `foo.com` has the certificate of default/old"]
     );
 }
 

@@ -193,9 +193,9 @@ async fn l87_other_namespaces_cannot_be_referenced() {
     }
     for service in ["other/web", "../other/web", "web.other"] {
         let mut objects = objects(&[]);
-        let mut moved = objects.services[&name("web")].clone();
-        moved.name = NamespacedName::new("other", "web");
-        objects.services.insert(moved.name.clone(), moved);
+        let moved = objects.services[&name("web")].clone();
+        let elsewhere = NamespacedName::new("other", "web");
+        objects.services.insert(elsewhere, moved);
         let ingress = objects.ingresses.get_mut(&name("main")).unwrap();
         ingress.rules[0].paths[1].backend = IngressBackend::Service {
             name: service.into(),

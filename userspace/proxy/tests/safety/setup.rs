@@ -8,10 +8,10 @@ use std::{
 };
 
 use headgate_model::{
-    NamespacedName, Protocol, Refusal, Scope, Service, ServicePort,
+    NamespacedName, Refusal,
     ingress::{
         Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, IngressTls, Objects,
-        PathType, PortName, Secret, routes,
+        PathType, PortName, Secret, UpstreamPort, UpstreamService, routes,
     },
 };
 use headgate_proxy::{Proxy, Scheme, Settings};
@@ -101,9 +101,7 @@ pub(crate) fn name(text: &str) -> NamespacedName {
 pub(crate) fn objects(annotations: &[(&str, &str)]) -> Objects {
     let mut objects = Objects::default();
     for service in ["web", "admin"] {
-        objects
-            .services
-            .insert(name(service), self::service(service));
+        objects.services.insert(name(service), self::service());
     }
     let path = |path: &str, service: &str| IngressPath {
         path: path.into(),
@@ -132,24 +130,13 @@ pub(crate) fn objects(annotations: &[(&str, &str)]) -> Objects {
     objects
 }
 
-fn service(text: &str) -> Service {
-    Service {
-        name: name(text),
-        created_s: None,
-        ports: vec![ServicePort {
+fn service() -> UpstreamService {
+    UpstreamService {
+        ports: vec![UpstreamPort {
             name: "http".into(),
-            protocol: Protocol::Tcp,
             port: 80,
-            node_port: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_policy: Scope::Cluster,
-        internal_policy: Scope::Cluster,
-        affinity_timeout_s: None,
-        source_ranges: None,
-        health_check_node_port: None,
     }
 }
 

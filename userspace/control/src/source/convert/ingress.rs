@@ -1,8 +1,8 @@
 //! Ingresses, their classes, and Secrets.
 //!
-//! A rule that says less than was written could let in what it should not: a rule with a bad host
-//! would be for every host, an entry of TLS without its bad hosts for those of all rules, and so
-//! would be a default backend without rules. Such are left out whole.
+//! A rule that loses a part could match more than was written: a rule without its invalid host
+//! would be for every host, a `spec.tls` entry without its invalid hosts for the hosts of all
+//! rules, and a default backend without rules for every host. These are left out as a whole.
 
 use headgate_model::{
     NamespacedName,
@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use super::{Refusals, names, port_number};
 
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
-/// Types of Secrets that no Ingress can mean, of which clusters have many.
+/// Types of Secrets that no Ingress uses and clusters have many of.
 pub(crate) const SKIPPED_SECRETS: [&str; 2] =
     ["kubernetes.io/service-account-token", "helm.sh/release.v1"];
 
@@ -90,10 +90,10 @@ fn ingress_path(
         "ImplementationSpecific" => Ok(PathType::ImplementationSpecific),
         "" => Err("is missing".into()),
         other => Err(format!(
-            "{other} is none of Exact, Prefix and ImplementationSpecific"
+            "{other} is not one of Exact, Prefix, ImplementationSpecific"
         )),
     };
-    // Each is looked at, so that all that is wrong is told at once.
+    // All fields are checked, so that all errors are reported together.
     let path_type = refusals.keep(&format!("{field}.pathType"), path_type);
     let text = path.path.clone().unwrap_or_default();
     let checked = check_path(&text, path_type);
@@ -106,7 +106,7 @@ fn ingress_path(
     })
 }
 
-/// What the API server asks of a path.
+/// Applies the API server's rules for paths.
 fn check_path(path: &str, path_type: Option<PathType>) -> Result<(), String> {
     const PARTS: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
     const ENDS: [&str; 2] = ["/..", "/."];
@@ -117,7 +117,7 @@ fn check_path(path: &str, path_type: Option<PathType>) -> Result<(), String> {
     let part = PARTS.iter().find(|part| path.contains(*part));
     let end = ENDS.iter().find(|end| path.ends_with(*end));
     match part.or(end) {
-        Some(text) if is_literal => Err(format!("`{path}` must not have `{text}`")),
+        Some(text) if is_literal => Err(format!("`{path}` must not contain `{text}`")),
         _ => Ok(()),
     }
 }
@@ -159,7 +159,7 @@ fn port(
 ) -> Option<PortName> {
     let name = port.and_then(|port| port.name.as_deref());
     let number = port.and_then(|port| port.number);
-    // Zero and the empty text are what is not given.
+    // 0 and the empty text mean: not given.
     match (name.filter(|name| !name.is_empty()), number) {
         (Some(name), None | Some(0)) => {
             let name = refusals.keep(&format!("{field}.port.name"), names::port(name));
@@ -195,7 +195,7 @@ fn tls(field: &str, tls: &networking::IngressTLS, refusals: &mut Refusals) -> Op
     (!lost_all).then_some(IngressTls { hosts, secret })
 }
 
-/// An IngressClass, or `None` if it does not say whose it is.
+/// An IngressClass, or `None` if it names no controller.
 pub(super) fn class(
     object: &networking::IngressClass,
     refusals: &mut Refusals,
@@ -212,7 +212,7 @@ pub(super) fn class(
     })
 }
 
-/// A Secret, or `None` if no Ingress can mean it.
+/// A Secret, or `None` if no Ingress uses its type.
 pub(super) fn secret(object: &core::Secret) -> Option<Secret> {
     let type_ = object.type_.clone().unwrap_or_else(|| "Opaque".into());
     if SKIPPED_SECRETS.contains(&type_.as_str()) {
@@ -220,7 +220,7 @@ pub(super) fn secret(object: &core::Secret) -> Option<Secret> {
     }
     let data = object.data.iter().flatten();
     let data = data.map(|(key, value)| (key.clone(), value.0.clone()));
-    // The API server makes `data` of it; a manifest still has it, and it wins there as well.
+    // The API server converts `stringData` to `data`, where it wins too; manifests still have it.
     let texts = object.string_data.iter().flatten();
     let texts = texts.map(|(key, text)| (key.clone(), text.clone().into_bytes()));
     Some(Secret {

@@ -1,5 +1,5 @@
-//! From Kubernetes objects to the model. What cannot be taken is refused by field; the rest of the
-//! object stands.
+//! Converts Kubernetes objects to the model. Invalid fields are refused; the rest of the object
+//! stays in effect.
 
 mod ingress;
 mod names;
@@ -58,7 +58,7 @@ pub(crate) trait Object:
     /// Its kind.
     const KIND: Kind;
 
-    /// What is told of it, by its name, to somebody with this interest.
+    /// Converts the object of this name.
     fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event;
 }
 
@@ -66,11 +66,13 @@ impl Object for Service {
     const KIND: Kind = Kind::Service;
 
     fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event {
-        let service = match interest {
-            Interest::Services => service::service(self, name.clone(), refusals),
-            Interest::Ingress => service::upstream(self, name.clone(), refusals),
-        };
-        Event::Service(name, service)
+        match interest {
+            Interest::Services => {
+                let service = service::service(self, name.clone(), refusals);
+                Event::Service(name, service)
+            }
+            Interest::Ingress => Event::Upstream(name, service::upstream(self, refusals)),
+        }
     }
 }
 
@@ -122,10 +124,10 @@ pub(crate) fn events<K: Object>(
     name: NamespacedName,
     interest: Interest,
 ) -> [Event; 2] {
-    let told = K::KIND.object(&name);
-    let mut refusals = Refusals::new(told.clone());
+    let object_name = K::KIND.object(&name);
+    let mut refusals = Refusals::new(object_name.clone());
     let event = object.event(name, interest, &mut refusals);
-    [event, Event::Refused(told, refusals.list)]
+    [event, Event::Refused(object_name, refusals.list)]
 }
 
 /// Namespace and name; objects without namespace are in `default`.
@@ -142,15 +144,15 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
     }
 }
 
-/// Whether a port can be what Ingresses need.
+/// Whether a port can be a backend of an Ingress.
 fn is_tcp(protocol: Option<&str>) -> bool {
     matches!(protocol, None | Some("TCP"))
 }
 
-/// An address that means the same on every machine: others would be the node itself, whoever runs
-/// there (CVE-2021-25737), or what it asks of its cloud.
+/// Parses an address that means the same on every machine. A loopback or link-local address would
+/// be a process of the node itself (CVE-2021-25737) or the metadata server of its cloud.
 ///
-/// An IPv4 address in IPv6's form is one of IPv4: it is the same on the wire, and to who may have it.
+/// An IPv4-mapped IPv6 address is returned as IPv4: both are the same on the wire.
 fn address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
     let address = address.to_canonical();
@@ -161,7 +163,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
     if address.is_loopback() || address.is_multicast() || address.is_unspecified() || is_link_local
     {
         return Err(format!(
-            "{address} is no address of a Service or an endpoint"
+            "{address} is not an address of a Service or an endpoint"
         ));
     }
     Ok(address)

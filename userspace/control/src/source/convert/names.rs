@@ -1,4 +1,4 @@
-//! What may be called what, with the words of the API server.
+//! Names of objects and hosts, checked as the API server does.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,8 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-/// A host, with `*.` for any label in front, in lower case and without dot at its end.
+/// A host, perhaps with `*.` in front for any one label. Returned in lower case and without final
+/// dot.
 pub(crate) fn host(text: &str) -> Result<String, String> {
     let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     if host.parse::<IpAddr>().is_ok() {
@@ -26,27 +27,27 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     }
 }
 
-/// What a Service may be called.
+/// The name of a Service.
 pub(super) fn service(text: &str) -> Result<String, String> {
     match is_label(text) {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is not a name of a Service")),
+        false => Err(format!("`{text}` is not a valid name of a Service")),
     }
 }
 
-/// What a Secret may be called.
+/// The name of a Secret.
 pub(super) fn secret(text: &str) -> Result<String, String> {
     match is_subdomain(text) {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is not a name of a Secret")),
+        false => Err(format!("`{text}` is not a valid name of a Secret")),
     }
 }
 
-/// What a port may be called (RFC 6335, section 5.1).
+/// The name of a port (RFC 6335, section 5.1).
 pub(super) fn port(text: &str) -> Result<String, String> {
     let has_letter = text.contains(|letter: char| letter.is_ascii_lowercase());
     match text.len() <= 15 && is_label(text) && has_letter && !text.contains("--") {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is not a name of a port")),
+        false => Err(format!("`{text}` is not a valid name of a port")),
     }
 }

@@ -1,4 +1,4 @@
-//! What matters of a Node.
+//! Nodes.
 
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
@@ -6,10 +6,10 @@ use kube::ResourceExt;
 use crate::source::event::NodeState;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// The cluster autoscaler is about to remove the node.
+/// Set when the cluster autoscaler is about to remove the node.
 const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// What matters of a Node.
+/// Zone and state of a Node.
 pub(super) fn node(object: &core::Node) -> NodeState {
     let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     let is_tainted = taints.is_some_and(|taints| {

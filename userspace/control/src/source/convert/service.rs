@@ -2,17 +2,20 @@
 
 use std::net::IpAddr;
 
-use headgate_model::{NamespacedName, Scope, Service, ServicePort};
+use headgate_model::{
+    NamespacedName, Scope, Service, ServicePort,
+    ingress::{UpstreamPort, UpstreamService},
+};
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
 use super::{PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
 
-/// `spec.sessionAffinityConfig.clientIP.timeoutSeconds` if it is not given.
+/// Default of `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
 
-/// A Service, or `None` if it is nothing for us.
+/// A Service, or `None` if this agent does not balance it.
 pub(super) fn service(
     object: &core::Service,
     name: NamespacedName,
@@ -61,13 +64,9 @@ pub(super) fn service(
     })
 }
 
-/// What a proxy needs of a Service: ports and cluster IPs. Nothing of a name outside of the cluster:
-/// whoever may write Services could have the proxy call any host (as ingress-nginx warns).
-pub(super) fn upstream(
-    object: &core::Service,
-    name: NamespacedName,
-    refusals: &mut Refusals,
-) -> Option<Service> {
+/// The ports and cluster IPs of a Service. `None` for type `ExternalName`: with it, any user that
+/// can write Services could make the proxy call any host (as ingress-nginx warns).
+pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Option<UpstreamService> {
     let spec = object.spec.clone().unwrap_or_default();
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -75,24 +74,20 @@ pub(super) fn upstream(
     let ports = spec.ports.iter().flatten().enumerate();
     let ports = ports
         .filter(|(_, port)| is_tcp(port.protocol.as_deref()))
-        .filter_map(|(index, port)| service_port(index, port, false, refusals))
-        .collect();
-    Some(Service {
-        name,
-        created_s: None,
-        ports,
+        .filter_map(|(index, port)| {
+            let field = format!("spec.ports[{index}].port");
+            Some(UpstreamPort {
+                name: port.name.clone().unwrap_or_default(),
+                port: refusals.keep(&field, port_number(port.port))?,
+            })
+        });
+    Some(UpstreamService {
+        ports: ports.collect(),
         cluster_ips: cluster_ips(&spec, refusals),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_policy: Scope::Cluster,
-        internal_policy: Scope::Cluster,
-        affinity_timeout_s: None,
-        source_ranges: None,
-        health_check_node_port: None,
     })
 }
 
-/// None if the Service is headless.
+/// Empty if the Service is headless.
 fn cluster_ips(spec: &core::ServiceSpec, refusals: &mut Refusals) -> Vec<IpAddr> {
     let texts = match (&spec.cluster_ips, &spec.cluster_ip) {
         (Some(addresses), _) if !addresses.is_empty() => addresses.clone(),
@@ -157,7 +152,7 @@ fn addresses(field: &str, texts: &[String], refusals: &mut Refusals) -> Vec<IpAd
     addresses
 }
 
-/// The port where a load balancer asks; it means something for local traffic alone.
+/// The port that load balancers probe; only for `externalTrafficPolicy: Local`.
 fn health_check_node_port(
     spec: &core::ServiceSpec,
     type_: &str,
@@ -171,7 +166,7 @@ fn health_check_node_port(
     refusals.keep("spec.healthCheckNodePort", port_number(number))
 }
 
-/// An unreadable range is left out. If none is left, nobody is admitted.
+/// Leaves out invalid ranges. If no valid one remains, no client is admitted.
 fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>> {
     let mut ranges: Vec<IpNet> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
@@ -186,7 +181,7 @@ fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>
     (!texts.is_empty()).then_some(ranges)
 }
 
-/// A range of IPv4 addresses in IPv6's form is one of IPv4, as such an address is.
+/// Converts a range of IPv4-mapped IPv6 addresses to IPv4, as [`address`] does.
 fn canonical(range: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let len = range.prefix_len().checked_sub(MAPPED_BITS);

@@ -13,7 +13,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// An EndpointSlice, or `None` if it is nothing for us.
+/// An EndpointSlice, or `None` if it is not used.
 pub(super) fn slice(
     object: &discovery::EndpointSlice,
     namespace: &str,
@@ -29,7 +29,7 @@ pub(super) fn slice(
     }
     let mut ports = Vec::new();
     for (index, port) in object.ports.iter().flatten().enumerate() {
-        // No number means every port, which a Service cannot use.
+        // No number means every port, which no Service can use.
         let Some(number) = port.port else { continue };
         if is_for_ingress && !is_tcp(port.protocol.as_deref()) {
             continue;
@@ -59,7 +59,7 @@ pub(super) fn slice(
             continue;
         };
         let conditions = endpoint.conditions.clone().unwrap_or_default();
-        // What is not said means yes, and serving means what ready means.
+        // `ready` defaults to true, and `serving` to `ready`.
         let ready = conditions.ready.unwrap_or(true);
         let hints = endpoint.hints.clone().unwrap_or_default();
         let zones = hints.for_zones.into_iter().flatten();
@@ -75,7 +75,7 @@ pub(super) fn slice(
         });
     }
     let service = NamespacedName::new(namespace, service);
-    // kube-controller-manager's; without it nothing is measured.
+    // Set by kube-controller-manager; without it no latency is measured.
     let trigger = object.annotations().get(TRIGGER_TIME);
     let trigger = trigger.and_then(|text| text.parse::<Timestamp>().ok());
     Some(EndpointSlice {

@@ -72,7 +72,7 @@ const GAUGES: [Reader<Status>; 7] = [
     Reader {
         name: "headgate_source_connected",
         help: "1 while the source is reachable.",
-        read: |status| status.disconnected.is_none().into(),
+        read: |status| status.source.disconnected.is_none().into(),
     },
     Reader {
         name: "headgate_synced",
@@ -82,7 +82,7 @@ const GAUGES: [Reader<Status>; 7] = [
 ];
 
 fn events(status: &Status, kind: Kind) -> u64 {
-    status.events.get(&kind).copied().unwrap_or(0)
+    status.source.events.get(&kind).copied().unwrap_or(0)
 }
 
 /// Metrics that are counted as they happen, and the sources of the others.

@@ -1,4 +1,4 @@
-//! Annotations about who may come.
+//! Annotations about authentication.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use super::{
     },
 };
 
-/// What stands for the path and query of a request where they are a parameter of another address.
+/// Placeholder in `auth-signin` for the escaped path and query of the request.
 const ESCAPED_URI: &str = "$escaped_request_uri";
-/// Headers that say who asks, how a message ends or where it goes: never made of claims.
+/// Headers that carry credentials, end a message or route it: never set from claims.
 const NOT_FOR_CLAIMS: [&str; 9] = [
     "authorization",
     "connection",
@@ -31,7 +31,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     // Names and passwords, keys and tokens.
     Annotation::nginx(
         "auth-type",
-        "what requests must prove: `basic`, `hmac`, `api-key`, `jwt`, `introspection`, `ldap`, `paseto` or `oidc`",
+        "how requests are authenticated: `basic`, `hmac`, `api-key`, `jwt`, `introspection`, `ldap`, `paseto` or `oidc`",
         |text, draft| {
             draft.auth.kind = Some(match text {
                 "basic" => Kind::Basic,
@@ -50,13 +50,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-secret",
-        "Secret of the namespace with what `auth-type` needs",
+        "Secret in the namespace with the data that `auth-type` needs",
         |text, draft| Ok(draft.auth.secret = Some(object_name(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-secret-type",
-        "`auth-file`: the Secret has a file of `htpasswd` in `auth`; `auth-map`: each of its keys is a user; `auth-file` if not given",
+        "`auth-file`: key `auth` of the Secret is an `htpasswd` file; `auth-map`: each key of the Secret is a user; `auth-file` if not given",
         |text, draft| {
             draft.auth.is_map = match text {
                 "auth-file" => false,
@@ -69,7 +69,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-realm",
-        "what users are told they log in to",
+        "realm that is shown to users at log-in; `Authentication Required` if not given",
         |text, draft| match some(text)? {
             realm if realm.contains(['"', '\\']) => Err("has a quote or backslash".into()),
             realm => Ok(draft.auth.realm = Some(realm)),
@@ -78,110 +78,110 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::own(
         "auth-server",
-        "address that is asked: of a set of keys (`jwt`), of an endpoint (`introspection`), of a directory (`ldap`: `ldap://` or `ldaps://`)",
+        "address of the key set (`jwt`), the introspection endpoint (`introspection`) or the directory (`ldap`: `ldap://` or `ldaps://`)",
         |text, draft| Ok(draft.auth.server = Some(url(text, &["http", "https", "ldap", "ldaps"])?)),
     )
     .guard(),
     Annotation::own(
         "auth-ca-secret",
-        "Secret whose `ca.crt` has the authorities of the servers that are asked, instead of the system's",
+        "Secret whose `ca.crt` has the CA certificates for `auth-server`, `auth-url` and the provider of `oidc`, instead of the system's",
         |text, draft| Ok(draft.auth.ca_secret = Some(object_name(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-issuer",
-        "who must have made tokens (`iss`); for `oidc` the address of the provider",
+        "required issuer of tokens (`iss`); for `oidc` the address of the provider",
         |text, draft| Ok(draft.auth.issuer = Some(some(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-audience",
-        "for whom tokens may be made (`aud`), between commas; anybody if not given",
+        "accepted audiences of tokens (`aud`), separated by commas; any if not given",
         |text, draft| Ok(draft.auth.audiences = texts(text)?),
     )
     .guard(),
     Annotation::own(
         "auth-scopes",
-        "scopes between commas: those that a token must have (`introspection`), or that are asked for (`oidc`)",
+        "scopes, separated by commas: required of a token (`introspection`), or requested (`oidc`)",
         |text, draft| Ok(draft.auth.scopes = texts(text)?),
     )
     .guard(),
     Annotation::own(
         "auth-leeway",
-        "by how much clocks may differ; 60s if not given, 300s for `hmac`",
+        "allowed difference of clocks; 60s if not given, 300s for `hmac`",
         |text, draft| Ok(draft.auth.leeway = Some(duration(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-claim-headers",
-        "headers that backends get, made of claims: `email=X-Auth-Email, groups=X-Auth-Groups`",
+        "headers for backends, set from claims: `email=X-Auth-Email, groups=X-Auth-Groups`",
         |text, draft| Ok(draft.auth.claim_headers = claim_headers(text)?),
     )
     .guard(),
     Annotation::own(
         "auth-key-header",
-        "header with the key of `api-key`; `X-API-Key` if not given",
+        "header with the API key; `X-API-Key` if not given",
         |text, draft| Ok(draft.auth.key_header = Some(token(text)?.to_ascii_lowercase())),
     )
     .guard(),
     Annotation::own(
         "auth-key-query",
-        "parameter of the query that may have the key of `api-key` as well; none if not given",
+        "query parameter that may have the API key instead; none if not given",
         |text, draft| Ok(draft.auth.key_query = Some(token(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-ldap-user",
-        "name of a user's entry, such as `uid={user},ou=people,dc=example,dc=org`",
+        "DN of a user's entry, such as `uid={user},ou=people,dc=example,dc=org`",
         |text, draft| Ok(draft.auth.ldap_user = Some(with_user(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-ldap-base",
-        "where users are searched, instead of `auth-ldap-user`",
+        "base DN of the search for users, instead of `auth-ldap-user`",
         |text, draft| Ok(draft.auth.ldap_base = Some(some(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-ldap-filter",
-        "what is searched; `(uid={user})` if not given",
+        "filter of the search for users; `(uid={user})` if not given",
         |text, draft| Ok(draft.auth.ldap_filter = Some(with_user(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-ldap-starttls",
-        "`true`: speak TLS over `ldap://`",
+        "`true`: STARTTLS over `ldap://`",
         |text, draft| Ok(draft.auth.starttls = boolean(text)?),
     )
     .guard(),
     Annotation::own(
         "auth-callback-path",
-        "path that users come back to from the provider of `oidc`; `/oauth2/callback` if not given",
+        "path that the provider of `oidc` redirects users to after log-in; `/oauth2/callback` if not given",
         |text, draft| Ok(draft.auth.callback = Some(path(text)?)),
     )
     .guard(),
     Annotation::own(
         "auth-logout-path",
-        "path that ends a session of `oidc`; `/oauth2/logout` if not given",
+        "path that logs a user of `oidc` out; `/oauth2/logout` if not given",
         |text, draft| Ok(draft.auth.logout = Some(path(text)?)),
     )
     .guard(),
     // Another service.
     Annotation::nginx(
         "auth-url",
-        "address that is asked about each request: 2xx lets it through, 401 and 403 do not; `$host` is filled in",
+        "address of a service that checks each request: 2xx admits it, 401 and 403 reject it; `$host` is replaced",
         |text, draft| Ok(draft.auth.url = Some(asked(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-method",
-        "method of the question; that of the request if not given",
+        "method of the request to `auth-url`; that of the client's request if not given",
         |text, draft| Ok(draft.auth.method = Some(token(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-signin",
-        "where clients are redirected to (302) if the answer is 401",
+        "address that clients are redirected to (302) if `auth-url` answers 401",
         |text, draft| {
             location(&text.replace(ESCAPED_URI, ""))?;
             Ok(draft.auth.signin = Some(text.into()))
@@ -190,13 +190,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-signin-redirect-param",
-        "parameter of `auth-signin` that gets the address to come back to; `rd` if not given",
+        "query parameter of `auth-signin` with the address to return to; `rd` if not given",
         |text, draft| Ok(draft.auth.signin_parameter = Some(token(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-response-headers",
-        "headers of the answer that backends get, between commas",
+        "headers of the response of `auth-url` that backends get, separated by commas",
         |text, draft| {
             let names = texts(text)?.into_iter();
             let names = names.map(|name| Ok(token(&name)?.to_ascii_lowercase()));
@@ -206,20 +206,20 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-request-redirect",
-        "what `X-Auth-Request-Redirect` of the question says; path and query if not given",
+        "value of `X-Auth-Request-Redirect` in the request to `auth-url`; path and query if not given",
         |text, draft| Ok(draft.auth.redirect = Some(some(text)?)),
     )
     .guard(),
     // Client certificates.
     Annotation::nginx(
         "auth-tls-secret",
-        "Secret whose `ca.crt` (and `ca.crl`) client certificates of the hosts are checked with",
+        "Secret with the CA certificates (`ca.crt`, and revocation lists in `ca.crl`) that verify client certificates of the hosts",
         |text, draft| Ok(draft.auth.tls_secret = Some(object_name(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-tls-verify-client",
-        "`on`: a certificate must be there; `optional`: it must be right if it is there; `optional_no_ca`: the backend decides; `off`",
+        "`on`: a valid certificate is required; `optional`: if one is sent, it must be valid; `optional_no_ca`: it is not verified, the backend decides; `off`",
         |text, draft| {
             draft.auth.tls_verify = Some(match text {
                 "on" => Some(Verify::Required),
@@ -234,13 +234,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-tls-verify-depth",
-        "certificates that may stand between a client's and its authority; 1 if not given",
+        "largest number of certificates between a client's and its CA; 1 if not given",
         |text, draft| Ok(draft.auth.tls_depth = Some(positive(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "auth-tls-pass-certificate-to-upstream",
-        "`true`: backends get the certificate in `ssl-client-cert`, as PEM with its characters escaped",
+        "`true`: backends get the certificate in header `ssl-client-cert`, as percent-encoded PEM",
         |text, draft| Ok(draft.auth.tls_pass = boolean(text)?),
     )
     .guard(),
@@ -255,13 +255,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-tls-error-page",
-        "where clients without a right certificate are redirected to (302)",
+        "address that clients without a valid certificate are redirected to (302)",
         |text, draft| Ok(draft.auth.tls_error_page = Some(location(text)?)),
     )
     .guard(),
 ];
 
-/// A text that is there.
+/// A text that is not empty.
 fn some(text: &str) -> Result<String, String> {
     match field_value(text)? {
         text if text.is_empty() => Err("is empty".into()),
@@ -269,7 +269,7 @@ fn some(text: &str) -> Result<String, String> {
     }
 }
 
-/// Texts between commas, at least one.
+/// Texts separated by commas, at least one.
 fn texts(text: &str) -> Result<Vec<String>, String> {
     some(text)?;
     list(text).map(some).collect()
@@ -282,18 +282,18 @@ fn with_user(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address in which the host may be the request's.
+/// An address that may contain `$host`.
 fn asked(text: &str) -> Result<String, String> {
     url(&text.replace("$host", "host"), &["http", "https"])?;
     Ok(text.into())
 }
 
-/// `CLAIM=HEADER` between commas.
+/// `CLAIM=HEADER` separated by commas.
 fn claim_headers(text: &str) -> Result<BTreeMap<String, String>, String> {
     let pair = |item: &str| {
         let (claim, header) = item
             .split_once('=')
-            .ok_or(format!("`{item}` is no CLAIM=HEADER"))?;
+            .ok_or(format!("`{item}` is not CLAIM=HEADER"))?;
         let header = token(header.trim())?.to_ascii_lowercase();
         match NOT_FOR_CLAIMS.contains(&header.as_str()) {
             true => Err(format!("`{header}` cannot be set")),

@@ -1,4 +1,4 @@
-//! What annotations said about who may come, and what that makes together.
+//! The values of annotations about authentication, and the proofs that they make together.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,17 +11,17 @@ use super::super::{
 
 use super::{Context, values::url};
 
-/// What users are told they log in to, if nothing is said.
+/// Default of `auth-realm`.
 const REALM: &str = "Authentication Required";
-/// Shortest key that cookies are encrypted with, in bytes.
+/// Least length of the key that encrypts cookies, in bytes.
 const MIN_COOKIE_KEY: usize = 32;
 
-/// Namespace, if one was named, and name.
+/// Namespace, if there is one, and name.
 type Name = (Option<String>, String);
-/// The annotation that is to blame, and why.
+/// An invalid annotation, and the reason.
 type Wrong = (&'static str, String);
 
-/// What a request must prove.
+/// Value of `auth-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Basic,
@@ -34,7 +34,7 @@ pub(super) enum Kind {
     Oidc,
 }
 
-/// What annotations said so far.
+/// The values of annotations so far.
 #[derive(Debug, Default)]
 pub(super) struct AuthDraft {
     pub(super) kind: Option<Kind>,
@@ -72,7 +72,7 @@ pub(super) struct AuthDraft {
 }
 
 impl AuthDraft {
-    /// Everything that a request must prove, in the order in which it is asked.
+    /// Everything that a request must prove, in the order of the checks.
     pub(super) fn finish(self, context: &Context<'_>) -> Result<Vec<Auth>, Wrong> {
         let authorities = self.authorities(context).map_err(wrong("auth-ca-secret"))?;
         let certificate = self.certificate(context)?.map(Auth::Certificate);
@@ -94,7 +94,7 @@ impl AuthDraft {
         let verify = match (&self.tls_secret, self.tls_verify) {
             (None, Some(None)) | (Some(_), Some(None)) => return Ok(None),
             (None, None) if self.tls_name.is_none() => return Ok(None),
-            (None, _) => return Err(("auth-tls-secret", "is not given".into())),
+            (None, _) => return Err(("auth-tls-secret", "is not set".into())),
             (Some(_), verify) => verify.flatten().unwrap_or(Verify::Required),
         };
         let made = self.client_certificates(context, verify);
@@ -126,7 +126,7 @@ impl AuthDraft {
         let Some(url) = &self.url else {
             let is_alone = self.signin.is_some() || !self.response_headers.is_empty();
             return match is_alone {
-                true => Err(("auth-url", "is not given".into())),
+                true => Err(("auth-url", "is not set".into())),
                 false => Ok(None),
             };
         };
@@ -153,13 +153,13 @@ impl AuthDraft {
                 ("auth-server", self.server.is_some()),
             ];
             return match alone.iter().find(|(_, is_there)| *is_there) {
-                Some((name, _)) => Err((name, "is for auth-type, which is not given".into())),
+                Some((name, _)) => Err((name, "needs auth-type".into())),
                 None => Ok(None),
             };
         };
         let secret = self.secret.as_ref().map(|name| find(context, name));
         let secret = secret.transpose().map_err(wrong("auth-secret"))?;
-        let needed = || secret.ok_or(("auth-secret", "is not given".to_owned()));
+        let needed = || secret.ok_or(("auth-secret", "is not set".to_owned()));
         let auth = match kind {
             Kind::Basic => self.basic(needed()?).map_err(wrong("auth-secret"))?,
             Kind::Hmac => Auth::Hmac(Hmac {
@@ -201,7 +201,7 @@ impl AuthDraft {
     }
 
     fn asked(&self, schemes: &[&str], authorities: Option<Vec<u8>>) -> Result<Server, Wrong> {
-        let server = self.server.as_deref().ok_or("is not given".to_owned());
+        let server = self.server.as_deref().ok_or("is not set".to_owned());
         let url = server.and_then(|server| url(server, schemes));
         let url = url.map_err(wrong("auth-server"))?;
         Ok(Server { url, authorities })
@@ -210,7 +210,7 @@ impl AuthDraft {
     fn jwt(self, secret: Option<&Secret>, authorities: Option<Vec<u8>>) -> Result<Auth, Wrong> {
         let keys = match secret {
             Some(_) if self.server.is_some() => {
-                return Err(("auth-server", "keys are in auth-secret already".into()));
+                return Err(("auth-server", "auth-secret already has the keys".into()));
             }
             Some(secret) => jwt_keys(secret).map_err(wrong("auth-secret"))?,
             None => JwtKeys::Url(self.asked(&["http", "https"], authorities)?),
@@ -233,7 +233,7 @@ impl AuthDraft {
     fn ldap(self, secret: Option<&Secret>, authorities: Option<Vec<u8>>) -> Result<Auth, Wrong> {
         let server = self.asked(&["ldap", "ldaps"], authorities)?;
         if self.starttls && !server.url.starts_with("ldap://") {
-            let reason = "is for addresses that begin with ldap://";
+            let reason = "needs an address that begins with ldap://";
             return Err(("auth-ldap-starttls", reason.into()));
         }
         let bind = secret.map(|secret| {
@@ -249,7 +249,7 @@ impl AuthDraft {
                 bind,
             },
             _ => {
-                let reason = "either this or auth-ldap-base must be given";
+                let reason = "either this or auth-ldap-base must be set";
                 return Err(("auth-ldap-user", reason.into()));
             }
         };
@@ -272,7 +272,7 @@ impl AuthDraft {
     }
 
     fn oidc(self, secret: &Secret, authorities: Option<Vec<u8>>) -> Result<Auth, Wrong> {
-        let issuer = self.issuer.as_deref().ok_or("is not given".to_owned());
+        let issuer = self.issuer.as_deref().ok_or("is not set".to_owned());
         let issuer = issuer.and_then(|issuer| url(issuer, &["http", "https"]));
         let hidden = |key| hidden(secret, key).map_err(wrong("auth-secret"));
         let cookie_key = hidden("cookie-key")?;
@@ -311,7 +311,7 @@ fn value<'a>(secret: &'a Secret, key: &str) -> Result<&'a [u8], String> {
         .ok_or_else(|| format!("the Secret has no {key}"))
 }
 
-/// Editors put a line break at the end, which is not meant.
+/// The text of a key, without the line break that editors add at its end.
 fn text(secret: &Secret, key: &str) -> Result<String, String> {
     let text = str::from_utf8(value(secret, key)?);
     let text = text.map_err(|error| format!("{key}: {error}"))?;

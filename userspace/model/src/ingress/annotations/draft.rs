@@ -1,4 +1,4 @@
-//! What annotations said, one by one, and what that makes together.
+//! The values of annotations, one by one, and the settings that they make together.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ const CORS_HEADERS: &str = "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modifi
 const BURST: u32 = 5;
 const STICKY_COOKIE: &str = "INGRESSCOOKIE";
 
-/// What annotations said so far.
+/// The values of annotations so far.
 #[derive(Debug, Default)]
 pub(in super::super) struct Draft {
     /// Keys as they were written, by name.
@@ -87,20 +87,20 @@ pub(super) struct CookieDraft {
     pub(super) secure: bool,
 }
 
-/// What annotations may refer to.
+/// Objects that annotations may refer to.
 pub(in super::super) struct Context<'a> {
     pub(in super::super) objects: &'a Objects,
-    /// Of the Ingress.
+    /// Name of the Ingress.
     pub(in super::super) ingress: &'a NamespacedName,
 }
 
-/// What the annotations of an Ingress say together.
+/// The settings of an Ingress.
 #[derive(Debug)]
 pub(in super::super) struct Settings {
     keys: BTreeMap<&'static str, String>,
     pub(in super::super) policy: Policy,
     pub(in super::super) upstream: Arc<UpstreamPolicy>,
-    /// What HTTPS redirects depend on besides certificates.
+    /// Whether HTTP is redirected if the host has a certificate.
     pub(in super::super) ssl_redirect: bool,
     pub(in super::super) force_ssl_redirect: bool,
     pub(in super::super) www_redirect: bool,
@@ -109,12 +109,12 @@ pub(in super::super) struct Settings {
     pub(in super::super) canary: Option<Vec<CanaryRule>>,
     pub(in super::super) conditions: Vec<Condition>,
     pub(in super::super) passthrough: bool,
-    /// Service and port that get a copy, and of how many requests.
+    /// Service, port and percentage of requests that are copied.
     pub(in super::super) mirror: Option<(String, u16, u8)>,
 }
 
 impl Settings {
-    /// The field of an annotation that was read.
+    /// The field of an annotation, with the prefix that the Ingress uses.
     pub(in super::super) fn field(&self, name: &str) -> String {
         field(&self.keys, name)
     }
@@ -125,12 +125,12 @@ fn field(keys: &BTreeMap<&'static str, String>, name: &str) -> String {
 }
 
 impl Draft {
-    /// Lets nothing through any more.
+    /// Rejects every request from now on.
     pub(super) fn close(&mut self, reason: String) {
         self.policy.closed.get_or_insert(reason);
     }
 
-    /// Puts together what belongs together. `complain` takes fields and what is wrong with them.
+    /// Combines the values. Calls `complain` with each invalid field and the reason.
     pub(in super::super) fn finish(
         mut self,
         context: &Context<'_>,
@@ -138,7 +138,7 @@ impl Draft {
     ) -> Settings {
         self.finish_requests();
         if let Err((name, reason)) = self.finish_upstream_tls(context) {
-            // Without what it is checked with, a backend is not trusted.
+            // A backend that cannot be verified is not trusted.
             self.close(format!("{name}: {reason}"));
             complain(field(&self.keys, name), reason);
         }
@@ -165,7 +165,7 @@ impl Draft {
     fn finish_requests(&mut self) {
         let permanent = (self.permanent_redirect.take(), self.permanent_code, 301);
         let temporal = (self.temporal_redirect.take(), self.temporal_code, 302);
-        // A temporary one first, as in ingress-nginx.
+        // A temporary redirect wins, as in ingress-nginx.
         let redirects = [temporal, permanent].into_iter();
         self.policy.redirect = redirects
             .filter_map(|(location, code, default)| {
@@ -200,9 +200,9 @@ impl Draft {
             }
         }
         if self.passthrough && (!self.policy.auth.is_empty() || self.policy.closed.is_some()) {
-            // Nobody looks into what is passed on unopened.
+            // Connections that are not decrypted cannot be checked.
             self.passthrough = false;
-            let reason = "nothing is checked in connections that are not opened";
+            let reason = "connections that are not decrypted cannot be checked";
             self.close(format!("ssl-passthrough: {reason}"));
             complain(field(&self.keys, "ssl-passthrough"), reason.into());
         }
@@ -237,7 +237,7 @@ impl Draft {
         });
     }
 
-    /// What is wrong is said with the name of an annotation.
+    /// Returns the name of an invalid annotation, with the reason, as error.
     fn finish_upstream_tls(&mut self, context: &Context<'_>) -> Result<(), (&'static str, String)> {
         const SECRET: &str = "proxy-ssl-secret";
         let tls = &mut self.upstream.tls;
@@ -264,7 +264,7 @@ impl Draft {
         Ok(())
     }
 
-    /// In the order in which they decide: header, cookie, weight.
+    /// The rules in the order of precedence: header, cookie, weight.
     fn canary_rules(&mut self) -> Vec<CanaryRule> {
         let value = self.canary_value.take();
         let header = self.canary_header.take();
@@ -304,7 +304,7 @@ impl CookieDraft {
 }
 
 impl Context<'_> {
-    /// A Secret of the namespace of the Ingress; those of other namespaces are not its to use.
+    /// A Secret in the namespace of the Ingress; others are refused.
     pub(super) fn secret(
         &self,
         namespace: Option<&str>,
@@ -312,9 +312,7 @@ impl Context<'_> {
     ) -> Result<&super::super::Secret, String> {
         let own = &self.ingress.namespace;
         if namespace.is_some_and(|namespace| namespace != own) {
-            return Err(format!(
-                "a Secret outside of namespace {own} cannot be used"
-            ));
+            return Err(format!("only Secrets of namespace {own} can be used"));
         }
         let key = NamespacedName::new(own, name);
         let found = self.objects.secrets.get(&key);
@@ -333,7 +331,7 @@ pub(super) fn named_texts(text: &str) -> Result<Vec<(String, Text)>, String> {
     super::values::not_empty(named)
 }
 
-/// `~ PATTERN`, values between `|`, or nothing.
+/// `~ PATTERN`, values separated by `|`, or nothing.
 pub(super) fn text_match(text: &str) -> Result<Text, String> {
     if let Some(pattern) = text.strip_prefix('~') {
         return Pattern::whole(pattern.trim()).map(Text::Regex);
@@ -350,7 +348,7 @@ pub(super) fn weights(text: &str) -> Result<BTreeMap<String, u32>, String> {
     let weight = |item: &str| {
         let (name, weight) = item
             .split_once('=')
-            .ok_or(format!("`{item}` is no NAME=WEIGHT"))?;
+            .ok_or(format!("`{item}` is not NAME=WEIGHT"))?;
         let name = super::values::plain_name(name.trim())?;
         Ok((name, super::values::positive(weight.trim())?))
     };

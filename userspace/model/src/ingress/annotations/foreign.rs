@@ -1,11 +1,10 @@
-//! Annotations of ingress-nginx that are not supported, or mean something else here, and what to do:
-//! for those who come from there.
+//! Annotations of ingress-nginx that are not supported or differ here, with advice for a migration.
 
 use std::collections::BTreeMap;
 
 use super::{ANNOTATIONS, Draft, FOREIGN_GUARDS, OWN, found};
 
-/// Annotations that are not supported.
+/// Annotations of ingress-nginx that are not supported.
 #[derive(Debug)]
 pub struct Foreign {
     /// Their names after `nginx.ingress.kubernetes.io/`.
@@ -32,7 +31,7 @@ pub const FOREIGN: &[Foreign] = &[
             "enable-global-auth",
             "satisfy",
         ],
-        "see AUTHENTICATION.md for what there is",
+        "see AUTHENTICATION.md for the alternatives",
     ),
     foreign(
         &[
@@ -42,7 +41,7 @@ pub const FOREIGN: &[Foreign] = &[
             "auth-snippet",
             "modsecurity-snippet",
         ],
-        "no text of a configuration is taken from an Ingress; see `request-headers`, `response-headers`, `match-headers`",
+        "no configuration snippets; use `request-headers`, `response-headers`, `match-headers`",
     ),
     foreign(
         &[
@@ -50,7 +49,7 @@ pub const FOREIGN: &[Foreign] = &[
             "enable-owasp-core-rules",
             "modsecurity-transaction-id",
         ],
-        "a firewall before or behind Headgate. The Ingress is *not* closed",
+        "a firewall in front of or behind Headgate. The Ingress is *not* closed",
     ),
     foreign(&["custom-headers"], "`headgate.io/response-headers`"),
     foreign(
@@ -68,7 +67,7 @@ pub const FOREIGN: &[Foreign] = &[
             "proxy-cookie-domain",
             "proxy-cookie-path",
         ],
-        "tell the backend its address: `x-forwarded-prefix`, `upstream-vhost`",
+        "send the public address to the backend: `x-forwarded-prefix`, `upstream-vhost`",
     ),
     foreign(&["session-cookie-expires"], "`session-cookie-max-age`"),
     foreign(
@@ -76,7 +75,7 @@ pub const FOREIGN: &[Foreign] = &[
             "session-cookie-change-on-failure",
             "session-cookie-conditional-samesite-none",
         ],
-        "a client moves when its endpoint is gone; name one `session-cookie-samesite`",
+        "a client moves when its endpoint is gone; set one `session-cookie-samesite`",
     ),
     foreign(
         &["affinity-canary-behavior"],
@@ -123,9 +122,12 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     foreign(
         &["preserve-trailing-slash"],
-        "nothing is redirected for its slash",
+        "no request is redirected because of its slash",
     ),
-    foreign(&["http2-push-preload"], "none: browsers have given push up"),
+    foreign(
+        &["http2-push-preload"],
+        "none: browsers no longer support push",
+    ),
     foreign(
         &["enable-opentracing", "opentracing-trust-incoming-span"],
         "`enable-opentelemetry`, `opentelemetry-trust-incoming-span`",
@@ -136,19 +138,19 @@ pub const FOREIGN: &[Foreign] = &[
     ),
 ];
 
-/// Annotations that are supported and mean something else than in ingress-nginx, with what.
+/// Annotations that are supported and differ from ingress-nginx, with the difference.
 pub const DIFFERENT: &[(&[&str], &str)] = &[
     (
         &["use-regex", "rewrite-target"],
-        "change how paths of this Ingress alone are compared, not those of others with the host. No look-around and no back references",
+        "change how the paths of this Ingress are compared, not those of other Ingresses with the host. No look-around and no back references",
     ),
     (
         &["limit-rps", "limit-rpm", "limit-connections"],
-        "hold on each node, and per client address; a node more lets more through",
+        "apply on each node, per client address; with more nodes more requests pass",
     ),
     (
         &["canary"],
-        "takes requests only from Ingresses of its namespace, and has their `server-alias` hosts too",
+        "takes requests only from Ingresses of its namespace, and also applies to their `server-alias` hosts",
     ),
     (
         &["ssl-passthrough"],
@@ -164,11 +166,11 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
     ),
     (
         &["enable-opentelemetry"],
-        "is `true` if not given, but nothing is traced unless the proxy has `--otlp-endpoint`",
+        "is `true` if not given, but requests are traced only if the proxy has `--otlp-endpoint`",
     ),
     (
         &["opentelemetry-trust-incoming-span"],
-        "if `false`, traces of `--trusted-proxies` still go on",
+        "if `false`, traces of `--trusted-proxies` are still continued",
     ),
     (
         &["proxy-ssl-secret"],
@@ -183,33 +185,34 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
             "proxy-max-temp-file-size",
             "client-body-buffer-size",
         ],
-        "has no effect: bodies are streamed, never kept",
+        "has no effect: bodies are streamed, never buffered",
     ),
 ];
 
-/// What becomes of an annotation of ingress-nginx.
+/// How an annotation of ingress-nginx is supported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It means the same.
+pub enum Support {
+    /// Like in ingress-nginx.
     Same,
-    /// It means something else, as said.
+    /// With this difference.
     Different(&'static str),
-    /// It is not supported, or its value is not; what to do instead.
+    /// Not supported, or its value is invalid; what to do instead.
     Unsupported(String),
 }
 
-/// What becomes of the annotations of an Ingress that ingress-nginx or we read, by their keys.
-pub fn fates(annotations: &BTreeMap<String, String>) -> BTreeMap<String, Fate> {
+/// Returns how each annotation of an Ingress is supported, by key. Skips annotations with other
+/// prefixes.
+pub fn support(annotations: &BTreeMap<String, String>) -> BTreeMap<String, Support> {
     let each = found(annotations).map(|found| {
-        let fate = match found.known {
-            None => Fate::Unsupported(instead(found.name)),
+        let support = match found.known {
+            None => Support::Unsupported(instead(found.name)),
             Some(known) => match (known.read)(found.text, &mut Draft::default()) {
-                Err(reason) => Fate::Unsupported(reason),
-                Ok(()) if found.is_own => Fate::Same,
-                Ok(()) => difference(found.name).map_or(Fate::Same, Fate::Different),
+                Err(reason) => Support::Unsupported(reason),
+                Ok(()) if found.is_own => Support::Same,
+                Ok(()) => difference(found.name).map_or(Support::Same, Support::Different),
             },
         };
-        (found.key.clone(), fate)
+        (found.key.clone(), support)
     });
     each.collect()
 }
@@ -221,14 +224,16 @@ fn difference(name: &str) -> Option<&'static str> {
 
 fn instead(name: &str) -> String {
     let entry = FOREIGN.iter().find(|foreign| foreign.names.contains(&name));
-    let advice = entry.map_or("it is not known; check its name", |foreign| foreign.instead);
+    let advice = entry.map_or("unknown annotation; check its name", |foreign| {
+        foreign.instead
+    });
     match FOREIGN_GUARDS.iter().any(|start| name.starts_with(start)) {
-        true => format!("closes the Ingress, so take it away: {advice}"),
+        true => format!("closes the Ingress, so remove it: {advice}"),
         false => advice.into(),
     }
 }
 
-/// Settings of the ConfigMap of ingress-nginx, and where they are made here.
+/// Settings in the ConfigMap of ingress-nginx, and what replaces them.
 const SETTINGS: &[(&[&str], &str)] = &[
     (
         &[
@@ -236,7 +241,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "proxy-real-ip-cidr",
             "forwarded-for-header",
         ],
-        "option --trusted-proxies of `headgate proxy` names the proxies whose X-Forwarded headers are believed",
+        "option --trusted-proxies of `headgate proxy` names the proxies whose X-Forwarded headers are trusted",
     ),
     (
         &["use-proxy-protocol"],
@@ -257,7 +262,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "hsts-include-subdomains",
             "hsts-preload",
         ],
-        "`headgate.io/hsts` at each Ingress; a year with subdomains if not given",
+        "`headgate.io/hsts` on each Ingress; one year with subdomains if not given",
     ),
     (
         &[
@@ -282,7 +287,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "otel-sampler-ratio",
             "otel-sampler-parent-based",
         ],
-        "option --trace-sample-rate of `headgate proxy`; traces of clients are sampled as those say",
+        "option --trace-sample-rate of `headgate proxy`; traces of clients keep their sampling decision",
     ),
     (
         &["client-header-timeout", "client-body-timeout"],
@@ -294,7 +299,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
     ),
     (
         &["add-headers", "proxy-set-headers"],
-        "`headgate.io/response-headers` and `headgate.io/request-headers` at each Ingress",
+        "`headgate.io/response-headers` and `headgate.io/request-headers` on each Ingress",
     ),
     (
         &[
@@ -304,7 +309,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "location-snippet",
             "stream-snippet",
         ],
-        "none: no text of a configuration is taken",
+        "none: no configuration snippets",
     ),
     (
         &[
@@ -312,11 +317,11 @@ const SETTINGS: &[(&[&str], &str)] = &[
             "annotations-risk-level",
             "strict-validate-path-type",
         ],
-        "none: take it away",
+        "none: remove it",
     ),
 ];
 
-/// What to do instead of a setting in the ConfigMap of ingress-nginx.
+/// Returns what to do instead of a setting in the ConfigMap of ingress-nginx.
 pub fn setting(key: &str) -> String {
     let entry = SETTINGS.iter().find(|(keys, _)| keys.contains(&key));
     let name = key.replace('_', "-");
@@ -324,8 +329,8 @@ pub fn setting(key: &str) -> String {
     match entry {
         Some((_, instead)) => (*instead).into(),
         None if known.any(|known| known.name == name) => {
-            format!("there are no settings for all: `{OWN}{name}` at each Ingress that wants it")
+            format!("there is no global setting: set `{OWN}{name}` on each Ingress that needs it")
         }
-        None => "it is not known: see whether the default of Headgate will do".into(),
+        None => "unknown setting: check whether the default of Headgate is sufficient".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! Annotations of Ingresses: one table, read into a [`Draft`].
+//! Annotations of Ingresses: a table of them, read into a [`Draft`].
 #![expect(
     clippy::unit_arg,
     reason = "`Ok(place = value?)` keeps an annotation on one line"
@@ -15,27 +15,25 @@ mod values;
 use std::{collections::BTreeMap, sync::LazyLock};
 
 pub(super) use draft::{Context, Draft, Settings};
-pub use foreign::{DIFFERENT, FOREIGN, Fate, Foreign, fates, setting};
+pub use foreign::{DIFFERENT, FOREIGN, Foreign, Support, setting, support};
 
 use crate::{NamespacedName, Refusal};
 
-use super::rules::refusal;
-
-/// In front of our own annotations.
+/// Prefix of Headgate's annotations.
 pub const OWN: &str = "headgate.io/";
-/// In front of those of ingress-nginx.
+/// Prefix of the annotations of ingress-nginx.
 pub const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
-/// An annotation that is understood.
+/// An annotation that is supported.
 #[derive(Debug)]
 pub struct Annotation {
     /// Its name after `headgate.io/`.
     pub name: &'static str,
-    /// Whether it is also understood after `nginx.ingress.kubernetes.io/`.
+    /// Whether it is also supported after `nginx.ingress.kubernetes.io/`.
     pub is_nginx: bool,
-    /// Whether it keeps requests out: if it cannot be read, none is let through.
+    /// Whether it is a guard: if it is invalid, every request is rejected.
     pub is_guard: bool,
-    /// What its value says.
+    /// Meaning of its value, as in `deploy/INGRESS.md`.
     pub meaning: &'static str,
     pub(super) read: fn(&str, &mut Draft) -> Result<(), String>,
 }
@@ -74,7 +72,7 @@ impl Annotation {
     }
 }
 
-/// Every annotation that is understood.
+/// Every annotation that is supported.
 pub static ANNOTATIONS: LazyLock<Vec<&'static Annotation>> = LazyLock::new(|| {
     let tables = [
         auth::ANNOTATIONS,
@@ -84,27 +82,27 @@ pub static ANNOTATIONS: LazyLock<Vec<&'static Annotation>> = LazyLock::new(|| {
     tables.into_iter().flatten().collect()
 });
 
-/// Annotations of ingress-nginx that keep requests out, by the start of their names: where they are
-/// not understood, nothing is let through.
+/// Guards of ingress-nginx, by the start of their names. If one is not supported, every request is
+/// rejected.
 const FOREIGN_GUARDS: [&str; 2] = ["auth-", "satisfy"];
 
-/// The field that an annotation is.
+/// The field of an annotation in a refusal.
 fn field(key: &str) -> String {
     format!("metadata.annotations[{key}]")
 }
 
-/// An annotation that is in an Ingress.
+/// An annotation of an Ingress.
 struct Found<'a> {
     key: &'a String,
-    /// After its prefix.
+    /// Its name after the prefix.
     name: &'a str,
     text: &'a str,
     is_own: bool,
     known: Option<&'static Annotation>,
 }
 
-/// The annotations of an Ingress that we read, those of ingress-nginx first. One of ours replaces
-/// that of ingress-nginx, right or wrong.
+/// The annotations of an Ingress with a known prefix, those of ingress-nginx first. One with
+/// Headgate's prefix replaces that of ingress-nginx, even if it is invalid.
 fn found(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = Found<'_>> {
     [(NGINX, false), (OWN, true)]
         .into_iter()
@@ -125,7 +123,7 @@ fn found(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = Found<'
         })
 }
 
-/// Reads the annotations of an Ingress. What is wrong is refused; other annotations still count.
+/// Reads the annotations of an Ingress. Invalid ones are refused; the others still apply.
 pub(super) fn read(
     ingress: &NamespacedName,
     annotations: &BTreeMap<String, String>,
@@ -148,7 +146,7 @@ pub(super) fn read(
         if is_guard {
             draft.close(format!("{}: {reason}", found.key));
         }
-        refusals.push(refusal(ingress, field(found.key), reason));
+        refusals.push(Refusal::ingress(ingress, field(found.key), reason));
     }
     draft
 }

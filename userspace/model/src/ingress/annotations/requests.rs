@@ -20,12 +20,12 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "force-ssl-redirect",
-        "`true`: redirect HTTP to HTTPS even where no certificate is named, for TLS that ends before us",
+        "`true`: redirect HTTP to HTTPS even for hosts without a certificate, for TLS that a proxy in front terminates",
         |text, draft| Ok(draft.force_ssl_redirect = boolean(text)?),
     ),
     Annotation::nginx(
         "permanent-redirect",
-        "where every request is redirected to; `$scheme`, `$host` and `$request_uri` are filled in",
+        "address that every request is redirected to; `$scheme`, `$host` and `$request_uri` are replaced",
         |text, draft| Ok(draft.permanent_redirect = Some(location(text)?)),
     ),
     Annotation::nginx(
@@ -45,7 +45,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "from-to-www-redirect",
-        "`true`: redirect from `www.HOST` to `HOST`, or the other way round, if only one of them has rules",
+        "`true`: redirect from `www.HOST` to `HOST`, or from `HOST` to `www.HOST`, if only one of them has rules",
         |text, draft| Ok(draft.www_redirect = boolean(text)?),
     ),
     Annotation::nginx(
@@ -55,17 +55,17 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "use-regex",
-        "`true`: paths of type Prefix and ImplementationSpecific are regular expressions, matched from the start, without regard to case",
+        "`true`: paths of type Prefix and ImplementationSpecific are regular expressions, matched from the start, ignoring case",
         |text, draft| Ok(draft.use_regex = boolean(text)?),
     ),
     Annotation::nginx(
         "rewrite-target",
-        "path that the backend gets; `$1` to `$9` are groups of the path, which becomes a regular expression",
+        "path that the backend gets; `$1` to `$9` are groups of the rule's path, which becomes a regular expression",
         |text, draft| Ok(draft.policy.rewrite = Some(path(text)?)),
     ),
     Annotation::nginx(
         "server-alias",
-        "more hosts for the same rules, between commas, perhaps with `*.`; rules of another Ingress for such a host win",
+        "more hosts for the same rules, separated by commas, `*.` allowed; rules of another Ingress for such a host win",
         |text, draft| Ok(draft.aliases = list(text).map(rule_host).collect::<Result<_, _>>()?),
     ),
     // Headers.
@@ -81,26 +81,26 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::own(
         "request-headers",
-        "lines `Name: value` that requests get before they are sent; `Name:` removes",
+        "headers to set on requests to backends, in lines `Name: value`; `Name:` removes one",
         |text, draft| Ok(draft.policy.request_headers = header_edits(text)?),
     ),
     Annotation::own(
         "response-headers",
-        "lines `Name: value` that responses get; `Name:` removes",
+        "headers to set on responses, in lines `Name: value`; `Name:` removes one",
         |text, draft| Ok(draft.policy.response_headers = header_edits(text)?),
     ),
     Annotation::own(
         "hsts",
-        "`Strict-Transport-Security` over HTTPS, or `off`; a year with subdomains if not given",
+        "value of `Strict-Transport-Security` over HTTPS, or `off`; one year with subdomains if not given",
         |text, draft| {
             let value = if text == "off" { "" } else { text };
             Ok(draft.policy.hsts = field_value(value)?)
         },
     ),
-    // Who, and how much.
+    // Clients and limits.
     Annotation::nginx(
         "allowlist-source-range",
-        "networks whose clients may come, between commas; others get 403",
+        "networks whose clients are admitted, separated by commas; others get 403",
         |text, draft| Ok(draft.allow = Some(networks(text)?)),
     )
     .guard(),
@@ -118,30 +118,30 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "limit-rps",
-        "requests a second of one client address, on each node; more get 503",
+        "requests per second from one client address, on each node; more get 503",
         |text, draft| Ok(draft.per_second = Some(positive(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "limit-rpm",
-        "requests a minute of one client address, on each node; more get 503",
+        "requests per minute from one client address, on each node; more get 503",
         |text, draft| Ok(draft.per_minute = Some(positive(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "limit-burst-multiplier",
-        "how many times the rate may come at once; 5 if not given",
+        "largest burst, as a multiple of the rate; 5 if not given",
         |text, draft| Ok(draft.burst = Some(positive(text)?)),
     ),
     Annotation::nginx(
         "limit-connections",
-        "requests of one client address at the same time, on each node; more get 503",
+        "concurrent requests from one client address, on each node; more get 503",
         |text, draft| Ok(draft.policy.limits.concurrent = Some(positive(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "limit-whitelist",
-        "networks whose clients have no limits",
+        "networks whose clients are not limited",
         |text, draft| Ok(draft.policy.limits.exempt = networks(text)?),
     ),
     Annotation::nginx(
@@ -161,7 +161,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "cors-allow-origin",
-        "origins such as `https://*.example.com`, between commas; all if not given",
+        "origins such as `https://*.example.com`, separated by commas; all if not given",
         |text, draft| {
             let origins = not_empty(list(text).collect())?;
             let origins = match origins.contains(&"*") {
@@ -174,17 +174,17 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "cors-allow-methods",
-        "methods, between commas",
+        "methods, separated by commas",
         |text, draft| Ok(draft.cors.methods = Some(tokens(text)?)),
     ),
     Annotation::nginx(
         "cors-allow-headers",
-        "headers that requests may have, between commas",
+        "headers that requests may have, separated by commas",
         |text, draft| Ok(draft.cors.headers = Some(tokens(text)?)),
     ),
     Annotation::nginx(
         "cors-expose-headers",
-        "headers that scripts may read, between commas",
+        "headers that scripts may read, separated by commas",
         |text, draft| Ok(draft.cors.expose = Some(tokens(text)?)),
     ),
     Annotation::nginx(
@@ -194,13 +194,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "cors-max-age",
-        "seconds that a preflight holds; 1728000 if not given",
+        "seconds that browsers may cache a preflight; 1728000 if not given",
         |text, draft| Ok(draft.cors.max_age_s = Some(number(text)?)),
     ),
-    // Which requests.
+    // Conditions.
     Annotation::own(
         "match-method",
-        "methods, between commas, or `~ pattern`: other requests are left to other rules",
+        "methods, separated by commas, or `~ pattern`: the rules match only these requests",
         |text, draft| {
             let methods = match text.strip_prefix('~') {
                 Some(_) => text_match(text)?,
@@ -215,7 +215,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::own(
         "match-headers",
-        "lines `Name`, `Name value`, `Name a | b` or `Name ~ pattern`: requests without are left to other rules",
+        "lines `Name`, `Name value`, `Name a | b` or `Name ~ pattern`: the rules match only requests with all of these headers",
         |text, draft| {
             let headers = named_texts(text)?.into_iter();
             let lower = |(name, text): (String, _)| Condition::Header(name.to_ascii_lowercase(), text);
@@ -225,7 +225,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::own(
         "match-query",
-        "lines as of `match-headers`, for parameters of the query",
+        "lines as of `match-headers`, for query parameters",
         |text, draft| {
             let parameters = named_texts(text)?.into_iter();
             let conditions = parameters.map(|(name, text)| Condition::Query(name, text));
@@ -235,34 +235,34 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::own(
         "match-source",
-        "networks: requests of other clients are left to other rules",
+        "networks, separated by commas: the rules match only requests of these clients",
         |text, draft| Ok(draft.conditions.push(Condition::Source(networks(text)?))),
     )
     .guard(),
-    // Canaries and copies.
+    // Canaries and mirrors.
     Annotation::nginx(
         "canary",
-        "`true`: the backends get some requests of the rules of another Ingress of the namespace with the same hosts, paths and `match-…`; of the other annotations only those about backends count",
+        "`true`: the backends get some requests of another Ingress in the namespace with the same hosts, paths and `match-…`; of the other annotations only those about backends apply",
         |text, draft| Ok(draft.is_canary = boolean(text)?),
     ),
     Annotation::nginx(
         "canary-weight",
-        "how many requests of `canary-weight-total`, where neither header nor cookie decides",
+        "number of requests out of `canary-weight-total`, if neither header nor cookie decides",
         |text, draft| Ok(draft.canary_weight = Some(number(text)?)),
     ),
     Annotation::nginx(
         "canary-weight-total",
-        "100 if not given",
+        "number that `canary-weight` is out of; 100 if not given",
         |text, draft| Ok(draft.canary_total = Some(positive(text)?)),
     ),
     Annotation::nginx(
         "canary-by-header",
-        "header that decides first: `always` or `never`, or as the next two say",
+        "header that decides first, with value `always` or `never`, or as the next two annotations define",
         |text, draft| Ok(draft.canary_header = Some(token(text)?.to_ascii_lowercase())),
     ),
     Annotation::nginx(
         "canary-by-header-value",
-        "value of the header that requests of the canary have",
+        "header value that selects the canary",
         |text, draft| {
             let value = Text::OneOf(vec![field_value(text)?]);
             Ok(draft.canary_value = Some(value))
@@ -270,7 +270,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "canary-by-header-pattern",
-        "regular expression for the value of the header; `canary-by-header-value` wins",
+        "regular expression for the header value that selects the canary; `canary-by-header-value` wins",
         |text, draft| {
             let pattern = Text::Regex(Pattern::whole(text)?);
             draft.canary_value.get_or_insert(pattern);
@@ -279,17 +279,17 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "canary-by-cookie",
-        "cookie that decides after the header: `always` or `never`",
+        "cookie that decides after the header, with value `always` or `never`",
         |text, draft| Ok(draft.canary_cookie = Some(token(text)?)),
     ),
     Annotation::own(
         "mirror-service",
-        "`name:port` of a Service of the namespace that gets a copy of each request; one that does not keep up with a body breaks off",
+        "`name:port` of a Service in the namespace that gets a copy of each request; a copy that is slower than the upload is aborted",
         |text, draft| Ok(draft.mirror = Some(service_port(text)?)),
     ),
     Annotation::own(
         "mirror-percent",
-        "how many of a hundred requests are copied; all if not given",
+        "percentage of requests that are copied; 100 if not given",
         |text, draft| match number(text)? {
             percent @ 0..=100 => Ok(draft.mirror_percent = Some(percent)),
             _ => Err("is more than 100".into()),
@@ -298,22 +298,22 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     // The rest.
     Annotation::nginx(
         "ssl-passthrough",
-        "`true`: TLS connections for the hosts go unopened to the backend of their first path; refused together with guards that need requests to be seen, other annotations mean nothing then",
+        "`true`: TLS connections for the hosts are forwarded, without decryption, to the backend of their first path; refused together with guards that need decrypted requests; other annotations have no effect",
         |text, draft| Ok(draft.passthrough = boolean(text)?),
     ),
     Annotation::nginx(
         "proxy-connect-timeout",
-        "how long to wait for a connection to a backend; 5s if not given",
+        "timeout for connecting to a backend; 5s if not given",
         |text, draft| Ok(draft.policy.timeouts.connect = duration(text)?),
     ),
     Annotation::nginx(
         "proxy-read-timeout",
-        "how long a backend may be silent; 60s if not given",
+        "timeout between two reads from a backend; 60s if not given",
         |text, draft| Ok(draft.policy.timeouts.read = duration(text)?),
     ),
     Annotation::nginx(
         "proxy-send-timeout",
-        "how long a backend may take nothing; 60s if not given",
+        "timeout between two writes to a backend; 60s if not given",
         |text, draft| Ok(draft.policy.timeouts.send = duration(text)?),
     ),
     Annotation::nginx(
@@ -326,7 +326,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "proxy-next-upstream-tries",
-        "endpoints that are tried in all; 3 if not given",
+        "total number of endpoints that are tried; 3 if not given",
         |text, draft| Ok(draft.policy.retry.tries = positive(text)?),
     ),
     Annotation::own(
@@ -341,12 +341,12 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "enable-opentelemetry",
-        "`false`: no spans, and headers of traces pass unchanged; true if not given, where the proxy has `--otlp-endpoint`",
+        "`false`: no spans, and trace headers pass unchanged; true if not given and the proxy has `--otlp-endpoint`",
         |text, draft| Ok(draft.policy.traces = boolean(text)?),
     ),
     Annotation::nginx(
         "opentelemetry-trust-incoming-span",
-        "`false`: a trace goes on only if it comes from `--trusted-proxies`, else a new one begins; true if not given: that of any client goes on",
+        "`false`: traces are continued only from `--trusted-proxies`, and others start again; true if not given: traces of any client are continued",
         |text, draft| Ok(draft.policy.trusts_traces = boolean(text)?),
     ),
 ];
@@ -354,7 +354,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 fn redirect_code(text: &str) -> Result<u16, String> {
     match number(text)? {
         code @ 300..=308 => Ok(code),
-        code => Err(format!("{code} is no code of a redirect (300 to 308)")),
+        code => Err(format!("{code} is not a redirect code (300 to 308)")),
     }
 }
 
@@ -383,15 +383,17 @@ fn retry_code(word: &str) -> Result<u16, String> {
         .strip_prefix("http_")
         .and_then(|code| code.parse().ok());
     let known = code.filter(|code| (400..600).contains(code));
-    known.ok_or_else(|| format!("`{word}` is none of error, timeout, http_…, non_idempotent, off"))
+    known.ok_or_else(|| {
+        format!("`{word}` is not one of error, timeout, http_…, non_idempotent, off")
+    })
 }
 
 fn header_edits(text: &str) -> Result<Vec<HeaderEdit>, String> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let edit = |line: &str| {
-        let (name, value) = line.split_once(':').ok_or("a line is no `Name: value`")?;
+        let (name, value) = line.split_once(':').ok_or("a line is not `Name: value`")?;
         let name = token(name.trim())?.to_ascii_lowercase();
-        // How a message ends is not an operator's to say.
+        // These decide where a message ends and where it goes.
         if [
             "connection",
             "content-length",
@@ -414,7 +416,7 @@ fn header_edits(text: &str) -> Result<Vec<HeaderEdit>, String> {
 fn origin(text: &str) -> Result<Origin, String> {
     let (scheme, rest) = text
         .split_once("://")
-        .ok_or(format!("`{text}` is no origin"))?;
+        .ok_or(format!("`{text}` is not an origin"))?;
     let (is_wildcard, rest) = match rest.strip_prefix("*.") {
         Some(rest) => (true, rest),
         None => (false, rest),

@@ -8,8 +8,8 @@ use super::{
     values::{boolean, duration, host, number, object_name, path, positive, token},
 };
 
-/// The parts of ingress-nginx's buffering have nothing to do here.
-const STREAMED: &str = "has no effect: bodies are streamed, never kept";
+/// Meaning of the annotations about ingress-nginx's buffers.
+const STREAMED: &str = "has no effect: bodies are streamed, never buffered";
 
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     Annotation::nginx(
@@ -29,7 +29,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "load-balance",
-        "`round_robin`, `least_conn`, `random` (better of two by requests), `ewma` (better of two by time) or `ip_hash`",
+        "`round_robin`, `least_conn`, `random` (of two at random, the one with fewer requests), `ewma` (of two at random, the faster one) or `ip_hash`",
         |text, draft| {
             draft.upstream.balance = match text {
                 "round_robin" => Balance::RoundRobin,
@@ -44,17 +44,17 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "upstream-hash-by",
-        "requests that agree in this go to the same endpoint: `$remote_addr`, `$request_uri`, `$host`, `$http_NAME`, `$cookie_NAME` or `$arg_NAME`",
+        "requests with the same value go to the same endpoint: `$remote_addr`, `$request_uri`, `$host`, `$http_NAME`, `$cookie_NAME` or `$arg_NAME`",
         |text, draft| Ok(draft.hash = Some(hash_by(text)?)),
     ),
     Annotation::own(
         "weights",
-        "weights of endpoints by the name of their node: `node-a=3, node-b=1`; 1 where none is given",
+        "weights of endpoints by the name of their node: `node-a=3, node-b=1`; 1 if not given",
         |text, draft| Ok(draft.upstream.weights = weights(text)?),
     ),
     Annotation::nginx(
         "affinity",
-        "`cookie`: a cookie keeps a client at its endpoint while that is there",
+        "`cookie`: a cookie pins a client to its endpoint while that exists",
         |text, draft| match text {
             "cookie" => Ok(draft.cookie.is_on = true),
             _ => Err(format!("`{text}` is not supported")),
@@ -70,90 +70,90 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "session-cookie-name",
-        "its name; `INGRESSCOOKIE` if not given",
+        "name of the cookie; `INGRESSCOOKIE` if not given",
         |text, draft| Ok(draft.cookie.name = Some(token(text)?)),
     ),
-    Annotation::nginx("session-cookie-path", "its path; `/` if not given", |text, draft| {
+    Annotation::nginx("session-cookie-path", "path of the cookie; `/` if not given", |text, draft| {
         match text.contains(';') {
-            true => Err(format!("`{text}` is more than a path")),
+            true => Err(format!("`{text}` has more than a path")),
             false => Ok(draft.cookie.path = Some(path(text)?)),
         }
     }),
-    Annotation::nginx("session-cookie-domain", "its domain", |text, draft| {
+    Annotation::nginx("session-cookie-domain", "domain of the cookie", |text, draft| {
         Ok(draft.cookie.domain = Some(host(text)?))
     }),
     Annotation::nginx(
         "session-cookie-max-age",
-        "seconds that it lasts; as long as the browser runs if not given",
+        "lifetime of the cookie in seconds; until the browser is closed if not given",
         |text, draft| Ok(draft.cookie.max_age_s = Some(number(text)?)),
     ),
     Annotation::nginx(
         "session-cookie-samesite",
-        "`Strict`, `Lax` or `None`",
+        "`SameSite` of the cookie: `Strict`, `Lax` or `None`",
         |text, draft| match text {
             "Strict" | "Lax" | "None" => Ok(draft.cookie.same_site = Some(text.into())),
-            _ => Err(format!("`{text}` is none of Strict, Lax, None")),
+            _ => Err(format!("`{text}` is not one of Strict, Lax, None")),
         },
     ),
     Annotation::nginx(
         "session-cookie-secure",
-        "`true`: over HTTPS alone",
+        "`true`: the cookie is sent over HTTPS only",
         |text, draft| Ok(draft.cookie.secure = boolean(text)?),
     ),
     Annotation::nginx(
         "service-upstream",
-        "`true`: the cluster IP is used instead of endpoints, so the Service API balances",
+        "`true`: requests go to the cluster IP instead of endpoints",
         |text, draft| Ok(draft.upstream.by_cluster_ip = boolean(text)?),
     ),
     Annotation::nginx(
         "proxy-ssl-secret",
-        "Secret of the namespace with `ca.crt` that backends are checked with, and perhaps `tls.crt` and `tls.key` that they are shown",
+        "Secret in the namespace with the CA certificates (`ca.crt`) that verify backends, and perhaps a client certificate for them (`tls.crt`, `tls.key`)",
         |text, draft| Ok(draft.tls_secret = Some(object_name(text)?)),
     )
     .guard(),
     Annotation::nginx(
         "proxy-ssl-verify",
-        "`on`: certificates of backends are checked",
+        "`on`: certificates of backends are verified",
         |text, draft| Ok(draft.tls_verify = boolean(text)?),
     )
     .guard(),
     Annotation::nginx(
         "proxy-ssl-name",
-        "name that backends are asked for, and that their certificates must have",
+        "server name that is sent to backends, and that their certificates must have",
         |text, draft| Ok(draft.tls_name = Some(host(text)?)),
     )
     .guard(),
     Annotation::own(
         "slow-start",
-        "how long an endpoint that is new gets less than its share, growing",
+        "time in which the share of a new endpoint grows to its weight",
         |text, draft| Ok(draft.upstream.slow_start = duration(text)?),
     ),
     Annotation::own(
         "health-check-path",
-        "path that each node asks each endpoint for; one that answers with less than 400 is well",
+        "path that each node requests from each endpoint; a status below 400 is healthy",
         |text, draft| Ok(draft.probe_path = Some(path(text)?)),
     ),
-    Annotation::own("health-check-interval", "how often; 10s if not given", |text, draft| {
+    Annotation::own("health-check-interval", "interval of health checks; 10s if not given", |text, draft| {
         Ok(draft.probe_interval = Some(duration(text)?))
     }),
     Annotation::own(
         "health-check-timeout",
-        "how long to wait for the answer; 2s if not given",
+        "timeout of a health check; 2s if not given",
         |text, draft| Ok(draft.probe_timeout = Some(duration(text)?)),
     ),
     Annotation::own(
         "outlier-failures",
-        "failures in a row (no connection, timeouts, 502, 503, 504) after which an endpoint is left alone; 5 if not given, 0 for never",
+        "consecutive failures (no connection, timeouts, 502, 503, 504) after which an endpoint is ejected; 5 if not given, 0 for never",
         |text, draft| Ok(draft.upstream.outlier.failures = number(text)?),
     ),
     Annotation::own(
         "outlier-ejection",
-        "for how long, and longer each time; 10s if not given",
+        "duration of the first ejection, and longer each time; 10s if not given",
         |text, draft| Ok(draft.upstream.outlier.ejection = duration(text)?),
     ),
     Annotation::own(
         "max-requests",
-        "requests at the same time to one endpoint, from each node; if all are busy, 503",
+        "concurrent requests to one endpoint, from each node; if all endpoints are busy, 503",
         |text, draft| Ok(draft.upstream.concurrent = Some(positive(text)?)),
     ),
     Annotation::own(
@@ -172,9 +172,9 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 fn hash_by(text: &str) -> Result<HashBy, String> {
     let variable = text
         .strip_prefix('$')
-        .ok_or(format!("`{text}` is no variable"))?;
+        .ok_or(format!("`{text}` is not a variable"))?;
     let named = |prefix: &str| variable.strip_prefix(prefix).map(token);
-    // Variables of headers have underscores for dashes.
+    // Names of headers have underscores instead of dashes.
     let header = |name: &str| HashBy::Header(name.to_ascii_lowercase().replace('_', "-"));
     match variable {
         "remote_addr" | "binary_remote_addr" => return Ok(HashBy::Source),

@@ -33,7 +33,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Some("" | "s") => Duration::from_secs(count),
         Some("m") => Duration::from_secs(count.saturating_mul(60)),
         Some("h") => Duration::from_secs(count.saturating_mul(3600)),
-        _ => return Err(format!("`{text}` is no time such as 5, 30s, 500ms or 2m")),
+        _ => {
+            return Err(format!(
+                "`{text}` is not a time such as 5, 30s, 500ms or 2m"
+            ));
+        }
     };
     match duration.is_zero() {
         true => Err("must not be 0".into()),
@@ -54,21 +58,21 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         Some("k") => 1 << 10,
         Some("m") => 1 << 20,
         Some("g") => 1 << 30,
-        _ => return Err(format!("`{text}` is no size such as 512, 8k, 10m or 1g")),
+        _ => return Err(format!("`{text}` is not a size such as 512, 8k, 10m or 1g")),
     };
     count
         .checked_mul(unit)
         .ok_or_else(|| format!("`{text}` is too large"))
 }
 
-/// What stands between commas.
+/// What stands separated by commas.
 pub(super) fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
 }
 
-/// A list that names something: an empty one would say the opposite of what it was written for.
+/// Refuses an empty list: it would mean the opposite of what was intended.
 pub(super) fn not_empty<T>(items: Vec<T>) -> Result<Vec<T>, String> {
     match items.is_empty() {
         true => Err("is empty".into()),
@@ -76,7 +80,7 @@ pub(super) fn not_empty<T>(items: Vec<T>) -> Result<Vec<T>, String> {
     }
 }
 
-/// Networks, or addresses, between commas; at least one.
+/// Networks, or addresses, separated by commas; at least one.
 pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     let network = |item: &str| {
         let address = item.parse::<IpAddr>().map(IpNet::from);
@@ -92,25 +96,25 @@ pub(super) fn token(text: &str) -> Result<String, String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_token) {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is no name of a header or method")),
+        false => Err(format!("`{text}` is not a name of a header or method")),
     }
 }
 
-/// What may stand in a field value: no control characters (RFC 9110, 5.5).
+/// A field value: no control characters (RFC 9110, 5.5).
 pub(super) fn field_value(text: &str) -> Result<String, String> {
     let is_visible = |byte: u8| (b' '..=b'~').contains(&byte) || byte == b'\t';
     match text.bytes().all(is_visible) {
         true => Ok(text.trim().into()),
-        false => Err("has characters that no header can have".into()),
+        false => Err("has characters that are not allowed in a header".into()),
     }
 }
 
-/// A path with its `/` in front, fit for a request line.
+/// A path with leading `/`, valid in a request line.
 pub(super) fn path(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}#".contains(&byte);
     match text.starts_with('/') && text.bytes().all(is_fit) {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is no path")),
+        false => Err(format!("`{text}` is not a path")),
     }
 }
 
@@ -119,7 +123,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_fit) {
         true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!("`{text}` is no host")),
+        false => Err(format!("`{text}` is not a host")),
     }
 }
 
@@ -130,7 +134,7 @@ pub(super) fn rule_host(text: &str) -> Result<String, String> {
     let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_fit);
     match name.split('.').all(is_label) {
         true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!("`{text}` is no host of a rule")),
+        false => Err(format!("`{text}` is not a host of a rule")),
     }
 }
 
@@ -138,12 +142,12 @@ pub(super) fn rule_host(text: &str) -> Result<String, String> {
 pub(super) fn service_port(text: &str) -> Result<(String, u16), String> {
     let (name, port) = text
         .split_once(':')
-        .ok_or(format!("`{text}` is no NAME:PORT"))?;
+        .ok_or(format!("`{text}` is not NAME:PORT"))?;
     Ok((plain_name(name)?, number(port)?))
 }
 
 /// An `http` or `https` address, or a path of the same host. `$scheme`, `$host` and `$request_uri`
-/// stand for what the request says.
+/// are replaced by those of the request.
 pub(super) fn location(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}".contains(&byte);
     let starts = ["http://", "https://", "$scheme://", "/"];
@@ -154,15 +158,15 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     }
     match is_known && rest.bytes().all(is_fit) && !rest.contains('$') {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is no place to redirect to")),
+        false => Err(format!("`{text}` is not an address to redirect to")),
     }
 }
 
-/// An address with one of these schemes, without user and fragment.
+/// An address with one of these schemes, without user or fragment.
 pub(super) fn url(text: &str, schemes: &[&str]) -> Result<String, String> {
     let bad = || {
         format!(
-            "`{text}` is no address that begins with {}://",
+            "`{text}` is not an address that begins with {}://",
             schemes.join(":// or ")
         )
     };
@@ -180,7 +184,7 @@ pub(super) fn plain_name(text: &str) -> Result<String, String> {
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
     match !text.is_empty() && text.bytes().all(is_fit) {
         true => Ok(text.into()),
-        false => Err(format!("`{text}` is no name of an object")),
+        false => Err(format!("`{text}` is not a name of an object")),
     }
 }
 
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_end_a_header_or_line_is_refused() {
+    fn characters_that_end_a_header_or_line_are_refused() {
         for text in ["a\r\nb", "a\nb", "a\0b", "ä"] {
             field_value(text).unwrap_err();
             token(text).unwrap_err();
