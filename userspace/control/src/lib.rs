@@ -1,13 +1,42 @@
-//! Watches Services, EndpointSlices and the own Node, and keeps a dataplane in step with them; and
-//! Ingresses with what belongs to them, and keeps a proxy in step.
+//! Reads Services and Ingresses from a source, and keeps a dataplane and a proxy up to date with
+//! them.
 //!
 //! ```text
-//! manifests ─┐            ┌─► Planner ─► diff ─► Dataplane
-//!            ├─► Event ───┤
-//! kube ──────┘            └─► Objects ─► routes, endpoints ─► Serve
+//! source/                  loops/                                        publish/
+//!
+//! manifests ─┐          ┌─► Reconciler: Planner ─► diff ─► Dataplane
+//!            ├─► Event ─┤     └─► Status ─────────────────────────────► Events
+//! kube ──────┘          └─► Router: Objects ─► routes, endpoints ─► Serve
+//!                             └─► IngressStatus ──────────────────────► Events, Ingress status
 //! ```
 //!
+//! - `source`: [`manifests`] and [`kube`] read objects; `convert` makes [`Event`]s of the model
+//!   from them.
+//! - `loops`: [`run`] programs a dataplane, [`run_ingress`] routes a proxy. Events that arrive
+//!   together are   one pass.
+//! - `publish`: [`report`] writes Events, [`publish()`] the status of Ingresses.
+//!
 //! This crate knows Kubernetes and no BPF.
+//!
+//! ```
+//! use headgate_control::{Event, Interest, manifests};
+//! use headgate_model::{Node, Planner};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let web = "{kind: Service, metadata: {name: web}, \
+//!             spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}";
+//! std::fs::write(folder.path().join("web.yaml"), web)?;
+//! let mut planner = Planner::new(Node::default());
+//! for event in manifests::read(folder.path(), Interest::Services, "node-a") {
+//!     if let Event::Service(name, service) = event {
+//!         planner.set_service(&name, service);
+//!     }
+//! }
+//! planner.update();
+//! let frontends = planner.desired().frontends.keys();
+//! assert_eq!(frontends.map(ToString::to_string).collect::<Vec<_>>(), ["tcp 10.96.0.10:80"]);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod loops;

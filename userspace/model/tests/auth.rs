@@ -1,5 +1,5 @@
-//! What annotations about authentication demand, and that what is wrong with them lets nothing
-//! through.
+//! Annotations about authentication: the proofs that they demand, and that invalid ones close the
+//! Ingress.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ fn read(ingresses: Vec<Ingress>) -> Routes {
     routes(&objects, &IngressOptions::default())
 }
 
-/// The policy that annotations make, and what is wrong with them.
+/// The policy of annotations, and their refusals.
 fn policy(annotations: &[(&str, &str)]) -> (Policy, Vec<String>) {
     let routes = read(vec![ingress("web", "a.b", "/", annotations)]);
     let refusals = routes
@@ -149,7 +149,7 @@ fn l60_auth_users_are_read_from_files_and_maps() {
 }
 
 #[test]
-fn l72_auth_that_is_wrong_lets_nothing_through_and_is_named() {
+fn l72_invalid_auth_closes_and_is_refused_by_name() {
     let oidc = ("headgate.io/auth-type", "oidc");
     let ldap = [
         ("headgate.io/auth-type", "ldap"),
@@ -246,7 +246,7 @@ fn l72_auth_that_is_wrong_lets_nothing_through_and_is_named() {
 }
 
 #[test]
-fn l61_auth_addresses_may_have_the_host_of_a_rule_of_one_host() {
+fn l61_auth_url_may_contain_the_host_of_a_rule_of_one_host() {
     let annotations = [
         ("auth-url", "https://$host/oauth2/auth"),
         ("auth-signin", "https://$host/start?rd=$escaped_request_uri"),
@@ -263,7 +263,7 @@ fn l61_auth_addresses_may_have_the_host_of_a_rule_of_one_host() {
 }
 
 #[test]
-fn l63_auth_certificates_are_for_all_routes_of_a_host() {
+fn l63_client_certificates_apply_to_all_routes_of_a_host() {
     let ours = [
         ("auth-tls-secret", "ca"),
         ("auth-tls-match-cn", "CN=(ada|bob)"),
@@ -302,7 +302,7 @@ fn l63_auth_certificates_are_for_all_routes_of_a_host() {
 }
 
 #[test]
-fn l73_auth_is_not_passed_by_with_connections_that_are_not_opened() {
+fn l73_passthrough_does_not_bypass_auth() {
     let (policy, fields) = policy(&[
         ("auth-type", "basic"),
         ("auth-secret", "users"),

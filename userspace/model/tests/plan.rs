@@ -64,7 +64,7 @@ prop_compose! {
     }
 }
 
-/// Everything that was told.
+/// The objects of a cluster.
 #[derive(Clone, Debug, Default)]
 struct Model {
     services: BTreeMap<NamespacedName, Service>,
@@ -93,8 +93,8 @@ prop_compose! {
     }
 }
 
-/// Tells the planner that this is what exists now.
-fn tell(planner: &mut Planner, before: &Model, model: &Model) -> Touched {
+/// Sends the difference between two states to the planner.
+fn update(planner: &mut Planner, before: &Model, model: &Model) -> Touched {
     for name in before.services.keys().chain(model.services.keys()) {
         planner.set_service(name, model.services.get(name).cloned());
     }
@@ -104,10 +104,10 @@ fn tell(planner: &mut Planner, before: &Model, model: &Model) -> Touched {
     planner.update()
 }
 
-/// What follows from a model alone.
+/// The desired state of a model, without history.
 fn desired(model: &Model) -> Desired {
     let mut planner = Planner::new(node());
-    tell(&mut planner, &Model::default(), model);
+    update(&mut planner, &Model::default(), model);
     planner.desired().clone()
 }
 
@@ -139,12 +139,12 @@ proptest! {
     fn changes_lead_to_desired_through_consistent_states(models in vec(model(), 1..4)) {
         let mut actual = Actual::default();
         let mut planner = Planner::new(node());
-        let mut told = Model::default();
+        let mut sent = Model::default();
         for model in models {
-            let touched = tell(&mut planner, &told, &model);
-            told = model;
+            let touched = update(&mut planner, &sent, &model);
+            sent = model;
             let wanted = planner.desired().clone();
-            prop_assert_eq!(&wanted, &desired(&told), "the history matters");
+            prop_assert_eq!(&wanted, &desired(&sent), "the result depends on the history");
             let before = actual.clone();
             for change in diff(&before, &wanted, &touched) {
                 if let Change::PutBackend { id, .. } = &change {
@@ -207,7 +207,7 @@ fn older_service_wins_an_address() {
         model.services.insert(service.name.clone(), service);
     }
     let mut planner = Planner::new(node());
-    tell(&mut planner, &Model::default(), &model);
+    update(&mut planner, &Model::default(), &model);
     let (wanted, refusals) = (planner.desired(), planner.refusals());
     let spec = wanted.frontends.values().next().unwrap();
     assert_eq!(spec.inside.service.name, "b-older");

@@ -1,4 +1,4 @@
-//! What only an API server can do to an agent.
+//! Behaviour of the agent that only an API server can cause.
 
 use std::{future::pending, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    memory::{Memory, PATIENCE, dump, node},
+    memory::{PATIENCE, PublishedMaps, dump, node},
     source::{Agent, service, slice},
 };
 
@@ -35,7 +35,7 @@ fn line(frontend: &str, backend: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s62_what_was_forgotten_is_found_by_listing() {
+async fn s62_changes_missed_by_watches_are_found_by_listing() {
     let mut agent = Agent::on_api().await;
     let text = web("a", "10.96.0.1", "10.244.1.2") + &web("b", "10.96.0.2", "10.244.1.4");
     agent.api().apply_yaml(&text).unwrap();
@@ -53,7 +53,7 @@ async fn s62_what_was_forgotten_is_found_by_listing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s62_absent_server_takes_nothing_away_and_is_told() {
+async fn s62_an_absent_server_removes_nothing_and_is_reported() {
     let mut agent = Agent::on_api().await;
     agent
         .api()
@@ -61,10 +61,10 @@ async fn s62_absent_server_takes_nothing_away_and_is_told() {
         .unwrap();
     agent.holds(&line("10.96.0.1", "10.244.1.2")).await;
     agent.api().stop().await;
-    let told = agent
+    let disconnected = agent
         .status
         .wait_for(|status| status.source.disconnected.is_some());
-    assert!(timeout(PATIENCE, told).await.is_ok());
+    assert!(timeout(PATIENCE, disconnected).await.is_ok());
     assert_eq!(dump(&agent.maps.borrow()), line("10.96.0.1", "10.244.1.2"));
     agent
         .api()
@@ -72,18 +72,18 @@ async fn s62_absent_server_takes_nothing_away_and_is_told() {
         .unwrap();
     agent.api().resume().await.unwrap();
     agent.holds(&line("10.96.0.1", "10.244.1.9")).await;
-    let told = agent
+    let connected = agent
         .status
         .wait_for(|status| status.source.disconnected.is_none());
-    assert!(timeout(PATIENCE, told).await.is_ok());
+    assert!(timeout(PATIENCE, connected).await.is_ok());
 }
 
-/// What a loop that starts from these maps makes of them within an hour in which it is told no more than
-/// that these kinds were listed.
+/// The maps and the status after an hour of a loop that starts from these maps, and whose source
+/// sends only that these kinds are listed.
 async fn after_an_hour(actual: Actual, listed: &[Kind]) -> (Actual, Status) {
     tokio::time::pause();
     let (published, maps) = watch::channel(actual.clone());
-    let reconciler = Reconciler::new(Memory { actual, published }, node()).unwrap();
+    let reconciler = Reconciler::new(PublishedMaps { actual, published }, node()).unwrap();
     let (sender, events) = mpsc::channel(4);
     for kind in listed {
         sender
@@ -111,7 +111,7 @@ async fn after_an_hour(actual: Actual, listed: &[Kind]) -> (Actual, Status) {
 }
 
 #[tokio::test]
-async fn s62_an_agent_that_starts_without_a_server_leaves_what_the_maps_hold() {
+async fn s62_an_agent_that_starts_without_a_server_leaves_the_maps_unchanged() {
     let mut agent = Agent::on_manifests().await;
     agent
         .write("web.yaml", &web("a", "10.96.0.1", "10.244.1.2"))
@@ -126,7 +126,7 @@ async fn s62_an_agent_that_starts_without_a_server_leaves_what_the_maps_hold() {
         assert!(!status.is_synced, "{listed:?}");
         tokio::time::resume();
     }
-    // Without its zone a node can be served.
+    // The zone of the Node is optional.
     let listed = [Kind::Service, Kind::EndpointSlice];
     let (maps, status) = after_an_hour(actual, &listed).await;
     assert_eq!(dump(&maps), "");
@@ -134,7 +134,7 @@ async fn s62_an_agent_that_starts_without_a_server_leaves_what_the_maps_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s62_stalled_watch_is_noticed() {
+async fn s62_a_stalled_watch_is_noticed() {
     let mut agent = Agent::on_api().await;
     agent
         .api()
@@ -146,10 +146,10 @@ async fn s62_stalled_watch_is_noticed() {
         .api()
         .apply_yaml(&web("a", "10.96.0.1", "10.244.1.9"))
         .unwrap();
-    let told = agent
+    let disconnected = agent
         .status
         .wait_for(|status| status.source.disconnected.is_some());
-    assert!(timeout(PATIENCE, told).await.is_ok());
+    assert!(timeout(PATIENCE, disconnected).await.is_ok());
     agent.api().stall_watches(false);
     agent.holds(&line("10.96.0.1", "10.244.1.9")).await;
 }
@@ -165,7 +165,7 @@ async fn s65_refusals_become_events() {
     agent
         .complains("192.168.50.1 is an address of this node")
         .await;
-    let is_told = |agent: &Agent| {
+    let is_written = |agent: &Agent| {
         agent.api().list::<Event>().into_iter().any(|event| {
             let note = event.note.unwrap_or_default();
             let name = event.regarding.and_then(|object| object.name);
@@ -173,7 +173,7 @@ async fn s65_refusals_become_events() {
         })
     };
     for _ in 0..1000 {
-        if is_told(&agent) {
+        if is_written(&agent) {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
-//! What only manifests can do: be wrong where an API server would have refused them.
+//! Errors that only manifests can have: an API server would refuse them.
 
 use headgate_model::Actual;
 use tokio::time::timeout;
@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn s65_bad_input_is_named_and_the_rest_stands() {
+async fn s65_invalid_input_is_reported_and_the_rest_stays_in_effect() {
     let web = |ports: &str| service("web", &format!("clusterIP: 10.96.0.1, ports: {ports}"));
     let mut agent = Agent::on_manifests().await;
     let good = "tcp 10.96.0.1:80 ClusterIp in[] out[]\n";
@@ -37,7 +37,7 @@ async fn s65_bad_input_is_named_and_the_rest_stands() {
 }
 
 #[tokio::test]
-async fn s61_restart_keeps_ids_and_makes_up_for_what_it_missed() {
+async fn s61_restart_keeps_ids_and_applies_missed_changes() {
     let pods = |address: &str| {
         let endpoint = format!("{{addresses: [{address}], nodeName: n1}}");
         slice("web-1", "web", "{name: '', port: 8080}", &endpoint)

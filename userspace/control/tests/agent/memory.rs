@@ -8,7 +8,7 @@ use std::{
 use headgate_model::{Actual, Change, Dataplane, Node, Restored, Sweep};
 use tokio::sync::watch;
 
-/// Far longer than anything takes.
+/// Timeout of every wait; far longer than any of them takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The node that agents of tests run on.
@@ -23,13 +23,13 @@ pub(crate) fn node() -> Node {
     }
 }
 
-/// Maps in memory, which the test can read.
-pub(crate) struct Memory {
+/// Maps in memory, published after each pass.
+pub(crate) struct PublishedMaps {
     pub(crate) actual: Actual,
     pub(crate) published: watch::Sender<Actual>,
 }
 
-impl Dataplane for Memory {
+impl Dataplane for PublishedMaps {
     type Error = Infallible;
 
     fn restore(&mut self) -> Result<Restored, Infallible> {
@@ -48,7 +48,7 @@ impl Dataplane for Memory {
     }
 }
 
-/// One line a frontend: what serves it from inside and from outside.
+/// One line for each frontend: its backends for traffic from inside and from outside.
 pub(crate) fn dump(actual: &Actual) -> String {
     let backends = |key| {
         let (_, spec) = &actual.services[key];

@@ -1,11 +1,11 @@
-//! The rules of the Service API, from both sources: what the agent of node `n1` makes of objects.
+//! The rules of the Service API, from both sources: the maps of the agent on node `n1`.
 
 use crate::{
     memory::node,
     source::{Agent, Source, service, slice},
 };
 
-/// Runs a case on manifests, and on an API server whose watches break all the time.
+/// Runs a case on manifests, and on an API server whose watches break often.
 macro_rules! on_both_sources {
     ($($name:ident;)+) => {
         mod manifests {
@@ -25,12 +25,12 @@ macro_rules! on_both_sources {
 
 on_both_sources! {
     s02_headless_and_external_names_program_nothing;
-    s03_labels_give_services_and_slices_to_others;
+    s03_labels_assign_services_and_slices_to_other_proxies;
     s04_slices_are_joined_each_endpoint_once;
     s05_ports_are_joined_by_name_and_protocol;
-    s06_endpoints_that_would_be_the_node_itself_are_refused;
-    s07_no_order_leaves_a_stray;
-    s08_second_family_is_taken_up_later;
+    s06_endpoints_on_the_node_itself_are_refused;
+    s07_no_order_of_events_leaves_stray_entries;
+    s08_a_second_family_can_be_added_later;
     s09_change_of_type_and_ports_moves_frontends;
     s12_load_balancer_addresses_by_mode;
     s14_load_balancer_without_node_ports;
@@ -43,9 +43,9 @@ on_both_sources! {
     s26_hints_do_not_count_under_local_policy;
     s30_s31_s32_endpoints_by_readiness;
     s50_sctp_is_refused_by_name;
-    s60_node_that_leaves_is_told;
-    s91_what_the_cluster_gave_out_is_no_external_ip;
-    s91_addresses_of_every_node_are_no_services;
+    s60_a_node_that_is_being_removed_is_reported;
+    s91_an_address_assigned_by_the_cluster_cannot_be_an_external_ip;
+    s91_addresses_that_every_node_has_cannot_be_a_services;
 }
 
 const PORT: &str = "{name: '', port: 8080}";
@@ -71,7 +71,7 @@ async fn s02_headless_and_external_names_program_nothing(mut agent: Agent) {
     assert_eq!(agent.refusals(), "");
 }
 
-async fn s03_labels_give_services_and_slices_to_others(mut agent: Agent) {
+async fn s03_labels_assign_services_and_slices_to_other_proxies(mut agent: Agent) {
     let text = web("ports: [{port: 80}]");
     agent.write("web.yaml", &text).await;
     let label =
@@ -159,7 +159,7 @@ async fn s05_ports_are_joined_by_name_and_protocol(mut agent: Agent) {
     agent.holds(&expected).await;
 }
 
-async fn s06_endpoints_that_would_be_the_node_itself_are_refused(mut agent: Agent) {
+async fn s06_endpoints_on_the_node_itself_are_refused(mut agent: Agent) {
     agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
     agent
         .write("pods.yaml", &pods("{addresses: [192.0.2.1]}"))
@@ -168,7 +168,7 @@ async fn s06_endpoints_that_would_be_the_node_itself_are_refused(mut agent: Agen
         .holds(&line("10.96.0.1:80", "ClusterIp", "192.0.2.1:8080@there"))
         .await;
     if let Source::Api(_) = &agent.source {
-        // The API refuses them itself.
+        // The API server refuses them.
         return;
     }
     let bad = "{addresses: [127.0.0.1]}, {addresses: [169.254.1.1]}, {addresses: [224.0.0.1]}";
@@ -182,7 +182,7 @@ async fn s06_endpoints_that_would_be_the_node_itself_are_refused(mut agent: Agen
     }
 }
 
-async fn s07_no_order_leaves_a_stray(mut agent: Agent) {
+async fn s07_no_order_of_events_leaves_stray_entries(mut agent: Agent) {
     let endpoints = pods("{addresses: [10.244.1.2], nodeName: n1}");
     agent.write("pods.yaml", &endpoints).await;
     agent.write("web.yaml", &web("ports: [{port: 80}]")).await;
@@ -208,7 +208,7 @@ async fn s07_no_order_leaves_a_stray(mut agent: Agent) {
     );
 }
 
-async fn s08_second_family_is_taken_up_later(mut agent: Agent) {
+async fn s08_a_second_family_can_be_added_later(mut agent: Agent) {
     let one = web("ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, ports: [{port: 80}]");
     let both = service(
         "web",
@@ -335,7 +335,7 @@ async fn s17_older_service_wins_and_the_next_takes_over(mut agent: Agent) {
         .write("old.yaml", &claim("old", "2026-01-01T00:00:00Z", 2))
         .await;
     if let Source::Api(_) = &agent.source {
-        // The server gives out the time of creation, in whole seconds.
+        // The server sets creation times, in whole seconds.
         tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     }
     agent
@@ -354,7 +354,7 @@ async fn s17_older_service_wins_and_the_next_takes_over(mut agent: Agent) {
     agent.holds(&expected).await;
 }
 
-/// Nobody gets another's address, or the node's, by writing it as IPv6 does.
+/// An IPv4-mapped IPv6 address does not take an address from its owner or from the node.
 async fn s17_an_address_in_another_form_is_the_same(mut agent: Agent) {
     agent.write("a.yaml", &web("ports: [{port: 80}]")).await;
     let thief = service(
@@ -510,7 +510,7 @@ async fn s30_s31_s32_endpoints_by_readiness(mut agent: Agent) {
     let leaving = endpoint(3, "ready: false, serving: true, terminating: true")
         + &endpoint(4, "ready: false, serving: false, terminating: true")
         + &endpoint(5, "ready: false");
-    // Nothing said means ready.
+    // `ready` defaults to true.
     agent
         .write("pods.yaml", &pods(&(endpoint(2, "") + &leaving)))
         .await;
@@ -521,7 +521,7 @@ async fn s30_s31_s32_endpoints_by_readiness(mut agent: Agent) {
         .write("pods.yaml", &pods(&endpoint(5, "ready: false")))
         .await;
     agent.holds(&frontend("")).await;
-    // What publishNotReadyAddresses makes of it comes as ready.
+    // With `publishNotReadyAddresses` an endpoint is ready in its slice.
     agent
         .write(
             "pods.yaml",
@@ -539,7 +539,7 @@ async fn s50_sctp_is_refused_by_name(mut agent: Agent) {
     agent.complains(complaint).await;
 }
 
-async fn s60_node_that_leaves_is_told(mut agent: Agent) {
+async fn s60_a_node_that_is_being_removed_is_reported(mut agent: Agent) {
     agent.write("node.yaml", &zone("a")).await;
     let taint = "spec: {taints: [{key: ToBeDeletedByClusterAutoscaler, effect: NoSchedule}]}\n";
     agent.write("node.yaml", &(zone("a") + taint)).await;
@@ -558,8 +558,8 @@ async fn s60_node_that_leaves_is_told(mut agent: Agent) {
     );
 }
 
-/// Whoever names the address of a Service that is still to come gets nothing by being the older.
-async fn s91_what_the_cluster_gave_out_is_no_external_ip(mut agent: Agent) {
+/// A Service that names the address of a later Service does not get it by being older.
+async fn s91_an_address_assigned_by_the_cluster_cannot_be_an_external_ip(mut agent: Agent) {
     let external = "externalIPs: [10.96.0.1, 203.0.113.1], ports: [{port: 80}, {port: 81}]"
         .replace("{port: 80}", "{name: a, port: 80}")
         .replace("{port: 81}", "{name: b, port: 81}");
@@ -587,7 +587,7 @@ async fn s91_what_the_cluster_gave_out_is_no_external_ip(mut agent: Agent) {
         let lost = format!("spec.externalIPs: tcp {address}:80 belongs to default/web");
         agent.complains(&lost).await;
     }
-    // A Service that names its own address twice is at odds with nobody.
+    // A Service that names its own address twice is in conflict with no other.
     agent.write("a.yaml", "").await;
     let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, externalIPs: [203.0.113.1], ports: [{port: 80}]";
     let twice = web(spec) + "status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}\n";
@@ -597,7 +597,7 @@ async fn s91_what_the_cluster_gave_out_is_no_external_ip(mut agent: Agent) {
     agent.is_content().await;
 }
 
-async fn s91_addresses_of_every_node_are_no_services(mut agent: Agent) {
+async fn s91_addresses_that_every_node_has_cannot_be_a_services(mut agent: Agent) {
     let bad = ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "0.0.0.0"];
     let ips: Vec<String> = bad.iter().map(|ip| format!("{{ip: '{ip}'}}")).collect();
     let spec = "type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]";
@@ -614,7 +614,7 @@ async fn s91_addresses_of_every_node_are_no_services(mut agent: Agent) {
         agent.complains(&complaint).await;
     }
     if let Source::Manifests(_) = &agent.source {
-        // The API refuses these itself.
+        // The API server refuses these.
         let spec = format!(
             "externalIPs: ['{}'], ports: [{{port: 80}}]",
             bad.join("', '")

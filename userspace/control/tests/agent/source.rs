@@ -1,4 +1,4 @@
-//! An agent on either source: a folder of manifests, or an API server that has bad days.
+//! An agent on either source: a folder of manifests, or an API server with faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +21,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::memory::{Memory, PATIENCE, dump, node};
+use crate::memory::{PATIENCE, PublishedMaps, dump, node};
 
-/// Where the agent learns what exists.
+/// The source of the agent.
 pub(crate) enum Source {
     Manifests(tempfile::TempDir),
     Api(ApiServer),
@@ -37,7 +37,7 @@ pub(crate) struct Agent {
     nodes: watch::Sender<Node>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-    /// Objects by the file that said so.
+    /// Objects by file.
     files: BTreeMap<String, BTreeSet<(String, String)>>,
     writes: usize,
 }
@@ -70,7 +70,7 @@ impl Agent {
         let (published, maps) = watch::channel(actual.clone());
         let node = node();
         let (nodes, node_changes) = watch::channel(node.clone());
-        let reconciler = Reconciler::new(Memory { actual, published }, node).unwrap();
+        let reconciler = Reconciler::new(PublishedMaps { actual, published }, node).unwrap();
         let (sender, events) = mpsc::channel(64);
         let (status_sender, mut status) = watch::channel(Status::default());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -81,7 +81,7 @@ impl Agent {
             }
             Source::Api(server) => {
                 let mut config = Config::new(server.url().parse().unwrap());
-                // Long enough for a bookmark, short enough to notice that none comes.
+                // Longer than the interval of bookmarks, short enough to notice a stalled watch.
                 config.read_timeout = Some(Duration::from_secs(2));
                 let client = Client::try_from(config).unwrap();
                 let statuses = status.clone();
@@ -124,7 +124,7 @@ impl Agent {
         }
     }
 
-    /// Stops the loop and starts another over the same maps.
+    /// Stops the loop and starts another one on the same maps.
     pub(crate) async fn restart(self) -> Self {
         let Self {
             source,
@@ -145,7 +145,7 @@ impl Agent {
         }
     }
 
-    /// The API server, for what only it can do.
+    /// The API server.
     pub(crate) fn api(&self) -> &ApiServer {
         match &self.source {
             Source::Api(server) => server,
@@ -157,7 +157,7 @@ impl Agent {
         self.nodes.send_replace(node);
     }
 
-    /// Makes `text` the content of a file: objects that it said before and no longer says go.
+    /// Replaces the content of a file by `text`. Objects that it no longer has are deleted.
     pub(crate) async fn write(&mut self, file: &str, text: &str) {
         self.writes += 1;
         match &self.source {
@@ -167,7 +167,7 @@ impl Agent {
                 fs::rename(temporary, folder.path().join(file)).unwrap();
             }
             Source::Api(server) => {
-                // Nothing of this may make a difference.
+                // None of these faults may make a difference.
                 match self.writes % 4 {
                     0 => server.drop_watches(),
                     1 => server.expire_watches(),
@@ -193,7 +193,7 @@ impl Agent {
         }
     }
 
-    /// Waits until the maps hold this.
+    /// Waits until the maps have this content.
     pub(crate) async fn holds(&mut self, expected: &str) {
         let is_so = self.maps.wait_for(|actual| dump(actual) == expected);
         let result = timeout(PATIENCE, is_so).await.is_ok();
@@ -205,7 +205,7 @@ impl Agent {
         );
     }
 
-    /// Waits until a refusal says this.
+    /// Waits until a refusal contains this text.
     pub(crate) async fn complains(&mut self, text: &str) {
         let says = |status: &Status| {
             let mut refusals = status.refusals.iter();

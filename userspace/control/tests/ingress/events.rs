@@ -1,4 +1,4 @@
-//! What is refused is told by Events.
+//! Refusals are written as Events.
 
 use headgate_control::report;
 use k8s_openapi::api::events::v1::Event;
@@ -8,8 +8,8 @@ use crate::{
     source::{Proxy, client, ingress, our_class, rule, secret, web},
 };
 
-/// Kind and name of what each Event is about, and what it says.
-fn told(proxy: &Proxy) -> Vec<String> {
+/// Kind and name of the object of each Event, and its note.
+fn written(proxy: &Proxy) -> Vec<String> {
     let events = proxy.api().list::<Event>().into_iter();
     let mut lines: Vec<String> = events
         .map(|event| {
@@ -25,14 +25,14 @@ fn told(proxy: &Proxy) -> Vec<String> {
     lines
 }
 
-async fn tells(proxy: &Proxy, expected: &[String]) {
+async fn waits_for(proxy: &Proxy, expected: &[String]) {
     let wait = async {
-        while told(proxy) != expected {
+        while written(proxy) != expected {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
     let result = tokio::time::timeout(PATIENCE, wait).await;
-    assert!(result.is_ok(), "{:#?}", told(proxy));
+    assert!(result.is_ok(), "{:#?}", written(proxy));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,13 +57,13 @@ async fn l54_refusals_become_events_once() {
         missing("shop", 0, "gone"),
         missing("shop", 1, "lost"),
         "IngressClass headgate: spec.parameters: Config c is not supported".into(),
-        "Secret web: data[tls.crt]: is no certificate".into(),
+        "Secret web: data[tls.crt]: is not a certificate".into(),
     ];
-    tells(&proxy, &expected).await;
-    // Further passes, in which these last.
+    waits_for(&proxy, &expected).await;
+    // More passes, during which the refusals stay.
     proxy.api().apply_yaml(&web("web", "10.244.1.2")).unwrap();
     let other = format!("rules: [{}]", rule("c.example", "away"));
     proxy.api().apply_yaml(&ingress("other", &other)).unwrap();
     expected.insert(0, missing("other", 0, "away"));
-    tells(&proxy, &expected).await;
+    waits_for(&proxy, &expected).await;
 }

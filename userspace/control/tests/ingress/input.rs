@@ -1,4 +1,4 @@
-//! Bad input is refused by object and field, and the rest stands.
+//! Invalid input is refused by object and field, and the rest stays in effect.
 
 use crate::source::{Proxy, class, ingress, our_class, rule, rule_at, web};
 
@@ -14,7 +14,7 @@ fn backend(fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn l51_bad_rules_are_named_by_field() {
+async fn l51_invalid_rules_are_refused_by_field() {
     let at = |text: &str| rule_at("a.example", text, "web");
     let port = |text: &str| backend(&format!("service: {{name: web, port: {{{text}}}}}"));
     let web_80 = "service: {name: web, port: {number: 80}}";
@@ -111,20 +111,20 @@ async fn l51_bad_rules_are_named_by_field() {
         proxy.write("shop.yaml", &ingress("shop", &rules)).await;
         let line = format!("Ingress default/shop: spec.rules[0].{complaint}\n");
         proxy.refuses(&line).await;
-        let now = proxy.told.borrow().dump();
+        let now = proxy.received.borrow().dump();
         assert!(now.ends_with(SERVED), "{bad}: {now}");
         assert!(
             !now.contains("default/web:80 [10.244.1.2:8080]\nok"),
             "{bad}: {now}"
         );
-        // What was refused is forgotten with it.
+        // Its refusals are removed with it.
         proxy.write("shop.yaml", "").await;
         proxy.refuses("").await;
     }
 }
 
 #[tokio::test]
-async fn l51_bad_entries_of_tls_are_for_no_other_host() {
+async fn l51_invalid_tls_entries_apply_to_no_other_host() {
     let mut proxy = Proxy::on_manifests().await;
     let text = our_class()
         + &web("web", "10.244.1.2")
@@ -149,7 +149,7 @@ async fn l51_bad_entries_of_tls_are_for_no_other_host() {
 }
 
 #[tokio::test]
-async fn l51_a_default_backend_is_for_no_more_than_was_written() {
+async fn l51_a_default_backend_gets_no_more_hosts_than_written() {
     let mut proxy = Proxy::on_manifests().await;
     let spec = "defaultBackend: {service: {name: web, port: {number: 80}}}, rules: ";
     let spec = format!("{spec}[{}]", rule("*", "web"));
@@ -160,7 +160,7 @@ async fn l51_a_default_backend_is_for_no_more_than_was_written() {
 }
 
 #[tokio::test]
-async fn l51_hosts_are_in_lower_case_and_without_dot() {
+async fn l51_hosts_are_in_lower_case_without_final_dot() {
     let mut proxy = Proxy::on_manifests().await;
     let text = our_class()
         + &web("web", "10.244.1.2")
@@ -170,7 +170,7 @@ async fn l51_hosts_are_in_lower_case_and_without_dot() {
 }
 
 #[tokio::test]
-async fn l51_objects_that_say_nothing_are_told() {
+async fn l51_empty_objects_are_refused() {
     let mut proxy = Proxy::on_manifests().await;
     let text = class("none", "''") + &our_class() + &ingress("shop", "");
     proxy.write("all.yaml", &text).await;
@@ -183,12 +183,12 @@ async fn l51_objects_that_say_nothing_are_told() {
 }
 
 #[tokio::test]
-async fn l51_ingresses_of_others_are_theirs_to_complain_about() {
+async fn l51_invalid_ingresses_of_other_classes_are_not_reported() {
     let mut proxy = Proxy::on_manifests().await;
     let bad = ingress("shop", &format!("rules: [{}]", rule("*", "web")));
     let others = bad.replace("ClassName: headgate", "ClassName: other");
     proxy.write("shop.yaml", &others).await;
-    let told = "Ingress default/shop: spec.rules[0].host: `*` is not a DNS name, with or without \
+    let received = "Ingress default/shop: spec.rules[0].host: `*` is not a DNS name, with or without \
                 `*.` in front\n";
     let marker = class("none", "''");
     proxy.write("marker.yaml", &marker).await;
@@ -197,11 +197,11 @@ async fn l51_ingresses_of_others_are_theirs_to_complain_about() {
         .await;
     proxy.write("marker.yaml", &our_class()).await;
     proxy.write("shop.yaml", &bad).await;
-    proxy.refuses(told).await;
+    proxy.refuses(received).await;
 }
 
 #[tokio::test]
-async fn l51_unreadable_objects_keep_what_they_said() {
+async fn l51_invalid_objects_keep_their_previous_content() {
     let mut proxy = Proxy::on_manifests().await;
     let shop = |rules: &str| ingress("shop", &format!("rules: {rules}"));
     let good = shop(&format!("[{}]", rule("ok.example", "web")));
@@ -228,8 +228,8 @@ async fn l51_secrets_are_not_quoted() {
     let mut proxy = Proxy::on_manifests().await;
     let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: web}\ndata: {tls.key: hunter2}\n";
     proxy.write("secret.yaml", text).await;
-    let told = "Secret default/web: a field has a wrong type";
-    proxy.complains(told).await;
+    let received = "Secret default/web: a field has a wrong type";
+    proxy.complains(received).await;
     let refusals = proxy.refusals();
     assert!(!refusals.contains("hunter2"), "{refusals}");
 }

@@ -1,4 +1,4 @@
-//! What only an API server can do to a proxy.
+//! Behaviour of the proxy that only an API server can cause.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,8 +20,8 @@ fn shop(name: &str, host: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l55_namespaces_that_are_not_named_are_not_asked_about() {
-    // Who may see two namespaces sees no list of all.
+async fn l55_no_request_is_sent_about_other_namespaces() {
+    // A user with access to two namespaces cannot list all of them.
     let may = |asked: &Attributes| match asked.namespace.as_deref() {
         Some(namespace) => ["blue", "green"].contains(&namespace),
         None => asked.resource == "ingressclasses",
@@ -49,7 +49,7 @@ async fn l55_namespaces_that_are_not_named_are_not_asked_about() {
     let namespaces = BTreeSet::from(["blue".to_owned(), "green".to_owned()]);
     let mut proxy = Proxy::over(source, namespaces).await;
     assert_eq!(
-        proxy.told.borrow().calls,
+        proxy.received.borrow().calls,
         [
             "place blue/web:80 [10.244.1.2:8080]",
             "place green/web:80 [10.244.1.2:8080]",
@@ -65,7 +65,7 @@ async fn l55_namespaces_that_are_not_named_are_not_asked_about() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l56_what_was_forgotten_is_found_by_listing() {
+async fn l56_changes_missed_by_watches_are_found_by_listing() {
     let mut proxy = Proxy::on_api().await;
     let tls = "tls: [{hosts: [a.example], secretName: web}], ";
     let text = our_class()
@@ -94,33 +94,33 @@ async fn l56_what_was_forgotten_is_found_by_listing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l56_absent_server_takes_nothing_away_and_is_told() {
+async fn l56_an_absent_server_removes_nothing_and_is_reported() {
     let mut proxy = Proxy::on_api().await;
     let text = our_class() + &shop("a", "a.example") + &web("web", "10.244.1.2");
     proxy.api().apply_yaml(&text).unwrap();
     let served = "a.example / default/web:80 [10.244.1.2:8080]\n";
     proxy.serves(served).await;
     proxy.api().stop().await;
-    let told = proxy
+    let received = proxy
         .status
         .wait_for(|status| status.source.disconnected.is_some());
-    assert!(timeout(PATIENCE, told).await.is_ok());
-    assert_eq!(proxy.told.borrow().dump(), served);
-    // Most watches have nothing to say after it.
+    assert!(timeout(PATIENCE, received).await.is_ok());
+    assert_eq!(proxy.received.borrow().dump(), served);
+    // Most watches have no change afterwards.
     let text = web("web", "10.244.1.9");
     proxy.api().apply_yaml(&text).unwrap();
     proxy.api().resume().await.unwrap();
     proxy
         .serves("a.example / default/web:80 [10.244.1.9:8080]\n")
         .await;
-    let told = proxy
+    let received = proxy
         .status
         .wait_for(|status| status.source.disconnected.is_none());
-    assert!(timeout(PATIENCE, told).await.is_ok());
+    assert!(timeout(PATIENCE, received).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l56_what_may_not_be_seen_is_told_as_long_as_it_lasts() {
+async fn l56_a_forbidden_watch_is_reported_while_it_fails() {
     let may = |asked: &Attributes| asked.resource != "secrets";
     let options = Options {
         authorize: Some(Arc::new(may)),
@@ -151,7 +151,7 @@ async fn l56_what_may_not_be_seen_is_told_as_long_as_it_lasts() {
     server.apply_yaml(&web("web", "10.244.1.2")).unwrap();
     server.resume().await.unwrap();
     until(|event| matches!(event, Event::Upstream(_, Some(_)))).await;
-    // What goes on again leaves what does not.
+    // The recovery of other watches leaves the error of the one that fails.
     while !matches!(connected.last(), Some(Err(reason)) if reason.starts_with("Secret")) {
         if let Event::Connected(result) = timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
             connected.push(result);
@@ -161,7 +161,7 @@ async fn l56_what_may_not_be_seen_is_told_as_long_as_it_lasts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l56_a_restart_serves_all_at_once() {
+async fn l56_a_restart_serves_everything_in_one_step() {
     let mut proxy = Proxy::on_api().await;
     let text =
         our_class() + &shop("a", "a.example") + &shop("b", "b.example") + &web("web", "10.244.1.2");
@@ -170,11 +170,11 @@ async fn l56_a_restart_serves_all_at_once() {
                   b.example / default/web:80 [10.244.1.2:8080]\n";
     proxy.serves(served).await;
     let proxy = proxy.restart().await;
-    let told = proxy.told.borrow().clone();
-    assert_eq!(told.dump(), served);
+    let received = proxy.received.borrow().clone();
+    assert_eq!(received.dump(), served);
     let all = [
         "place default/web:80 [10.244.1.2:8080]",
         "serve a.example b.example",
     ];
-    assert_eq!(told.calls, all);
+    assert_eq!(received.calls, all);
 }

@@ -1,4 +1,4 @@
-//! The whole loop of the proxy, from a source to a server that writes down what it is told.
+//! The whole loop of the proxy, from a source to a server that records its calls.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod events;

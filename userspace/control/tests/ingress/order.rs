@@ -1,4 +1,4 @@
-//! What the loop tells a server, and in which order.
+//! The calls of the loop to a server, and their order.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use tokio::{
     time::timeout,
 };
 
-use crate::server::{PATIENCE, Server, Told};
+use crate::server::{PATIENCE, Received, Server};
 
-/// A loop that is told events one by one.
+/// A loop that gets events one by one.
 struct Loop {
     events: mpsc::Sender<Event>,
-    told: watch::Receiver<Told>,
+    received: watch::Receiver<Received>,
     status: watch::Receiver<IngressStatus>,
     sent: BTreeMap<Kind, u64>,
 }
@@ -28,7 +28,7 @@ struct Loop {
 impl Loop {
     fn start() -> Self {
         let (events, receiver) = mpsc::channel(64);
-        let (sender, told) = watch::channel(Told::default());
+        let (sender, received) = watch::channel(Received::default());
         let (status_sender, status) = watch::channel(IngressStatus::default());
         tokio::spawn(run_ingress(
             receiver,
@@ -39,19 +39,19 @@ impl Loop {
         ));
         Self {
             events,
-            told,
+            received,
             status,
             sent: BTreeMap::new(),
         }
     }
 
-    /// A loop for which everything was listed: Service `web`, and an Ingress that names it.
+    /// A loop after the lists: Service `web`, and an Ingress that names it.
     async fn listed() -> Self {
         let mut this = Self::start();
-        this.tell(class()).await;
-        this.tell(ingress("shop", "a.example", "web")).await;
-        this.tell(service("web", 80, "")).await;
-        this.tell(slice("web-1", "web", &[2])).await;
+        this.send(class()).await;
+        this.send(ingress("shop", "a.example", "web")).await;
+        this.send(service("web", 80, "")).await;
+        this.send(slice("web-1", "web", &[2])).await;
         for kind in Interest::Ingress.kinds() {
             this.events.send(Event::Listed(*kind)).await.unwrap();
         }
@@ -62,8 +62,8 @@ impl Loop {
         this
     }
 
-    /// Tells an event, and waits until it was taken up.
-    async fn tell(&mut self, event: Event) {
+    /// Sends an event, and waits until the loop has handled it.
+    async fn send(&mut self, event: Event) {
         let kind = match &event {
             Event::Upstream(..) => Kind::Service,
             Event::Slice(..) => Kind::EndpointSlice,
@@ -79,9 +79,9 @@ impl Loop {
         assert!(taken.is_ok());
     }
 
-    /// What the server was told.
+    /// The calls of the server so far.
     fn calls(&self) -> Vec<String> {
-        self.told.borrow().calls.clone()
+        self.received.borrow().calls.clone()
     }
 }
 
@@ -134,7 +134,7 @@ fn service(service: &str, port: u16, port_name: &str) -> Event {
     Event::Upstream(name(service), Some(of_service))
 }
 
-/// A slice with a port without name and one that is called `other`.
+/// A slice with a port without name and a port `other`.
 fn slice(slice: &str, service: &str, hosts: &[u8]) -> Event {
     let port = |name: &str, port| EndpointPort {
         name: name.into(),
@@ -160,44 +160,46 @@ fn slice(slice: &str, service: &str, hosts: &[u8]) -> Event {
 }
 
 #[tokio::test]
-async fn l52_nothing_is_served_before_every_kind_was_listed() {
+async fn l52_nothing_is_served_before_every_kind_is_listed() {
     let kinds = Interest::Ingress.kinds();
     for last in kinds {
         let mut this = Loop::start();
         for kind in kinds.iter().filter(|kind| *kind != last) {
             this.events.send(Event::Listed(*kind)).await.unwrap();
         }
-        this.tell(class()).await;
-        this.tell(ingress("shop", "a.example", "web")).await;
+        this.send(class()).await;
+        this.send(ingress("shop", "a.example", "web")).await;
         assert_eq!(this.calls(), Vec::<String>::new(), "{last:?} is missing");
         assert!(!this.status.borrow().is_synced);
         this.events.send(Event::Listed(*last)).await.unwrap();
-        let is_served = this.told.wait_for(|told| !told.calls.is_empty());
+        let is_served = this
+            .received
+            .wait_for(|received| !received.calls.is_empty());
         assert!(timeout(PATIENCE, is_served).await.is_ok());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn l52_a_kind_that_is_never_listed_is_done_without() {
+async fn l52_a_kind_that_is_never_listed_is_not_awaited_forever() {
     let mut this = Loop::start();
-    this.tell(class()).await;
-    this.tell(ingress("shop", "a.example", "web")).await;
+    this.send(class()).await;
+    this.send(ingress("shop", "a.example", "web")).await;
     let is_synced = this.status.wait_for(|status| status.is_synced);
-    // Of a clock that runs as fast as nobody has anything to do.
+    // The clock is paused: it jumps to the next timer.
     timeout(PATIENCE * 10, is_synced).await.unwrap().unwrap();
     assert_eq!(this.calls(), ["serve a.example"]);
 }
 
 #[tokio::test]
-async fn l52_endpoints_that_change_are_placed_and_nothing_is_routed_anew() {
+async fn l52_changed_endpoints_are_placed_without_new_routes() {
     let mut this = Loop::listed().await;
     let before = this.calls().len();
-    this.tell(slice("web-1", "web", &[2, 3])).await;
-    this.tell(slice("web-2", "web", &[4])).await;
-    this.tell(slice("other-1", "other", &[5])).await;
-    this.tell(slice("web-2", "web", &[4])).await;
-    this.tell(slice("web-2", "other", &[4])).await;
-    this.tell(Event::Slice(name("web-1"), None)).await;
+    this.send(slice("web-1", "web", &[2, 3])).await;
+    this.send(slice("web-2", "web", &[4])).await;
+    this.send(slice("other-1", "other", &[5])).await;
+    this.send(slice("web-2", "web", &[4])).await;
+    this.send(slice("web-2", "other", &[4])).await;
+    this.send(Event::Slice(name("web-1"), None)).await;
     assert_eq!(
         this.calls()[before..],
         [
@@ -213,8 +215,8 @@ async fn l52_endpoints_that_change_are_placed_and_nothing_is_routed_anew() {
 async fn l52_a_service_that_changes_its_port_moves_its_endpoints() {
     let mut this = Loop::listed().await;
     let before = this.calls().len();
-    this.tell(service("web", 80, "other")).await;
-    this.tell(service("web", 81, "other")).await;
+    this.send(service("web", 80, "other")).await;
+    this.send(service("web", 81, "other")).await;
     assert_eq!(
         this.calls()[before..],
         [
@@ -223,19 +225,19 @@ async fn l52_a_service_that_changes_its_port_moves_its_endpoints() {
             "serve a.example",
         ]
     );
-    assert_eq!(this.told.borrow().dump(), "a.example / Unavailable\n");
+    assert_eq!(this.received.borrow().dump(), "a.example / Unavailable\n");
 }
 
 #[tokio::test]
 async fn l52_backends_are_placed_before_routes_name_them() {
     let mut this = Loop::listed().await;
     let before = this.calls().len();
-    this.tell(slice("api-1", "api", &[7])).await;
-    this.tell(service("api", 80, "")).await;
-    this.tell(ingress("api", "b.example", "api")).await;
-    // Gone and back: what was placed before does not count.
-    this.tell(Event::Ingress(name("api"), None)).await;
-    this.tell(ingress("api", "b.example", "api")).await;
+    this.send(slice("api-1", "api", &[7])).await;
+    this.send(service("api", 80, "")).await;
+    this.send(ingress("api", "b.example", "api")).await;
+    // Deleted and created again: the earlier placement does not count.
+    this.send(Event::Ingress(name("api"), None)).await;
+    this.send(ingress("api", "b.example", "api")).await;
     assert_eq!(
         this.calls()[before..],
         [
@@ -249,19 +251,19 @@ async fn l52_backends_are_placed_before_routes_name_them() {
 }
 
 #[tokio::test]
-async fn l52_what_makes_no_difference_is_not_served_again() {
+async fn l52_changes_without_effect_are_not_served_again() {
     let mut this = Loop::listed().await;
     let before = this.calls().len();
     let secret = Secret {
         type_: "Opaque".into(),
         data: BTreeMap::new(),
     };
-    this.tell(class()).await;
-    this.tell(ingress("shop", "a.example", "web")).await;
-    this.tell(service("web", 80, "")).await;
-    this.tell(service("unused", 80, "")).await;
-    this.tell(Event::Secret(name("unused"), Some(secret))).await;
-    this.tell(Event::Secret(name("unused"), None)).await;
+    this.send(class()).await;
+    this.send(ingress("shop", "a.example", "web")).await;
+    this.send(service("web", 80, "")).await;
+    this.send(service("unused", 80, "")).await;
+    this.send(Event::Secret(name("unused"), Some(secret))).await;
+    this.send(Event::Secret(name("unused"), None)).await;
     assert_eq!(this.calls()[before..], Vec::<String>::new());
 }
 
@@ -269,12 +271,14 @@ async fn l52_what_makes_no_difference_is_not_served_again() {
 async fn l52_a_burst_of_events_is_one_pass() {
     let mut this = Loop::listed().await;
     let before = this.calls().len();
-    // All of it is there before the loop runs: a test has one thread.
+    // All events are queued before the loop runs: the test has one thread.
     for host in ["b.example", "c.example", "d.example"] {
         let event = ingress(host, host, "web");
         this.events.try_send(event).unwrap();
     }
-    let is_served = this.told.wait_for(|told| told.calls.len() > before);
+    let is_served = this
+        .received
+        .wait_for(|received| received.calls.len() > before);
     assert!(timeout(PATIENCE, is_served).await.is_ok());
     let all = ["serve a.example b.example c.example d.example"];
     assert_eq!(this.calls()[before..], all);

@@ -1,4 +1,4 @@
-//! A server that writes down what it is told.
+//! A server that records its calls.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -9,20 +9,20 @@ use headgate_model::{
 };
 use tokio::sync::watch;
 
-/// Far longer than anything takes.
+/// Timeout of every wait; far longer than any of them takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a server was told.
+/// What a server received.
 #[derive(Clone, Default)]
-pub(crate) struct Told {
+pub(crate) struct Received {
     pub(crate) routes: Option<Routes>,
     places: BTreeMap<UpstreamKey, Endpoints>,
     /// Each call, in order.
     pub(crate) calls: Vec<String>,
 }
 
-impl Told {
-    /// One line a route, and one a certificate.
+impl Received {
+    /// One line for each route and each certificate.
     pub(crate) fn dump(&self) -> String {
         let mut lines = String::new();
         let Some(routes) = &self.routes else {
@@ -50,8 +50,8 @@ fn list(endpoints: &Endpoints) -> String {
     format!("[{}]", texts.collect::<Vec<_>>().join(" "))
 }
 
-/// Publishes what it was told after each call. A certificate `bad` is none.
-pub(crate) struct Server(pub(crate) watch::Sender<Told>);
+/// Publishes what it received after each call. Refuses certificate `bad`.
+pub(crate) struct Server(pub(crate) watch::Sender<Received>);
 
 impl Serve for Server {
     fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
@@ -60,24 +60,29 @@ impl Serve for Server {
         let refusals = bad.map(|certificate| Refusal {
             object: ObjectName::Secret(certificate.secret.clone()),
             field: "data[tls.crt]".into(),
-            reason: "is no certificate".into(),
+            reason: "is not a certificate".into(),
         });
         let refusals = refusals.collect();
-        self.0.send_modify(|told| {
+        self.0.send_modify(|received| {
             for key in routes.upstreams() {
-                assert!(told.places.contains_key(key), "{key} was not placed before");
+                assert!(
+                    received.places.contains_key(key),
+                    "{key} was not placed before"
+                );
             }
             let hosts: Vec<&str> = routes.hosts.keys().map(String::as_str).collect();
-            told.calls.push(format!("serve {}", hosts.join(" ")));
-            told.routes = Some(routes);
+            received.calls.push(format!("serve {}", hosts.join(" ")));
+            received.routes = Some(routes);
         });
         refusals
     }
 
     fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints) {
-        self.0.send_modify(|told| {
-            told.calls.push(format!("place {key} {}", list(&endpoints)));
-            told.places.insert(key.clone(), endpoints);
+        self.0.send_modify(|received| {
+            received
+                .calls
+                .push(format!("place {key} {}", list(&endpoints)));
+            received.places.insert(key.clone(), endpoints);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The loop on either source: a folder of manifests, or an API server that has bad days.
+//! The loop on either source: a folder of manifests, or an API server with faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,9 +22,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::server::{PATIENCE, Server, Told};
+use crate::server::{PATIENCE, Received, Server};
 
-/// Where the loop learns what exists.
+/// The source of the loop.
 pub(crate) enum Source {
     Manifests(tempfile::TempDir),
     Api(ApiServer),
@@ -44,7 +44,7 @@ impl Source {
         Self::Api(ApiServer::start(options).await.unwrap())
     }
 
-    /// Tells a receiver what there is.
+    /// Sends the objects to a receiver.
     pub(crate) fn follow(&self, namespaces: &BTreeSet<String>) -> mpsc::Receiver<Event> {
         let (sender, events) = mpsc::channel(64);
         match self {
@@ -62,19 +62,19 @@ impl Source {
         events
     }
 
-    /// Everything that is told until every kind was listed.
+    /// Every event until every kind is listed.
     pub(crate) async fn list(&self) -> Vec<Event> {
         let mut events = self.follow(&BTreeSet::new());
         let mut missing = BTreeSet::from_iter(Interest::Ingress.kinds());
-        let mut told = Vec::new();
+        let mut received = Vec::new();
         while !missing.is_empty() {
             let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
             if let Event::Listed(kind) = &event {
                 missing.remove(kind);
             }
-            told.push(event);
+            received.push(event);
         }
-        told
+        received
     }
 }
 
@@ -87,10 +87,10 @@ pub(crate) fn client(server: &ApiServer) -> Client {
 /// A running loop over a source.
 pub(crate) struct Proxy {
     pub(crate) source: Source,
-    pub(crate) told: watch::Receiver<Told>,
+    pub(crate) received: watch::Receiver<Received>,
     pub(crate) status: watch::Receiver<IngressStatus>,
     task: JoinHandle<()>,
-    /// Objects by the file that said so.
+    /// Objects by file.
     files: BTreeMap<String, BTreeSet<(String, String)>>,
     writes: usize,
 }
@@ -110,7 +110,7 @@ impl Proxy {
             namespaces,
             ..IngressOptions::default()
         };
-        let (sender, told) = watch::channel(Told::default());
+        let (sender, received) = watch::channel(Received::default());
         let (status_sender, mut status) = watch::channel(IngressStatus::default());
         let run = run_ingress(
             events,
@@ -124,7 +124,7 @@ impl Proxy {
         timeout(PATIENCE, is_synced).await.unwrap().unwrap();
         Self {
             source,
-            told,
+            received,
             status,
             task,
             files: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Proxy {
         }
     }
 
-    /// Ends the loop and starts another.
+    /// Stops the loop and starts another one.
     pub(crate) async fn restart(self) -> Self {
         self.task.abort();
         Self {
@@ -142,7 +142,7 @@ impl Proxy {
         }
     }
 
-    /// The API server, for what only it can do.
+    /// The API server.
     pub(crate) fn api(&self) -> &ApiServer {
         match &self.source {
             Source::Api(server) => server,
@@ -150,7 +150,7 @@ impl Proxy {
         }
     }
 
-    /// Makes `text` the content of a file: objects that it said before and no longer says go.
+    /// Replaces the content of a file by `text`. Objects that it no longer has are deleted.
     pub(crate) async fn write(&mut self, file: &str, text: &str) {
         self.writes += 1;
         match &self.source {
@@ -160,7 +160,7 @@ impl Proxy {
                 fs::rename(temporary, folder.path().join(file)).unwrap();
             }
             Source::Api(server) => {
-                // Nothing of this may make a difference.
+                // None of these faults may make a difference.
                 match self.writes % 4 {
                     0 => server.drop_watches(),
                     1 => server.expire_watches(),
@@ -182,11 +182,13 @@ impl Proxy {
         }
     }
 
-    /// Waits until requests are served so.
+    /// Waits until the routes are these.
     pub(crate) async fn serves(&mut self, expected: &str) {
-        let is_so = self.told.wait_for(|told| told.dump() == expected);
+        let is_so = self
+            .received
+            .wait_for(|received| received.dump() == expected);
         let result = timeout(PATIENCE, is_so).await.is_ok();
-        let now = self.told.borrow().dump();
+        let now = self.received.borrow().dump();
         assert!(
             result,
             "expected\n{expected}have\n{now}refusals\n{}",
@@ -194,14 +196,14 @@ impl Proxy {
         );
     }
 
-    /// Waits until the refusals are these, one a line.
+    /// Waits until the refusals are these, one for each line.
     pub(crate) async fn refuses(&mut self, expected: &str) {
         let is_so = |status: &IngressStatus| lines(status) == expected;
         let result = timeout(PATIENCE, self.status.wait_for(is_so)).await.is_ok();
         assert!(result, "expected\n{expected}have\n{}", self.refusals());
     }
 
-    /// Waits until a refusal says this.
+    /// Waits until a refusal contains this text.
     pub(crate) async fn complains(&mut self, text: &str) {
         let says = |status: &IngressStatus| lines(status).contains(text);
         let result = timeout(PATIENCE, self.status.wait_for(says)).await.is_ok();

@@ -1,4 +1,4 @@
-//! What both sources tell, and what they make of changes.
+//! Events of both sources.
 
 use headgate_apiserver::Options;
 use headgate_control::{Event, Interest, manifests};
@@ -9,7 +9,7 @@ use crate::{
     source::{Proxy, Source, class, ingress, our_class, rule, secret, service, slice, web},
 };
 
-/// Runs a case on manifests, and on an API server whose watches break all the time.
+/// Runs a case on manifests, and on an API server whose watches break often.
 macro_rules! on_both_sources {
     ($($name:ident;)+) => {
         mod on_manifests {
@@ -28,13 +28,13 @@ macro_rules! on_both_sources {
 }
 
 on_both_sources! {
-    l50_every_kind_is_told_changed_and_taken_away;
-    l50_headless_services_and_those_of_other_proxies_are_taken;
-    l50_external_names_are_not_called;
+    l50_every_kind_is_created_changed_and_deleted;
+    l50_headless_services_and_those_of_other_proxies_are_served;
+    l50_external_names_are_not_backends;
     l50_udp_ports_are_not_backends;
 }
 
-async fn l50_every_kind_is_told_changed_and_taken_away(mut proxy: Proxy) {
+async fn l50_every_kind_is_created_changed_and_deleted(mut proxy: Proxy) {
     let tls = |host: &str| format!("tls: [{{hosts: [{host}], secretName: web}}], ");
     let shop = |host: &str| {
         ingress(
@@ -80,7 +80,7 @@ async fn l50_every_kind_is_told_changed_and_taken_away(mut proxy: Proxy) {
     proxy.serves("").await;
 }
 
-async fn l50_headless_services_and_those_of_other_proxies_are_taken(mut proxy: Proxy) {
+async fn l50_headless_services_and_those_of_other_proxies_are_served(mut proxy: Proxy) {
     let rules = [rule("a.example", "headless"), rule("b.example", "others")].join(", ");
     let others = web("others", "10.244.1.3").replace(
         "metadata: {name: others}",
@@ -100,7 +100,7 @@ async fn l50_headless_services_and_those_of_other_proxies_are_taken(mut proxy: P
     proxy.refuses("").await;
 }
 
-async fn l50_external_names_are_not_called(mut proxy: Proxy) {
+async fn l50_external_names_are_not_backends(mut proxy: Proxy) {
     let external = "type: ExternalName, externalName: metadata.internal, ports: [{port: 80}]";
     let text = our_class()
         + &ingress("shop", &format!("rules: [{}]", rule("a.example", "web")))
@@ -122,7 +122,7 @@ async fn l50_udp_ports_are_not_backends(mut proxy: Proxy) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l50_secrets_of_other_types_are_not_told() {
+async fn l50_secrets_of_other_types_are_not_sent() {
     let text = secret("web", "kubernetes.io/tls", "one")
         + &secret("ca", "Opaque", "two")
         + &secret("token", "kubernetes.io/service-account-token", "three")
@@ -144,14 +144,14 @@ async fn l50_secrets_of_other_types_are_not_told() {
         names.collect::<Vec<_>>()
     };
     assert_eq!(names(folder.list().await), ["ca", "web"]);
-    let told = api.list().await;
+    let sent = api.list().await;
     let is_skipped = |event: &Event| matches!(event, Event::Secret(_, None));
-    assert!(!told.iter().any(is_skipped), "they are not even sent");
-    assert_eq!(names(told), ["ca", "web"]);
+    assert!(!sent.iter().any(is_skipped), "they are not even sent");
+    assert_eq!(names(sent), ["ca", "web"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l50_each_interest_is_told_its_own_kinds() {
+async fn l50_each_interest_gets_its_own_kinds() {
     let folder = tempfile::tempdir().unwrap();
     let broken = ingress("shop", "rules: 7");
     let text = class("other", "example.com/other") + &broken + &web("web", "10.244.1.2");

@@ -29,13 +29,13 @@ fn shop(name: &str) -> String {
     ingress(name, &format!("rules: [{}]", rule(&host, "web")))
 }
 
-/// An Ingress of another class whose controller wrote this.
+/// An Ingress of another class, with this status of its controller.
 fn foreign(name: &str, address: &str) -> String {
     shop(name).replace("ClassName: headgate", "ClassName: other")
         + &format!("status: {{loadBalancer: {{ingress: [{{ip: {address}}}]}}}}\n")
 }
 
-/// What an Ingress has in its status.
+/// The status of an Ingress.
 fn points(server: &ApiServer, name: &str) -> String {
     let ingress: Ingress = server.get("default", name).unwrap();
     let status = ingress.status.and_then(|status| status.load_balancer);
@@ -51,7 +51,7 @@ fn version(server: &ApiServer, name: &str) -> Option<String> {
     server.get::<Ingress>("default", name)?.resource_version()
 }
 
-/// Waits until an Ingress has this in its status.
+/// Waits until an Ingress has this status.
 async fn has(server: &ApiServer, name: &str, expected: &str) {
     let wait = async {
         while points(server, name) != expected {
@@ -63,7 +63,7 @@ async fn has(server: &ApiServer, name: &str, expected: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l53_addresses_are_written_to_served_ingresses_alone() {
+async fn l53_addresses_are_written_only_to_served_ingresses() {
     let mut proxy = Proxy::on_api().await;
     let text = our_class() + &shop("a") + &foreign("theirs", "192.0.2.9");
     proxy.api().apply_yaml(&text).unwrap();
@@ -88,19 +88,19 @@ async fn l53_nothing_is_written_twice() {
     has(server, "a", "192.0.2.1 lb.example").await;
     let first = version(server, "a");
     let writes = server.requests("patch", "ingresses");
-    // A writer that is new finds it done, as those that lost the race do.
+    // A new writer finds it done, like the writers that lost a race.
     let late = start(&proxy, at(&["192.0.2.1", "lb.example"]));
     server.apply_yaml(&shop("b")).unwrap();
     has(server, "b", "192.0.2.1 lb.example").await;
     assert_eq!(version(server, "a"), first);
     let more = server.requests("patch", "ingresses") - writes;
-    // Those that lost a race for `a` or `b`; none of them more than once.
+    // Writes that lost the race for `a` or `b`, once each.
     assert!(more <= 3 + 3, "{more} writes");
     assert!(!late.is_finished() && writers.iter().all(|writer| !writer.is_finished()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l53_what_is_no_longer_ours_is_cleared() {
+async fn l53_ingresses_that_are_no_longer_served_are_cleared() {
     let proxy = Proxy::on_api().await;
     let server = proxy.api();
     let text = our_class() + &shop("a") + &shop("b") + &foreign("theirs", "192.0.2.1");
@@ -113,7 +113,7 @@ async fn l53_what_is_no_longer_ours_is_cleared() {
         .apply_yaml(&shop("a").replace("Name: headgate", "Name: other"))
         .unwrap();
     has(server, "a", "").await;
-    // The next to own it may have the same address: that is theirs.
+    // The next owner may write the same address; it stays.
     server.apply_yaml(&foreign("a", "192.0.2.1")).unwrap();
     let again = version(server, "a");
     server
@@ -125,7 +125,7 @@ async fn l53_what_is_no_longer_ours_is_cleared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l53_what_somebody_else_wrote_there_is_put_right() {
+async fn l53_a_status_that_another_controller_wrote_is_repaired() {
     let proxy = Proxy::on_api().await;
     let server = proxy.api();
     server.apply_yaml(&(our_class() + &shop("a"))).unwrap();
@@ -168,7 +168,7 @@ async fn l53_the_addresses_of_a_service_are_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l53_nothing_is_taken_back_at_the_end() {
+async fn l53_a_stop_removes_nothing() {
     let proxy = Proxy::on_api().await;
     let server = proxy.api();
     server.apply_yaml(&(our_class() + &shop("a"))).unwrap();
@@ -176,7 +176,7 @@ async fn l53_nothing_is_taken_back_at_the_end() {
     has(server, "a", "192.0.2.1").await;
     let first = version(server, "a");
     let proxy = proxy.restart().await;
-    // It ends with the loop that it listened to.
+    // It ends with the loop that sends its status.
     tokio::time::timeout(PATIENCE, writer)
         .await
         .unwrap()

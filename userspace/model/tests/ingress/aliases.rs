@@ -6,13 +6,13 @@ fn site(text: &str, host: &str, service: &str) -> Ingress {
     ingress(text).rule(host, Prefix, "/", service)
 }
 
-/// Where requests for a host are redirected to.
+/// The redirect of requests for a host.
 fn redirect(routes: &Routes, host: &str) -> Option<Redirect> {
     find(routes, &get(host, "/"))?.policy.redirect.clone()
 }
 
 #[test]
-fn l18_an_alias_has_the_routes_of_its_ingress_alone() {
+fn l18_an_alias_has_only_the_routes_of_its_ingress() {
     let routes = routes_of([
         site("a", "foo.com", "web").note("server-alias", "bar.com, *.bar.com"),
         ingress("b").rule("foo.com", Prefix, "/b", "api"),
@@ -48,7 +48,7 @@ fn l18_an_alias_never_takes_a_host_that_has_rules() {
 }
 
 #[test]
-fn l18_an_alias_of_nothing_is_refused_by_the_key_that_was_written() {
+fn l18_an_alias_without_routes_is_refused_by_its_key() {
     let routes = routes_of([ingress("a").rest("web").note("/server-alias", "bar.com")]);
     assert_eq!(
         fields(&routes),
@@ -69,7 +69,7 @@ fn l18_an_alias_with_a_port_or_an_inner_wildcard_is_refused() {
 }
 
 #[test]
-fn l18_https_is_for_the_alias_to_have() {
+fn l18_https_redirects_depend_on_the_certificate_of_the_alias() {
     let asking = site("a", "foo.com", "web").note("server-alias", "bar.com");
     let routes = routes_of([asking.tls(&["foo.com"], "s")]);
     let to_https = |host| find(&routes, &get(host, "/")).unwrap().policy.to_https;
@@ -78,7 +78,7 @@ fn l18_https_is_for_the_alias_to_have() {
 }
 
 #[test]
-fn l18_www_is_redirected_to_the_host_and_back() {
+fn l18_www_redirects_in_both_directions() {
     let www = |host: &str| site("a", host, "web").note("from-to-www-redirect", "true");
     for (host, other) in [("foo.com", "www.foo.com"), ("www.foo.com", "foo.com")] {
         let routes = routes_of([www(host)]);
@@ -118,7 +118,7 @@ fn l18_www_never_takes_a_host_that_has_rules() {
 }
 
 #[test]
-fn l18_guards_hold_for_www_as_well() {
+fn l18_guards_apply_to_www_redirects() {
     let asking = site("a", "foo.com", "web")
         .note("from-to-www-redirect", "true")
         .note("allowlist-source-range", "10.0.0.0/8")
@@ -132,7 +132,7 @@ fn l18_guards_hold_for_www_as_well() {
 }
 
 #[test]
-fn l18_redirects_have_a_place_and_a_code() {
+fn l18_redirects_have_a_location_and_a_code() {
     let place = "https://new.com$request_uri";
     let of = |notes: &[(&str, &str)]| {
         let mut asking = site("a", "foo.com", "web");

@@ -20,11 +20,11 @@ pub(crate) fn upstream(routes: &Routes) -> &UpstreamPolicy {
     &routes.upstreams().next().unwrap().policy
 }
 
-/// Neither a number, a word, a list, a pattern nor a line of a header.
+/// Not a number, a word, a list, a pattern or a line of a header.
 const BAD: &str = "(\n\u{1}";
 
 #[test]
-fn l16_a_bad_value_is_refused_by_its_key_and_a_guard_closes() {
+fn l16_an_invalid_value_is_refused_by_its_key_and_a_guard_closes() {
     for known in ANNOTATIONS.iter() {
         if known.meaning.starts_with("has no effect") {
             continue;
@@ -49,7 +49,7 @@ fn l16_a_guard_without_a_value_closes() {
 }
 
 #[test]
-fn l16_what_is_not_known_is_refused_by_its_key() {
+fn l16_an_unknown_annotation_is_refused_by_its_key() {
     for key in [
         "/limit-rp",
         "/",
@@ -58,7 +58,7 @@ fn l16_what_is_not_known_is_refused_by_its_key() {
         "server-snippet",
         "stream-snippet",
         "modsecurity-snippet",
-        // Ours alone.
+        // Only with the prefix of Headgate.
         "compress",
         "mirror-service",
     ] {
@@ -73,7 +73,7 @@ fn l16_what_is_not_known_is_refused_by_its_key() {
 }
 
 #[test]
-fn l16_annotations_of_others_are_nothing_to_us() {
+fn l16_annotations_with_other_prefixes_are_ignored() {
     let mut asking = site(&[]);
     for key in [
         "cert-manager.io/cluster-issuer",
@@ -88,7 +88,7 @@ fn l16_annotations_of_others_are_nothing_to_us() {
 }
 
 #[test]
-fn l16_authentication_that_is_not_understood_closes() {
+fn l16_unsupported_authentication_closes() {
     for key in [
         "auth-url",
         "auth-type",
@@ -107,7 +107,7 @@ fn l16_authentication_that_is_not_understood_closes() {
 }
 
 #[test]
-fn l16_what_could_end_a_line_or_header_is_refused() {
+fn l16_characters_that_end_a_line_or_header_are_refused() {
     for (key, value) in [
         ("upstream-vhost", "a\r\nX-Admin: 1"),
         ("x-forwarded-prefix", "/a\nX: 1"),
@@ -136,14 +136,14 @@ fn l16_what_could_end_a_line_or_header_is_refused() {
 }
 
 #[test]
-fn l16_what_annotations_refer_to_is_refused_by_the_key_that_was_written() {
+fn l16_a_missing_reference_is_refused_by_its_key() {
     for (notes, key) in [
-        (&[("/mirror-service", "nobody:80")][..], "/mirror-service"),
+        (&[("/mirror-service", "missing:80")][..], "/mirror-service"),
         (&[("proxy-ssl-secret", "gone")][..], "proxy-ssl-secret"),
         (&[("/proxy-ssl-secret", "gone")][..], "/proxy-ssl-secret"),
         (&[("proxy-ssl-verify", "on")][..], "proxy-ssl-verify"),
     ] {
-        // At each of its hosts, but refused once.
+        // Occurs at each host, but is refused once.
         let routes = routes_of([site(notes).rule("bar.com", Prefix, "/", "web")]);
         let field = format!("metadata.annotations[{}]", annotation(key));
         assert_eq!(fields(&routes), [&*field]);
@@ -154,7 +154,7 @@ fn l16_what_annotations_refer_to_is_refused_by_the_key_that_was_written() {
 }
 
 #[test]
-fn l16_backends_that_are_checked_need_an_authority() {
+fn l16_verified_backends_need_a_ca() {
     let verified = site(&[("proxy-ssl-verify", "on"), ("proxy-ssl-secret", "s")]);
     for (keys, closes) in [
         (&["ca.crt", "tls.crt", "tls.key"][..], false),
@@ -172,7 +172,7 @@ fn l16_backends_that_are_checked_need_an_authority() {
 }
 
 #[test]
-fn l17_our_annotation_replaces_that_of_ingress_nginx() {
+fn l17_the_prefix_of_headgate_replaces_that_of_ingress_nginx() {
     let routes = routes_of([site(&[
         ("proxy-body-size", "1k"),
         ("/proxy-body-size", "2k"),
@@ -191,7 +191,7 @@ fn l17_our_annotation_replaces_that_of_ingress_nginx() {
 }
 
 #[test]
-fn l17_what_is_replaced_is_not_read() {
+fn l17_a_replaced_annotation_is_not_read() {
     let one = routes_of([site(&[("limit-rps", BAD), ("/limit-rps", "5")])]);
     assert!(one.refusals.is_empty());
     assert_eq!(policy(&one).closed, None);

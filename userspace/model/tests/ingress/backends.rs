@@ -59,7 +59,7 @@ fn l08_a_service_that_is_missing_leaves_a_route_that_answers_503() {
     let asking = || {
         ingress("a")
             .rule("foo.com", Prefix, "/", "rest")
-            .rule("foo.com", Prefix, "/a", "nobody")
+            .rule("foo.com", Prefix, "/a", "missing")
     };
     let routes = routes_of([asking()]);
     assert_eq!(answer(&routes, "foo.com", "/a"), "503");
@@ -68,13 +68,13 @@ fn l08_a_service_that_is_missing_leaves_a_route_that_answers_503() {
         refusals(&routes),
         [
             "Ingress default/a: spec.rules[1].http.paths[0].backend.service: \
-          there is no Service default/nobody"
+          there is no Service default/missing"
         ]
     );
 }
 
 #[test]
-fn l08_a_service_of_another_namespace_is_not_there() {
+fn l08_a_service_of_another_namespace_is_not_used() {
     let mut objects = objects([ingress("a").rule("foo.com", Prefix, "/", "web")]);
     objects.services.remove(&name("default/web"));
     let routes = routes(&objects, &IngressOptions::default());
@@ -116,7 +116,7 @@ fn with_slices(mut objects: Objects, slices: Vec<Vec<Endpoint>>) -> Objects {
     objects
 }
 
-/// Where the route of `ingress` leads, which is changed first.
+/// The endpoints of the route of `ingress`, after `change`.
 fn places(
     change: impl FnOnce(&mut Ingress),
     slices: Vec<Vec<Endpoint>>,
@@ -152,7 +152,7 @@ fn l08_endpoints_are_the_ready_ones_else_those_that_serve_while_terminating() {
 }
 
 #[test]
-fn l08_endpoints_of_both_families_are_taken() {
+fn l08_endpoints_of_both_families_are_used() {
     let six = Endpoint {
         address: "fd00::1".parse().unwrap(),
         ..endpoint([0; 4], "n1", "ready")
@@ -174,14 +174,14 @@ fn l08_endpoints_have_the_weight_of_their_node() {
 }
 
 #[test]
-fn l08_the_cluster_ip_stands_for_endpoints_if_asked_for() {
+fn l08_service_upstream_uses_the_cluster_ip() {
     let slices = vec![vec![endpoint([10, 0, 0, 1], "n1", "ready")]];
     let asked = |ingress: &mut Ingress| *ingress = ingress.clone().note("service-upstream", "true");
     assert_eq!(texts(&places(asked, slices)), ["10.96.0.1:80=1"]);
 }
 
 #[test]
-fn l09_a_resource_is_refused_and_the_rest_of_the_ingress_stands() {
+fn l09_a_resource_is_refused_and_the_rest_of_the_ingress_stays() {
     let mut asking = ingress("a")
         .rule("foo.com", Prefix, "/static", "web")
         .rule("foo.com", Prefix, "/", "rest");

@@ -1,4 +1,4 @@
-//! Objects with few words, and the obvious way to ask what becomes of a request.
+//! Builders of objects, and a simple search for the route of a request.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -34,7 +34,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
     }
 }
 
-/// An Ingress of our class, as old as all others that are not said to be older.
+/// An Ingress of our class; all have the same age unless `created` sets another one.
 pub(crate) fn ingress(text: &str) -> Ingress {
     Ingress {
         name: name(text),
@@ -56,7 +56,8 @@ pub(crate) fn backend(service: &str) -> IngressBackend {
 
 pub(crate) trait Build: Sized {
     fn created(self, seconds: i64) -> Self;
-    /// An annotation; `/` in front stands for ours, no `/` for one of ingress-nginx.
+    /// An annotation: with the prefix of Headgate if it begins with `/`, else with that of
+    /// ingress-nginx.
     fn note(self, key: &str, value: &str) -> Self;
     /// A rule of one path.
     fn rule(self, host: &str, path_type: PathType, path: &str, service: &str) -> Self;
@@ -101,7 +102,7 @@ impl Build for Ingress {
     }
 }
 
-/// A key: `/` in front stands for ours.
+/// A key: with the prefix of Headgate if it begins with `/`.
 pub(crate) fn annotation(key: &str) -> String {
     match key.strip_prefix('/') {
         Some(own) => format!("headgate.io/{own}"),
@@ -203,7 +204,7 @@ pub(crate) fn find<'a>(routes: &'a Routes, request: &Request<'_>) -> Option<&'a 
     found.or(routes.default.as_ref()).map(|route| &**route)
 }
 
-/// The Service that answers, or the code that is answered.
+/// The Service that answers, or the status code without one.
 pub(crate) fn answer_to(routes: &Routes, request: &Request<'_>) -> String {
     match find(routes, request).map(|route| &route.target) {
         Some(Target::Upstream(key)) => key.service.name.clone(),

@@ -64,7 +64,7 @@ fn l13_a_header_has_a_value_or_a_pattern_and_the_value_wins() {
 }
 
 #[test]
-fn l13_a_weight_is_of_a_total_and_no_more_than_that() {
+fn l13_a_weight_is_limited_by_its_total() {
     let total = ("canary-weight-total", "1000");
     assert_eq!(rules(&[("canary-weight", "50"), total]), "50/1000");
     assert_eq!(rules(&[("canary-weight", "500")]), "100/100");
@@ -72,7 +72,7 @@ fn l13_a_weight_is_of_a_total_and_no_more_than_that() {
 }
 
 #[test]
-fn l13_a_canary_takes_from_routes_of_its_namespace_alone() {
+fn l13_a_canary_takes_requests_only_from_its_namespace() {
     let routes = routes_of([main_of("a"), canary_of("team/c")]);
     assert_eq!(canary(&routes, "/"), None);
     assert_eq!(
@@ -116,7 +116,7 @@ fn l13_a_second_canary_is_refused() {
 }
 
 #[test]
-fn l13_a_canary_is_for_the_path_as_it_was_written() {
+fn l13_a_canary_is_for_the_path_as_written() {
     let main = main_of("a")
         .rule("foo.com", Prefix, "/x", "web")
         .rule("foo.com", Prefix, "/x/", "api")
@@ -161,9 +161,9 @@ fn l13_a_canary_is_for_routes_with_its_conditions() {
 }
 
 #[test]
-fn l13_nothing_goes_to_a_canary_that_is_missing_or_not_to_be_trusted() {
+fn l13_a_canary_that_is_missing_or_closed_gets_no_requests() {
     let missing = ingress("c")
-        .rule("foo.com", Prefix, "/", "nobody")
+        .rule("foo.com", Prefix, "/", "missing")
         .note("canary", "true");
     let unread = canary_of("c").note("proxy-ssl-secret", "gone");
     for (broken, field) in [
@@ -185,7 +185,7 @@ fn l13_nothing_goes_to_a_canary_that_is_missing_or_not_to_be_trusted() {
 }
 
 #[test]
-fn l13_other_names_of_the_host_have_the_canary_too() {
+fn l13_aliases_of_the_host_have_the_canary_too() {
     let main = main_of("a").note("server-alias", "bar.com");
     let routes = routes_of([main, canary_of("c")]);
     assert!(

@@ -20,7 +20,7 @@ fn by_annotation(class: &str) -> Ingress {
     asking
 }
 
-/// One Ingress, our class, and one of somebody else.
+/// One Ingress, our class, and a class of another controller.
 fn world(ingress: Ingress) -> Objects {
     let mut objects = objects([ingress]);
     let foreign = IngressClass {
@@ -38,7 +38,7 @@ fn served(routes: &Routes) -> bool {
 }
 
 #[test]
-fn l06_an_ingress_is_ours_by_the_controller_of_its_class() {
+fn l06_an_ingress_is_served_by_the_controller_of_its_class() {
     let options = IngressOptions::default();
     let both = |field: &str, old: &str| Ingress {
         class: Some(field.into()),
@@ -60,7 +60,7 @@ fn l06_an_ingress_is_ours_by_the_controller_of_its_class() {
 }
 
 #[test]
-fn l06_without_class_it_is_ours_by_default_class_or_option() {
+fn l06_without_class_it_is_served_by_default_class_or_option() {
     let without = IngressOptions {
         without_class: true,
         ..IngressOptions::default()
@@ -80,7 +80,7 @@ fn l06_without_class_it_is_ours_by_default_class_or_option() {
 }
 
 #[test]
-fn l06_what_was_served_is_not_when_its_class_is_gone() {
+fn l06_an_ingress_is_not_served_after_its_class_is_deleted() {
     let mut objects = world(asking());
     objects.classes.remove("ours");
     let routes = routes(&objects, &IngressOptions::default());

@@ -9,7 +9,7 @@ fn site(text: &str, service: &str) -> Ingress {
 }
 
 #[test]
-fn l14_the_same_path_with_other_conditions_lives_beside_and_more_come_first() {
+fn l14_routes_of_one_path_with_more_conditions_come_first() {
     let routes = routes_of([
         site("a", "rest").created(1),
         site("b", "old").created(2).note("/match-headers", "beta"),
@@ -27,7 +27,7 @@ fn l14_the_same_path_with_other_conditions_lives_beside_and_more_come_first() {
         ("POST", beta, "new"),
         ("POST", &[][..], "rest"),
         ("PUT", &[][..], "api"),
-        // Between equals the older.
+        // Among equals the older one.
         ("PUT", beta, "old"),
     ] {
         let request = Request {
@@ -56,7 +56,7 @@ fn l14_the_same_conditions_are_the_same_requests() {
 }
 
 #[test]
-fn l14_texts_are_any_one_of_some_or_a_pattern() {
+fn l14_texts_are_any_text_a_list_or_a_pattern() {
     let met = |key: &str, value: &str, request: &Request<'_>| {
         let routes = routes_of([site("a", "web").note(key, value)]);
         assert!(routes.refusals.is_empty(), "{:?}", routes.refusals);

@@ -14,7 +14,7 @@ fn l05_without_rules_a_default_backend_gets_every_other_host() {
 }
 
 #[test]
-fn l05_with_rules_a_default_backend_gets_what_is_left_of_their_hosts() {
+fn l05_with_rules_a_default_backend_gets_the_rest_of_their_hosts() {
     let mut asking = ingress("a")
         .rule("foo.com", Prefix, "/foo", "web")
         .rest("rest");
@@ -51,7 +51,7 @@ fn l05_a_rule_for_everything_comes_before_an_older_default_backend() {
 }
 
 #[test]
-fn l05_a_default_backend_has_nothing_left_by_a_rule_of_its_own_for_everything() {
+fn l05_a_rule_for_everything_replaces_the_default_backend_of_its_ingress() {
     let asking = ingress("a")
         .rule("foo.com", Prefix, "/", "web")
         .rest("rest");
@@ -71,7 +71,7 @@ fn l05_the_oldest_default_backend_wins() {
 }
 
 #[test]
-fn l05_a_default_backend_is_no_regular_expression() {
+fn l05_a_default_backend_is_not_a_regular_expression() {
     let regex = ingress("a")
         .rule("foo.com", Prefix, "/", "web")
         .rest("rest")
@@ -83,13 +83,13 @@ fn l05_a_default_backend_is_no_regular_expression() {
 
 #[test]
 fn l05_a_default_backend_that_is_missing_is_refused_by_its_field() {
-    let routes = routes_of([ingress("a").rest("nobody")]);
+    let routes = routes_of([ingress("a").rest("missing")]);
     assert_eq!(answer(&routes, "any", "/"), "503");
     assert_eq!(fields(&routes), ["spec.defaultBackend.service"]);
 }
 
 #[test]
-fn l05_the_backend_of_the_command_line_gets_what_nothing_else_gets() {
+fn l05_the_backend_of_the_command_line_gets_the_rest() {
     let asking = || [ingress("a").rule("foo.com", Prefix, "/foo", "web")];
     let with = |service: &str| {
         let options = IngressOptions {
@@ -101,10 +101,10 @@ fn l05_the_backend_of_the_command_line_gets_what_nothing_else_gets() {
     for (host, path) in [("foo.com", "/bar"), ("bar.com", "/")] {
         assert_eq!(answer(&routes_of(asking()), host, path), "404");
         assert_eq!(answer(&with("rest"), host, path), "rest");
-        assert_eq!(answer(&with("nobody"), host, path), "503");
+        assert_eq!(answer(&with("missing"), host, path), "503");
     }
     assert_eq!(
-        refusals(&with("nobody")),
-        ["Service default/nobody: --default-backend: there is no Service default/nobody"]
+        refusals(&with("missing")),
+        ["Service default/missing: --default-backend: there is no Service default/missing"]
     );
 }

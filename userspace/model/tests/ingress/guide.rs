@@ -30,7 +30,7 @@ fn assert_between(begin: &str, end: &str, expected: &str) {
     );
 }
 
-/// A table of names and what is said of them.
+/// A table of annotations with their advice.
 fn advice<'a>(head: &str, rows: impl Iterator<Item = (&'a [&'a str], &'a str)>) -> String {
     let mut text = format!("| Annotation | {head} |\n|---|---|\n");
     for (names, said) in rows {

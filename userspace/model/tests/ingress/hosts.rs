@@ -38,7 +38,7 @@ fn l01_an_exact_host_comes_before_a_wildcard_and_that_before_none() {
 }
 
 #[test]
-fn l01_a_host_whose_paths_do_not_match_asks_no_other_host() {
+fn l01_if_no_path_of_a_host_matches_no_other_host_is_tried() {
     let routes = routes_of([
         ingress("a").rule("", Prefix, "/", "rest"),
         ingress("b").rule("foo.com", Prefix, "/foo", "web"),
@@ -48,7 +48,7 @@ fn l01_a_host_whose_paths_do_not_match_asks_no_other_host() {
 }
 
 #[test]
-fn l01_hosts_in_annotations_are_taken_in_lower_case() {
+fn l01_hosts_in_annotations_are_converted_to_lower_case() {
     let alias = ingress("a")
         .rule("foo.com", Prefix, "/", "web")
         .note("server-alias", "WWW.Foo.COM, *.Foo.NET");

@@ -1,4 +1,4 @@
-//! What Ingresses mean. Names begin with the number of the behaviour.
+//! Routes from Ingresses. Names of tests begin with the number of the behaviour.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod aliases;

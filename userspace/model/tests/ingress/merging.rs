@@ -36,7 +36,7 @@ fn l04_the_oldest_wins_and_the_other_is_refused_by_object_and_field() {
 }
 
 #[test]
-fn l04_names_decide_between_those_of_one_age_and_without_age_is_youngest() {
+fn l04_names_decide_between_ingresses_of_one_age() {
     let mut ageless = ingress("a").rule("foo.com", Prefix, "/", "rest");
     ageless.created_s = None;
     let routes = routes_of([
@@ -49,7 +49,7 @@ fn l04_names_decide_between_those_of_one_age_and_without_age_is_youngest() {
 }
 
 #[test]
-fn l04_paths_of_different_types_live_side_by_side() {
+fn l04_paths_of_different_types_coexist() {
     let routes = routes_of([
         ingress("a").created(1).rule("foo.com", Prefix, "/a", "old"),
         ingress("b").created(2).rule("foo.com", Exact, "/a", "new"),

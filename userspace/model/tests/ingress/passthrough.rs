@@ -33,7 +33,7 @@ fn l12_without_paths_they_go_to_the_default_backend() {
 }
 
 #[test]
-fn l12_a_host_of_an_older_ingress_is_not_the_youngers_to_pass_on() {
+fn l12_a_younger_ingress_cannot_pass_through_a_host_of_an_older_one() {
     let older_routes = ingress("b").rule("foo.com", Prefix, "/", "old");
     for older in [passing("b", "foo.com", "old"), older_routes] {
         let passes = older
@@ -67,7 +67,7 @@ fn l12_a_younger_ingress_still_has_plain_requests_of_the_host() {
 }
 
 #[test]
-fn l12_every_host_at_once_is_not_passed_on() {
+fn l12_a_rule_without_host_is_not_passed_through() {
     let routes = routes_of([passing("a", "", "web")]);
     assert!(routes.passthrough.is_empty());
     assert_eq!(fields(&routes), ["spec.rules[0].host"]);
@@ -75,7 +75,7 @@ fn l12_every_host_at_once_is_not_passed_on() {
 
 #[test]
 fn l12_a_backend_that_is_missing_is_refused() {
-    let routes = routes_of([passing("a", "foo.com", "nobody")]);
+    let routes = routes_of([passing("a", "foo.com", "missing")]);
     assert!(routes.passthrough.is_empty());
     assert_eq!(
         fields(&routes),
@@ -84,7 +84,7 @@ fn l12_a_backend_that_is_missing_is_refused() {
 }
 
 #[test]
-fn l12_its_secret_is_not_looked_for() {
+fn l12_the_secret_of_a_host_is_not_used() {
     let routes = routes_of([passing("a", "foo.com", "web").tls(&["foo.com"], "gone")]);
     assert!(routes.certificates.is_empty());
     assert!(routes.refusals.is_empty());
@@ -97,7 +97,7 @@ fn l12_its_secret_is_not_looked_for() {
 }
 
 #[test]
-fn l12_guards_that_cannot_hold_for_unopened_connections_close() {
+fn l12_guards_that_need_decrypted_requests_close() {
     for (key, value) in [
         ("allowlist-source-range", "10.0.0.0/8"),
         ("denylist-source-range", "10.0.0.0/8"),

@@ -4,7 +4,8 @@ use crate::build::{Build, Exact, ImplementationSpecific, Prefix, answer, ingress
 
 type Path = (PathType, &'static str);
 
-/// What answers a path where each of these paths has its own backend: its place among them.
+/// The index of the path whose backend answers a request, if each of these paths has its own
+/// backend.
 fn place(rules: &[Path], path: &str) -> Option<usize> {
     let names = ["web", "api", "old", "new"];
     let mut asking = ingress("a");
@@ -67,7 +68,7 @@ fn l03_the_longest_path_wins_and_exact_before_all() {
 }
 
 #[test]
-fn l03_exact_comes_before_a_wordy_regular_expression() {
+fn l03_exact_comes_before_a_long_regular_expression() {
     let regex = ingress("a")
         .rule("foo.com", ImplementationSpecific, "/api/(v1|v2)/.*", "web")
         .note("use-regex", "true");

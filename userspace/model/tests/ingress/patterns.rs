@@ -40,7 +40,7 @@ fn l15_exact_paths_stay_exact() {
 }
 
 #[test]
-fn l15_a_rewrite_makes_regular_expressions_of_its_own_paths_alone() {
+fn l15_a_rewrite_makes_only_its_own_paths_regular_expressions() {
     let rewriting = ingress("a")
         .rule("foo.com", ImplementationSpecific, "/api(/|$)(.*)", "web")
         .note("rewrite-target", "/$2");
@@ -54,7 +54,7 @@ fn l15_a_rewrite_makes_regular_expressions_of_its_own_paths_alone() {
 }
 
 #[test]
-fn l15_a_bad_or_too_large_expression_is_refused_and_other_paths_stand() {
+fn l15_an_invalid_or_too_large_expression_is_refused_and_other_paths_stay() {
     let field = "Ingress default/a: spec.rules[0].http.paths[0].path: ";
     for (pattern, reason) in [
         ("/(", "error: unclosed group"),
@@ -62,7 +62,7 @@ fn l15_a_bad_or_too_large_expression_is_refused_and_other_paths_stand() {
             "/(?!x)",
             "error: look-around, including look-ahead and look-behind, is not supported",
         ),
-        // Would close the group that holds it at the start.
+        // Would close the group around the expression.
         ("/a)|(?:/b", "error: unopened group"),
         (
             "/(a{1000}){1000}",
@@ -85,7 +85,7 @@ fn l15_the_longest_expression_comes_first() {
 }
 
 #[test]
-fn l15_a_rewrite_that_is_no_path_is_refused() {
+fn l15_a_rewrite_that_is_not_a_path_is_refused() {
     for target in ["$1", "/a b", "/a\"b", "/a\nb", "/a;`b`"] {
         let routes = routes_of([ingress("a")
             .rule("foo.com", Prefix, "/", "web")

@@ -17,7 +17,7 @@ const ASKED: [&str; 5] = [
     "other",
 ];
 
-/// Annotations that matter for more than their own routes.
+/// Annotations that affect more than their own routes.
 const NOTES: [(&str, &str); 9] = [
     ("canary", "true"),
     ("ssl-passthrough", "true"),
@@ -79,7 +79,7 @@ fn read(objects: &Objects) -> Routes {
     routes(objects, &Default::default())
 }
 
-/// All that is answered, without the names of Ingresses.
+/// Every answer, without the names of Ingresses.
 fn answers(routes: &Routes) -> Vec<String> {
     let paths = ["/", "/a", "/a/", "/a/b/c", "/ab", "/c"];
     let each = ASKED.iter().flat_map(|host| paths.map(|path| (host, path)));
@@ -87,7 +87,7 @@ fn answers(routes: &Routes) -> Vec<String> {
         .collect()
 }
 
-/// What answers a request, from the rules alone.
+/// The answer to a request, computed from the rules.
 fn by_the_rules(ingresses: &[&Ingress], host: &str, path: &str) -> Option<String> {
     let has_rules = |host: &&str| {
         let mut rules = ingresses.iter().flat_map(|one| &one.rules);
@@ -129,7 +129,7 @@ fn by_the_rules(ingresses: &[&Ingress], host: &str, path: &str) -> Option<String
 
 proptest! {
     #[test]
-    fn l04_what_answers_follows_from_the_rules(ingresses in vec(any_ingress(&NAMESPACES, &HOSTS), 0..6)) {
+    fn l04_answers_follow_from_the_rules(ingresses in vec(any_ingress(&NAMESPACES, &HOSTS), 0..6)) {
         let objects = world(ingresses);
         let routes = read(&objects);
         let known: Vec<&Ingress> = objects.ingresses.values().collect();
@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn l04_names_matter_only_between_those_of_one_age(ingresses in vec(annotated(&["default"]), 0..6)) {
+    fn l04_names_matter_only_between_ingresses_of_one_age(ingresses in vec(annotated(&["default"]), 0..6)) {
         let named = |name_of: fn(usize) -> String| {
             let aged = ingresses.iter().enumerate().map(|(index, one)| Ingress {
                 name: name(&name_of(index)),

@@ -78,7 +78,7 @@ fn l10_the_oldest_wins_a_host_and_the_other_is_refused() {
 }
 
 #[test]
-fn l10_what_a_secret_lacks_is_refused_and_other_hosts_stand() {
+fn l10_a_missing_or_incomplete_secret_is_refused_and_other_hosts_stay() {
     let asking = site("a")
         .tls(&["foo.com"], "gone")
         .tls(&["a.com"], "no-key")
@@ -99,7 +99,7 @@ fn l10_what_a_secret_lacks_is_refused_and_other_hosts_stand() {
 }
 
 #[test]
-fn l10_a_secret_of_another_namespace_cannot_be_named() {
+fn l10_a_secret_of_another_namespace_cannot_be_used() {
     for text in ["s", "team/s"] {
         let objects = world([site("a").tls(&["foo.com"], text)], &["team/s"]);
         let routes = read(&objects);

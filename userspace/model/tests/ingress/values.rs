@@ -1,4 +1,4 @@
-//! What annotations say when they are right.
+//! Valid values of annotations.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ fn l19_cors_has_the_defaults_of_ingress_nginx() {
         origins("https://a.com:8443, HTTPS://*.B.com"),
         [origin(false, "a.com:8443"), origin(true, "b.com")]
     );
-    assert!(origins("https://a.com, *").is_empty(), "everybody");
+    assert!(origins("https://a.com, *").is_empty(), "every origin");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn l19_cookies_have_attributes() {
 }
 
 #[test]
-fn l19_endpoints_are_chosen_as_it_is_said() {
+fn l19_balance_annotations_are_read() {
     for (value, expected) in [
         ("round_robin", Balance::RoundRobin),
         ("least_conn", Balance::LeastConnections),
@@ -165,7 +165,7 @@ fn l19_probes_and_outliers_have_times() {
 }
 
 #[test]
-fn l19_retries_are_as_it_is_said() {
+fn l19_retry_annotations_are_read() {
     let of = |value| policy_of(&[("proxy-next-upstream", value)]).retry;
     let none = Retry {
         on_error: false,
@@ -184,7 +184,11 @@ fn l19_retries_are_as_it_is_said() {
         }
     );
     let bad = routes_of([site(&[("proxy-next-upstream", "off invalid_header")])]);
-    assert_eq!(policy(&bad).retry, Retry::default(), "all of it or nothing");
+    assert_eq!(
+        policy(&bad).retry,
+        Retry::default(),
+        "a list with an invalid word is refused as a whole"
+    );
 }
 
 #[test]
@@ -217,7 +221,7 @@ fn l19_a_mirror_gets_all_or_a_part() {
 }
 
 #[test]
-fn l19_the_rest_is_taken_as_it_is() {
+fn l19_other_annotations_are_read() {
     let policy = policy_of(&[
         ("upstream-vhost", "Inner.svc:8080"),
         ("x-forwarded-prefix", "/p"),
