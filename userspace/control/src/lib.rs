@@ -13,7 +13,7 @@
 //! - `source`: [`manifests`] and [`kube`] read objects; `convert` makes [`Event`]s of the model
 //!   from them.
 //! - `loops`: [`run`] programs a dataplane, [`run_ingress`] routes a proxy. Events that arrive
-//!   together are   one pass.
+//!   together are one pass.
 //! - `publish`: [`report`] writes Events, [`publish()`] the status of Ingresses.
 //!
 //! This crate knows Kubernetes and no BPF.

@@ -16,7 +16,7 @@ use crate::{
     agent::{Agent, World},
     cluster::{Cluster, Machine, Step},
     maps::Real,
-    memory::Memory,
+    memory::CheckedMaps,
 };
 
 /// The control loop with maps in memory.
@@ -53,7 +53,7 @@ macro_rules! over {
     };
 }
 
-over!(InMemory, Memory);
+over!(InMemory, CheckedMaps);
 over!(InKernel, Real<true>);
 over!(InFullMaps, Real<false>);
 

@@ -17,13 +17,13 @@ use crate::{
 };
 
 /// Maps in memory that check every change.
-pub(crate) struct Memory {
+pub(crate) struct CheckedMaps {
     actual: Actual,
     /// Whether the test wrote to them since they were last read.
     is_tampered: bool,
 }
 
-impl Dataplane for Memory {
+impl Dataplane for CheckedMaps {
     type Error = Broken;
 
     fn restore(&mut self) -> Result<Restored, Broken> {
@@ -89,7 +89,7 @@ fn keep_known(spec: &mut ServiceSpec, known: &BTreeMap<Backend, (BackendId, Back
         .collect();
 }
 
-impl World for Memory {
+impl World for CheckedMaps {
     const HAS_ROOM: bool = true;
 
     fn new() -> Option<Self> {
