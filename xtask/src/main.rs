@@ -12,6 +12,7 @@ mod setup;
 mod sh;
 mod test;
 mod vm;
+mod words;
 
 use clap::Parser;
 

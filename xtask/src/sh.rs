@@ -21,7 +21,12 @@ pub(crate) fn command(line: &str) -> Command {
         other => other.unwrap_or_default().into(),
     };
     let mut command = Command::new(program);
-    command.args(words).current_dir(root());
+    // Where xtask, the demo and the tests look for what was built.
+    let target = root().join("target");
+    command
+        .args(words)
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", target);
     command
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::{behaviours, build, deny, nextest, setup, sh};
+use crate::{behaviours, build, deny, nextest, setup, sh, words};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -79,17 +79,19 @@ fn prepare(only: Option<&str>) -> Result<()> {
 }
 
 fn lint() -> Result<()> {
-    sh::heading("format");
+    sh::heading("format and words");
     sh::run(&mut sh::command("cargo fmt --all --check"))?;
+    words::check()?;
     sh::heading("lints, bpf target");
     let arguments = ["--all-features", "--", "-D", "warnings"];
     sh::run(setup::bpf()?.cargo("clippy").args(arguments))?;
     sh::heading("lints, host");
     let clippy = format!("cargo clippy {HOST} --all-targets -- -D warnings");
     sh::run(&mut sh::command(&clippy))?;
-    sh::heading("documentation");
+    sh::heading("documentation and its examples");
     let docs = format!("cargo doc {HOST} --no-deps --document-private-items");
-    sh::run(sh::command(&docs).env("RUSTDOCFLAGS", "-D warnings"))
+    sh::run(sh::command(&docs).env("RUSTDOCFLAGS", "-D warnings"))?;
+    sh::run(&mut sh::command(&format!("cargo test {HOST} --doc --quiet")))
 }
 
 /// Prints what was skipped, which tests took longest, and the counts.

@@ -567,8 +567,8 @@ fn many_connections_are_gone_through_while_things_change() {
 }
 
 #[test]
-fn tables_of_another_seed_are_made_anew() {
-    if !is_root("tables_of_another_seed_are_made_anew") {
+fn tables_of_another_seed_are_rebuilt() {
+    if !is_root("tables_of_another_seed_are_rebuilt") {
         return;
     }
     let pins = Pins::new("seed", &MapSizes::default());
