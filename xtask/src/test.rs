@@ -91,7 +91,9 @@ fn lint() -> Result<()> {
     sh::heading("documentation and its examples");
     let docs = format!("cargo doc {HOST} --no-deps --document-private-items");
     sh::run(sh::command(&docs).env("RUSTDOCFLAGS", "-D warnings"))?;
-    sh::run(&mut sh::command(&format!("cargo test {HOST} --doc --quiet")))
+    sh::run(&mut sh::command(&format!(
+        "cargo test {HOST} --doc --quiet"
+    )))
 }
 
 /// Prints what was skipped, which tests took longest, and the counts.

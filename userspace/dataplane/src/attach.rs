@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     kernel::Feature,
     load::{Loadable, Programs},
-    maps::pin_folder,
+    pin::pin_folder,
     sys,
 };
 

@@ -4,7 +4,7 @@ use std::{os::fd::AsFd, path::Path, vec};
 
 use aya::maps::MapData;
 
-use crate::{error::Error, maps::open, sys::next_entries};
+use crate::{error::Error, pin::open, sys::next_entries};
 
 /// Entries in a batch. A bucket never has more: the kernel reads whole buckets.
 const AT_ONCE: usize = 1024;

@@ -13,9 +13,9 @@ use headgate_abi::{DatapathConfig, names};
 
 use crate::{
     error::Error,
-    kernel,
-    maps::{pin_folder, typed},
-    object, sys,
+    kernel, object,
+    pin::{pin_folder, typed},
+    sys,
 };
 
 /// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned.

@@ -15,7 +15,7 @@ use nix::{
 
 use crate::{
     error::Error,
-    maps::{open, pin_folder, typed},
+    pin::{open, pin_folder, typed},
     sys::now_s,
 };
 

@@ -14,8 +14,9 @@ use crate::{
     error::Error,
     kernel,
     load::Programs,
-    maps::{pin_folder, typed},
-    object, sys,
+    object,
+    pin::{pin_folder, typed},
+    sys,
 };
 
 /// Maps that programs only read.

@@ -7,7 +7,7 @@ use headgate_abi::names::{REPORT, REPORT_SIZE};
 
 use crate::{
     error::Error,
-    maps::{hash, pin_folder},
+    pin::{hash, pin_folder},
 };
 
 const KEY: u32 = 0;

@@ -20,7 +20,7 @@ use nix::sys::socket::{AddressFamily as Family, SockaddrLike, SockaddrStorage, g
 
 use crate::{
     error::Error,
-    maps::{pin_folder, typed},
+    pin::{pin_folder, typed},
 };
 
 /// The map of the sockets that connections are steered to.
