@@ -50,7 +50,7 @@ fn s67_xdp_forwards_packets_with_complete_checksums_by_dsr() {
     assert!(table.contains("192.168.50.100"), "{table}");
     let (_, status) = headgate(node, &["status"]);
     assert!(
-        status.contains("forwarding: dsr, in UDP to port 6090"),
+        status.contains("forwarding: dsr, to UDP port 6090"),
         "{status}"
     );
     let explain = [
@@ -61,7 +61,7 @@ fn s67_xdp_forwards_packets_with_complete_checksums_by_dsr() {
     ];
     let text = on_node(node, &explain).unwrap();
     for words in [
-        "that node answers the client itself, so the packet goes there whole, in a datagram to UDP port 6090",
+        "that node answers the client directly, so the whole packet goes there, encapsulated in a datagram to UDP port 6090",
         "encapsulated: ",
         "192.168.50.1:",
         " → 10.244.2.2:6090 udp",

@@ -160,7 +160,7 @@ fn explanation_names_the_obstacle() {
     for name in ["no-backend", "32"] {
         let text = on_node(node, &["explain", "drop", name]).unwrap();
         assert!(
-            text.starts_with("no-backend (32), reject: The service has no"),
+            text.starts_with("no-backend (32), reject: The Service has no"),
             "{text}"
         );
     }
@@ -224,7 +224,7 @@ fn monitor_shows_events_as_they_happen() {
     stderr.read_line(&mut ready).unwrap();
     assert!(ready.contains("Ctrl-C ends"), "{ready}");
     let second = on_node(node, &["monitor", "--count", "1"]).unwrap_err();
-    assert!(second.contains("one can at a time"), "{second}");
+    assert!(second.contains("one at a time"), "{second}");
 
     let (tcp, datagram, closed) = (on(node.v4, 30080), on(node.v6, 30007), on(CLUSTER_V4, 81));
     let route = format!("route add {CLUSTER_V4}/32 via {}", node.v4);
