@@ -50,6 +50,8 @@ pub(crate) fn start_log(format: LogFormat) {
     let filter = EnvFilter::new(format!("{wanted},kube_client::client=debug"));
     let log = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Without a reader of standard error, its report of that would panic.
+        .log_internal_errors(false)
         .with_env_filter(filter);
     match format {
         LogFormat::Text => log.init(),

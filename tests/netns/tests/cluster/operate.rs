@@ -205,6 +205,36 @@ fn capture_is_explained_packet_by_packet() {
 }
 
 #[test]
+fn agent_outlives_the_reader_of_its_log() {
+    let Some(mut cluster) = cluster("log", 1, 2, &[(1, 1)]) else {
+        return;
+    };
+    drop(cluster.nodes[0].agent.take());
+    let mut command = cluster.agent_command(0, &[]).unwrap();
+    let mut agent = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(agent.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ready") {
+        line.clear();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    drop((output, agent.stderr.take()));
+    let node = &cluster.nodes[0];
+    for pods in [vec![(1, 1), (1, 2)], vec![(1, 2)]] {
+        cluster.write("web-endpoints.yaml", &slices(&pods)).unwrap();
+        let is_served = || json(node, &["backends"]).as_array().unwrap().len() == 4 * pods.len();
+        eventually("the change is served", is_served);
+    }
+    assert!(agent.try_wait().unwrap().is_none());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+#[test]
 fn monitor_shows_events_as_they_happen() {
     let Some(cluster) = cluster("mon", 2, 1, &[(2, 1)]) else {
         return;
