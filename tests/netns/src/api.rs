@@ -1,11 +1,17 @@
 //! Clusters with an API server.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use anyhow::Result;
 use headgate_apiserver::{Authorize, Options, TestServer};
 
-use crate::cluster::{CLIENT_V4, Cluster};
+use crate::cluster::Cluster;
+
+/// Address of the client outside of the cluster.
+const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 
 impl Cluster {
     /// Starts an API server in the client's namespace; agents that are started from now on use it.

@@ -24,8 +24,6 @@ use crate::{
     process::{Process, binary},
 };
 
-/// Address of the client outside of the cluster.
-pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// The port that the servers of pods listen on.
 const POD_PORT: u16 = 9376;
 /// Map sizes that the kernel allocates quickly, unless a test chooses others.
