@@ -78,7 +78,7 @@ pub struct Pass {
 pub struct IngressStatus {
     /// Number of the last pass; 0 before the first.
     pub revision: u64,
-    /// Whether routes were made from complete lists, or [`LIST_TIMEOUT`](super::LIST_TIMEOUT) has
+    /// Whether routes were made from complete lists, or `LIST_TIMEOUT` has
     /// passed.
     pub is_synced: bool,
     /// Ingresses that are served.
