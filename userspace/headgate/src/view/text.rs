@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use headgate_abi::{Addr, Port, Protocol};
+#[cfg(feature = "proxy")]
 use jiff::Timestamp;
 
 /// `ADDRESS:PORT`, or `[ADDRESS]:PORT` for IPv6.
@@ -20,6 +21,7 @@ pub(crate) fn protocol(protocol: Protocol) -> &'static str {
 }
 
 /// Whole days from one moment to another; negative if `end` is before `now`.
+#[cfg(feature = "proxy")]
 pub(crate) fn days(now: Timestamp, end: Timestamp) -> i64 {
     const DAY_S: i64 = 24 * 60 * 60;
     (end.as_second() - now.as_second()).div_euclid(DAY_S)
@@ -37,7 +39,7 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "proxy"))]
 mod tests {
     use anyhow::{Context, anyhow};
     use jiff::Timestamp;
