@@ -1,14 +1,10 @@
 //! Many rounds of the fault scenarios on clusters of network namespaces, and a table of the outcomes.
 
-use std::{
-    collections::BTreeSet,
-    io::{BufRead, BufReader},
-    process::Stdio,
-};
+use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::{build, setup, sh};
+use crate::{build, nextest, setup, sh};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -38,20 +34,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let name = options.name.as_deref().unwrap_or("fault_");
     command
         .arg(name)
-        .env("HEADGATE_FAULT_ROUNDS", options.rounds.to_string())
-        .env("RUST_BACKTRACE", "0")
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot run cargo nextest")?;
-    let Some(stderr) = child.stderr.take() else {
-        bail!("cargo nextest has no output");
-    };
+        .env("HEADGATE_FAULT_ROUNDS", options.rounds.to_string());
     let mut table = Table::default();
-    for line in BufReader::new(stderr).lines() {
-        let line = line?;
+    let status = nextest::each_line(&mut command, |line| {
         eprintln!("{line}");
-        table.read(&line);
-    }
-    let status = child.wait()?;
+        table.read(line);
+    })?;
     println!("\n{HEAD}");
     for row in table.rows {
         println!("{row}");

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     io::{BufRead, BufReader, IsTerminal, stderr},
-    process::Stdio,
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -63,33 +63,40 @@ pub(crate) fn run(arguments: &[&str]) -> Result<Run> {
     // The output of tests that pass is read for `SKIPPED:`.
     command
         .args("--success-output immediate --no-tests fail".split(' '))
-        .args(arguments)
-        .env("RUST_BACKTRACE", "0")
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot run cargo nextest")?;
-    let Some(output) = child.stderr.take() else {
-        bail!("cargo nextest has no output");
-    };
+        .args(arguments);
     let mut reader = Reader::default();
     let is_terminal = stderr().is_terminal();
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        match reader.read(&line) {
-            Shown::Line => eprintln!("{line}"),
-            Shown::Progress(progress) if is_terminal => eprint!("\r\x1b[K{progress}\r"),
-            Shown::Progress(progress) if reader.run.tests.len().is_multiple_of(50) => {
-                eprintln!("{progress}");
-            }
-            Shown::Progress(_) | Shown::Nothing => {}
+    let status = each_line(&mut command, |line| match reader.read(line) {
+        Shown::Line => eprintln!("{line}"),
+        Shown::Progress(progress) if is_terminal => eprint!("\r\x1b[K{progress}\r"),
+        Shown::Progress(progress) if reader.run.tests.len().is_multiple_of(50) => {
+            eprintln!("{progress}");
         }
-    }
-    let status = child.wait()?;
+        Shown::Progress(_) | Shown::Nothing => {}
+    })?;
     let run = reader.run;
     ensure!(
         status.success() || run.failed() > 0,
         "cargo nextest: {status}"
     );
     Ok(run)
+}
+
+/// Runs `cargo nextest` and hands each line of its output on as it comes.
+///
+/// # Errors
+///
+/// If it cannot be run or read. The status says whether tests failed.
+pub(crate) fn each_line(command: &mut Command, mut read: impl FnMut(&str)) -> Result<ExitStatus> {
+    let command = command.env("RUST_BACKTRACE", "0").stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot run cargo nextest")?;
+    let Some(output) = child.stderr.take() else {
+        bail!("cargo nextest has no output");
+    };
+    for line in BufReader::new(output).lines() {
+        read(&line?);
+    }
+    Ok(child.wait()?)
 }
 
 /// What is shown for a line of nextest's output.

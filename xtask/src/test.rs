@@ -37,8 +37,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let mut skips = Vec::new();
     let is_part = options.only.is_some() || options.filter.is_some() || options.behaviours;
+    let lints = !is_part && !options.fast;
+    if lints {
+        sh::heading("format and words");
+        sh::run(&mut sh::command("cargo fmt --all --check"))?;
+        words::check()?;
+    }
     prepare(options.only.as_deref())?;
-    if !is_part && !options.fast {
+    if lints {
         lint()?;
         skips.extend(deny::run()?);
     }
@@ -79,9 +85,6 @@ fn prepare(only: Option<&str>) -> Result<()> {
 }
 
 fn lint() -> Result<()> {
-    sh::heading("format and words");
-    sh::run(&mut sh::command("cargo fmt --all --check"))?;
-    words::check()?;
     sh::heading("lints, bpf target");
     let arguments = ["--all-features", "--", "-D", "warnings"];
     sh::run(setup::bpf()?.cargo("clippy").args(arguments))?;
