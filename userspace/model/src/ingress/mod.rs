@@ -15,6 +15,7 @@ mod client_certificates;
 mod endpoints;
 mod object;
 mod passthrough;
+pub mod path;
 mod pattern;
 mod policy;
 mod routes;
