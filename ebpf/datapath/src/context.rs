@@ -14,9 +14,10 @@ pub enum Hook {
 }
 
 /// What to do with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     /// Leave it to the kernel, as it is now.
+    #[default]
     Pass,
     /// Drop it.
     Drop,
@@ -42,11 +43,21 @@ pub struct Outcome {
     pub opens: bool,
 }
 
-/// Working memory of a walk; its contents before do not matter. The caller provides it, because it
-/// does not fit on the kernel's stack of 512 bytes.
+impl Default for Outcome {
+    fn default() -> Self {
+        Self {
+            verdict: Verdict::Pass,
+            ifindex: 0,
+            reason: Reason::NotOurs,
+            opens: false,
+        }
+    }
+}
+
+/// What the steps of a walk share beside the packet's headers.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct Context {
+pub(crate) struct Context {
     /// The flow, set only if an event may be emitted: the copy costs 10 % of the time of an
     /// established connection's packet.
     pub(crate) flow: FlowKey,

@@ -26,11 +26,11 @@ mod wire;
 
 pub use checksum::Sum;
 pub use conntrack::{Direction, is_expired, mirror, next_state, timeout_s};
-pub use context::{Context, Hook, Outcome, Verdict};
+pub use context::{Hook, Outcome, Verdict};
 pub use hash::flow_hash;
 pub use packet::{Packet, SlicePacket};
 pub use parse::{Fragment, Parsed, TcpFlags, Transport, parse};
 pub use select::select;
 pub use tables::{Added, NextHop, Route, RouteQuery, RouteResult, Tables};
-pub use walk::walk;
+pub use walk::{Memory, walk};
 pub use wire::{Family, L3};

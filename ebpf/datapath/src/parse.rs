@@ -44,9 +44,10 @@ impl TcpFlags {
 /// What the network header carries.
 ///
 /// VERIFIER: no enum with fields, see [`Route`](crate::Route).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
     /// A TCP segment.
+    #[default]
     Tcp,
     /// A UDP datagram.
     Udp,
@@ -58,9 +59,10 @@ pub enum Transport {
 }
 
 /// Position of a packet among the fragments of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fragment {
     /// Not a fragment.
+    #[default]
     Whole,
     /// The first fragment, with the TCP or UDP header.
     First,
@@ -69,7 +71,7 @@ pub enum Fragment {
 }
 
 /// The fields of a packet that the walk needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// Family of the network header.
     pub family: Family,

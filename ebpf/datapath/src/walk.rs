@@ -1,5 +1,7 @@
 //! The packet walk: the page to read first.
 
+use core::hint::black_box;
+
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, Fate, FragmentEntry, FragmentKey,
     FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
@@ -30,9 +32,9 @@ pub fn walk<P: Packet, T: Tables>(
     hook: Hook,
     packet: &mut P,
     tables: &mut T,
-    context: &mut Context,
+    memory: &mut Memory,
 ) -> Outcome {
-    let outcome = match steps(hook, packet, tables, context) {
+    memory.outcome = match steps(hook, packet, tables, memory) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome {
             verdict: match reason.fate() {
@@ -44,16 +46,35 @@ pub fn walk<P: Packet, T: Tables>(
             opens: false,
         },
     };
+    let Memory {
+        outcome, context, ..
+    } = black_box(memory);
     let is_emitted = outcome.opens || matches!(outcome.reason.fate(), Fate::Reject | Fate::Drop);
     if is_emitted && context.flow.protocol != Protocol::default() {
         tables.emit(outcome.reason, &context.flow, &context.entry);
     }
-    outcome
+    *outcome
+}
+
+/// Working memory of a walk; its contents before do not matter. The caller provides it, because it
+/// does not fit on the kernel's stack of 512 bytes.
+///
+/// VERIFIER: each step leaves its result here, and the next one reads it through a black box. So
+/// the verifier, which follows every path, forgets how the result came about, and walks the next
+/// step once, not once for each path through the steps before.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Memory {
+    context: Context,
+    parsed: Parsed,
+    plan: Plan,
+    outcome: Outcome,
 }
 
 /// What to do with a packet.
 ///
 /// VERIFIER: not an enum with fields, see [`Route`].
+#[derive(Clone, Copy, Debug, Default)]
 struct Plan {
     outcome: Outcome,
 
@@ -99,13 +120,20 @@ fn steps<P: Packet, T: Tables>(
     hook: Hook,
     packet: &mut P,
     tables: &mut T,
-    context: &mut Context,
+    memory: &mut Memory,
 ) -> Result<Outcome, Reason> {
-    context.flow.protocol = Protocol::default();
-    let mut parsed = read_headers(hook, packet, tables, context)?;
-    find_ports(tables, &mut parsed, context)?;
-    let plan = decide(hook, packet, tables, &parsed, context)?;
-    apply(packet, tables, &mut parsed, &context.entry, &plan)?;
+    memory.context.flow.protocol = Protocol::default();
+    memory.parsed = read_headers(hook, packet, tables, &mut memory.context)?;
+    find_ports(tables, &mut memory.parsed, &mut memory.context)?;
+    let memory = black_box(memory);
+    memory.plan = decide(hook, packet, tables, &memory.parsed, &mut memory.context)?;
+    let Memory {
+        context,
+        parsed,
+        plan,
+        ..
+    } = black_box(memory);
+    apply(packet, tables, parsed, &context.entry, plan)?;
     Ok(plan.outcome)
 }
 

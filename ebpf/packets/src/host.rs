@@ -11,7 +11,7 @@ use headgate_abi::{
     MemberKey, Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
 };
 use headgate_datapath::{
-    Added, Context, Hook, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
+    Added, Hook, Memory, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
 };
 
 use crate::Outcome;
@@ -135,7 +135,7 @@ impl Host {
         hook: Hook,
         mut packet: SlicePacket<'_, IS_BEFORE_TC>,
     ) -> Outcome {
-        let outcome = walk(hook, &mut packet, self, &mut Context::default());
+        let outcome = walk(hook, &mut packet, self, &mut Memory::default());
         Outcome {
             action: match outcome.verdict {
                 Verdict::Pass => "pass",

@@ -14,7 +14,7 @@ use headgate_abi::{
     ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
     SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
 };
-use headgate_datapath::Context;
+use headgate_datapath::Memory;
 
 #[map]
 pub(crate) static ADDRESSES: HashMap<Addr, AddressEntry> = HashMap::with_max_entries(1 << 16, 0);
@@ -91,7 +91,7 @@ pub(crate) static REPORT: HashMap<u32, [u8; REPORT_SIZE]> = HashMap::with_max_en
 /// Memory that does not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]
 pub(crate) struct Scratch {
-    pub(crate) walk: Context,
+    pub(crate) walk: Memory,
     pub(crate) fib: bpf_fib_lookup,
     /// Bytes that a helper is about to write into a packet.
     pub(crate) bytes: [u8; 64],

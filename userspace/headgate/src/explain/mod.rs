@@ -192,7 +192,7 @@ impl<'a> Explainer<'a> {
             hook,
             &mut packet,
             &mut self.tables,
-            &mut headgate_datapath::Context::default(),
+            &mut headgate_datapath::Memory::default(),
         );
         (self.tables.take_steps(), outcome.reason)
     }
