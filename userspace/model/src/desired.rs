@@ -144,7 +144,7 @@ fn addresses(
         ),
         (
             "spec.ports.nodePort",
-            node.node_port_addresses.clone(),
+            node_port_addresses(service, node),
             FrontendKind::NodePort,
         ),
         ("spec.externalIPs", external, FrontendKind::ExternalIp),
@@ -154,6 +154,17 @@ fn addresses(
             FrontendKind::LoadBalancer,
         ),
     ]
+}
+
+/// The addresses of the node in the families that the Service has: in the other family a process of
+/// the node may listen on the port.
+fn node_port_addresses(service: &Service, node: &Node) -> Vec<IpAddr> {
+    let is_served = |address: &&IpAddr| {
+        let mut own = service.cluster_ips.iter();
+        service.cluster_ips.is_empty() || own.any(|own| Family::of(*own) == Family::of(**address))
+    };
+    let addresses = node.node_port_addresses.iter();
+    addresses.filter(is_served).copied().collect()
 }
 
 fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<Frontend> {

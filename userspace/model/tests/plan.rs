@@ -8,7 +8,7 @@ use std::{
 
 use headgate_model::{
     Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Planner,
-    Protocol, Scope, Service, ServicePort, Touched, diff,
+    Protocol, Scope, Service, ServicePort, Touched, contribution, diff,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -215,4 +215,46 @@ fn older_service_wins_an_address() {
         refusals[0].to_string(),
         "Service default/a-younger: spec.externalIPs: tcp 203.0.113.7:80 belongs to default/b-older"
     );
+}
+
+#[test]
+fn s117_node_ports_of_one_family_leave_the_other_alone() {
+    let [v4, v6]: [IpAddr; 2] = ["192.168.50.1", "fd50::1"].map(|text| text.parse().unwrap());
+    let node = Node {
+        node_port_addresses: vec![v4, v6],
+        ..node()
+    };
+    let cases: [(&[&str], &[IpAddr]); 4] = [
+        (&["10.96.0.10"], &[v4]),
+        (&["fd96::a"], &[v6]),
+        (&["fd96::a", "10.96.0.10"], &[v4, v6]),
+        (&[], &[v4, v6]),
+    ];
+    for (cluster_ips, wanted) in cases {
+        let service = Service {
+            name: NamespacedName::new("default", "web"),
+            created_s: None,
+            ports: vec![ServicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: Some(30_080),
+            }],
+            cluster_ips: cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            external_policy: Scope::Cluster,
+            internal_policy: Scope::Cluster,
+            affinity_timeout_s: None,
+            source_ranges: None,
+            health_check_node_port: None,
+        };
+        let added = contribution(&service, &[], &node);
+        let node_ports = added.ownerships.iter().map(|owned| owned.frontend);
+        let addresses: Vec<IpAddr> = node_ports
+            .filter(|frontend| frontend.port == 30_080)
+            .map(|frontend| frontend.address)
+            .collect();
+        assert_eq!(addresses, wanted, "cluster IPs {cluster_ips:?}");
+    }
 }
