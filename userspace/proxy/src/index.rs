@@ -108,6 +108,11 @@ impl<T: AsRef<Route>> Index<T> {
         routes.chain(self.default.iter().map(|route| (None, route.as_ref())))
     }
 
+    /// Returns whether there are rules for exactly this host, as rules write it.
+    pub(crate) fn has_host(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+
     fn host(&self, name: &str) -> Option<(&String, &HostIndex<T>)> {
         let named = for_host(name, |host| self.hosts.get_key_value(host));
         named.or_else(|| self.hosts.get_key_value(""))

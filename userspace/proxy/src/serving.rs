@@ -210,9 +210,14 @@ impl Serving {
         found.or_else(|| hosts.get("")).is_some_and(|asks| *asks)
     }
 
-    /// Returns the backend of a host with TLS passthrough.
+    /// Returns the backend of a host with TLS passthrough. Rules of an exact host come before the
+    /// passthrough of a wildcard.
     pub(crate) fn passthrough(&self, host: &str) -> Option<&Arc<Upstream>> {
-        for_host(host, |host| self.passthrough.get(host))
+        let known = |host: &str| match self.passthrough.get(host) {
+            None => self.index.has_host(host).then_some(None),
+            known => Some(known),
+        };
+        for_host(host, known).flatten()
     }
 }
 

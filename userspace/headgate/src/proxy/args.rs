@@ -24,6 +24,10 @@ pub(crate) struct ProxyArgs {
     /// Serve only Ingresses of these namespaces; default: all
     #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
     pub(super) namespaces: Vec<String>,
+    /// Let Ingresses of any namespace add paths to a host, as ingress-nginx does; default: a host
+    /// belongs to the namespace of its oldest Ingress
+    #[arg(long)]
+    pub(super) share_hosts: bool,
     /// Service for requests that no rule matches
     #[arg(long, value_name = "NAMESPACE/SERVICE:PORT", value_parser = parse_backend)]
     pub(super) default_backend: Option<(NamespacedName, u16)>,

@@ -146,6 +146,7 @@ fn ingress_options(args: &ProxyArgs) -> IngressOptions {
         controller: args.controller.clone(),
         without_class: args.without_class,
         namespaces: namespaces(args),
+        share_hosts: args.share_hosts,
         default_backend: args.default_backend.clone(),
         default_certificate: args.default_certificate.clone(),
     }

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Ingress, PathMatch, Policy, Redirect, Route, Target, annotations::Settings,
-    candidate::PathCandidate, rules::Builder,
+    Ingress, PathMatch, Policy, Redirect, Route, Target,
+    annotations::Settings,
+    candidate::PathCandidate,
+    owners::{belongs, www_of},
+    rules::Builder,
 };
 
 impl Builder<'_> {
@@ -13,10 +16,11 @@ impl Builder<'_> {
     pub(super) fn add_aliases(&mut self, ingress: &Ingress, settings: &Settings) {
         for alias in &settings.aliases {
             let copies = self.copies(ingress, settings, alias);
-            let reason = match () {
-                () if self.is_known(alias) => format!("host {alias} has rules of its own"),
-                () if copies.is_empty() => format!("there are no routes for host {alias}"),
-                () => {
+            let reason = match self.owners.other(alias, ingress) {
+                Some(owner) => belongs(alias, owner),
+                None if self.is_known(alias) => format!("host {alias} has rules of its own"),
+                None if copies.is_empty() => format!("there are no routes for host {alias}"),
+                None => {
                     self.hosts.insert(alias.clone(), copies);
                     continue;
                 }
@@ -53,11 +57,16 @@ impl Builder<'_> {
         }
         for rule in &ingress.rules {
             let host = &rule.host;
-            let other = match host.strip_prefix("www.") {
-                Some(rest) => rest.to_owned(),
-                None => format!("www.{host}"),
-            };
-            if host.is_empty() || host.starts_with("*.") || self.is_known(&other) {
+            let Some(other) = www_of(host) else { continue };
+            let taken = [host, &other].iter().find_map(|host| {
+                let owner = self.owners.other(host, ingress)?;
+                Some(belongs(host, owner))
+            });
+            if let Some(reason) = taken {
+                self.refuse(ingress, settings.field("from-to-www-redirect"), reason);
+                continue;
+            }
+            if self.is_known(&other) {
                 continue;
             }
             let route = Route {
@@ -75,7 +84,7 @@ impl Builder<'_> {
 
     /// Whether a host has rules or is an alias.
     fn is_known(&self, host: &str) -> bool {
-        self.owners.contains_key(host) || self.hosts.contains_key(host)
+        self.hosts.contains_key(host)
     }
 }
 

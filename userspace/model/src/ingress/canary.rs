@@ -4,6 +4,7 @@ use super::{
     Canary, CanaryRule, Ingress, IngressPath, Target,
     annotations::Settings,
     candidate::PathCandidate,
+    owners::belongs,
     rules::{Builder, path_match, written},
 };
 
@@ -29,9 +30,15 @@ impl Builder<'_> {
                 let field = format!("spec.rules[{index}].http.paths[{number}]");
                 let backend = format!("{field}.backend");
                 let target = self.target(ingress, &path.backend, &settings.upstream, &backend);
+                let other = self.owners.other(&rule.host, ingress);
+                let other = other.map(|owner| belongs(&rule.host, owner));
                 let reason = match self.main_route(ingress, settings, &rule.host, path) {
-                    None => "no other Ingress of the namespace has this host and path",
-                    Some(main) if main.route.canary.is_some() => "another canary has this path",
+                    None => other.unwrap_or_else(|| {
+                        "no other Ingress of the namespace has this host and path".into()
+                    }),
+                    Some(main) if main.route.canary.is_some() => {
+                        "another canary has this path".into()
+                    }
                     Some(main) => {
                         // A backend that does not exist gets no requests that the main route can
                         // answer.
@@ -42,7 +49,7 @@ impl Builder<'_> {
                         continue;
                     }
                 };
-                self.refuse(ingress, format!("{field}.path"), reason.into());
+                self.refuse(ingress, format!("{field}.path"), reason);
             }
         }
     }

@@ -28,6 +28,16 @@ impl PathCandidate {
             == (&other.route.path, &other.route.conditions, other.written)
     }
 
+    /// Whether another one must not be added: it is for the same requests, or of another namespace
+    /// and would take some of these.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        let is_same_namespace = self.route.ingress.namespace == other.route.ingress.namespace;
+        match is_same_namespace {
+            true => self.is_same(other),
+            false => !self.is_root() && self.route.path.overlaps(&other.route.path),
+        }
+    }
+
     /// Whether every path matches.
     pub(super) fn is_root(&self) -> bool {
         self.route.path == PathMatch::Prefix(String::new())

@@ -18,6 +18,9 @@ pub struct IngressOptions {
     pub without_class: bool,
     /// Namespaces that are served; empty means all.
     pub namespaces: BTreeSet<String>,
+    /// Whether Ingresses of other namespaces than that of a host's oldest Ingress may add paths to
+    /// the host.
+    pub share_hosts: bool,
     /// Service and port for requests that no route matches.
     pub default_backend: Option<(NamespacedName, u16)>,
     /// Secret with the certificate for hosts without one.
@@ -30,6 +33,7 @@ impl Default for IngressOptions {
             controller: "headgate.io/ingress".into(),
             without_class: false,
             namespaces: BTreeSet::new(),
+            share_hosts: false,
             default_backend: None,
             default_certificate: None,
         }

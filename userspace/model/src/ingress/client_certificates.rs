@@ -2,28 +2,34 @@
 
 use std::sync::Arc;
 
-use crate::Refusal;
+use crate::{NamespacedName, Refusal};
 
 use super::{Auth, ClientCertificates, PathMatch, Policy, Route};
 
 /// Path of ACME HTTP-01 (RFC 8555, 8.3); must be reachable without a client certificate.
-const ACME: &str = "/.well-known/acme-challenge/";
+pub(super) const ACME: &str = "/.well-known/acme-challenge/";
 
-/// Applies what the oldest Ingress of a host demands of client certificates to all routes of the
-/// host; returns whether it demands any. `routes` are in the order of their Ingresses.
-pub(super) fn demand_on_all(routes: &mut [&mut Route], refusals: &mut Vec<Refusal>) -> bool {
-    let Some(demand) = routes
+/// Applies what the oldest Ingress of the owner's namespace demands of client certificates to all
+/// routes of a host; returns whether it demands any. `routes` are in the order of their Ingresses.
+pub(super) fn demand_on_all(
+    routes: &mut [&mut Route],
+    owner: Option<&NamespacedName>,
+    refusals: &mut Vec<Refusal>,
+) -> bool {
+    let is_owners =
+        |route: &&&mut Route| owner.is_none_or(|owner| owner.namespace == route.ingress.namespace);
+    let demanded = routes
         .iter()
+        .filter(is_owners)
         .find_map(|route| demand(&route.policy))
-        .cloned()
-    else {
-        return false;
-    };
+        .cloned();
     for route in routes {
-        match self::demand(&route.policy) {
-            Some(own) if *own == demand => {}
-            Some(_) => {
-                let reason = "another Ingress of the host requires other client certificates";
+        match (demand(&route.policy), &demanded) {
+            (None, None) => {}
+            (Some(own), Some(demanded)) if own == demanded => {}
+            (Some(_), _) => {
+                let reason =
+                    "another Ingress of the host decides which client certificates it requires";
                 let policy: &mut Policy = Arc::make_mut(&mut route.policy);
                 policy.closed.get_or_insert(reason.into());
                 let field = "metadata.annotations[auth-tls-secret]".into();
@@ -32,14 +38,14 @@ pub(super) fn demand_on_all(routes: &mut [&mut Route], refusals: &mut Vec<Refusa
                     refusals.push(refusal);
                 }
             }
-            None if is_solver(route) => {}
-            None => {
+            (None, Some(_)) if is_solver(route) => {}
+            (None, Some(demanded)) => {
                 let auth = &mut Arc::make_mut(&mut route.policy).auth;
-                auth.insert(0, Auth::Certificate(demand.clone()));
+                auth.insert(0, Auth::Certificate(demanded.clone()));
             }
         }
     }
-    true
+    demanded.is_some()
 }
 
 fn demand(policy: &Policy) -> Option<&ClientCertificates> {

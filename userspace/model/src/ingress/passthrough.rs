@@ -2,7 +2,10 @@
 
 use std::collections::btree_map::Entry;
 
-use super::{Ingress, IngressBackend, Sources, Target, annotations::Settings, rules::Builder};
+use super::{
+    Ingress, IngressBackend, Sources, Target, annotations::Settings, owners::belongs,
+    rules::Builder,
+};
 
 impl Builder<'_> {
     /// Adds the hosts of an Ingress. A host belongs to the oldest Ingress that has it.
@@ -47,7 +50,10 @@ impl Builder<'_> {
     }
 
     fn may_pass(&self, ingress: &Ingress, host: &str) -> Result<(), String> {
-        let owner = self.owners.get(host);
+        if let Some(owner) = self.owners.other(host, ingress) {
+            return Err(belongs(host, owner));
+        }
+        let owner = self.owners.ruled(host);
         match owner.filter(|owner| **owner != ingress.name) {
             Some(owner) => Err(format!("host `{host}` belongs to {owner}")),
             None if host.is_empty() => Err("ssl-passthrough needs a host".into()),

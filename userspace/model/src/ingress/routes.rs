@@ -1,6 +1,10 @@
 //! The routes of a proxy.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -27,6 +31,9 @@ pub struct Routes {
     pub default: Option<Arc<Route>>,
     /// Certificates by host: exact, with `*.`, or empty for every other host.
     pub certificates: BTreeMap<String, Arc<Certificate>>,
+    /// Hosts that get no certificate of `certificates` but one of their own name: the wildcard
+    /// certificate that covers them is of a younger Ingress of another namespace.
+    pub withheld: BTreeSet<String>,
     /// The certificate for other hosts, if `--default-certificate` is set.
     pub default_certificate: Option<Arc<Certificate>>,
     /// Hosts whose TLS connections are forwarded to a backend without decryption.
@@ -110,6 +117,17 @@ impl PathMatch {
             }
             Self::Regex(pattern) => pattern.regex().is_match(path),
         }
+    }
+
+    /// Returns whether some path matches both. Of a regular expression and a prefix only the prefix
+    /// itself is compared.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let matches = |path: &Self, one: &Self| match one {
+            Self::Exact(text) => path.matches(text),
+            Self::Prefix(text) => path.matches(text) || path.matches(&format!("{text}/")),
+            Self::Regex(_) => path == one,
+        };
+        matches(self, other) || matches(other, self)
     }
 }
 

@@ -15,7 +15,8 @@ use super::{
     class::{refuse_parameters, serves},
     client_certificates,
     endpoints::upstream,
-    for_host, tls,
+    owners::{Owners, age, belongs},
+    tls::{self, TlsHosts},
 };
 
 /// Returns the routes of all Ingresses. If several ask for the same host and path, the oldest wins.
@@ -26,18 +27,20 @@ pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
         .values()
         .filter(|ingress| serves(ingress, &objects.classes, options))
         .collect();
-    ingresses.sort_by_key(|ingress| (ingress.created_s.unwrap_or(i64::MAX), &ingress.name));
+    ingresses.sort_by_cached_key(|ingress| age(ingress));
     let mut builder = Builder {
         objects,
         routes: Routes::default(),
-        secure: tls::hosts(&ingresses),
-        owners: BTreeMap::new(),
+        share_hosts: options.share_hosts,
+        owners: Owners::default(),
+        tls: TlsHosts::default(),
         hosts: BTreeMap::new(),
     };
     let read: Vec<_> = ingresses
         .into_iter()
         .map(|ingress| (ingress, builder.settings(ingress)))
         .collect();
+    builder.add_owners(&read);
     for (ingress, settings) in &read {
         builder.serve(ingress, settings);
     }
@@ -50,19 +53,19 @@ pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
 pub(super) struct Builder<'a> {
     pub(super) objects: &'a Objects,
     pub(super) routes: Routes,
-    /// Hosts that have a certificate.
-    secure: BTreeSet<String>,
-    /// The oldest Ingress with rules for each host.
-    pub(super) owners: BTreeMap<String, NamespacedName>,
+    /// Whether Ingresses of other namespaces than the owner's may add paths to a host.
+    pub(super) share_hosts: bool,
+    pub(super) owners: Owners,
+    pub(super) tls: TlsHosts,
     /// Routes by host, those of older Ingresses first.
     pub(super) hosts: BTreeMap<String, Vec<PathCandidate>>,
 }
 
 /// What the paths of a rule have in common.
-struct Site<'a> {
-    ingress: &'a Ingress,
-    settings: &'a Settings,
-    host: &'a str,
+pub(super) struct Site<'a> {
+    pub(super) ingress: &'a Ingress,
+    pub(super) settings: &'a Settings,
+    pub(super) host: &'a str,
     policy: Arc<Policy>,
 }
 
@@ -80,24 +83,28 @@ impl Builder<'_> {
     }
 
     pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: String) {
-        let refusal = Refusal::ingress(&ingress.name, field, reason);
+        self.refuse_by_name(&ingress.name, field, reason);
+    }
+
+    pub(super) fn refuse_by_name(&mut self, name: &NamespacedName, field: String, reason: String) {
+        let refusal = Refusal::ingress(name, field, reason);
         self.routes.refusals.push(refusal);
+    }
+
+    /// Every host with rules has an entry, so that no rule for more hosts gets its requests.
+    fn add_owners(&mut self, read: &[(&Ingress, Settings)]) {
+        for (ingress, settings) in read.iter().filter(|(_, main)| main.canary.is_none()) {
+            self.owners.claim(ingress, settings);
+        }
+        let ruled = self.owners.ruled_hosts();
+        self.hosts = ruled.map(|host| (host.clone(), Vec::new())).collect();
     }
 
     fn serve(&mut self, ingress: &Ingress, settings: &Settings) {
         self.routes.served.push(ingress.name.clone());
         let parameters = refuse_parameters(ingress, &self.objects.classes);
         self.routes.refusals.extend(parameters);
-        if settings.canary.is_none() {
-            for rule in &ingress.rules {
-                let owner = self.owners.entry(rule.host.clone());
-                owner.or_insert_with(|| ingress.name.clone());
-            }
-        }
-        // Connections that are not decrypted need no certificate.
-        if !settings.passthrough {
-            tls::add_certificates(self.objects, ingress, &mut self.routes);
-        }
+        self.add_tls(ingress, settings.passthrough);
     }
 
     /// Rules that name a host and path come before those that fill gaps.
@@ -108,6 +115,10 @@ impl Builder<'_> {
                 true => self.add_passthrough(ingress, settings),
                 false => self.add_rules(ingress, settings),
             }
+        }
+        // After all paths of the owners, with which they must not collide.
+        for (ingress, settings) in main() {
+            self.add_guests(ingress, settings);
         }
         for (ingress, settings) in main() {
             self.add_default_backend(ingress, settings);
@@ -125,30 +136,50 @@ impl Builder<'_> {
         }
     }
 
+    /// Adds the rules for hosts of the Ingress's own namespace.
     fn add_rules(&mut self, ingress: &Ingress, settings: &Settings) {
         for (index, rule) in ingress.rules.iter().enumerate() {
-            let site = Site {
-                ingress,
-                settings,
-                host: &rule.host,
-                policy: self.policy(ingress, settings, &rule.host),
-            };
-            for (number, path) in rule.paths.iter().enumerate() {
-                let field = format!("spec.rules[{index}].http.paths[{number}]");
-                self.add_path(&site, path, &field);
+            if self.owners.other(&rule.host, ingress).is_none() {
+                let site = self.site(ingress, settings, &rule.host);
+                for (number, path) in rule.paths.iter().enumerate() {
+                    let field = format!("spec.rules[{index}].http.paths[{number}]");
+                    self.add_path(&site, path, &field, |_| Ok(()));
+                }
             }
         }
     }
 
-    fn add_path(&mut self, site: &Site<'_>, path: &IngressPath, field: &str) {
-        let path_match = match path_match(path, site.settings.use_regex) {
+    pub(super) fn site<'a>(
+        &mut self,
+        ingress: &'a Ingress,
+        settings: &'a Settings,
+        host: &'a str,
+    ) -> Site<'a> {
+        Site {
+            ingress,
+            settings,
+            host,
+            policy: self.policy(ingress, settings, host),
+        }
+    }
+
+    /// Adds a path, unless `check` refuses what it matches, or another Ingress has it.
+    pub(super) fn add_path(
+        &mut self,
+        site: &Site<'_>,
+        path: &IngressPath,
+        field: &str,
+        check: impl FnOnce(&PathMatch) -> Result<(), String>,
+    ) {
+        let path_match = path_match(path, site.settings.use_regex);
+        let path_match = match path_match.and_then(|found| check(&found).map(|()| found)) {
             Ok(path_match) => path_match,
             Err(reason) => return self.refuse(site.ingress, format!("{field}.path"), reason),
         };
         let backend = format!("{field}.backend");
         let candidate = self.candidate(site, path_match, written(path), &path.backend, &backend);
         let candidates = self.hosts.entry(site.host.into()).or_default();
-        match candidates.iter().find(|older| older.is_same(&candidate)) {
+        match candidates.iter().find(|older| older.excludes(&candidate)) {
             Some(older) => {
                 let owner = &older.route.ingress;
                 let reason = format!("{} of host `{}` belongs to {owner}", path.path, site.host);
@@ -172,13 +203,16 @@ impl Builder<'_> {
             hosts.insert("");
         }
         for host in hosts {
-            let site = Site {
-                ingress,
-                settings,
-                host,
-                policy: self.policy(ingress, settings, host),
-            };
-            self.add_root(&site, backend);
+            match self.owners.other(host, ingress) {
+                Some(owner) => {
+                    let reason = belongs(host, owner);
+                    self.refuse(ingress, "spec.defaultBackend".into(), reason);
+                }
+                None => {
+                    let site = self.site(ingress, settings, host);
+                    self.add_root(&site, backend);
+                }
+            }
         }
     }
 
@@ -271,7 +305,7 @@ impl Builder<'_> {
         settings: &Settings,
         host: &str,
     ) -> Arc<Policy> {
-        let is_secure = covers(&self.secure, host);
+        let is_secure = self.is_secure(host);
         let mut policy = Policy {
             to_https: settings.force_ssl_redirect || settings.ssl_redirect && is_secure,
             mirror: self.mirror(ingress, settings),
@@ -356,13 +390,15 @@ impl Builder<'_> {
         }
     }
 
-    fn finish(self) -> Routes {
+    fn finish(mut self) -> Routes {
+        self.withhold_certificates();
         let mut routes = self.routes;
         for (host, mut candidates) in self.hosts {
             let mut all: Vec<&mut Route> =
                 candidates.iter_mut().map(|one| &mut one.route).collect();
+            let owner = self.owners.owner(&host);
             let asks_certificate =
-                client_certificates::demand_on_all(&mut all, &mut routes.refusals);
+                client_certificates::demand_on_all(&mut all, owner, &mut routes.refusals);
             // Stable: among equals the older Ingress stays first.
             candidates.sort_by_key(PathCandidate::rank);
             let in_order = candidates
@@ -382,11 +418,6 @@ impl Builder<'_> {
         routes.refusals.retain(is_new);
         routes
     }
-}
-
-/// Whether `hosts` has this host, or `*.` for it.
-fn covers(hosts: &BTreeSet<String>, host: &str) -> bool {
-    for_host(host, |host| hosts.get(host)).is_some()
 }
 
 /// Length of a path as written; an empty one means `/`.

@@ -78,7 +78,7 @@ fn l13_a_canary_takes_requests_only_from_its_namespace() {
     assert_eq!(
         refusals(&routes),
         ["Ingress team/c: spec.rules[0].http.paths[0].path: \
-          no other Ingress of the namespace has this host and path"]
+          host `foo.com` belongs to default/a, an older Ingress of another namespace"]
     );
     let routes = routes_of([main_of("team/a"), canary_of("team/c")]);
     assert_eq!(canary(&routes, "/").unwrap().0, "team/new");

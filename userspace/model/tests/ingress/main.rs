@@ -12,6 +12,7 @@ mod defaults;
 mod guide;
 mod hosts;
 mod merging;
+mod owners;
 mod passthrough;
 mod paths;
 mod patterns;

@@ -6,7 +6,7 @@ use crate::build::{
 fn l04_ingresses_that_share_a_host_are_merged() {
     let routes = routes_of([
         ingress("a").rule("foo.com", Prefix, "/a", "web"),
-        ingress("team/b").rule("foo.com", Prefix, "/b", "api"),
+        ingress("b").rule("foo.com", Prefix, "/b", "api"),
     ]);
     assert_eq!(answer(&routes, "foo.com", "/a"), "web");
     assert_eq!(answer(&routes, "foo.com", "/b"), "api");
@@ -41,8 +41,8 @@ fn l04_names_decide_between_ingresses_of_one_age() {
     ageless.created_s = None;
     let routes = routes_of([
         ageless,
-        ingress("team/b").rule("foo.com", Prefix, "/", "new"),
-        ingress("default/c").rule("foo.com", Prefix, "/", "old"),
+        ingress("c").rule("foo.com", Prefix, "/", "new"),
+        ingress("b").rule("foo.com", Prefix, "/", "old"),
     ]);
     assert_eq!(answer(&routes, "foo.com", "/"), "old");
     assert_eq!(routes.refusals.len(), 2);

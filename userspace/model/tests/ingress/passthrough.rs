@@ -20,7 +20,7 @@ fn l12_connections_of_a_host_go_to_the_backend_of_its_first_path() {
     asking.rules[0].paths.push(other.rules[1].paths[0].clone());
     let routes = routes_of([asking]);
     assert_eq!(passed(&routes), ["foo.com=default/web:80"]);
-    assert!(routes.hosts.is_empty());
+    assert_eq!(answer(&routes, "foo.com", "/"), "404", "without TLS");
     assert_eq!(fields(&routes), ["spec.rules[0].http.paths[1].path"]);
 }
 

@@ -1,7 +1,7 @@
 //! Certificates by the host that a client asks for (SNI, RFC 6066).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -27,6 +27,8 @@ use super::{
 /// Certificates of all hosts.
 pub(crate) struct CertificateStore {
     hosts: HashMap<String, Known>,
+    /// Hosts that get the default instead of a certificate for more hosts.
+    withheld: BTreeSet<String>,
     default: Option<Known>,
     /// Signed by the proxy, for hosts without a certificate.
     fallback: Arc<CertifiedKey>,
@@ -44,6 +46,7 @@ impl CertificateStore {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             hosts: HashMap::new(),
+            withheld: BTreeSet::new(),
             default: None,
             fallback: Arc::new(self_signed().context("cannot make a certificate")?),
         })
@@ -73,6 +76,7 @@ impl CertificateStore {
         let next = Self {
             default: default.and_then(|new| make(new, self.default.as_ref())),
             hosts,
+            withheld: routes.withheld.clone(),
             fallback: self.fallback.clone(),
         };
         refusals.extend(made.values().flatten().filter_map(ended));
@@ -86,10 +90,13 @@ impl CertificateStore {
     }
 
     fn known(&self, name: Option<&str>) -> Option<&Known> {
-        let named = name.and_then(|name| for_host(name, |host| self.hosts.get(host)));
-        named
-            .or_else(|| self.hosts.get(""))
-            .or(self.default.as_ref())
+        let known = |host: &str| match self.hosts.get(host) {
+            None => self.withheld.contains(host).then_some(None),
+            known => Some(known),
+        };
+        let named = name.and_then(|name| for_host(name, known));
+        let named = named.unwrap_or_else(|| self.hosts.get(""));
+        named.or(self.default.as_ref())
     }
 
     /// Returns the Secret of the certificate for a host; `None` for the proxy's own.
