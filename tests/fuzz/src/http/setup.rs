@@ -91,6 +91,7 @@ fn objects() -> Objects {
             port: 80,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
+        is_external: false,
     };
     let ingress = |text: &str, host: &str, annotations: &[(&str, &str)]| Ingress {
         name: name(text),

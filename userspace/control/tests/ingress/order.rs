@@ -130,6 +130,7 @@ fn service(service: &str, port: u16, port_name: &str) -> Event {
             port,
         }],
         cluster_ips: Vec::new(),
+        is_external: false,
     };
     Event::Upstream(name(service), Some(of_service))
 }

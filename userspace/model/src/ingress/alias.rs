@@ -43,11 +43,38 @@ impl Builder<'_> {
                 if !copies.iter().any(|copy| copy.is_same(own)) {
                     let mut copy = own.clone();
                     copy.route.policy = policy.clone();
+                    if own.route.policy.rewrite.is_none() {
+                        copy.leave_path();
+                    }
                     copies.push(copy);
                 }
             }
         }
         copies
+    }
+
+    /// Redirects `/` of the hosts of an Ingress to its `app-root`, unless a rule of its own gets these
+    /// requests, which then are redirected there.
+    pub(super) fn add_app_root(&mut self, ingress: &Ingress, settings: &Settings) {
+        if settings.policy.app_root.is_none() || settings.passthrough {
+            return;
+        }
+        for rule in &ingress.rules {
+            if self.owners.other(&rule.host, ingress).is_some() {
+                continue;
+            }
+            let site = self.site(ingress, settings, &rule.host);
+            let candidates = self.hosts.entry(rule.host.clone()).or_default();
+            let root = candidates.iter().filter(|one| one.route.path.matches("/"));
+            let first = root.min_by_key(|one| one.rank());
+            if first.is_none_or(|first| first.route.ingress != ingress.name) {
+                let route = Route {
+                    path: PathMatch::Exact("/".into()),
+                    ..local_route(ingress, settings, site.policy)
+                };
+                candidates.insert(0, PathCandidate { route, written: 1 });
+            }
+        }
     }
 
     /// Adds redirects between a host and its `www.`, if only one has rules.
@@ -70,12 +97,8 @@ impl Builder<'_> {
                 continue;
             }
             let route = Route {
-                ingress: ingress.name.clone(),
-                path: PathMatch::Prefix(String::new()),
                 conditions: Vec::new(),
-                target: Target::Missing,
-                canary: None,
-                policy: Arc::new(www_policy(settings, host)),
+                ..local_route(ingress, settings, Arc::new(www_policy(settings, host)))
             };
             self.hosts
                 .insert(other, vec![PathCandidate { route, written: 1 }]);
@@ -85,6 +108,18 @@ impl Builder<'_> {
     /// Whether a host has rules or is an alias.
     fn is_known(&self, host: &str) -> bool {
         self.hosts.contains_key(host)
+    }
+}
+
+/// A route that needs no backend.
+fn local_route(ingress: &Ingress, settings: &Settings, policy: Arc<Policy>) -> Route {
+    Route {
+        ingress: ingress.name.clone(),
+        path: PathMatch::Prefix(String::new()),
+        conditions: settings.conditions.clone(),
+        target: Target::Missing,
+        canary: None,
+        policy,
     }
 }
 

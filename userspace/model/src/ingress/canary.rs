@@ -4,6 +4,7 @@ use super::{
     Canary, CanaryRule, Ingress, IngressPath, Target,
     annotations::Settings,
     candidate::PathCandidate,
+    cookie_path::with_cookie_path,
     owners::belongs,
     rules::{Builder, path_match, written},
 };
@@ -29,7 +30,10 @@ impl Builder<'_> {
             for (number, path) in rule.paths.iter().enumerate() {
                 let field = format!("spec.rules[{index}].http.paths[{number}]");
                 let backend = format!("{field}.backend");
-                let target = self.target(ingress, &path.backend, &settings.upstream, &backend);
+                let form = path_match(path, settings.use_regex).ok();
+                let upstream = form.map(|path| with_cookie_path(&settings.upstream, &path));
+                let upstream = upstream.as_ref().unwrap_or(&settings.upstream);
+                let target = self.target(ingress, &path.backend, upstream, &backend);
                 let other = self.owners.other(&rule.host, ingress);
                 let other = other.map(|owner| belongs(&rule.host, owner));
                 let reason = match self.main_route(ingress, settings, &rule.host, path) {

@@ -1,6 +1,6 @@
 //! The order of the routes of a host.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
 use super::{PathMatch, Route};
 
@@ -35,6 +35,13 @@ impl PathCandidate {
         match is_same_namespace {
             true => self.is_same(other),
             false => !self.is_root() && self.route.path.overlaps(&other.route.path),
+        }
+    }
+
+    /// Sends paths as they are.
+    pub(super) fn leave_path(&mut self) {
+        if self.route.policy.rewrite.is_some() {
+            Arc::make_mut(&mut self.route.policy).rewrite = None;
         }
     }
 

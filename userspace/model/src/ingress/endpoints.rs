@@ -15,6 +15,12 @@ pub(super) fn upstream(
 ) -> Result<UpstreamKey, String> {
     let found = objects.services.get(service);
     let found = found.ok_or_else(|| format!("there is no Service {service}"))?;
+    if found.is_external {
+        // Any user that can write Services could make the proxy call any host.
+        return Err(format!(
+            "Service {service} is of type ExternalName, which is not supported as a backend"
+        ));
+    }
     let is_wanted = |known: &&UpstreamPort| match port {
         PortName::Name(name) => known.name == *name,
         PortName::Number(number) => known.port == *number,

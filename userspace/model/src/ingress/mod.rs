@@ -12,6 +12,7 @@ mod canary;
 mod candidate;
 mod class;
 mod client_certificates;
+mod cookie_path;
 mod endpoints;
 mod guests;
 mod object;
@@ -25,7 +26,8 @@ mod rules;
 mod tls;
 
 pub use annotations::{
-    ANNOTATIONS, Annotation, DIFFERENT, FOREIGN, Foreign, NGINX, OWN, Support, setting, support,
+    ANNOTATIONS, Annotation, Controller, DIFFERENT, FOREIGN, Foreign, NGINX, OWN, Support,
+    other_controller, setting, support,
 };
 pub use auth::{
     ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,

@@ -26,6 +26,8 @@ pub struct UpstreamService {
     pub ports: Vec<UpstreamPort>,
     /// Cluster IPs of one or two families; empty if it is headless.
     pub cluster_ips: Vec<IpAddr>,
+    /// Whether its type is `ExternalName`: it cannot be a backend.
+    pub is_external: bool,
 }
 
 /// A TCP port of a Service.

@@ -34,6 +34,15 @@ impl Pattern {
         compile(&mut RegexBuilder::new(&format!("^(?:{text})$")))
     }
 
+    /// Returns the pattern of a path as it was written.
+    pub(super) fn as_written(&self) -> &str {
+        let text = self.0.as_str();
+        let inner = text
+            .strip_prefix("^(?:")
+            .and_then(|text| text.strip_suffix(')'));
+        inner.unwrap_or(text)
+    }
+
     /// Returns the compiled form.
     pub fn regex(&self) -> &Regex {
         &self.0

@@ -334,7 +334,9 @@ pub enum HashBy {
 pub struct Sticky {
     /// Its name.
     pub name: String,
-    /// Its other attributes, as they are sent: `; Path=/; HttpOnly`.
+    /// Its path. Empty stands for that of the rule, in settings that no route has yet.
+    pub path: String,
+    /// Its other attributes, as they are sent: `; Max-Age=60; HttpOnly`.
     pub attributes: String,
 }
 

@@ -14,6 +14,7 @@ use super::{
     candidate::PathCandidate,
     class::{refuse_parameters, serves},
     client_certificates,
+    cookie_path::with_cookie_path,
     endpoints::upstream,
     owners::{Owners, age, belongs},
     tls::{self, TlsHosts},
@@ -66,7 +67,7 @@ pub(super) struct Site<'a> {
     pub(super) ingress: &'a Ingress,
     pub(super) settings: &'a Settings,
     pub(super) host: &'a str,
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
 }
 
 impl Builder<'_> {
@@ -77,9 +78,13 @@ impl Builder<'_> {
             objects: self.objects,
             ingress: &ingress.name,
         };
-        draft.finish(&context, &mut |field, reason| {
+        let mut settings = draft.finish(&context, &mut |field, reason| {
             refusals.push(Refusal::ingress(&ingress.name, field, reason));
-        })
+        });
+        // As in ingress-nginx: a rewrite compares paths as regular expressions.
+        let mut paths = ingress.rules.iter().flat_map(|rule| &rule.paths);
+        settings.use_regex |= paths.any(|path| settings.rewrites(path));
+        settings
     }
 
     pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: String) {
@@ -122,6 +127,9 @@ impl Builder<'_> {
         }
         for (ingress, settings) in main() {
             self.add_default_backend(ingress, settings);
+        }
+        for (ingress, settings) in main() {
+            self.add_app_root(ingress, settings);
         }
         for (ingress, settings) in read {
             if let Some(rules) = &settings.canary {
@@ -177,7 +185,11 @@ impl Builder<'_> {
             Err(reason) => return self.refuse(site.ingress, format!("{field}.path"), reason),
         };
         let backend = format!("{field}.backend");
-        let candidate = self.candidate(site, path_match, written(path), &path.backend, &backend);
+        let mut candidate =
+            self.candidate(site, path_match, written(path), &path.backend, &backend);
+        if !site.settings.rewrites(path) {
+            candidate.leave_path();
+        }
         let candidates = self.hosts.entry(site.host.into()).or_default();
         match candidates.iter().find(|older| older.excludes(&candidate)) {
             Some(older) => {
@@ -261,9 +273,14 @@ impl Builder<'_> {
         PathCandidate {
             route: Route {
                 ingress: ingress.name.clone(),
-                path,
                 conditions: settings.conditions.clone(),
-                target: self.target(ingress, backend, &settings.upstream, field),
+                target: self.target(
+                    ingress,
+                    backend,
+                    &with_cookie_path(&settings.upstream, &path),
+                    field,
+                ),
+                path,
                 canary: None,
                 policy: site.policy.clone(),
             },

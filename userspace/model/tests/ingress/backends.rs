@@ -6,8 +6,8 @@ use std::{
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, Protocol,
     ingress::{
-        Ingress, IngressBackend, IngressOptions, Objects, PortName, Target, UpstreamKey, endpoints,
-        routes,
+        Ingress, IngressBackend, IngressOptions, Objects, PortName, Target, UpstreamKey,
+        UpstreamService, endpoints, routes,
     },
 };
 
@@ -199,4 +199,17 @@ fn l09_a_resource_is_refused_and_the_rest_of_the_ingress_stays() {
           StorageBucket icons is not supported as a backend"
         ]
     );
+}
+
+#[test]
+fn l105_an_external_name_is_refused_as_such() {
+    let mut objects = objects([ingress("a").rule("foo.com", Prefix, "/", "ext")]);
+    let external = UpstreamService {
+        is_external: true,
+        ..service(&[("http", 80)])
+    };
+    objects.services.insert(name("ext"), external);
+    let routes = routes(&objects, &IngressOptions::default());
+    assert_eq!(answer(&routes, "foo.com", "/"), "503");
+    assert!(refusals(&routes)[0].contains("of type ExternalName"));
 }

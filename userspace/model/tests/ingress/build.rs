@@ -31,6 +31,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
     UpstreamService {
         ports: ports.collect(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
+        is_external: false,
     }
 }
 

@@ -9,6 +9,7 @@ mod canaries;
 mod classes;
 mod conditions;
 mod defaults;
+mod exceptions;
 mod guide;
 mod hosts;
 mod merging;

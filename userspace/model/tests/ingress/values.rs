@@ -57,7 +57,7 @@ fn l19_cors_has_the_defaults_of_ingress_nginx() {
     let on = ("enable-cors", "true");
     assert_eq!(policy_of(&[("cors-max-age", "5")]).cors, None);
     let cors = policy_of(&[on]).cors.unwrap();
-    assert!(cors.origins.is_empty() && cors.credentials);
+    assert!(cors.origins.is_empty() && !cors.credentials);
     assert_eq!(cors.max_age_s, 1_728_000);
     assert_eq!(cors.methods, "GET, PUT, POST, DELETE, PATCH, OPTIONS");
     let origins = |text| {
@@ -84,7 +84,7 @@ fn l19_cookies_have_attributes() {
     let on = ("affinity", "cookie");
     let sticky = upstream_of(&[on]).sticky.unwrap();
     assert_eq!(sticky.name, "INGRESSCOOKIE");
-    assert_eq!(sticky.attributes, "; Path=/; HttpOnly");
+    assert_eq!((&*sticky.path, &*sticky.attributes), ("/", "; HttpOnly"));
     let sticky = upstream_of(&[
         on,
         ("affinity-mode", "persistent"),
@@ -97,9 +97,10 @@ fn l19_cookies_have_attributes() {
     ]);
     let sticky = sticky.sticky.unwrap();
     assert_eq!(sticky.name, "route");
+    assert_eq!(sticky.path, "/x");
     assert_eq!(
         sticky.attributes,
-        "; Path=/x; Domain=foo.com; Max-Age=60; SameSite=Lax; Secure; HttpOnly"
+        "; Domain=foo.com; Max-Age=60; SameSite=Lax; Secure; HttpOnly"
     );
 }
 

@@ -67,12 +67,17 @@ pub(super) struct Cookies {
 impl Cookies {
     /// One cookie for each endpoint.
     pub(super) fn new(sticky: &Sticky, endpoints: &[Arc<Endpoint>]) -> Self {
-        let Sticky { name, attributes } = sticky;
+        let Sticky {
+            name,
+            path,
+            attributes,
+        } = sticky;
         let by_value =
             |endpoint: &Arc<Endpoint>| (cookie_value(endpoint.address), endpoint.clone());
         let header = |endpoint: &Arc<Endpoint>| {
             let address = endpoint.address;
-            let text = format!("{name}={}{attributes}", cookie_value(address));
+            let value = cookie_value(address);
+            let text = format!("{name}={value}; Path={path}{attributes}");
             Some((address, HeaderValue::from_str(&text).ok()?))
         };
         Self {

@@ -301,7 +301,8 @@ fn sticky() -> UpstreamPolicy {
     UpstreamPolicy {
         sticky: Some(Sticky {
             name: "route".into(),
-            attributes: "; Path=/; HttpOnly".into(),
+            path: "/".into(),
+            attributes: "; HttpOnly".into(),
         }),
         ..UpstreamPolicy::default()
     }

@@ -137,6 +137,7 @@ fn service() -> UpstreamService {
             port: 80,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
+        is_external: false,
     }
 }
 

@@ -71,7 +71,7 @@ impl Object for Service {
                 let service = service::service(self, name.clone(), refusals);
                 Event::Service(name, service)
             }
-            Interest::Ingress => Event::Upstream(name, service::upstream(self, refusals)),
+            Interest::Ingress => Event::Upstream(name, Some(service::upstream(self, refusals))),
         }
     }
 }

@@ -64,13 +64,9 @@ pub(super) fn service(
     })
 }
 
-/// The ports and cluster IPs of a Service. `None` for type `ExternalName`: with it, any user that
-/// can write Services could make the proxy call any host (as ingress-nginx warns).
-pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Option<UpstreamService> {
+/// The ports and cluster IPs of a Service.
+pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> UpstreamService {
     let spec = object.spec.clone().unwrap_or_default();
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
-    }
     let ports = spec.ports.iter().flatten().enumerate();
     let ports = ports
         .filter(|(_, port)| is_tcp(port.protocol.as_deref()))
@@ -81,10 +77,11 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Optio
                 port: refusals.keep(&field, port_number(port.port))?,
             })
         });
-    Some(UpstreamService {
+    UpstreamService {
         ports: ports.collect(),
         cluster_ips: cluster_ips(&spec, refusals),
-    })
+        is_external: spec.type_.as_deref() == Some("ExternalName"),
+    }
 }
 
 /// Empty if the Service is headless.

@@ -8,24 +8,15 @@ use super::{
     Annotation,
     auth_draft::Kind,
     values::{
-        boolean, duration, field_value, list, location, object_name, path, positive, token, url,
+        boolean, duration, field_value, list, location, object_name, path, positive, settable,
+        token, url,
     },
 };
 
 /// Placeholder in `auth-signin` for the escaped path and query of the request.
 const ESCAPED_URI: &str = "$escaped_request_uri";
-/// Headers that carry credentials, end a message or route it: never set from claims.
-const NOT_FOR_CLAIMS: [&str; 9] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "host",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "x-api-key",
-];
+/// Headers that carry credentials: never set from claims.
+const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 
 pub(super) const ANNOTATIONS: &[Annotation] = &[
     // Names and passwords, keys and tokens.
@@ -199,7 +190,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         "headers of the response of `auth-url` that backends get, separated by commas",
         |text, draft| {
             let names = texts(text)?.into_iter();
-            let names = names.map(|name| Ok(token(&name)?.to_ascii_lowercase()));
+            let names = names.map(|name| settable(&name));
             Ok(draft.auth.response_headers = names.collect::<Result<_, String>>()?)
         },
     )
@@ -208,6 +199,54 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         "auth-request-redirect",
         "value of `X-Auth-Request-Redirect` in the request to `auth-url`; path and query if not given",
         |text, draft| Ok(draft.auth.redirect = Some(some(text)?)),
+    )
+    .guard(),
+    Annotation::nginx(
+        "auth-always-set-cookie",
+        "has no effect: cookies of `auth-url` are always sent to the client",
+        |text, _| boolean(text).map(|_| ()),
+    ),
+    Annotation::nginx(
+        "auth-cache-key",
+        "has no effect: every request is checked",
+        |_, _| Ok(()),
+    ),
+    Annotation::nginx(
+        "auth-cache-duration",
+        "has no effect: every request is checked",
+        |_, _| Ok(()),
+    ),
+    Annotation::nginx(
+        "auth-keepalive",
+        "has no effect: connections to `auth-url` are kept",
+        |_, _| Ok(()),
+    ),
+    Annotation::nginx(
+        "auth-keepalive-requests",
+        "has no effect: connections to `auth-url` are kept",
+        |_, _| Ok(()),
+    ),
+    Annotation::nginx(
+        "auth-keepalive-timeout",
+        "has no effect: connections to `auth-url` are kept",
+        |_, _| Ok(()),
+    ),
+    Annotation::nginx(
+        "enable-global-auth",
+        "`false`: has no effect, as there is no `auth-url` for all Ingresses",
+        |text, _| match boolean(text)? {
+            false => Ok(()),
+            true => Err("there is no auth-url for all Ingresses; set `auth-url`".into()),
+        },
+    )
+    .guard(),
+    Annotation::nginx(
+        "satisfy",
+        "`all`: source ranges and authentication must both admit a request",
+        |text, _| match text {
+            "all" => Ok(()),
+            _ => Err(format!("`{text}` is not supported: all guards must admit a request")),
+        },
     )
     .guard(),
     // Client certificates.
@@ -294,8 +333,8 @@ fn claim_headers(text: &str) -> Result<BTreeMap<String, String>, String> {
         let (claim, header) = item
             .split_once('=')
             .ok_or(format!("`{item}` is not CLAIM=HEADER"))?;
-        let header = token(header.trim())?.to_ascii_lowercase();
-        match NOT_FOR_CLAIMS.contains(&header.as_str()) {
+        let header = settable(header.trim())?;
+        match CREDENTIALS.contains(&header.as_str()) {
             true => Err(format!("`{header}` cannot be set")),
             false => Ok((header, claim.trim().to_owned())),
         }

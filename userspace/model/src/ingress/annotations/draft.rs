@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use crate::NamespacedName;
 
 use super::super::{
-    CanaryRule, Condition, Cors, HashBy, Limits, Objects, Origin, Pattern, Policy, Probe, Rate,
-    Redirect, Sticky, Text, UpstreamPolicy, UpstreamProtocol,
+    CanaryRule, Condition, Cors, HashBy, IngressPath, Limits, Objects, Origin, Pattern, Policy,
+    Probe, Rate, Redirect, Sticky, Text, UpstreamPolicy, UpstreamProtocol,
 };
 
 use super::auth_draft::AuthDraft;
@@ -37,9 +37,12 @@ pub(in super::super) struct Draft {
     pub(super) temporal_code: Option<u16>,
     pub(super) www_redirect: bool,
     pub(super) use_regex: bool,
+    /// `rewrite-target` as it was written.
+    pub(super) rewrite_target: Option<String>,
     pub(super) aliases: Vec<String>,
     pub(super) allow: Option<Vec<IpNet>>,
     pub(super) whitelist: Option<Vec<IpNet>>,
+    pub(super) exempt: Option<Vec<IpNet>>,
     pub(super) per_second: Option<u32>,
     pub(super) per_minute: Option<u32>,
     pub(super) burst: Option<u32>,
@@ -83,6 +86,7 @@ pub(super) struct CookieDraft {
     pub(super) path: Option<String>,
     pub(super) domain: Option<String>,
     pub(super) max_age_s: Option<u32>,
+    pub(super) expires_s: Option<u32>,
     pub(super) same_site: Option<String>,
     pub(super) secure: bool,
 }
@@ -105,6 +109,8 @@ pub(in super::super) struct Settings {
     pub(in super::super) force_ssl_redirect: bool,
     pub(in super::super) www_redirect: bool,
     pub(in super::super) use_regex: bool,
+    /// `rewrite-target` as it was written, even if it is invalid.
+    pub(in super::super) rewrite_target: Option<String>,
     pub(in super::super) aliases: Vec<String>,
     pub(in super::super) canary: Option<Vec<CanaryRule>>,
     pub(in super::super) conditions: Vec<Condition>,
@@ -114,6 +120,12 @@ pub(in super::super) struct Settings {
 }
 
 impl Settings {
+    /// Whether a path is rewritten. One that is equal to `rewrite-target` is not, as in ingress-nginx.
+    pub(in super::super) fn rewrites(&self, path: &IngressPath) -> bool {
+        let target = self.rewrite_target.as_deref();
+        target.is_some_and(|target| target != path.path)
+    }
+
     /// The field of an annotation, with the prefix that the Ingress uses.
     pub(in super::super) fn field(&self, name: &str) -> String {
         field(&self.keys, name)
@@ -136,7 +148,9 @@ impl Draft {
         context: &Context<'_>,
         complain: &mut dyn FnMut(String, String),
     ) -> Settings {
-        self.finish_requests();
+        if let Err((name, reason)) = self.finish_requests() {
+            complain(field(&self.keys, name), reason);
+        }
         if let Err((name, reason)) = self.finish_upstream_tls(context) {
             // A backend that cannot be verified is not trusted.
             self.close(format!("{name}: {reason}"));
@@ -149,9 +163,9 @@ impl Draft {
             ssl_redirect: self.ssl_redirect.unwrap_or(true),
             force_ssl_redirect: self.force_ssl_redirect,
             www_redirect: self.www_redirect,
-            // As in ingress-nginx: a rewrite compares paths as regular expressions.
-            use_regex: self.use_regex || self.policy.rewrite.is_some(),
+            use_regex: self.use_regex,
             canary: self.is_canary.then(|| self.canary_rules()),
+            rewrite_target: self.rewrite_target,
             aliases: self.aliases,
             conditions: self.conditions,
             passthrough: self.passthrough,
@@ -162,7 +176,8 @@ impl Draft {
         }
     }
 
-    fn finish_requests(&mut self) {
+    /// Returns the name of an annotation that has no effect, with the reason, as error.
+    fn finish_requests(&mut self) -> Result<(), (&'static str, String)> {
         let permanent = (self.permanent_redirect.take(), self.permanent_code, 301);
         let temporal = (self.temporal_redirect.take(), self.temporal_code, 302);
         // A temporary redirect wins, as in ingress-nginx.
@@ -180,15 +195,28 @@ impl Draft {
             rates: self.rates(),
             ..std::mem::take(&mut self.policy.limits)
         };
+        if let Some(exempt) = self.exempt.take() {
+            self.policy.limits.exempt = exempt;
+        }
         let cors = std::mem::take(&mut self.cors);
+        let is_for_all = cors.origins.is_empty();
         self.policy.cors = cors.is_on.then(|| Cors {
             origins: cors.origins,
             methods: cors.methods.unwrap_or_else(|| CORS_METHODS.into()),
             headers: cors.headers.unwrap_or_else(|| CORS_HEADERS.into()),
             expose: cors.expose,
-            credentials: cors.credentials.unwrap_or(true),
+            // Otherwise every page could read what the client's cookies protect.
+            credentials: !is_for_all && cors.credentials.unwrap_or(true),
             max_age_s: cors.max_age_s.unwrap_or(CORS_MAX_AGE_S),
         });
+        match cors.is_on && is_for_all && cors.credentials == Some(true) {
+            true => Err((
+                "cors-allow-credentials",
+                "needs origins in cors-allow-origin: browsers reject credentials for every origin"
+                    .into(),
+            )),
+            false => Ok(()),
+        }
     }
 
     fn finish_auth(&mut self, context: &Context<'_>, complain: &mut dyn FnMut(String, String)) {
@@ -225,6 +253,7 @@ impl Draft {
         let cookie = std::mem::take(&mut self.cookie);
         self.upstream.sticky = cookie.is_on.then(|| Sticky {
             attributes: cookie.attributes(),
+            path: cookie.path.unwrap_or_default(),
             name: cookie.name.unwrap_or_else(|| STICKY_COOKIE.into()),
         });
         if let Some(by) = self.hash.take() {
@@ -285,12 +314,11 @@ impl Draft {
 
 impl CookieDraft {
     fn attributes(&self) -> String {
-        let path = self.path.as_deref().unwrap_or("/");
-        let mut text = format!("; Path={path}");
+        let mut text = String::new();
         if let Some(domain) = &self.domain {
             text += &format!("; Domain={domain}");
         }
-        if let Some(seconds) = self.max_age_s {
+        if let Some(seconds) = self.max_age_s.or(self.expires_s) {
             text += &format!("; Max-Age={seconds}");
         }
         if let Some(same_site) = &self.same_site {

@@ -20,17 +20,7 @@ const fn foreign(names: &'static [&'static str], instead: &'static str) -> Forei
 /// Every annotation of ingress-nginx that is not supported.
 pub const FOREIGN: &[Foreign] = &[
     foreign(
-        &[
-            "auth-proxy-set-headers",
-            "auth-cache-key",
-            "auth-cache-duration",
-            "auth-keepalive",
-            "auth-keepalive-requests",
-            "auth-keepalive-timeout",
-            "auth-keepalive-share-vars",
-            "enable-global-auth",
-            "satisfy",
-        ],
+        &["auth-proxy-set-headers", "auth-keepalive-share-vars"],
         "see AUTHENTICATION.md for the alternatives",
     ),
     foreign(
@@ -41,7 +31,7 @@ pub const FOREIGN: &[Foreign] = &[
             "auth-snippet",
             "modsecurity-snippet",
         ],
-        "no configuration snippets; use `request-headers`, `response-headers`, `match-headers`",
+        "no configuration snippets; use `request-headers`, `response-headers`, `match-headers`. A snippet that keeps requests out (`deny`, `return 403`, `auth_request` and the like) closes the Ingress; use `denylist-source-range`, `auth-url`",
     ),
     foreign(
         &[
@@ -69,13 +59,9 @@ pub const FOREIGN: &[Foreign] = &[
         ],
         "send the public address to the backend: `x-forwarded-prefix`, `upstream-vhost`",
     ),
-    foreign(&["session-cookie-expires"], "`session-cookie-max-age`"),
     foreign(
-        &[
-            "session-cookie-change-on-failure",
-            "session-cookie-conditional-samesite-none",
-        ],
-        "a client moves when its endpoint is gone; set one `session-cookie-samesite`",
+        &["session-cookie-change-on-failure"],
+        "a client moves when its endpoint is gone",
     ),
     foreign(
         &["affinity-canary-behavior"],
@@ -136,6 +122,22 @@ pub const FOREIGN: &[Foreign] = &[
         &["enable-rewrite-log", "enable-influxdb"],
         "metrics and the access log",
     ),
+    foreign(
+        &["disable-proxy-intercept-errors"],
+        "not needed: error pages are the backend's",
+    ),
+    foreign(
+        &["relative-redirects", "use-port-in-redirects"],
+        "none: redirects to HTTPS have an absolute address without port; others are as written",
+    ),
+    foreign(
+        &["opentelemetry-operation-name"],
+        "none: spans are named by method and path of the rule",
+    ),
+    foreign(
+        &["fastcgi-index", "fastcgi-params-configmap"],
+        "none: put a web server in front of FastCGI",
+    ),
 ];
 
 /// Annotations that are supported and differ from ingress-nginx, with the difference.
@@ -161,6 +163,33 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
         "keeps the guards of its Ingress, and never takes a host that has rules",
     ),
     (
+        &["affinity"],
+        "a canary is chosen for each request, also for clients with a cookie; the cookie is `Secure` only with `session-cookie-secure`",
+    ),
+    (
+        &["cors-allow-credentials"],
+        "has no effect if all origins are allowed",
+    ),
+    (
+        &["enable-global-auth"],
+        "there is no `auth-url` for all Ingresses",
+    ),
+    (
+        &["session-cookie-expires"],
+        "sent as `Max-Age`, not as `Expires`",
+    ),
+    (
+        &[
+            "auth-cache-key",
+            "auth-cache-duration",
+            "auth-keepalive",
+            "auth-keepalive-requests",
+            "auth-keepalive-timeout",
+            "session-cookie-conditional-samesite-none",
+        ],
+        "has no effect",
+    ),
+    (
         &["affinity-mode"],
         "a client moves only if its endpoint is gone, `balanced` or not",
     ),
@@ -182,6 +211,7 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
             "proxy-request-buffering",
             "proxy-buffer-size",
             "proxy-buffers-number",
+            "proxy-busy-buffers-size",
             "proxy-max-temp-file-size",
             "client-body-buffer-size",
         ],

@@ -8,6 +8,7 @@ mod auth;
 mod auth_draft;
 mod draft;
 mod foreign;
+mod others;
 mod requests;
 mod upstream;
 mod values;
@@ -16,6 +17,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 pub(super) use draft::{Context, Draft, Settings};
 pub use foreign::{DIFFERENT, FOREIGN, Foreign, Support, setting, support};
+pub use others::{Controller, other_controller};
 
 use crate::{NamespacedName, Refusal};
 
@@ -86,6 +88,34 @@ pub static ANNOTATIONS: LazyLock<Vec<&'static Annotation>> = LazyLock::new(|| {
 /// rejected.
 const FOREIGN_GUARDS: [&str; 2] = ["auth-", "satisfy"];
 
+/// Whether every request is rejected because of an annotation that is not supported.
+fn is_foreign_guard(found: &Found<'_>) -> bool {
+    let mut guards = FOREIGN_GUARDS.iter();
+    guards.any(|start| found.name.starts_with(start)) || denying(found).is_some()
+}
+
+/// What keeps requests out in a snippet.
+fn denying<'a>(found: &Found<'a>) -> Option<&'a str> {
+    let is_snippet = found.name.ends_with("-snippet");
+    is_snippet.then(|| others::denies(found.text)).flatten()
+}
+
+/// Why an annotation is refused that is not supported.
+fn unsupported(found: &Found<'_>) -> String {
+    match denying(found) {
+        Some(directive) => {
+            format!("is not supported, and it keeps requests out by `{directive}`")
+        }
+        None => "is not supported".into(),
+    }
+}
+
+/// Why a guard of another controller is refused.
+fn ignored_guard(controller: &Controller) -> String {
+    let name = controller.name;
+    format!("is a guard of {name} and is not read: REQUESTS PASS WITHOUT IT")
+}
+
 /// The field of an annotation in a refusal.
 fn field(key: &str) -> String {
     format!("metadata.annotations[{key}]")
@@ -136,17 +166,19 @@ pub(super) fn read(
                 draft.keys.insert(known.name, found.key.clone());
                 ((known.read)(found.text, &mut draft), known.is_guard)
             }
-            None => {
-                let mut guards = FOREIGN_GUARDS.iter();
-                let is_guard = guards.any(|start| found.name.starts_with(start));
-                (Err("is not supported".into()), is_guard)
-            }
+            None => (Err(unsupported(&found)), is_foreign_guard(&found)),
         };
         let Err(reason) = result else { continue };
         if is_guard {
             draft.close(format!("{}: {reason}", found.key));
         }
         refusals.push(Refusal::ingress(ingress, field(found.key), reason));
+    }
+    for key in annotations.keys() {
+        if let Some((controller, true)) = other_controller(key) {
+            let reason = ignored_guard(controller);
+            refusals.push(Refusal::ingress(ingress, field(key), reason));
+        }
     }
     draft
 }

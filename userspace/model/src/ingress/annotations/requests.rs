@@ -7,7 +7,7 @@ use super::{
     draft::{named_texts, text_match},
     values::{
         boolean, duration, field_value, host, list, location, networks, not_empty, number, path,
-        positive, rule_host, service_port, size, token,
+        positive, rule_host, service_port, settable, size, token,
     },
 };
 
@@ -50,7 +50,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "app-root",
-        "path that requests for `/` are redirected to (302)",
+        "path that requests for `/` of the hosts are redirected to (302)",
         |text, draft| Ok(draft.policy.app_root = Some(path(text)?)),
     ),
     Annotation::nginx(
@@ -60,8 +60,11 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "rewrite-target",
-        "path that the backend gets; `$1` to `$9` are groups of the rule's path, which becomes a regular expression",
-        |text, draft| Ok(draft.policy.rewrite = Some(path(text)?)),
+        "path that the backend gets; `$1` to `$9` are groups of the rule's path. Paths of the Ingress become regular expressions if one of them is not equal to the value; a path that is equal is not rewritten",
+        |text, draft| {
+            draft.rewrite_target = Some(text.into());
+            Ok(draft.policy.rewrite = Some(path(text)?))
+        },
     ),
     Annotation::nginx(
         "server-alias",
@@ -140,8 +143,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     )
     .guard(),
     Annotation::nginx(
-        "limit-whitelist",
+        "limit-allowlist",
         "networks whose clients are not limited",
+        |text, draft| Ok(draft.exempt = Some(networks(text)?)),
+    ),
+    Annotation::nginx(
+        "limit-whitelist",
+        "the older name of `limit-allowlist`, which wins",
         |text, draft| Ok(draft.policy.limits.exempt = networks(text)?),
     ),
     Annotation::nginx(
@@ -189,7 +197,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "cors-allow-credentials",
-        "`true` or `false`: whether requests may carry cookies; true if not given",
+        "`true` or `false`: whether requests may carry cookies; true if not given; never if all origins are allowed",
         |text, draft| Ok(draft.cors.credentials = Some(boolean(text)?)),
     ),
     Annotation::nginx(
@@ -392,19 +400,7 @@ fn header_edits(text: &str) -> Result<Vec<HeaderEdit>, String> {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let edit = |line: &str| {
         let (name, value) = line.split_once(':').ok_or("a line is not `Name: value`")?;
-        let name = token(name.trim())?.to_ascii_lowercase();
-        // These decide where a message ends and where it goes.
-        if [
-            "connection",
-            "content-length",
-            "host",
-            "transfer-encoding",
-            "upgrade",
-        ]
-        .contains(&name.as_str())
-        {
-            return Err(format!("`{name}` cannot be changed"));
-        }
+        let name = settable(name.trim())?;
         Ok(match value.trim() {
             "" => HeaderEdit::Remove(name),
             value => HeaderEdit::Set(name, field_value(value)?),

@@ -28,6 +28,16 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         },
     ),
     Annotation::nginx(
+        "secure-backends",
+        "`true`: the older form of `backend-protocol: HTTPS`",
+        |text, draft| {
+            if boolean(text)? {
+                draft.set_protocol(UpstreamProtocol::Https);
+            }
+            Ok(())
+        },
+    ),
+    Annotation::nginx(
         "load-balance",
         "`round_robin`, `least_conn`, `random` (of two at random, the one with fewer requests), `ewma` (of two at random, the faster one) or `ip_hash`",
         |text, draft| {
@@ -73,7 +83,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         "name of the cookie; `INGRESSCOOKIE` if not given",
         |text, draft| Ok(draft.cookie.name = Some(token(text)?)),
     ),
-    Annotation::nginx("session-cookie-path", "path of the cookie; `/` if not given", |text, draft| {
+    Annotation::nginx("session-cookie-path", "path of the cookie; that of the rule if not given, or what a regular expression begins with", |text, draft| {
         match text.contains(';') {
             true => Err(format!("`{text}` has more than a path")),
             false => Ok(draft.cookie.path = Some(path(text)?)),
@@ -88,12 +98,24 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         |text, draft| Ok(draft.cookie.max_age_s = Some(number(text)?)),
     ),
     Annotation::nginx(
+        "session-cookie-expires",
+        "the same as `session-cookie-max-age`, which wins",
+        |text, draft| Ok(draft.cookie.expires_s = Some(number(text)?)),
+    ),
+    Annotation::nginx(
         "session-cookie-samesite",
         "`SameSite` of the cookie: `Strict`, `Lax` or `None`",
-        |text, draft| match text {
-            "Strict" | "Lax" | "None" => Ok(draft.cookie.same_site = Some(text.into())),
-            _ => Err(format!("`{text}` is not one of Strict, Lax, None")),
+        |text, draft| {
+            let known = ["Strict", "Lax", "None"];
+            let known = known.iter().find(|known| known.eq_ignore_ascii_case(text));
+            let known = known.ok_or(format!("`{text}` is not one of Strict, Lax, None"))?;
+            Ok(draft.cookie.same_site = Some((*known).into()))
         },
+    ),
+    Annotation::nginx(
+        "session-cookie-conditional-samesite-none",
+        "has no effect: `SameSite=None` is sent to all browsers",
+        |text, _| boolean(text).map(|_| ()),
     ),
     Annotation::nginx(
         "session-cookie-secure",
@@ -165,6 +187,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     Annotation::nginx("proxy-request-buffering", STREAMED, |_, _| Ok(())),
     Annotation::nginx("proxy-buffer-size", STREAMED, |_, _| Ok(())),
     Annotation::nginx("proxy-buffers-number", STREAMED, |_, _| Ok(())),
+    Annotation::nginx("proxy-busy-buffers-size", STREAMED, |_, _| Ok(())),
     Annotation::nginx("proxy-max-temp-file-size", STREAMED, |_, _| Ok(())),
     Annotation::nginx("client-body-buffer-size", STREAMED, |_, _| Ok(())),
 ];

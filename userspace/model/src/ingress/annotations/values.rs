@@ -4,10 +4,11 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
+/// As Go reads them (`strconv.ParseBool`), and as nginx does.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
-        "true" | "on" => Ok(true),
-        "false" | "off" => Ok(false),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" | "on" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" | "off" => Ok(false),
         _ => Err(format!("`{text}` is neither true nor false")),
     }
 }
@@ -89,6 +90,31 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     };
     let networks: Vec<IpNet> = list(text).map(network).collect::<Result<_, _>>()?;
     not_empty(networks)
+}
+
+/// Fields that decide where a message ends, how it is sent, or where it goes: they cannot be set.
+const FRAMING: [&str; 12] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The name of a header that may be set, in lower case.
+pub(super) fn settable(text: &str) -> Result<String, String> {
+    let name = token(text)?.to_ascii_lowercase();
+    match FRAMING.contains(&name.as_str()) {
+        true => Err(format!("`{name}` cannot be set")),
+        false => Ok(name),
+    }
 }
 
 /// A field name or method (RFC 9110, 5.6.2).
