@@ -80,6 +80,10 @@ reasons! {
     AtEgress = 9, Pass, "at-egress";
     /// After translation by XDP, TC would assign the packet to another connection: handed to TC.
     ForTc = 10, Pass, "for-tc";
+    /// XDP has not learned yet whether the frame is for this machine: handed to TC.
+    LinkUnknown = 11, Pass, "link-unknown";
+    /// The frame is for another machine, or for all.
+    OtherHost = 12, Pass, "other-host";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
     /// Translated back towards the client.
@@ -90,6 +94,8 @@ reasons! {
     SocketTranslated = 19, Forward, "socket-translated";
     /// Sent encapsulated to the node of its backend, which replies to the client directly (DSR).
     Encapsulated = 20, Forward, "encapsulated";
+    /// An echo request to a Service address with a ready endpoint, answered.
+    EchoAnswered = 21, Forward, "echo-answered";
     /// The Service has no eligible endpoint.
     NoBackend = 32, Reject, "no-backend";
     /// The Service has no eligible endpoint on this node, and its traffic policy is Local.
@@ -120,6 +126,8 @@ reasons! {
     EncapsulatedUnknown = 45, Drop, "encapsulated-unknown";
     /// The chosen backend was removed at that moment: the client's next try gets another.
     StaleBackend = 46, Drop, "stale-backend";
+    /// The cluster assigns this address to Services, and no Service has it.
+    NoService = 47, Reject, "no-service";
 }
 
 impl Reason {

@@ -7,8 +7,8 @@ use core::mem::{offset_of, size_of};
 use crate::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, Event, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    KernelHelpers, ListenerKey, MemberKey, MonitorEntry, RangeKey, ServiceEntry, ServiceLabel,
-    SocketEntry, SocketKey, Traffic,
+    KernelHelpers, LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, ServiceEntry,
+    ServiceLabel, ServiceRange, SocketEntry, SocketKey, Traffic,
 };
 
 /// The layout of one type.
@@ -67,7 +67,9 @@ layouts! {
     MemberKey, 8: service at 0, backend at 4;
     RangeKey, 20: service at 0, address at 4;
     FragmentKey, 40: source at 0, destination at 16, id at 32, protocol at 36, zero at 37;
-    FragmentEntry, 4: source_port at 0, destination_port at 2;
+    FragmentEntry, 20: source_port at 0, destination_port at 2, protocol at 4, state at 5, end at 6, forwarded at 8, id at 12, seen_s at 16;
+    LinkEntry, 16: ifindex at 0, seen_s at 4, address at 8, zero at 14;
+    ServiceRange, 32: address at 0, mask at 16;
     ListenerKey, 4: port at 0, protocol at 2, family at 3;
     Traffic, 24: connections at 0, packets at 8, bytes at 16;
     DatapathConfig, 56: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51;

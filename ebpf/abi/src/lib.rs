@@ -17,6 +17,7 @@ mod event;
 mod fragment;
 mod frontend;
 mod layout;
+mod link;
 mod listener;
 pub mod names;
 mod range;
@@ -24,7 +25,7 @@ mod service;
 mod socket;
 
 pub use addr::{Addr, Family, Port, Protocol};
-pub use address::AddressEntry;
+pub use address::{AddressEntry, SERVICE_RANGES, ServiceRange};
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
 pub use backend::{BackendEntry, BackendKey};
 pub use clock::seconds;
@@ -32,13 +33,14 @@ pub use config::{DatapathConfig, KernelHelpers};
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
 pub use counters::{Fate, Reason, Traffic};
 pub use event::{Event, EventSite, MonitorEntry};
-pub use fragment::{FragmentEntry, FragmentKey};
+pub use fragment::{FragmentEntry, FragmentKey, FragmentState};
 pub use frontend::{FrontendEntry, FrontendFlags, FrontendKey, FrontendKind};
 pub use layout::{LAYOUTS, Layout};
+pub use link::{LINKS, LinkEntry};
 pub use listener::{AddressFamily, ListenerKey};
 pub use range::RangeKey;
 pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
 
 /// Version of everything in this crate; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

@@ -29,6 +29,10 @@ pub const CONNTRACK: &str = "CONNTRACK";
 pub const SOCKETS: &str = "SOCKETS";
 /// `FragmentKey` → `FragmentEntry`, LRU hash. Programs write.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Device index modulo `LINKS` → `LinkEntry`, array. Programs write.
+pub const LINKS: &str = "LINKS";
+/// `ServiceRange`, array. The agent writes.
+pub const SERVICE_RANGES: &str = "SERVICE_RANGES";
 /// `ListenerKey` → socket, sock hash. The L7 proxy writes; the kernel removes closed sockets.
 pub const LISTENERS: &str = "LISTENERS";
 /// `Reason` → packets, per-CPU array. Programs write.
@@ -47,7 +51,7 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 23] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -61,6 +65,8 @@ pub const MAPS: [&str; 21] = [
     CONNTRACK,
     SOCKETS,
     FRAGMENTS,
+    LINKS,
+    SERVICE_RANGES,
     LISTENERS,
     REASONS,
     SERVICE_TRAFFIC,

@@ -72,7 +72,11 @@ pub fn next_state(
         Transport::Tcp => {}
         Transport::Udp if direction == Direction::Reply => return CtState::ESTABLISHED,
         // An ICMP error does not change the state of the connection.
-        Transport::Udp | Transport::IcmpError | Transport::LaterFragment => return state,
+        Transport::Udp
+        | Transport::IcmpError
+        | Transport::LaterFragment
+        | Transport::Echo
+        | Transport::Other => return state,
     }
     if flags.any(TcpFlags::RST) {
         return CtState::CLOSED;

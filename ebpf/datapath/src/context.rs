@@ -1,6 +1,6 @@
 //! Hook, outcome and working memory of a walk.
 
-use headgate_abi::{BackendKey, CtEntry, FlowKey, FragmentKey, Reason};
+use headgate_abi::{BackendKey, CtEntry, FlowKey, FragmentEntry, FragmentKey, Reason};
 
 /// Where in the kernel a packet is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,12 @@ pub(crate) struct Context {
     pub(crate) other: CtEntry,
     /// The key of the datagram, if the packet is a fragment.
     pub(crate) fragment: FragmentKey,
+    /// Its entry.
+    pub(crate) datagram: FragmentEntry,
+    /// The key of the datagram after translation.
+    pub(crate) sent: FragmentKey,
+    /// The entry that reserves it.
+    pub(crate) reservation: FragmentEntry,
     /// The backend that the outer headers name, if the packet is encapsulated.
     pub(crate) backend: BackendKey,
 }

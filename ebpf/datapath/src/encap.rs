@@ -20,8 +20,8 @@
 //! Outer and inner headers are of one family, so the link header is the same for both.
 
 use headgate_abi::{
-    AddressEntry, BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry,
-    FrontendFlags, FrontendKey, FrontendKind, Port, Protocol, Reason,
+    BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry, FrontendFlags,
+    FrontendKey, FrontendKind, Port, Protocol, Reason,
 };
 
 use crate::{
@@ -114,12 +114,14 @@ pub(crate) fn plan_delivery<T: Tables>(
     match parsed.transport {
         Transport::Tcp | Transport::Udp => {}
         Transport::LaterFragment => return Err(Reason::FragmentUnknown),
-        Transport::IcmpError => return Err(Reason::EncapsulatedUnknown),
+        Transport::IcmpError | Transport::Echo | Transport::Other => {
+            return Err(Reason::EncapsulatedUnknown);
+        }
     }
     let source = tables.address(&flow.source);
     if !flow.source.is_host()
         || flow.destination.is_loopback()
-        || source == Some(AddressEntry::SERVICE)
+        || source.unwrap_or_default().is_service()
     {
         return Err(Reason::Spoofed);
     }

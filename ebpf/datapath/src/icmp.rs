@@ -5,14 +5,15 @@
 //! destination exchanged. The quoted transport checksum is not updated: the quoted packet is
 //! truncated, so its receiver cannot verify it.
 
-use headgate_abi::{Addr, CtEntry, Reason};
+use headgate_abi::{Addr, CtEntry, Protocol, Reason};
 
 use crate::{
     checksum::Sum,
+    fragment::{original, rewrite_id_v4},
     packet::Packet,
     parse::{Parsed, load_v4, load_v6},
     rewrite::{address_difference, rewrite_network},
-    wire::{Family, ICMP_HEADER, L3, V4_HEADER, V6_HEADER},
+    wire::{Family, ICMP_HEADER, L3, V4_DONT_FRAGMENT, V4_ID},
 };
 
 /// Translates an ICMP error; subtracts `hops` from the outer hop limit.
@@ -22,6 +23,7 @@ pub(crate) fn rewrite_error<P: Packet>(
     parsed: &Parsed,
     entry: &CtEntry,
     hops: u8,
+    seed: u32,
 ) -> Result<(), Reason> {
     let flow = &parsed.flow;
     let (source, destination) = outer_addresses(packet, parsed.family)?;
@@ -34,11 +36,9 @@ pub(crate) fn rewrite_error<P: Packet>(
     };
 
     let inner = parsed.l4 + ICMP_HEADER;
-    let inner_l4 = inner
-        + match parsed.family {
-            Family::V4 => V4_HEADER,
-            Family::V6 => V6_HEADER,
-        };
+    if parsed.family == Family::V4 {
+        restore_id(packet, inner, entry, flow.protocol, seed)?;
+    }
     rewrite_network(
         packet,
         parsed.family,
@@ -49,7 +49,7 @@ pub(crate) fn rewrite_error<P: Packet>(
     )?;
     let [a, b] = entry.destination_port.word().to_ne_bytes();
     let [c, d] = entry.source_port.word().to_ne_bytes();
-    packet.store(inner_l4, &[a, b, c, d])?;
+    packet.store(parsed.quoted_l4, &[a, b, c, d])?;
 
     let ports = Sum::default()
         .without_half(flow.source_port.word())
@@ -82,6 +82,30 @@ pub(crate) fn rewrite_error<P: Packet>(
         entry.destination,
         hops,
     )
+}
+
+/// Restores the identification in a quoted IPv4 header. Its checksum cancels the change in that of
+/// the error. The identification of IPv6 is not restored: no sender reads it.
+#[inline(always)]
+fn restore_id<P: Packet>(
+    packet: &mut P,
+    quoted: u32,
+    entry: &CtEntry,
+    protocol: Protocol,
+    seed: u32,
+) -> Result<(), Reason> {
+    let [hi, lo, field_hi, field_lo] = packet.load(quoted + V4_ID)?;
+    if u16::from_be_bytes([field_hi, field_lo]) & V4_DONT_FRAGMENT != 0 {
+        return Ok(());
+    }
+    let id = original(
+        u32::from(u16::from_be_bytes([hi, lo])),
+        &entry.destination,
+        &entry.source,
+        protocol,
+        seed,
+    );
+    rewrite_id_v4(packet, quoted, id)
 }
 
 #[inline(always)]

@@ -43,6 +43,9 @@ pub trait Packet {
     /// once XDP has translated them.
     const IS_BEFORE_TC: bool;
 
+    /// The receiver of the frame, by the kernel. Asked at TC alone.
+    fn receiver(&self) -> Receiver;
+
     /// Adds a difference to the TCP or UDP checksum at `offset`. `addresses` is the part of the
     /// difference in the pseudo header, `ports` the part in the segment: a partial checksum covers
     /// only the former.
@@ -62,6 +65,17 @@ pub trait Packet {
         let new = if is_udp && new == 0 { 0xffff } else { new };
         self.store(offset, &new.to_ne_bytes())
     }
+}
+
+/// The receiver of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiver {
+    /// The device that received it.
+    Host,
+    /// All, or a group.
+    Group,
+    /// Another device.
+    Other,
 }
 
 /// A packet in ordinary memory, for tests.
@@ -87,6 +101,9 @@ impl<'a> SlicePacket<'a, true> {
 }
 
 impl<const IS_BEFORE_TC: bool> SlicePacket<'_, IS_BEFORE_TC> {
+    /// Link address of the device that receives these frames.
+    pub const LINK: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
     /// The frame.
     pub fn frame(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
@@ -112,6 +129,14 @@ impl<const IS_BEFORE_TC: bool> Packet for SlicePacket<'_, IS_BEFORE_TC> {
         let target = tail.and_then(|tail| tail.first_chunk_mut());
         *target.ok_or(Reason::RewriteFailed)? = *bytes;
         Ok(())
+    }
+
+    fn receiver(&self) -> Receiver {
+        match self.frame() {
+            frame if frame.starts_with(&Self::LINK) => Receiver::Host,
+            [first, ..] if first & 1 != 0 => Receiver::Group,
+            _ => Receiver::Other,
+        }
     }
 
     fn resize(&mut self, len: u32) -> Result<(), Reason> {

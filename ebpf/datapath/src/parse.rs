@@ -6,13 +6,15 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     wire::{
-        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, FRAGMENT_HEADER, Family, ICMP_HEADER, L3, V4_HEADER,
-        V6_HEADER,
+        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, FRAGMENT_HEADER, Family, ICMP_HEADER, L3,
+        TCP_HEADER, UDP_HEADER, V4_DONT_FRAGMENT, V4_HEADER, V4_ID, V6_HEADER,
     },
 };
 
 /// The bits of a fragment's offset, in units of eight bytes.
 const V4_OFFSET: u16 = 0x1fff;
+/// An extension header of IPv6, which may also follow that of a fragment.
+const DESTINATION_OPTIONS: u8 = 60;
 
 /// TCP flags as on the wire (RFC 9293, 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,10 @@ pub enum Transport {
     IcmpError,
     /// A later fragment of a TCP segment or UDP datagram, without transport header.
     LaterFragment,
+    /// An echo request (RFC 792; RFC 4443, 4.1).
+    Echo,
+    /// Anything else. It has no ports.
+    Other,
 }
 
 /// Position of a packet among the fragments of a datagram.
@@ -70,6 +76,15 @@ pub enum Fragment {
     Later,
 }
 
+/// The identification of a packet that is a fragment, or that a router may fragment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identification {
+    /// The number: 16 bits for IPv4, 32 for IPv6.
+    pub number: u32,
+    /// Its offset in the frame; 0 if no receiver reads it (RFC 6864, 4).
+    pub at: u32,
+}
+
 /// The fields of a packet that the walk needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
@@ -78,16 +93,22 @@ pub struct Parsed {
     /// Addresses and ports. Of an ICMP error: those of the quoted packet, reversed. A later fragment
     /// has no ports.
     pub flow: FlowKey,
-    /// Offset of the TCP, UDP or ICMP header in the frame.
+    /// Offset in the frame of what follows the network header and its extensions.
     pub l4: u32,
+    /// Of an ICMP error: offset of the transport header in the quoted packet.
+    pub quoted_l4: u32,
     /// What the header at `l4` is.
     pub transport: Transport,
     /// The flags of a TCP segment.
     pub flags: TcpFlags,
     /// Whether it is a fragment.
     pub fragment: Fragment,
-    /// Identification of a fragment.
-    pub fragment_id: u32,
+    /// The field by which the receiver joins fragments.
+    pub id: Identification,
+    /// Length of a fragment's data, in bytes.
+    pub data_len: u16,
+    /// Of the last fragment: length of the whole data, in bytes; else 0.
+    pub data_end: u16,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// Type of service or traffic class.
@@ -111,11 +132,13 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
 /// Parses the headers after `outer_len` bytes of outer headers.
 #[inline(always)]
 pub(crate) fn parse_inside<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
-    match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
-        ETHERTYPE_V4 => parse_v4(packet, outer_len),
-        ETHERTYPE_V6 => parse_v6(packet, outer_len),
-        _ => Err(Reason::NotIp),
-    }
+    let mut parsed = match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
+        ETHERTYPE_V4 => parse_v4(packet, L3 + outer_len)?,
+        ETHERTYPE_V6 => parse_v6(packet, L3 + outer_len)?,
+        _ => return Err(Reason::NotIp),
+    };
+    parsed.outer_len = outer_len;
+    Ok(parsed)
 }
 
 /// Fields of one network header.
@@ -127,8 +150,7 @@ struct Network {
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
-    let l3 = L3 + outer_len;
+fn parse_v4<P: Packet>(packet: &P, l3: u32) -> Result<Parsed, Reason> {
     let header: [u8; V4_HEADER as usize] = packet.load(l3)?;
     let [
         version_ihl,
@@ -148,66 +170,52 @@ fn parse_v4<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
     }
     const MORE: u16 = 0x2000;
     let field = u16::from_be_bytes([fragment_hi, fragment_lo]);
-    let fragment = fragment(field & V4_OFFSET, field & MORE != 0);
-    let network = network_v4(&header);
-    let (flow, transport, flags) = parse_transport(packet, &network, l3 + header_len, fragment)?;
-    Ok(Parsed {
-        family: Family::V4,
-        flow,
+    let chain = Chain {
+        protocol: Protocol::default(),
         l4: l3 + header_len,
-        transport,
-        flags,
-        fragment,
-        fragment_id: u32::from_ne_bytes([id_hi, id_lo, 0, 0]),
+        data: l3 + header_len,
+        fragment: fragment(field & V4_OFFSET, field & MORE != 0),
+        offset: (field & V4_OFFSET) << 3,
+        has_more: field & MORE != 0,
+        id: Identification {
+            number: u32::from(u16::from_be_bytes([id_hi, id_lo])),
+            at: if field & V4_DONT_FRAGMENT == 0 {
+                l3 + V4_ID
+            } else {
+                0
+            },
+        },
+    };
+    let total_len = u16::from_be_bytes([len_hi, len_lo]);
+    let parsed = parse_transport(packet, &network_v4(&header), &chain, l3, total_len)?;
+    Ok(Parsed {
         hop_limit,
         tos,
-        total_len: u16::from_be_bytes([len_hi, len_lo]),
-        outer_len,
+        ..parsed
     })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
-    let l3 = L3 + outer_len;
+fn parse_v6<P: Packet>(packet: &P, l3: u32) -> Result<Parsed, Reason> {
     let header: [u8; V6_HEADER as usize] = packet.load(l3)?;
-    let [
-        first,
-        second,
-        _,
-        _,
-        len_hi,
-        len_lo,
-        next_header,
-        hop_limit,
-        ..,
-    ] = header;
+    let [first, second, _, _, len_hi, len_lo, _, hop_limit, ..] = header;
     if first >> 4 != 6 {
         return Err(Reason::Malformed);
     }
     let mut network = network_v6(&header)?;
-    let (mut l4, mut part, mut fragment_id) = (l3 + V6_HEADER, Fragment::Whole, 0);
-    const FRAGMENT: u8 = 44;
-    if next_header == FRAGMENT {
-        let [next, _, offset_hi, offset_lo, a, b, c, d] = packet.load(l3 + V6_HEADER)?;
-        let field = u16::from_be_bytes([offset_hi, offset_lo]);
-        part = fragment(field >> 3, field & 1 != 0);
-        fragment_id = u32::from_ne_bytes([a, b, c, d]);
-        network.protocol = Protocol(next);
-        l4 += FRAGMENT_HEADER;
-    }
-    let (flow, transport, flags) = parse_transport(packet, &network, l4, part)?;
+    let chain = follow(packet, network.protocol, l3 + V6_HEADER)?;
+    network.protocol = chain.protocol;
+    let payload = u16::from_be_bytes([len_hi, len_lo]);
+    // A jumbogram (RFC 2675), which the kernel makes of joined segments (BIG TCP).
+    let total_len = match payload == 0 && chain.l4 != l3 + V6_HEADER {
+        true => u16::MAX,
+        false => payload.saturating_add(V6_HEADER as u16),
+    };
+    let parsed = parse_transport(packet, &network, &chain, l3, total_len)?;
     Ok(Parsed {
-        family: Family::V6,
-        flow,
-        l4,
-        transport,
-        flags,
-        fragment: part,
-        fragment_id,
         hop_limit,
         tos: first << 4 | second >> 4,
-        total_len: u16::from_be_bytes([len_hi, len_lo]).saturating_add(V6_HEADER as u16),
-        outer_len,
+        ..parsed
     })
 }
 
@@ -218,6 +226,79 @@ fn fragment(offset: u16, more: bool) -> Fragment {
         (0, true) => Fragment::First,
         _ => Fragment::Later,
     }
+}
+
+/// What the network header leads to.
+struct Chain {
+    /// What is at `l4`.
+    protocol: Protocol,
+    /// Offset of what follows the last extension header.
+    l4: u32,
+    /// Offset of the data of a fragment.
+    data: u32,
+    fragment: Fragment,
+    /// Offset of a fragment's data in the datagram, in bytes.
+    offset: u16,
+    /// Whether another fragment follows.
+    has_more: bool,
+    id: Identification,
+}
+
+/// Extension headers that are stepped over at most.
+const EXTENSIONS: u32 = 4;
+/// Bytes of extension headers that are stepped over at most.
+const EXTENSIONS_LEN: u32 = 128;
+
+/// Steps over the extension headers of IPv6 (RFC 8200, 4) from `start` on: options, routing headers
+/// that have no way to go, and the header of a fragment. Others end the chain.
+#[inline(always)]
+fn follow<P: Packet>(packet: &P, first: Protocol, start: u32) -> Result<Chain, Reason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    let mut chain = Chain {
+        protocol: first,
+        l4: start,
+        data: start,
+        fragment: Fragment::Whole,
+        offset: 0,
+        has_more: false,
+        id: Identification::default(),
+    };
+    for _ in 0..EXTENSIONS {
+        let kind = chain.protocol.0;
+        if !matches!(kind, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
+            break;
+        }
+        let [next, len, hi, lo] = packet.load(chain.l4)?;
+        chain.protocol = Protocol(next);
+        if kind == FRAGMENT {
+            let field = u16::from_be_bytes([hi, lo]);
+            chain.fragment = fragment(field >> 3, field & 1 != 0);
+            chain.offset = field & !7;
+            chain.has_more = field & 1 != 0;
+            chain.id.number = u32::from_be_bytes(packet.load(chain.l4 + 4)?);
+            // The identification of an only fragment is not read (RFC 6946).
+            if chain.fragment != Fragment::Whole {
+                chain.id.at = chain.l4 + 4;
+            }
+            chain.l4 += FRAGMENT_HEADER;
+            chain.data = chain.l4;
+            if chain.fragment == Fragment::Later {
+                break;
+            }
+        } else {
+            // The destination is another one until the packet has been everywhere.
+            if kind == ROUTING && lo != 0 {
+                return Err(Reason::OtherProtocol);
+            }
+            chain.l4 += (u32::from(len) + 1) * 8;
+        }
+        if chain.l4 > start + EXTENSIONS_LEN {
+            return Err(Reason::OtherProtocol);
+        }
+    }
+    Ok(chain)
 }
 
 #[inline(always)]
@@ -274,40 +355,84 @@ fn network_v6(header: &[u8; V6_HEADER as usize]) -> Result<Network, Reason> {
     })
 }
 
+/// Parses what follows the network header at `l3`; the caller sets hop limit and traffic class.
 #[inline(always)]
 fn parse_transport<P: Packet>(
     packet: &P,
     network: &Network,
-    l4: u32,
-    fragment: Fragment,
-) -> Result<(FlowKey, Transport, TcpFlags), Reason> {
-    let no_flags = TcpFlags::default();
-    if fragment == Fragment::Later && matches!(network.protocol, Protocol::TCP | Protocol::UDP) {
-        let none = Port::default();
-        let flow = flow(network, none, none);
-        return Ok((flow, Transport::LaterFragment, no_flags));
-    }
-    let (transport, flags) = match (network.protocol, network.family) {
-        (Protocol::TCP, _) => {
-            // Read to the end of the header: a truncated packet is left to the kernel.
-            const FLAGS: u32 = 13;
-            let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
-            (Transport::Tcp, TcpFlags(flags))
+    chain: &Chain,
+    l3: u32,
+    total_len: u16,
+) -> Result<Parsed, Reason> {
+    let l4 = chain.l4;
+    let data_len = total_len.saturating_sub((chain.data - l3) as u16);
+    let mut parsed = Parsed {
+        family: network.family,
+        l4,
+        transport: Transport::Other,
+        fragment: chain.fragment,
+        id: chain.id,
+        data_len,
+        data_end: match chain.has_more {
+            true => 0,
+            false => chain.offset.saturating_add(data_len),
+        },
+        total_len,
+        flow: flow(network, Port::default(), Port::default()),
+        ..Parsed::default()
+    };
+    let is_later = chain.fragment == Fragment::Later;
+    match (network.protocol, network.family) {
+        (Protocol::TCP | Protocol::UDP, _) | (Protocol(DESTINATION_OPTIONS), Family::V6)
+            if is_later =>
+        {
+            parsed.transport = Transport::LaterFragment;
         }
-        (Protocol::UDP, _) => {
-            const LENGTH: u32 = 4;
-            let [_, _, _, _] = packet.load(l4 + LENGTH)?;
-            (Transport::Udp, no_flags)
+        (Protocol::TCP | Protocol::UDP, _) => {
+            let is_tcp = network.protocol == Protocol::TCP;
+            // A fragment that ends within the header has no ports to go by (RFC 1858).
+            let header = if is_tcp { TCP_HEADER } else { UDP_HEADER };
+            let is_tiny = u32::from(total_len) < l4 - l3 + header;
+            if chain.fragment == Fragment::First && is_tiny {
+                return Ok(parsed);
+            }
+            // Read to the end of the header: a truncated packet is left to the kernel.
+            if is_tcp {
+                const FLAGS: u32 = 13;
+                let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
+                parsed.transport = Transport::Tcp;
+                parsed.flags = TcpFlags(flags);
+            } else {
+                const LENGTH: u32 = 4;
+                let [_, _, _, _] = packet.load(l4 + LENGTH)?;
+                parsed.transport = Transport::Udp;
+            }
+            parsed.flow = load_flow(packet, network, l4)?;
         }
         (Protocol::ICMP, Family::V4) | (Protocol::ICMPV6, Family::V6)
-            if fragment == Fragment::Whole =>
+            if chain.fragment == Fragment::Whole =>
         {
-            let flow = quoted_flow(packet, network.family, l4)?.reversed();
-            return Ok((flow, Transport::IcmpError, no_flags));
+            let [kind, _code] = packet.load(l4)?;
+            match (network.family, kind) {
+                // Destination unreachable, time exceeded, parameter problem.
+                (Family::V4, 3 | 11 | 12) => {
+                    (parsed.flow, parsed.quoted_l4) = quoted_v4(packet, l4 + ICMP_HEADER)?;
+                    // Too short for any link.
+                    parsed.id = Identification::default();
+                    parsed.transport = Transport::IcmpError;
+                }
+                // Destination unreachable, packet too big, time exceeded, parameter problem.
+                (Family::V6, 1..=4) => {
+                    (parsed.flow, parsed.quoted_l4) = quoted_v6(packet, l4 + ICMP_HEADER)?;
+                    parsed.transport = Transport::IcmpError;
+                }
+                (Family::V4, 8) | (Family::V6, 128) => parsed.transport = Transport::Echo,
+                _ => {}
+            }
         }
-        _ => return Err(Reason::OtherProtocol),
-    };
-    Ok((load_flow(packet, network, l4)?, transport, flags))
+        _ => {}
+    }
+    Ok(parsed)
 }
 
 /// The IPv4 address at `offset`.
@@ -347,32 +472,40 @@ fn flow(network: &Network, source_port: Port, destination_port: Port) -> FlowKey
     }
 }
 
-/// The flow of the packet that an ICMP error quotes (RFC 792; RFC 4443, 3).
+/// The flow of the packet that an ICMP error quotes (RFC 792), reversed, and the offset of its
+/// transport header. A later fragment has no ports.
 #[inline(always)]
-fn quoted_flow<P: Packet>(packet: &P, family: Family, l4: u32) -> Result<FlowKey, Reason> {
-    let [kind, _code] = packet.load(l4)?;
-    let inner = l4 + ICMP_HEADER;
-    let (network, inner_l4) = match family {
-        // Destination unreachable, time exceeded, parameter problem.
-        Family::V4 if matches!(kind, 3 | 11 | 12) => {
-            let header: [u8; V4_HEADER as usize] = packet.load(inner)?;
-            let [version_ihl, _, _, _, _, _, offset_hi, offset_lo, ..] = header;
-            let offset = u16::from_be_bytes([offset_hi, offset_lo]) & V4_OFFSET;
-            // Options in the quoted header would move the ports, and a later fragment has no ports:
-            // both are left to the kernel.
-            if version_ihl != 0x45 || offset != 0 {
-                return Err(Reason::OtherProtocol);
-            }
-            (network_v4(&header), inner + V4_HEADER)
-        }
-        // Destination unreachable, packet too big, time exceeded, parameter problem.
-        Family::V6 if matches!(kind, 1..=4) => {
-            (network_v6(&packet.load(inner)?)?, inner + V6_HEADER)
-        }
-        Family::V4 | Family::V6 => return Err(Reason::OtherProtocol),
-    };
+fn quoted_v4<P: Packet>(packet: &P, quoted: u32) -> Result<(FlowKey, u32), Reason> {
+    let header: [u8; V4_HEADER as usize] = packet.load(quoted)?;
+    let [version_ihl, _, _, _, _, _, offset_hi, offset_lo, ..] = header;
+    let header_len = u32::from(version_ihl & 0x0f) * 4;
+    let offset = u16::from_be_bytes([offset_hi, offset_lo]) & V4_OFFSET;
+    if version_ihl >> 4 != 4 || header_len < V4_HEADER || offset != 0 {
+        return Err(Reason::OtherProtocol);
+    }
+    quoted_flow(packet, &network_v4(&header), quoted + header_len)
+}
+
+/// The same of an ICMPv6 error (RFC 4443, 3).
+#[inline(always)]
+fn quoted_v6<P: Packet>(packet: &P, quoted: u32) -> Result<(FlowKey, u32), Reason> {
+    let mut network = network_v6(&packet.load(quoted)?)?;
+    let chain = follow(packet, network.protocol, quoted + V6_HEADER)?;
+    if chain.fragment == Fragment::Later {
+        return Err(Reason::OtherProtocol);
+    }
+    network.protocol = chain.protocol;
+    quoted_flow(packet, &network, chain.l4)
+}
+
+#[inline(always)]
+fn quoted_flow<P: Packet>(
+    packet: &P,
+    network: &Network,
+    l4: u32,
+) -> Result<(FlowKey, u32), Reason> {
     match network.protocol {
-        Protocol::TCP | Protocol::UDP => load_flow(packet, &network, inner_l4),
+        Protocol::TCP | Protocol::UDP => Ok((load_flow(packet, network, l4)?.reversed(), l4)),
         _ => Err(Reason::OtherProtocol),
     }
 }
@@ -385,7 +518,10 @@ impl Parsed {
             + match self.transport {
                 Transport::Tcp => 16,
                 Transport::Udp => 6,
-                Transport::IcmpError | Transport::LaterFragment => 2,
+                Transport::IcmpError
+                | Transport::LaterFragment
+                | Transport::Echo
+                | Transport::Other => 2,
             }
     }
 
@@ -393,7 +529,9 @@ impl Parsed {
     /// for a device to complete. A complete checksum has this value once in 65,536 packets.
     #[inline(always)]
     pub(crate) fn has_partial_checksum<P: Packet>(&self, packet: &P) -> Result<bool, Reason> {
-        if self.transport == Transport::IcmpError || self.fragment != Fragment::Whole {
+        if !matches!(self.transport, Transport::Tcp | Transport::Udp)
+            || self.fragment != Fragment::Whole
+        {
             return Ok(false);
         }
         let field = u16::from_ne_bytes(packet.load(self.checksum_offset())?);

@@ -17,11 +17,11 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     parse::{Fragment, Parsed, TcpFlags, Transport, pseudo_header},
-    rewrite::write_network,
-    wire::{FRAGMENT_HEADER, Family, ICMP_HEADER, L3, V4_HEADER, V6_HEADER},
+    rewrite::{HOP_LIMIT, rewrite_network, write_network},
+    wire::{FRAGMENT_HEADER, Family, ICMP_HEADER, L3, TCP_HEADER, V4_HEADER, V6_HEADER},
 };
 
-const TCP_HEADER: u16 = 20;
+const RESET_LEN: u16 = TCP_HEADER as u16;
 /// Bytes of a packet's transport header that an ICMP error quotes at least (RFC 792).
 const QUOTED: u32 = 8;
 
@@ -44,6 +44,8 @@ pub(crate) enum RejectionKind {
     HopLimit,
     /// The packet is larger than the MTU of the next hop.
     TooBig,
+    /// No error: an echo reply.
+    Echo,
 }
 
 /// Turns the packet into the error about it. Among fragments only a first one that is too big gets
@@ -67,8 +69,39 @@ pub(crate) fn reject<P: Packet>(
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection, has_dsr)?,
     }
+    send_back(packet)
+}
+
+/// Exchanges the link addresses.
+#[inline(always)]
+fn send_back<P: Packet>(packet: &mut P) -> Result<(), Reason> {
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.load(0)?;
     packet.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
+}
+
+/// Turns an echo request into its reply, with a hop limit of its own. The checksum covers the same
+/// addresses, exchanged.
+#[inline(always)]
+pub(crate) fn answer_echo<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
+    let (request, reply) = match parsed.family {
+        Family::V4 => (8, 0),
+        Family::V6 => (128, 129),
+    };
+    let [_, code] = packet.load(parsed.l4)?;
+    let change = Sum::default()
+        .without_half(u16::from_ne_bytes([request, code]))
+        .half(u16::from_ne_bytes([reply, code]));
+    packet.adjust_checksum(parsed.checksum_offset(), Sum::default(), change, false)?;
+    packet.store(parsed.l4, &[reply, code])?;
+    rewrite_network(
+        packet,
+        parsed.family,
+        L3,
+        parsed.flow.destination,
+        parsed.flow.source,
+        parsed.hop_limit.wrapping_sub(HOP_LIMIT),
+    )?;
+    send_back(packet)
 }
 
 /// RFC 9293, 3.10.7.1.
@@ -94,7 +127,7 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
             TcpFlags(TcpFlags::RST.0 | TcpFlags::ACK.0),
         )
     };
-    let l4 = start_answer(packet, parsed.family, TCP_HEADER)?;
+    let l4 = start_answer(packet, parsed.family, RESET_LEN)?;
     let (source, destination) = (parsed.flow.destination, parsed.flow.source);
     write_network(
         packet,
@@ -103,7 +136,7 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
         Protocol::TCP,
         source,
         destination,
-        TCP_HEADER,
+        RESET_LEN,
     )?;
 
     let [p0, p1] = parsed.flow.destination_port.word().to_ne_bytes();
@@ -129,13 +162,7 @@ fn reset<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
         0,
         0,
     ];
-    let pseudo = pseudo_header(
-        parsed.family,
-        source,
-        destination,
-        Protocol::TCP,
-        TCP_HEADER,
-    );
+    let pseudo = pseudo_header(parsed.family, source, destination, Protocol::TCP, RESET_LEN);
     let checksum = pseudo.fold();
     let urgent = pseudo.bytes(&head).half(checksum).checksum();
     let [c0, c1] = checksum.to_ne_bytes();
@@ -162,8 +189,8 @@ fn icmp_error<P: Packet>(
     let has_fragment_header = has_dsr && family == Family::V6 && parsed.fragment == Fragment::First;
     let transport: [u8; QUOTED as usize] = packet.load(parsed.l4)?;
     let fragment = match has_dsr {
-        true => packet.load(parsed.l4 - FRAGMENT_HEADER)?,
-        false => [0; FRAGMENT_HEADER as usize],
+        true if has_fragment_header => packet.load(parsed.id.at - FRAGMENT_HEADER / 2)?,
+        _ => [0; FRAGMENT_HEADER as usize],
     };
     let before = if has_fragment_header {
         FRAGMENT_HEADER
@@ -174,6 +201,17 @@ fn icmp_error<P: Packet>(
     let l4 = start_answer(packet, family, len)?;
     let quoted = l4 + ICMP_HEADER;
 
+    // Extension headers are not quoted.
+    let (mut fragment, mut first) = (fragment, [0; 8]);
+    if family == Family::V6 {
+        const FRAGMENT: u8 = 44;
+        fragment[0] = parsed.flow.protocol.0;
+        first = packet.load(L3)?;
+        first[6] = match has_fragment_header {
+            true => FRAGMENT,
+            false => parsed.flow.protocol.0,
+        };
+    }
     // The quoted header moves towards the end by more than half its length: last part first.
     packet.store(quoted + network_len + before, &transport)?;
     let mut sum = Sum::default().bytes(&transport);
@@ -189,7 +227,8 @@ fn icmp_error<P: Packet>(
         Family::V6 => {
             sum = move_bytes::<P, 16>(packet, L3 + 24, quoted + 24, sum)?;
             sum = move_bytes::<P, 16>(packet, L3 + 8, quoted + 8, sum)?;
-            sum = move_bytes::<P, 8>(packet, L3, quoted, sum)?;
+            packet.store(quoted, &first)?;
+            sum = sum.bytes(&first);
         }
     }
     write_network(packet, family, 0, protocol, source, client, len)?;
@@ -199,8 +238,10 @@ fn icmp_error<P: Packet>(
         Family::V6 => pseudo_header(family, source, client, protocol, len),
     };
     let (kind, code, rest) = match (family, rejection.kind) {
-        (Family::V4, RejectionKind::PortUnreachable) => (3, 3, 0),
-        (Family::V6, RejectionKind::PortUnreachable) => (1, 4, pseudo.fold().to_be()),
+        (Family::V4, RejectionKind::PortUnreachable | RejectionKind::Echo) => (3, 3, 0),
+        (Family::V6, RejectionKind::PortUnreachable | RejectionKind::Echo) => {
+            (1, 4, pseudo.fold().to_be())
+        }
         (Family::V4, RejectionKind::HopLimit) => (11, 0, 0),
         (Family::V6, RejectionKind::HopLimit) => (3, 0, 0),
         (Family::V4, RejectionKind::TooBig) => (3, 4, rejection.mtu),

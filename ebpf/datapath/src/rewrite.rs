@@ -176,7 +176,7 @@ pub(crate) fn rewrite<P: Packet>(
     rewrite_network(packet, parsed.family, L3, source, destination, hops)
 }
 
-const HOP_LIMIT: u8 = 64;
+pub(crate) const HOP_LIMIT: u8 = 64;
 
 /// Writes a network header: hop limit 64, not to be fragmented.
 #[inline(always)]

@@ -40,36 +40,28 @@ pub(crate) fn choose<T: Tables>(
         client: *client,
         service: id,
     };
-    let chosen = match last_backend(tables, &key, service.affinity_timeout_s) {
-        Some(last) => last,
-        // By address alone: two connections that a client opens at once get the same backend.
-        None => select(
-            tables,
-            service,
-            client_hash(client, 0, tables.config().seed),
-        )?,
+    let now_s = tables.now_s();
+    let last = tables.affinity(&key).unwrap_or_default();
+    let is_over = last.age_s(now_s) > service.affinity_timeout_s;
+    let member = MemberKey {
+        service: id,
+        backend: last.backend,
+    };
+    let chosen = match last.backend != 0 && !is_over && tables.is_member(&member) {
+        true => (last.backend, tables.backend(last.backend)?),
+        // By address, and by the time of the last connection if the affinity is over: two
+        // connections that a client opens at once get the same backend, and one that comes later
+        // gets a new choice.
+        false => {
+            let salt = if is_over { last.seen_s } else { 0 };
+            let hash = client_hash(client, salt, tables.config().seed);
+            select(tables, service, hash)?
+        }
     };
     let entry = AffinityEntry {
         backend: chosen.0,
-        seen_s: tables.now_s(),
+        seen_s: now_s,
     };
     tables.put_affinity(&key, &entry);
     Some(chosen)
-}
-
-#[inline(always)]
-fn last_backend<T: Tables>(
-    tables: &T,
-    key: &AffinityKey,
-    timeout_s: u32,
-) -> Option<(u32, BackendEntry)> {
-    let last = tables.affinity(key)?;
-    let member = MemberKey {
-        service: key.service,
-        backend: last.backend,
-    };
-    if last.age_s(tables.now_s()) > timeout_s || !tables.is_member(&member) {
-        return None;
-    }
-    Some((last.backend, tables.backend(last.backend)?))
 }

@@ -1,8 +1,7 @@
 //! Load balancing at the socket: connect and sendmsg choose the backend once.
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol,
-    Reason,
+    Addr, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol, Reason,
 };
 
 use crate::{select::choose, tables::Tables};
@@ -83,7 +82,10 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
     let key = FrontendKey::new(wanted.address, wanted.port, wanted.protocol);
     let Some(frontend) = tables.frontend(&key) else {
         return match tables.address(&wanted.address) {
-            Some(AddressEntry::SERVICE) => Decision::Refuse(Reason::NoPort),
+            Some(address) if address.is_service() => Decision::Refuse(Reason::NoPort),
+            None if tables.is_in_service_range(&wanted.address) => {
+                Decision::Refuse(Reason::NoService)
+            }
             _ => Decision::Leave,
         };
     };

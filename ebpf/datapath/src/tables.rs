@@ -3,7 +3,7 @@
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    MemberKey, Port, Protocol, Reason, ServiceEntry,
+    LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry,
 };
 
 use crate::wire::Family;
@@ -30,6 +30,8 @@ pub trait Tables {
 
     /// Facts about an address; `None` if it has no frontend.
     fn address(&self, address: &Addr) -> Option<AddressEntry>;
+    /// Whether the cluster assigns an address to Services.
+    fn is_in_service_range(&self, address: &Addr) -> bool;
     /// The frontend of an address, port and protocol.
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     /// A service by id.
@@ -52,10 +54,17 @@ pub trait Tables {
     /// Whether a backend is eligible for a service with affinity.
     fn is_member(&self, key: &MemberKey) -> bool;
 
-    /// The ports that the first fragment carried.
+    /// The entry of a fragmented packet, however old.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry>;
-    /// Stores the ports of a first fragment; dropped if the table is full.
+    /// Adds an entry; false if there is one.
+    fn add_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) -> bool;
+    /// Adds or replaces an entry; dropped if the table is full.
     fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry);
+
+    /// What TC saw on the device of the packet; an old entry if it saw nothing.
+    fn link(&self) -> LinkEntry;
+    /// Stores what TC saw.
+    fn put_link(&mut self, entry: &LinkEntry);
 
     /// The connection entry of a flow, however old.
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry>;

@@ -3,8 +3,8 @@
 use core::hint::black_box;
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, Fate, FragmentEntry, FragmentKey,
-    FrontendEntry, FrontendFlags, FrontendKey, Protocol, Reason,
+    Addr, BackendEntry, CtEntry, CtFlags, CtState, Fate, FrontendEntry, FrontendFlags, FrontendKey,
+    Protocol, Reason,
 };
 
 use crate::{
@@ -14,12 +14,14 @@ use crate::{
         clamp_mss, encapsulate, find_encapsulation, is_dsr_port, outer_len, plan_delivery,
         source_port,
     },
+    fragment::{find_ports, identify, remember, rewrite_id},
     hash::flow_hash,
     icmp::rewrite_error,
+    link::check_receiver,
     nat::{end_reply, is_same_translation, open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Fragment, Parsed, Transport, parse_inside},
-    reject::{Rejection, RejectionKind, reject},
+    reject::{Rejection, RejectionKind, answer_echo, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
     select::choose,
     tables::{NextHop, Route, RouteQuery, RouteResult, Tables},
@@ -84,6 +86,8 @@ struct Plan {
     hops: u8,
     /// Whether to send it encapsulated.
     is_encapsulated: bool,
+    /// Its identification after translation, if it has one.
+    id: u32,
     /// Link addresses, if the verdict is to redirect.
     next_hop: NextHop,
 }
@@ -123,6 +127,7 @@ fn steps<P: Packet, T: Tables>(
     memory: &mut Memory,
 ) -> Result<Outcome, Reason> {
     memory.context.flow.protocol = Protocol::default();
+    check_receiver(hook, packet, tables)?;
     memory.parsed = read_headers(hook, packet, tables, &mut memory.context)?;
     find_ports(tables, &mut memory.parsed, &mut memory.context)?;
     let memory = black_box(memory);
@@ -134,6 +139,10 @@ fn steps<P: Packet, T: Tables>(
         ..
     } = black_box(memory);
     apply(packet, tables, parsed, &context.entry, plan)?;
+    if parsed.fragment != Fragment::Whole {
+        let is_forwarded = plan.outcome.reason.fate() == Fate::Forward;
+        remember(tables, parsed, context, is_forwarded);
+    }
     Ok(plan.outcome)
 }
 
@@ -170,6 +179,9 @@ fn decide<P: Packet, T: Tables>(
         context.flow = *flow;
         return Err(Reason::Spoofed);
     }
+    if matches!(parsed.transport, Transport::Echo | Transport::Other) {
+        return refuse_others(hook, tables, parsed, context);
+    }
     let is_known = existing_connection(tables, parsed, context);
     if !is_known {
         context.flow = parsed.flow;
@@ -188,7 +200,7 @@ fn decide<P: Packet, T: Tables>(
         };
         leave_partial_checksum(packet, parsed)?;
         match is_planned {
-            Err(reason @ (Reason::NoBackend | Reason::NoPort)) => {
+            Err(reason @ (Reason::NoBackend | Reason::NoPort | Reason::NoService)) => {
                 let source = parsed.flow.destination;
                 return Ok(answer(RejectionKind::PortUnreachable, source, 0, reason));
             }
@@ -208,8 +220,70 @@ fn decide<P: Packet, T: Tables>(
         let entry = &context.entry;
         tables.count(entry.service, entry.backend, packet.len(), !is_known);
         plan.outcome.opens = !is_known;
+        if parsed.id.at != 0 && !plan.is_encapsulated {
+            plan.id = identify(tables, parsed, context)?;
+        }
     }
     Ok(plan)
+}
+
+/// Decides about what no Service forwards. Echo requests to a frontend's address are answered, if a
+/// backend could be. Nothing for an address of Services alone is left to the kernel, which would send
+/// it on, to a router that sends it back; but ICMP is, for neighbour discovery.
+#[inline(always)]
+fn refuse_others<T: Tables>(
+    hook: Hook,
+    tables: &T,
+    parsed: &Parsed,
+    context: &mut Context,
+) -> Result<Plan, Reason> {
+    let flow = &parsed.flow;
+    let is_echo = parsed.transport == Transport::Echo;
+    let is_icmp = matches!(flow.protocol, Protocol::ICMP | Protocol::ICMPV6);
+    if hook == Hook::Egress || is_icmp && !is_echo {
+        return Err(Reason::OtherProtocol);
+    }
+    if parsed.outer_len != 0 {
+        return Err(Reason::EncapsulatedUnknown);
+    }
+    let address = tables.address(&flow.destination);
+    let is_used = address.is_some();
+    let address = address.unwrap_or_default();
+    let is_refused = match is_used {
+        true => address.is_service(),
+        false => tables.is_in_service_range(&flow.destination),
+    };
+    let is_answered = is_echo && address.answers_echo();
+    if !is_refused && !is_answered {
+        return Err(Reason::OtherProtocol);
+    }
+    context.flow = *flow;
+    let is_from_service = tables
+        .address(&flow.source)
+        .unwrap_or_default()
+        .is_service();
+    if !flow.source.is_host() || is_from_service {
+        return Err(Reason::Spoofed);
+    }
+    if is_answered {
+        return Ok(answer(
+            RejectionKind::Echo,
+            flow.destination,
+            0,
+            Reason::EchoAnswered,
+        ));
+    }
+    let reason = match (is_used, is_echo) {
+        (false, _) => Reason::NoService,
+        (true, true) => Reason::NoBackend,
+        (true, false) => Reason::NoPort,
+    };
+    Ok(answer(
+        RejectionKind::PortUnreachable,
+        flow.destination,
+        0,
+        reason,
+    ))
 }
 
 #[inline(always)]
@@ -220,12 +294,18 @@ fn apply<P: Packet, T: Tables>(
     entry: &CtEntry,
     plan: &Plan,
 ) -> Result<(), Reason> {
+    let has_id = parsed.id.at != 0 && !plan.is_encapsulated;
     if parsed.outer_len != 0 {
         packet.shrink(parsed.outer_len)?;
         parsed.l4 -= parsed.outer_len;
+        parsed.quoted_l4 = parsed.quoted_l4.wrapping_sub(parsed.outer_len);
+        parsed.id.at = parsed.id.at.wrapping_sub(parsed.outer_len);
         parsed.outer_len = 0;
     }
     if plan.outcome.verdict == Verdict::Answer {
+        if plan.rejection.kind == RejectionKind::Echo {
+            return answer_echo(packet, parsed);
+        }
         return reject(packet, parsed, &plan.rejection, tables.has_dsr());
     }
     if tables.has_dsr() && plan.outcome.reason == Reason::ToClient {
@@ -236,8 +316,10 @@ fn apply<P: Packet, T: Tables>(
             encapsulate(packet, tables.config(), parsed, entry, plan.hops)?
         }
         Transport::Tcp | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
-        Transport::IcmpError => rewrite_error(packet, parsed, entry, plan.hops)?,
-        Transport::LaterFragment => rewrite_network(
+        Transport::IcmpError => {
+            rewrite_error(packet, parsed, entry, plan.hops, tables.config().seed)?
+        }
+        Transport::LaterFragment | Transport::Echo | Transport::Other => rewrite_network(
             packet,
             parsed.family,
             L3,
@@ -246,51 +328,12 @@ fn apply<P: Packet, T: Tables>(
             plan.hops,
         )?,
     }
+    if has_id {
+        rewrite_id(packet, parsed, plan.id)?;
+    }
     if plan.outcome.verdict == Verdict::Redirect {
         rewrite_link(packet, &plan.next_hop)?;
     }
-    Ok(())
-}
-
-/// Stores the ports of a first fragment, and sets the ports of a later one.
-#[inline(always)]
-fn find_ports<T: Tables>(
-    tables: &mut T,
-    parsed: &mut Parsed,
-    context: &mut Context,
-) -> Result<(), Reason> {
-    if parsed.fragment == Fragment::Whole {
-        return Ok(());
-    }
-    let flow = &mut parsed.flow;
-    context.fragment = FragmentKey {
-        source: flow.source,
-        destination: flow.destination,
-        id: parsed.fragment_id,
-        protocol: flow.protocol,
-        zero: [0; 3],
-    };
-    if parsed.fragment == Fragment::First {
-        let ports = FragmentEntry {
-            source_port: flow.source_port,
-            destination_port: flow.destination_port,
-        };
-        tables.put_fragment(&context.fragment, &ports);
-        return Ok(());
-    }
-    let Some(ports) = tables.fragment(&context.fragment) else {
-        if parsed.outer_len != 0 {
-            return Err(Reason::FragmentUnknown);
-        }
-        // VERIFIER: a comparison with `Some` reads the field of `None` (LLVM 22).
-        let address = tables.address(&flow.destination);
-        return Err(match address.unwrap_or(AddressEntry::SHARED) {
-            AddressEntry::SERVICE => Reason::FragmentUnknown,
-            _ => Reason::Fragment,
-        });
-    };
-    flow.source_port = ports.source_port;
-    flow.destination_port = ports.destination_port;
     Ok(())
 }
 
@@ -426,6 +469,12 @@ fn plan_connection<T: Tables>(
         return Err(Reason::Spoofed);
     }
     let Some(address) = tables.address(&flow.destination) else {
+        if tables.is_in_service_range(&flow.destination) {
+            return match flow.source.is_host() {
+                true => Err(Reason::NoService),
+                false => Err(Reason::Spoofed),
+            };
+        }
         return direct(tables, parsed, context);
     };
     // Not the address of a host: no reply is possible. The kernel drops these as martians.
@@ -434,15 +483,19 @@ fn plan_connection<T: Tables>(
     }
     let key = FrontendKey::new(flow.destination, flow.destination_port, flow.protocol);
     let Some(frontend) = tables.frontend(&key) else {
-        return match address {
-            AddressEntry::SERVICE => Err(Reason::NoPort),
-            _ => direct(tables, parsed, context),
+        return match address.is_service() {
+            true => Err(Reason::NoPort),
+            false => direct(tables, parsed, context),
         };
     };
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);
     }
-    if tables.address(&flow.source) == Some(AddressEntry::SERVICE) {
+    if tables
+        .address(&flow.source)
+        .unwrap_or_default()
+        .is_service()
+    {
         return Err(Reason::Spoofed);
     }
     balance(hook, tables, parsed, &frontend, context)
@@ -590,6 +643,7 @@ fn send<T: Tables>(
         rejection: Rejection::default(),
         hops: u8::from(is_sent_here),
         is_encapsulated,
+        id: 0,
         next_hop: route.next_hop,
     })
 }
@@ -643,6 +697,7 @@ fn answer(kind: RejectionKind, source: Addr, mtu: u16, reason: Reason) -> Plan {
         rejection: Rejection { kind, source, mtu },
         hops: 0,
         is_encapsulated: false,
+        id: 0,
         next_hop: NextHop::default(),
     }
 }

@@ -9,6 +9,8 @@ fn load(_name: &str, _state: &State) -> Option<Box<dyn Replica>> {
 
 #[path = "../../packets/cases/dsr.rs"]
 mod dsr;
+#[path = "../../packets/cases/frames.rs"]
+mod frames;
 #[path = "../../packets/cases/golden.rs"]
 mod golden;
 #[path = "../../packets/cases/services.rs"]

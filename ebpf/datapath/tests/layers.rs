@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 /// The files in reading order, as in `ebpf/README.md`.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 19] = [
     "checksum",
     "wire",
     "packet",
@@ -16,6 +16,8 @@ const ORDER: [&str; 17] = [
     "select",
     "nat",
     "rewrite",
+    "fragment",
+    "link",
     "encap",
     "reject",
     "icmp",

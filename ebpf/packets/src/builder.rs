@@ -86,7 +86,7 @@ impl Builder {
     /// A "port unreachable" from source to destination that quotes `offending`, a frame.
     pub fn unreachable(&self, offending: &[u8]) -> Vec<u8> {
         let quoted = &offending[ETHERNET_HEADER..];
-        let quoted = &quoted[..quoted.len().min(64)];
+        let quoted = &quoted[..quoted.len().min(128)];
         let step = self.network();
         let mut frame = Vec::new();
         match self.source {

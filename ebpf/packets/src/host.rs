@@ -8,7 +8,7 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey,
-    MemberKey, Reason, ServiceEntry, ServiceFlags, SlotRange, Traffic,
+    LinkEntry, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Memory, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -35,6 +35,8 @@ pub struct State {
     pub ranges: Vec<(u32, Addr, u32)>,
     /// Backends of services with affinity.
     pub members: HashSet<MemberKey>,
+    /// Ranges of Service addresses.
+    pub service_ranges: Vec<ServiceRange>,
 }
 
 impl State {
@@ -85,6 +87,8 @@ pub struct Host {
     /// Last backends of clients.
     pub affinities: HashMap<AffinityKey, AffinityEntry>,
     fragments: HashMap<FragmentKey, FragmentEntry>,
+    /// What TC saw on the device, if not only frames for it just now.
+    pub link: Option<LinkEntry>,
     /// Connections by flow.
     pub connections: HashMap<FlowKey, CtEntry>,
     /// Traffic by service.
@@ -108,6 +112,7 @@ impl Host {
             state,
             affinities: HashMap::new(),
             fragments: HashMap::new(),
+            link: None,
             connections: HashMap::new(),
             traffic: RefCell::default(),
             emitted: RefCell::default(),
@@ -177,6 +182,11 @@ impl Tables for Host {
         self.state.addresses.get(address).copied()
     }
 
+    fn is_in_service_range(&self, address: &Addr) -> bool {
+        let mut ranges = self.state.service_ranges.iter();
+        ranges.any(|range| range.contains(address))
+    }
+
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         self.state.frontends.get(key).copied()
     }
@@ -222,8 +232,27 @@ impl Tables for Host {
         self.fragments.get(key).copied()
     }
 
+    fn add_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
+        let is_new = !self.fragments.contains_key(key);
+        self.fragments.entry(*key).or_insert(*entry);
+        is_new
+    }
+
     fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
         self.fragments.insert(*key, *entry);
+    }
+
+    fn link(&self) -> LinkEntry {
+        self.link.unwrap_or(LinkEntry {
+            ifindex: 1,
+            seen_s: self.now_s,
+            address: SlicePacket::<true>::LINK,
+            zero: [0; 2],
+        })
+    }
+
+    fn put_link(&mut self, entry: &LinkEntry) {
+        self.link = Some(*entry);
     }
 
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry> {

@@ -26,7 +26,10 @@ pub struct Outcome {
 impl Outcome {
     /// Whether XDP leaves the packet unchanged to TC, which decides again.
     pub fn is_left_to_tc(&self) -> bool {
-        matches!(self.reason, Reason::PartialChecksum | Reason::ForTc)
+        matches!(
+            self.reason,
+            Reason::PartialChecksum | Reason::ForTc | Reason::LinkUnknown
+        )
     }
 }
 

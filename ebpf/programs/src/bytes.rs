@@ -9,7 +9,7 @@
 
 /// VERIFIER: offsets into a packet must be bounded by a constant before they are added to the
 /// pointer. No header that is read starts further in.
-const MAX_OFFSET: usize = 0xff;
+const MAX_OFFSET: usize = 0x1ff;
 
 /// Returns the address of `len` bytes at `offset` of a packet, if they lie before its end.
 #[inline(always)]

@@ -11,8 +11,8 @@ use aya_ebpf::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
-    ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
+    LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
+    ServiceRange, SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
 };
 use headgate_datapath::Memory;
 
@@ -62,7 +62,14 @@ pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
 
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
-    LruHashMap::with_max_entries(1 << 13, 0);
+    LruHashMap::with_max_entries(1 << 14, 0);
+
+#[map]
+pub(crate) static LINKS: Array<LinkEntry> = Array::with_max_entries(headgate_abi::LINKS, 0);
+
+#[map]
+pub(crate) static SERVICE_RANGES: Array<ServiceRange> =
+    Array::with_max_entries(headgate_abi::SERVICE_RANGES, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(1 << 10, 0);

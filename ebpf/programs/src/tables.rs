@@ -21,15 +21,15 @@ use aya_ebpf::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
-    FrontendKey, MemberKey, MonitorEntry, Protocol, RangeKey, Reason, ServiceEntry, Traffic,
-    seconds,
+    FrontendKey, LINKS as LINKS_LEN, LinkEntry, MemberKey, MonitorEntry, Protocol, RangeKey,
+    Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, Traffic, seconds,
 };
 use headgate_datapath::{Added, Family, NextHop, Route, RouteQuery, RouteResult, Tables};
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, LOCAL_BACKENDS, MONITOR, SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES,
-    add_atomic, config, helpers,
+    FRONTENDS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC, SERVICES, SLOTS,
+    SOURCE_RANGES, add_atomic, config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -79,6 +79,17 @@ impl<const DSR: bool> BpfTables<DSR> {
     }
 }
 
+impl<const DSR: bool> BpfTables<DSR> {
+    /// Index of the device that the packet is on; 0 at a socket.
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        match self.site {
+            Site::Xdp { ifindex } | Site::Tc { ifindex, .. } => ifindex,
+            Site::Socket => 0,
+        }
+    }
+}
+
 impl<const DSR: bool> Tables for BpfTables<DSR> {
     #[inline(always)]
     fn now_s(&self) -> u32 {
@@ -99,6 +110,19 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     fn address(&self, address: &Addr) -> Option<AddressEntry> {
         // SAFETY: see `frontend`; here the entry is one word.
         unsafe { ADDRESSES.get(address).copied() }
+    }
+
+    #[inline(always)]
+    fn is_in_service_range(&self, address: &Addr) -> bool {
+        for index in 0..SERVICE_RANGES_LEN {
+            let Some(range) = SERVICE_RANGES.get(index).filter(|range| range.is_used()) else {
+                return false;
+            };
+            if range.contains(address) {
+                return true;
+            }
+        }
+        false
     }
 
     #[inline(always)]
@@ -168,8 +192,41 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     }
 
     #[inline(always)]
+    fn add_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
+        FRAGMENTS.insert(key, entry, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
     fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
         let _forgotten = FRAGMENTS.insert(key, entry, 0);
+    }
+
+    #[inline(always)]
+    fn link(&self) -> LinkEntry {
+        let ifindex = self.ifindex();
+        let unknown = LinkEntry {
+            ifindex,
+            // As old as can be.
+            seen_s: self.now_s.wrapping_sub(u32::MAX / 4),
+            ..LinkEntry::default()
+        };
+        match LINKS.get_ptr(ifindex % LINKS_LEN) {
+            // SAFETY: the entry stays mapped. One that another CPU writes meanwhile may be mixed with its
+            // successor: the frame goes to TC, or the address was this machine's within a second.
+            Some(entry) => match unsafe { *entry } {
+                entry if entry.ifindex == ifindex => entry,
+                _ => unknown,
+            },
+            None => unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn put_link(&mut self, entry: &LinkEntry) {
+        if let Some(place) = LINKS.get_ptr_mut(entry.ifindex % LINKS_LEN) {
+            // SAFETY: see `link`.
+            unsafe { *place = *entry }
+        }
     }
 
     #[inline(always)]

@@ -14,13 +14,18 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use headgate_abi::Reason;
-use headgate_datapath::{Family, Hook, Packet, Sum, Verdict, walk};
+use headgate_datapath::{Family, Hook, Packet, Receiver, Sum, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
     maps::{count_reason, has_dsr, scratch},
     tables::{BpfTables, Site},
 };
+
+/// `if_packet.h`.
+const PACKET_HOST: u32 = 0;
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
 
 /// A frame in a socket buffer. Reads are direct; writes use helpers, because with direct writes the
 /// kernel copies the head of every buffer that the program sees.
@@ -30,8 +35,9 @@ struct SkbPacket<'a> {
     staging: &'a mut [u8; 64],
 }
 
-/// The furthest header byte that the walk reads: the quoted ports of an ICMPv6 error.
-const HEADERS: u32 = 128;
+/// The furthest header byte that the walk reads, but for ICMPv6 errors with, and about a packet with,
+/// many extension headers.
+const HEADERS: u32 = 256;
 /// The same of an encapsulated packet.
 const HEADERS_INSIDE: u32 = HEADERS + 52;
 
@@ -108,6 +114,16 @@ impl Packet for SkbPacket<'_> {
         match unsafe { bpf_skb_adjust_room(skb, -(len as i32), BPF_ADJ_ROOM_MAC, flags) } {
             0 => Ok(()),
             _ => Err(Reason::RewriteFailed),
+        }
+    }
+
+    #[inline(always)]
+    fn receiver(&self) -> Receiver {
+        // SAFETY: the kernel hands us a valid buffer.
+        match unsafe { (*self.context.skb.skb).pkt_type } {
+            PACKET_HOST => Receiver::Host,
+            PACKET_BROADCAST | PACKET_MULTICAST => Receiver::Group,
+            _ => Receiver::Other,
         }
     }
 

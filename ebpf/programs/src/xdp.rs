@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use headgate_abi::Reason;
-use headgate_datapath::{Family, Hook, L3, Packet, Verdict, walk};
+use headgate_datapath::{Family, Hook, L3, Packet, Receiver, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
@@ -83,6 +83,11 @@ impl Packet for XdpPacket<'_> {
             return Err(Reason::RewriteFailed);
         }
         self.store(0, &link)
+    }
+
+    #[inline(always)]
+    fn receiver(&self) -> Receiver {
+        Receiver::Other
     }
 }
 

@@ -151,6 +151,7 @@ fn measure(scale: &Scale, title: &str, batches: usize) -> Result<Vec<Table>> {
     };
     let mut kernel = Kernel::with("packets", &state(scale), &sizes)?;
     let device = Device::new()?;
+    kernel.know_link(device.ifindex)?;
     connect(&mut kernel, scale)?;
     let cases = cases(scale);
     let mut programs = Vec::new();
@@ -212,7 +213,8 @@ struct Device {
 impl Device {
     /// Makes it in the namespace of this thread, with routes to the pods of other nodes.
     fn new() -> Result<Self> {
-        ip("link add eth0 type veth peer name peer0\n\
+        ip(
+            "link add eth0 address 02:00:00:00:00:02 type veth peer name peer0\n\
             link set eth0 up\n\
             link set peer0 up\n\
             address add 192.168.50.1/24 dev eth0\n\
@@ -222,7 +224,8 @@ impl Device {
             neighbour add fd50::2 lladdr 02:00:00:00:00:09 dev eth0\n\
             neighbour add fd50::100 lladdr 02:00:00:00:00:08 dev eth0\n\
             route add 10.244.0.0/16 via 192.168.50.2\n\
-            route add fd44::/16 via fd50::2")?;
+            route add fd44::/16 via fd50::2",
+        )?;
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
             fs::write(format!("/proc/sys/net/{setting}"), "1").context(setting)?;
         }

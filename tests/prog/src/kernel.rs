@@ -4,15 +4,18 @@ use std::{
     fs,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
-    maps::{HashMap, Map, MapData, MapError, lpm_trie},
+    maps::{Array, HashMap, Map, MapData, MapError, lpm_trie},
     programs::{ProgramInfo, TestRun, TestRunOptions},
 };
-use headgate_abi::{BackendKey, FragmentEntry, FragmentKey, RangeKey, Reason, names};
-use headgate_datapath::Hook;
+use headgate_abi::{
+    BackendKey, FragmentEntry, FragmentKey, LINKS, LinkEntry, RangeKey, Reason, names,
+};
+use headgate_datapath::{Hook, SlicePacket};
 use headgate_dataplane::{MapSizes, Maps, Programs, ReadWrite, load, pin_folder};
 use headgate_packets::{Outcome, Replica, State};
 use nix::{
@@ -25,12 +28,15 @@ pub struct Kernel {
     programs: Programs,
     /// The maps.
     pub maps: Maps<ReadWrite>,
+    links: Array<MapData, LinkEntry>,
     fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     /// Counts of reasons after the last packet.
     counted: Vec<(Reason, u64)>,
     pins: PathBuf,
 }
 
+/// Test runs take place on the loopback device.
+const LOOPBACK: u32 = 1;
 const BPF_FS: &str = "/sys/fs/bpf";
 
 impl Kernel {
@@ -52,6 +58,13 @@ impl Kernel {
     pub fn with(name: &str, state: &State, sizes: &MapSizes) -> Result<Self> {
         // Nothing is routed here, so the kernel answers as the host walk's `Route::STACK`.
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+        let [a, b, c, d, e, f] = SlicePacket::<true>::LINK;
+        let address = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        let status = Command::new("ip")
+            .args(["link", "set", "lo", "address", &address])
+            .status()
+            .context("ip")?;
+        ensure!(status.success(), "the address of lo");
         if !fs::read_to_string("/proc/mounts")?.contains(&format!(" {BPF_FS} bpf ")) {
             mount(
                 Some("bpf"),
@@ -94,14 +107,37 @@ impl Kernel {
                 maps.local_backends.insert(BackendKey::from(entry), id, 0)?;
             }
         }
+        for (index, range) in state.service_ranges.iter().enumerate() {
+            assert!(maps.service_ranges.set(index as u32, *range));
+        }
+        let links = MapData::from_pin(pin_folder(&pins).join(names::LINKS))?;
         let fragments = MapData::from_pin(pin_folder(&pins).join(names::FRAGMENTS))?;
-        Ok(Self {
+        let mut kernel = Self {
             programs,
+            links: Array::try_from(Map::Array(links))?,
             fragments: HashMap::try_from(Map::LruHashMap(fragments))?,
             counted: maps.reasons()?,
             maps,
             pins,
-        })
+        };
+        kernel.know_link(LOOPBACK)?;
+        Ok(kernel)
+    }
+
+    /// Makes XDP take frames of a [`Builder`](headgate_packets::Builder) for frames to this device.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn know_link(&mut self, ifindex: u32) -> Result<()> {
+        let link = LinkEntry {
+            ifindex,
+            // It stays new.
+            seen_s: u32::MAX / 4,
+            address: SlicePacket::<true>::LINK,
+            zero: [0; 2],
+        };
+        Ok(self.links.set(ifindex % LINKS, link, 0)?)
     }
 
     /// Clears connections, fragments and affinities.

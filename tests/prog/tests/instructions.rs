@@ -12,15 +12,15 @@ use headgate_prog::Kernel;
 /// for a reason, replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 47_832),
-    (names::TC_EXTERNAL, 40_841),
-    (names::TC_POD, 40_710),
-    (names::TC_EGRESS, 32_198),
+    (names::XDP_EXTERNAL, 109_281),
+    (names::TC_EXTERNAL, 89_627),
+    (names::TC_POD, 118_572),
+    (names::TC_EGRESS, 58_439),
     (names::SK_LOOKUP, 85),
-    ("hg_connect4", 3_666),
-    ("hg_connect6", 3_948),
-    ("hg_sendmsg4", 3_666),
-    ("hg_sendmsg6", 3_948),
+    ("hg_connect4", 5_581),
+    ("hg_connect6", 5_992),
+    ("hg_sendmsg4", 5_581),
+    ("hg_sendmsg6", 5_992),
     ("hg_recvmsg4", 61),
     ("hg_recvmsg6", 75),
     ("hg_getpeername4", 61),

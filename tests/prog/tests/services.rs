@@ -2,5 +2,7 @@
 
 use headgate_prog::load;
 
+#[path = "../../../ebpf/packets/cases/frames.rs"]
+mod frames;
 #[path = "../../../ebpf/packets/cases/services.rs"]
 mod services;

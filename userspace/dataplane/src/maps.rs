@@ -12,7 +12,7 @@ use aya::maps::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, FlowKey,
     FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
-    ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
+    ServiceEntry, ServiceLabel, ServiceRange, SocketEntry, SocketKey, Traffic, names,
 };
 
 use crate::{
@@ -44,6 +44,8 @@ pub struct Maps<A = ReadOnly> {
     pub local_backends: HashMap<MapData, BackendKey, u32>,
     /// Source ranges by service.
     pub source_ranges: LpmTrie<MapData, RangeKey, u32>,
+    /// Ranges of Service addresses.
+    pub service_ranges: SharedArray<ServiceRange, A>,
     /// Backends of services with affinity.
     pub members: HashMap<MapData, MemberKey, u32>,
     /// Last backends of clients.
@@ -92,6 +94,7 @@ impl<A: Access> Maps<A> {
             backends: array(&folder, names::BACKENDS)?,
             local_backends: hash(&folder, names::LOCAL_BACKENDS)?,
             source_ranges: typed(&folder, names::SOURCE_RANGES)?,
+            service_ranges: array(&folder, names::SERVICE_RANGES)?,
             members: hash(&folder, names::AFFINITY_MEMBERS)?,
             affinities: hash(&folder, names::AFFINITY)?,
             connections: hash(&folder, names::CONNTRACK)?,

@@ -8,7 +8,9 @@ use aya::{
     maps::{Array, HashMap, MapData, PerCpuArray},
     programs::{TestRun, TestRunOptions},
 };
-use headgate_abi::{AffinityEntry, AffinityKey, CtEntry, DatapathConfig, FlowKey, Reason, names};
+use headgate_abi::{
+    AffinityEntry, AffinityKey, CtEntry, DatapathConfig, FlowKey, LINKS, LinkEntry, Reason, names,
+};
 
 use crate::{
     error::Error,
@@ -16,11 +18,11 @@ use crate::{
     load::Programs,
     object,
     pin::{pin_folder, typed},
-    sys,
+    sys::{self, now_s},
 };
 
 /// Maps that programs only read.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 9] = [
     names::ADDRESSES,
     names::FRONTENDS,
     names::SERVICES,
@@ -29,6 +31,7 @@ const LIVE: [&str; 8] = [
     names::LOCAL_BACKENDS,
     names::SOURCE_RANGES,
     names::AFFINITY_MEMBERS,
+    names::SERVICE_RANGES,
 ];
 /// Capacity for the entries that the packets of one trial make or find.
 const ENTRIES: u32 = 1 << 14;
@@ -51,6 +54,7 @@ pub struct Probe {
     reasons: PerCpuArray<MapData, u64>,
     connections: HashMap<MapData, FlowKey, CtEntry>,
     affinities: HashMap<MapData, AffinityKey, AffinityEntry>,
+    links: Array<MapData, LinkEntry>,
     known: HashSet<FlowKey>,
 }
 
@@ -122,6 +126,7 @@ impl Probe {
             reasons: take(&mut ebpf, names::REASONS)?,
             connections: take(&mut ebpf, names::CONNTRACK)?,
             affinities: take(&mut ebpf, names::AFFINITY)?,
+            links: take(&mut ebpf, names::LINKS)?,
             programs: Programs::new(ebpf),
             known: HashSet::new(),
         })
@@ -146,6 +151,27 @@ impl Probe {
     /// If the map is full.
     pub fn know_affinity(&mut self, key: &AffinityKey, entry: &AffinityEntry) -> Result<(), Error> {
         put(&mut self.affinities, names::AFFINITY, key, entry)
+    }
+
+    /// Makes XDP take frames to this link address for frames to the device.
+    ///
+    /// # Errors
+    ///
+    /// If the map cannot be written.
+    pub fn know_link(&mut self, ifindex: u32, address: [u8; 6]) -> Result<(), Error> {
+        // Before Linux 5.15 the device of an XDP program is the loopback.
+        for ifindex in [1, ifindex] {
+            let entry = LinkEntry {
+                ifindex,
+                // It stays new for as long as a trial takes, and longer.
+                seen_s: now_s().wrapping_add(u32::MAX / 4),
+                address,
+                zero: [0; 2],
+            };
+            let result = self.links.set(ifindex % LINKS, entry, 0);
+            result.map_err(|source| Error::map(names::LINKS, source))?;
+        }
+        Ok(())
     }
 
     fn counts(&self) -> Result<Vec<u64>, Error> {

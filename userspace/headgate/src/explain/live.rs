@@ -10,9 +10,9 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    MemberKey, Reason, ServiceEntry, ServiceFlags,
+    LinkEntry, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags,
 };
-use headgate_datapath::{Added, Direction, Route, RouteQuery, Tables, is_expired};
+use headgate_datapath::{Added, Direction, Route, RouteQuery, SlicePacket, Tables, is_expired};
 use headgate_dataplane::now_s;
 
 use crate::view::{View, client, endpoint, protocol};
@@ -118,12 +118,23 @@ impl Tables for LiveTables<'_> {
         let name = IpAddr::from(*address);
         self.note(match entry {
             None => format!("{name} is not an address of a Service"),
-            Some(AddressEntry::SERVICE) => format!("{name} is an address of Services only"),
+            Some(entry) if entry.is_service() => format!("{name} is an address of Services only"),
             Some(_) => {
                 format!("{name} is an address of Services, and also of this node or another host")
             }
         });
         entry
+    }
+
+    fn is_in_service_range(&self, address: &Addr) -> bool {
+        let mut ranges =
+            (0..SERVICE_RANGES).filter_map(|index| self.view.maps.service_ranges.get(index));
+        let is_in_range = ranges.any(|range| range.is_used() && range.contains(address));
+        if is_in_range {
+            let name = IpAddr::from(*address);
+            self.note(format!("the cluster assigns {name} to Services"));
+        }
+        is_in_range
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
@@ -234,12 +245,24 @@ impl Tables for LiveTables<'_> {
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentEntry> {
-        let entry = self.fragments.get(key).copied();
-        if entry.is_none() {
-            self.note("the first fragment is not known".into());
-        }
-        entry
+        self.fragments.get(key).copied()
     }
+
+    fn add_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) -> bool {
+        let is_new = !self.fragments.contains_key(key);
+        self.fragments.entry(*key).or_insert(*entry);
+        is_new
+    }
+
+    fn link(&self) -> LinkEntry {
+        LinkEntry {
+            seen_s: self.now_s,
+            address: SlicePacket::<true>::LINK,
+            ..LinkEntry::default()
+        }
+    }
+
+    fn put_link(&mut self, _entry: &LinkEntry) {}
 
     fn put_fragment(&mut self, key: &FragmentKey, entry: &FragmentEntry) {
         self.fragments.insert(*key, *entry);

@@ -8,7 +8,7 @@ pub(crate) mod capture;
 mod live;
 mod packet;
 
-use std::{net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail};
 use headgate_abi::{Addr, DatapathConfig, Fate, Port, Reason, names};
@@ -70,6 +70,8 @@ pub(crate) struct Explainer<'a> {
     probe: Probe,
     device: String,
     ifindex: u32,
+    /// Link address of the device.
+    link: [u8; 6],
     programs: Vec<&'static str>,
 }
 
@@ -128,6 +130,7 @@ impl<'a> Explainer<'a> {
         Ok(Self {
             tables: LiveTables::new(view, loaded_config(pins)?),
             probe: Probe::load(pins)?,
+            link: link_address(&device)?,
             ifindex: ifindex.with_context(|| format!("there is no device {device} here"))?,
             device,
             programs,
@@ -146,6 +149,10 @@ impl<'a> Explainer<'a> {
                 self.probe.know_affinity(key, entry)?;
             }
         }
+        let mut frame = frame.to_vec();
+        to_link(&mut frame, self.link);
+        let frame = &frame[..];
+        self.probe.know_link(self.ifindex, self.link)?;
         let (program, trial) = self.run(frame)?;
         let mut steps = steps;
         let verdict = verdict(program, &trial);
@@ -186,6 +193,7 @@ impl<'a> Explainer<'a> {
     fn walk(&mut self, frame: &[u8]) -> (Vec<String>, Reason) {
         let mut memory = frame.to_vec();
         memory.resize(frame.len() + 256, 0);
+        to_link(&mut memory, SlicePacket::<true>::LINK);
         let mut packet = SlicePacket::new(&mut memory, frame.len());
         let hook = self.hook();
         let outcome = walk(
@@ -212,6 +220,24 @@ impl<'a> Explainer<'a> {
             }
         }
         last.context("no program")
+    }
+}
+
+/// Link address of a device; zeros if it has none.
+fn link_address(device: &str) -> Result<[u8; 6]> {
+    let path = format!("/sys/class/net/{device}/address");
+    let text = fs::read_to_string(&path).with_context(|| format!("there is no {path}"))?;
+    let mut address = [0; 6];
+    for (byte, part) in address.iter_mut().zip(text.trim().split(':')) {
+        *byte = u8::from_str_radix(part, 16).unwrap_or(0);
+    }
+    Ok(address)
+}
+
+/// Addresses a frame to a device.
+fn to_link(frame: &mut [u8], address: [u8; 6]) {
+    if let Some(destination) = frame.first_chunk_mut() {
+        *destination = address;
     }
 }
 
