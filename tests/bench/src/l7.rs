@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use headgate_netns::{Certificate, Netns, Process, binary, get};
 
 use crate::{
-    Options, Report, Table,
+    Options, Report, Table, greedy,
     tools::{nginx, on_cpu, rate, words},
 };
 
@@ -26,6 +26,8 @@ const PROXIES: [(&str, u16, u16); 3] = [
     ("nginx", 8081, 8444),
     ("haproxy", 8082, 8445),
 ];
+/// The port of nginx for HTTP/2 without TLS.
+const NGINX_H2C: u16 = 8083;
 /// One tick of `/proc/PID/stat`.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -59,7 +61,9 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let netns = Netns::new(NAME)?;
     netns.batch(&format!("address add {ADDRESS}/32 dev lo"))?;
-    let _backend = nginx(&netns, None, folder.path(), "backend", 1, &backend())?;
+    greedy::prepare(folder.path())?;
+    let backend = backend(folder.path());
+    let _backend = nginx(&netns, None, folder.path(), "backend", 1, &backend)?;
     let certificate = Certificate::new(&["bench.example.com"])?;
     let pem = folder.path().join("tls.pem");
     fs::write(&pem, format!("{}{}", certificate.chain, certificate.key))?;
@@ -105,6 +109,15 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         }
         report.add(rates);
         report.add(costs);
+    }
+    if options.wants("memory") {
+        let [headgate, nginx, _] = &proxies;
+        let (_, port, _) = PROXIES[0];
+        let measured = [
+            ("headgate", port, headgate.id()),
+            ("nginx", NGINX_H2C, nginx.id()),
+        ];
+        report.add(greedy::measure(&netns, &measured)?);
     }
     Ok(())
 }
@@ -163,10 +176,12 @@ fn ready(netns: &Netns, port: u16) -> Result<()> {
     bail!("port {port} is refused")
 }
 
-fn backend() -> String {
+fn backend(folder: &Path) -> String {
+    let folder = folder.display();
     format!(
         "keepalive_requests 1000000000; default_type text/plain;\n\
-         server {{ listen {ADDRESS}:{BACKEND} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
+         server {{ listen {ADDRESS}:{BACKEND} backlog=4096; location / {{ return 200 \"ok\"; }}\n\
+         location /large {{ root {folder}; }} }}"
     )
 }
 
@@ -177,6 +192,7 @@ fn nginx_proxy(pem: &Path) -> String {
         "keepalive_requests 1000000000;\n\
          upstream be {{ server {ADDRESS}:{BACKEND}; keepalive 256; keepalive_requests 1000000000; }}\n\
          server {{ listen {ADDRESS}:{http} backlog=4096; listen {ADDRESS}:{https} ssl http2 backlog=4096;\n\
+         listen {ADDRESS}:{NGINX_H2C} http2;\n\
          http2_max_requests 1000000000; ssl_certificate {pem}; ssl_certificate_key {pem};\n\
          ssl_protocols TLSv1.2 TLSv1.3;\n\
          location / {{ proxy_pass http://be; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\

@@ -13,7 +13,7 @@ use std::{
 };
 
 use headgate_model::NamespacedName;
-use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, StatusCode, Version, header, request::Parts};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
 
@@ -67,18 +67,21 @@ fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
 pub(crate) struct Entry {
     log: Arc<AccessLog>,
     begin: Instant,
-    method: Method,
+    method: String,
     target: String,
     version: Version,
     referer: Option<HeaderValue>,
     agent: Option<HeaderValue>,
     pub(crate) client: IpAddr,
     pub(crate) host: String,
+    /// The decoded path, by which the route was selected.
+    pub(crate) path: Option<String>,
     pub(crate) ingress: Option<NamespacedName>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) trace: Option<u128>,
     pub(crate) sent: Option<Delivery>,
-    pub(crate) status: StatusCode,
+    /// `None` until the request is answered.
+    pub(crate) status: Option<StatusCode>,
 }
 
 /// Where a request was sent.
@@ -97,6 +100,8 @@ struct Line<'a> {
     method: &'a str,
     host: &'a str,
     target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<&'a str>,
     protocol: String,
     status: u16,
     bytes: u64,
@@ -119,7 +124,7 @@ impl Entry {
         Self {
             log,
             begin: Instant::now(),
-            method: parts.method.clone(),
+            method: parts.method.as_str().into(),
             target: parts
                 .uri
                 .path_and_query()
@@ -130,11 +135,33 @@ impl Entry {
             agent: field(header::USER_AGENT),
             client: peer.ip(),
             host: String::new(),
+            path: None,
             ingress: None,
             request_id: None,
             trace: None,
             sent: None,
-            status: StatusCode::OK,
+            status: None,
+        }
+    }
+
+    /// The line of a request that the HTTP library refused: nothing of it is known.
+    pub(crate) fn refused(log: Arc<AccessLog>, client: IpAddr, status: StatusCode) -> Self {
+        Self {
+            log,
+            begin: Instant::now(),
+            method: "-".into(),
+            target: "-".into(),
+            version: Version::HTTP_11,
+            referer: None,
+            agent: None,
+            client,
+            host: String::new(),
+            path: None,
+            ingress: None,
+            request_id: None,
+            trace: None,
+            sent: None,
+            status: Some(status),
         }
     }
 
@@ -148,16 +175,22 @@ impl Entry {
         let _dropped = self.log.lines.try_send(line);
     }
 
+    /// 499, as in nginx, if the client left before the response.
+    fn code(&self) -> u16 {
+        self.status.map_or(499, |status| status.as_u16())
+    }
+
     fn json(&self, bytes: u64) -> String {
         let sent = self.sent.as_ref();
         let line = Line {
             time: Timestamp::now().to_string(),
             client: self.client,
-            method: self.method.as_str(),
+            method: &self.method,
             host: &self.host,
             target: &self.target,
+            path: self.path.as_deref(),
             protocol: format!("{:?}", self.version),
-            status: self.status.as_u16(),
+            status: self.code(),
             bytes,
             seconds: self.begin.elapsed().as_secs_f64(),
             referer: text(self.referer.as_ref()),
@@ -182,12 +215,39 @@ impl Entry {
             &mut line,
             &format!("{} {} {:?}", self.method, self.target, self.version),
         );
-        let _ok = write!(line, "\" {} {bytes} \"", self.status.as_u16());
+        let _ok = write!(line, "\" {} {bytes} \"", self.code());
         quote(&mut line, text(self.referer.as_ref()).unwrap_or("-"));
         line.push_str("\" \"");
         quote(&mut line, text(self.agent.as_ref()).unwrap_or("-"));
         line.push_str("\"\n");
         line
+    }
+}
+
+/// The line of a request in progress. It is written even if the client leaves before the response.
+#[derive(Debug)]
+pub(crate) struct Pending(Option<Box<Entry>>);
+
+impl Pending {
+    pub(crate) fn new(entry: Option<Entry>) -> Self {
+        Self(entry.map(Box::new))
+    }
+
+    pub(crate) fn entry(&mut self) -> Option<&mut Entry> {
+        self.0.as_deref_mut()
+    }
+
+    /// Returns the line: it is written with the response.
+    pub(crate) fn answered(mut self) -> Option<Box<Entry>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(entry) = &self.0 {
+            entry.write(0);
+        }
     }
 }
 
@@ -220,7 +280,7 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut entry = Entry::new(log, "192.0.2.1:4000".parse().unwrap(), &parts);
         entry.host = "a.b".into();
-        entry.status = StatusCode::NOT_FOUND;
+        entry.status = Some(StatusCode::NOT_FOUND);
         entry.request_id = Some(HeaderValue::from_static("id"));
         entry.write(7);
         waiting.recv().unwrap()

@@ -32,6 +32,14 @@ impl Body {
         Self::Full(None)
     }
 
+    /// Returns the whole body if it is in memory.
+    pub(crate) fn in_memory(&self) -> Option<Bytes> {
+        match self {
+            Self::Full(bytes) => Some(bytes.clone().unwrap_or_default()),
+            body => body.is_end_stream().then(Bytes::new),
+        }
+    }
+
     /// Boxes any other body.
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
         Self::Boxed(body.boxed_unsync())

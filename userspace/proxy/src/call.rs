@@ -1,15 +1,19 @@
 //! A request with its route, and the client that it comes from.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    borrow::Cow,
+    net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
 };
 
-use http::HeaderValue;
+use http::{HeaderValue, Uri, uri::PathAndQuery};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Span, field::display};
 
 use crate::{
     activity::Activity,
+    budget::Budget,
+    origin::Origin,
     serving::ServedRoute,
     tls::facts::Handshake,
     trace::{Routed, Trace},
@@ -30,6 +34,12 @@ pub(crate) struct Client {
     pub(crate) is_closing: AtomicBool,
     /// As of the last request.
     pub(crate) is_http2: AtomicBool,
+    /// Whether part of the last request was not read.
+    pub(crate) is_unread: Arc<AtomicBool>,
+    /// Memory for responses over HTTP/2.
+    pub(crate) budget: Arc<Budget>,
+    /// The place among all connections, which an upgraded one keeps.
+    pub(crate) permit: Option<Arc<OwnedSemaphorePermit>>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) span: Span,
 }
@@ -45,6 +55,9 @@ impl Client {
             handshake: Handshake::default(),
             is_closing: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
+            is_unread: Arc::default(),
+            budget: Arc::default(),
+            permit: None,
             activity: Arc::new(Activity::new()),
             span: Span::current(),
         }
@@ -54,11 +67,12 @@ impl Client {
 /// A request whose route is known.
 pub(crate) struct Call {
     pub(crate) route: Arc<ServedRoute>,
-    /// The client's address; behind trusted proxies it is not the peer's.
-    pub(crate) client: IpAddr,
+    pub(crate) origin: Origin,
     pub(crate) host: String,
-    /// In its normal form.
+    /// In its decoded form.
     pub(crate) path: String,
+    /// The path that the backend gets instead of the client's spelling.
+    pub(crate) spelling: Option<String>,
     pub(crate) trace: Option<Trace>,
 }
 
@@ -71,12 +85,24 @@ impl Call {
         }
     }
 
+    /// Path and query that the backend gets unless the route rewrites them.
+    pub(crate) fn target<'a>(&self, uri: &'a Uri) -> Cow<'a, str> {
+        match (&self.spelling, uri.query()) {
+            (Some(path), Some(query)) => format!("{path}?{query}").into(),
+            (Some(path), None) => path.clone().into(),
+            (None, _) => uri
+                .path_and_query()
+                .map_or("/", PathAndQuery::as_str)
+                .into(),
+        }
+    }
+
     /// What a trace records of it.
     pub(crate) fn routed(&self) -> Routed<'_> {
         Routed {
             route: self.route.model(),
             host: &self.host,
-            client: self.client,
+            client: self.origin.client,
         }
     }
 }

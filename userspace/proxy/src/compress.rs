@@ -31,30 +31,53 @@ const TYPES: [&str; 12] = [
     "image/svg+xml",
 ];
 
-/// `Accept-Encoding` of a request.
+/// What a request accepts of our encodings.
 #[derive(Debug)]
-pub(crate) struct Accepted(HeaderValue);
+pub(crate) struct Accepted(Option<HeaderValue>);
 
 impl Accepted {
-    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Option<Self> {
-        let encodings = headers.get(header::ACCEPT_ENCODING);
-        let encodings = encodings.filter(|_| *method != Method::HEAD);
-        encodings.cloned().map(Self)
+    /// All lines of `Accept-Encoding` are one list (RFC 9110, 5.3).
+    pub(crate) fn of(method: &Method, headers: &HeaderMap) -> Self {
+        let lines = headers.get_all(header::ACCEPT_ENCODING).iter();
+        let lines: Vec<&[u8]> = lines.map(HeaderValue::as_bytes).collect();
+        let list = HeaderValue::from_bytes(&lines.join(&b", "[..])).ok();
+        let is_some = |list: &HeaderValue| list.to_str().is_ok_and(accepts_one);
+        Self(list.filter(|list| *method != Method::HEAD && is_some(list)))
     }
+}
+
+/// Whether a list accepts one of our encodings. A client that accepts none, not even the plain response
+/// (`identity;q=0`), gets that: RFC 9110, 12.5.3 allows it.
+fn accepts_one(list: &str) -> bool {
+    list.split(',').any(|element| {
+        let (name, weight) = element.split_once(';').unwrap_or((element, ""));
+        let is_ours = ["zstd", "br", "gzip", "*"].contains(&&*name.trim().to_ascii_lowercase());
+        let weight = weight.trim().to_ascii_lowercase();
+        let weight = weight
+            .strip_prefix("q=")
+            .map(|weight| weight.trim().parse::<f32>());
+        is_ours && weight.is_none_or(|weight| weight.is_ok_and(|weight| weight > 0.0))
+    })
 }
 
 /// Compresses a response with zstd, brotli or gzip if the client accepts one of them and the response
 /// is large and compressible.
-pub(crate) async fn compress(accepted: Accepted, response: Response<Body>) -> Response<Body> {
+pub(crate) async fn compress(accepted: Accepted, mut response: Response<Body>) -> Response<Body> {
     let gains = SizeAbove::new(MIN_SIZE).and(is_compressible);
     if !gains.should_compress(&response) {
         return response;
     }
+    let Some(encodings) = accepted.0 else {
+        // Caches must not give this response to clients that would get another.
+        let vary = HeaderValue::from_static("accept-encoding");
+        response.headers_mut().append(header::VARY, vary);
+        return response;
+    };
     // Boxed: encoders are large and would grow every request's future.
-    Box::pin(encode(accepted, response)).await
+    Box::pin(encode(encodings, response)).await
 }
 
-async fn encode(Accepted(encodings): Accepted, response: Response<Body>) -> Response<Body> {
+async fn encode(encodings: HeaderValue, response: Response<Body>) -> Response<Body> {
     let mut request = Request::new(());
     request
         .headers_mut()
@@ -133,10 +156,10 @@ mod tests {
         fields: &[(&'static str, &str)],
     ) -> Response<Body> {
         let mut headers = HeaderMap::new();
-        headers.insert(
-            header::ACCEPT_ENCODING,
-            HeaderValue::from_str(accepts).unwrap(),
-        );
+        for line in accepts.split('|') {
+            let line = HeaderValue::from_str(line).unwrap();
+            headers.append(header::ACCEPT_ENCODING, line);
+        }
         let mut response = Response::new(Body::from("a".repeat(4096)));
         response
             .headers_mut()
@@ -146,10 +169,7 @@ mod tests {
                 .headers_mut()
                 .insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        match Accepted::of(&method, &headers) {
-            Some(accepted) => compress(accepted, response).await,
-            None => response,
-        }
+        compress(Accepted::of(&method, &headers), response).await
     }
 
     #[tokio::test]
@@ -163,6 +183,9 @@ mod tests {
             ("gzip, br", "br"),
             ("gzip;q=0.5", "gzip"),
             ("br;q=0.1, gzip", "gzip"),
+            ("identity|gzip", "gzip"),
+            ("gzip;q=0|br", "br"),
+            ("identity;q=0, GZIP", "gzip"),
         ] {
             let response = answer(accepts, Method::GET, &html).await;
             assert_eq!(
@@ -183,6 +206,9 @@ mod tests {
         let html = ("content-type", "text/html");
         for (accepts, method, fields) in [
             ("identity", Method::GET, vec![html]),
+            ("identity;q=0", Method::GET, vec![html]),
+            ("*;q=0", Method::GET, vec![html]),
+            ("deflate", Method::GET, vec![html]),
             ("gzip;q=0", Method::GET, vec![html]),
             ("gzip", Method::HEAD, vec![html]),
             ("gzip", Method::GET, vec![("content-type", "image/png")]),
@@ -204,6 +230,7 @@ mod tests {
             ),
         ] {
             let response = answer(accepts, method, &fields).await;
+            assert_eq!(response.status(), 200, "{accepts} {fields:?}");
             let body = response.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(body.len(), 4096, "{accepts} {fields:?}");
         }
@@ -216,7 +243,7 @@ mod tests {
         let mut response = Response::new(Body::from("a".repeat(100)));
         let html = HeaderValue::from_static("text/html");
         response.headers_mut().insert(header::CONTENT_TYPE, html);
-        let accepted = Accepted::of(&Method::GET, &headers).unwrap();
+        let accepted = Accepted::of(&Method::GET, &headers);
         let response = compress(accepted, response).await;
         assert!(!response.headers().contains_key("content-encoding"));
     }

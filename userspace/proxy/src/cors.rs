@@ -24,20 +24,20 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
         headers.remove(name);
     }
     let is_for_all = cors.origins.is_empty();
-    if !is_for_all || cors.credentials {
+    if !is_for_all {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
     let Some(origin) = origin.filter(|origin| is_for_all || is_allowed(&cors.origins, origin))
     else {
         return;
     };
-    // With credentials browsers reject `*`.
-    let allowed = match is_for_all && !cors.credentials {
+    let allowed = match is_for_all {
         true => HeaderValue::from_static("*"),
         false => origin.clone(),
     };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    if cors.credentials {
+    // Never for every page: it could read what cookies protect.
+    if cors.credentials && !is_for_all {
         let value = HeaderValue::from_static("true");
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, value);
     }
@@ -127,22 +127,65 @@ mod tests {
         ] {
             assert_eq!(allowed(&some, origin), None, "{origin}");
         }
-        assert_eq!(
-            allowed(&cors(Vec::new(), false), "https://a.b").as_deref(),
-            Some("*")
-        );
-        let echoed = allowed(&cors(Vec::new(), true), "https://a.b");
-        assert_eq!(echoed.as_deref(), Some("https://a.b"));
+    }
+
+    #[test]
+    fn l133_credentials_are_only_for_listed_origins() {
+        let listed = Origin {
+            scheme: "https://".into(),
+            is_wildcard: false,
+            host: "a.b".into(),
+        };
+        for (origins, credentials, page, expected) in [
+            (vec![], true, "https://evil.example", Some(("*", false))),
+            (vec![], true, "null", Some(("*", false))),
+            (vec![], false, "https://a.b", Some(("*", false))),
+            (
+                vec![listed.clone()],
+                true,
+                "https://a.b",
+                Some(("https://a.b", true)),
+            ),
+            (
+                vec![listed.clone()],
+                false,
+                "https://a.b",
+                Some(("https://a.b", false)),
+            ),
+            (vec![listed.clone()], true, "https://evil.example", None),
+            (vec![listed], true, "null", None),
+        ] {
+            let is_listed = !origins.is_empty();
+            let cors = cors(origins, credentials);
+            let page = HeaderValue::from_str(page).unwrap();
+            for set in [allow, allow_preflight] {
+                // What the backend says is replaced.
+                let mut headers = HeaderMap::new();
+                for (name, value) in [
+                    ("access-control-allow-origin", "https://evil.example"),
+                    ("access-control-allow-credentials", "true"),
+                ] {
+                    headers.insert(name, HeaderValue::from_static(value));
+                }
+                set(&cors, Some(&page), &mut headers);
+                let origin = headers.get("access-control-allow-origin");
+                let found = origin.map(|origin| {
+                    let with = headers.get("access-control-allow-credentials");
+                    (origin.to_str().unwrap(), with.is_some())
+                });
+                assert_eq!(found, expected, "{page:?}");
+                assert_eq!(headers.contains_key("vary"), is_listed);
+            }
+        }
     }
 
     #[test]
     fn l47_preflight_lists_methods_and_headers() {
         let mut headers = HeaderMap::new();
         let origin = HeaderValue::from_static("https://a.b");
-        allow_preflight(&cors(Vec::new(), true), Some(&origin), &mut headers);
+        allow_preflight(&cors(Vec::new(), false), Some(&origin), &mut headers);
         assert_eq!(headers["access-control-allow-methods"], "GET, PUT");
         assert_eq!(headers["access-control-allow-headers"], "X-A");
         assert_eq!(headers["access-control-max-age"], "60");
-        assert_eq!(headers["vary"], "Origin");
     }
 }

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     body::Body,
     call::{Call, Client},
-    canary, forward, guard, headers,
+    canary, forward, guard,
     index::{Lack, RouteSearch},
-    message::RequestHead,
+    message::{RequestHead, receive},
+    origin::Origin,
     prepare,
     proxy::Proxy,
     serving::{ServedRoute, Serving},
@@ -158,10 +159,15 @@ impl Proxy {
         };
         let serving = self.serving.load();
         let client = client(question);
+        if let Err(why) = receive(&mut parts) {
+            explained.answer(forward::refuse(&client, why));
+            return explained;
+        }
         if question.is_tls && explain_tls(&serving, &parts, &mut explained) {
             return explained;
         }
-        let call = forward::route(self, &serving, &client, &parts);
+        let origin = Origin::of(&client, &parts.headers, &self.settings.trusted);
+        let call = forward::route(&serving, &client, origin, &parts);
         let call = match call {
             Ok(call) => Some(call),
             Err(response) => {
@@ -170,15 +176,14 @@ impl Proxy {
             }
         };
         if let Ok(head) = RequestHead::of(&parts) {
-            let address = headers::client(question.client, &parts.headers, &self.settings.trusted);
-            let search = serving.index.search(&head, &parts, address);
+            let search = serving.index.search(&head, &parts, origin.client);
             explain_host(&search, &mut explained);
             if let Some(call) = &call {
                 explain_route(call, &search, &mut explained);
             }
         }
         if let Some(call) = call {
-            explain_call(&call, &client, &mut parts, &mut explained);
+            explain_call(&call, &mut parts, &mut explained);
         }
         explained
     }
@@ -278,9 +283,9 @@ fn explain_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: 
 }
 
 /// Explains the steps from the route to the choice of an endpoint.
-fn explain_call(call: &Call, client: &Client, parts: &mut Parts, explained: &mut Explanation) {
+fn explain_call(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
     let policy = call.route.policy();
-    if let Some(response) = guard::check_policy(call, client, parts) {
+    if let Some(response) = guard::check_policy(call, parts) {
         explained.step("the response needs no authentication");
         return explained.answer(response);
     }
@@ -288,7 +293,7 @@ fn explain_call(call: &Call, client: &Client, parts: &mut Parts, explained: &mut
         let proof = words::proof(auth);
         explained.step(format!("it needs {proof}, which is not checked here"));
     }
-    if let Some(response) = guard::local_response(call, client, parts) {
+    if let Some(response) = guard::local_response(call, parts) {
         explained.step("the response needs no backend");
         return explained.answer(response);
     }

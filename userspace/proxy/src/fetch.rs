@@ -3,28 +3,31 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    task::{self, Poll},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use futures::future::BoxFuture;
+use http::{Request, Response, StatusCode, Uri, uri::Scheme};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
     version::{TLS12, TLS13},
 };
+use tower::Service;
 use tracing::warn;
 
-use crate::{body::BodyError, tls::provider::provider};
+use crate::{body::BodyError, reach::Reach, tls::provider::provider};
 
 /// Longest time for a request and its whole response.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,24 +39,47 @@ const MAX_ANSWER: usize = 1 << 20;
 /// An HTTP client with its connections. It follows no redirects: they would let a server choose the
 /// destination.
 #[derive(Clone)]
-pub(crate) struct Fetch(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(crate) struct Fetch(Client<HttpsConnector<Connector>, Full<Bytes>>);
+
+/// Opens connections to the hosts of URLs, as far as guards may ask them.
+#[derive(Clone)]
+struct Connector(Reach);
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = BodyError;
+    type Future = BoxFuture<'static, Result<Self::Response, BodyError>>;
+
+    fn poll_ready(&mut self, _context: &mut task::Context<'_>) -> Poll<Result<(), BodyError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        let reach = self.0.clone();
+        Box::pin(async move {
+            let usual = match url.scheme() {
+                Some(scheme) if *scheme == Scheme::HTTPS => 443,
+                Some(_) | None => 80,
+            };
+            let host = url.host().ok_or("the URL names no host")?;
+            let stream = reach.connect(host, url.port_u16().unwrap_or(usual)).await?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
 
 impl Fetch {
-    /// Trusts these authorities (PEM), or those of the system.
+    /// Trusts these authorities (PEM), or those of the system, and asks hosts within `reach`.
     ///
     /// # Errors
     ///
     /// Fails if `authorities` is not PEM or has no certificate.
-    pub(crate) fn new(authorities: Option<&[u8]>) -> Result<Self> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(TIMEOUT));
+    pub(crate) fn new(authorities: Option<&[u8]>, reach: &Reach) -> Result<Self> {
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config((*tls_config(authorities)?).clone())
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(Connector(reach.clone()));
         let mut rules = Client::builder(TokioExecutor::new());
         rules.pool_idle_timeout(IDLE).pool_timer(TokioTimer::new());
         Ok(Self(rules.build(connector)))

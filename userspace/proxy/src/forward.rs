@@ -5,20 +5,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::ingress::Policy;
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use http_body_util::BodyExt;
+use hyper::{
+    body::{Body as _, Incoming},
+    upgrade::OnUpgrade,
+};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tracing::{Instrument, Span, debug, debug_span, field::Empty};
 
 use crate::{
-    access_log::{Delivery, Entry},
+    access_log::{Delivery, Entry, Pending},
     activity::InProgress,
     answer,
-    body::Body,
+    body::{Body, BodyError},
     call::{Call, Client, TOO_LARGE},
     canary,
     compress::{Accepted, compress},
@@ -27,18 +30,22 @@ use crate::{
     headers,
     held::Held,
     limits::Admission,
-    message::{Misunderstood, RequestHead},
+    message::{Misunderstood, RequestHead, receive},
     mirror::mirror,
     observed::Observed,
+    origin::Origin,
     prepare::{prepare, rewrite},
     proxy::Proxy,
-    send::send,
-    serving::{ServedTarget, Serving},
+    send::{may_repeat, send},
+    serving::{ServedRoute, ServedTarget, Serving},
+    spelling,
     trace::{Arrival, Trace},
     upload::{Upload, UploadEnd},
     upstream::{Pick, Upstream},
 };
 
+/// Longest body that is kept for another try, in bytes.
+const MAX_KEPT: u64 = 64 << 10;
 const TOO_LATE: &str = "the request body did not arrive in time";
 
 /// The response to a request, and what the request holds.
@@ -51,8 +58,11 @@ struct Forwarded {
 
 type Permits = (Pick, Option<Admission>);
 
+/// What a request holds until the body of its response is sent.
+type RequestHeld = (Option<Permits>, InProgress, Option<Trace>);
+
 /// The response to a client. The request is in progress until the body is sent.
-type Answer = Response<Observed<Body, Held<(Option<Permits>, InProgress, Option<Trace>)>>>;
+type Answer = Response<Observed<Body, Held<RequestHeld>>>;
 
 impl From<Response<Body>> for Forwarded {
     fn from(response: Response<Body>) -> Self {
@@ -87,97 +97,113 @@ async fn respond(
     let begin = Instant::now();
     let in_progress = client.activity.begin();
     let protocol = headers::upgrade(request.version(), request.headers());
-    let upgrade = protocol.map(|_| hyper::upgrade::on(&mut request));
+    let upgrade = protocol.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
+    let log = proxy.settings.log.as_ref();
+    let mut pending = Pending::new(log.map(|log| Entry::new(log.clone(), client.peer, &parts)));
+    let has_body = version < Version::HTTP_2 && !body.is_end_stream();
+    client.is_unread.store(has_body, Ordering::Relaxed);
+    let received = receive(&mut parts);
+    let origin = Origin::of(client, &parts.headers, &proxy.settings.trusted);
     client
         .is_http2
         .store(version == Version::HTTP_2, Ordering::Relaxed);
-    let origin = parts.headers.get(header::ORIGIN).cloned();
+    let page = parts.headers.get(header::ORIGIN).cloned();
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = request_id(&mut parts.headers);
-    let log = proxy.settings.log.as_ref();
-    let mut entry = log.map(|log| Box::new(Entry::new(log.clone(), client.peer, &parts)));
-    let routed = route(proxy, &proxy.serving.load(), client, &parts);
-    let trace = trace(proxy, client, routed.as_ref().ok(), &mut parts, begin);
-    if let (Some(entry), Some(trace)) = (&mut entry, &trace) {
-        entry.trace = Some(trace.id);
+    let routed = match received {
+        Ok(()) => route(&proxy.serving.load(), client, origin, &parts),
+        Err(why) => Err(refuse(client, why)),
+    };
+    let trace = trace(
+        proxy,
+        client,
+        origin,
+        routed.as_ref().ok(),
+        &mut parts,
+        begin,
+    );
+    if let Some(entry) = pending.entry() {
+        entry.client = origin.client;
+        entry.request_id = Some(request_id);
+        entry.trace = trace.as_ref().map(|trace| trace.id);
     }
     let mut call = match routed {
         Ok(call) => call,
         Err(response) => {
             let response = finish(response, version, None, None, client);
-            return hold(response, is_grpc, None, in_progress, entry, trace);
+            let held = (None, in_progress, trace);
+            return hold(response, is_grpc, held, pending.answered(), client, None);
         }
     };
+    let is_logged = call.route.policy().access_log;
+    if let Some(entry) = pending.entry() {
+        entry.ingress = Some((*call.route).as_ref().ingress.clone());
+        entry.host.clone_from(&call.host);
+        entry.path = Some(call.path.clone());
+    }
+    if !is_logged {
+        drop(pending.answered());
+        pending = Pending::new(None);
+    }
     call.trace = trace;
     call.record(span);
     let is_compressed = call.route.policy().compress;
-    let accepted = Accepted::of(&parts.method, &parts.headers).filter(|_| is_compressed);
+    let accepted = is_compressed.then(|| Accepted::of(&parts.method, &parts.headers));
     let mut forwarded = match guard(&call, client, &mut parts).await {
         Err(response) => response.into(),
-        Ok(cookies) => {
-            let mut forwarded = match local_response(&call, client, &parts) {
+        Ok(pass) => {
+            let mut forwarded = match local_response(&call, &parts) {
                 Some(response) => response.into(),
-                None => forward(proxy, client, &call, parts, body, upgrade).await,
+                None => {
+                    let request = Request::from_parts(parts, body);
+                    forward(proxy, client, &call, request, upgrade, pass.admission).await
+                }
             };
-            for cookie in cookies {
+            for cookie in pass.cookies {
                 let headers = forwarded.response.headers_mut();
                 headers.append(header::SET_COOKIE, cookie);
             }
             forwarded
         }
     };
-    let policy = call.route.policy();
     if let Some(accepted) = accepted {
         forwarded.response = compress(accepted, forwarded.response).await;
     }
-    let response = finish(
-        forwarded.response,
-        version,
-        Some(policy),
-        origin.as_ref(),
-        client,
-    );
+    let page = page.as_ref();
+    let response = finish(forwarded.response, version, Some(&call), page, client);
     call.route.stats.count(response.status(), begin.elapsed());
-    entry = entry.filter(|_| policy.access_log);
-    if let Some(entry) = &mut entry {
-        entry.client = call.client;
-        entry.ingress = Some((*call.route).as_ref().ingress.clone());
-        entry.host = call.host;
-        entry.request_id = Some(request_id);
+    if let Some(entry) = pending.entry() {
         entry.sent = forwarded.sent;
     }
-    hold(
-        response,
-        is_grpc,
-        forwarded.permits,
-        in_progress,
-        entry,
-        call.trace,
-    )
+    let held = (forwarded.permits, in_progress, call.trace);
+    let route = Some(call.route);
+    hold(response, is_grpc, held, pending.answered(), client, route)
 }
 
 /// Returns the response whose body holds what the request holds.
 fn hold(
     response: Response<Body>,
     is_grpc: bool,
-    permits: Option<Permits>,
-    in_progress: InProgress,
+    mut held: RequestHeld,
     mut entry: Option<Box<Entry>>,
-    mut trace: Option<Trace>,
+    client: &Client,
+    route: Option<Arc<ServedRoute>>,
 ) -> Answer {
     if let Some(entry) = &mut entry {
-        entry.status = response.status();
+        entry.status = Some(response.status());
     }
-    if let Some(trace) = &mut trace {
+    if let (_, _, Some(trace)) = &mut held {
         trace.set_status(response.status());
     }
     let response = match is_grpc {
         true => answer::for_grpc(response),
         false => response,
     };
-    let held = Held::new((permits, in_progress, trace), entry);
+    let is_http2 = response.version() == Version::HTTP_2;
+    let budget = is_http2.then(|| client.budget.clone());
+    let held = Held::new(held, entry, budget, route);
     response.map(|body| Observed::new(body, held))
 }
 
@@ -197,6 +223,7 @@ fn request_id(headers: &mut HeaderMap) -> HeaderValue {
 fn trace(
     proxy: &Proxy,
     client: &Client,
+    origin: Origin,
     call: Option<&Call>,
     parts: &mut Parts,
     since: Instant,
@@ -204,8 +231,8 @@ fn trace(
     let tracer = proxy.settings.tracer.as_ref()?;
     let arrival = Arrival {
         peer: client.peer,
-        port: client.local.port(),
-        is_secure: client.is_secure,
+        port: origin.port,
+        is_secure: origin.is_secure,
         since,
     };
     tracer.begin(
@@ -216,54 +243,54 @@ fn trace(
     )
 }
 
+/// Returns the response to a request that the proxy cannot understand. The connection ends with it: it
+/// is unknown where the next request begins.
+pub(crate) fn refuse(client: &Client, why: Misunderstood) -> Response<Body> {
+    client.is_closing.store(true, Ordering::Relaxed);
+    let status = match why {
+        Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
+        Misunderstood::Long => StatusCode::URI_TOO_LONG,
+        Misunderstood::Coding => StatusCode::NOT_IMPLEMENTED,
+        Misunderstood::Host
+        | Misunderstood::Hosts
+        | Misunderstood::Path
+        | Misunderstood::Readings => StatusCode::BAD_REQUEST,
+    };
+    answer::error(status, &why.to_string())
+}
+
+/// Returns a received request with its route.
 pub(crate) fn route(
-    proxy: &Proxy,
     serving: &Serving,
     client: &Client,
+    origin: Origin,
     parts: &Parts,
 ) -> Result<Call, Response<Body>> {
-    let head = RequestHead::of(parts).map_err(|why| {
-        // It is unknown where the next request begins.
-        client.is_closing.store(true, Ordering::Relaxed);
-        let status = match why {
-            Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Misunderstood::Long => StatusCode::URI_TOO_LONG,
-            Misunderstood::Coding => StatusCode::NOT_IMPLEMENTED,
-            Misunderstood::Host | Misunderstood::Hosts | Misunderstood::Path => {
-                StatusCode::BAD_REQUEST
-            }
-        };
-        answer::error(status, &why.to_string())
-    })?;
-    let trusted = &proxy.settings.trusted;
-    let address = headers::client(client.peer.ip(), &parts.headers, trusted);
-    let route = serving.index.find(&head, parts, address);
+    let head = RequestHead::of(parts).map_err(|why| refuse(client, why))?;
+    let route = serving.index.find(&head, parts, origin.client);
     let none = || answer::error(StatusCode::NOT_FOUND, "no rule for this host and path");
+    let route = route.ok_or_else(none)?;
+    let spelling = spelling::sent(&serving.index, &head, parts, origin.client, route);
     Ok(Call {
-        route: route.ok_or_else(none)?.clone(),
-        client: address,
+        route: route.clone(),
+        origin,
         host: head.host.into_owned(),
         path: head.path.into_owned(),
+        spelling: spelling.map_err(|why| refuse(client, why))?,
         trace: None,
     })
 }
 
-/// Sends a request if the client's limits allow it.
+/// Sends a request to a backend.
 async fn forward(
     proxy: &Proxy,
     client: &Client,
     call: &Call,
-    mut parts: Parts,
-    body: Incoming,
-    upgrade: Option<OnUpgrade>,
+    request: Request<Incoming>,
+    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    admission: Option<Admission>,
 ) -> Forwarded {
-    let unavailable = |why| answer::error(StatusCode::SERVICE_UNAVAILABLE, why).into();
-    let limiter = call.route.limiter.as_ref();
-    let admission = match limiter.map(|limiter| limiter.admit(call.client)) {
-        Some(None) => return unavailable("too many requests from this client address"),
-        Some(Some(admission)) => Some(admission),
-        None => None,
-    };
+    let (mut parts, body) = request.into_parts();
     let upstream = match upstream(canary::target(&call.route, &parts.headers)) {
         Ok(upstream) => upstream.clone(),
         Err(response) => return response.into(),
@@ -271,38 +298,69 @@ async fn forward(
     if let Err(response) = rewrite(call, &mut parts) {
         return response.into();
     }
-    let trusted = &proxy.settings.trusted;
-    prepare(trusted, client, call, &mut parts, upgrade.is_some());
+    let (protocol, upgrade) = upgrade.unzip();
+    prepare(client, call, &mut parts, protocol);
     let end = Arc::new(UploadEnd::default());
-    let most = call.route.policy().limits.body_bytes;
-    let body = upload(body, most, proxy.settings.body_timeout, &end);
+    let body = upload(body, call, proxy.settings.body_timeout, &end, client);
+    let body = match may_be_kept(call, &parts.method, &body) {
+        true => kept(body).await,
+        false => Ok(body),
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(_) => return incomplete(&end).into(),
+    };
     let mut request = Box::new(Request::from_parts(parts, body));
     mirror(call, client, &mut request);
     let (mut response, pick, sent) = match send(&upstream, call, client, request).await {
         Ok(answered) => answered,
-        Err(_) if end.is_exceeded() => {
-            return answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE).into();
-        }
-        Err(_) if end.is_late() => {
-            return answer::error(StatusCode::REQUEST_TIMEOUT, TOO_LATE).into();
-        }
+        Err(_) if end.is_exceeded() || end.is_late() => return incomplete(&end).into(),
         Err(failure) => return failure.response().into(),
     };
     end.answer();
-    if let Some(cookie) = pick.cookie() {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-    }
+    let cookie = pick.cookie();
     let mut permits = Some((pick, admission));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        response = switch(response, upgrade, permits.take());
+        let held = (permits.take(), client.permit.clone());
+        response = switch(response, upgrade, held);
     } else {
+        headers::end_framing(response.headers_mut());
         headers::strip_hop_by_hop(response.headers_mut());
+    }
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Forwarded {
         response,
         permits,
         sent: Some(sent),
     }
+}
+
+/// Returns the response to a request whose body did not arrive.
+fn incomplete(end: &UploadEnd) -> Response<Body> {
+    if end.is_exceeded() {
+        return answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
+    }
+    if end.is_late() {
+        return answer::error(StatusCode::REQUEST_TIMEOUT, TOO_LATE);
+    }
+    answer::error(StatusCode::BAD_REQUEST, "the request body ended early")
+}
+
+/// Whether a body is kept in memory, so that it can be sent again: a short one of a request that may be
+/// repeated (RFC 9110, 9.2.2).
+fn may_be_kept(call: &Call, method: &Method, body: &Body) -> bool {
+    let retry = &call.route.policy().retry;
+    let is_short = body
+        .size_hint()
+        .exact()
+        .is_some_and(|size| size <= MAX_KEPT);
+    !body.is_end_stream() && is_short && retry.tries > 1 && may_repeat(method, retry)
+}
+
+async fn kept(body: Body) -> Result<Body, BodyError> {
+    Ok(body.collect().await?.to_bytes().into())
 }
 
 /// Returns the upstream of a target, or the response if it has none.
@@ -324,11 +382,26 @@ pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response
     }
 }
 
-fn upload(body: Incoming, most: Option<u64>, longest: Duration, end: &Arc<UploadEnd>) -> Body {
-    use hyper::body::Body as _;
+fn upload(
+    body: Incoming,
+    call: &Call,
+    longest: Duration,
+    end: &Arc<UploadEnd>,
+    client: &Client,
+) -> Body {
     match body.is_end_stream() {
         true => Body::empty(),
-        false => Body::boxed(Upload::limited(body, most, longest, end.clone())),
+        false => {
+            let route = call.route.clone();
+            let is_unread = client.is_unread.clone();
+            Body::boxed(Upload::limited(
+                body,
+                route,
+                longest,
+                end.clone(),
+                is_unread,
+            ))
+        }
     }
 }
 
@@ -361,12 +434,12 @@ fn switch(
     out
 }
 
-/// Sets the headers of every response.
+/// Sets the headers of every response. `page` is the origin of the page that asks.
 fn finish(
     mut response: Response<Body>,
     version: Version,
-    policy: Option<&Policy>,
-    origin: Option<&HeaderValue>,
+    call: Option<&Call>,
+    page: Option<&HeaderValue>,
     client: &Client,
 ) -> Response<Body> {
     *response.version_mut() = version;
@@ -377,14 +450,15 @@ fn finish(
     }
     let server = HeaderValue::from_static("headgate");
     headers.entry(header::SERVER).or_insert(server);
-    let Some(policy) = policy else {
+    let Some(call) = call else {
         return response;
     };
-    if client.is_secure && !policy.hsts.is_empty() {
+    let policy = call.route.policy();
+    if call.origin.is_secure && !policy.hsts.is_empty() {
         headers::insert(headers, header::STRICT_TRANSPORT_SECURITY, &policy.hsts);
     }
-    if let Some(cors) = policy.cors.as_ref().filter(|_| origin.is_some()) {
-        cors::allow(cors, origin, headers);
+    if let Some(cors) = policy.cors.as_ref().filter(|_| page.is_some()) {
+        cors::allow(cors, page, headers);
     }
     headers::edit(headers, &policy.response_headers);
     response

@@ -1,5 +1,6 @@
 //! Decides whether a request may reach its backend, and answers those that need none.
 
+use headgate_model::ingress::Sources;
 use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
@@ -8,39 +9,61 @@ use crate::{
     body::Body,
     call::{Call, Client, TOO_LARGE},
     cors,
+    limits::Admission,
 };
 
 /// Path of ACME challenges over HTTP (RFC 8555, 8.3). It is never redirected to HTTPS, which may have
 /// no certificate yet.
 const ACME: &str = "/.well-known/acme-challenge/";
 
-/// Applies the rules for access. Returns cookies for the client if the request may continue, else the
-/// response.
+/// What a request that may continue has got.
+pub(crate) struct Pass {
+    /// `Set-Cookie` values for the client.
+    pub(crate) cookies: Vec<HeaderValue>,
+    pub(crate) admission: Option<Admission>,
+}
+
+/// Applies the rules for access. Limits come before authentication, so that they slow down clients that
+/// guess passwords.
 pub(crate) async fn guard(
     call: &Call,
     client: &Client,
     parts: &mut Parts,
-) -> Result<Vec<HeaderValue>, Response<Body>> {
-    if let Some(response) = check_policy(call, client, parts) {
+) -> Result<Pass, Response<Body>> {
+    if let Some(response) = check_policy(call, parts) {
         return Err(response);
     }
+    let limiter = call.route.limiter.as_ref();
+    let admission = limiter.map(|limiter| limiter.admit(call.origin.client).ok_or_else(too_many));
+    let admission = admission.transpose()?;
     let Some(authenticator) = &call.route.authenticator else {
-        return Ok(Vec::new());
+        return Ok(Pass {
+            cookies: Vec::new(),
+            admission,
+        });
     };
+    let target = call.target(&parts.uri).into_owned();
     let input = AuthInput {
-        address: call.client,
+        address: call.origin.client,
         host: &call.host,
         path: &call.path,
-        is_https: is_https(client, parts, call),
+        target: &target,
+        is_https: call.origin.is_secure,
         tls: &client.handshake,
     };
     // Boxed: large and rarely polled; inlined it would grow every request's future.
-    Box::pin(authenticator.authorize(parts, &input)).await
+    let cookies = Box::pin(authenticator.authorize(parts, &input)).await?;
+    Ok(Pass { cookies, admission })
+}
+
+fn too_many() -> Response<Body> {
+    let why = "too many requests from this client address";
+    answer::error(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// Applies the rules that need no credentials: closed routes, client addresses, the redirect to HTTPS,
 /// and CORS preflights, which browsers send without credentials.
-pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Option<Response<Body>> {
+pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let error = |status, why| Some(answer::error(status, why));
     if policy.closed.is_some() {
@@ -49,14 +72,17 @@ pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Optio
             "closed: an access rule of the Ingress is invalid",
         );
     }
-    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&call.client));
-    let allowed = policy.sources.allow.as_deref();
-    if is_in(&policy.sources.deny) || allowed.is_some_and(|allowed| !is_in(allowed)) {
+    let address = call.origin.client;
+    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&address));
+    let Sources { allow, deny } = &policy.sources;
+    // A client whose address is unknown could be any of those.
+    let is_denied = is_in(deny) || address.is_unspecified() && !deny.is_empty();
+    if is_denied || allow.as_deref().is_some_and(|allowed| !is_in(allowed)) {
         return error(StatusCode::FORBIDDEN, "not allowed for this client address");
     }
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let is_challenge = call.path.starts_with(ACME);
-    if policy.to_https && !is_https(client, parts, call) && !is_challenge {
+    if policy.to_https && !call.origin.is_secure && !is_challenge {
         let location = format!("https://{}{target}", call.host);
         return Some(answer::redirect(308, &location));
     }
@@ -69,16 +95,11 @@ pub(crate) fn check_policy(call: &Call, client: &Client, parts: &Parts) -> Optio
 }
 
 /// Returns the response to a request that needs no backend: a redirect, or a body that is too large.
-pub(crate) fn local_response(
-    call: &Call,
-    client: &Client,
-    parts: &Parts,
-) -> Option<Response<Body>> {
+pub(crate) fn local_response(call: &Call, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     if let Some(redirect) = &policy.redirect {
-        let scheme = if client.is_secure { "https" } else { "http" };
-        let location = redirect.location.replace("$scheme", scheme);
+        let location = redirect.location.replace("$scheme", call.origin.scheme());
         let location = location.replace("$host", &call.host);
         let location = location.replace("$request_uri", target);
         return Some(answer::redirect(redirect.code, &location));
@@ -93,14 +114,4 @@ pub(crate) fn local_response(
         return Some(answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
     }
     None
-}
-
-/// Whether the client used TLS, to this proxy or to a trusted one.
-fn is_https(client: &Client, parts: &Parts, call: &Call) -> bool {
-    let is_forwarded = || {
-        let scheme = parts.headers.get("x-forwarded-proto");
-        // Client and peer differ only behind a trusted proxy.
-        call.client != client.peer.ip() && scheme.is_some_and(|scheme| scheme == "https")
-    };
-    client.is_secure || is_forwarded()
 }

@@ -5,7 +5,8 @@ use std::{borrow::Cow, net::IpAddr};
 
 use headgate_model::ingress::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
-use ipnet::IpNet;
+
+use crate::origin::{Origin, first};
 
 /// Hop-by-hop fields (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -20,19 +21,24 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// CGI scripts read it as `HTTP_PROXY`, their own configuration (CVE-2016-5385).
 const PROXY: HeaderName = HeaderName::from_static("proxy");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The scheme once more: ingress-nginx sends these as well.
+const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+const ORIGINAL_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Removes hop-by-hop fields. `TE: trailers` stays: it says that the client itself accepts trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let takes_trailers = takes_trailers(headers);
-    if let Some(named) = connection_options(headers) {
-        for name in named {
+    for name in connection_options(headers).into_iter().flatten() {
+        // `Host` concerns the request; without it nothing could be routed.
+        if name != header::HOST {
             headers.remove(name);
         }
     }
@@ -43,6 +49,64 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Leaves one statement about the length of a response (RFC 9112, 6.3): `Transfer-Encoding` counts, else
+/// one number. The HTTP library has refused different numbers.
+pub(crate) fn end_framing(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+        return;
+    }
+    let named =
+        first(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    let is_one = headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_none();
+    let is_plain =
+        |length: &HeaderValue| is_one && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if headers.get(header::CONTENT_LENGTH).is_none_or(is_plain) {
+        return;
+    }
+    match named {
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, length.into())),
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
+}
+
+/// Fields about framing, routing and proof, which trailers must not have (RFC 9110, 6.5.1).
+const NOT_IN_TRAILERS: [HeaderName; 12] = [
+    header::AUTHORIZATION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::HOST,
+    header::SET_COOKIE,
+    header::TRAILER,
+    REQUEST_ID,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// Removes from trailers what a header could not carry past this proxy: fields of the connection, fields
+/// that trailers must not have, fields that name the client, and those that `is_reserved` names. Names are
+/// compared with `-` for `_`.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&str) -> bool) {
+    strip_hop_by_hop(trailers);
+    trailers.remove(header::TE);
+    remove(trailers, |name| {
+        let dashed = name.replace('_', "-");
+        let is_known = |names: &[HeaderName]| names.iter().any(|known| *known == *dashed);
+        is_known(&NOT_IN_TRAILERS)
+            || is_known(&HOP_BY_HOP)
+            || dashed == PROXY.as_str()
+            || is_about_client(&dashed)
+            || is_reserved(&dashed)
+    });
 }
 
 fn takes_trailers(headers: &HeaderMap) -> bool {
@@ -75,78 +139,55 @@ pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
     (!names.any(is_h2c)).then(|| protocol.clone())
 }
 
-/// Returns the address of the client: the last one in the chain of proxies that is not trusted.
-pub(crate) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-    if !is_trusted(peer) {
-        return peer;
-    }
-    let fields = headers.get_all(FORWARDED_FOR).iter();
-    let texts: Vec<&str> = fields.filter_map(|value| value.to_str().ok()).collect();
-    let mut client = peer;
-    for text in texts.iter().rev().flat_map(|text| text.rsplit(',')) {
-        let Ok(address) = text.trim().parse() else {
-            break;
-        };
-        client = address;
-        if !is_trusted(address) {
-            break;
-        }
-    }
-    client
-}
-
 /// What backends are sent about the client and its request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForwardedInfo<'a> {
     pub(crate) peer: IpAddr,
     /// The address of the peer as text.
     pub(crate) peer_text: &'a HeaderValue,
-    pub(crate) client: IpAddr,
-    pub(crate) is_secure: bool,
-    pub(crate) port: u16,
-    pub(crate) host: &'a str,
+    pub(crate) origin: Origin,
     pub(crate) prefix: Option<&'a str>,
 }
 
-/// Sets the headers that name the client. Values from an untrusted peer are replaced; values from a
-/// trusted proxy are kept, and its address is added to `X-Forwarded-For`.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>, is_trusted: bool) {
+/// Sets the headers that name the client, its host, scheme and port. Values from an untrusted peer are
+/// replaced; of those from a trusted proxy the ones are kept that this proxy reads (see [`Origin`]), and
+/// the peer's address is added to `X-Forwarded-For`.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>) {
+    let origin = arrival.origin;
     remove(headers, |name| {
         let dashed: Cow<'_, str> = match name.contains('_') {
             true => name.replace('_', "-").into(),
             false => name.into(),
         };
-        let is_believed = is_trusted && dashed == name;
+        let is_believed = origin.is_trusted && dashed == name;
         dashed == PROXY.as_str() || is_about_client(&dashed) && !is_believed
     });
-    let scheme = if arrival.is_secure { "https" } else { "http" };
-    let known = |headers: &HeaderMap, name: &HeaderName| is_trusted && headers.contains_key(name);
-    if !known(headers, &FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    let scheme = HeaderValue::from_static(origin.scheme());
+    for name in [FORWARDED_PROTO, FORWARDED_SCHEME, SCHEME] {
+        headers.insert(name, scheme.clone());
     }
-    if !known(headers, &FORWARDED_HOST) {
-        // Usually the same as `Host`, whose bytes can be shared.
-        let named = headers.get(header::HOST);
-        match named.filter(|named| *named == arrival.host).cloned() {
-            Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
-            None => insert(headers, FORWARDED_HOST, arrival.host),
+    headers.insert(FORWARDED_PORT, origin.port.into());
+    let named = first(headers, &FORWARDED_HOST).and_then(|host| HeaderValue::from_str(host).ok());
+    if let Some(host) = named.or_else(|| headers.get(header::HOST).cloned()) {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    let before = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes);
+    let mut chain: Vec<&[u8]> = before.filter(|line| !line.is_empty()).collect();
+    match chain.is_empty() {
+        true => drop(headers.insert(FORWARDED_FOR, arrival.peer_text.clone())),
+        false => {
+            chain.push(arrival.peer_text.as_bytes());
+            let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
+            let chain = chain.unwrap_or_else(|_| arrival.peer_text.clone());
+            headers.insert(FORWARDED_FOR, chain);
         }
     }
-    if !known(headers, &FORWARDED_PORT) {
-        headers.insert(FORWARDED_PORT, arrival.port.into());
-    }
-    match is_trusted.then(|| headers.get(FORWARDED_FOR)).flatten() {
-        Some(before) => {
-            let before = before.to_str().unwrap_or_default();
-            let chain = format!("{before}, {}", arrival.peer);
-            insert(headers, FORWARDED_FOR, &chain);
-        }
-        None => drop(headers.insert(FORWARDED_FOR, arrival.peer_text.clone())),
-    }
-    match arrival.client == arrival.peer {
+    match origin.client == arrival.peer {
         true => drop(headers.insert(REAL_IP, arrival.peer_text.clone())),
-        false => insert(headers, REAL_IP, &arrival.client.to_string()),
+        false => insert(headers, REAL_IP, &origin.client.to_string()),
     }
     if let Some(prefix) = arrival.prefix {
         insert(headers, FORWARDED_PREFIX, prefix);
@@ -155,8 +196,9 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>,
 
 /// Whether a header names the client or the address it requested.
 fn is_about_client(name: &str) -> bool {
-    name == header::FORWARDED.as_str()
-        || name == REAL_IP.as_str()
+    [header::FORWARDED, REAL_IP, SCHEME, ORIGINAL_FOR]
+        .iter()
+        .any(|known| known == name)
         || name.starts_with("x-forwarded-")
 }
 
@@ -169,20 +211,22 @@ fn remove(headers: &mut HeaderMap, is_bad: impl Fn(&str) -> bool) {
 
 /// Removes headers that differ from a header of `edits` only by `_` for `-`: CGI reads both as one
 /// variable.
-pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
-    let is_edited = |name: &str| {
-        edits.iter().any(|edit| match edit {
-            HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => edited == name,
-        })
-    };
+pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, changes: &[HeaderEdit]) {
     remove(headers, |name| {
-        name.contains('_') && is_edited(&name.replace('_', "-"))
+        name.contains('_') && edits(changes, &name.replace('_', "-"))
     });
 }
 
+/// Whether changes concern a header.
+pub(crate) fn edits(changes: &[HeaderEdit], name: &str) -> bool {
+    changes.iter().any(|edit| match edit {
+        HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => edited == name,
+    })
+}
+
 /// Applies the changes of an operator, in order.
-pub(crate) fn edit(headers: &mut HeaderMap, edits: &[HeaderEdit]) {
-    for edit in edits {
+pub(crate) fn edit(headers: &mut HeaderMap, changes: &[HeaderEdit]) {
+    for edit in changes {
         match edit {
             HeaderEdit::Set(name, value) => {
                 if let Ok(name) = HeaderName::try_from(name.as_str()) {
@@ -204,12 +248,11 @@ pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use headgate_model::ingress::HeaderEdit;
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
-    use super::{ForwardedInfo, client, edit, set_forwarded, strip_hop_by_hop, upgrade};
+    use super::{ForwardedInfo, clean_trailers, edit, set_forwarded, strip_hop_by_hop, upgrade};
+    use crate::origin::Origin;
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
         let fields = fields.iter().map(|(name, value)| {
@@ -247,38 +290,137 @@ mod tests {
         assert_eq!(all, headers(&[("te", "trailers"), ("x-kept", "1")]));
     }
 
-    #[test]
-    fn l22_untrusted_clients_cannot_name_their_address() {
-        let sent = headers(&[
-            ("x-forwarded-for", "9.9.9.9, 8.8.8.8"),
-            ("x-forwarded-proto", "https"),
-        ]);
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        let peer_text = HeaderValue::from_static("10.0.0.1");
-        let arrival = |client| ForwardedInfo {
-            peer,
-            peer_text: &peer_text,
-            client,
-            is_secure: false,
-            port: 80,
-            host: "a.b",
+    fn sent(fields: &[(&'static str, &'static str)], origin: Origin) -> HeaderMap {
+        let mut headers = headers(fields);
+        let arrival = ForwardedInfo {
+            peer: "10.0.0.1".parse().unwrap(),
+            peer_text: &HeaderValue::from_static("10.0.0.1"),
+            origin,
             prefix: None,
         };
-        assert_eq!(client(peer, &sent, &[]), peer);
-        let mut out = sent.clone();
-        set_forwarded(&mut out, arrival(peer), false);
-        assert_eq!(out["x-forwarded-for"], "10.0.0.1");
-        assert_eq!(out["x-forwarded-proto"], "http");
-        assert_eq!(out["x-real-ip"], "10.0.0.1");
+        set_forwarded(&mut headers, arrival);
+        headers
+    }
 
-        let trusted = ["10.0.0.0/8".parse().unwrap(), "8.8.8.8/32".parse().unwrap()];
-        let behind = client(peer, &sent, &trusted);
-        assert_eq!(behind, "9.9.9.9".parse::<IpAddr>().unwrap());
-        let mut out = sent;
-        set_forwarded(&mut out, arrival(behind), true);
-        assert_eq!(out["x-forwarded-for"], "9.9.9.9, 8.8.8.8, 10.0.0.1");
-        assert_eq!(out["x-forwarded-proto"], "https");
-        assert_eq!(out["x-real-ip"], "9.9.9.9");
+    fn origin(client: &str, is_trusted: bool) -> Origin {
+        Origin {
+            client: client.parse().unwrap(),
+            is_secure: is_trusted,
+            port: if is_trusted { 8443 } else { 80 },
+            is_trusted,
+        }
+    }
+
+    #[test]
+    fn l22_headers_of_untrusted_clients_are_replaced() {
+        let forged = [
+            ("host", "A.b:80"),
+            ("x-forwarded-for", "9.9.9.9"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-ssl", "on"),
+            ("x_forwarded_for", "9.9.9.9"),
+            ("x-scheme", "https"),
+            ("x-original-forwarded-for", "9.9.9.9"),
+            ("x-real-ip", "9.9.9.9"),
+            ("forwarded", "for=9.9.9.9"),
+            ("proxy", "evil"),
+        ];
+        let expected = headers(&[
+            ("host", "A.b:80"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-scheme", "http"),
+            ("x-scheme", "http"),
+            ("x-forwarded-host", "A.b:80"),
+            ("x-forwarded-port", "80"),
+            ("x-real-ip", "10.0.0.1"),
+        ]);
+        assert_eq!(sent(&forged, origin("10.0.0.1", false)), expected);
+    }
+
+    #[test]
+    fn l131_headers_of_trusted_proxies_are_one_value_each() {
+        let received = [
+            ("host", "a.b"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "HTTPS,http"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "shop.example:8443, inner"),
+            ("x-forwarded-port", "8443"),
+            ("x-forwarded-ssl", "on"),
+            ("x_forwarded_for", "9.9.9.9"),
+        ];
+        let expected = headers(&[
+            ("host", "a.b"),
+            ("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-scheme", "https"),
+            ("x-scheme", "https"),
+            ("x-forwarded-host", "shop.example:8443"),
+            ("x-forwarded-port", "8443"),
+            ("x-forwarded-ssl", "on"),
+            ("x-real-ip", "192.0.2.1"),
+        ]);
+        assert_eq!(sent(&received, origin("192.0.2.1", true)), expected);
+    }
+
+    #[test]
+    fn l128_a_response_has_one_length() {
+        for (fields, expected) in [
+            (&[("content-length", "5")][..], Some("5")),
+            (&[("content-length", "2, 2")], Some("2")),
+            (
+                &[("content-length", "2"), ("content-length", "2")],
+                Some("2"),
+            ),
+            (
+                &[("content-length", "1"), ("transfer-encoding", "chunked")],
+                None,
+            ),
+            (&[("transfer-encoding", "chunked")], None),
+            (&[], None),
+        ] {
+            let mut all = headers(fields);
+            super::end_framing(&mut all);
+            let found: Vec<_> = all.get_all("content-length").iter().collect();
+            assert_eq!(
+                found,
+                expected.into_iter().collect::<Vec<_>>(),
+                "{fields:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn l123_trailers_carry_nothing_that_headers_may_not() {
+        let mut trailers = headers(&[
+            ("x-checksum", "1"),
+            ("grpc-status", "0"),
+            ("x-auth-user", "admin"),
+            ("x_auth_user", "admin"),
+            ("authorization", "Basic x"),
+            ("cookie", "a=1"),
+            ("content-length", "3"),
+            ("content_length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("host", "evil"),
+            ("te", "trailers"),
+            ("connection", "x-named"),
+            ("x-named", "1"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("proxy", "evil"),
+        ]);
+        clean_trailers(&mut trailers, |name| name == "x-auth-user");
+        assert_eq!(
+            trailers,
+            headers(&[("x-checksum", "1"), ("grpc-status", "0")])
+        );
     }
 
     #[test]

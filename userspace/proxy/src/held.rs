@@ -1,11 +1,20 @@
 //! What a request holds until its response is sent.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::Frame;
 
 use crate::{
     access_log::Entry,
     body::{Body, BodyError},
+    budget::Budget,
+    headers,
     observed::{FrameObserver, PolledFrame},
+    serving::ServedRoute,
 };
 
 /// Keeps `G` while the body of a response is sent, then writes the request to the access log.
@@ -13,16 +22,37 @@ use crate::{
 pub(crate) struct Held<G> {
     bytes: u64,
     entry: Option<Box<Entry>>,
+    /// Of an HTTP/2 connection.
+    budget: Option<Arc<Budget>>,
+    route: Option<Arc<ServedRoute>>,
     _held: G,
 }
 
 impl<G> Held<G> {
-    pub(crate) fn new(held: G, entry: Option<Box<Entry>>) -> Self {
+    pub(crate) fn new(
+        held: G,
+        entry: Option<Box<Entry>>,
+        budget: Option<Arc<Budget>>,
+        route: Option<Arc<ServedRoute>>,
+    ) -> Self {
         Self {
             bytes: 0,
             entry,
+            budget,
+            route,
             _held: held,
         }
+    }
+
+    fn pass(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let (Some(trailers), Some(route)) = (frame.trailers_mut(), &self.route) {
+            let edits = &route.policy().response_headers;
+            headers::clean_trailers(trailers, |name| headers::edits(edits, name));
+        }
+        let Some(budget) = &self.budget else {
+            return frame;
+        };
+        frame.map_data(|data| budget.count(data))
     }
 }
 
@@ -36,7 +66,14 @@ impl<G> FrameObserver<Body> for Held<G> {
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
-        polled
+        polled.map(|frame| frame.map(|frame| frame.map(|frame| self.pass(frame))))
+    }
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &self.budget {
+            Some(budget) => budget.poll(context),
+            None => Poll::Ready(()),
+        }
     }
 
     fn end(&mut self, _body: &Body) {

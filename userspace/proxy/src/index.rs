@@ -20,6 +20,8 @@ struct HostIndex<T> {
     routes: Vec<Arc<T>>,
     exact: HashMap<String, Vec<usize>>,
     prefixes: HashMap<String, Vec<usize>>,
+    /// Length of the longest prefix: a client's path may have thousands of segments.
+    longest: usize,
     patterns: Vec<usize>,
 }
 
@@ -125,12 +127,16 @@ impl<T: AsRef<Route>> HostIndex<T> {
             routes: Vec::new(),
             exact: HashMap::new(),
             prefixes: HashMap::new(),
+            longest: 0,
             patterns: Vec::new(),
         };
         for (position, route) in routes.iter().enumerate() {
             let positions = match &(**route).as_ref().path {
                 PathMatch::Exact(path) => index.exact.entry(path.clone()).or_default(),
-                PathMatch::Prefix(path) => index.prefixes.entry(path.clone()).or_default(),
+                PathMatch::Prefix(path) => {
+                    index.longest = index.longest.max(path.len());
+                    index.prefixes.entry(path.clone()).or_default()
+                }
                 PathMatch::Regex(_) => &mut index.patterns,
             };
             positions.push(position);
@@ -151,7 +157,8 @@ impl<T: AsRef<Route>> HostIndex<T> {
             best = [best, found].into_iter().flatten().min();
         };
         let cuts = path.match_indices('/').map(|(at, _)| at);
-        for end in cuts.chain([path.len()]) {
+        let ends = cuts.chain([path.len()]);
+        for end in ends.take_while(|end| *end <= self.longest) {
             consider(best_of(
                 path.get(..end).and_then(|prefix| self.prefixes.get(prefix)),
             ));

@@ -84,13 +84,15 @@ mod headers;
 mod limits;
 mod message;
 mod mirror;
-mod path;
+mod origin;
 mod prepare;
 mod send;
+mod spelling;
 mod upstream;
 
 // Bodies.
 mod body;
+mod budget;
 mod held;
 mod observed;
 mod upload;
@@ -105,6 +107,7 @@ mod words;
 
 // Requests to other services.
 mod fetch;
+mod reach;
 
 pub use access_log::{AccessLog, LogFormat};
 pub use body::{Body, BodyError};

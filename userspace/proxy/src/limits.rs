@@ -2,22 +2,32 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota};
 use headgate_model::ingress::{Limits, Rate};
 
-/// Clients per rate above which clients with a full quota are removed.
+/// Clients per rate above which clients with a full quota are removed. While more are active, clients
+/// share as many quotas.
 const MAX_CLIENTS: usize = 1 << 16;
+/// Shortest time between two removals, each of which visits all clients.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// Usage of the clients of an Ingress.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     limits: Limits,
     rates: Vec<DefaultKeyedRateLimiter<IpAddr>>,
+    /// When clients were removed last.
+    removed: Mutex<Option<Instant>>,
+    /// Random, so that clients cannot choose the clients that they share a quota with.
+    hasher: RandomState,
+    most: usize,
     concurrent: Mutex<HashMap<IpAddr, u32>>,
 }
 
@@ -28,6 +38,10 @@ pub(crate) struct Admission(Option<(Arc<Limiter>, IpAddr)>);
 impl Limiter {
     /// Starts with no usage. `None` if `limits` has no limit for clients.
     pub(crate) fn new(limits: &Limits) -> Option<Self> {
+        Self::with_capacity(limits, MAX_CLIENTS)
+    }
+
+    fn with_capacity(limits: &Limits, most: usize) -> Option<Self> {
         if limits.rates.is_empty() && limits.concurrent.is_none() {
             return None;
         }
@@ -35,6 +49,9 @@ impl Limiter {
         Some(Self {
             limits: limits.clone(),
             rates: rates.map(DefaultKeyedRateLimiter::keyed).collect(),
+            removed: Mutex::default(),
+            hasher: RandomState::new(),
+            most,
             concurrent: Mutex::default(),
         })
     }
@@ -56,10 +73,15 @@ impl Limiter {
         }
         let client = whole(client);
         for rate in &self.rates {
-            if rate.len() >= MAX_CLIENTS {
+            let is_full = rate.len() >= self.most;
+            if is_full && self.may_remove() {
                 rate.retain_recent();
             }
-            rate.check_key(&client).ok()?;
+            let key = match is_full && rate.len() >= self.most {
+                true => self.shared(client),
+                false => client,
+            };
+            rate.check_key(&key).ok()?;
         }
         let Some(most) = self.limits.concurrent else {
             return Some(Admission(None));
@@ -74,6 +96,24 @@ impl Limiter {
         }
         *count += 1;
         Some(Admission(Some((self.clone(), client))))
+    }
+}
+
+impl Limiter {
+    fn may_remove(&self) -> bool {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = removed.is_none_or(|removed| removed.elapsed() >= REMOVAL_PAUSE);
+        if may {
+            *removed = Some(Instant::now());
+        }
+        may
+    }
+
+    /// The key that a client shares with others: an address of the discard prefix (RFC 6666), which no
+    /// client has.
+    fn shared(&self, client: IpAddr) -> IpAddr {
+        let number = self.hasher.hash_one(client) % self.most as u64;
+        Ipv6Addr::from_bits(0x0100 << 112 | u128::from(number)).into()
     }
 }
 
@@ -148,6 +188,27 @@ mod tests {
         );
         assert!(limiter.admit(client("2001:db8:0:1::1")).is_some());
         assert!(Limiter::new(&Limits::default()).is_none());
+    }
+
+    #[test]
+    fn l135_more_clients_than_the_table_holds_are_limited_together() {
+        let rate = Rate {
+            requests: 1,
+            period: Duration::from_secs(3600),
+            burst: 1,
+        };
+        let limits = Limits {
+            rates: vec![rate],
+            ..Limits::default()
+        };
+        let limiter = Arc::new(Limiter::with_capacity(&limits, 16).unwrap());
+        let all =
+            (0..10_000).map(|number| client(&format!("10.0.{}.{}", number / 256, number % 256)));
+        let admitted = all
+            .filter(|address| limiter.admit(*address).is_some())
+            .count();
+        assert!((16..=32).contains(&admitted), "{admitted}");
+        assert!(limiter.rates[0].len() <= 32);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::{
     body::{Body, BodyError},
     call::{Call, Client},
-    message::without_body,
+    message::copy,
     observed::{FrameObserver, Observed, PolledFrame},
     upstream::PickInput,
 };
@@ -30,15 +30,15 @@ pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) 
     if fastrand::u8(..100) >= *percent {
         return;
     }
-    let mut copy = without_body(request);
-    if !request.body().is_end_stream() {
+    let mut copy = copy(request);
+    if request.body().in_memory().is_none() {
         let (sender, receiver) = Channel::new(MAX_WAITING);
         let body = mem::replace(request.body_mut(), Body::empty());
         *request.body_mut() = Body::boxed(copied(body, sender));
         *copy.body_mut() = Body::boxed(receiver);
     }
     let (upstream, ends) = (upstream.clone(), (client.peer, client.local));
-    let (client, timeouts) = (call.client, call.route.policy().timeouts);
+    let (client, timeouts) = (call.origin.client, call.route.policy().timeouts);
     tokio::spawn(async move {
         let picked = upstream.pick(&PickInput::new(client, &copy), &[]);
         if let Ok(pick) = picked {

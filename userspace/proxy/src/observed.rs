@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -22,6 +22,11 @@ pub(crate) trait FrameObserver<B: HttpBody<Data = Bytes>> {
         polled: PolledFrame<B::Error>,
         context: &mut Context<'_>,
     ) -> PolledFrame<BodyError>;
+
+    /// Ready if `body` may be polled.
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 
     /// Called once, when `body` is dropped, whether it was read to its end or not.
     fn end(&mut self, _body: &B) {}
@@ -50,6 +55,7 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> PolledFrame<BodyError> {
         let this = self.get_mut();
+        ready!(this.observer.poll_ready(context));
         let polled = Pin::new(&mut this.body).poll_frame(context);
         this.observer.observe(&this.body, polled, context)
     }

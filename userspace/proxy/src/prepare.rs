@@ -1,77 +1,87 @@
 //! The request that a backend gets.
 
-use headgate_model::ingress::PathMatch;
+use std::borrow::Cow;
+
+use headgate_model::ingress::{PathMatch, path};
 use http::{HeaderValue, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
-use ipnet::IpNet;
 
 use crate::{
     answer,
     body::Body,
     call::{Call, Client},
     headers::{self, ForwardedInfo},
-    path,
 };
 
-/// Sets the path that the backend gets: the normal form, or the result of the rewrite rule.
+/// Sets the path that the backend gets: the result of the rewrite rule, the normal form where the
+/// client's spelling is ambiguous, or that spelling.
 pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
-    let rewritten = call.route.rewrite.as_ref().and_then(|template| {
-        let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
-            return None;
-        };
-        let mut out = String::new();
-        pattern
-            .regex()
-            .captures(&call.path)?
-            .expand(template, &mut out);
-        Some(out)
-    });
-    let path = match &rewritten {
-        Some(path) => path::normal(path),
-        None => Some(call.path.as_str().into()),
+    let query = parts.uri.query();
+    let target = match (rewritten(call, query), &call.spelling) {
+        (Some(target), _) => target,
+        (None, Some(path)) => Some(with_query(path, query)),
+        (None, None) => return Ok(()),
     };
+    let target = target.and_then(|target| PathAndQuery::try_from(target).ok());
     let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is invalid");
-    let path = path.ok_or_else(bad)?;
-    if path == parts.uri.path() && parts.uri.authority().is_none() {
-        return Ok(());
-    }
-    let target = match parts.uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path.as_ref()),
-    };
-    parts.uri = Uri::from(target.map_err(|_invalid| bad())?);
+    parts.uri = Uri::from(target.ok_or_else(bad)?);
     Ok(())
+}
+
+/// Returns path and query after the rewrite rule of the route, if it has one. A query in the rule comes
+/// before that of the client; `?` at the end of the rule removes that, as in nginx.
+fn rewritten(call: &Call, query: Option<&str>) -> Option<Option<String>> {
+    let template = call.route.rewrite.as_ref()?;
+    let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
+        return None;
+    };
+    let groups = pattern.regex().captures(&call.path)?;
+    let expanded = |template: &str| {
+        let mut out = String::new();
+        groups.expand(template, &mut out);
+        out
+    };
+    let (path, own) = match template.split_once('?') {
+        Some((path, own)) => (path, Some(own)),
+        None => (template.as_str(), None),
+    };
+    let path = expanded(path);
+    let path = path::decoded(&path::encoded(&path)).map(|path| path::encoded(&path).into_owned());
+    let query: Option<Cow<'_, str>> = match (own.map(expanded), query) {
+        (None, query) => query.map(Cow::from),
+        (Some(own), _) if own.is_empty() => None,
+        (Some(own), None) => Some(path::encoded(&own).into_owned().into()),
+        (Some(own), Some(query)) => Some(format!("{}&{query}", path::encoded(&own)).into()),
+    };
+    Some(path.map(|path| with_query(&path, query.as_deref())))
+}
+
+fn with_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into(),
+    }
 }
 
 /// Sets the headers that the backend gets.
 pub(crate) fn prepare(
-    trusted: &[IpNet],
     client: &Client,
     call: &Call,
     parts: &mut Parts,
-    is_upgrade: bool,
+    protocol: Option<HeaderValue>,
 ) {
     let policy = call.route.policy();
     let headers = &mut parts.headers;
-    let upgrade = is_upgrade.then(|| headers.get(header::UPGRADE).cloned());
-    headers::strip_hop_by_hop(headers);
-    if let Some(protocol) = upgrade.flatten() {
+    if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);
     }
     let arrival = ForwardedInfo {
         peer: client.peer.ip(),
         peer_text: &client.peer_text,
-        client: call.client,
-        is_secure: client.is_secure,
-        port: client.local.port(),
-        host: &call.host,
+        origin: call.origin,
         prefix: policy.forwarded_prefix.as_deref(),
     };
-    headers::set_forwarded(
-        headers,
-        arrival,
-        trusted.iter().any(|net| net.contains(&arrival.peer)),
-    );
+    headers::set_forwarded(headers, arrival);
     if !headers.contains_key(headers::REQUEST_ID) {
         headers::insert(
             headers,
@@ -79,13 +89,8 @@ pub(crate) fn prepare(
             &format!("{:032x}", fastrand::u128(..)),
         );
     }
-    match &policy.host {
-        Some(host) => headers::insert(headers, header::HOST, host),
-        // HTTP/2 carries the host in the target.
-        None if !headers.contains_key(header::HOST) => {
-            headers::insert(headers, header::HOST, &call.host);
-        }
-        None => {}
+    if let Some(host) = &policy.host {
+        headers::insert(headers, header::HOST, host);
     }
     headers::remove_lookalikes(headers, &policy.request_headers);
     headers::edit(headers, &policy.request_headers);

@@ -14,6 +14,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
     access_log::AccessLog,
+    reach::Reach,
     serving::{CertificateResolver, Endpoints, Serving},
     stats::Answers,
     tls::server::server_config,
@@ -28,6 +29,10 @@ pub struct Settings {
     pub trusted: Vec<IpNet>,
     /// Networks of load balancers whose connections begin with a header of the PROXY protocol.
     pub proxy_protocol: Vec<IpNet>,
+    /// Networks that guards may ask although only the node can reach them, e.g. its loopback.
+    pub auth_local: Vec<IpNet>,
+    /// Ports of the node on which this proxy serves clients: guards may ask its own services there.
+    pub public_ports: Vec<u16>,
     /// The access log.
     pub log: Option<Arc<AccessLog>>,
     /// Exports traces.
@@ -48,6 +53,8 @@ impl Default for Settings {
         Self {
             trusted: Vec::new(),
             proxy_protocol: Vec::new(),
+            auth_local: Vec::new(),
+            public_ports: vec![80, 443],
             log: None,
             tracer: None,
             max_connections: 16_384,
@@ -87,7 +94,8 @@ impl Proxy {
     ///
     /// Fails if no self-signed certificate can be made.
     pub fn new(settings: Settings) -> Result<Self> {
-        let serving = Arc::new(ArcSwap::from_pointee(Serving::new()?));
+        let reach = Reach::beyond_node(settings.auth_local.clone(), settings.public_ports.clone());
+        let serving = Arc::new(ArcSwap::from_pointee(Serving::new(reach)?));
         Ok(Self {
             connections: Arc::new(Semaphore::new(
                 settings.max_connections.min(Semaphore::MAX_PERMITS),

@@ -11,7 +11,7 @@ use crate::{
     answer,
     body::Body,
     call::{Call, Client},
-    message::without_body,
+    message::copy,
     upstream::{ErrorKind, NoEndpoint, Pick, PickInput, SendError, Upstream},
 };
 
@@ -51,7 +51,7 @@ pub(crate) async fn send(
     let ends = Some((client.peer, client.local));
     let mut tried = Vec::new();
     loop {
-        let pick = upstream.pick(&PickInput::new(call.client, &request), &tried);
+        let pick = upstream.pick(&PickInput::new(call.origin.client, &request), &tried);
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         if let Some(trace) = &call.trace {
@@ -59,7 +59,7 @@ pub(crate) async fn send(
         }
         let is_last = tried.len() >= policy.retry.tries as usize;
         let has_spare = !is_last && is_repeatable(&request, &policy.retry);
-        let spare = has_spare.then(|| without_body(&request));
+        let spare = has_spare.then(|| copy(&request));
         let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
         if let Some(trace) = &call.trace {
             trace.record_result(&sent);
@@ -67,7 +67,7 @@ pub(crate) async fn send(
         request = match sent {
             Ok(response) => {
                 let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());
-                match spare.filter(|_| is_bad) {
+                match spare.filter(|_| is_bad && upstream.has_other(&tried)) {
                     Some(spare) => spare,
                     None => {
                         let sent = Delivery {
@@ -83,7 +83,8 @@ pub(crate) async fn send(
             Err(mut error) => {
                 debug!(upstream = %upstream.key(), endpoint = %pick.address(), %error, "request failed");
                 let is_retried = match error.kind {
-                    ErrorKind::Timeout => policy.retry.on_timeout,
+                    // An endpoint that is slow would only be slow again.
+                    ErrorKind::Timeout => policy.retry.on_timeout && upstream.has_other(&tried),
                     _ => policy.retry.on_error,
                 };
                 let again = match error.is_sent {
@@ -100,10 +101,14 @@ pub(crate) async fn send(
     }
 }
 
-/// Whether a request may be sent again after an endpoint may have acted on it.
+/// Whether a request may be sent again after an endpoint may have acted on it: by its method, and because
+/// its body is in memory.
 fn is_repeatable(request: &Request<Body>, retry: &Retry) -> bool {
-    use hyper::body::Body as _;
-    let method = request.method();
+    request.body().in_memory().is_some() && may_repeat(request.method(), retry)
+}
+
+/// Whether requests with a method may be sent again.
+pub(crate) fn may_repeat(method: &Method, retry: &Retry) -> bool {
     let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
-    request.body().is_end_stream() && (is_idempotent || retry.non_idempotent)
+    is_idempotent || retry.non_idempotent
 }

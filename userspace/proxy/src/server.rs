@@ -5,13 +5,14 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use headgate_model::ingress::Timeouts;
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -19,7 +20,7 @@ use hyper_util::{
 };
 use nix::sys::socket::{
     setsockopt,
-    sockopt::{TcpNoDelay, TcpUserTimeout},
+    sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay, TcpUserTimeout},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional},
@@ -31,13 +32,14 @@ use tokio_rustls::{TlsAcceptor, rustls::server::Acceptor};
 use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::{
+    access_log::Entry,
     activity::Activity,
     body::BodyError,
     call::Client,
     forward,
     proxy::{Proxy, Settings},
     proxy_protocol,
-    stream::Prefixed,
+    stream::{Lingering, Prefixed},
     tls::{facts::Handshake, server::server_name},
     upstream::{PickInput, Upstream},
 };
@@ -63,6 +65,16 @@ const MAX_HEAD: usize = 32 << 10;
 const MAX_STREAMS: u32 = 128;
 /// Flow-control window of one HTTP/2 request, in bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
+
+/// Bytes of one HTTP/2 response that wait until the client reads. See also [`crate::budget`].
+const SEND_BUFFER: usize = 64 << 10;
+/// Fields in the head of an HTTP/1.1 request.
+const MAX_FIELDS: usize = 256;
+/// Seconds of silence before the kernel asks whether the other end is there, then between two such
+/// probes; and the number of probes without an answer that end the connection.
+const KEEP_ALIVE_IDLE: u32 = 60;
+const KEEP_ALIVE_INTERVAL: u32 = 15;
+const KEEP_ALIVE_PROBES: u32 = 4;
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,9 +134,21 @@ impl Proxy {
 fn set_options(listener: &TcpListener, longest: Duration) {
     let longest = u32::try_from(longest.as_millis()).unwrap_or(u32::MAX);
     let set = setsockopt(listener, TcpUserTimeout, &longest);
-    if let Err(error) = set.and_then(|()| setsockopt(listener, TcpNoDelay, &true)) {
+    let set = set
+        .and_then(|()| setsockopt(listener, TcpNoDelay, &true))
+        .and_then(|()| keep_alive(listener));
+    if let Err(error) = set {
         warn!(%error, "cannot set socket options of connections");
     }
+}
+
+/// Lets the kernel end connections whose other end has vanished, also those that may be silent for ever,
+/// like WebSockets.
+pub(crate) fn keep_alive(socket: &impl AsFd) -> nix::Result<()> {
+    setsockopt(socket, TcpKeepIdle, &KEEP_ALIVE_IDLE)?;
+    setsockopt(socket, TcpKeepInterval, &KEEP_ALIVE_INTERVAL)?;
+    setsockopt(socket, TcpKeepCount, &KEEP_ALIVE_PROBES)?;
+    setsockopt(socket, KeepAlive, &true)
 }
 
 async fn accept_all(listening: &Arc<Listening>, listener: &TcpListener, stopping: &Stopping) {
@@ -135,10 +159,9 @@ async fn accept_all(listening: &Arc<Listening>, listener: &TcpListener, stopping
                 let (peer, local) = ends;
                 let span = debug_span!("connection", %peer, listener = %local);
                 let served = async move {
-                    if let Err(error) = listening.serve(stream, ends, stopping).await {
+                    if let Err(error) = listening.serve(stream, ends, permit, stopping).await {
                         debug!(%error, "connection failed");
                     }
-                    drop(permit);
                 };
                 tokio::spawn(served.instrument(span));
             }
@@ -174,6 +197,7 @@ fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.head_timeout)
+        .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD);
     rules
         .http2()
@@ -181,6 +205,7 @@ fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_connection_window_size(4 * STREAM_WINDOW)
         .keep_alive_interval(PING_INTERVAL);
     rules
@@ -191,16 +216,22 @@ impl Listening {
         &self,
         mut stream: TcpStream,
         mut ends: (SocketAddr, SocketAddr),
+        permit: OwnedSemaphorePermit,
         stopping: Stopping,
     ) -> Result<(), BodyError> {
         let proxy = &self.proxy;
         let mut read = BytesMut::new();
+        let mut is_secure = self.scheme == Scheme::Https;
         if proxy.settings.has_proxy_header(ends.0.ip()) {
             let header = proxy_protocol::read(&mut stream, &mut read);
-            ends = timeout(HELLO_TIMEOUT, header).await??.unwrap_or(ends);
+            if let Some(named) = timeout(HELLO_TIMEOUT, header).await?? {
+                ends = named.ends;
+                is_secure |= named.is_secure;
+            }
         }
         let (peer, local) = ends;
-        let mut client = Client::new(peer, local, self.scheme == Scheme::Https);
+        let mut client = Client::new(peer, local, is_secure);
+        client.permit = Some(Arc::new(permit));
         if self.scheme == Scheme::Http {
             let stream = Prefixed::new(read, stream);
             return self.serve_http(client, stream, stopping).await;
@@ -228,13 +259,37 @@ impl Listening {
         &self,
         client: Client,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stopping: Stopping,
+    ) -> Result<(), BodyError> {
+        let client = Arc::new(client);
+        let result = self.serve_requests(&client, stream, stopping).await;
+        if let Err(error) = &result {
+            self.log_refused(&client, error);
+        }
+        result
+    }
+
+    /// Logs a request that the HTTP library refused.
+    fn log_refused(&self, client: &Client, error: &BodyError) {
+        let log = self.proxy.settings.log.as_ref();
+        let refused = error.downcast_ref().and_then(refusal);
+        if let Some((log, status)) = log.zip(refused) {
+            Entry::refused(log.clone(), client.peer.ip(), status).write(0);
+        }
+    }
+
+    async fn serve_requests(
+        &self,
+        client: &Arc<Client>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         mut stopping: Stopping,
     ) -> Result<(), BodyError> {
-        let (proxy, client) = (&self.proxy, Arc::new(client));
+        let proxy = &self.proxy;
         let service = service_fn(|request: Request<Incoming>| {
             let (proxy, client) = (proxy.clone(), client.clone());
             async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request).await) }
         });
+        let stream = Lingering::new(stream, client.is_unread.clone());
         let served = self
             .rules
             .serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -259,6 +314,15 @@ impl Listening {
         }
         served.as_mut().graceful_shutdown();
         served.await
+    }
+}
+
+/// The status with which the HTTP library refused a request.
+fn refusal(error: &hyper::Error) -> Option<StatusCode> {
+    match error.is_parse() {
+        true if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        true => Some(StatusCode::BAD_REQUEST),
+        false => None,
     }
 }
 

@@ -19,8 +19,10 @@ use tokio_rustls::rustls::{
 
 use crate::{
     auth::Authenticator,
+    headers,
     index::Index,
     limits::Limiter,
+    reach::Reach,
     stats::Stats,
     tls::{server::server_name, store::CertificateStore},
     upstream::{Upstream, Upstreams},
@@ -40,6 +42,8 @@ pub(crate) struct Serving {
     authenticators: Authenticators,
     limiters: HashMap<NamespacedName, Arc<Limiter>>,
     pub(crate) stats: HashMap<NamespacedName, Arc<Stats>>,
+    /// What authenticators may ask.
+    reach: Reach,
 }
 
 type Authenticators = BTreeMap<Vec<Auth>, Arc<Authenticator>>;
@@ -71,6 +75,13 @@ impl ServedRoute {
         &self.route.policy
     }
 
+    /// Whether requests get a header of this name, with `-` for `_`, from the proxy only.
+    pub(crate) fn reserves(&self, name: &str) -> bool {
+        let guards = self.authenticator.as_ref();
+        let edits = &self.route.policy.request_headers;
+        guards.is_some_and(|guards| guards.reserves(name)) || headers::edits(edits, name)
+    }
+
     /// Returns the route alone, for longer use.
     pub(crate) fn model(&self) -> &Arc<Route> {
         &self.route
@@ -89,7 +100,7 @@ impl Serving {
     /// # Errors
     ///
     /// Fails if no certificate can be made.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(reach: Reach) -> Result<Self> {
         Ok(Self {
             index: Index::new(std::iter::empty(), None),
             certificates: CertificateStore::new()?,
@@ -98,6 +109,7 @@ impl Serving {
             authenticators: Authenticators::new(),
             limiters: HashMap::new(),
             stats: HashMap::new(),
+            reach,
         })
     }
 
@@ -135,6 +147,7 @@ impl Serving {
             authenticators,
             limiters,
             stats,
+            reach: self.reach.clone(),
         };
         (next, refusals)
     }
@@ -155,7 +168,7 @@ impl Serving {
             authenticators.insert(auth.clone(), known.clone());
             return Some(known);
         }
-        match Authenticator::new(auth) {
+        match Authenticator::new(auth, &self.reach) {
             Ok(made) => {
                 let made = Arc::new(made);
                 authenticators.insert(auth.clone(), made.clone());

@@ -1,13 +1,23 @@
-//! A connection whose first bytes have been read.
+//! Connections of clients: some bytes were read before, some are read after the response.
 
 use std::{
+    future::Future,
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
 
 /// Reads `prefix`, then `stream`.
 #[derive(Debug)]
@@ -68,5 +78,129 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Longest time in which the rest of a request is read after the response, in total and without a byte,
+/// and the most bytes of it. nginx: `lingering_time`, `lingering_timeout`.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 256 << 20;
+
+/// A connection that is closed in two steps if the client may still be sending (RFC 9112, 9.6): otherwise
+/// the kernel resets it, and the client may lose the response.
+#[derive(Debug)]
+pub(crate) struct Lingering<S> {
+    stream: S,
+    /// Whether part of a request was not read.
+    is_unread: Arc<AtomicBool>,
+    rest: Option<Rest>,
+}
+
+/// The progress of reading what nothing needs.
+#[derive(Debug)]
+struct Rest {
+    end: Pin<Box<Sleep>>,
+    silence: Pin<Box<Sleep>>,
+    bytes: usize,
+}
+
+impl<S> Lingering<S> {
+    pub(crate) fn new(stream: S, is_unread: Arc<AtomicBool>) -> Self {
+        Self {
+            stream,
+            is_unread,
+            rest: None,
+        }
+    }
+}
+
+impl Rest {
+    fn new() -> Self {
+        Self {
+            end: Box::pin(sleep(LINGER)),
+            silence: Box::pin(sleep(LINGER_SILENCE)),
+            bytes: 0,
+        }
+    }
+
+    /// Reads until the client closes its side, or a limit is reached.
+    fn poll(
+        &mut self,
+        stream: Pin<&mut (impl AsyncRead + ?Sized)>,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut stream = stream;
+        let mut space = [MaybeUninit::uninit(); 8 << 10];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match stream.as_mut().poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.bytes += buffer.filled().len();
+                    self.silence.as_mut().reset(Instant::now() + LINGER_SILENCE);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let is_silent = self.silence.as_mut().poll(context).is_ready();
+                    let is_over = is_silent || self.end.as_mut().poll(context).is_ready();
+                    return if is_over {
+                        Poll::Ready(())
+                    } else {
+                        Poll::Pending
+                    };
+                }
+            }
+            if self.bytes > LINGER_BYTES || self.end.is_elapsed() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.rest.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            if !this.is_unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let rest = this.rest.get_or_insert_with(Rest::new);
+        rest.poll(Pin::new(&mut this.stream), context).map(Ok)
     }
 }

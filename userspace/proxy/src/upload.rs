@@ -10,11 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 
 use crate::{
     body::BodyError,
+    headers,
     observed::{FrameObserver, Observed, PolledFrame},
+    serving::ServedRoute,
     upstream::IdleTimeout,
 };
 
@@ -27,8 +29,12 @@ pub(crate) type Upload = Observed<Incoming, UploadLimits>;
 pub(crate) struct UploadLimits {
     /// In bytes; `None` if the size is not limited.
     remaining: Option<u64>,
+    /// Whose reserved headers trailers must not have.
+    route: Arc<ServedRoute>,
     silence: IdleTimeout,
     end: Arc<UploadEnd>,
+    /// Cleared once the whole body was read.
+    is_unread: Arc<AtomicBool>,
 }
 
 /// How a body ended.
@@ -57,17 +63,20 @@ impl UploadEnd {
 }
 
 impl Upload {
-    /// Limits a body to `most` bytes and to silences of `longest`.
+    /// Limits a body to the size that its route allows, and to silences of `longest`.
     pub(crate) fn limited(
         body: Incoming,
-        most: Option<u64>,
+        route: Arc<ServedRoute>,
         longest: Duration,
         end: Arc<UploadEnd>,
+        is_unread: Arc<AtomicBool>,
     ) -> Self {
         let limits = UploadLimits {
-            remaining: most,
+            remaining: route.policy().limits.body_bytes,
+            route,
             silence: IdleTimeout::new(longest),
             end,
+            is_unread,
         };
         Self::new(body, limits)
     }
@@ -83,6 +92,14 @@ impl UploadLimits {
         Poll::Ready("the client is silent".into())
     }
 
+    /// Removes what trailers must not have.
+    fn clean(&self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::clean_trailers(trailers, |name| self.route.reserves(name));
+        }
+        frame
+    }
+
     /// Counts the bytes of a frame. Returns `None` if they exceed the limit.
     fn count(&mut self, frame: &Frame<Bytes>) -> Option<()> {
         let len = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -96,7 +113,7 @@ impl UploadLimits {
 impl FrameObserver<Incoming> for UploadLimits {
     fn observe(
         &mut self,
-        _body: &Incoming,
+        body: &Incoming,
         polled: PolledFrame<hyper::Error>,
         context: &mut Context<'_>,
     ) -> PolledFrame<BodyError> {
@@ -104,12 +121,16 @@ impl FrameObserver<Incoming> for UploadLimits {
             return self.poll_silence(context).map(|error| Some(Err(error)));
         };
         self.silence.reset();
+        if frame.is_none() || body.is_end_stream() {
+            self.is_unread.store(false, Ordering::Relaxed);
+        }
         if let Some(Ok(frame)) = &frame
             && self.count(frame).is_none()
         {
             self.end.is_exceeded.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(Err("the request body is too large".into())));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        let cleaned = |frame| self.clean(frame);
+        Poll::Ready(frame.map(|frame| frame.map(cleaned).map_err(Into::into)))
     }
 }

@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use headgate_model::ingress::path::decoded;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -87,7 +88,7 @@ async fn request(stream: &mut Stream) -> io::Result<Result<(), String>> {
     let [method, target, "HTTP/1.1"] = words[..] else {
         return Ok(Err(format!("invalid request line: {first:?}")));
     };
-    if !method.bytes().all(is_token) || method.is_empty() || !is_normal(target) {
+    if !method.bytes().all(is_token) || method.is_empty() || !is_readable(target) {
         return Ok(Err(format!("invalid method or path: {first:?}")));
     }
     let (mut lengths, mut codings, mut hosts) = (Vec::new(), Vec::new(), 0);
@@ -173,26 +174,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether the path is normalised: no `.`, `..` or empty segment, and no unnecessary or lower-case escape.
-fn is_normal(target: &str) -> bool {
+/// Whether servers can read the path: its escapes are valid, and it does not leave the root.
+fn is_readable(target: &str) -> bool {
     let path = target.split('?').next().unwrap_or_default();
-    let mut segments = path.split('/').skip(1).peekable();
-    let mut has_wrong = false;
-    while let Some(segment) = segments.next() {
-        has_wrong |=
-            matches!(segment, "." | "..") || segment.is_empty() && segments.peek().is_some();
-    }
-    let escapes = path
-        .split('%')
-        .skip(1)
-        .map(|rest| rest.get(..2).unwrap_or_default());
-    has_wrong |= escapes
-        .map(|digits| (digits, u8::from_str_radix(digits, 16)))
-        .any(|(digits, byte)| {
-            let needs_none = byte.as_ref().is_ok_and(|byte| {
-                byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~".contains(byte)
-            });
-            byte.is_err() || needs_none || digits.bytes().any(|digit| digit.is_ascii_lowercase())
-        });
-    path.starts_with('/') && !path.contains('\\') && !has_wrong
+    decoded(path).is_some()
 }

@@ -86,6 +86,7 @@ async fn listen(proxy: &Arc<Proxy>, scheme: Scheme) -> Result<SocketAddr> {
 fn objects() -> Objects {
     let name = |text: &str| NamespacedName::new("default", text);
     let service = UpstreamService {
+        uid: String::new(),
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,

@@ -125,6 +125,7 @@ fn ingress(ingress: &str, host: &str, service: &str) -> Event {
 /// A Service with a port of this name.
 fn service(service: &str, port: u16, port_name: &str) -> Event {
     let of_service = UpstreamService {
+        uid: String::new(),
         ports: vec![UpstreamPort {
             name: port_name.into(),
             port,

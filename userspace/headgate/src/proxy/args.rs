@@ -57,6 +57,10 @@ pub(crate) struct ProxyArgs {
     /// Load balancers that send a PROXY protocol header at the start of each connection
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub(super) proxy_protocol_from: Vec<IpNet>,
+    /// Networks that `auth-url`, `auth-server` and `auth-issuer` may reach although they belong to the
+    /// node: loopback, link-local and the node's own addresses
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) auth_local_networks: Vec<IpNet>,
     /// Maximum number of client connections; further ones wait to be accepted
     #[arg(long, default_value_t = Settings::default().max_connections)]
     pub(super) max_connections: usize,

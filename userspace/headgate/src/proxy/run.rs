@@ -132,6 +132,8 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
     Ok(Settings {
         trusted: args.trusted_proxies.clone(),
         proxy_protocol: args.proxy_protocol_from.clone(),
+        auth_local: args.auth_local_networks.clone(),
+        public_ports: vec![args.http_port, args.https_port],
         log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
         tracer: tracer.transpose()?,
         max_connections: args.max_connections,

@@ -8,7 +8,7 @@ use super::{PathMatch, Route};
 #[derive(Clone)]
 pub(super) struct PathCandidate {
     pub(super) route: Route,
-    /// Length of the path as written; an empty one means `/`.
+    /// Length of the decoded path, with a slash at its end; an empty one means `/`.
     pub(super) written: usize,
 }
 

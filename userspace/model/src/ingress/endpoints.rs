@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{EndpointSlice, NamespacedName, Protocol};
 
-use super::{Objects, PortName, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService};
+use super::{
+    Objects, PortName, Sticky, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService,
+};
 
 /// Finds a port of a Service by name or number.
 pub(super) fn upstream(
@@ -30,7 +32,16 @@ pub(super) fn upstream(
     Ok(UpstreamKey {
         service: service.clone(),
         port: known.port,
-        policy: policy.clone(),
+        policy: match &policy.sticky {
+            Some(sticky) => Arc::new(UpstreamPolicy {
+                sticky: Some(Sticky {
+                    secret: found.uid.clone(),
+                    ..sticky.clone()
+                }),
+                ..(**policy).clone()
+            }),
+            None => policy.clone(),
+        },
     })
 }
 

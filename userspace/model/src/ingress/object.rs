@@ -22,6 +22,9 @@ pub struct Objects {
 /// A Service, reduced to what a proxy needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamService {
+    /// Its random id (`metadata.uid`), which all nodes know and clients do not; may be empty in
+    /// manifests.
+    pub uid: String,
     /// Its TCP ports.
     pub ports: Vec<UpstreamPort>,
     /// Cluster IPs of one or two families; empty if it is headless.

@@ -338,6 +338,8 @@ pub struct Sticky {
     pub path: String,
     /// Its other attributes, as they are sent: `; Max-Age=60; HttpOnly`.
     pub attributes: String,
+    /// The secret of its values: clients cannot compute the address of an endpoint from them.
+    pub secret: String,
 }
 
 /// Health checks of endpoints.

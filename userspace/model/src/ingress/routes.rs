@@ -95,7 +95,7 @@ pub struct Route {
     pub policy: Arc<Policy>,
 }
 
-/// How a path is compared. Paths are normal: without dot segments and doubled slashes.
+/// How a path is compared. Paths are in their [decoded form](super::path::decoded).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
     /// The whole path.

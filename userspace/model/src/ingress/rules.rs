@@ -17,6 +17,7 @@ use super::{
     cookie_path::with_cookie_path,
     endpoints::upstream,
     owners::{Owners, age, belongs},
+    path,
     tls::{self, TlsHosts},
 };
 
@@ -437,20 +438,25 @@ impl Builder<'_> {
     }
 }
 
-/// Length of a path as written; an empty one means `/`.
+/// Length of a path in its decoded form; an empty one means `/`.
 pub(super) fn written(path: &IngressPath) -> usize {
-    path.path.len().max(1)
+    let form = path::of_rule(&path.path);
+    form.map_or(path.path.len(), |form| form.len()).max(1)
 }
 
 pub(super) fn path_match(path: &IngressPath, use_regex: bool) -> Result<PathMatch, String> {
     let text = &path.path;
     match path.path_type {
-        PathType::Exact => Ok(PathMatch::Exact(text.clone())),
+        PathType::Exact => path::of_rule(text).map(PathMatch::Exact),
         PathType::Prefix | PathType::ImplementationSpecific if use_regex => {
             Pattern::of_path(text).map(PathMatch::Regex)
         }
+        PathType::Prefix | PathType::ImplementationSpecific if text.is_empty() => {
+            Ok(PathMatch::Prefix(String::new()))
+        }
         PathType::Prefix | PathType::ImplementationSpecific => {
-            let prefix = text.strip_suffix('/').unwrap_or(text);
+            let form = path::of_rule(text)?;
+            let prefix = form.strip_suffix('/').unwrap_or(&form);
             Ok(PathMatch::Prefix(prefix.into()))
         }
     }

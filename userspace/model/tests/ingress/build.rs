@@ -29,6 +29,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
         port: *port,
     });
     UpstreamService {
+        uid: "4c1e".into(),
         ports: ports.collect(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,

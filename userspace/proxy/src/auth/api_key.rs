@@ -141,6 +141,12 @@ mod tests {
 
     #[test]
     fn l65_auth_same_key_for_two_consumers_is_refused() {
-        assert!(Authenticator::new(&[rule(&[("ada", "same"), ("bob", "same")])]).is_err());
+        assert!(
+            Authenticator::new(
+                &[rule(&[("ada", "same"), ("bob", "same")])],
+                &crate::reach::Reach::everything()
+            )
+            .is_err()
+        );
     }
 }

@@ -14,6 +14,10 @@ use super::{
 /// How long a correct password is accepted without hashing it again.
 const CACHE_TIME: Duration = Duration::from_secs(60);
 
+/// Longest password, in bytes. The time of SHA-crypt grows with the square of the length
+/// (CVE-2016-20013).
+const MAX_PASSWORD: usize = 512;
+
 /// Checks users and passwords against password hashes.
 pub(super) struct BasicCheck {
     challenge: String,
@@ -50,6 +54,9 @@ impl BasicCheck {
     }
 
     async fn is_correct(&self, user: &str, password: String) -> bool {
+        if password.len() > MAX_PASSWORD {
+            return false;
+        }
         let known = self.users.get(user);
         // Unknown users cost as much time as known ones, so that timing does not reveal users.
         let Some(hash) = known.or_else(|| self.users.values().next()).cloned() else {
@@ -68,7 +75,7 @@ impl BasicCheck {
             drop(permit);
             is_correct
         });
-        let is_correct = known.is_some() && hashed.await.unwrap_or(false);
+        let is_correct = hashed.await.unwrap_or(false) && known.is_some();
         if is_correct {
             let credential = [user.as_bytes(), password.as_bytes()];
             self.cache.insert(&credential, (), CACHE_TIME);
@@ -120,6 +127,43 @@ mod tests {
         let denied = authorize(&guard, &mut request("/")).await.unwrap_err();
         let challenge = "Basic realm=\"the shop\", charset=\"UTF-8\"";
         assert_eq!(denied.headers()["www-authenticate"], challenge);
+    }
+
+    /// The number of passwords that are hashed is the same for users that do not exist.
+    #[tokio::test]
+    async fn l134_unknown_users_are_hashed_and_long_passwords_are_not() {
+        let Auth::Basic(rule) = rule() else {
+            unreachable!()
+        };
+        let check = super::BasicCheck::new(&rule).unwrap();
+        // Hashing has to wait for this permit.
+        let permits = check.hashing.available_permits() as u32;
+        let held = check
+            .hashing
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .unwrap();
+        for (user, password, waits) in [
+            ("ada", "wrong".into(), true),
+            ("eve", "wrong".into(), true),
+            ("ada", "x".repeat(super::MAX_PASSWORD), true),
+            ("ada", "x".repeat(super::MAX_PASSWORD + 1), false),
+            ("eve", "x".repeat(super::MAX_PASSWORD + 1), false),
+        ] {
+            let checked = check.is_correct(user, password);
+            let checked = futures::poll!(std::pin::pin!(checked));
+            assert_eq!(checked.is_pending(), waits, "{user}");
+        }
+        drop(held);
+        // The result of an unknown user is awaited as that of a known one: a blocking thread is pending.
+        for user in ["ada", "eve"] {
+            let checked = check.is_correct(user, "wrong".into());
+            assert!(
+                futures::poll!(std::pin::pin!(checked)).is_pending(),
+                "{user}"
+            );
+        }
     }
 
     #[tokio::test]

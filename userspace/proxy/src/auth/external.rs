@@ -15,9 +15,10 @@ use crate::{
     body::Body,
     fetch::Fetch,
     headers::{self, insert},
+    reach::Reach,
 };
 
-use super::{AuthInput, CheckResult, service_failed, spelling, strip, target};
+use super::{AuthInput, CheckResult, service_failed, spelling, strip};
 
 /// Everything but the unreserved characters (RFC 3986, 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -58,20 +59,20 @@ const BODY_HEADERS: [HeaderName; 9] = [
 pub(super) struct ExternalCheck {
     rule: External,
     url: Uri,
-    method: Option<Method>,
+    method: Method,
     fetch: Fetch,
     /// Headers of the service's response that backends get.
     response_headers: Vec<HeaderName>,
 }
 
 impl ExternalCheck {
-    pub(super) fn new(rule: &External) -> Result<Self> {
-        let method = rule.method.as_deref().map(str::parse);
+    pub(super) fn new(rule: &External, reach: &Reach) -> Result<Self> {
+        let method = rule.method.as_deref().map_or(Ok(Method::GET), str::parse);
         let names = rule.response_headers.iter();
         Ok(Self {
             url: rule.url.parse().context("auth-url is not a URL")?,
-            method: method.transpose().context("auth-method is not a method")?,
-            fetch: Fetch::new(rule.authorities.as_deref())?,
+            method: method.context("auth-method is not a method")?,
+            fetch: Fetch::new(rule.authorities.as_deref(), reach)?,
             response_headers: names.map(|name| name.parse()).collect::<Result<_, _>>()?,
             rule: rule.clone(),
         })
@@ -108,7 +109,7 @@ impl ExternalCheck {
     fn subrequest(&self, parts: &Parts, input: &AuthInput<'_>) -> Request<Full<Bytes>> {
         let mut subrequest = Request::new(Full::default());
         *subrequest.uri_mut() = self.url.clone();
-        *subrequest.method_mut() = self.method.as_ref().unwrap_or(&parts.method).clone();
+        *subrequest.method_mut() = self.method.clone();
         let fields = subrequest.headers_mut();
         fields.clone_from(&parts.headers);
         headers::strip_hop_by_hop(fields);
@@ -116,8 +117,7 @@ impl ExternalCheck {
             fields.remove(name);
         }
         strip(fields, &REQUEST_HEADERS.map(String::from));
-        let path = target(parts);
-        let redirect = self.rule.redirect.as_deref().unwrap_or(path);
+        let redirect = self.rule.redirect.as_deref().unwrap_or(input.target);
         let address = input.address.to_string();
         let mut set = |name, value: &str| insert(fields, HeaderName::from_static(name), value);
         set("x-original-url", &input.url(parts));
@@ -127,8 +127,8 @@ impl ExternalCheck {
         set("x-forwarded-for", &address);
         set("x-forwarded-method", parts.method.as_str());
         set("x-forwarded-proto", input.scheme());
-        set("x-forwarded-host", &input.authority(parts));
-        set("x-forwarded-uri", path);
+        set("x-forwarded-host", input.authority(parts));
+        set("x-forwarded-uri", input.target);
         subrequest
     }
 
@@ -146,12 +146,12 @@ impl ExternalCheck {
     /// The URL of the sign-in page, with the URL to return to unless it is there already.
     fn signin(&self, parts: &Parts, input: &AuthInput<'_>) -> String {
         let signin = self.rule.signin.as_deref().unwrap_or_default();
-        let escaped = escape(target(parts));
+        let escaped = escape(input.target);
         let signin = signin
             .replace("$escaped_request_uri", &escaped)
             .replace("$scheme", input.scheme())
             .replace("$host", input.host)
-            .replace("$request_uri", target(parts));
+            .replace("$request_uri", input.target);
         let parameter = &self.rule.signin_parameter;
         let query = signin.split_once('?').map(|(_, query)| query);
         let names = query.into_iter().flat_map(|query| query.split('&'));
@@ -183,7 +183,7 @@ mod tests {
     use headgate_model::ingress::{Auth, External};
     use http::{HeaderMap, Response, StatusCode};
 
-    use crate::fetch::Fetch;
+    use crate::{fetch::Fetch, reach::Reach};
 
     use super::super::tests::{NOWHERE, authenticator, authorize, request, serve};
 
@@ -258,7 +258,7 @@ mod tests {
         );
         assert_eq!(
             parts.headers["x-seen"],
-            "POST|https://shop.example/200/x?y=z|POST|192.0.2.1|/200/x?y=z|a=1|"
+            "GET|https://shop.example/200/x?y=z|POST|192.0.2.1|/200/x?y=z|a=1|"
         );
         for (path, status) in [
             ("/401", 401),
@@ -353,7 +353,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(sent.status(), 302);
 
-        let browser = Fetch::new(None).unwrap();
+        let browser = Fetch::new(None, &Reach::everything()).unwrap();
         let signin = http::Request::get(sent.headers()["location"].to_str().unwrap());
         let back = browser
             .send(signin.body(Default::default()).unwrap())

@@ -9,7 +9,7 @@ use http::{Request, request::Parts};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::fetch::Fetch;
+use crate::{fetch::Fetch, reach::Reach};
 
 use super::{CheckResult, bearer, cache::Cache, claims, oauth, service_failed};
 
@@ -26,9 +26,9 @@ pub(super) struct IntrospectionCheck {
 }
 
 impl IntrospectionCheck {
-    pub(super) fn new(rule: &Introspection) -> Result<Self> {
+    pub(super) fn new(rule: &Introspection, reach: &Reach) -> Result<Self> {
         Ok(Self {
-            fetch: Fetch::new(rule.server.authorities.as_deref())?,
+            fetch: Fetch::new(rule.server.authorities.as_deref(), reach)?,
             cache: Cache::new()?,
             rule: rule.clone(),
         })

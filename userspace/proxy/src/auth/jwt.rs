@@ -4,6 +4,8 @@ use anyhow::Result;
 use headgate_model::ingress::{Claims, Jwt};
 use http::request::Parts;
 
+use crate::reach::Reach;
+
 use super::{CheckResult, bearer, keys::Keys, service_failed};
 
 /// Checks the signature and claims of tokens.
@@ -13,9 +15,9 @@ pub(super) struct JwtCheck {
 }
 
 impl JwtCheck {
-    pub(super) fn new(rule: &Jwt) -> Result<Self> {
+    pub(super) fn new(rule: &Jwt, reach: &Reach) -> Result<Self> {
         Ok(Self {
-            keys: Keys::new(&rule.keys)?,
+            keys: Keys::new(&rule.keys, reach)?,
             claims: rule.claims.clone(),
         })
     }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::fetch::Fetch;
+use crate::{fetch::Fetch, reach::Reach};
 
 /// How long a fetched key set is used before it is fetched again.
 const FRESH: Duration = Duration::from_secs(600);
@@ -38,12 +38,12 @@ impl Keys {
     /// # Errors
     ///
     /// Fails if the public key or an authority of the server is malformed.
-    pub(super) fn new(keys: &JwtKeys) -> Result<Self> {
+    pub(super) fn new(keys: &JwtKeys, reach: &Reach) -> Result<Self> {
         Ok(match keys {
             JwtKeys::Shared(secret) => Self::One(DecodingKey::from_secret(&secret.0)),
             JwtKeys::Public(pem) => Self::One(public_key(pem)?),
             JwtKeys::Url(server) => {
-                let fetch = Fetch::new(server.authorities.as_deref())?;
+                let fetch = Fetch::new(server.authorities.as_deref(), reach)?;
                 Self::Set(KeySet::new(server.url.clone(), fetch).into())
             }
         })

@@ -4,14 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use headgate_model::ingress::{Hidden, Ldap, LdapEntry};
-use http::request::Parts;
+use http::{Uri, request::Parts};
 use ldap3::{
-    LdapConnAsync, LdapConnSettings, LdapResult, Scope, SearchEntry, dn_escape, ldap_escape,
+    LdapConnAsync, LdapConnSettings, LdapResult, Scope, SearchEntry, StdStream, dn_escape,
+    ldap_escape,
 };
-use tokio::time::timeout;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::fetch::{TIMEOUT, tls_config};
+use crate::{
+    fetch::{TIMEOUT, tls_config},
+    reach::Reach,
+};
 
 use super::{
     CheckResult, USER, basic::challenge, cache::Cache, credentials, service_failed, set_header,
@@ -29,14 +33,16 @@ pub(super) struct LdapCheck {
     rule: Ldap,
     challenge: String,
     tls: Arc<ClientConfig>,
+    reach: Reach,
     cache: Cache<()>,
 }
 
 impl LdapCheck {
-    pub(super) fn new(rule: &Ldap) -> Result<Self> {
+    pub(super) fn new(rule: &Ldap, reach: &Reach) -> Result<Self> {
         Ok(Self {
             challenge: challenge(&rule.realm),
             tls: tls_config(rule.server.authorities.as_deref())?,
+            reach: reach.clone(),
             cache: Cache::new()?,
             rule: rule.clone(),
         })
@@ -64,8 +70,9 @@ impl LdapCheck {
     }
 
     async fn is_correct(&self, user: &str, password: &str) -> Result<bool> {
+        let stream = self.connect().await?.into_std()?;
         let settings = LdapConnSettings::new()
-            .set_conn_timeout(TIMEOUT)
+            .set_std_stream(StdStream::Tcp(stream))
             .set_config(self.tls.clone())
             .set_starttls(self.rule.starttls);
         let (connection, mut ldap) =
@@ -75,6 +82,23 @@ impl LdapCheck {
         // No need to wait until the directory gets the unbind request.
         driver.abort();
         is_correct
+    }
+
+    async fn connect(&self) -> Result<TcpStream> {
+        let url: Uri = self
+            .rule
+            .server
+            .url
+            .parse()
+            .context("auth-server is not a URL")?;
+        let usual = match url.scheme_str() {
+            Some("ldaps") => 636,
+            _ => 389,
+        };
+        let host = url.host().context("auth-server names no host")?;
+        self.reach
+            .connect(host, url.port_u16().unwrap_or(usual))
+            .await
     }
 
     async fn bind(&self, ldap: &mut ldap3::Ldap, user: &str, password: &str) -> Result<bool> {

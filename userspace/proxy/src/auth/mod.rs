@@ -32,7 +32,7 @@ use headgate_model::ingress::Auth;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use tracing::warn;
 
-use crate::{answer, body::Body, tls::facts::Handshake};
+use crate::{answer, body::Body, reach::Reach, tls::facts::Handshake};
 
 use api_key::ApiKeyCheck;
 use basic::BasicCheck;
@@ -55,8 +55,10 @@ pub(crate) struct AuthInput<'a> {
     pub(crate) address: IpAddr,
     /// The requested host, in lower case and without port.
     pub(crate) host: &'a str,
-    /// The normalized path.
+    /// The path in its decoded form.
     pub(crate) path: &'a str,
+    /// Path and query as the backend gets them, unless the route rewrites them.
+    pub(crate) target: &'a str,
     /// Whether the client used TLS, to us or to a trusted proxy.
     pub(crate) is_https: bool,
     pub(crate) tls: &'a Handshake,
@@ -68,8 +70,8 @@ impl AuthInput<'_> {
     }
 
     /// Host and port, as the client sent them.
-    fn authority(&self, parts: &Parts) -> String {
-        authority(parts).unwrap_or(self.host).to_owned()
+    fn authority<'a>(&'a self, parts: &'a Parts) -> &'a str {
+        authority(parts).unwrap_or(self.host)
     }
 
     /// Scheme, host and port.
@@ -79,15 +81,13 @@ impl AuthInput<'_> {
 
     /// The full URL of the request.
     fn url(&self, parts: &Parts) -> String {
-        format!("{}{}", self.origin(parts), target(parts))
+        format!("{}{}", self.origin(parts), self.target)
     }
 }
 
-/// Host and port, from the target or from `Host`; they were checked to be equal.
+/// Host and port, as the client sent them.
 fn authority(parts: &Parts) -> Option<&str> {
-    let in_target = parts.uri.authority().map(|authority| authority.as_str());
-    let in_header = || parts.headers.get(header::HOST)?.to_str().ok();
-    in_target.or_else(in_header)
+    parts.headers.get(header::HOST)?.to_str().ok()
 }
 
 /// Path and query as the client sent them.
@@ -129,8 +129,11 @@ impl Authenticator {
     /// # Errors
     ///
     /// Fails if a setting is invalid, such as a key, a hash or a certificate.
-    pub(crate) fn new(auth: &[Auth]) -> Result<Self> {
-        let checks = auth.iter().map(check).collect::<Result<_>>()?;
+    pub(crate) fn new(auth: &[Auth], reach: &Reach) -> Result<Self> {
+        let checks = auth
+            .iter()
+            .map(|auth| check(auth, reach))
+            .collect::<Result<_>>()?;
         Ok(Self {
             checks,
             reserved: reserved(auth),
@@ -143,6 +146,11 @@ impl Authenticator {
             checks: vec![Check::Closed],
             reserved: Vec::new(),
         }
+    }
+
+    /// Whether only the checks set a header of this name, with `-` for `_`.
+    pub(crate) fn reserves(&self, name: &str) -> bool {
+        self.reserved.iter().any(|reserved| reserved == name)
     }
 
     /// Runs the checks, which set the headers for backends.
@@ -166,18 +174,20 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-fn check(auth: &Auth) -> Result<Check> {
+fn check(auth: &Auth, reach: &Reach) -> Result<Check> {
     Ok(match auth {
         Auth::Certificate(rule) => Check::Certificate(CertificateCheck::new(rule)?),
         Auth::Basic(rule) => Check::Basic(BasicCheck::new(rule)?),
-        Auth::External(rule) => Check::External(ExternalCheck::new(rule)?.into()),
+        Auth::External(rule) => Check::External(ExternalCheck::new(rule, reach)?.into()),
         Auth::Hmac(rule) => Check::Hmac(HmacCheck::new(rule)),
         Auth::ApiKey(rule) => Check::ApiKey(ApiKeyCheck::new(rule)?),
-        Auth::Jwt(rule) => Check::Jwt(JwtCheck::new(rule)?.into()),
-        Auth::Introspection(rule) => Check::Introspection(IntrospectionCheck::new(rule)?.into()),
-        Auth::Ldap(rule) => Check::Ldap(LdapCheck::new(rule)?.into()),
+        Auth::Jwt(rule) => Check::Jwt(JwtCheck::new(rule, reach)?.into()),
+        Auth::Introspection(rule) => {
+            Check::Introspection(IntrospectionCheck::new(rule, reach)?.into())
+        }
+        Auth::Ldap(rule) => Check::Ldap(LdapCheck::new(rule, reach)?.into()),
         Auth::Paseto(rule) => Check::Paseto(PasetoCheck::new(rule)?.into()),
-        Auth::Oidc(rule) => Check::Oidc(OidcCheck::new(rule)?.into()),
+        Auth::Oidc(rule) => Check::Oidc(OidcCheck::new(rule, reach)?.into()),
     })
 }
 

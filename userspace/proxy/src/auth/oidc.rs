@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
-use crate::{answer, body::Body, fetch::Fetch, message::parameters};
+use crate::{answer, body::Body, fetch::Fetch, message::parameters, reach::Reach};
 
 use super::{
     AuthInput, CheckResult, bearer,
@@ -81,9 +81,9 @@ struct Session {
 }
 
 impl OidcCheck {
-    pub(super) fn new(rule: &Oidc) -> Result<Self> {
+    pub(super) fn new(rule: &Oidc, reach: &Reach) -> Result<Self> {
         Ok(Self {
-            fetch: Fetch::new(rule.issuer.authorities.as_deref())?,
+            fetch: Fetch::new(rule.issuer.authorities.as_deref(), reach)?,
             cipher: CookieCipher::new(&rule.cookie_key.0, &[&rule.issuer.url, &rule.client_id])?,
             provider: Mutex::default(),
             refreshed: Cache::new()?,

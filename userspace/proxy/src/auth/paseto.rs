@@ -145,7 +145,10 @@ mod tests {
 
     #[test]
     fn l69_auth_invalid_keys_are_refused() {
-        assert!(Authenticator::new(&[rule(PasetoKey::Public("k4.local.x".into()))]).is_err());
-        assert!(Authenticator::new(&[rule(PasetoKey::Local(Hidden("x".into())))]).is_err());
+        let reach = crate::reach::Reach::everything();
+        assert!(
+            Authenticator::new(&[rule(PasetoKey::Public("k4.local.x".into()))], &reach).is_err()
+        );
+        assert!(Authenticator::new(&[rule(PasetoKey::Local(Hidden("x".into())))], &reach).is_err());
     }
 }

@@ -11,13 +11,13 @@ use http::{
 };
 use tokio::net::TcpListener;
 
-use crate::body::Body;
+use crate::{body::Body, reach::Reach};
 
 use super::{AuthInput, Authenticator};
 use crate::tls::facts::Handshake;
 
 pub(super) fn authenticator(auth: Auth) -> Authenticator {
-    Authenticator::new(&[auth]).unwrap()
+    Authenticator::new(&[auth], &Reach::everything()).unwrap()
 }
 
 pub(super) fn request(target: &str) -> Builder {
@@ -66,10 +66,12 @@ pub(super) async fn pass(
 ) -> Result<Parts, Response<Body>> {
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let path = parts.uri.path().to_owned();
+    let target = parts.uri.path_and_query().unwrap().to_string();
     let input = AuthInput {
         address: "192.0.2.1".parse().unwrap(),
         host: "shop.example",
         path: &path,
+        target: &target,
         is_https: true,
         tls,
     };
@@ -112,5 +114,5 @@ async fn l72_auth_with_invalid_settings_refuses_all_requests() {
         realm: "r".into(),
         users,
     });
-    assert!(Authenticator::new(&[auth]).is_err());
+    assert!(Authenticator::new(&[auth], &Reach::everything()).is_err());
 }

@@ -217,9 +217,17 @@ fn certified_key(certificate: &Certificate) -> Result<CertifiedKey> {
         .load_private_key(key)
         .context("tls.key cannot be used")?;
     let key = CertifiedKey::new(chain, key);
-    key.keys_match()
-        .context("tls.crt and tls.key do not match")?;
+    anyhow::ensure!(matches(&key)?, "tls.crt and tls.key do not match");
     Ok(key)
+}
+
+/// Whether the certificate has the public key of the private one. Not by rustls, which parses only
+/// certificates of X.509 version 3.
+fn matches(key: &CertifiedKey) -> Result<bool> {
+    let own = key.end_entity_cert()?;
+    let (_, parsed) = X509Certificate::from_der(own).context("tls.crt is malformed")?;
+    let public = key.key.public_key().context("tls.key has no public key")?;
+    Ok(parsed.public_key().raw == public.as_ref())
 }
 
 fn self_signed() -> Result<CertifiedKey> {

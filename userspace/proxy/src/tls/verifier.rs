@@ -1,12 +1,14 @@
 //! The verifier for certificates whose chain is not checked in the handshake.
 
 use tokio_rustls::rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
+
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::provider::provider;
 
@@ -20,6 +22,52 @@ pub(crate) struct AnyCertificate(WebPkiSupportedAlgorithms);
 impl AnyCertificate {
     pub(crate) fn new() -> Self {
         Self(provider().signature_verification_algorithms)
+    }
+}
+
+/// Whether a certificate is of X.509 version 3. The verifiers of rustls parse no other.
+fn has_extensions(certificate: &CertificateDer<'_>) -> bool {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.version() == X509Version::V3)
+}
+
+fn is_pkcs1(scheme: SignatureScheme) -> bool {
+    use SignatureScheme::{RSA_PKCS1_SHA1, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512};
+    [
+        RSA_PKCS1_SHA1,
+        RSA_PKCS1_SHA256,
+        RSA_PKCS1_SHA384,
+        RSA_PKCS1_SHA512,
+    ]
+    .contains(&scheme)
+}
+
+impl AnyCertificate {
+    /// Verifies a signature by the key of a certificate of version 1. The key fits only algorithms of its
+    /// own kind.
+    fn verify_by_key(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let parsed = X509Certificate::from_der(certificate);
+        let (_, parsed) = parsed.map_err(|_invalid| Error::from(CertificateError::BadEncoding))?;
+        let key = &parsed.public_key().subject_public_key.data;
+        let fit = self
+            .0
+            .mapping
+            .iter()
+            .filter(|(scheme, _)| *scheme == signature.scheme);
+        let mut algorithms = fit.flat_map(|(_, algorithms)| *algorithms);
+        let is_valid = algorithms.any(|algorithm| {
+            let verified = algorithm.verify_signature(key, message, signature.signature());
+            verified.is_ok()
+        });
+        match is_valid {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
     }
 }
 
@@ -47,7 +95,10 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
+        match has_extensions(certificate) {
+            true => verify_tls12_signature(message, certificate, signature, &self.0),
+            false => self.verify_by_key(message, certificate, signature),
+        }
     }
 
     fn verify_tls13_signature(
@@ -56,7 +107,12 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        match has_extensions(certificate) {
+            true => verify_tls13_signature(message, certificate, signature, &self.0),
+            // TLS 1.3 has no signatures of this kind (RFC 8446, 4.2.3).
+            false if is_pkcs1(signature.scheme) => Err(Error::General("PKCS #1".into())),
+            false => self.verify_by_key(message, certificate, signature),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -82,7 +138,10 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0)
+        match has_extensions(certificate) {
+            true => verify_tls12_signature(message, certificate, signature, &self.0),
+            false => self.verify_by_key(message, certificate, signature),
+        }
     }
 
     fn verify_tls13_signature(
@@ -91,10 +150,84 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0)
+        match has_extensions(certificate) {
+            true => verify_tls13_signature(message, certificate, signature, &self.0),
+            // TLS 1.3 has no signatures of this kind (RFC 8446, 4.2.3).
+            false if is_pkcs1(signature.scheme) => Err(Error::General("PKCS #1".into())),
+            false => self.verify_by_key(message, certificate, signature),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use headgate_model::{
+        NamespacedName,
+        ingress::{Certificate, Routes},
+    };
+    use tokio::io::duplex;
+    use tokio_rustls::{
+        TlsAcceptor, TlsConnector,
+        rustls::{
+            ClientConfig, ServerConfig,
+            pki_types::ServerName,
+            sign::SingleCertAndKey,
+            version::{TLS12, TLS13},
+        },
+    };
+
+    use super::AnyCertificate;
+    use crate::tls::{provider::provider, store::CertificateStore};
+
+    /// A certificate of X.509 version 1 and its key, made by `openssl x509 -req -signkey`.
+    const CHAIN: &[u8] = include_bytes!("testdata/version-1.crt");
+    const KEY: &[u8] = include_bytes!("testdata/version-1.key");
+
+    /// Both sides show a certificate of version 1, and accept any.
+    #[tokio::test]
+    async fn l139_certificates_of_version_1_are_shown_and_accepted() {
+        let certificate = Arc::new(Certificate {
+            secret: NamespacedName::new("default", "tls"),
+            chain: CHAIN.into(),
+            key: KEY.into(),
+        });
+        let routes = Routes {
+            certificates: [("a.test".into(), certificate)].into(),
+            ..Routes::default()
+        };
+        let mut refusals = Vec::new();
+        let store = CertificateStore::new()
+            .unwrap()
+            .update(&routes, &mut refusals);
+        assert_eq!(refusals, []);
+        let shown = store.find(Some("a.test")).clone();
+        for version in [&TLS12, &TLS13] {
+            let server = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_client_cert_verifier(Arc::new(AnyCertificate::new()))
+                .with_cert_resolver(Arc::new(SingleCertAndKey::from((*shown).clone())));
+            let client = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate::new()))
+                .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((*shown).clone())));
+            let (here, there) = duplex(1 << 16);
+            let name = ServerName::try_from("a.test").unwrap();
+            let (accepted, connected) = tokio::join!(
+                TlsAcceptor::from(Arc::new(server)).accept(here),
+                TlsConnector::from(Arc::new(client)).connect(name, there)
+            );
+            connected.unwrap();
+            let accepted = accepted.unwrap();
+            assert!(accepted.get_ref().1.peer_certificates().is_some());
+        }
     }
 }

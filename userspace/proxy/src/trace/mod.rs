@@ -32,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::fetch::Fetch;
+use crate::{fetch::Fetch, reach::Reach};
 
 use context::SpanContext;
 use export::{ExportMessage, Exporter};
@@ -120,7 +120,7 @@ impl Tracer {
         let url = url.parse().with_context(|| format!("not a URL: {url}"))?;
         let exporter = Exporter {
             messages: waiting,
-            fetch: Fetch::new(None)?,
+            fetch: Fetch::new(None, &Reach::everything())?,
             url,
             resource: otlp::resource(&settings.node),
             counts: counts.clone(),

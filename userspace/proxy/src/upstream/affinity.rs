@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, hash::Hasher, net::SocketAddr, sync::Arc};
 
-use headgate_model::ingress::{HashBy, Sticky};
+use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
+use headgate_model::ingress::{HashBy, Sticky, path::decoded};
 use http::{HeaderMap, HeaderValue, header::HOST};
 use siphasher::sip::SipHasher13;
 
@@ -28,11 +29,13 @@ pub(super) fn hash(by: &HashBy, input: &PickInput<'_>) -> Option<u64> {
             let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
             hash_texts(named.map(|(_, value)| value.into_owned()))
         }
-        HashBy::Uri => hash_texts(input.uri.path_and_query().map(|uri| uri.as_str())),
-        HashBy::Host => {
-            let header = || input.headers.get(HOST).map(HeaderValue::as_bytes);
-            hash_texts(input.uri.host().map(str::as_bytes).or_else(header))
+        HashBy::Uri => {
+            let path = input.uri.path();
+            let path = decoded(path).unwrap_or(path.into());
+            let query = input.uri.query().unwrap_or_default();
+            hash_texts([path.as_bytes(), query.as_bytes()])
         }
+        HashBy::Host => hash_texts(input.headers.get(HOST).map(HeaderValue::as_bytes)),
     }
 }
 
@@ -71,12 +74,14 @@ impl Cookies {
             name,
             path,
             attributes,
+            secret,
         } = sticky;
+        let key = Key::new(HMAC_SHA256, secret.as_bytes());
         let by_value =
-            |endpoint: &Arc<Endpoint>| (cookie_value(endpoint.address), endpoint.clone());
+            |endpoint: &Arc<Endpoint>| (cookie_value(&key, endpoint.address), endpoint.clone());
         let header = |endpoint: &Arc<Endpoint>| {
             let address = endpoint.address;
-            let value = cookie_value(address);
+            let value = cookie_value(&key, address);
             let text = format!("{name}={value}; Path={path}{attributes}");
             Some((address, HeaderValue::from_str(&text).ok()?))
         };
@@ -98,9 +103,12 @@ impl Cookies {
     }
 }
 
-/// A hash of the endpoint's address, which hides the address from clients.
-fn cookie_value(address: SocketAddr) -> String {
-    let mut hasher = hasher();
-    hasher.write(address.to_string().as_bytes());
-    format!("{:016x}", hasher.finish())
+/// The same for an endpoint on every node. Without the key an address cannot be found for it.
+fn cookie_value(key: &Key, address: SocketAddr) -> String {
+    let tag = hmac::sign(key, address.to_string().as_bytes());
+    tag.as_ref()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

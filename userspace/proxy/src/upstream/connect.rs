@@ -24,7 +24,7 @@ use super::{
     http1, http2,
     tls::{self, TlsConfigs},
 };
-use crate::body::BodyError;
+use crate::{body::BodyError, server::keep_alive};
 
 /// Opens connections to the endpoints of one upstream.
 #[derive(Debug)]
@@ -218,6 +218,7 @@ impl Dialer {
 pub(super) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     Ok(stream)
 }
 

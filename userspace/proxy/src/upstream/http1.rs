@@ -35,6 +35,12 @@ use super::{
 /// The most pooled connections of an upstream; a few more if several threads return one at once.
 const MAX_POOLED: usize = 320;
 
+/// Fields in the head of a response.
+const MAX_FIELDS: usize = 256;
+
+/// Bytes of a response that are read ahead, and the largest head.
+const MAX_BUFFER: usize = 128 << 10;
+
 /// How long a pooled connection may need to become ready. It needs that long if the endpoint has sent
 /// its response but does not read the rest of the request.
 const MAX_READY_WAIT: Duration = Duration::from_millis(100);
@@ -62,7 +68,11 @@ pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<Req
 pub(super) async fn start(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> hyper::Result<Box<Http1Conn>> {
-    let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let handshake = http1::Builder::new()
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_BUFFER)
+        .handshake(TokioIo::new(stream));
+    let (requests, connection) = handshake.await?;
     let driver = async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "connection to an endpoint ended");

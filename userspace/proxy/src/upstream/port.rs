@@ -107,6 +107,16 @@ impl Upstream {
         }
     }
 
+    /// Whether a healthy endpoint that was not tried could get the request.
+    pub(crate) fn has_other(&self, tried: &[SocketAddr]) -> bool {
+        let set = self.set.load();
+        let now = Instant::now();
+        let limit = self.key.policy.concurrent;
+        let is_eligible = |one: &Endpoint| one.health.is_healthy(now) && one.has_capacity(limit);
+        let mut endpoints = set.endpoints.iter();
+        endpoints.any(|one| is_eligible(one) && !tried.contains(&one.address))
+    }
+
     /// Whether requests may go to all endpoints: all are healthy, or more than half are unhealthy: the rest
     /// could be overloaded (panic mode).
     fn ignores_health(&self, set: &EndpointSet, now: Instant) -> bool {

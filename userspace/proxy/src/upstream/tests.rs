@@ -303,6 +303,7 @@ fn sticky() -> UpstreamPolicy {
             name: "route".into(),
             path: "/".into(),
             attributes: "; HttpOnly".into(),
+            secret: "8b0e".into(),
         }),
         ..UpstreamPolicy::default()
     }
@@ -313,6 +314,18 @@ fn returning(pick: &Pick) -> Request<()> {
     let cookie = pick.cookie().unwrap();
     let (pair, _) = cookie.to_str().unwrap().split_once(';').unwrap();
     asking("/", &[(COOKIE.as_str(), &format!("other=1; {pair}"))])
+}
+
+/// The value depends on the Service's secret, and not on the node.
+#[tokio::test]
+async fn l141_a_cookie_does_not_show_the_address_of_its_endpoint() {
+    let of = |secret: &str| {
+        let mut policy = sticky();
+        policy.sticky.as_mut().unwrap().secret = secret.into();
+        pick(&upstream(policy, &[1])).cookie().unwrap()
+    };
+    assert_eq!(of("8b0e"), of("8b0e"));
+    assert_ne!(of("8b0e"), of("8b0f"));
 }
 
 #[tokio::test]
@@ -332,9 +345,9 @@ async fn l36_client_with_a_cookie_returns_to_its_endpoint() {
 
     let cookies = upstream.endpoints();
     let cookies = cookies.iter().map(|one| one.address).zip([
-        "route=e0cdca7cac5b15cf;",
-        "route=629a1fad489f5c7a;",
-        "route=3fd8810312a1907d;",
+        "route=e4161906f2ea9d2d54ea475dec2abe70;",
+        "route=1f16336d2de7469e5085104789d55425;",
+        "route=6954bbf63643ce8c690e19fd880fd819;",
     ]);
     let (_, expected) = cookies
         .into_iter()

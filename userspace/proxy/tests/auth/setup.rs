@@ -78,7 +78,12 @@ impl Setup {
             certificates: HOSTS.map(|host| (host.into(), certificate.clone())).into(),
             ..routes
         };
-        let proxy = Arc::new(Proxy::new(Settings::default()).unwrap());
+        // The OpenID provider is on loopback.
+        let settings = Settings {
+            auth_local: vec!["127.0.0.0/8".parse().unwrap()],
+            ..Settings::default()
+        };
+        let proxy = Arc::new(Proxy::new(settings).unwrap());
         let refusals = proxy.serve(&routes).len();
         for key in routes.upstreams() {
             proxy.place(key, &[(backend, 1)].into());

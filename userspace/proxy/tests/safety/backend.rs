@@ -14,10 +14,13 @@ use tokio::{
 /// A request as the backend received it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
+    pub(crate) method: String,
     pub(crate) target: String,
     /// Names in lower case.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// Lines after the last chunk.
+    pub(crate) trailers: Vec<String>,
     /// Whether the whole body arrived.
     pub(crate) is_whole: bool,
 }
@@ -30,7 +33,7 @@ impl Seen {
     }
 }
 
-/// A backend. It responds to `/hold` when it is released, to `/switch` with 101, to `/large` with
+/// A backend. It responds to `/user` with the field `X-User`, to `/hold` when it is released, to `/switch` with 101, to `/large` with
 /// 1 MiB, to `/huge` with 64 MiB, and to other requests with `ok`.
 pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
@@ -98,9 +101,9 @@ async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, release: &Notify) -> s
             all.push(head.clone());
             all.len() - 1
         };
-        let body = body(&head, &mut stream).await?;
+        let (body, trailers) = body(&head, &mut stream).await?;
         if let Some(seen) = all.lock().unwrap().get_mut(place) {
-            (seen.body, seen.is_whole) = (body, true);
+            (seen.body, seen.trailers, seen.is_whole) = (body, trailers, true);
         }
         if head.target.starts_with("/hold") {
             release.notified().await;
@@ -120,7 +123,11 @@ async fn serve(stream: TcpStream, all: &Mutex<Vec<Seen>>, release: &Notify) -> s
             _ => "ok\n".into(),
         };
         let length = body.len();
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+        let user = match head.target.as_str() {
+            "/user" => "X-User: ada\r\n",
+            _ => "",
+        };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{user}\r\n{body}");
         stream.write_all(answer.as_bytes()).await?;
     }
 }
@@ -142,10 +149,11 @@ async fn head(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>
         return Ok(None);
     };
     let words: Vec<&str> = first.split(' ').collect();
-    let [_, target, "HTTP/1.1"] = words[..] else {
+    let [method, target, "HTTP/1.1"] = words[..] else {
         panic!("no request line: {first:?}");
     };
     let mut seen = Seen {
+        method: method.into(),
         target: target.into(),
         ..Seen::default()
     };
@@ -159,24 +167,33 @@ async fn head(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Seen>
     }
 }
 
-async fn body(head: &Seen, stream: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {
+/// Reads a body and its trailers.
+async fn body(
+    head: &Seen,
+    stream: &mut BufReader<TcpStream>,
+) -> std::io::Result<(Vec<u8>, Vec<String>)> {
     match (
         &head.all("content-length")[..],
         &head.all("transfer-encoding")[..],
     ) {
-        ([], []) => Ok(Vec::new()),
+        ([], []) => Ok(Default::default()),
         ([length], []) => {
             let mut body = vec![0; length.parse().unwrap()];
             stream.read_exact(&mut body).await?;
-            Ok(body)
+            Ok((body, Vec::new()))
         }
         ([], ["chunked"]) => {
             let mut body = Vec::new();
             loop {
                 let length = usize::from_str_radix(&line(stream).await?, 16).unwrap();
                 if length == 0 {
-                    while !line(stream).await?.is_empty() {}
-                    return Ok(body);
+                    let mut trailers = Vec::new();
+                    loop {
+                        match line(stream).await? {
+                            end if end.is_empty() => return Ok((body, trailers)),
+                            trailer => trailers.push(trailer),
+                        }
+                    }
                 }
                 let mut chunk = vec![0; length];
                 stream.read_exact(&mut chunk).await?;

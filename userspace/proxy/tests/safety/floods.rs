@@ -16,7 +16,7 @@ use crate::{
 const MOST_MEMORY: u64 = 32 << 20;
 
 /// Returns the memory of this process, in bytes.
-fn memory() -> u64 {
+pub(crate) fn memory() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kilobytes: u64 = line

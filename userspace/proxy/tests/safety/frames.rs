@@ -12,6 +12,7 @@ pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const ACK: u8 = 1;
@@ -44,10 +45,20 @@ pub(crate) fn section(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// Encodes the fields of a request, followed by `more`.
 pub(crate) fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    request_to("a.test", method, path, more)
+}
+
+/// As [`request`], to another authority.
+pub(crate) fn request_to(
+    authority: &str,
+    method: &str,
+    path: &str,
+    more: &[(&str, &str)],
+) -> Vec<u8> {
     let fields = [
         (":method", method),
         (":scheme", "http"),
-        (":authority", "a.test"),
+        (":authority", authority),
         (":path", path),
     ];
     section(&[&fields, more].concat())
@@ -58,6 +69,18 @@ pub(crate) async fn connect(address: SocketAddr) -> Client {
     let mut client = Client::connect(address).await;
     client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     client.send(frame(SETTINGS, 0, 0, &[])).await;
+    client
+}
+
+/// Connects as a client whose windows are as large as they can be.
+pub(crate) async fn connect_greedy(address: SocketAddr) -> Client {
+    const MOST: u32 = (1 << 31) - 1;
+    let mut client = Client::connect(address).await;
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let window = [&[0, 4][..], &MOST.to_be_bytes()].concat();
+    client.send(frame(SETTINGS, 0, 0, &window)).await;
+    let more = (MOST - 65_535).to_be_bytes();
+    client.send(frame(WINDOW_UPDATE, 0, 0, &more)).await;
     client
 }
 

@@ -123,7 +123,8 @@ async fn l87_a_target_does_not_split_a_header() {
     ingress.rules[0].paths[1].path = "/r/(.*)".into();
     assert_eq!(setup.serve(&rewrite), []);
     for (target, sent) in [
-        ("/r//..%2f$2", Some("/x..%2F$2$host")),
+        ("/r//a%2f$2", Some("/xa/$2$host")),
+        ("/r/a%3fb%23c%20d", Some("/xa%3Fb%23c%20d$host")),
         ("/r/${9}", None),
         (
             "/r/a%20HTTP/1.1?b=%0d%0a",

@@ -9,6 +9,8 @@ mod floods;
 mod frames;
 mod injection;
 mod limits;
+mod logs;
+mod messages;
 mod mirrors;
 mod paths;
 mod setup;

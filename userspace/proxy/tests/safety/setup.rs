@@ -69,6 +69,14 @@ impl Setup {
         refusals
     }
 
+    /// Sets one endpoint for all backends.
+    pub(crate) fn place_all(&self, address: SocketAddr) {
+        for state in self.proxy.upstreams() {
+            self.proxy
+                .place(&state.key, &BTreeMap::from([(address, 1)]));
+        }
+    }
+
     /// Checks that another client is served, and that its request arrives unchanged.
     pub(crate) async fn serves_others(&self) {
         let mut client = Client::connect(self.http).await;
@@ -132,6 +140,7 @@ pub(crate) fn objects(annotations: &[(&str, &str)]) -> Objects {
 
 fn service() -> UpstreamService {
     UpstreamService {
+        uid: String::new(),
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,

@@ -78,6 +78,7 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Upstr
             })
         });
     UpstreamService {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
         ports: ports.collect(),
         cluster_ips: cluster_ips(&spec, refusals),
         is_external: spec.type_.as_deref() == Some("ExternalName"),

@@ -166,7 +166,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-method",
-        "method of the request to `auth-url`; that of the client's request if not given",
+        "method of the request to `auth-url`; GET if not given",
         |text, draft| Ok(draft.auth.method = Some(token(text)?)),
     )
     .guard(),

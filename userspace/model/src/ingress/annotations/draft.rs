@@ -254,6 +254,7 @@ impl Draft {
         self.upstream.sticky = cookie.is_on.then(|| Sticky {
             attributes: cookie.attributes(),
             path: cookie.path.unwrap_or_default(),
+            secret: String::new(),
             name: cookie.name.unwrap_or_else(|| STICKY_COOKIE.into()),
         });
         if let Some(by) = self.hash.take() {

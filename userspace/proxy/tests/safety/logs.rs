@@ -1,0 +1,128 @@
+//! The access log has a line for every request.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+};
+
+use headgate_proxy::{AccessLog, LogFormat, Settings};
+use serde_json::Value;
+
+use crate::{
+    client::Client,
+    frames::{self, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
+    setup::{Setup, objects, until},
+};
+
+/// What the log wrote.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    fn lines(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(serde_json::from_str);
+        lines.collect::<Result<_, _>>().unwrap()
+    }
+}
+
+async fn logging() -> (Setup, Written) {
+    let written = Written::default();
+    let log = AccessLog::new(LogFormat::Json, written.clone());
+    let settings = Settings {
+        log: Some(Arc::new(log)),
+        ..Settings::default()
+    };
+    (Setup::with(settings, &objects(&[])).await, written)
+}
+
+/// Also for requests that the proxy or the HTTP library refuses. The path is that by which the route was
+/// selected, the target that of the client.
+#[tokio::test]
+async fn l140_refused_requests_are_logged() {
+    let (setup, written) = logging().await;
+    for (head, method, status, path) in [
+        (
+            "GET /x//%61 HTTP/1.1\r\nHost: a.test\r\n",
+            "GET",
+            200,
+            Some("/x/a"),
+        ),
+        ("GET /a%00 HTTP/1.1\r\nHost: a.test\r\n", "GET", 400, None),
+        ("GET /a HTTP/1.1\r\nHost: other.test\r\n", "GET", 404, None),
+        (
+            "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test\r\n",
+            "CONNECT",
+            405,
+            None,
+        ),
+        ("TRACE /a HTTP/1.1\r\nHost: a.test\r\n", "TRACE", 405, None),
+        ("GET /a HTTP/1.7\r\nHost: a.test\r\n", "-", 400, None),
+        (
+            "GET /a?q=\"<>\" HTTP/1.1\r\nHost: a.test\r\n",
+            "-",
+            400,
+            None,
+        ),
+        ("GET /a HTTP/1.1\r\nHost : a.test\r\n", "-", 400, None),
+    ] {
+        let mut client = Client::connect(setup.http).await;
+        client
+            .send(format!("{head}Connection: close\r\n\r\n"))
+            .await;
+        let text = client.rest().await;
+        assert_eq!(text[9..12], status.to_string(), "{head}");
+        until("a line", || !written.lines().is_empty()).await;
+        let line = written.lines().remove(0);
+        written.0.lock().unwrap().clear();
+        assert_eq!(line["method"], method, "{line}");
+        assert_eq!(line["status"], status, "{line}");
+        assert_eq!(line["client"], "127.0.0.1", "{line}");
+        assert_eq!(line.get("path").and_then(Value::as_str), path, "{line}");
+    }
+    let mut client = Client::connect(setup.http).await;
+    let many = "X: y\r\n".repeat(64 << 10);
+    client.send(format!("GET /a HTTP/1.1\r\n{many}")).await;
+    client.rest().await;
+    until("a line", || written.lines().len() == 1).await;
+    assert_eq!(written.lines()[0]["status"], 431);
+}
+
+/// With the status that nginx uses, 499.
+#[tokio::test]
+async fn l140_clients_that_leave_are_logged() {
+    let (setup, written) = logging().await;
+    let mut client = Client::connect(setup.http).await;
+    client
+        .send("GET /hold HTTP/1.1\r\nHost: a.test\r\n\r\n")
+        .await;
+    until("the request", || setup.web.targets().len() == 1).await;
+    drop(client);
+    until("a line", || written.lines().len() == 1).await;
+
+    let mut client = frames::connect(setup.http).await;
+    let section = frames::request("GET", "/hold", &[]);
+    client
+        .send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &section))
+        .await;
+    until("the request", || setup.web.targets().len() == 2).await;
+    client.send(frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])).await;
+    until("two lines", || written.lines().len() == 2).await;
+    for line in written.lines() {
+        assert_eq!(line["status"], 499, "{line}");
+        assert_eq!(line["target"], "/hold", "{line}");
+        assert_eq!(line["ingress"], "default/main", "{line}");
+        assert_eq!(line["bytes"], 0, "{line}");
+    }
+}
