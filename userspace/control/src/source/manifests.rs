@@ -51,7 +51,33 @@ pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> R
     follow_as(folder, Reader::new(Interest::Ingress, ""), events).await
 }
 
-/// Reads the manifests in `folder` once. Of Nodes only `node` is read.
+/// Returns the manifests of a folder and its sub-folders; of a file, itself. Skips hidden folders.
+///
+/// # Errors
+///
+/// If a folder cannot be read.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.is_file() {
+        return Ok(vec![folder.into()]);
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let name = path.file_name().and_then(|name| name.to_str());
+        if path.is_dir() {
+            if name.is_none_or(|name| !name.starts_with('.')) {
+                paths.extend(files(&path)?);
+            }
+        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Reads the manifests in `folder`, or a file, once. Of Nodes only `node` is read.
 pub fn read(folder: &Path, interest: Interest, node: &str) -> Vec<Event> {
     Reader::new(interest, node).read(folder)
 }
@@ -63,7 +89,7 @@ pub fn read(folder: &Path, interest: Interest, node: &str) -> Vec<Event> {
 /// If the folder or a file cannot be read.
 pub fn config_maps(folder: &Path) -> Result<BTreeMap<NamespacedName, BTreeMap<String, String>>> {
     let mut found = BTreeMap::new();
-    for path in manifests(folder)? {
+    for path in files(folder)? {
         let documents = parse_documents(&fs::read_to_string(path)?).unwrap_or_default();
         for document in documents.into_iter().flat_map(items) {
             if document.get("kind").and_then(Value::as_str) == Some("ConfigMap")
@@ -91,7 +117,7 @@ async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Eve
         let _full = changed.try_send(());
     })?;
     watcher
-        .watch(&folder, RecursiveMode::NonRecursive)
+        .watch(&folder, RecursiveMode::Recursive)
         .with_context(|| format!("cannot watch {}", folder.display()))?;
     let mut is_listed = false;
     loop {
@@ -149,7 +175,7 @@ impl Reader {
     /// Reads every file; returns the errors, by file.
     fn read_files(&mut self, folder: &Path) -> BTreeMap<ObjectName, Vec<Refusal>> {
         let mut refused = BTreeMap::new();
-        match manifests(folder) {
+        match files(folder) {
             Ok(paths) => {
                 self.files.retain(|path, _| paths.contains(path));
                 for path in paths {
@@ -259,7 +285,7 @@ impl Reader {
             Ok(name) => (name, None),
             Err((name, problem)) => (name, Some(problem)),
         };
-        let Some(problem) = problem else {
+        let Some(problem) = old_api(kind, &document).or(problem) else {
             objects.insert((kind, name), document);
             return;
         };
@@ -273,6 +299,20 @@ impl Reader {
     }
 }
 
+/// How to convert an Ingress of an API that Kubernetes 1.22 removed.
+fn old_api(kind: Kind, document: &Value) -> Option<String> {
+    let version = document.get("apiVersion").and_then(Value::as_str)?;
+    let is_old = ["extensions/v1beta1", "networking.k8s.io/v1beta1"].contains(&version);
+    (kind == Kind::Ingress && is_old).then(|| {
+        format!(
+            "apiVersion {version} is not supported, as Kubernetes 1.22 removed it. Convert it with \
+             `kubectl convert -f FILE --output-version networking.k8s.io/v1`, or by hand: \
+             apiVersion networking.k8s.io/v1; for each path a pathType, and \
+             backend.service.name and backend.service.port for serviceName and servicePort"
+        )
+    })
+}
+
 fn file_name(file: &Path) -> ObjectName {
     ObjectName::File(file.display().to_string())
 }
@@ -283,19 +323,6 @@ fn file_problem(file: &Path, reason: &str) -> Refusal {
         field: String::new(),
         reason: reason.into(),
     }
-}
-
-fn manifests(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "yml" | "json")) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 fn parse_documents(text: &str) -> Result<Vec<Value>> {

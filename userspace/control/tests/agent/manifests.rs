@@ -70,3 +70,22 @@ async fn s61_restart_keeps_ids_and_applies_missed_changes() {
     let is_empty = maps.wait_for(|actual| *actual == Actual::default());
     timeout(PATIENCE, is_empty).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn l107_manifests_of_sub_folders_are_read_and_followed() {
+    let mut agent = Agent::on_manifests().await;
+    let Source::Manifests(folder) = &agent.source else {
+        unreachable!("it runs on manifests");
+    };
+    let below = folder.path().join("shop/base");
+    std::fs::create_dir_all(&below).unwrap();
+    let hidden = folder.path().join(".git");
+    std::fs::create_dir_all(&hidden).unwrap();
+    let other = service("other", "clusterIP: 10.96.0.2, ports: [{port: 80}]");
+    std::fs::write(hidden.join("other.yaml"), other).unwrap();
+    let web = service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]");
+    std::fs::write(below.join("web.yaml"), web).unwrap();
+    agent.holds("tcp 10.96.0.1:80 ClusterIp in[] out[]\n").await;
+    std::fs::remove_dir_all(below).unwrap();
+    agent.holds("").await;
+}

@@ -6,17 +6,20 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Ingress, IngressOptions, Objects, Support, routes, setting, support},
+    ingress::{
+        Ingress, IngressOptions, NGINX, OWN, Objects, Secret, Support, is_settings, routes,
+        setting, support,
+    },
 };
 use serde::Serialize;
 
 use super::output::{Format, print_list, table};
 
-/// Names of the ConfigMap in charts and manifests of ingress-nginx.
+/// Ends of the names of the ConfigMap in charts and manifests of ingress-nginx.
 const CONFIG_MAPS: [&str; 3] = [
     "ingress-nginx-controller",
     "nginx-configuration",
@@ -27,7 +30,7 @@ const CONFIG_MAPS: [&str; 3] = [
 pub(crate) struct MigrateArgs {
     /// The controller that the manifests are for
     from: From,
-    /// Folder with the manifests
+    /// Folder with the manifests; its sub-folders are read too
     folder: PathBuf,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
@@ -39,115 +42,240 @@ enum From {
     IngressNginx,
 }
 
-/// Support for a part of an object.
+/// Support for a part of an object, or for a whole Ingress.
 #[derive(Serialize)]
 struct MigrationRow {
     object: String,
-    /// An annotation, a field, or a setting.
+    /// An annotation, a field, or a setting; empty for the whole object.
     part: String,
     support: SupportLevel,
     /// How it differs, or what to use instead.
     what: String,
     value: String,
+    file: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum SupportLevel {
     Same,
     Different,
     Unsupported,
+    /// Every request is rejected.
+    Closes,
+}
+
+impl SupportLevel {
+    /// What becomes of an Ingress whose worst part has this level.
+    fn verdict(self) -> &'static str {
+        match self {
+            Self::Same => "works as it is",
+            Self::Different => "works differently",
+            Self::Unsupported => "works without the parts that are not supported",
+            Self::Closes => "is closed: every request gets 503",
+        }
+    }
 }
 
 /// Prints the rows; the exit code is 1 if something is not supported.
 pub(crate) fn migrate(args: &MigrateArgs) -> Result<ExitCode> {
     let From::IngressNginx = args.from;
     let rows = rows(&args.folder)?;
+    let folder = args.folder.display();
+    ensure!(!rows.is_empty(), "there is no Ingress in {folder}");
     let text = text(args.output, &rows)?;
     print_list(args.output, &rows, || text)?;
-    Ok(match count(&rows, SupportLevel::Unsupported) {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    let is_bad = |row: &MigrationRow| row.support >= SupportLevel::Unsupported;
+    Ok(match rows.iter().any(is_bad) {
+        false => ExitCode::SUCCESS,
+        true => ExitCode::FAILURE,
     })
 }
 
 fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
-    let maps = manifests::config_maps(folder);
-    let maps = maps.with_context(|| folder.display().to_string())?;
+    let unreadable = || folder.display().to_string();
     let mut rows = Vec::new();
-    for event in manifests::read(folder, Interest::Ingress, "") {
-        match event {
-            Event::Ingress(_, Some(ingress)) => rows.extend(of_ingress(ingress)),
-            Event::Refused(ObjectName::Ingress(_) | ObjectName::File(_), refusals) => {
-                rows.extend(refusals.into_iter().map(of_refusal));
+    let mut ingresses = Vec::new();
+    // What Ingresses may refer to.
+    let mut objects = Objects::default();
+    for file in manifests::files(folder).with_context(unreadable)? {
+        for event in manifests::read(&file, Interest::Ingress, "") {
+            match event {
+                Event::Ingress(_, Some(ingress)) => ingresses.push((file.clone(), ingress)),
+                Event::Upstream(name, Some(service)) => {
+                    objects.services.insert(name, service);
+                }
+                Event::Refused(ObjectName::Ingress(_) | ObjectName::File(_), refusals) => {
+                    rows.extend(
+                        refusals
+                            .into_iter()
+                            .map(|refusal| of_refusal(refusal, &file)),
+                    );
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
-    let maps = maps.iter();
-    let ours = maps.filter(|(name, _)| CONFIG_MAPS.contains(&name.name.as_str()));
+    for (file, ingress) in ingresses {
+        rows.extend(of_ingress(ingress, &objects, &file));
+    }
+    let maps = manifests::config_maps(folder).with_context(unreadable)?;
+    let ours = maps.iter().filter(|(name, data)| {
+        let mut ends = CONFIG_MAPS.iter();
+        ends.any(|end| name.name.ends_with(end)) || is_settings(data.keys())
+    });
     rows.extend(ours.flat_map(|(name, data)| of_settings(name, data)));
     Ok(rows)
 }
 
-fn of_ingress(mut ingress: Ingress) -> Vec<MigrationRow> {
+/// One row for the Ingress, and one for each of its annotations and of its fields that are refused.
+fn of_ingress(ingress: Ingress, objects: &Objects, file: &Path) -> Vec<MigrationRow> {
     let object = ObjectName::Ingress(ingress.name.clone()).to_string();
     let each = support(&ingress.annotations)
         .into_iter()
         .map(|(key, found)| {
-            let (support, what) = match found {
-                Support::Same => (SupportLevel::Same, String::new()),
-                Support::Different(how) => (SupportLevel::Different, how.into()),
-                Support::Unsupported(instead) => (SupportLevel::Unsupported, instead),
-            };
-            let value = ingress.annotations.get(&key).cloned().unwrap_or_default();
+            let (support, what) = level(found, &key, &ingress);
             MigrationRow {
                 object: object.clone(),
+                value: ingress.annotations.get(&key).cloned().unwrap_or_default(),
                 part: key,
                 support,
                 what,
-                value,
+                file: file.display().to_string(),
             }
         });
     let mut rows: Vec<MigrationRow> = each.collect();
-    if rows.is_empty() {
-        rows.push(MigrationRow {
-            object,
-            part: String::new(),
-            support: SupportLevel::Same,
-            what: "no annotations".into(),
-            value: String::new(),
-        });
+    let (refusals, closed) = judge(ingress, objects);
+    for refusal in refusals {
+        let mut known = rows.iter_mut();
+        match known.find(|row| refusal.field == format!("metadata.annotations[{}]", row.part)) {
+            Some(row) if row.support >= SupportLevel::Unsupported => {}
+            Some(row) => {
+                row.support = SupportLevel::Unsupported;
+                row.what = refusal.reason;
+            }
+            None => rows.push(of_refusal(refusal, file)),
+        }
     }
-    // Its class does not matter for what is supported.
-    ingress.class = None;
-    ingress.annotations.remove("kubernetes.io/ingress.class");
-    rows.extend(bad_paths(ingress).into_iter().map(of_refusal));
+    if let Some(reason) = &closed {
+        let name = reason.split(": ").next().unwrap_or_default();
+        let is_cause = |row: &&mut MigrationRow| {
+            let short = row.part.strip_prefix(NGINX).or(row.part.strip_prefix(OWN));
+            row.part == name || short == Some(name)
+        };
+        if let Some(row) = rows.iter_mut().find(is_cause) {
+            row.support = SupportLevel::Closes;
+        }
+    }
+    let worst = rows.iter().map(|row| row.support).max();
+    let support = match closed {
+        Some(_) => SupportLevel::Closes,
+        None => worst.unwrap_or(SupportLevel::Same),
+    };
+    let whole = MigrationRow {
+        object,
+        part: String::new(),
+        support,
+        what: match closed {
+            Some(reason) => format!("{}: {reason}", support.verdict()),
+            None => support.verdict().into(),
+        },
+        value: String::new(),
+        file: file.display().to_string(),
+    };
+    rows.insert(0, whole);
     rows
 }
 
-/// Paths that are refused, such as regular expressions with look-around.
-fn bad_paths(ingress: Ingress) -> Vec<Refusal> {
+fn level(found: Support, key: &str, ingress: &Ingress) -> (SupportLevel, String) {
+    match found {
+        Support::Same => (SupportLevel::Same, String::new()),
+        // A path that is equal to it is not rewritten, nor compared differently.
+        Support::Different(_) if key.ends_with("/rewrite-target") && has_only(ingress, key) => {
+            (SupportLevel::Same, String::new())
+        }
+        Support::Different(how) => (SupportLevel::Different, how.into()),
+        Support::Unsupported(instead) => (SupportLevel::Unsupported, instead),
+        Support::Closes(instead) => (SupportLevel::Closes, instead),
+    }
+}
+
+/// Whether all paths of an Ingress are equal to an annotation.
+fn has_only(ingress: &Ingress, key: &str) -> bool {
+    let target = ingress.annotations.get(key).map(|value| value.trim());
+    let mut paths = ingress.rules.iter().flat_map(|rule| &rule.paths);
+    paths.all(|path| Some(&*path.path) == target)
+}
+
+/// What is refused of an Ingress that is alone, and why it is closed. Services and Secrets that are not
+/// among the manifests may exist in the cluster.
+fn judge(mut ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<String>) {
+    // Its class does not matter for what is supported.
+    ingress.class = None;
+    ingress.annotations.remove("kubernetes.io/ingress.class");
+    let name = ingress.name.clone();
+    let mut secrets = BTreeMap::new();
+    for value in ingress.annotations.values() {
+        let own = value.strip_prefix(&format!("{}/", name.namespace));
+        let secret = NamespacedName::new(&name.namespace, own.unwrap_or(value).trim());
+        secrets.insert(secret, any_secret());
+    }
+    for secret in ingress.tls.iter().filter_map(|tls| tls.secret.as_ref()) {
+        secrets.insert(NamespacedName::new(&name.namespace, secret), any_secret());
+    }
     let objects = Objects {
-        ingresses: BTreeMap::from([(ingress.name.clone(), ingress)]),
+        ingresses: BTreeMap::from([(name, ingress)]),
+        services: objects.services.clone(),
+        secrets,
         ..Objects::default()
     };
     let options = IngressOptions {
         without_class: true,
         ..IngressOptions::default()
     };
-    let mut refusals = routes(&objects, &options).refusals;
-    refusals.retain(|refusal| refusal.field.ends_with(".path"));
-    refusals
+    let mut routes = routes(&objects, &options);
+    let is_there = |refusal: &Refusal| !refusal.reason.starts_with("there is no Service");
+    routes.refusals.retain(is_there);
+    // A canary is for the routes of another Ingress.
+    routes
+        .refusals
+        .retain(|refusal| !refusal.reason.starts_with("no other Ingress"));
+    let mut all = routes.hosts.values().flat_map(|host| &host.routes);
+    let closed = all.find_map(|route| route.policy.closed.clone());
+    (routes.refusals, closed)
 }
 
-fn of_refusal(refusal: Refusal) -> MigrationRow {
+/// A Secret with every key that annotations read, instead of one that is not known.
+fn any_secret() -> Secret {
+    let long = "0123456789abcdef0123456789abcdef";
+    let data = [
+        ("auth", "user:hash"),
+        ("ca.crt", "-"),
+        ("tls.crt", "-"),
+        ("tls.key", "-"),
+        ("client-id", "-"),
+        ("client-secret", "-"),
+        ("cookie-key", long),
+        ("bind-dn", "-"),
+        ("bind-password", "-"),
+        ("public.pem", "-"),
+        ("public", "-"),
+    ];
+    let data = data.map(|(key, value)| (key.to_owned(), value.into()));
+    Secret {
+        type_: "Opaque".into(),
+        data: data.into(),
+    }
+}
+
+fn of_refusal(refusal: Refusal, file: &Path) -> MigrationRow {
     MigrationRow {
         object: refusal.object.to_string(),
         part: refusal.field,
         support: SupportLevel::Unsupported,
         what: refusal.reason,
         value: String::new(),
+        file: file.display().to_string(),
     }
 }
 
@@ -158,24 +286,27 @@ fn of_settings(name: &NamespacedName, data: &BTreeMap<String, String>) -> Vec<Mi
         support: SupportLevel::Unsupported,
         what: setting(key),
         value: value.clone(),
+        file: String::new(),
     });
     rows.collect()
-}
-
-fn count(rows: &[MigrationRow], support: SupportLevel) -> usize {
-    rows.iter().filter(|row| row.support == support).count()
 }
 
 fn text(format: Format, rows: &[MigrationRow]) -> Result<String> {
     let mut header = vec!["object", "part", "support", "what"];
     if format == Format::Wide {
-        header.push("value");
+        header.extend(["value", "file"]);
     }
+    let wholes = rows
+        .iter()
+        .filter(|row| row.part.is_empty() && row.object.starts_with("Ingress "));
+    let levels: Vec<SupportLevel> = wholes.map(|row| row.support).collect();
+    let count = |level| levels.iter().filter(|one| **one == level).count();
     Ok(format!(
-        "{}\n\n{} work as they are, {} work differently, {} are not supported",
+        "{}\n\nIngresses: {} work as they are, {} work differently, {} have parts that are not supported, {} are closed",
         table(&header, rows)?,
-        count(rows, SupportLevel::Same),
-        count(rows, SupportLevel::Different),
-        count(rows, SupportLevel::Unsupported),
+        count(SupportLevel::Same),
+        count(SupportLevel::Different),
+        count(SupportLevel::Unsupported),
+        count(SupportLevel::Closes),
     ))
 }

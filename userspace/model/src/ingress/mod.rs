@@ -27,7 +27,7 @@ mod tls;
 
 pub use annotations::{
     ANNOTATIONS, Annotation, Controller, DIFFERENT, FOREIGN, Foreign, NGINX, OWN, Support,
-    other_controller, setting, support,
+    is_settings, other_controller, setting, support,
 };
 pub use auth::{
     ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{ANNOTATIONS, Draft, FOREIGN_GUARDS, OWN, found};
+use super::{Draft, Found, denying, found, ignored_guard, is_foreign_guard, other_controller};
 
 /// Annotations of ingress-nginx that are not supported.
 #[derive(Debug)]
@@ -228,23 +228,36 @@ pub enum Support {
     Different(&'static str),
     /// Not supported, or its value is invalid; what to do instead.
     Unsupported(String),
+    /// As `Unsupported`, and every request is rejected because of it.
+    Closes(String),
 }
 
-/// Returns how each annotation of an Ingress is supported, by key. Skips annotations with other
-/// prefixes.
+/// Returns how each annotation of an Ingress is supported, by key. Skips annotations of what is no
+/// Ingress controller.
 pub fn support(annotations: &BTreeMap<String, String>) -> BTreeMap<String, Support> {
     let each = found(annotations).map(|found| {
+        let refused = |is_guard, reason| match is_guard {
+            true => Support::Closes(reason),
+            false => Support::Unsupported(reason),
+        };
         let support = match found.known {
-            None => Support::Unsupported(instead(found.name)),
+            None => refused(is_foreign_guard(&found), instead(&found)),
             Some(known) => match (known.read)(found.text, &mut Draft::default()) {
-                Err(reason) => Support::Unsupported(reason),
+                Err(reason) => refused(known.is_guard, reason),
                 Ok(()) if found.is_own => Support::Same,
                 Ok(()) => difference(found.name).map_or(Support::Same, Support::Different),
             },
         };
         (found.key.clone(), support)
     });
-    each.collect()
+    let others = annotations.keys().filter_map(|key| {
+        let support = match other_controller(key)? {
+            (controller, true) => Support::Unsupported(ignored_guard(controller)),
+            (_, false) => Support::Different("annotations of other controllers are not read"),
+        };
+        Some((key.clone(), support))
+    });
+    each.chain(others).collect()
 }
 
 fn difference(name: &str) -> Option<&'static str> {
@@ -252,115 +265,15 @@ fn difference(name: &str) -> Option<&'static str> {
     entry.map(|(_, how)| *how)
 }
 
-fn instead(name: &str) -> String {
-    let entry = FOREIGN.iter().find(|foreign| foreign.names.contains(&name));
+fn instead(found: &Found<'_>) -> String {
+    let mut entries = FOREIGN.iter();
+    let entry = entries.find(|foreign| foreign.names.contains(&found.name));
     let advice = entry.map_or("unknown annotation; check its name", |foreign| {
         foreign.instead
     });
-    match FOREIGN_GUARDS.iter().any(|start| name.starts_with(start)) {
-        true => format!("closes the Ingress, so remove it: {advice}"),
-        false => advice.into(),
-    }
-}
-
-/// Settings in the ConfigMap of ingress-nginx, and what replaces them.
-const SETTINGS: &[(&[&str], &str)] = &[
-    (
-        &[
-            "use-forwarded-headers",
-            "proxy-real-ip-cidr",
-            "forwarded-for-header",
-        ],
-        "option --trusted-proxies of `headgate proxy` names the proxies whose X-Forwarded headers are trusted",
-    ),
-    (
-        &["use-proxy-protocol"],
-        "option --proxy-protocol-from of `headgate proxy`",
-    ),
-    (
-        &[
-            "disable-access-log",
-            "log-format-upstream",
-            "log-format-escape-json",
-        ],
-        "option --access-log of `headgate proxy`: json, combined or off",
-    ),
-    (
-        &[
-            "hsts",
-            "hsts-max-age",
-            "hsts-include-subdomains",
-            "hsts-preload",
-        ],
-        "`headgate.io/hsts` on each Ingress; one year with subdomains if not given",
-    ),
-    (
-        &[
-            "ssl-protocols",
-            "ssl-ciphers",
-            "ssl-dh-param",
-            "ssl-ecdh-curve",
-        ],
-        "none: TLS 1.2 and 1.3 with the ciphers of the library",
-    ),
-    (
-        &[
-            "enable-opentelemetry",
-            "otlp-collector-host",
-            "otlp-collector-port",
-        ],
-        "option --otlp-endpoint of `headgate proxy`: OTLP over HTTP, port 4318 of most collectors",
-    ),
-    (
-        &[
-            "otel-sampler",
-            "otel-sampler-ratio",
-            "otel-sampler-parent-based",
-        ],
-        "option --trace-sample-rate of `headgate proxy`; traces of clients keep their sampling decision",
-    ),
-    (
-        &["client-header-timeout", "client-body-timeout"],
-        "the option of `headgate proxy` with this name",
-    ),
-    (
-        &["worker-processes"],
-        "option --threads of `headgate proxy`; one for each CPU if not given",
-    ),
-    (
-        &["add-headers", "proxy-set-headers"],
-        "`headgate.io/response-headers` and `headgate.io/request-headers` on each Ingress",
-    ),
-    (
-        &[
-            "main-snippet",
-            "http-snippet",
-            "server-snippet",
-            "location-snippet",
-            "stream-snippet",
-        ],
-        "none: no configuration snippets",
-    ),
-    (
-        &[
-            "allow-snippet-annotations",
-            "annotations-risk-level",
-            "strict-validate-path-type",
-        ],
-        "none: remove it",
-    ),
-];
-
-/// Returns what to do instead of a setting in the ConfigMap of ingress-nginx.
-pub fn setting(key: &str) -> String {
-    let entry = SETTINGS.iter().find(|(keys, _)| keys.contains(&key));
-    let name = key.replace('_', "-");
-    let mut known = ANNOTATIONS.iter().filter(|known| known.is_nginx);
-    match entry {
-        Some((_, instead)) => (*instead).into(),
-        None if known.any(|known| known.name == name) => {
-            format!("there is no global setting: set `{OWN}{name}` on each Ingress that needs it")
-        }
-        None => "unknown setting: check whether the default of Headgate is sufficient".into(),
+    match (denying(found), is_foreign_guard(found)) {
+        (Some(directive), _) => format!("it keeps requests out by `{directive}`: {advice}"),
+        (None, true) => format!("closes the Ingress, so remove it: {advice}"),
+        (None, false) => advice.into(),
     }
 }

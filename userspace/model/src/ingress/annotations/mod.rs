@@ -10,14 +10,16 @@ mod draft;
 mod foreign;
 mod others;
 mod requests;
+mod settings;
 mod upstream;
 mod values;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
 pub(super) use draft::{Context, Draft, Settings};
-pub use foreign::{DIFFERENT, FOREIGN, Foreign, Support, setting, support};
+pub use foreign::{DIFFERENT, FOREIGN, Foreign, Support, support};
 pub use others::{Controller, other_controller};
+pub use settings::{is_settings, setting};
 
 use crate::{NamespacedName, Refusal};
 
