@@ -2,13 +2,12 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
 };
-use http_body_util::BodyExt;
 use hyper::{
     body::{Body as _, Incoming},
     upgrade::OnUpgrade,
@@ -21,8 +20,8 @@ use crate::{
     access_log::{Delivery, Entry, Pending},
     activity::InProgress,
     answer,
-    body::{Body, BodyError},
-    call::{Call, Client, TOO_LARGE},
+    body::Body,
+    call::{Call, Client},
     canary,
     compress::{Accepted, compress},
     cors,
@@ -36,17 +35,13 @@ use crate::{
     origin::Origin,
     prepare::{prepare, rewrite},
     proxy::Proxy,
-    send::{may_repeat, send},
+    send::send,
     serving::{ServedRoute, ServedTarget, Serving},
     spelling,
     trace::{Arrival, Trace},
-    upload::{Upload, UploadEnd},
+    upload::{self, UploadEnd, upload},
     upstream::{Pick, Upstream},
 };
-
-/// Longest body that is kept for another try, in bytes.
-const MAX_KEPT: u64 = 64 << 10;
-const TOO_LATE: &str = "the request body did not arrive in time";
 
 /// The response to a request, and what the request holds.
 struct Forwarded {
@@ -302,19 +297,15 @@ async fn forward(
     prepare(client, call, &mut parts, protocol);
     let end = Arc::new(UploadEnd::default());
     let body = upload(body, call, proxy.settings.body_timeout, &end, client);
-    let body = match may_be_kept(call, &parts.method, &body) {
-        true => kept(body).await,
-        false => Ok(body),
-    };
-    let body = match body {
+    let body = match upload::keep_if_short(body, call, &parts.method).await {
         Ok(body) => body,
-        Err(_) => return incomplete(&end).into(),
+        Err(_) => return end.response().into(),
     };
     let mut request = Box::new(Request::from_parts(parts, body));
     mirror(call, client, &mut request);
     let (mut response, pick, sent) = match send(&upstream, call, client, request).await {
         Ok(answered) => answered,
-        Err(_) if end.is_exceeded() || end.is_late() => return incomplete(&end).into(),
+        Err(_) if end.is_exceeded() || end.is_late() => return end.response().into(),
         Err(failure) => return failure.response().into(),
     };
     end.answer();
@@ -337,32 +328,6 @@ async fn forward(
     }
 }
 
-/// Returns the response to a request whose body did not arrive.
-fn incomplete(end: &UploadEnd) -> Response<Body> {
-    if end.is_exceeded() {
-        return answer::error(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
-    }
-    if end.is_late() {
-        return answer::error(StatusCode::REQUEST_TIMEOUT, TOO_LATE);
-    }
-    answer::error(StatusCode::BAD_REQUEST, "the request body ended early")
-}
-
-/// Whether a body is kept in memory, so that it can be sent again: a short one of a request that may be
-/// repeated (RFC 9110, 9.2.2).
-fn may_be_kept(call: &Call, method: &Method, body: &Body) -> bool {
-    let retry = &call.route.policy().retry;
-    let is_short = body
-        .size_hint()
-        .exact()
-        .is_some_and(|size| size <= MAX_KEPT);
-    !body.is_end_stream() && is_short && retry.tries > 1 && may_repeat(method, retry)
-}
-
-async fn kept(body: Body) -> Result<Body, BodyError> {
-    Ok(body.collect().await?.to_bytes().into())
-}
-
 /// Returns the upstream of a target, or the response if it has none.
 #[allow(
     clippy::result_large_err,
@@ -379,29 +344,6 @@ pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response
             StatusCode::NOT_FOUND,
             "the backend is not supported",
         )),
-    }
-}
-
-fn upload(
-    body: Incoming,
-    call: &Call,
-    longest: Duration,
-    end: &Arc<UploadEnd>,
-    client: &Client,
-) -> Body {
-    match body.is_end_stream() {
-        true => Body::empty(),
-        false => {
-            let route = call.route.clone();
-            let is_unread = client.is_unread.clone();
-            Body::boxed(Upload::limited(
-                body,
-                route,
-                longest,
-                end.clone(),
-                is_unread,
-            ))
-        }
     }
 }
 

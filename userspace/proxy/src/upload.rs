@@ -10,12 +10,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming};
 
 use crate::{
-    body::BodyError,
+    answer,
+    body::{Body, BodyError},
+    call::{Call, Client, TOO_LARGE},
     headers,
     observed::{FrameObserver, Observed, PolledFrame},
+    send::may_repeat,
     serving::ServedRoute,
     upstream::IdleTimeout,
 };
@@ -56,15 +61,68 @@ impl UploadEnd {
         self.is_late.load(Ordering::Relaxed)
     }
 
+    /// The response to a request whose body did not arrive.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let (status, why) = match (self.is_exceeded(), self.is_late()) {
+            (true, _) => (StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE),
+            (false, true) => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body did not arrive in time",
+            ),
+            (false, false) => (StatusCode::BAD_REQUEST, "the request body ended early"),
+        };
+        answer::error(status, why)
+    }
+
     /// The head of the response is here: the client may be silent from now on.
     pub(crate) fn answer(&self) {
         self.is_answered.store(true, Ordering::Relaxed);
     }
 }
 
+/// Longest body that is kept for another try, in bytes.
+const MAX_KEPT: u64 = 64 << 10;
+
+/// Returns the body of a request with the limits of its route.
+pub(crate) fn upload(
+    body: Incoming,
+    call: &Call,
+    longest: Duration,
+    end: &Arc<UploadEnd>,
+    client: &Client,
+) -> Body {
+    match body.is_end_stream() {
+        true => Body::empty(),
+        false => {
+            let (route, is_unread) = (call.route.clone(), client.is_unread.clone());
+            let upload = Upload::limited(body, route, longest, end.clone(), is_unread);
+            Body::boxed(upload)
+        }
+    }
+}
+
+/// Reads a short body of a request that may be repeated (RFC 9110, 9.2.2), so that it can be sent again.
+///
+/// # Errors
+///
+/// Fails if the body does not arrive.
+pub(crate) async fn keep_if_short(
+    body: Body,
+    call: &Call,
+    method: &Method,
+) -> Result<Body, BodyError> {
+    let retry = &call.route.policy().retry;
+    let size = body.size_hint().exact();
+    let is_short = !body.is_end_stream() && size.is_some_and(|size| size <= MAX_KEPT);
+    match is_short && retry.tries > 1 && may_repeat(method, retry) {
+        true => Ok(body.collect().await?.to_bytes().into()),
+        false => Ok(body),
+    }
+}
+
 impl Upload {
     /// Limits a body to the size that its route allows, and to silences of `longest`.
-    pub(crate) fn limited(
+    fn limited(
         body: Incoming,
         route: Arc<ServedRoute>,
         longest: Duration,

@@ -134,7 +134,7 @@ fn l36_a_cookie_keeps_a_client_at_its_pod() {
     let first = curl(&cluster, &[&url]);
     let cookie = first.header("set-cookie").unwrap();
     let (cookie, attributes) = cookie.split_once(';').unwrap();
-    assert_eq!(attributes, " Path=/; HttpOnly");
+    assert_eq!(attributes, " Path=/v1; HttpOnly");
     for _ in 0..6 {
         let again = curl(&cluster, &["--cookie", cookie, &url]);
         assert_eq!(again.pod(), first.pod());

@@ -156,13 +156,11 @@ mod tests {
             assert_eq!(checked.is_pending(), waits, "{user}");
         }
         drop(held);
-        // The result of an unknown user is awaited as that of a known one: a blocking thread is pending.
+        // The result is awaited for unknown users, too: no hashing continues afterwards.
         for user in ["ada", "eve"] {
-            let checked = check.is_correct(user, "wrong".into());
-            assert!(
-                futures::poll!(std::pin::pin!(checked)).is_pending(),
-                "{user}"
-            );
+            assert!(!check.is_correct(user, "wrong".into()).await, "{user}");
+            let available = check.hashing.available_permits();
+            assert_eq!(available, permits as usize, "{user}");
         }
     }
 
