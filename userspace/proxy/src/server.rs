@@ -6,7 +6,10 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::AsFd,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use nix::sys::socket::{
     sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay, TcpUserTimeout},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
@@ -75,6 +78,9 @@ const MAX_FIELDS: usize = 256;
 const KEEP_ALIVE_IDLE: u32 = 60;
 const KEEP_ALIVE_INTERVAL: u32 = 15;
 const KEEP_ALIVE_PROBES: u32 = 4;
+
+/// The response to plain HTTP on the port of HTTPS.
+const PLAIN: &str = "400 Bad Request: this port expects HTTPS\n";
 
 /// The protocol of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +242,13 @@ impl Listening {
             let stream = Prefixed::new(read, stream);
             return self.serve_http(client, stream, stopping).await;
         }
+        if read.is_empty() {
+            timeout(HELLO_TIMEOUT, stream.read_buf(&mut read)).await??;
+        }
+        // The first byte of a TLS record is no letter.
+        if read.first().is_some_and(u8::is_ascii_alphabetic) {
+            return self.answer_plain(&client, stream).await;
+        }
         let mut config = &proxy.tls;
         if proxy.serving.load().needs_name() {
             let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
@@ -253,6 +266,21 @@ impl Listening {
         let stream = timeout(HELLO_TIMEOUT, accept).await??;
         client.handshake = Handshake::of(stream.get_ref().1);
         self.serve_http(client, stream, stopping).await
+    }
+
+    /// Answers a request without TLS, as nginx does.
+    async fn answer_plain(&self, client: &Client, stream: TcpStream) -> Result<(), BodyError> {
+        if let Some(log) = &self.proxy.settings.log {
+            let status = StatusCode::BAD_REQUEST;
+            Entry::refused(log.clone(), client.peer.ip(), status).write(PLAIN.len() as u64);
+        }
+        let mut stream = Lingering::new(stream, Arc::new(AtomicBool::new(true)));
+        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n";
+        let length = PLAIN.len();
+        let answer = format!("{head}connection: close\r\ncontent-length: {length}\r\n\r\n{PLAIN}");
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        Ok(())
     }
 
     async fn serve_http(

@@ -126,3 +126,16 @@ async fn l140_clients_that_leave_are_logged() {
         assert_eq!(line["bytes"], 0, "{line}");
     }
 }
+
+#[tokio::test]
+async fn l142_plain_http_on_the_port_of_https_is_answered() {
+    let (setup, written) = logging().await;
+    let mut client = Client::connect(setup.https).await;
+    client.send("GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let mut text = client.until("\n\r\n").await;
+    text += &client.until("HTTPS\n").await;
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+    until("a line", || written.lines().len() == 1).await;
+    assert_eq!(written.lines()[0]["status"], 400);
+    assert_eq!(setup.web.targets(), [""; 0]);
+}
