@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use crate::sh;
+use crate::{setup, sh};
 
 /// Checks the dependencies, and returns what could not be checked, as a `SKIPPED:` line.
 pub(crate) fn run() -> Result<Option<String>> {
     if sh::output("cargo deny --version").is_none() {
         sh::heading("installing cargo-deny");
-        sh::run(&mut sh::command("cargo install cargo-deny --locked"))?;
+        sh::run(&mut setup::install("cargo-deny"))?;
     }
     sh::heading("licences, bans and sources");
     // A crate that is there in two versions is a warning, and not shown.

@@ -45,11 +45,24 @@ pub(crate) const DEMO_TOOLS: [Tool; 3] = [
     ("/usr/bin/curl", "curl"),
 ];
 /// What the tests run besides.
-const TEST_TOOLS: [Tool; 10] = [
+const TEST_TOOLS: [Tool; 14] = [
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/ipset", "ipset"),
     ("/usr/bin/h2load", "nghttp2-client"),
+    ("/usr/sbin/nginx", "nginx-light"),
+    (
+        "/usr/lib/nginx/modules/ngx_http_lua_module.so",
+        "libnginx-mod-http-lua",
+    ),
+    (
+        "/usr/lib/nginx/modules/ngx_http_headers_more_filter_module.so",
+        "libnginx-mod-http-headers-more-filter",
+    ),
+    (
+        "/usr/lib/nginx/modules/ngx_http_set_misc_module.so",
+        "libnginx-mod-http-set-misc",
+    ),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/tmux", "tmux"),
     ("/usr/sbin/slapd", "slapd"),
@@ -71,11 +84,19 @@ pub(crate) fn tests() -> Result<()> {
     nextest()
 }
 
+/// The command that installs a tool of cargo's. Without optimization, because to compile these tools takes
+/// longer than they run.
+pub(crate) fn install(tool: &str) -> Command {
+    let mut command = sh::command("cargo install --locked --debug");
+    command.arg(tool).env("CARGO_PROFILE_DEV_DEBUG", "false");
+    command
+}
+
 /// Installs the test runner.
 pub(crate) fn nextest() -> Result<()> {
     if sh::output("cargo nextest --version").is_none() {
         sh::heading("installing the test runner");
-        sh::run(&mut sh::command("cargo install cargo-nextest --locked"))?;
+        sh::run(&mut install("cargo-nextest"))?;
     }
     Ok(())
 }

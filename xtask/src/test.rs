@@ -24,7 +24,7 @@ pub(crate) struct Options {
 /// Every package of the workspace but the programs, which are compiled for the bpf target.
 pub(crate) const HOST: &str = "--workspace --exclude headgate-programs";
 /// Packages whose tests start the binaries that a user would start.
-const STARTS_BINARIES: [&str; 2] = ["headgate-bench", "headgate-netns"];
+const STARTS_BINARIES: [&str; 3] = ["headgate-bench", "headgate-netns", "headgate-proxy-diff"];
 /// Packages besides these whose tests load the BPF object.
 const LOADS_PROGRAMS: [&str; 4] = [
     "headgate",

@@ -24,16 +24,16 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
         headers.remove(name);
     }
     let is_for_all = cors.origins.is_empty();
-    if !is_for_all {
-        headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    }
-    let Some(origin) = origin.filter(|origin| is_for_all || is_allowed(&cors.origins, origin))
-    else {
-        return;
-    };
     let allowed = match is_for_all {
+        // Also without an origin: a cache may give the response to a page that has one.
         true => HeaderValue::from_static("*"),
-        false => origin.clone(),
+        false => {
+            vary_by_origin(headers);
+            let Some(origin) = origin.filter(|origin| is_allowed(&cors.origins, origin)) else {
+                return;
+            };
+            origin.clone()
+        }
     };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
     // Never for every page: it could read what cookies protect.
@@ -43,6 +43,17 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
     }
     if let Some(expose) = &cors.expose {
         insert(headers, header::ACCESS_CONTROL_EXPOSE_HEADERS, expose);
+    }
+}
+
+/// Adds `Origin` to `Vary`, unless it is there.
+fn vary_by_origin(headers: &mut HeaderMap) {
+    let fields = headers.get_all(header::VARY).iter();
+    let mut names = fields
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','));
+    if !names.any(|name| name.trim().eq_ignore_ascii_case("origin")) {
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
 }
 

@@ -399,7 +399,7 @@ fn finish(
     if call.origin.is_secure && !policy.hsts.is_empty() {
         headers::insert(headers, header::STRICT_TRANSPORT_SECURITY, &policy.hsts);
     }
-    if let Some(cors) = policy.cors.as_ref().filter(|_| page.is_some()) {
+    if let Some(cors) = &policy.cors {
         cors::allow(cors, page, headers);
     }
     headers::edit(headers, &policy.response_headers);

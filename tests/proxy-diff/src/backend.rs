@@ -1,0 +1,105 @@
+//! The backend of every case, and the service that `auth-url` names. Both answer with what they saw.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    thread,
+};
+
+use serde_json::json;
+
+use crate::client::{body, head};
+
+/// Port of the backend.
+pub const BACKEND_PORT: u16 = 8080;
+/// Port of the service that `auth-url` names.
+pub const AUTH_PORT: u16 = 8081;
+
+/// Serves on both ports of an address, until the process ends.
+///
+/// # Errors
+///
+/// If a port is not free.
+pub fn serve(address: &str) -> io::Result<()> {
+    for (port, answer) in [(BACKEND_PORT, backend as Answer), (AUTH_PORT, authority)] {
+        let listener = TcpListener::bind((address, port))?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || connection(&stream, answer));
+            }
+        });
+    }
+    Ok(())
+}
+
+type Answer = fn(&str, &BTreeMap<String, String>, &str) -> String;
+
+fn connection(stream: &TcpStream, answer: Answer) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let (line, headers) = head(&mut reader)?;
+        let has_body =
+            ["content-length", "transfer-encoding"].map(|name| headers.contains_key(name));
+        let body = match has_body.contains(&true) {
+            true => body(&mut reader, &headers)?,
+            false => Vec::new(),
+        };
+        let text = answer(&line, &headers, &String::from_utf8_lossy(&body));
+        let mut stream = stream;
+        stream.write_all(text.as_bytes())?;
+        if headers
+            .get("connection")
+            .is_some_and(|value| value == "close")
+            || line.ends_with("1.0")
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// The answer of the backend: what it saw, as JSON; header `X-Answer` selects status and framing.
+fn backend(line: &str, headers: &BTreeMap<String, String>, body: &str) -> String {
+    let seen = json!({"line": line, "headers": headers, "body": body}).to_string();
+    let length = format!(
+        "Content-Type: application/json\r\nContent-Length: {}\r\n",
+        seen.len()
+    );
+    let seen = if line.starts_with("HEAD ") { "" } else { &seen };
+    let host = headers.get("host").map_or("", String::as_str);
+    match headers.get("x-answer").map_or("200", String::as_str) {
+        "204" => "HTTP/1.1 204 No Content\r\nX-From: backend\r\n\r\n".into(),
+        "302" => {
+            format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/next\r\n{length}\r\n{seen}")
+        }
+        "404" => format!("HTTP/1.1 404 Not Found\r\nServer: mine\r\n{length}\r\n{seen}"),
+        "500" => format!("HTTP/1.1 500 Internal Server Error\r\n{length}\r\n{seen}"),
+        "chunked" => format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Powered-By: rust\r\n\r\n{:x}\r\n{seen}\r\n0\r\n\r\n",
+            seen.len()
+        ),
+        "cookies" => format!(
+            "HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/app; Domain=internal.test\r\nSet-Cookie: b=2\r\n{length}\r\n{seen}"
+        ),
+        "cors" => format!(
+            "HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: https://backend.test\r\nVary: Origin\r\n{length}\r\n{seen}"
+        ),
+        _ => format!("HTTP/1.1 200 OK\r\n{length}\r\n{seen}"),
+    }
+}
+
+/// The answer of the service that `auth-url` names: header `X-Allow` admits. What it saw is in `X-Seen`.
+fn authority(line: &str, headers: &BTreeMap<String, String>, _body: &str) -> String {
+    const BY_CHANCE: [&str; 2] = ["x-request-id", "traceparent"];
+    let mut seen = line.to_owned();
+    for (name, value) in headers {
+        if !BY_CHANCE.contains(&name.as_str()) {
+            seen += &format!("|{name}={}", value.replace('\n', ","));
+        }
+    }
+    let status = match headers.contains_key("x-allow") {
+        true => "200 OK\r\nSet-Cookie: proof=1; Path=/",
+        false => "401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nSet-Cookie: login=1",
+    };
+    format!("HTTP/1.1 {status}\r\nX-User: alice\r\nX-Seen: {seen}\r\nContent-Length: 0\r\n\r\n")
+}
