@@ -140,8 +140,13 @@ fn addresses(cluster: &Cluster, service: &Service) -> Vec<(IpAddr, FrontendKind)
         .filter(|address| node.serves_external_ips && !node.addresses.contains(address));
     let of =
         |addresses: Vec<IpAddr>, kind| addresses.into_iter().map(move |address| (address, kind));
+    // S117: in the families of the Service.
+    let node_ports = node.node_port_addresses.iter().filter(|address| {
+        let mut own = service.cluster_ips.iter();
+        service.cluster_ips.is_empty() || own.any(|own| own.is_ipv4() == address.is_ipv4())
+    });
     of(service.cluster_ips.clone(), FrontendKind::ClusterIp)
-        .chain(of(node.node_port_addresses.clone(), FrontendKind::NodePort))
+        .chain(of(node_ports.copied().collect(), FrontendKind::NodePort))
         .chain(of(external.copied().collect(), FrontendKind::ExternalIp))
         .chain(of(
             service.load_balancer_ips.clone(),
