@@ -66,7 +66,7 @@ enum SupportLevel {
 }
 
 impl SupportLevel {
-    /// What becomes of an Ingress whose worst part has this level.
+    /// What happens to an Ingress whose worst part has this level.
     fn verdict(self) -> &'static str {
         match self {
             Self::Same => "works as it is",

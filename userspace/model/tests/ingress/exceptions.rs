@@ -82,11 +82,11 @@ fn l97_app_root_is_for_the_host() {
         .unwrap()
         .clone();
     assert!(!route.policy.sources.deny.is_empty());
-    let stranger = ingress("team/x")
+    let other = ingress("team/x")
         .created(3)
         .rule("foo.com", Prefix, "/x", "api")
         .note("app-root", "/x");
-    assert_eq!(root(&routes_of([jenkins(), stranger])), expected);
+    assert_eq!(root(&routes_of([jenkins(), other])), expected);
 }
 
 /// The cookie of the backend that gets a path.
