@@ -1,5 +1,7 @@
 //! Checks of every outcome, with a packet parser that shares no code with the datapath.
 
+use std::ops::Range;
+
 use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
 use headgate_datapath::{Hook, RouteResult};
 use headgate_packets::{Host, Outcome, describe, is_checksum_right};
@@ -14,6 +16,8 @@ struct Layout {
     protocol: u8,
     /// Offset of the TCP, UDP or ICMP header.
     transport: usize,
+    /// Bytes of the identification, if a receiver reads it (RFC 6864, 4; RFC 8200, 4.5).
+    id: Range<usize>,
     is_fragment: bool,
     is_later_fragment: bool,
 }
@@ -47,9 +51,14 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {
     let is_error = outcome.reason == Reason::IcmpError;
     assert_eq!(is_error, !matches!(layout.protocol, 6 | 17), "{context}");
     let is_redirected = outcome.action == "redirect";
+    let quoted = is_error.then(|| {
+        let at = layout.transport + 8;
+        let parse = if layout.is_v6 { layout_v6 } else { layout_v4 };
+        parse(before, at).unwrap_or_else(|| panic!("quotes nothing: {context}"))
+    });
     for (at, (old, new)) in before.iter().zip(after).enumerate() {
         assert!(
-            old == new || may_change(&layout, at, is_error, is_redirected),
+            old == new || may_change(&layout, quoted.as_ref(), at, is_redirected),
             "byte {at} changed: {context}\n{before:02x?}\n{after:02x?}"
         );
     }
@@ -117,7 +126,8 @@ fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {
     );
 }
 
-fn may_change(layout: &Layout, at: usize, is_error: bool, is_redirected: bool) -> bool {
+/// Whether translation may change a byte; `quoted` is the packet in an ICMP error.
+fn may_change(layout: &Layout, quoted: Option<&Layout>, at: usize, is_redirected: bool) -> bool {
     let Layout {
         is_v6,
         protocol,
@@ -132,16 +142,17 @@ fn may_change(layout: &Layout, at: usize, is_error: bool, is_redirected: bool) -
     if is_redirected && (at < 12 || at == hops) || network(at, LINK) {
         return true;
     }
-    if is_error {
-        let quoted = transport + 8;
-        let quoted_transport = quoted + if is_v6 { 40 } else { 20 };
+    if let Some(quoted) = quoted {
         return (transport + 2..transport + 4).contains(&at)
-            || network(at, quoted)
-            || (quoted_transport..quoted_transport + 4).contains(&at);
+            || network(at, transport + 8)
+            // That of IPv6 is not restored: no sender reads it.
+            || !is_v6 && quoted.id.contains(&at)
+            || (quoted.transport..quoted.transport + 4).contains(&at);
     }
     let checksum = transport + if protocol == 6 { 16 } else { 6 };
-    !layout.is_later_fragment
-        && ((transport..transport + 4).contains(&at) || (checksum..checksum + 2).contains(&at))
+    layout.id.contains(&at)
+        || !layout.is_later_fragment
+            && ((transport..transport + 4).contains(&at) || (checksum..checksum + 2).contains(&at))
 }
 
 /// A rejection is a complete packet with correct checksums, addressed to the sender. A reset or error gets
@@ -192,11 +203,12 @@ fn answered(before: &[u8], after: &[u8], context: &str) {
     }
     let quoted = answer.transport + 8;
     let header = if asked.is_v6 { 40 } else { 20 };
-    assert_eq!(
-        before[LINK..LINK + header],
-        after[quoted..quoted + header],
-        "quoted: {context}"
-    );
+    let mut network = before[LINK..LINK + header].to_vec();
+    if asked.is_v6 {
+        // Extension headers are not quoted.
+        network[6] = asked.protocol;
+    }
+    assert_eq!(network, after[quoted..quoted + header], "quoted: {context}");
     let transport = &before[asked.transport..asked.transport + 8];
     assert_eq!(
         transport,
@@ -205,37 +217,63 @@ fn answered(before: &[u8], after: &[u8], context: &str) {
     );
 }
 
-/// Parses a frame (RFC 791, 3.1; RFC 8200, 3 and 4.5); `None` if it is neither IPv4 nor IPv6.
+/// Parses a frame; `None` if it is neither IPv4 nor IPv6.
 fn layout(frame: &[u8]) -> Option<Layout> {
-    let half = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
-    match half(12)? {
-        0x0800 => {
-            let field = half(LINK + 6)?;
-            Some(Layout {
-                is_v6: false,
-                protocol: *frame.get(LINK + 9)?,
-                transport: LINK + usize::from(frame[LINK] & 15) * 4,
-                is_fragment: field & 0x3fff != 0,
-                is_later_fragment: field & 0x1fff != 0,
-            })
-        }
-        0x86dd => {
-            let next = *frame.get(LINK + 6)?;
-            let field = if next == 44 { half(LINK + 42)? } else { 0 };
-            Some(Layout {
-                is_v6: true,
-                protocol: if next == 44 {
-                    *frame.get(LINK + 40)?
-                } else {
-                    next
-                },
-                transport: LINK + if next == 44 { 48 } else { 40 },
-                is_fragment: field & 0xfff9 != 0,
-                is_later_fragment: field & 0xfff8 != 0,
-            })
-        }
+    match (frame.get(12)?, frame.get(13)?) {
+        (0x08, 0x00) => layout_v4(frame, LINK),
+        (0x86, 0xdd) => layout_v6(frame, LINK),
         _ => None,
     }
+}
+
+fn half(frame: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
+}
+
+/// Parses the header at `l3` (RFC 791, 3.1).
+fn layout_v4(frame: &[u8], l3: usize) -> Option<Layout> {
+    const DONT_FRAGMENT: u16 = 0x4000;
+    let field = half(frame, l3 + 6)?;
+    let id = l3 + 4;
+    Some(Layout {
+        is_v6: false,
+        protocol: *frame.get(l3 + 9)?,
+        transport: l3 + usize::from(*frame.get(l3)? & 15) * 4,
+        id: id..id + if field & DONT_FRAGMENT == 0 { 2 } else { 0 },
+        is_fragment: field & 0x3fff != 0,
+        is_later_fragment: field & 0x1fff != 0,
+    })
+}
+
+/// Parses the header at `l3`, and the extension headers after it: options, routing, and that of a fragment
+/// (RFC 8200, 3 and 4).
+fn layout_v6(frame: &[u8], l3: usize) -> Option<Layout> {
+    let mut layout = Layout {
+        is_v6: true,
+        protocol: *frame.get(l3 + 6)?,
+        transport: l3 + 40,
+        id: 0..0,
+        is_fragment: false,
+        is_later_fragment: false,
+    };
+    while matches!(layout.protocol, 0 | 43 | 44 | 60) && !layout.is_later_fragment {
+        let at = layout.transport;
+        let is_fragment_header = layout.protocol == 44;
+        layout.protocol = *frame.get(at)?;
+        layout.transport += match is_fragment_header {
+            true => 8,
+            false => 8 * (usize::from(*frame.get(at + 1)?) + 1),
+        };
+        if is_fragment_header {
+            let field = half(frame, at + 2)?;
+            layout.is_fragment = field & 0xfff9 != 0;
+            layout.is_later_fragment = field & 0xfff8 != 0;
+            if layout.is_fragment {
+                layout.id = at + 4..at + 8;
+            }
+        }
+    }
+    Some(layout)
 }
 
 fn flow(frame: &[u8], layout: &Layout) -> FlowKey {
