@@ -8,7 +8,7 @@ pub(crate) mod capture;
 mod live;
 mod packet;
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail};
 use headgate_abi::{Addr, DatapathConfig, Fate, Port, Reason, names};
@@ -18,7 +18,7 @@ use headgate_datapath::{
     walk,
 };
 use headgate_dataplane::{Probe, Trial, attached, loaded_config};
-use nix::net::if_::if_nametoindex;
+use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -225,13 +225,14 @@ impl<'a> Explainer<'a> {
 
 /// Link address of a device; zeros if it has none.
 fn link_address(device: &str) -> Result<[u8; 6]> {
-    let path = format!("/sys/class/net/{device}/address");
-    let text = fs::read_to_string(&path).with_context(|| format!("there is no {path}"))?;
-    let mut address = [0; 6];
-    for (byte, part) in address.iter_mut().zip(text.trim().split(':')) {
-        *byte = u8::from_str_radix(part, 16).unwrap_or(0);
-    }
-    Ok(address)
+    let mut interfaces = getifaddrs().context("cannot list network devices")?;
+    let address = interfaces.find_map(|interface| {
+        let address = interface
+            .address
+            .filter(|_| interface.interface_name == device)?;
+        address.as_link_addr()?.addr()
+    });
+    Ok(address.unwrap_or_default())
 }
 
 /// Addresses a frame to a device.
