@@ -88,11 +88,7 @@ pub(crate) fn find_ports<T: Tables>(
         if parsed.outer_len != 0 || is_ended {
             return Err(Reason::FragmentUnknown);
         }
-        let is_service = tables
-            .address(&flow.destination)
-            .unwrap_or_default()
-            .is_service();
-        return Err(match is_service {
+        return Err(match tables.is_of_services(&flow.destination) {
             true => Reason::FragmentUnknown,
             false => Reason::Fragment,
         });

@@ -48,8 +48,8 @@ pub(crate) enum RejectionKind {
     Echo,
 }
 
-/// Turns the packet into the error about it. Among fragments only a first one that is too big gets
-/// an error, and only with DSR, which makes every packet longer.
+/// Turns the packet into its answer: the error about it, or an echo reply. Among fragments only a
+/// first one that is too big gets an error, and only with DSR, which makes every packet longer.
 #[inline(always)]
 pub(crate) fn reject<P: Packet>(
     packet: &mut P,
@@ -64,17 +64,12 @@ pub(crate) fn reject<P: Packet>(
         _ => return Err(Reason::FragmentUnknown),
     }
     match (parsed.transport, rejection.kind) {
+        (_, RejectionKind::Echo) => echo_reply(packet, parsed)?,
         (Transport::Tcp, RejectionKind::PortUnreachable) => reset(packet, parsed)?,
         // No error about an error (RFC 1122, 3.2.2).
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection, has_dsr)?,
     }
-    send_back(packet)
-}
-
-/// Exchanges the link addresses.
-#[inline(always)]
-fn send_back<P: Packet>(packet: &mut P) -> Result<(), Reason> {
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.load(0)?;
     packet.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
 }
@@ -82,7 +77,7 @@ fn send_back<P: Packet>(packet: &mut P) -> Result<(), Reason> {
 /// Turns an echo request into its reply, with a hop limit of its own. The checksum covers the same
 /// addresses, exchanged.
 #[inline(always)]
-pub(crate) fn answer_echo<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
+fn echo_reply<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<(), Reason> {
     let (request, reply) = match parsed.family {
         Family::V4 => (8, 0),
         Family::V6 => (128, 129),
@@ -100,8 +95,7 @@ pub(crate) fn answer_echo<P: Packet>(packet: &mut P, parsed: &Parsed) -> Result<
         parsed.flow.destination,
         parsed.flow.source,
         parsed.hop_limit.wrapping_sub(HOP_LIMIT),
-    )?;
-    send_back(packet)
+    )
 }
 
 /// RFC 9293, 3.10.7.1.

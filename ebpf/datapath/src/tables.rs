@@ -30,6 +30,13 @@ pub trait Tables {
 
     /// Facts about an address; `None` if it has no frontend.
     fn address(&self, address: &Addr) -> Option<AddressEntry>;
+    /// Whether Services alone use an address.
+    ///
+    /// VERIFIER: no comparison with `Some`, which reads the field of `None` (LLVM 22).
+    #[inline(always)]
+    fn is_of_services(&self, address: &Addr) -> bool {
+        self.address(address).unwrap_or_default().is_service()
+    }
     /// Whether the cluster assigns an address to Services.
     fn is_in_service_range(&self, address: &Addr) -> bool;
     /// The frontend of an address, port and protocol.

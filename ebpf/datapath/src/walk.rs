@@ -21,7 +21,7 @@ use crate::{
     nat::{end_reply, is_same_translation, open_connection, plan_dnat, plan_snat},
     packet::Packet,
     parse::{Fragment, Parsed, Transport, parse_inside},
-    reject::{Rejection, RejectionKind, answer_echo, reject},
+    reject::{Rejection, RejectionKind, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
     select::choose,
     tables::{NextHop, Route, RouteQuery, RouteResult, Tables},
@@ -258,11 +258,7 @@ fn refuse_others<T: Tables>(
         return Err(Reason::OtherProtocol);
     }
     context.flow = *flow;
-    let is_from_service = tables
-        .address(&flow.source)
-        .unwrap_or_default()
-        .is_service();
-    if !flow.source.is_host() || is_from_service {
+    if !flow.source.is_host() || tables.is_of_services(&flow.source) {
         return Err(Reason::Spoofed);
     }
     if is_answered {
@@ -303,9 +299,6 @@ fn apply<P: Packet, T: Tables>(
         parsed.outer_len = 0;
     }
     if plan.outcome.verdict == Verdict::Answer {
-        if plan.rejection.kind == RejectionKind::Echo {
-            return answer_echo(packet, parsed);
-        }
         return reject(packet, parsed, &plan.rejection, tables.has_dsr());
     }
     if tables.has_dsr() && plan.outcome.reason == Reason::ToClient {
@@ -491,11 +484,7 @@ fn plan_connection<T: Tables>(
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);
     }
-    if tables
-        .address(&flow.source)
-        .unwrap_or_default()
-        .is_service()
-    {
+    if tables.is_of_services(&flow.source) {
         return Err(Reason::Spoofed);
     }
     balance(hook, tables, parsed, &frontend, context)
