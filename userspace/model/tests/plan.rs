@@ -182,25 +182,34 @@ proptest! {
     }
 }
 
-#[test]
-fn older_service_wins_an_address() {
-    let claim = |name: &str, created_s| Service {
+/// A Service with TCP port 80 and no address.
+fn plain_service(name: &str, node_port: Option<u16>) -> Service {
+    Service {
         name: NamespacedName::new("default", name),
-        created_s: Some(created_s),
+        created_s: None,
         ports: vec![ServicePort {
             name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,
-            node_port: None,
+            node_port,
         }],
         cluster_ips: Vec::new(),
-        external_ips: vec![IpAddr::from([203, 0, 113, 7])],
+        external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         external_policy: Scope::Cluster,
         internal_policy: Scope::Cluster,
         affinity_timeout_s: None,
         source_ranges: None,
         health_check_node_port: None,
+    }
+}
+
+#[test]
+fn older_service_wins_an_address() {
+    let claim = |name: &str, created_s| Service {
+        created_s: Some(created_s),
+        external_ips: vec![IpAddr::from([203, 0, 113, 7])],
+        ..plain_service(name, None)
     };
     let mut model = Model::default();
     for service in [claim("a-younger", 20), claim("b-older", 10)] {
@@ -232,22 +241,8 @@ fn s117_node_ports_of_one_family_leave_the_other_alone() {
     ];
     for (cluster_ips, wanted) in cases {
         let service = Service {
-            name: NamespacedName::new("default", "web"),
-            created_s: None,
-            ports: vec![ServicePort {
-                name: String::new(),
-                protocol: Protocol::Tcp,
-                port: 80,
-                node_port: Some(30_080),
-            }],
             cluster_ips: cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            external_policy: Scope::Cluster,
-            internal_policy: Scope::Cluster,
-            affinity_timeout_s: None,
-            source_ranges: None,
-            health_check_node_port: None,
+            ..plain_service("web", Some(30_080))
         };
         let added = contribution(&service, &[], &node);
         let node_ports = added.ownerships.iter().map(|owned| owned.frontend);

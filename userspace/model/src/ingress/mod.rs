@@ -10,6 +10,7 @@ mod annotations;
 mod auth;
 mod canary;
 mod candidate;
+mod certificates;
 mod class;
 mod client_certificates;
 mod cookie_path;

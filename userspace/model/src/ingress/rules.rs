@@ -12,13 +12,13 @@ use super::{
     PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
     annotations::{self, Context, Settings},
     candidate::PathCandidate,
+    certificates::{TlsHosts, certificate},
     class::{refuse_parameters, serves},
     client_certificates,
     cookie_path::with_cookie_path,
     endpoints::upstream,
     owners::{Owners, age, belongs},
     path,
-    tls::{self, TlsHosts},
 };
 
 /// Returns the routes of all Ingresses. If several ask for the same host and path, the oldest wins.
@@ -397,7 +397,7 @@ impl Builder<'_> {
             }));
         }
         if let Some(name) = &options.default_certificate {
-            match tls::certificate(self.objects, name) {
+            match certificate(self.objects, name) {
                 Ok(certificate) => self.routes.default_certificate = Some(Arc::new(certificate)),
                 Err(reason) => self.routes.refusals.push(Refusal {
                     object: ObjectName::Secret(name.clone()),

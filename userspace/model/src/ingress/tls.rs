@@ -1,32 +1,16 @@
 //! Certificates, by host.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use crate::NamespacedName;
 
 use super::{
-    Certificate, Ingress, Objects, for_host,
+    Certificate, Ingress,
+    certificates::{certificate, named_hosts},
+    for_host,
     owners::{Age, age, belongs},
     rules::Builder,
 };
-
-/// Who names hosts in `spec.tls`, those of older Ingresses first.
-#[derive(Debug, Default)]
-pub(super) struct TlsHosts {
-    /// Ingresses that name a host, with or without a Secret.
-    named: BTreeMap<String, Vec<Age>>,
-    /// The Ingress whose certificate a host has.
-    certified: BTreeMap<String, Age>,
-}
-
-/// The hosts of an entry; without hosts those of the rules, and without rules every host.
-fn named_hosts(ingress: &Ingress, hosts: &[String]) -> Vec<String> {
-    match (hosts.is_empty(), ingress.rules.is_empty()) {
-        (true, true) => vec![String::new()],
-        (true, false) => ingress.rules.iter().map(|rule| rule.host.clone()).collect(),
-        (false, _) => hosts.to_vec(),
-    }
-}
 
 impl Builder<'_> {
     /// Adds `spec.tls` of an Ingress. A host keeps the certificate of an older Ingress, and gets none
@@ -127,19 +111,4 @@ impl Builder<'_> {
             self.refuse_by_name(&certifier, "spec.tls".into(), reason);
         }
     }
-}
-
-/// The certificate of a Secret. The proxy validates it.
-pub(super) fn certificate(objects: &Objects, name: &NamespacedName) -> Result<Certificate, String> {
-    let secret = objects.secrets.get(name);
-    let secret = secret.ok_or_else(|| format!("there is no Secret {name}"))?;
-    let value = |key: &str| {
-        let value = secret.data.get(key).cloned();
-        value.ok_or_else(|| format!("Secret {name} has no {key}"))
-    };
-    Ok(Certificate {
-        secret: name.clone(),
-        chain: value("tls.crt")?,
-        key: value("tls.key")?,
-    })
 }
