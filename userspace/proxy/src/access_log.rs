@@ -13,7 +13,7 @@ use std::{
 };
 
 use headgate_model::NamespacedName;
-use http::{HeaderValue, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
 
@@ -67,7 +67,8 @@ fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
 pub(crate) struct Entry {
     log: Arc<AccessLog>,
     begin: Instant,
-    method: String,
+    /// `None` if the HTTP library refused the request.
+    method: Option<Method>,
     target: String,
     version: Version,
     referer: Option<HeaderValue>,
@@ -121,36 +122,32 @@ struct Line<'a> {
 impl Entry {
     pub(crate) fn new(log: Arc<AccessLog>, peer: SocketAddr, parts: &Parts) -> Self {
         let field = |name| parts.headers.get(name).cloned();
+        let target = parts.uri.path_and_query();
         Self {
-            log,
-            begin: Instant::now(),
-            method: parts.method.as_str().into(),
-            target: parts
-                .uri
-                .path_and_query()
-                .map_or("", |target| target.as_str())
-                .into(),
+            method: Some(parts.method.clone()),
+            target: target.map_or("", |target| target.as_str()).into(),
             version: parts.version,
             referer: field(header::REFERER),
             agent: field(header::USER_AGENT),
-            client: peer.ip(),
-            host: String::new(),
-            path: None,
-            ingress: None,
-            request_id: None,
-            trace: None,
-            sent: None,
-            status: None,
+            ..Self::unknown(log, peer.ip())
         }
     }
 
     /// The line of a request that the HTTP library refused: nothing of it is known.
     pub(crate) fn refused(log: Arc<AccessLog>, client: IpAddr, status: StatusCode) -> Self {
         Self {
+            target: "-".into(),
+            status: Some(status),
+            ..Self::unknown(log, client)
+        }
+    }
+
+    fn unknown(log: Arc<AccessLog>, client: IpAddr) -> Self {
+        Self {
             log,
             begin: Instant::now(),
-            method: "-".into(),
-            target: "-".into(),
+            method: None,
+            target: String::new(),
             version: Version::HTTP_11,
             referer: None,
             agent: None,
@@ -161,7 +158,7 @@ impl Entry {
             request_id: None,
             trace: None,
             sent: None,
-            status: Some(status),
+            status: None,
         }
     }
 
@@ -175,6 +172,10 @@ impl Entry {
         let _dropped = self.log.lines.try_send(line);
     }
 
+    fn method(&self) -> &str {
+        self.method.as_ref().map_or("-", Method::as_str)
+    }
+
     /// 499, as in nginx, if the client left before the response.
     fn code(&self) -> u16 {
         self.status.map_or(499, |status| status.as_u16())
@@ -185,7 +186,7 @@ impl Entry {
         let line = Line {
             time: Timestamp::now().to_string(),
             client: self.client,
-            method: &self.method,
+            method: self.method(),
             host: &self.host,
             target: &self.target,
             path: self.path.as_deref(),
@@ -213,7 +214,7 @@ impl Entry {
         let _ok = write!(line, "{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S %z"));
         quote(
             &mut line,
-            &format!("{} {} {:?}", self.method, self.target, self.version),
+            &format!("{} {} {:?}", self.method(), self.target, self.version),
         );
         let _ok = write!(line, "\" {} {bytes} \"", self.code());
         quote(&mut line, text(self.referer.as_ref()).unwrap_or("-"));

@@ -1,68 +1,17 @@
-//! A request with its route, and the client that it comes from.
+//! A request with its route.
 
-use std::{
-    borrow::Cow,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderValue, Uri, uri::PathAndQuery};
-use tokio::sync::OwnedSemaphorePermit;
+use http::{Uri, uri::PathAndQuery};
 use tracing::{Span, field::display};
 
 use crate::{
-    activity::Activity,
-    budget::Budget,
     origin::Origin,
     serving::ServedRoute,
-    tls::facts::Handshake,
     trace::{Routed, Trace},
 };
 
 pub(crate) const TOO_LARGE: &str = "the request body is too large";
-
-/// The connection of a client, over which requests come.
-#[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) peer: SocketAddr,
-    /// The peer's address without port, as every request names it.
-    pub(crate) peer_text: HeaderValue,
-    pub(crate) local: SocketAddr,
-    pub(crate) is_secure: bool,
-    pub(crate) handshake: Handshake,
-    /// The next response is the last.
-    pub(crate) is_closing: AtomicBool,
-    /// As of the last request.
-    pub(crate) is_http2: AtomicBool,
-    /// Whether part of the last request was not read.
-    pub(crate) is_unread: Arc<AtomicBool>,
-    /// Memory for responses over HTTP/2.
-    pub(crate) budget: Arc<Budget>,
-    /// The place among all connections, which an upgraded one keeps.
-    pub(crate) permit: Option<Arc<OwnedSemaphorePermit>>,
-    pub(crate) activity: Arc<Activity>,
-    pub(crate) span: Span,
-}
-
-impl Client {
-    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, is_secure: bool) -> Self {
-        let peer_text = HeaderValue::try_from(peer.ip().to_string());
-        Self {
-            peer,
-            peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
-            local,
-            is_secure,
-            handshake: Handshake::default(),
-            is_closing: AtomicBool::new(false),
-            is_http2: AtomicBool::new(false),
-            is_unread: Arc::default(),
-            budget: Arc::default(),
-            permit: None,
-            activity: Arc::new(Activity::new()),
-            span: Span::current(),
-        }
-    }
-}
 
 /// A request whose route is known.
 pub(crate) struct Call {
@@ -87,10 +36,9 @@ impl Call {
 
     /// Path and query that the backend gets unless the route rewrites them.
     pub(crate) fn target<'a>(&self, uri: &'a Uri) -> Cow<'a, str> {
-        match (&self.spelling, uri.query()) {
-            (Some(path), Some(query)) => format!("{path}?{query}").into(),
-            (Some(path), None) => path.clone().into(),
-            (None, _) => uri
+        match &self.spelling {
+            Some(path) => with_query(path, uri.query()).into(),
+            None => uri
                 .path_and_query()
                 .map_or("/", PathAndQuery::as_str)
                 .into(),
@@ -104,5 +52,13 @@ impl Call {
             host: &self.host,
             client: self.origin.client,
         }
+    }
+}
+
+/// Joins a path and a query.
+pub(crate) fn with_query(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into(),
     }
 }

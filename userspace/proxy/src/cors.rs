@@ -3,7 +3,7 @@
 use headgate_model::ingress::{Cors, Origin};
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
 
-use crate::headers::insert;
+use crate::{fields::has, headers::insert};
 
 /// Whether a request is a preflight.
 pub(crate) fn is_preflight(parts: &Parts) -> bool {
@@ -48,11 +48,7 @@ pub(crate) fn allow(cors: &Cors, origin: Option<&HeaderValue>, headers: &mut Hea
 
 /// Adds `Origin` to `Vary`, unless it is there.
 fn vary_by_origin(headers: &mut HeaderMap) {
-    let fields = headers.get_all(header::VARY).iter();
-    let mut names = fields
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','));
-    if !names.any(|name| name.trim().eq_ignore_ascii_case("origin")) {
+    if !has(headers, &header::VARY, "Origin") {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
 }

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     body::Body,
-    call::{Call, Client},
-    canary, forward, guard,
+    call::Call,
+    canary,
+    client::Client,
+    forward, guard,
     index::{Lack, RouteSearch},
     message::{RequestHead, receive},
     origin::Origin,

@@ -21,8 +21,9 @@ use crate::{
     activity::InProgress,
     answer,
     body::Body,
-    call::{Call, Client},
+    call::Call,
     canary,
+    client::Client,
     compress::{Accepted, compress},
     cors,
     guard::{guard, local_response},
@@ -228,14 +229,10 @@ fn trace(
         peer: client.peer,
         port: origin.port,
         is_secure: origin.is_secure,
+        is_trusted: origin.is_trusted,
         since,
     };
-    tracer.begin(
-        arrival,
-        call.map(Call::routed),
-        &proxy.settings.trusted,
-        parts,
-    )
+    tracer.begin(arrival, call.map(Call::routed), parts)
 }
 
 /// Returns the response to a request that the proxy cannot understand. The connection ends with it: it

@@ -7,7 +7,8 @@ use crate::{
     answer,
     auth::AuthInput,
     body::Body,
-    call::{Call, Client, TOO_LARGE},
+    call::{Call, TOO_LARGE},
+    client::Client,
     cors,
     limits::Admission,
 };

@@ -6,7 +6,10 @@ use std::{borrow::Cow, net::IpAddr};
 use headgate_model::ingress::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use crate::origin::{Origin, first};
+use crate::{
+    fields::{elements, first, has},
+    origin::{FORWARDED_FOR, FORWARDED_PORT, FORWARDED_PROTO, Origin},
+};
 
 /// Hop-by-hop fields (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -21,11 +24,8 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// CGI scripts read it as `HTTP_PROXY`, their own configuration (CVE-2016-5385).
 const PROXY: HeaderName = HeaderName::from_static("proxy");
-pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-pub(crate) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The scheme once more: ingress-nginx sends these as well.
 const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
@@ -35,7 +35,7 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 
 /// Removes hop-by-hop fields. `TE: trailers` stays: it says that the client itself accepts trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let takes_trailers = takes_trailers(headers);
+    let takes_trailers = has(headers, &header::TE, "trailers");
     for name in connection_options(headers).into_iter().flatten() {
         // `Host` concerns the request; without it nothing could be routed.
         if name != header::HOST {
@@ -109,23 +109,13 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, is_reserved: impl Fn(&str
     });
 }
 
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    let fields = headers.get_all(header::TE).iter();
-    let texts = fields.filter_map(|value| value.to_str().ok());
-    texts
-        .flat_map(|text| text.split(','))
-        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-}
-
 /// Returns the field names in `Connection`.
 fn connection_options(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
     if !headers.contains_key(header::CONNECTION) {
         return None;
     }
-    let fields = headers.get_all(header::CONNECTION).iter();
-    let texts = fields.filter_map(|value| value.to_str().ok());
-    let names = texts.flat_map(|text| text.split(','));
-    Some(names.filter_map(|name| name.trim().parse().ok()).collect())
+    let names = elements(headers, &header::CONNECTION);
+    Some(names.filter_map(|name| name.parse().ok()).collect())
 }
 
 /// Returns the protocol that a client asks to switch to. Not `h2c`: requests inside of it would reach

@@ -61,6 +61,7 @@
 
 // Connections of clients.
 mod activity;
+mod client;
 mod proxy_protocol;
 mod server;
 mod stream;
@@ -78,6 +79,7 @@ mod call;
 mod canary;
 mod compress;
 mod cors;
+mod fields;
 mod forward;
 mod guard;
 mod headers;

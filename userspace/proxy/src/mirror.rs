@@ -13,7 +13,8 @@ use tracing::debug;
 
 use crate::{
     body::{Body, BodyError},
-    call::{Call, Client},
+    call::Call,
+    client::Client,
     message::copy,
     observed::{FrameObserver, Observed, PolledFrame},
     upstream::PickInput,

@@ -7,9 +7,13 @@ use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use crate::{
-    call::Client,
-    headers::{FORWARDED_FOR, FORWARDED_PORT, FORWARDED_PROTO},
+    client::Client,
+    fields::{elements, first},
 };
+
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The client of a trusted proxy that does not name it by an address. No list of networks has it but one
 /// for all addresses.
@@ -66,23 +70,6 @@ fn contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
-/// The elements of a list field, over all its lines.
-fn elements<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> impl DoubleEndedIterator<Item = &'a str> {
-    let lines = headers.get_all(name).iter();
-    // Bytes that are not ASCII are an element that cannot be understood.
-    let texts = lines.map(|line| line.to_str().unwrap_or("?"));
-    let elements = texts.flat_map(|text| text.split(',')).map(str::trim);
-    elements.filter(|element| !element.is_empty())
-}
-
-/// The first element of a list field: what the proxy next to the client wrote.
-pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    elements(headers, name).next()
-}
-
 /// Whether the client used TLS, by `X-Forwarded-Proto`.
 fn scheme(headers: &HeaderMap) -> Option<bool> {
     match first(headers, &FORWARDED_PROTO)?
@@ -128,7 +115,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
 
     use super::Origin;
-    use crate::call::Client;
+    use crate::client::Client;
 
     /// The origin of a request from 10.0.0.1, a trusted proxy, to port 80.
     fn origin(lines: &[(&'static str, &str)]) -> Origin {

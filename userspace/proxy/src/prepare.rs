@@ -8,18 +8,18 @@ use http::{HeaderValue, Response, StatusCode, Uri, header, request::Parts, uri::
 use crate::{
     answer,
     body::Body,
-    call::{Call, Client},
+    call::{Call, with_query},
+    client::Client,
     headers::{self, ForwardedInfo},
 };
 
 /// Sets the path that the backend gets: the result of the rewrite rule, the normal form where the
 /// client's spelling is ambiguous, or that spelling.
 pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
-    let query = parts.uri.query();
-    let target = match (rewritten(call, query), &call.spelling) {
-        (Some(target), _) => target,
-        (None, Some(path)) => Some(with_query(path, query)),
-        (None, None) => return Ok(()),
+    let target = match rewritten(call, parts.uri.query()) {
+        Some(target) => target,
+        None if call.spelling.is_none() => return Ok(()),
+        None => Some(call.target(&parts.uri).into_owned()),
     };
     let target = target.and_then(|target| PathAndQuery::try_from(target).ok());
     let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is invalid");
@@ -53,13 +53,6 @@ fn rewritten(call: &Call, query: Option<&str>) -> Option<Option<String>> {
         (Some(own), Some(query)) => Some(format!("{}&{query}", path::encoded(&own)).into()),
     };
     Some(path.map(|path| with_query(&path, query.as_deref())))
-}
-
-fn with_query(path: &str, query: Option<&str>) -> String {
-    match query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.into(),
-    }
 }
 
 /// Sets the headers that the backend gets.

@@ -10,7 +10,8 @@ use crate::{
     access_log::Delivery,
     answer,
     body::Body,
-    call::{Call, Client},
+    call::Call,
+    client::Client,
     message::copy,
     upstream::{ErrorKind, NoEndpoint, Pick, PickInput, SendError, Upstream},
 };

@@ -38,7 +38,7 @@ use crate::{
     access_log::Entry,
     activity::Activity,
     body::BodyError,
-    call::Client,
+    client::Client,
     forward,
     proxy::{Proxy, Settings},
     proxy_protocol,

@@ -17,7 +17,8 @@ use hyper::body::{Body as _, Frame, Incoming};
 use crate::{
     answer,
     body::{Body, BodyError},
-    call::{Call, Client, TOO_LARGE},
+    call::{Call, TOO_LARGE},
+    client::Client,
     headers,
     observed::{FrameObserver, Observed, PolledFrame},
     send::may_repeat,

@@ -138,10 +138,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match has_extensions(certificate) {
-            true => verify_tls12_signature(message, certificate, signature, &self.0),
-            false => self.verify_by_key(message, certificate, signature),
-        }
+        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -150,12 +147,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match has_extensions(certificate) {
-            true => verify_tls13_signature(message, certificate, signature, &self.0),
-            // TLS 1.3 has no signatures of this kind (RFC 8446, 4.2.3).
-            false if is_pkcs1(signature.scheme) => Err(Error::General("PKCS #1".into())),
-            false => self.verify_by_key(message, certificate, signature),
-        }
+        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

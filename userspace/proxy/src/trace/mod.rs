@@ -23,7 +23,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use http::{HeaderName, Uri, request::Parts};
-use ipnet::IpNet;
 use tokio::{
     sync::{
         mpsc::{self, Sender},
@@ -166,16 +165,13 @@ impl Tracer {
         &self,
         arrival: Arrival,
         routed: Option<Routed<'_>>,
-        trusted: &[IpNet],
         parts: &mut Parts,
     ) -> Option<Trace> {
         let policy = routed.map(|routed| &routed.route.policy);
         if policy.is_some_and(|policy| !policy.traces) {
             return None;
         }
-        let peer = arrival.peer.ip();
-        let is_trusted = policy.is_none_or(|policy| policy.trusts_traces)
-            || trusted.iter().any(|network| network.contains(&peer));
+        let is_trusted = arrival.is_trusted || policy.is_none_or(|policy| policy.trusts_traces);
         let parent = is_trusted
             .then(|| SpanContext::from_headers(&parts.headers))
             .flatten();

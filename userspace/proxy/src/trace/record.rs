@@ -69,6 +69,8 @@ pub(crate) struct Arrival {
     /// The local port.
     pub(crate) port: u16,
     pub(crate) is_secure: bool,
+    /// Whether the peer is a trusted proxy.
+    pub(crate) is_trusted: bool,
     pub(crate) since: Instant,
 }
 

@@ -1,0 +1,55 @@
+//! The connection of a client.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use http::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Span;
+
+use crate::{activity::Activity, budget::Budget, tls::facts::Handshake};
+
+/// The connection of a client, over which requests come.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) peer: SocketAddr,
+    /// The peer's address without port, as every request names it.
+    pub(crate) peer_text: HeaderValue,
+    pub(crate) local: SocketAddr,
+    pub(crate) is_secure: bool,
+    pub(crate) handshake: Handshake,
+    /// The next response is the last.
+    pub(crate) is_closing: AtomicBool,
+    /// As of the last request.
+    pub(crate) is_http2: AtomicBool,
+    /// Whether part of the last request was not read.
+    pub(crate) is_unread: Arc<AtomicBool>,
+    /// Memory for responses over HTTP/2.
+    pub(crate) budget: Arc<Budget>,
+    /// The place among all connections, which an upgraded one keeps.
+    pub(crate) permit: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) span: Span,
+}
+
+impl Client {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, is_secure: bool) -> Self {
+        let peer_text = HeaderValue::try_from(peer.ip().to_string());
+        Self {
+            peer,
+            peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
+            local,
+            is_secure,
+            handshake: Handshake::default(),
+            is_closing: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            is_unread: Arc::default(),
+            budget: Arc::default(),
+            permit: None,
+            activity: Arc::new(Activity::new()),
+            span: Span::current(),
+        }
+    }
+}
