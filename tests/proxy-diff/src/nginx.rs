@@ -215,12 +215,12 @@ fn head(folder: &Path, pem: &Path) -> String {
          map $http_x_request_id $req_id {{ default $http_x_request_id; '' $request_id; }}\n\
          upstream upstream_balancer {{ server {BACKEND}:{BACKEND_PORT}; keepalive 320; }}\n\
          init_by_lua_block {{\n\
-         function redirect_to_https(force, ssl, keeps_slash)\n\
-         if ngx.var.scheme ~= 'http' or not (force or ssl) then return end\n\
+         function redirect_to_https()\n\
+         if ngx.var.scheme ~= 'http' then return end\n\
          local host = ngx.re.match(ngx.var.http_host or ngx.var.host, '^[^:]*')[0]\n\
-         local uri = ngx.var.request_uri\n\
-         if not keeps_slash and string.sub(uri, -1) == '/' then uri = string.sub(uri, 1, -2) end\n\
-         return ngx.redirect('https://' .. host .. uri, 308)\nend }}\n\
+         return ngx.redirect('https://' .. host .. uri_without_slash(), 308)\nend\n\
+         function uri_without_slash()\n\
+         return string.match(ngx.var.request_uri, '^(.-)/?$')\nend }}\n\
          server {{ listen {NGINX}:80 default_server; listen {NGINX}:443 default_server ssl http2;\n\
          server_name _; location / {{ return 404; }} }}\n"
     );
@@ -229,9 +229,7 @@ fn head(folder: &Path, pem: &Path) -> String {
 
 /// `limit_req` zones of a case.
 fn zones(text: &mut String, case: &Case) {
-    let limits = [("limit-rps", "s"), ("limit-rpm", "m")];
-    let limits = limits.map(|(name, unit)| (case.annotation(name), unit));
-    if limits.iter().all(|(rate, _)| rate.is_none()) {
+    if rates(case).next().is_none() {
         return;
     }
     let id = id(case);
@@ -246,14 +244,19 @@ fn zones(text: &mut String, case: &Case) {
         text,
         "}}\nmap $allowlist_{id} $limit_{id} {{ 0 $binary_remote_addr; 1 ''; }}"
     );
-    for (rate, unit) in limits {
-        if let Some(rate) = rate {
-            let _ = writeln!(
-                text,
-                "limit_req_zone $limit_{id} zone={id}_{unit}:5m rate={rate}r/{unit};"
-            );
-        }
+    for (rate, unit) in rates(case) {
+        let _ = writeln!(
+            text,
+            "limit_req_zone $limit_{id} zone={id}_{unit}:5m rate={rate}r/{unit};"
+        );
     }
+}
+
+/// The limits of a case, in requests per second (`s`) and minute (`m`).
+fn rates(case: &Case) -> impl Iterator<Item = (u32, &'static str)> {
+    [("limit-rps", "s"), ("limit-rpm", "m")]
+        .into_iter()
+        .filter_map(|(name, unit)| Some((case.annotation(name)?.parse().ok()?, unit)))
 }
 
 fn id(case: &Case) -> String {
@@ -275,10 +278,8 @@ fn server(text: &mut String, case: &Case, folder: &Path) -> Result<()> {
         let _ = writeln!(
             text,
             "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; server_name www.{host};\n\
-             set_by_lua_block $to {{\n\
-             local uri = ngx.var.request_uri\n\
-             if string.sub(uri, -1) == '/' then uri = string.sub(uri, 1, -2) end\n\
-             return ngx.var.scheme .. '://{host}' .. uri }}\nreturn 308 $to; }}",
+             set_by_lua_block $to {{ return ngx.var.scheme .. '://{host}' .. uri_without_slash() }}\n\
+             return 308 $to; }}",
             host = case.host()
         );
     }
@@ -297,6 +298,12 @@ fn server(text: &mut String, case: &Case, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What paths of a rule are rewritten to; a path that is equal to it is not.
+fn rewrite<'a>(case: &'a Case, rule: &Rule) -> Option<&'a str> {
+    case.annotation("rewrite-target")
+        .filter(|target| *target != rule.path)
+}
+
 /// A location of a server.
 struct Location {
     rule: Rule,
@@ -308,9 +315,8 @@ struct Location {
 /// The locations of a case's server: Prefix paths twice, with and without their slash, unless paths are
 /// regular expressions; longest first; and the default backend behind them.
 fn locations(case: &Case) -> Vec<Location> {
-    let target = case.annotation("rewrite-target").unwrap_or_default();
-    let rewrites = |rule: &Rule| !target.is_empty() && target != rule.path;
-    let is_regex = case.is_on("use-regex") || case.paths.iter().any(rewrites);
+    let is_rewritten = |rule: &Rule| rewrite(case, rule).is_some();
+    let is_regex = case.is_on("use-regex") || case.paths.iter().any(is_rewritten);
     let mut rules = Vec::new();
     for rule in &case.paths {
         let is_plain = rule.path_type == "Prefix" && rule.path != "/" && !is_regex;
@@ -345,8 +351,10 @@ fn locations(case: &Case) -> Vec<Location> {
         };
         rules.push((root, true));
     }
-    rules.sort_by(|(one, _), (other, _)| other.path.cmp(&one.path));
-    rules.sort_by_key(|(rule, _)| std::cmp::Reverse(rule.path.len()));
+    rules.sort_by(|(one, _), (other, _)| {
+        let lengths = other.path.len().cmp(&one.path.len());
+        lengths.then_with(|| other.path.cmp(&one.path))
+    });
     rules
         .into_iter()
         .map(|(rule, is_default)| Location {
@@ -390,12 +398,11 @@ impl Location {
             return Ok(());
         }
         let is_challenge = self.rule.path.starts_with("/.well-known/acme-challenge");
-        let force = case.is_on("force-ssl-redirect") && !is_challenge;
-        let ssl = case.tls && case.annotation("ssl-redirect") != Some("false") && !is_challenge;
-        let _ = writeln!(
-            text,
-            "rewrite_by_lua_block {{ redirect_to_https({force}, {ssl}, false) }}"
-        );
+        let is_redirected = case.is_on("force-ssl-redirect")
+            || case.tls && case.annotation("ssl-redirect") != Some("false");
+        if is_redirected && !is_challenge {
+            text.push_str("rewrite_by_lua_block { redirect_to_https() }\n");
+        }
         if case.tls {
             text.push_str(
                 "header_filter_by_lua_block { if ngx.var.scheme == 'https' then \
@@ -492,8 +499,7 @@ impl Location {
                 let _ = writeln!(text, "return {code} {url};");
             }
         }
-        let target = case.annotation("rewrite-target").unwrap_or_default();
-        if !target.is_empty() && target != self.rule.path {
+        if let Some(target) = rewrite(case, &self.rule) {
             let _ = writeln!(text, "rewrite \"(?i){}\" {target} break;", self.rule.path);
             if let Some(prefix) = case.annotation("x-forwarded-prefix") {
                 let _ = writeln!(
@@ -525,18 +531,13 @@ fn guards(text: &mut String, case: &Case) {
         .annotation("limit-burst-multiplier")
         .and_then(|text| text.parse().ok())
         .unwrap_or(5);
-    for (name, unit) in [("limit-rps", "s"), ("limit-rpm", "m")] {
-        if let Some(rate) = case
-            .annotation(name)
-            .and_then(|text| text.parse::<u32>().ok())
-        {
-            let _ = writeln!(
-                text,
-                "limit_req zone={}_{unit} burst={} nodelay;",
-                id(case),
-                rate * multiplier
-            );
-        }
+    for (rate, unit) in rates(case) {
+        let _ = writeln!(
+            text,
+            "limit_req zone={}_{unit} burst={} nodelay;",
+            id(case),
+            rate * multiplier
+        );
     }
 }
 
