@@ -7,7 +7,8 @@
 //! # Like the real server
 //!
 //! - Resources: `v1` services, nodes, namespaces, pods, endpoints, configmaps, secrets, events;
-//!   `discovery.k8s.io/v1` endpointslices; `networking.k8s.io/v1` ingresses and ingressclasses;
+//!   `discovery.k8s.io/v1` endpointslices; `networking.k8s.io/v1` ingresses, ingressclasses
+//!   and servicecidrs;
 //!   `coordination.k8s.io/v1` leases; `events.k8s.io/v1` events (the same objects as `v1` events).
 //! - Verbs: get, list, watch, create, update, patch (JSON, merge, strategic merge, apply), delete,
 //!   deletecollection, and `/status`. Dry runs, preconditions, finalizers, `generateName`.

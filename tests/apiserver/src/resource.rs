@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event as EventsEvent;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, ServiceCIDR};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -193,6 +193,7 @@ pub(crate) static RESOURCES: &[Resource] = &[
     Resource::of::<IngressClass>("ingressclass", &[])
         .cluster_wide()
         .with_generation(),
+    Resource::of::<ServiceCIDR>("servicecidr", &[]).cluster_wide(),
     Resource::of::<Lease>("lease", &[])
         .created_by_update()
         .only_conditional_update(),

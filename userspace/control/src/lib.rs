@@ -55,4 +55,5 @@ pub use publish::{
 pub use source::{
     event::{Event, Interest, Kind, NodeState},
     kube, manifests,
+    ranges::follow_service_ranges,
 };

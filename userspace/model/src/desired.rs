@@ -9,9 +9,9 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    AddressKind, Backend, BackendSpec, Endpoint, EndpointSlice, Family, Frontend, FrontendKind,
-    FrontendSpec, HealthCheck, KeyParts, Node, ObjectName, Refusal, Scope, Service, ServiceKey,
-    ServicePort, ServiceSpec,
+    AddressKind, AddressSpec, Backend, BackendSpec, Endpoint, EndpointSlice, Family, Frontend,
+    FrontendKind, FrontendSpec, HealthCheck, KeyParts, Node, ObjectName, Refusal, Scope, Service,
+    ServiceKey, ServicePort, ServiceSpec,
 };
 
 /// What one Service adds to the maps.
@@ -24,7 +24,7 @@ pub struct Contribution {
     /// Backends of all of them.
     pub backends: BTreeMap<Backend, BackendSpec>,
     /// Addresses of the frontends.
-    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    pub addresses: BTreeMap<IpAddr, AddressSpec>,
     /// Answer of its health-check node port.
     pub health_check: Option<HealthCheck>,
     /// Fields that are not served as written.
@@ -97,9 +97,16 @@ pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -
                     &mut spec.outside,
                     is_reached,
                 );
-                let address_kind = address_kind(kind, *address, node);
+                let services = [&spec.inside, &spec.outside].map(|key| &contribution.services[key]);
+                let is_ready = services.iter().any(|service| !service.backends.is_empty());
+                let address_spec = AddressSpec {
+                    kind: address_kind(kind, *address, node),
+                    answers_echo: is_ready
+                        && kind != FrontendKind::NodePort
+                        && !node.addresses.contains(address),
+                };
                 let known = contribution.addresses.entry(*address).or_default();
-                *known = address_kind.max(*known);
+                *known = known.and(address_spec);
                 contribution.ownerships.push(Ownership {
                     field,
                     frontend,

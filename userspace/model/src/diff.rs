@@ -96,11 +96,11 @@ fn put_frontends(
 }
 
 fn put_addresses(actual: &Actual, desired: &Desired, touched: &Touched, changes: &mut Vec<Change>) {
-    for (address, kind) in wanted(&touched.addresses, &desired.addresses) {
-        if actual.addresses.get(address) != Some(kind) {
+    for (address, spec) in wanted(&touched.addresses, &desired.addresses) {
+        if actual.addresses.get(address) != Some(spec) {
             changes.push(Change::PutAddress {
                 address: *address,
-                kind: *kind,
+                spec: *spec,
             });
         }
     }

@@ -23,8 +23,8 @@ pub use frontend::{
 };
 pub use ids::{Ids, QUARANTINE};
 pub use plan::{
-    Actual, AddressKind, BackendId, BackendSpec, Change, Dataplane, Desired, FrontendSpec,
-    HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
+    Actual, AddressKind, AddressSpec, BackendId, BackendSpec, Change, Dataplane, Desired,
+    FrontendSpec, HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
 };
 pub use planner::{Planner, Touched};
 pub use refusal::{ObjectName, Refusal};

@@ -64,6 +64,27 @@ pub enum AddressKind {
     Service,
 }
 
+/// What an address of frontends should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressSpec {
+    /// Its owner.
+    pub kind: AddressKind,
+    /// Whether echo requests are answered: a Service of the address has an eligible endpoint, and the
+    /// node does not have the address.
+    pub answers_echo: bool,
+}
+
+impl AddressSpec {
+    /// What the address of two frontends should be.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            kind: self.kind.max(other.kind),
+            answers_echo: self.answers_echo || other.answers_echo,
+        }
+    }
+}
+
 /// Answer to a load balancer about the endpoints of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
@@ -83,7 +104,7 @@ pub struct Desired {
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
     /// Addresses of the frontends.
-    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    pub addresses: BTreeMap<IpAddr, AddressSpec>,
     /// Health-check node ports.
     pub health_checks: BTreeMap<NamespacedName, HealthCheck>,
 }
@@ -98,7 +119,7 @@ pub struct Actual {
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
     /// Addresses.
-    pub addresses: BTreeMap<IpAddr, AddressKind>,
+    pub addresses: BTreeMap<IpAddr, AddressSpec>,
     /// Ids of the services.
     pub service_ids: Ids<ServiceKey>,
     /// Ids of the backends.
@@ -140,12 +161,12 @@ pub enum Change {
         /// Id of the outside service.
         outside: ServiceId,
     },
-    /// Adds an address or replaces its owner.
+    /// Adds an address or replaces its spec.
     PutAddress {
         /// The address.
         address: IpAddr,
-        /// Its owner.
-        kind: AddressKind,
+        /// What it should be.
+        spec: AddressSpec,
     },
     /// Removes an address.
     DeleteAddress {
@@ -201,8 +222,8 @@ impl Actual {
             Change::PutFrontend { frontend, spec, .. } => {
                 self.frontends.insert(frontend, spec);
             }
-            Change::PutAddress { address, kind } => {
-                self.addresses.insert(address, kind);
+            Change::PutAddress { address, spec } => {
+                self.addresses.insert(address, spec);
             }
             Change::DeleteAddress { address } => {
                 self.addresses.remove(&address);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Actual, AddressKind, Backend, BackendSpec, Contribution, Desired, EndpointSlice, Frontend,
+    Actual, AddressSpec, Backend, BackendSpec, Contribution, Desired, EndpointSlice, Frontend,
     FrontendKind, FrontendSpec, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
     contribution,
 };
@@ -75,7 +75,7 @@ pub struct Planner {
     /// map for each would need much memory.
     ownerships: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
     users: BTreeMap<(Backend, NamespacedName), BackendSpec>,
-    holders: BTreeMap<(IpAddr, NamespacedName), AddressKind>,
+    holders: BTreeMap<(IpAddr, NamespacedName), AddressSpec>,
     /// Frontends that more than one Service asks for.
     contested: BTreeSet<Frontend>,
     /// Services with refusals of their own.
@@ -206,9 +206,9 @@ impl Planner {
             touched.backends.insert(backend);
             self.users.insert((backend, name.clone()), spec);
         }
-        for (address, kind) in contribution.addresses {
+        for (address, spec) in contribution.addresses {
             touched.addresses.insert(address);
-            self.holders.insert((address, name.clone()), kind);
+            self.holders.insert((address, name.clone()), spec);
         }
         if !new.refusals.is_empty() {
             self.refused.insert(name.clone());
@@ -243,8 +243,9 @@ impl Planner {
             replace(&mut self.desired.backends, backend, spec);
         }
         for address in &touched.addresses {
-            let kinds = of(&self.holders, *address, first_name()).map(|(_, kind)| *kind);
-            replace(&mut self.desired.addresses, address, kinds.max());
+            let specs = of(&self.holders, *address, first_name()).map(|(_, spec)| *spec);
+            let spec = specs.reduce(AddressSpec::and);
+            replace(&mut self.desired.addresses, address, spec);
         }
     }
 

@@ -125,7 +125,7 @@ impl World for CheckedMaps {
                 let address = [10, 96, 9, 9].into();
                 actual
                     .addresses
-                    .insert(address, headgate_model::AddressKind::Service);
+                    .insert(address, headgate_model::AddressSpec::default());
             }
             Stray::ChangeBackend => {
                 if let Some((mut backend, value)) = actual.backends.pop_first() {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, AddressKind, Backend, Frontend, FrontendKind, NamespacedName, Protocol, Scope, Service,
-    ServiceKey,
+    Actual, AddressKind, AddressSpec, Backend, Frontend, FrontendKind, NamespacedName, Protocol,
+    Scope, Service, ServiceKey,
 };
 use ipnet::IpNet;
 
@@ -38,7 +38,7 @@ struct Targets {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     frontends: BTreeMap<Frontend, Behind>,
-    addresses: BTreeMap<IpAddr, AddressKind>,
+    addresses: BTreeMap<IpAddr, AddressSpec>,
     backends: BTreeSet<Backend>,
 }
 
@@ -89,6 +89,7 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
             for targets in [&inside, &outside] {
                 seen.backends.extend(targets.backends.keys());
             }
+            let has_backend = !inside.backends.is_empty() || !outside.backends.is_empty();
             // S13: only for the load-balancer IP.
             let ranges = match kind {
                 FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
@@ -122,10 +123,14 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
                 }
                 FrontendKind::NodePort | FrontendKind::ExternalIp => false,
             };
-            let known = seen.addresses.entry(address).or_insert(AddressKind::Shared);
+            let known = seen.addresses.entry(address).or_default();
             if is_own {
-                *known = AddressKind::Service;
+                known.kind = AddressKind::Service;
             }
+            // S115: the node answers for its own addresses.
+            let is_nodes =
+                kind == FrontendKind::NodePort || cluster.node.addresses.contains(&address);
+            known.answers_echo |= has_backend && !is_nodes;
         }
     }
     seen

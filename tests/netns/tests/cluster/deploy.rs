@@ -151,6 +151,12 @@ fn agent_needs_exactly_its_role_and_capabilities() {
             .any(|request| request.resource == "events" && request.verb == "create")
     };
     eventually("an Event is written", has_written);
+    let watches = || {
+        let asked = asked.lock().unwrap();
+        let mut asked = asked.iter();
+        asked.any(|request| resource(request) == "servicecidrs" && request.verb == "watch")
+    };
+    eventually("the ranges of Services are watched", watches);
     assert_fits(&role, &asked, &["get"]);
     let log = cluster.nodes[0].agent.as_ref().unwrap().log();
     assert!(

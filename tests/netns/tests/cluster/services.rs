@@ -208,6 +208,34 @@ fn s16_unused_ports_of_service_addresses_are_refused() {
 }
 
 #[test]
+fn s116_unused_addresses_of_the_service_range_are_refused() {
+    let ranges = ["--service-cidrs", "10.96.0.0/16,fd96::/108"];
+    let Some(cluster) = cluster_with("s116", 1, 1, &[(1, 1)], &ranges) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let pod = &node.pods[0].netns;
+    let routes = format!(
+        "route add 10.96.0.0/16 via {}\nroute add 10.97.0.0/16 via {}",
+        node.v4, node.v4
+    );
+    cluster.client.batch(&routes).unwrap();
+    let unused: IpAddr = [10, 96, 9, 9].into();
+    let unused_v6: IpAddr = "fd96::999".parse().unwrap();
+    eventually("the range is written", || {
+        is_refused(&cluster.client, on(unused, 80))
+    });
+    assert!(is_refused(pod, on(unused, 80)));
+    assert!(is_refused(pod, on(unused_v6, 80)));
+    let url = "http://10.96.9.9/";
+    assert_eq!(curl(pod, &node.cgroup, url), Err(7), "at the socket");
+    assert!(http_answers(&cluster.client, on(CLUSTER_V4, 80)));
+    // Outside of the range the kernel decides: it has no route.
+    let outside: IpAddr = [10, 97, 9, 9].into();
+    assert!(!is_refused(&cluster.client, on(outside, 80)));
+}
+
+#[test]
 fn s18_host_port_in_the_range_of_node_ports_is_left_alone() {
     let Some(cluster) = cluster("s18", 1, 1, &[(1, 1)]) else {
         return;

@@ -4,3 +4,4 @@ pub(crate) mod convert;
 pub(crate) mod event;
 pub mod kube;
 pub mod manifests;
+pub(crate) mod ranges;

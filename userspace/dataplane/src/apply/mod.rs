@@ -83,7 +83,7 @@ impl Dataplane for MapWriter {
                 inside,
                 outside,
             } => self.put_frontend(frontend, spec, *inside, *outside),
-            Change::PutAddress { address, kind } => self.put_address(*address, *kind),
+            Change::PutAddress { address, spec } => self.put_address(*address, *spec),
             Change::DeleteAddress { address } => self.maps.addresses.remove(&Addr::from(*address)),
             Change::DeleteFrontend { frontend } => self.delete_frontend(frontend),
             Change::DeleteService { id, .. } => self.delete_service(id.0),

@@ -5,10 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use headgate_abi::{AddressEntry, BackendKey, MemberKey, ServiceEntry, ServiceFlags};
+use headgate_abi::{BackendKey, MemberKey, ServiceEntry, ServiceFlags};
 use headgate_model::{
-    Actual, AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, Restored,
-    ServiceId, ServiceKey, ServiceSpec,
+    Actual, AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec,
+    Restored, ServiceId, ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -177,14 +177,18 @@ impl MapWriter {
         Ok((frontends, orphans.len()))
     }
 
-    fn read_addresses(&self) -> Result<BTreeMap<IpAddr, AddressKind>, Error> {
+    fn read_addresses(&self) -> Result<BTreeMap<IpAddr, AddressSpec>, Error> {
         let entries = self.maps.addresses.scan()?.map(|item| {
             let (address, entry) = item?;
-            let kind = match entry {
-                AddressEntry::SERVICE => AddressKind::Service,
-                _ => AddressKind::Shared,
+            let kind = match entry.is_service() {
+                true => AddressKind::Service,
+                false => AddressKind::Shared,
             };
-            Ok((IpAddr::from(address), kind))
+            let spec = AddressSpec {
+                kind,
+                answers_echo: entry.answers_echo(),
+            };
+            Ok((IpAddr::from(address), spec))
         });
         entries.collect()
     }

@@ -14,9 +14,9 @@ use headgate_abi::{
 };
 use headgate_datapath::mirror;
 use headgate_model::{
-    Actual, AddressKind, Backend, BackendSpec, Change, Dataplane, Desired, Frontend, FrontendKind,
-    FrontendSpec, KeyParts, NamespacedName, Protocol, QUARANTINE, Restored, Scope, ServiceKey,
-    ServiceSpec, Sweep, Touched, diff,
+    Actual, AddressKind, AddressSpec, Backend, BackendSpec, Change, Dataplane, Desired, Frontend,
+    FrontendKind, FrontendSpec, KeyParts, NamespacedName, Protocol, QUARANTINE, Restored, Scope,
+    ServiceKey, ServiceSpec, Sweep, Touched, diff,
 };
 use ipnet::IpNet;
 use proptest::{collection::vec, prelude::*};
@@ -155,7 +155,11 @@ fn desired(drafts: &Drafts) -> Desired {
             },
         );
         let address = frontend(*number).address;
-        desired.addresses.insert(address, AddressKind::Service);
+        let spec = AddressSpec {
+            kind: AddressKind::Service,
+            answers_echo: true,
+        };
+        desired.addresses.insert(address, spec);
     }
     desired
 }

@@ -8,8 +8,8 @@ use headgate_abi::{
 };
 use headgate_datapath::maglev::{self, Member};
 use headgate_model::{
-    AddressKind, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, Protocol, ServiceId,
-    ServiceKey, ServiceSpec,
+    AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, Protocol,
+    ServiceId, ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -350,11 +350,12 @@ impl MapWriter {
         Ok(())
     }
 
-    pub(super) fn put_address(&mut self, address: IpAddr, kind: AddressKind) -> Result<(), Error> {
-        let entry = match kind {
+    pub(super) fn put_address(&mut self, address: IpAddr, spec: AddressSpec) -> Result<(), Error> {
+        let entry = match spec.kind {
             AddressKind::Shared => AddressEntry::SHARED,
             AddressKind::Service => AddressEntry::SERVICE,
         };
+        let entry = entry.with_echo(spec.answers_echo);
         self.maps.addresses.put(&Addr::from(address), entry)
     }
 }

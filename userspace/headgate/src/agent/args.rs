@@ -32,6 +32,11 @@ pub(crate) struct AgentArgs {
     /// Do not serve `spec.externalIPs`: a user who may create Services can claim any address with it
     #[arg(long)]
     pub(super) no_external_ips: bool,
+    /// Ranges of addresses that the cluster assigns to Services, as CIDRs: traffic to an address that
+    /// no Service has is refused. `none` beside another service proxy; default: the ServiceCIDRs of
+    /// the Kubernetes API
+    #[arg(long, value_delimiter = ',', value_parser = parse_service_cidr)]
+    pub(super) service_cidrs: Vec<ServiceCidr>,
     /// Address of `/healthz`, `/livez` and `/readyz`
     #[arg(long, default_value = "0.0.0.0:10256")]
     pub(super) healthz_bind_address: SocketAddr,
@@ -109,6 +114,25 @@ fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
     }
     let range = text.parse().map(NodePortAddresses::Range);
     range.map_err(|_not_one| "write a CIDR, or `primary`".into())
+}
+
+/// A range of Service addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServiceCidr {
+    /// No addresses.
+    None,
+    /// Those in a range.
+    Range(IpNet),
+}
+
+fn parse_service_cidr(text: &str) -> Result<ServiceCidr, String> {
+    if text == "none" {
+        return Ok(ServiceCidr::None);
+    }
+    match text.parse::<IpNet>() {
+        Ok(range) if range.prefix_len() > 0 => Ok(ServiceCidr::Range(range)),
+        _ => Err("write a CIDR, or `none`".into()),
+    }
 }
 
 fn parse_tc_attach(text: &str) -> Result<TcAttach, String> {

@@ -11,7 +11,7 @@ use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
 use headgate_model::Node;
 
 use super::{
-    args::{AgentArgs, Forwarding, NodePortAddresses},
+    args::{AgentArgs, Forwarding, NodePortAddresses, ServiceCidr},
     node::{Facts, Selection},
 };
 
@@ -36,6 +36,8 @@ pub(super) struct NodeConfig {
     pub(super) selection: Selection,
     node_port_addresses: Vec<NodePortAddresses>,
     serves_external_ips: bool,
+    /// Empty: those of the API.
+    pub(super) service_cidrs: Vec<ServiceCidr>,
 }
 
 /// Behaviour of the programs, and sizes of their maps.
@@ -110,6 +112,7 @@ impl NodeConfig {
             selection: args.selection.clone(),
             node_port_addresses: args.nodeport_addresses.clone(),
             serves_external_ips: !args.no_external_ips,
+            service_cidrs: args.service_cidrs.clone(),
         }
     }
 

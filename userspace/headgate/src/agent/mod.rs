@@ -5,6 +5,7 @@ mod config;
 mod hooks;
 mod memory;
 pub(crate) mod node;
+mod ranges;
 mod run;
 
 pub(crate) use args::AgentArgs;

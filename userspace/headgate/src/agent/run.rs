@@ -21,6 +21,7 @@ use super::{
     hooks::Hooks,
     memory,
     node::{self, Facts},
+    ranges,
 };
 #[cfg(feature = "page")]
 use crate::http::page;
@@ -93,6 +94,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         result = follow_source(&node_config, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
+        result = ranges::follow(&node_config, &pins, statuses.clone()) => result,
         result = forward_hangups(audit, &hangups) => result,
         () = announce(statuses.clone()) => Ok(()),
         () = metrics.clone().follow(passed) => Ok(()),

@@ -24,7 +24,7 @@ const ABOUT: &str = "API";
 const SKEW_S: i64 = 30;
 
 /// What the ClusterRole in `deploy/` allows: group, resource, verbs.
-const PERMISSIONS: [(&str, &str, &[&str]); 4] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 5] = [
     ("", "services", &["get", "list", "watch"]),
     (
         "discovery.k8s.io",
@@ -32,6 +32,7 @@ const PERMISSIONS: [(&str, &str, &[&str]); 4] = [
         &["get", "list", "watch"],
     ),
     ("", "nodes", &["list", "watch"]),
+    ("networking.k8s.io", "servicecidrs", &["list", "watch"]),
     ("events.k8s.io", "events", &["create"]),
 ];
 
