@@ -28,6 +28,39 @@ pub struct DatapathConfig {
     pub forwards_by_dsr: u8,
     /// Always zero.
     pub zero: [u8; 5],
+    /// Lifetimes of connections without a packet.
+    pub timeouts: Timeouts,
+}
+
+/// Seconds that a connection lives without a packet, where the operator decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(C)]
+pub struct Timeouts {
+    /// TCP: established.
+    pub tcp_established_s: u32,
+    /// TCP: one end sent FIN.
+    pub tcp_close_wait_s: u32,
+    /// UDP: no reply yet.
+    pub udp_s: u32,
+    /// UDP: both directions were seen.
+    pub udp_stream_s: u32,
+}
+
+impl Timeouts {
+    /// The defaults of kube-proxy; for UDP those of `nf_conntrack`, which it leaves as they are.
+    pub const DEFAULT: Self = Self {
+        tcp_established_s: 24 * 3600,
+        tcp_close_wait_s: 3600,
+        udp_s: 30,
+        udp_stream_s: 120,
+    };
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 impl DatapathConfig {

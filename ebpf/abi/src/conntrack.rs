@@ -61,6 +61,12 @@ pub struct CtEntry {
     /// Several CPUs may write it at once; the worst result is a value one second older, far below
     /// every timeout.
     pub seen_s: u32,
+    /// TCP: the end of the highest segment that the flow's sender sent; 0 if unknown.
+    pub end: u32,
+    /// TCP: the last acknowledgment that the flow's sender sent; 0 if unknown.
+    pub acknowledged: u32,
+    /// TCP: the end of the sender's last segment that fits no known number; 0 if there is none.
+    pub claimed: u32,
     /// State of the connection, the same in both entries.
     pub state: CtState,
     /// See [`CtFlags`].
@@ -94,8 +100,11 @@ impl CtState {
     pub const CLIENT_CLOSED: Self = Self(3);
     /// The backend sent FIN.
     pub const BACKEND_CLOSED: Self = Self(4);
-    /// Both sent FIN, or one sent RST.
-    pub const CLOSED: Self = Self(5);
+    /// Both sent FIN, and one is not acknowledged yet; or the client sent RST, and the backend may
+    /// ignore it.
+    pub const CLOSING: Self = Self(5);
+    /// Neither end can send any more: both FINs are acknowledged, or one end sent RST.
+    pub const CLOSED: Self = Self(6);
 
     /// Returns the word that the CLI prints.
     pub const fn name(self) -> &'static str {
@@ -105,6 +114,7 @@ impl CtState {
             Self::ESTABLISHED => "established",
             Self::CLIENT_CLOSED => "client-closed",
             Self::BACKEND_CLOSED => "backend-closed",
+            Self::CLOSING => "closing",
             Self::CLOSED => "closed",
             _ => "unknown",
         }
@@ -129,5 +139,10 @@ bitflags! {
         /// The client has a connection past the service as well, from the same port to the same
         /// backend.
         const DOUBLED = 8;
+        /// The node, or a pod that the kernel masquerades, opened this flow from a frontend's address
+        /// and port: its packets are left to the kernel.
+        const KERNEL = 16;
+        /// The service does not send to this backend any more: a SYN opens a new connection.
+        const REMOVED = 32;
     }
 }

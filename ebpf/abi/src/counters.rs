@@ -128,6 +128,8 @@ reasons! {
     StaleBackend = 46, Drop, "stale-backend";
     /// The cluster assigns this address to Services, and no Service has it.
     NoService = 47, Reject, "no-service";
+    /// An ICMP error that quotes no segment in flight of its connection (RFC 5927).
+    StaleError = 48, Drop, "stale-error";
 }
 
 impl Reason {

@@ -29,7 +29,7 @@ pub use address::{AddressEntry, SERVICE_RANGES, ServiceRange};
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
 pub use backend::{BackendEntry, BackendKey};
 pub use clock::seconds;
-pub use config::{DatapathConfig, KernelHelpers};
+pub use config::{DatapathConfig, KernelHelpers, Timeouts};
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};
 pub use counters::{Fate, Reason, Traffic};
 pub use event::{Event, EventSite, MonitorEntry};

@@ -4,16 +4,17 @@
 //! *before* translation and holds the flow after it. One can be computed from the other
 //! ([`mirror`]), so the next packet of one direction restores a lost entry of the other.
 //!
-//! States follow `nf_conntrack`, merged where the timeout is the same. We see what both ends send
-//! but not what they receive, so, as in `nf_conntrack`, a lost packet can leave us one step ahead
-//! of an end. That only shortens the timeout, and any later packet renews it: a FIN or RST that
-//! never arrived costs nothing while data still flows.
+//! States follow `nf_conntrack`, merged where the timeout is the same. Only a segment that belongs to
+//! the connection by its numbers (`sequence.rs`) changes a state or a lifetime.
+//!
+//! A source port is available to another connection only in [`CtState::CLOSED`], or when the
+//! lifetime is over: until then one end may still send.
 
-use headgate_abi::{CtEntry, CtFlags, CtState, FlowKey, Protocol};
+use headgate_abi::{CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Protocol};
 
 use crate::{
     parse::{TcpFlags, Transport},
-    tables::Tables,
+    sequence::Standing,
 };
 
 /// Direction of a packet.
@@ -55,12 +56,15 @@ pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: 
         source_port: flow.destination_port,
         destination_port: flow.source_port,
         flags: entry.flags.symmetric_difference(CtFlags::REPLY),
+        // Until the other end says more: it received what was sent.
+        end: entry.acknowledged,
+        acknowledged: entry.end,
+        claimed: 0,
         ..*entry
     };
 }
 
-/// Returns the state after a packet. Every state, direction and set of flags has a successor; RST
-/// leads to [`CtState::CLOSED`] from every state.
+/// Returns the state after a packet that belongs to the connection and is no RST.
 #[inline(always)]
 pub fn next_state(
     state: CtState,
@@ -78,16 +82,13 @@ pub fn next_state(
         | Transport::Echo
         | Transport::Other => return state,
     }
-    if flags.any(TcpFlags::RST) {
-        return CtState::CLOSED;
-    }
     match (state, direction) {
-        (CtState::CLOSED, _) => CtState::CLOSED,
+        (CtState::CLOSING | CtState::CLOSED, _) => state,
         (CtState::CLIENT_CLOSED, Direction::Reply)
         | (CtState::BACKEND_CLOSED, Direction::Original)
             if flags.any(TcpFlags::FIN) =>
         {
-            CtState::CLOSED
+            CtState::CLOSING
         }
         (CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED, _) => state,
         (_, Direction::Original) if flags.any(TcpFlags::FIN) => CtState::CLIENT_CLOSED,
@@ -100,48 +101,74 @@ pub fn next_state(
     }
 }
 
-/// Returns the state after a packet of a connection of which this node sees only the client's
-/// packets (DSR). A client that sends a second packet has received a reply.
+/// Returns the state after a segment that was judged by its numbers.
+#[inline(always)]
+pub fn state_after(
+    state: CtState,
+    direction: Direction,
+    standing: Standing,
+    flags: TcpFlags,
+) -> CtState {
+    match standing {
+        Standing::Belongs => next_state(state, direction, Transport::Tcp, flags),
+        Standing::Reopens => CtState::ANSWERED,
+        Standing::Resets => CtState::CLOSED,
+        Standing::MayReset if state != CtState::CLOSED => CtState::CLOSING,
+        Standing::MayReset | Standing::Doubtful => state,
+    }
+}
+
+/// Returns the state after a packet of a flow of which this node sees one direction (DSR, and flows
+/// of the kernel). A sender of a second packet has received a reply.
 #[inline(always)]
 pub(crate) fn next_state_one_way(state: CtState, transport: Transport, flags: TcpFlags) -> CtState {
-    const CONTROLS: TcpFlags = TcpFlags(TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0);
+    const CONTROLS: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
     match (state, transport) {
+        (_, Transport::Tcp) if flags.any(TcpFlags::RST) => CtState::CLOSED,
         (CtState::NEW, Transport::Tcp) if !flags.any(CONTROLS) => CtState::ESTABLISHED,
         (CtState::NEW, Transport::Udp) => CtState::ESTABLISHED,
         _ => next_state(state, Direction::Original, transport, flags),
     }
 }
 
-/// Returns the seconds that an entry lives without a packet: the defaults of `nf_conntrack`.
+/// Returns the seconds that an entry lives without a packet: those of the operator, and the defaults
+/// of `nf_conntrack`.
 #[inline(always)]
-pub fn timeout_s(protocol: Protocol, state: CtState) -> u32 {
+pub fn timeout_s(config: &DatapathConfig, protocol: Protocol, state: CtState) -> u32 {
+    let timeouts = &config.timeouts;
     match (protocol, state) {
         (Protocol::TCP, CtState::NEW) => 120,
         (Protocol::TCP, CtState::ANSWERED) => 60,
-        (Protocol::TCP, CtState::ESTABLISHED) => 5 * 24 * 3600,
+        (Protocol::TCP, CtState::ESTABLISHED) => timeouts.tcp_established_s,
+        (Protocol::TCP, CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED) => {
+            timeouts.tcp_close_wait_s
+        }
         (Protocol::TCP, _) => 120,
-        (_, CtState::NEW) => 30,
-        _ => 120,
+        (_, CtState::NEW) => timeouts.udp_s,
+        _ => timeouts.udp_stream_s,
     }
 }
 
 /// Whether an entry has outlived its timeout.
 #[inline(always)]
-pub fn is_expired(entry: &CtEntry, protocol: Protocol, now_s: u32) -> bool {
-    entry.age_s(now_s) > timeout_s(protocol, entry.state)
+pub fn is_expired(
+    config: &DatapathConfig,
+    entry: &CtEntry,
+    protocol: Protocol,
+    now_s: u32,
+) -> bool {
+    entry.age_s(now_s) > timeout_s(config, protocol, entry.state)
 }
 
 /// Whether a packet opens a new connection although its flow still has an entry: the client reuses
-/// its port after the old connection ended.
+/// its port after neither end can send any more, or after the service lost the backend.
+///
+/// In all other states a SYN may be spoofed, and goes to the same backend. A backend that still has
+/// the connection answers with what it expects, whereupon a client that lost the connection resets
+/// it, and tries again. A backend that lost it too opens a new one.
 #[inline(always)]
-pub(crate) fn is_reopening<T: Tables>(tables: &T, entry: &CtEntry, flags: TcpFlags) -> bool {
-    if !flags.is_opening() || Direction::of(entry) == Direction::Reply {
-        return false;
-    }
-    let is_ending = matches!(
-        entry.state,
-        CtState::CLIENT_CLOSED | CtState::BACKEND_CLOSED | CtState::CLOSED
-    );
-    // The end that the backend of an encapsulated connection sends is not seen here.
-    is_ending || tables.is_encapsulating(entry) && entry.state != CtState::NEW
+pub(crate) fn is_reopening(entry: &CtEntry, flags: TcpFlags) -> bool {
+    flags.is_opening()
+        && Direction::of(entry) == Direction::Original
+        && (entry.state == CtState::CLOSED || entry.flags.contains(CtFlags::REMOVED))
 }

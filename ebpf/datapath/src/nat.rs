@@ -137,7 +137,12 @@ fn is_replaceable<T: Tables>(tables: &T, context: &Context) -> bool {
     };
     is_same_translation(&present, &context.other)
         || present.state == CtState::CLOSED
-        || is_expired(&present, context.other_flow.protocol, tables.now_s())
+        || is_expired(
+            tables.config(),
+            &present,
+            context.other_flow.protocol,
+            tables.now_s(),
+        )
 }
 
 /// Expires the original entry of the connection whose reply entry is about to be replaced.
@@ -181,7 +186,7 @@ fn end<T: Tables>(tables: &mut T, flow: &FlowKey, entry: &CtEntry) {
     if !found.is_some_and(|found| is_same_translation(&found, entry)) {
         return;
     }
-    let age = timeout_s(flow.protocol, CtState::CLOSED) + 1;
+    let age = timeout_s(tables.config(), flow.protocol, CtState::CLOSED) + 1;
     let long_ago = tables.now_s().wrapping_sub(age);
     tables.touch_connection(flow, CtState::CLOSED, long_ago);
 }
@@ -212,6 +217,9 @@ pub(crate) fn plan_dnat(
         service,
         backend: backend_id,
         seen_s: now_s,
+        end: 0,
+        acknowledged: 0,
+        claimed: 0,
         state: CtState::NEW,
         flags: CtFlags::default(),
         zero: [0; 2],

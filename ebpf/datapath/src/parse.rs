@@ -36,6 +36,18 @@ impl TcpFlags {
         self.0 & other.0 != 0
     }
 
+    /// The flags of both.
+    #[inline(always)]
+    pub(crate) const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether this is the answer to an opening segment: SYN with ACK.
+    #[inline(always)]
+    pub(crate) const fn is_answer(self) -> bool {
+        self.0 & Self::SYN.0 != 0 && self.0 & Self::ACK.0 != 0
+    }
+
     /// Whether this opens a connection: SYN without ACK, RST or FIN.
     #[inline(always)]
     pub const fn is_opening(self) -> bool {
@@ -62,6 +74,17 @@ pub enum Transport {
     Echo,
     /// Anything else. It has no ports.
     Other,
+}
+
+/// Numbers of a TCP segment (RFC 9293, 3.4); all 0 if the packet has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Number of the first byte. Of an ICMP error: that of the quoted segment.
+    pub sequence: u32,
+    /// Number after the last byte; SYN and FIN count as one byte each.
+    pub end: u32,
+    /// Number of the next byte that the sender expects; 0 without ACK.
+    pub acknowledged: u32,
 }
 
 /// Position of a packet among the fragments of a datagram.
@@ -101,6 +124,8 @@ pub struct Parsed {
     pub transport: Transport,
     /// The flags of a TCP segment.
     pub flags: TcpFlags,
+    /// The numbers of a TCP segment.
+    pub segment: Segment,
     /// Whether it is a fragment.
     pub fragment: Fragment,
     /// The field by which the receiver joins fragments.
@@ -398,10 +423,13 @@ fn parse_transport<P: Packet>(
             }
             // Read to the end of the header: a truncated packet is left to the kernel.
             if is_tcp {
-                const FLAGS: u32 = 13;
-                let [flags, _, _, _, _, _, _] = packet.load(l4 + FLAGS)?;
+                let len = match total_len {
+                    // Of a jumbogram, which no padding follows.
+                    u16::MAX => packet.len().wrapping_sub(l4),
+                    _ => u32::from(total_len).saturating_sub(l4 - l3),
+                };
                 parsed.transport = Transport::Tcp;
-                parsed.flags = TcpFlags(flags);
+                (parsed.flags, parsed.segment) = parse_segment(packet, l4, len)?;
             } else {
                 const LENGTH: u32 = 4;
                 let [_, _, _, _] = packet.load(l4 + LENGTH)?;
@@ -420,11 +448,13 @@ fn parse_transport<P: Packet>(
                     // Too short for any link.
                     parsed.id = Identification::default();
                     parsed.transport = Transport::IcmpError;
+                    parsed.segment = quoted_segment(packet, &parsed)?;
                 }
                 // Destination unreachable, packet too big, time exceeded, parameter problem.
                 (Family::V6, 1..=4) => {
                     (parsed.flow, parsed.quoted_l4) = quoted_v6(packet, l4 + ICMP_HEADER)?;
                     parsed.transport = Transport::IcmpError;
+                    parsed.segment = quoted_segment(packet, &parsed)?;
                 }
                 (Family::V4, 8) | (Family::V6, 128) => parsed.transport = Transport::Echo,
                 _ => {}
@@ -433,6 +463,28 @@ fn parse_transport<P: Packet>(
         _ => {}
     }
     Ok(parsed)
+}
+
+/// The flags and numbers of a TCP segment of `len` bytes with its header.
+#[inline(always)]
+fn parse_segment<P: Packet>(packet: &P, l4: u32, len: u32) -> Result<(TcpFlags, Segment), Reason> {
+    const AFTER_PORTS: u32 = 4;
+    let header: [u8; 16] = packet.load(l4 + AFTER_PORTS)?;
+    let [s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, ..] = header;
+    let flags = TcpFlags(flags);
+    let sequence = u32::from_be_bytes([s0, s1, s2, s3]);
+    let header_len = u32::from(offset >> 4) * 4;
+    let controls = u32::from(flags.any(TcpFlags::SYN)) + u32::from(flags.any(TcpFlags::FIN));
+    let acknowledged = match flags.any(TcpFlags::ACK) {
+        true => u32::from_be_bytes([a0, a1, a2, a3]),
+        false => 0,
+    };
+    let segment = Segment {
+        sequence,
+        end: sequence.wrapping_add(len.saturating_sub(header_len) + controls),
+        acknowledged,
+    };
+    Ok((flags, segment))
 }
 
 /// The IPv4 address at `offset`.
@@ -508,6 +560,19 @@ fn quoted_flow<P: Packet>(
         Protocol::TCP | Protocol::UDP => Ok((load_flow(packet, network, l4)?.reversed(), l4)),
         _ => Err(Reason::OtherProtocol),
     }
+}
+
+/// The sequence number that an ICMP error quotes.
+#[inline(always)]
+fn quoted_segment<P: Packet>(packet: &P, parsed: &Parsed) -> Result<Segment, Reason> {
+    let sequence = match parsed.flow.protocol {
+        Protocol::TCP => u32::from_be_bytes(packet.load(parsed.quoted_l4 + 4)?),
+        _ => 0,
+    };
+    Ok(Segment {
+        sequence,
+        ..Segment::default()
+    })
 }
 
 impl Parsed {

@@ -6,7 +6,7 @@ use headgate_abi::{
     LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry,
 };
 
-use crate::wire::Family;
+use crate::{parse::Parsed, sequence::follow, wire::Family};
 
 /// Queries and changes of the walk. In the kernel maps and helpers implement them, in tests
 /// ordinary collections.
@@ -75,6 +75,21 @@ pub trait Tables {
 
     /// The connection entry of a flow, however old.
     fn connection(&self, flow: &FlowKey) -> Option<CtEntry>;
+    /// Copies the connection entry of a packet's flow, however old, to `entry`; false if there is
+    /// none. Both then take over the numbers of a plain segment ([`follow`]).
+    #[inline(always)]
+    fn observe(&mut self, parsed: &Parsed, entry: &mut CtEntry) -> bool {
+        let Some(found) = self.connection(&parsed.flow) else {
+            return false;
+        };
+        *entry = found;
+        if follow(entry, parsed) {
+            self.put_numbers(&parsed.flow, entry);
+        }
+        true
+    }
+    /// Updates the sequence numbers of an entry in place, if it exists.
+    fn put_numbers(&mut self, flow: &FlowKey, entry: &CtEntry);
     /// Adds an entry unless there is one.
     fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added;
     /// Adds or replaces an entry.

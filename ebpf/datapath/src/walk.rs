@@ -8,7 +8,7 @@ use headgate_abi::{
 };
 
 use crate::{
-    conntrack::{Direction, is_expired, is_reopening, mirror, next_state, next_state_one_way},
+    conntrack::{Direction, mirror},
     context::{Context, Hook, Outcome, Verdict},
     encap::{
         clamp_mss, encapsulate, find_encapsulation, is_dsr_port, outer_len, plan_delivery,
@@ -18,13 +18,14 @@ use crate::{
     hash::flow_hash,
     icmp::rewrite_error,
     link::check_receiver,
-    nat::{end_reply, is_same_translation, open_connection, plan_dnat, plan_snat},
+    nat::{is_same_translation, open_connection, plan_dnat, plan_snat},
     packet::Packet,
-    parse::{Fragment, Parsed, Transport, parse_inside},
+    parse::{Fragment, Parsed, TcpFlags, Transport, parse_inside},
     reject::{Rejection, RejectionKind, reject},
     rewrite::{rewrite, rewrite_link, rewrite_network},
     select::choose,
     tables::{NextHop, Route, RouteQuery, RouteResult, Tables},
+    track::{existing_connection, note_own_flow, track},
     wire::L3,
 };
 
@@ -188,11 +189,20 @@ fn decide<P: Packet, T: Tables>(
     }
     let path;
     if is_known {
+        if context.entry.flags.contains(CtFlags::KERNEL) {
+            return Err(Reason::NotOurs);
+        }
         path = EntryPath::of(tables, parsed, &context.entry);
         leave_to_egress(hook, tables, parsed, &context.entry, path)?;
-        leave_to_tc::<P>(parsed, &context.entry)?;
+        leave_to_tc::<P>(parsed, &context.entry, path)?;
         leave_partial_checksum(packet, parsed)?;
-        track(tables, parsed, context, path)?;
+        track(
+            tables,
+            parsed,
+            context,
+            path.direction,
+            path.is_encapsulating,
+        )?;
     } else {
         let is_planned = match parsed.outer_len {
             0 => plan_connection(hook, tables, parsed, context),
@@ -206,6 +216,8 @@ fn decide<P: Packet, T: Tables>(
             }
             Err(reason) => return Err(reason),
             Ok(()) => {
+                context.entry.end = parsed.segment.end;
+                context.entry.acknowledged = parsed.segment.acknowledged;
                 path = EntryPath {
                     direction: Direction::Original,
                     is_encapsulating: parsed.outer_len == 0
@@ -330,28 +342,6 @@ fn apply<P: Packet, T: Tables>(
     Ok(())
 }
 
-/// Copies the live entry of the packet's flow to `context.entry`; false if there is no such entry.
-#[inline(always)]
-fn existing_connection<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) -> bool {
-    let Some(entry) = tables.connection(&parsed.flow) else {
-        return false;
-    };
-    context.entry = entry;
-    // An encapsulated packet is for a backend of this node.
-    const NOT_INSIDE: CtFlags = CtFlags::REPLY.union(CtFlags::ENCAPSULATES);
-    if parsed.outer_len != 0 && entry.flags.intersects(NOT_INSIDE) {
-        return false;
-    }
-    if is_expired(&context.entry, parsed.flow.protocol, tables.now_s()) {
-        return false;
-    }
-    let is_reopening = is_reopening(tables, &context.entry, parsed.flags);
-    if is_reopening {
-        end_reply(tables, &parsed.flow, context);
-    }
-    !is_reopening
-}
-
 /// Leaves replies to TC egress, and all other packets to ingress.
 ///
 /// The kernel then routes a reply as it routed the request, and its connection tracking and
@@ -386,8 +376,8 @@ fn leave_to_egress<T: Tables>(
 /// translated them: those of a connection that has a direct one beside it, and a SYN of a client
 /// that has lost its connection.
 #[inline(always)]
-fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry) -> Result<(), Reason> {
-    let has_forgotten = parsed.flags.is_opening() && !is_opening(entry);
+fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry, path: EntryPath) -> Result<(), Reason> {
+    let has_forgotten = parsed.flags.is_opening() && !is_opening(entry) && !path.is_encapsulating;
     match P::IS_BEFORE_TC && (has_forgotten || entry.flags.contains(CtFlags::DOUBLED)) {
         true => Err(Reason::ForTc),
         false => Ok(()),
@@ -408,42 +398,6 @@ fn leave_partial_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Result<(), 
     Ok(())
 }
 
-/// Updates state and time of both entries: when the state changes, and once a second.
-#[inline(always)]
-fn track<T: Tables>(
-    tables: &mut T,
-    parsed: &Parsed,
-    context: &mut Context,
-    path: EntryPath,
-) -> Result<(), Reason> {
-    let now_s = tables.now_s();
-    let entry = &mut context.entry;
-    let state = match path.is_encapsulating {
-        true => next_state_one_way(entry.state, parsed.transport, parsed.flags),
-        false => next_state(entry.state, path.direction, parsed.transport, parsed.flags),
-    };
-    if state == entry.state && now_s == entry.seen_s {
-        return Ok(());
-    }
-    entry.state = state;
-    entry.seen_s = now_s;
-    tables.touch_connection(&parsed.flow, state, now_s);
-    if path.is_encapsulating {
-        return Ok(());
-    }
-    mirror(
-        &parsed.flow,
-        entry,
-        &mut context.other_flow,
-        &mut context.other,
-    );
-    if tables.touch_connection(&context.other_flow, state, now_s) {
-        return Ok(());
-    }
-    // The table evicted the other half.
-    tables.put_connection(&context.other_flow, &context.other)
-}
-
 /// Writes the translation of a new connection to `context.entry`; [`open_connection`] may still
 /// change its source port.
 #[inline(always)]
@@ -453,7 +407,11 @@ fn plan_connection<T: Tables>(
     parsed: &Parsed,
     context: &mut Context,
 ) -> Result<(), Reason> {
-    if hook == Hook::Egress || parsed.transport == Transport::IcmpError {
+    if hook == Hook::Egress {
+        note_own_flow(tables, parsed, context);
+        return Err(Reason::NotOurs);
+    }
+    if parsed.transport == Transport::IcmpError {
         return Err(Reason::NotOurs);
     }
     let flow = &parsed.flow;
@@ -483,6 +441,13 @@ fn plan_connection<T: Tables>(
     };
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);
+    }
+    // Neither an answer nor a reset opens a connection.
+    if parsed.flags.any(TcpFlags::RST) || parsed.flags.is_answer() {
+        return Err(match address.is_service() {
+            true => Reason::NoPort,
+            false => Reason::NotOurs,
+        });
     }
     if tables.is_of_services(&flow.source) {
         return Err(Reason::Spoofed);

@@ -7,6 +7,8 @@ fn load(_name: &str, _state: &State) -> Option<Box<dyn Replica>> {
     None
 }
 
+#[path = "../../packets/cases/connections.rs"]
+mod connections;
 #[path = "../../packets/cases/dsr.rs"]
 mod dsr;
 #[path = "../../packets/cases/frames.rs"]

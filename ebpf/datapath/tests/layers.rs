@@ -4,17 +4,19 @@
 use std::{fs, path::Path};
 
 /// The files in reading order, as in `ebpf/README.md`.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 21] = [
     "checksum",
     "wire",
     "packet",
     "parse",
+    "sequence",
     "hash",
     "tables",
     "context",
     "conntrack",
     "select",
     "nat",
+    "track",
     "rewrite",
     "fragment",
     "link",
@@ -57,7 +59,7 @@ fn tests_of_invariants_exist() {
         .collect();
     let rows = readme.lines().filter(|line| line.starts_with("| I"));
     let named: Vec<&str> = rows.filter_map(|row| row.split('`').nth_back(1)).collect();
-    assert_eq!(named.len(), 20, "{named:?}");
+    assert_eq!(named.len(), 24, "{named:?}");
     for name in named {
         assert!(
             sources.contains(&format!("fn {name}(")),

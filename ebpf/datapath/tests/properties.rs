@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use headgate_abi::{Addr, CtEntry, CtFlags, CtState, FlowKey, Port, Protocol};
+use headgate_abi::{Addr, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Protocol};
 use headgate_datapath::{
-    Direction, Family, Packet, SlicePacket, Sum, TcpFlags, Transport, flow_hash, is_expired,
+    Direction, Family, Packet, SlicePacket, Standing, Sum, TcpFlags, Transport, flow_hash,
+    is_expired,
     maglev::{self, Member},
-    mirror, next_state, parse, timeout_s,
+    mirror, next_state, parse, state_after, timeout_s,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -41,7 +42,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn entry()(flow in flow(), service in 1u32.., backend in 1u32.., reply in any::<bool>(), state in 0u8..6) -> CtEntry {
+    fn entry()(flow in flow(), service in 1u32.., backend in 1u32.., reply in any::<bool>(), state in 0u8..7, numbers in any::<[u32; 2]>()) -> CtEntry {
         CtEntry {
             source: flow.source,
             destination: flow.destination,
@@ -50,6 +51,9 @@ prop_compose! {
             service,
             backend,
             seen_s: 1,
+            end: numbers[0],
+            acknowledged: numbers[1],
+            claimed: 0,
             state: CtState(state),
             flags: if reply { CtFlags::REPLY } else { CtFlags::default() },
             zero: [0; 2],
@@ -133,15 +137,24 @@ proptest! {
     }
 
     #[test]
-    fn every_state_has_a_successor_and_reset_closes(state in 0u8..6, flags in any::<u8>(), reply in any::<bool>()) {
+    fn every_state_has_a_successor(state in 0u8..7, flags in any::<u8>(), reply in any::<bool>(), standing in 0usize..5) {
         let direction = if reply { Direction::Reply } else { Direction::Original };
-        let next = next_state(CtState(state), direction, Transport::Tcp, TcpFlags(flags));
+        let standing = [
+            Standing::Belongs,
+            Standing::Reopens,
+            Standing::Resets,
+            Standing::MayReset,
+            Standing::Doubtful,
+        ][standing];
+        let next = state_after(CtState(state), direction, standing, TcpFlags(flags));
         prop_assert!(next.0 <= CtState::CLOSED.0);
         prop_assert_ne!(next.name(), "unknown");
-        if TcpFlags(flags).any(TcpFlags::RST) || state == CtState::CLOSED.0 {
-            prop_assert_eq!(next, CtState::CLOSED);
+        match standing {
+            Standing::Resets => prop_assert_eq!(next, CtState::CLOSED),
+            Standing::Doubtful => prop_assert_eq!(next, CtState(state)),
+            Standing::Belongs | Standing::Reopens | Standing::MayReset => {}
         }
-        prop_assert!(timeout_s(Protocol::TCP, next) > 0);
+        prop_assert!(timeout_s(&DatapathConfig::default(), Protocol::TCP, next) > 0);
     }
 
     #[test]
@@ -193,30 +206,31 @@ fn connection_lives_as_in_nf_conntrack() {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
     const FIN: u8 = 1;
+    let config = DatapathConfig::default();
     let mut state = CtState::NEW;
     for (direction, flags, expected, timeout) in [
         (Direction::Original, SYN, CtState::NEW, 120),
         (Direction::Reply, SYN | ACK, CtState::ANSWERED, 60),
-        (Direction::Original, ACK, CtState::ESTABLISHED, 432_000),
-        (Direction::Reply, ACK, CtState::ESTABLISHED, 432_000),
-        (Direction::Original, FIN | ACK, CtState::CLIENT_CLOSED, 120),
-        (Direction::Reply, ACK, CtState::CLIENT_CLOSED, 120),
-        (Direction::Reply, FIN | ACK, CtState::CLOSED, 120),
-        (Direction::Original, ACK, CtState::CLOSED, 120),
+        (Direction::Original, ACK, CtState::ESTABLISHED, 86_400),
+        (Direction::Reply, ACK, CtState::ESTABLISHED, 86_400),
+        (Direction::Original, FIN | ACK, CtState::CLIENT_CLOSED, 3600),
+        (Direction::Reply, ACK, CtState::CLIENT_CLOSED, 3600),
+        (Direction::Reply, FIN | ACK, CtState::CLOSING, 120),
+        (Direction::Original, ACK, CtState::CLOSING, 120),
     ] {
         state = next_state(state, direction, Transport::Tcp, TcpFlags(flags));
         assert_eq!(state, expected, "{direction:?} {flags:#b}");
-        assert_eq!(timeout_s(Protocol::TCP, state), timeout);
+        assert_eq!(timeout_s(&config, Protocol::TCP, state), timeout);
     }
     let entry = CtEntry {
         seen_s: 100,
         state: CtState::ESTABLISHED,
         ..CtEntry::default()
     };
-    assert!(!is_expired(&entry, Protocol::UDP, 220));
-    assert!(is_expired(&entry, Protocol::UDP, 221));
+    assert!(!is_expired(&config, &entry, Protocol::UDP, 220));
+    assert!(is_expired(&config, &entry, Protocol::UDP, 221));
     assert!(
-        !is_expired(&entry, Protocol::UDP, 99),
+        !is_expired(&config, &entry, Protocol::UDP, 99),
         "a clock read earlier on another CPU"
     );
 }

@@ -430,8 +430,8 @@ fn s48_client_reuses_its_port_after_the_end() {
         assert_eq!(walks.run(&backend.tcp("SA", b"")).reason, Reason::ToClient);
         walks.run(&client.tcp("A", b""));
         walks.run(&client.tcp("FA", b""));
-        walks.run(&backend.tcp("FA", b""));
-        walks.run(&client.tcp("A", b""));
+        walks.run(&backend.after(0, 1).tcp("FA", b""));
+        walks.run(&client.after(1, 1).tcp("A", b""));
     }
     let traffic = walks.host.traffic.borrow()[&WEB];
     assert_eq!(
@@ -573,9 +573,9 @@ fn s49_idle_connection_survives_days_and_its_end_does_not() {
         answer.reason == Reason::ToClient
     };
     let mut host = open();
-    host.now_s += 5 * DAY;
-    assert!(is_alive(&mut host), "five days, as nf_conntrack has it");
-    host.now_s += 5 * DAY + 1;
+    host.now_s += DAY;
+    assert!(is_alive(&mut host), "a day, as kube-proxy has it");
+    host.now_s += DAY + 1;
     assert!(!is_alive(&mut host));
     let to_backend = |flags| (Hook::External, client.tcp(flags, b""));
     let to_client = |flags| (Hook::Egress, backend.tcp(flags, b""));

@@ -11,6 +11,8 @@ use etherparse::{
 };
 
 const ETHERNET_HEADER: usize = 14;
+/// Number of the first byte after SYN, of both ends.
+const FIRST: u32 = 1001;
 
 /// Builds frames between two addresses of one family.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,9 @@ pub struct Builder {
     pub destination: SocketAddr,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// Number of the first byte after SYN that each end of a TCP connection sends: that of the next
+    /// segment, and its acknowledgment.
+    pub numbers: (u32, u32),
 }
 
 impl Builder {
@@ -30,6 +35,7 @@ impl Builder {
             source: source.parse().expect("a socket address"),
             destination: destination.parse().expect("a socket address"),
             hop_limit: 64,
+            numbers: (FIRST, FIRST),
         }
     }
 
@@ -39,6 +45,7 @@ impl Builder {
         Self {
             source: self.destination,
             destination: self.source,
+            numbers: (self.numbers.1, self.numbers.0),
             ..self
         }
     }
@@ -56,14 +63,25 @@ impl Builder {
         }
     }
 
+    /// Frames of a connection that has sent `sent` bytes and received `received`; a FIN counts as one.
+    #[must_use]
+    pub fn after(self, sent: u32, received: u32) -> Self {
+        Self {
+            numbers: (FIRST.wrapping_add(sent), FIRST.wrapping_add(received)),
+            ..self
+        }
+    }
+
     /// A TCP segment with these flags, out of `SAFR`.
     pub fn tcp(&self, flags: &str, payload: &[u8]) -> Vec<u8> {
         let step = self.network();
-        let mut step = step.tcp(self.source.port(), self.destination.port(), 1000, 4096);
+        let (next, acknowledgment) = self.numbers;
+        let sequence = next.wrapping_sub(u32::from(flags.contains('S')));
+        let mut step = step.tcp(self.source.port(), self.destination.port(), sequence, 4096);
         for flag in flags.chars() {
             step = match flag {
                 'S' => step.syn(),
-                'A' => step.ack(77),
+                'A' => step.ack(acknowledgment),
                 'F' => step.fin(),
                 'R' => step.rst(),
                 other => panic!("no flag {other}"),

@@ -259,6 +259,14 @@ impl Tables for Host {
         self.connections.get(flow).copied()
     }
 
+    fn put_numbers(&mut self, flow: &FlowKey, entry: &CtEntry) {
+        if let Some(live) = self.connections.get_mut(flow) {
+            live.end = entry.end;
+            live.acknowledged = entry.acknowledged;
+            live.claimed = entry.claimed;
+        }
+    }
+
     fn add_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Added {
         if self.connections.contains_key(flow) {
             return Added::Exists;

@@ -12,7 +12,7 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
     LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    ServiceRange, SocketEntry, SocketKey, Traffic, names::REPORT_SIZE,
+    ServiceRange, SocketEntry, SocketKey, Timeouts, Traffic, names::REPORT_SIZE,
 };
 use headgate_datapath::Memory;
 
@@ -130,6 +130,7 @@ static CONFIG: DatapathConfig = DatapathConfig {
     dsr_port: headgate_abi::Port::new(0),
     forwards_by_dsr: 0,
     zero: [0; 5],
+    timeouts: Timeouts::DEFAULT,
 };
 
 /// Returns the configuration. The black box keeps the compiler from using the value above.

@@ -24,7 +24,9 @@ use headgate_abi::{
     FrontendKey, LINKS as LINKS_LEN, LinkEntry, MemberKey, MonitorEntry, Protocol, RangeKey,
     Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, Traffic, seconds,
 };
-use headgate_datapath::{Added, Family, NextHop, Route, RouteQuery, RouteResult, Tables};
+use headgate_datapath::{
+    Added, Family, NextHop, Parsed, Route, RouteQuery, RouteResult, Tables, follow,
+};
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
@@ -235,6 +237,36 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
         // successor. That takes an eviction and a reuse within nanoseconds, and costs one packet
         // sent to a wrong receiver, which refuses it; the next look-up misses.
         unsafe { CONNTRACK.get(flow).copied() }
+    }
+
+    /// In place, without a second lookup.
+    #[inline(always)]
+    fn observe(&mut self, parsed: &Parsed, entry: &mut CtEntry) -> bool {
+        let Some(live) = CONNTRACK.get_ptr_mut(&parsed.flow) else {
+            return false;
+        };
+        // SAFETY: see `connection`.
+        *entry = unsafe { *live };
+        if follow(entry, parsed) {
+            // SAFETY: see `touch_connection`. Packets of one direction are mostly on one CPU.
+            unsafe {
+                (*live).end = entry.end;
+                (*live).acknowledged = entry.acknowledged;
+            }
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn put_numbers(&mut self, flow: &FlowKey, entry: &CtEntry) {
+        if let Some(live) = CONNTRACK.get_ptr_mut(flow) {
+            // SAFETY: see `touch_connection`.
+            unsafe {
+                (*live).end = entry.end;
+                (*live).acknowledged = entry.acknowledged;
+                (*live).claimed = entry.claimed;
+            }
+        }
     }
 
     #[inline(always)]

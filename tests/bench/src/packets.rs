@@ -265,6 +265,8 @@ const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, 0x100);
 const PORT: u16 = 80;
 const BACKEND_PORT: u16 = 8080;
+/// The number of the first byte that each end of a connection sends.
+const FIRST_BYTE: u32 = 1001;
 /// Ids below this belong to the single services below; the ids of the others follow, two for each.
 const FIRST_ID: u32 = 8;
 const EMPTY: u32 = 1;
@@ -376,9 +378,11 @@ fn connect(kernel: &mut Kernel, scale: &Scale) -> Result<()> {
                 service: id,
                 backend: id,
                 seen_s: now_s,
+                end: FIRST_BYTE,
+                acknowledged: FIRST_BYTE,
                 state: CtState::ESTABLISHED,
                 flags,
-                zero: [0; 2],
+                ..CtEntry::default()
             };
             let connections = &mut kernel.maps.connections;
             let forth = entry(client, backend, CtFlags::default());
@@ -402,6 +406,7 @@ fn between(source: IpAddr, source_port: u16, destination: IpAddr, port: u16) -> 
         source: SocketAddr::new(source, source_port),
         destination: SocketAddr::new(destination, port),
         hop_limit: 64,
+        numbers: (FIRST_BYTE, FIRST_BYTE),
     }
 }
 
@@ -451,7 +456,9 @@ fn cases(scale: &Scale) -> Vec<Case> {
             move |index| {
                 let flow = scattered(index, scale.flows);
                 let frontend = frontends(flow % scale.services)[family];
-                segment(clients(flow)[family], frontend, "A")
+                let client = clients(flow)[family];
+                let segments = between(client.ip(), client.port(), frontend, PORT);
+                advanced(segments, index).tcp("A", b"")
             }
         };
         add("nothing", nothing, None, &request(0));
@@ -473,7 +480,10 @@ fn cases(scale: &Scale) -> Vec<Case> {
                     let backend = backends(flow % scale.services)[family];
                     between(client.ip(), client.port(), backend, BACKEND_PORT)
                 };
-                let reply = |index| parties(index).reversed().tcp("A", b"");
+                let reply = |index| {
+                    let answers = parties(index).reversed();
+                    advanced(answers, index).tcp("A", b"")
+                };
                 add("reply, arriving", replies, Reason::AtEgress, &reply);
                 if hook == Hook::Tc {
                     let leaving = names::TC_EGRESS;
@@ -485,9 +495,11 @@ fn cases(scale: &Scale) -> Vec<Case> {
                 }
                 let client = [CLIENT_V4.into(), CLIENT_V6.into()][family];
                 let remote = frontends(REMOTE_NUMBER)[family];
-                let remote = segment(SocketAddr::new(client, 1000), remote, "A");
+                let remote = between(client, 1000, remote, PORT);
                 let name = "established, to another node";
-                add(name, external, Reason::ToBackend, &|_| remote.clone());
+                add(name, external, Reason::ToBackend, &|index| {
+                    advanced(remote, index).tcp("A", b"")
+                });
             }
             // Clients without an open flow.
             let new_client = |index: u32| clients(2_000_000 + index)[family];
@@ -514,6 +526,12 @@ fn cases(scale: &Scale) -> Vec<Case> {
         reason: None,
     });
     cases
+}
+
+/// Numbers that change with every frame, as those of a connection with data do.
+fn advanced(segments: Builder, index: u32) -> Builder {
+    let bytes = index % FRAMES as u32;
+    segments.after(bytes, bytes)
 }
 
 fn segment(client: SocketAddr, frontend: IpAddr, flags: &str) -> Vec<u8> {

@@ -12,10 +12,10 @@ use headgate_prog::Kernel;
 /// for a reason, replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 109_281),
-    (names::TC_EXTERNAL, 89_627),
-    (names::TC_POD, 118_572),
-    (names::TC_EGRESS, 58_439),
+    (names::XDP_EXTERNAL, 110_196),
+    (names::TC_EXTERNAL, 100_686),
+    (names::TC_POD, 120_077),
+    (names::TC_EGRESS, 69_256),
     (names::SK_LOOKUP, 85),
     ("hg_connect4", 5_581),
     ("hg_connect6", 5_992),

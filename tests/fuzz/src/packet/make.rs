@@ -162,6 +162,11 @@ fn valid(rng: &mut Rng) -> Vec<u8> {
         source: SocketAddr::new(source, *one(rng, &CLIENT_PORTS)),
         destination: SocketAddr::new(destination, port),
         hop_limit: *one(rng, &[64, 64, 64, 255, 2, 1, 0]),
+        // Near what the other segments have, or random, as one who is not on the path guesses.
+        numbers: match rng.u8(..4) {
+            0 => (rng.u32(..), rng.u32(..)),
+            _ => (1001 + rng.u32(..3), 1001 + rng.u32(..3)),
+        },
     };
     let len = *one(rng, &[0, 0, 1, 2, 7, 100, 1200]);
     let payload = noise(rng, len);

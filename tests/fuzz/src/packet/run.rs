@@ -236,15 +236,24 @@ fn answering(frame: &[u8]) -> Option<(Builder, bool)> {
         ),
         _ => return None,
     };
-    let (from, to, is_tcp) = match &packet.transport {
-        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port(), true),
-        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port(), false),
+    let (from, to, is_tcp, numbers) = match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            let len = tcp.payload().len() as u32;
+            let controls = u32::from(tcp.syn()) + u32::from(tcp.fin());
+            let received = tcp.sequence_number().wrapping_add(len + controls);
+            let numbers = (tcp.acknowledgment_number(), received);
+            (tcp.source_port(), tcp.destination_port(), true, numbers)
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            (udp.source_port(), udp.destination_port(), false, (0, 0))
+        }
         _ => return None,
     };
     let builder = Builder {
         source: SocketAddr::new(destination, to),
         destination: SocketAddr::new(source, from),
         hop_limit: 64,
+        numbers,
     };
     Some((builder, is_tcp))
 }

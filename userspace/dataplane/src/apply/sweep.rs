@@ -1,4 +1,5 @@
-//! The sweep: forgets connections and sockets that lead to removed backends.
+//! The sweep: forgets connections and sockets that lead to removed backends, and marks the connections that
+//! continue until one of their ends closes them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -6,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_abi::{CtEntry, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketKey};
+use headgate_abi::{
+    CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketKey,
+};
 use headgate_datapath::{Direction, mirror};
 use headgate_model::Sweep;
 
@@ -31,7 +34,7 @@ pub(super) struct PairInUse {
 pub(super) struct Removed {
     /// Pairs that are not in use any more.
     pub(super) pairs: BTreeSet<PairInUse>,
-    /// UDP frontends that other Services serve now: their ids, inside and outside. 0 stands for no Service.
+    /// Frontends that other Services serve now: their ids, inside and outside. 0 stands for no Service.
     pub(super) frontends: HashMap<FrontendKey, [u32; 2]>,
 }
 
@@ -86,9 +89,8 @@ impl Stale<'_> {
         entry.service != 0 && now.is_some_and(|services| !services.contains(&entry.service))
     }
 
-    /// Whether a stale connection can be forgotten without a loss: UDP, which has no end of its own, and
-    /// TCP that was never answered. Established TCP connections end when one of their ends closes them.
-    fn is_dispensable(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
+    /// Whether the entry's Service does not send to its backend any more, or does not serve its frontend.
+    fn has(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
         let (address, port) = match Direction::of(entry) {
             Direction::Original => (entry.destination, entry.destination_port),
             Direction::Reply => (flow.source, flow.source_port),
@@ -101,9 +103,14 @@ impl Stale<'_> {
             address: IpAddr::from(address),
             port: port.number(),
         };
-        (flow.protocol == Protocol::UDP || entry.state == CtState::NEW)
-            && (self.has_pair(&pair) || self.has_frontend(flow, entry))
+        self.has_pair(&pair) || self.has_frontend(flow, entry)
     }
+}
+
+/// Whether a stale connection can be forgotten without a loss: UDP, which has no end of its own, and TCP
+/// that was never answered. Established TCP connections end when one of their ends closes them.
+fn is_dispensable(flow: &FlowKey, entry: &CtEntry) -> bool {
+    flow.protocol == Protocol::UDP || entry.state == CtState::NEW
 }
 
 impl MapWriter {
@@ -239,7 +246,7 @@ impl MapWriter {
         self.end_sockets(&stale)
     }
 
-    /// Forgets those of these connections that are dispensable.
+    /// Forgets the stale ones of these connections that are dispensable, and marks the others.
     fn forget_connections(
         &mut self,
         stale: &Stale<'_>,
@@ -248,7 +255,8 @@ impl MapWriter {
         let mut flows = Vec::new();
         for item in connections {
             let (flow, entry) = item?;
-            if stale.is_dispensable(&flow, &entry) {
+            let is_due = is_dispensable(&flow, &entry) || !entry.flags.contains(CtFlags::REMOVED);
+            if is_due && stale.has(&flow, &entry) {
                 flows.push(flow);
             }
         }
@@ -258,26 +266,35 @@ impl MapWriter {
         Ok(())
     }
 
-    /// Forgets a connection, unless its backend has answered by now: without the entry, its packets would go
+    /// Marks an entry, so that the client's next SYN opens a new connection: the address of the backend may
+    /// be another Service's by now. What a packet writes to the entry in these microseconds is lost.
+    fn mark_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Error> {
+        let flags = entry.flags.union(CtFlags::REMOVED);
+        self.maps.connections.put(flow, CtEntry { flags, ..*entry })
+    }
+
+    /// Forgets a stale connection, unless its backend has answered by now: without the entry, its packets would go
     /// to another backend, which resets it. A reply that arrives meanwhile shows in the reverse entry.
     fn forget_connection(&mut self, stale: &Stale<'_>, flow: &FlowKey) -> Result<(), Error> {
-        let connections = &mut self.maps.connections;
-        let Some(mut entry) = connections.get(flow)? else {
+        let Some(mut entry) = self.maps.connections.get(flow)? else {
             return Ok(());
         };
-        if !stale.is_dispensable(flow, &entry) {
+        if !stale.has(flow, &entry) {
             return Ok(());
         }
+        if !is_dispensable(flow, &entry) {
+            return self.mark_connection(flow, &entry);
+        }
+        let connections = &mut self.maps.connections;
         connections.remove(flow)?;
         let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
         mirror(flow, &entry, &mut other_flow, &mut other);
         match connections.get(&other_flow)? {
             // The next packet that finds it would put this half back.
-            Some(other) if stale.is_dispensable(&other_flow, &other) => {
-                connections.remove(&other_flow)
-            }
+            Some(other) if is_dispensable(&other_flow, &other) => connections.remove(&other_flow),
             Some(other) => {
                 entry.state = other.state;
+                entry.flags = entry.flags.union(CtFlags::REMOVED);
                 // Unless the client has opened another connection of this flow.
                 connections.add(flow, entry)
             }

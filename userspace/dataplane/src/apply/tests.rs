@@ -347,6 +347,7 @@ proptest! {
             // The sweeps that come after each step decide.
             open.push((*conn, there.0, back.0, true));
         }
+        let mut marked = vec![false; open.len()];
         for (drafts, is_swept) in steps[1..].iter().zip(sweeps.into_iter().chain([true])) {
             bring(&mut writer, &mut actual, drafts);
             // A Service that is deleted does not get its connections back.
@@ -362,11 +363,19 @@ proptest! {
                 writer.restore().unwrap();
             }
             sweep(&mut writer);
-            for (conn, .., is_kept) in &mut open {
+            for ((conn, .., is_kept), is_marked) in open.iter_mut().zip(&mut marked) {
                 *is_kept &= is_in_use(drafts, conn) || !is_dispensable(conn);
+                *is_marked |= !is_in_use(drafts, conn);
             }
         }
         let left = maps.connections.entries();
+        for ((conn, there, ..), is_marked) in open.iter().zip(marked) {
+            if let Some(entry) = left.get(there) {
+                // A Service that was deleted in between has marked them too.
+                let has_mark = entry.flags.contains(CtFlags::REMOVED);
+                prop_assert!(has_mark || !is_marked, "{:?}", conn);
+            }
+        }
         for (conn, there, back, is_kept) in open {
             prop_assert_eq!(left.contains_key(&there), is_kept, "{:?}", conn);
             prop_assert_eq!(left.contains_key(&back), is_kept && !conn.is_half, "{:?}", conn);
@@ -554,6 +563,7 @@ fn answered_connection_is_kept_although_the_other_half_says_new() {
     sweep(&mut writer);
     let left = maps.connections.entries();
     assert_eq!(left[&there.0].state, CtState::ANSWERED);
+    back.1.flags = back.1.flags.union(CtFlags::REMOVED);
     assert_eq!(left[&back.0], back.1);
 }
 

@@ -8,8 +8,8 @@ use headgate_abi::{
 };
 use headgate_datapath::maglev::{self, Member};
 use headgate_model::{
-    AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, Protocol,
-    ServiceId, ServiceKey, ServiceSpec,
+    AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, ServiceId,
+    ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -328,12 +328,8 @@ impl MapWriter {
         self.maps.frontends.remove(&frontend_key(frontend))
     }
 
-    /// Notes that other Services now serve a UDP frontend: the connections of its former Services are to be
-    /// forgotten, or datagrams would still follow them.
+    /// Notes that other Services now serve a frontend: the connections of its former Services are stale.
     fn note_frontend(&mut self, frontend: &Frontend, services: [u32; 2]) -> Result<(), Error> {
-        if frontend.protocol != Protocol::Udp {
-            return Ok(());
-        }
         let key = frontend_key(frontend);
         // It may change again before a sweep reads its connections.
         let running = self.sweep.as_mut().map(|sweep| &mut sweep.removed);

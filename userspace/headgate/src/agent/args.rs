@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use headgate_datapath::maglev;
 use headgate_dataplane::TcAttach;
 use ipnet::IpNet;
+use jiff::SignedDuration;
 
 use super::node::Selection;
 use crate::process::CommonArgs;
@@ -68,6 +69,19 @@ pub(crate) struct AgentArgs {
     /// 32749, 65521 or 131071
     #[arg(long, default_value_t = 4093, value_parser = parse_table_size)]
     pub(super) maglev_size: u32,
+    /// How long an established TCP connection is kept without a packet, for example 24h0m0s; 0s: 5 days,
+    /// as the kernel's connection tracking does
+    #[arg(long, default_value = "24h", value_parser = parse_seconds)]
+    pub(super) conntrack_tcp_timeout_established: u32,
+    /// How long a TCP connection is kept without a packet after one end has closed it; 0s: 60 seconds
+    #[arg(long, default_value = "1h", value_parser = parse_seconds)]
+    pub(super) conntrack_tcp_timeout_close_wait: u32,
+    /// How long a UDP flow without a reply is kept; 0s: 30 seconds
+    #[arg(long, default_value = "0s", value_parser = parse_seconds)]
+    pub(super) conntrack_udp_timeout: u32,
+    /// How long a UDP flow with replies is kept without a packet; 0s: 120 seconds
+    #[arg(long, default_value = "0s", value_parser = parse_seconds)]
+    pub(super) conntrack_udp_timeout_stream: u32,
     /// Maximum number of connection entries; a connection has two
     #[arg(long, default_value_t = 1 << 19)]
     pub(super) max_connections: u32,
@@ -149,6 +163,18 @@ fn parse_ports(text: &str) -> Result<(u16, u16), String> {
         (ports.0 > 0 && ports.0 <= ports.1).then_some(ports)
     });
     ports.ok_or_else(|| "write FIRST-LAST, for example 10000-29999".into())
+}
+
+/// Whole seconds of a duration, as kube-proxy's options write it.
+fn parse_seconds(text: &str) -> Result<u32, String> {
+    // A year is more than any connection needs, and far below where the clock wraps.
+    const MOST_S: u32 = 366 * 24 * 3600;
+    let duration: Option<SignedDuration> = text.parse().ok();
+    duration
+        .filter(|duration| duration.subsec_nanos() == 0)
+        .and_then(|duration| u32::try_from(duration.as_secs()).ok())
+        .filter(|seconds| *seconds <= MOST_S)
+        .ok_or_else(|| "write whole seconds, at most a year, for example 24h0m0s".into())
 }
 
 fn parse_table_size(text: &str) -> Result<u32, String> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use headgate_abi::{Addr, DatapathConfig, Port};
+use headgate_abi::{Addr, DatapathConfig, Port, Timeouts};
 use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
 use headgate_model::Node;
 
@@ -50,6 +50,7 @@ pub(super) struct DatapathSettings {
     /// UDP port of DSR packets; 0 if they are not accepted.
     dsr_port: u16,
     forwards_by_dsr: bool,
+    timeouts: Timeouts,
     pub(super) sizes: MapSizes,
 }
 
@@ -162,6 +163,7 @@ impl DatapathSettings {
             snat_ports: args.snat_ports,
             dsr_port,
             forwards_by_dsr: args.forwarding == Forwarding::Dsr,
+            timeouts: timeouts(args),
             sizes: MapSizes {
                 frontends: args.max_frontends,
                 services: args.max_services,
@@ -189,7 +191,19 @@ impl DatapathSettings {
             dsr_port: Port::new(self.dsr_port),
             forwards_by_dsr: u8::from(self.forwards_by_dsr),
             zero: [0; 5],
+            timeouts: self.timeouts,
         }
+    }
+}
+
+/// The lifetimes of connections. 0 stands for what `nf_conntrack` has without kube-proxy.
+fn timeouts(args: &AgentArgs) -> Timeouts {
+    let or = |seconds: u32, default: u32| if seconds == 0 { default } else { seconds };
+    Timeouts {
+        tcp_established_s: or(args.conntrack_tcp_timeout_established, 5 * 24 * 3600),
+        tcp_close_wait_s: or(args.conntrack_tcp_timeout_close_wait, 60),
+        udp_s: or(args.conntrack_udp_timeout, 30),
+        udp_stream_s: or(args.conntrack_udp_timeout_stream, 120),
     }
 }
 
@@ -199,7 +213,7 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig};
+    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig, Timeouts};
 
     #[derive(Parser)]
     struct Flags {
@@ -252,6 +266,44 @@ mod tests {
         ];
         assert_eq!(ports.map(|port| port.number()), [1000, 2000, 6090]);
         assert_eq!(config.forwards_by_dsr, 1);
+    }
+
+    #[test]
+    fn s101_timeouts_have_the_names_and_defaults_of_kube_proxy() {
+        let timeouts = |flags: &[&str]| {
+            let all = ["agent", "--node-name", "n1"].iter().chain(flags);
+            let args = Flags::try_parse_from(all).ok()?.args;
+            Some(DatapathSettings::new(&args).unwrap().timeouts)
+        };
+        let default = timeouts(&[]).unwrap();
+        assert_eq!(default, Timeouts::DEFAULT);
+        assert_eq!(
+            (default.tcp_established_s, default.tcp_close_wait_s),
+            (86_400, 3600)
+        );
+        let zero = timeouts(&[
+            "--conntrack-tcp-timeout-established=0s",
+            "--conntrack-tcp-timeout-close-wait=0s",
+        ]);
+        let zero = zero.unwrap();
+        assert_eq!(
+            (zero.tcp_established_s, zero.tcp_close_wait_s),
+            (432_000, 60)
+        );
+        for (flag, wanted) in [
+            ("--conntrack-udp-timeout=10s", Some((10, 120))),
+            ("--conntrack-udp-timeout-stream=1h2m3s", Some((30, 3723))),
+            ("--conntrack-udp-timeout-stream=3", None),
+            ("--conntrack-udp-timeout-stream=", None),
+            ("--conntrack-udp-timeout-stream=-1s", None),
+            ("--conntrack-udp-timeout-stream=99999h", None),
+            ("--conntrack-udp-timeout-stream=1500ms", None),
+            ("--conntrack-udp-timeout-stream=h", None),
+        ] {
+            let parsed = timeouts(&[flag]);
+            let udp = parsed.map(|parsed| (parsed.udp_s, parsed.udp_stream_s));
+            assert_eq!(udp, wanted, "{flag}");
+        }
     }
 
     #[test]

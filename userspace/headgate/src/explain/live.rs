@@ -66,7 +66,7 @@ impl<'a> LiveTables<'a> {
     fn describe_connection(&self, flow: &FlowKey, entry: &CtEntry) -> String {
         let age_s = self.now_s.saturating_sub(entry.seen_s);
         let what = match (
-            is_expired(entry, flow.protocol, self.now_s),
+            is_expired(&self.config, entry, flow.protocol, self.now_s),
             Direction::of(entry),
         ) {
             (true, _) => "an expired connection",
@@ -78,6 +78,11 @@ impl<'a> LiveTables<'a> {
             id => format!("of Service {}", self.view.service_name(id)),
         };
         let state = entry.state.name();
+        if entry.flags.contains(CtFlags::KERNEL) {
+            return format!(
+                "known as a connection that this node opened ({state}, last packet {age_s} s ago): the kernel gets it"
+            );
+        }
         if entry.flags.contains(CtFlags::ENCAPSULATES) {
             return format!(
                 "known as {what} {of} ({state}, last packet {age_s} s ago): the whole packet is forwarded to {}",
@@ -333,6 +338,14 @@ impl Tables for LiveTables<'_> {
         entry.seen_s = seen_s;
         self.connections.insert(*flow, entry);
         true
+    }
+
+    fn put_numbers(&mut self, flow: &FlowKey, entry: &CtEntry) {
+        if let Some(live) = self.connections.get_mut(flow) {
+            live.end = entry.end;
+            live.acknowledged = entry.acknowledged;
+            live.claimed = entry.claimed;
+        }
     }
 
     /// The test run of the program shows the kernel's routing decision.

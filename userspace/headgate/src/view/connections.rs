@@ -47,11 +47,15 @@ pub(crate) fn client(address: Addr) -> String {
 impl View {
     /// Open connections, at most `most`.
     pub(crate) fn connections(&self, most: usize) -> Result<Vec<ConnectionRow>> {
+        /// The other half of a row, and what the kernel owns.
+        const NOT_SHOWN: CtFlags = CtFlags::REPLY.union(CtFlags::KERNEL);
         let now_s = now_s();
         let mut rows = Vec::new();
         for item in self.maps.all_connections()? {
             let (flow, entry) = item?;
-            if !entry.flags.contains(CtFlags::REPLY) && !is_expired(&entry, flow.protocol, now_s) {
+            if !entry.flags.intersects(NOT_SHOWN)
+                && !is_expired(&self.config, &entry, flow.protocol, now_s)
+            {
                 rows.push(self.connection(&flow, &entry, now_s));
             }
             if rows.len() == most {
@@ -75,7 +79,7 @@ impl View {
             backend: endpoint(entry.destination, entry.destination_port),
             state: entry.state.name(),
             idle_s: now_s.saturating_sub(entry.seen_s),
-            timeout_s: timeout_s(flow.protocol, entry.state),
+            timeout_s: timeout_s(&self.config, flow.protocol, entry.state),
         }
     }
 

@@ -16,8 +16,8 @@ mod versioned;
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
-use headgate_abi::{BackendEntry, ServiceEntry};
-use headgate_dataplane::{Maps, pin_folder};
+use headgate_abi::{BackendEntry, DatapathConfig, ServiceEntry};
+use headgate_dataplane::{Maps, loaded_config, pin_folder};
 
 pub(crate) use connections::{ConnectionRow, client};
 pub(crate) use counters::{CounterRow, FillRow, fate};
@@ -38,6 +38,8 @@ pub(crate) use versioned::{List, Versioned};
 /// The maps, with the names and backends that most rows need.
 pub(crate) struct View {
     pub(crate) maps: Maps,
+    /// What the programs were loaded with.
+    config: DatapathConfig,
     labels: BTreeMap<u32, String>,
     backends: BTreeMap<u32, BackendEntry>,
 }
@@ -58,6 +60,7 @@ impl View {
         Ok(Self {
             labels: labels.collect(),
             backends: backends.collect(),
+            config: loaded_config(pins)?,
             maps,
         })
     }

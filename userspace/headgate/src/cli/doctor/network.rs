@@ -125,7 +125,7 @@ pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
     }]
 }
 
-/// SNAT ports must not overlap with ports of sockets, or NodePorts.
+/// SNAT ports, ports of sockets and NodePorts must not overlap.
 pub(super) fn ports(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "ports";
     let Ok(config) = loaded_config(pins) else {
@@ -154,11 +154,35 @@ pub(super) fn ports(pins: &Path) -> Vec<Finding> {
             ));
         }
     }
+    if let (Some((first, last)), Some((lowest, highest))) = (local, node_ports)
+        && first <= highest
+        && lowest <= last
+        && !is_reserved(lowest, highest)
+    {
+        findings.push(Finding::warning(
+            ABOUT,
+            format!(
+                "ip_local_port_range {first}-{last} overlaps with NodePorts {lowest}-{highest}: a socket of \
+                 this node may get the port of a Service, and its clients then reach the Service"
+            ),
+            "reserve them: sysctl -w net.ipv4.ip_local_reserved_ports=30000-32767",
+        ));
+    }
     if findings.is_empty() {
         let what = format!("SNAT ports {}-{} overlap with no others", ours.0, ours.1);
         findings.push(Finding::ok(ABOUT, what));
     }
     findings
+}
+
+/// Whether the kernel gives none of these ports to a socket that asks for any.
+fn is_reserved(first: u16, last: u16) -> bool {
+    let reserved = setting("ipv4/ip_local_reserved_ports").unwrap_or_default();
+    reserved.trim().split(',').any(|range| {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        from.parse().is_ok_and(|from: u16| from <= first)
+            && to.parse().is_ok_and(|to: u16| last <= to)
+    })
 }
 
 /// BPF programs of others that may handle packets or sockets before ours, or after.
