@@ -140,9 +140,13 @@ bitflags! {
         /// backend.
         const DOUBLED = 8;
         /// The node, or a pod that the kernel masquerades, opened this flow from a frontend's address
-        /// and port: its packets are left to the kernel.
-        const KERNEL = 16;
+        /// and port: its packets are left to the kernel, and only what leaves the node changes it.
+        const OWN = 16;
         /// The service does not send to this backend any more: a SYN opens a new connection.
         const REMOVED = 32;
+        /// The kernel has this connection and translates it where that is needed: packets are left to it.
+        const KERNEL = 64;
+        /// The connection is being handed to the kernel: packets are dropped, and sent again.
+        const PAUSED = 128;
     }
 }

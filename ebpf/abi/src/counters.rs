@@ -84,6 +84,8 @@ reasons! {
     LinkUnknown = 11, Pass, "link-unknown";
     /// The frame is for another machine, or for all.
     OtherHost = 12, Pass, "other-host";
+    /// The kernel has this connection, or rules that are being replaced may have it: left to the kernel.
+    KernelConnection = 13, Pass, "kernel-connection";
     /// Translated towards a backend.
     ToBackend = 16, Forward, "to-backend";
     /// Translated back towards the client.
@@ -130,6 +132,8 @@ reasons! {
     NoService = 47, Reject, "no-service";
     /// An ICMP error that quotes no segment in flight of its connection (RFC 5927).
     StaleError = 48, Drop, "stale-error";
+    /// The connection is being handed to the kernel's connection tracking; its sender repeats the packet.
+    Paused = 49, Drop, "paused";
 }
 
 impl Reason {

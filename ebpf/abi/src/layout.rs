@@ -8,7 +8,7 @@ use crate::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, Event, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
     KernelHelpers, LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, ServiceEntry,
-    ServiceLabel, ServiceRange, SocketEntry, SocketKey, Timeouts, Traffic,
+    ServiceLabel, ServiceRange, SocketEntry, SocketKey, Takeover, Timeouts, Traffic,
 };
 
 /// The layout of one type.
@@ -58,7 +58,7 @@ layouts! {
     BackendKey, 20: address at 0, port at 16, protocol at 18, zero at 19;
     FlowKey, 40: source at 0, destination at 16, source_port at 32, destination_port at 34, protocol at 36, zero at 37;
     CtEntry, 64: source at 0, destination at 16, source_port at 32, destination_port at 34, service at 36, backend at 40, seen_s at 44, end at 48, acknowledged at 52, claimed at 56, state at 60, flags at 61, zero at 62;
-    SocketKey, 32: cookie at 0, address at 8, port at 24, protocol at 26, zero at 27;
+    SocketKey, 32: cookie at 0, address at 8, port at 24, protocol at 26, peer at 27, zero at 28;
     SocketEntry, 28: address at 0, port at 16, zero at 18, service at 20, backend at 24;
     Addr, 16: ;
     AddressEntry, 4: ;
@@ -71,6 +71,7 @@ layouts! {
     LinkEntry, 16: ifindex at 0, seen_s at 4, address at 8, zero at 14;
     ServiceRange, 32: address at 0, mask at 16;
     ListenerKey, 4: port at 0, protocol at 2, family at 3;
+    Takeover, 4: ;
     Traffic, 24: connections at 0, packets at 8, bytes at 16;
     DatapathConfig, 72: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51, timeouts at 56;
     Timeouts, 16: tcp_established_s at 0, tcp_close_wait_s at 4, udp_s at 8, udp_stream_s at 12;

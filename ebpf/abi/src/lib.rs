@@ -23,6 +23,7 @@ pub mod names;
 mod range;
 mod service;
 mod socket;
+mod takeover;
 
 pub use addr::{Addr, Family, Port, Protocol};
 pub use address::{AddressEntry, SERVICE_RANGES, ServiceRange};
@@ -41,6 +42,7 @@ pub use listener::{AddressFamily, ListenerKey};
 pub use range::RangeKey;
 pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
+pub use takeover::Takeover;
 
 /// Version of everything in this crate; part of the pin path.
 pub const ABI_VERSION: u32 = 3;

@@ -27,6 +27,8 @@ pub const AFFINITY: &str = "AFFINITY";
 pub const CONNTRACK: &str = "CONNTRACK";
 /// `SocketKey` → `SocketEntry`, LRU hash. Programs write.
 pub const SOCKETS: &str = "SOCKETS";
+/// 0 → `Takeover`, array. The agent and `cleanup` write.
+pub const TAKEOVER: &str = "TAKEOVER";
 /// `FragmentKey` → `FragmentEntry`, LRU hash. Programs write.
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Device index modulo `LINKS` → `LinkEntry`, array. Programs write.
@@ -51,7 +53,7 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 23] = [
+pub const MAPS: [&str; 24] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -64,6 +66,7 @@ pub const MAPS: [&str; 23] = [
     AFFINITY,
     CONNTRACK,
     SOCKETS,
+    TAKEOVER,
     FRAGMENTS,
     LINKS,
     SERVICE_RANGES,

@@ -2,6 +2,7 @@
 
 use headgate_abi::{
     Addr, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol, Reason,
+    ServiceEntry,
 };
 
 use crate::{select::choose, tables::Tables};
@@ -37,6 +38,8 @@ pub struct Destination {
     pub netns: u64,
     /// Whether that namespace is the node's.
     pub is_node: bool,
+    /// The backend that this socket got last for this destination, with its id; id 0 if there is none.
+    pub last: (u32, BackendEntry),
 }
 
 /// Chooses a backend and emits the event. The source port is not known yet, so `random` replaces
@@ -107,6 +110,14 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
     let Some(service) = tables.service(frontend.inside) else {
         return Decision::Refuse(reason);
     };
+    if is_last_ready(tables, &service, wanted) {
+        let (id, entry) = wanted.last;
+        return Decision::Backend {
+            service: frontend.inside,
+            id,
+            entry,
+        };
+    }
     let client = Addr::of_netns(wanted.netns);
     match choose(tables, frontend.inside, &service, &client, random) {
         None => Decision::Refuse(reason),
@@ -117,4 +128,16 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
             entry,
         },
     }
+}
+
+/// Whether the backend that the socket got last is ready. The agent forgets the backend of a socket that its
+/// Service does not send to any more, and clears the entry of one that no Service sends to.
+#[inline(always)]
+fn is_last_ready<T: Tables>(tables: &T, service: &ServiceEntry, wanted: &Destination) -> bool {
+    let (id, last) = &wanted.last;
+    if *id == 0 || service.affinity_timeout_s != 0 || service.slots().count == 0 {
+        return false;
+    }
+    let now = tables.backend(*id).unwrap_or_default();
+    now.address == last.address && now.port == last.port && !now.is_empty()
 }

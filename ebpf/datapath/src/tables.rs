@@ -3,7 +3,7 @@
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry,
+    LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry, Takeover,
 };
 
 use crate::{parse::Parsed, sequence::follow, wire::Family};
@@ -100,6 +100,9 @@ pub trait Tables {
     fn put_connection(&mut self, flow: &FlowKey, entry: &CtEntry) -> Result<(), Reason>;
     /// Updates an entry in place; false if it does not exist.
     fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool;
+
+    /// Which packets of unknown connections are left to the kernel.
+    fn takeover(&self) -> Takeover;
 
     /// Asks the kernel's routing table.
     fn route(&self, query: &RouteQuery) -> Route;

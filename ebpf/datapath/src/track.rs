@@ -26,6 +26,7 @@ pub(crate) fn existing_connection<T: Tables>(
     // An encapsulated packet is for a backend of this node.
     const NOT_INSIDE: CtFlags = CtFlags::REPLY
         .union(CtFlags::ENCAPSULATES)
+        .union(CtFlags::OWN)
         .union(CtFlags::KERNEL);
     if parsed.outer_len != 0 && context.entry.flags.intersects(NOT_INSIDE) {
         return false;
@@ -194,7 +195,7 @@ pub(crate) fn note_own_flow<T: Tables>(tables: &mut T, parsed: &Parsed, context:
     let present = tables.connection(&context.other_flow);
     let present = present.filter(|entry| !is_expired(tables.config(), entry, flow.protocol, now_s));
     let state = match present {
-        Some(entry) if !entry.flags.contains(CtFlags::KERNEL) => return,
+        Some(entry) if !entry.flags.contains(CtFlags::OWN) => return,
         Some(entry) if entry.state != CtState::CLOSED => {
             let state = next_state_one_way(entry.state, parsed.transport, parsed.flags);
             if state != entry.state || now_s != entry.seen_s {
@@ -216,7 +217,7 @@ pub(crate) fn note_own_flow<T: Tables>(tables: &mut T, parsed: &Parsed, context:
     };
     context.other = CtEntry {
         state,
-        flags: CtFlags::KERNEL,
+        flags: CtFlags::OWN,
         ..plan_dnat(other, 0, 0, &itself, now_s)
     };
     // If the table is full, the answer is balanced, as without a note.

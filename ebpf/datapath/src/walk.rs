@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use headgate_abi::{
     Addr, BackendEntry, CtEntry, CtFlags, CtState, Fate, FrontendEntry, FrontendFlags, FrontendKey,
-    Protocol, Reason,
+    Protocol, Reason, Takeover,
 };
 
 use crate::{
@@ -101,6 +101,8 @@ struct Plan {
 struct EntryPath {
     direction: Direction,
     is_encapsulating: bool,
+    /// Whether the kernel has the connection, or gets it now.
+    is_left: bool,
 }
 
 impl EntryPath {
@@ -111,11 +113,14 @@ impl EntryPath {
             return Self {
                 direction: Direction::Original,
                 is_encapsulating: false,
+                is_left: false,
             };
         }
+        const LEFT: CtFlags = CtFlags::KERNEL.union(CtFlags::PAUSED);
         Self {
             direction: Direction::of(entry),
             is_encapsulating: tables.is_encapsulating(entry),
+            is_left: entry.flags.intersects(LEFT),
         }
     }
 }
@@ -189,13 +194,19 @@ fn decide<P: Packet, T: Tables>(
     }
     let path;
     if is_known {
-        if context.entry.flags.contains(CtFlags::KERNEL) {
-            return Err(Reason::NotOurs);
+        if context.entry.flags.contains(CtFlags::OWN) {
+            return Err(Reason::KernelConnection);
         }
         path = EntryPath::of(tables, parsed, &context.entry);
-        leave_to_egress(hook, tables, parsed, &context.entry, path)?;
-        leave_to_tc::<P>(parsed, &context.entry, path)?;
-        leave_partial_checksum(packet, parsed)?;
+        if path.is_left {
+            if context.entry.flags.contains(CtFlags::PAUSED) {
+                return Err(Reason::Paused);
+            }
+        } else {
+            leave_to_egress(hook, tables, parsed, &context.entry, path)?;
+            leave_to_tc::<P>(parsed, &context.entry, path)?;
+            leave_partial_checksum(packet, parsed)?;
+        }
         track(
             tables,
             parsed,
@@ -203,6 +214,9 @@ fn decide<P: Packet, T: Tables>(
             path.direction,
             path.is_encapsulating,
         )?;
+        if path.is_left {
+            return Err(Reason::KernelConnection);
+        }
     } else {
         let is_planned = match parsed.outer_len {
             0 => plan_connection(hook, tables, parsed, context),
@@ -222,6 +236,7 @@ fn decide<P: Packet, T: Tables>(
                     direction: Direction::Original,
                     is_encapsulating: parsed.outer_len == 0
                         && tables.is_encapsulating(&context.entry),
+                    is_left: false,
                 };
                 open_connection(tables, &parsed.flow, context, path.is_encapsulating)?;
             }
@@ -384,6 +399,17 @@ fn leave_to_tc<P: Packet>(parsed: &Parsed, entry: &CtEntry, path: EntryPath) -> 
     }
 }
 
+/// Whether a packet to a frontend, of no known connection, may belong to one of the rules that are taken over
+/// from, or given back to. New connections are ours while we take over.
+#[inline(always)]
+fn is_of_other_rules<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
+    match tables.takeover() {
+        Takeover::DONE => false,
+        Takeover::BEGUN => parsed.flow.protocol == Protocol::TCP && !parsed.flags.is_opening(),
+        _ => true,
+    }
+}
+
 #[inline(always)]
 fn is_opening(entry: &CtEntry) -> bool {
     matches!(entry.state, CtState::NEW | CtState::ANSWERED)
@@ -428,6 +454,9 @@ fn plan_connection<T: Tables>(
         }
         return direct(tables, parsed, context);
     };
+    if is_of_other_rules(tables, parsed) {
+        return Err(Reason::KernelConnection);
+    }
     // Not the address of a host: no reply is possible. The kernel drops these as martians.
     if !flow.source.is_host() {
         return Err(Reason::Spoofed);

@@ -636,7 +636,11 @@ fn s102_answers_to_what_the_node_opened_are_left_to_the_kernel() {
         let theirs = own.reversed();
         let left = |walks: &mut Walks, hook, frame: Vec<u8>| {
             let outcome = walks.run(hook, &frame);
-            assert_eq!((outcome.action, outcome.reason), ("pass", Reason::NotOurs));
+            let reason = match hook {
+                Hook::Egress => Reason::NotOurs,
+                _ => Reason::KernelConnection,
+            };
+            assert_eq!((outcome.action, outcome.reason), ("pass", reason));
             assert_eq!(outcome.frame, frame);
         };
         let exchanges = [

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use headgate_abi::{
-    Addr, AddressEntry, FrontendFlags, FrontendKey, LinkEntry, Port, Protocol, Reason, ServiceRange,
+    Addr, AddressEntry, BackendEntry, FrontendFlags, FrontendKey, LinkEntry, Port, Protocol,
+    Reason, ServiceRange,
 };
 use headgate_datapath::{
     Hook, SlicePacket,
@@ -395,6 +396,7 @@ fn s114_affinity_ends_after_its_timeout() {
 
     let mut chosen = BTreeSet::new();
     let wanted = Destination {
+        last: (0, BackendEntry::default()),
         address: address(CLUSTER_IP),
         port: Port::new(81),
         protocol: Protocol::TCP,
@@ -505,6 +507,7 @@ fn s116_addresses_that_no_service_has_are_refused() {
         assert_eq!(walks.run(&frame).reason, Reason::NotOurs);
     }
     let wanted = Destination {
+        last: (0, BackendEntry::default()),
         address: address("10.111.255.9"),
         port: Port::new(80),
         protocol: Protocol::TCP,

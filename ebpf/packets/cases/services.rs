@@ -1,14 +1,15 @@
 //! Behaviours of Services, packet by packet.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::SocketAddr};
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, MemberKey, Port,
-    Protocol, Reason, ServiceEntry, ServiceFlags, SlotRange,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
+    FrontendFlags, FrontendKey, MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags,
+    SlotRange, Takeover,
 };
 use headgate_datapath::{
-    Hook, NextHop, Route, RouteResult,
+    Hook, NextHop, Route, RouteResult, mirror,
     socket::{Decision, Destination, translate},
 };
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe, is_checksum_right};
@@ -648,6 +649,7 @@ fn empty_backend_behind_a_slot_gets_no_packet() {
     );
     assert!(walks.host.connections.is_empty());
     let wanted = Destination {
+        last: (0, BackendEntry::default()),
         address: address(CLUSTER_IP),
         port: Port::new(80),
         protocol: Protocol::TCP,
@@ -658,4 +660,143 @@ fn empty_backend_behind_a_slot_gets_no_packet() {
         translate(&mut walks.host, &wanted, 0),
         Decision::Refuse(Reason::StaleBackend)
     );
+}
+
+#[test]
+fn s126_packets_of_unknown_connections_are_the_kernels_while_its_rules_are_taken_over() {
+    let segment = Builder::new("192.0.2.9:1000", "10.96.0.10:80").tcp("A", b"hello");
+    let syn = syn("192.0.2.9:1001", "10.96.0.10:80");
+    let datagram = Builder::new("192.0.2.9:1000", "10.96.0.10:53").udp(b"hello");
+    let (ours, kernels) = (Reason::ToBackend, Reason::KernelConnection);
+    for (index, (takeover, reasons)) in [
+        (Takeover::DONE, [ours, ours, ours]),
+        (Takeover::BEGUN, [kernels, ours, ours]),
+        (Takeover::GIVEN_BACK, [kernels, kernels, kernels]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut state = state();
+        state.takeover = takeover;
+        let mut walks = Walks::with(&format!("s126-{index}"), state);
+        for (frame, reason) in [&segment, &syn, &datagram].into_iter().zip(reasons) {
+            let outcome = walks.run(frame);
+            assert_eq!(outcome.reason, reason, "{takeover:?} {}", describe(frame));
+            if reason == kernels {
+                assert_eq!((outcome.action, &outcome.frame), ("pass", frame));
+            }
+        }
+        let known = reasons.iter().filter(|reason| **reason == ours).count();
+        assert_eq!(walks.host.connections.len(), 2 * known);
+    }
+}
+
+/// A connection of the kernel, in the table that both directions are looked up in.
+fn kernel_connection(host: &mut Host, state: CtState) -> [Vec<u8>; 2] {
+    let (client, frontend) = ("192.0.2.9:1000", "10.96.0.10:80");
+    let (node, pod) = ("192.168.50.1:40000", "10.244.1.2:9376");
+    let flow = |from: &str, to: &str| {
+        let [from, to]: [SocketAddr; 2] = [from, to].map(|text| text.parse().unwrap());
+        FlowKey {
+            source: from.ip().into(),
+            destination: to.ip().into(),
+            source_port: Port::new(from.port()),
+            destination_port: Port::new(to.port()),
+            protocol: Protocol::TCP,
+            zero: [0; 3],
+        }
+    };
+    let (there, translated) = (flow(client, frontend), flow(node, pod));
+    let entry = CtEntry {
+        source: translated.source,
+        destination: translated.destination,
+        source_port: translated.source_port,
+        destination_port: translated.destination_port,
+        seen_s: host.now_s,
+        state,
+        flags: CtFlags::KERNEL,
+        ..CtEntry::default()
+    };
+    let (mut back, mut reply) = (FlowKey::default(), CtEntry::default());
+    mirror(&there, &entry, &mut back, &mut reply);
+    assert_eq!(back, translated.reversed());
+    host.connections.insert(there, entry);
+    host.connections.insert(back, reply);
+    [
+        Builder::new(client, frontend).tcp("A", b"hello"),
+        Builder::new(pod, node).after(0, 5).tcp("A", b"hello"),
+    ]
+}
+
+#[test]
+fn s126_connections_of_the_kernel_are_left_to_it() {
+    let mut host = Host::new(state());
+    let frames = kernel_connection(&mut host, CtState::ESTABLISHED);
+    // Its numbers are not known before an answer confirms them.
+    for frame in &frames {
+        host.run(Hook::External, frame);
+    }
+    for frame in frames {
+        // Its packets renew it.
+        host.now_s += 60;
+        let outcome = host.run(Hook::External, &frame);
+        assert_eq!(
+            (outcome.action, outcome.reason, outcome.frame),
+            ("pass", Reason::KernelConnection, frame)
+        );
+        for entry in host.connections.values() {
+            assert_eq!(entry.seen_s, host.now_s);
+        }
+    }
+    // A new connection of the same client and port, once the kernel's has ended, is ours.
+    kernel_connection(&mut host, CtState::CLOSED);
+    let outcome = host.run(Hook::External, &syn("192.0.2.9:1000", "10.96.0.10:80"));
+    assert_eq!(outcome.reason, Reason::ToBackend);
+    // While it is handed to the kernel, neither translation fits.
+    let [frame, _] = kernel_connection(&mut host, CtState::ESTABLISHED);
+    for entry in host.connections.values_mut() {
+        entry.flags = CtFlags::PAUSED;
+    }
+    let outcome = host.run(Hook::External, &frame);
+    assert_eq!((outcome.action, outcome.reason), ("drop", Reason::Paused));
+}
+
+#[test]
+fn s132_unconnected_socket_keeps_its_backend_while_that_is_ready() {
+    let mut host = Host::new(state());
+    let last = host.state.backends[&12];
+    // What the service sends to now, the backend that the socket had, and the backend that it gets.
+    for (now, cleared, had, gets) in [
+        (&[11, 12][..], false, 12, 12),
+        (&[12, 11], false, 12, 12),
+        (&[11], true, 12, 11),
+        (&[11], false, 0, 11),
+    ] {
+        host.state.add_service(3, now, 0);
+        let entry = if cleared {
+            BackendEntry::default()
+        } else {
+            last
+        };
+        host.state.backends.insert(12, entry);
+        let wanted = Destination {
+            address: address(CLUSTER_IP),
+            port: Port::new(53),
+            protocol: Protocol::UDP,
+            netns: 1,
+            is_node: true,
+            last: (had, last),
+        };
+        for random in [0, u32::MAX / 2, u32::MAX] {
+            let Decision::Backend { id, .. } = translate(&mut host, &wanted, random) else {
+                panic!("{now:?}")
+            };
+            assert_eq!(id, gets, "{now:?} {random}");
+        }
+        host.state.add_service(3, &[], 0);
+        assert_eq!(
+            translate(&mut host, &wanted, 0),
+            Decision::Refuse(Reason::NoBackend)
+        );
+    }
 }

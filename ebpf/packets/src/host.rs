@@ -8,7 +8,8 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey,
-    LinkEntry, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange, Traffic,
+    LinkEntry, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange, Takeover,
+    Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Memory, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -37,6 +38,8 @@ pub struct State {
     pub members: HashSet<MemberKey>,
     /// Ranges of Service addresses.
     pub service_ranges: Vec<ServiceRange>,
+    /// Which packets of unknown connections are left to the kernel.
+    pub takeover: Takeover,
 }
 
 impl State {
@@ -292,6 +295,10 @@ impl Tables for Host {
         entry.state = state;
         entry.seen_s = seen_s;
         true
+    }
+
+    fn takeover(&self) -> Takeover {
+        self.state.takeover
     }
 
     fn route(&self, query: &RouteQuery) -> Route {

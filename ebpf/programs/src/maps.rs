@@ -12,7 +12,7 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
     LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    ServiceRange, SocketEntry, SocketKey, Timeouts, Traffic, names::REPORT_SIZE,
+    ServiceRange, SocketEntry, SocketKey, Takeover, Timeouts, Traffic, names::REPORT_SIZE,
 };
 use headgate_datapath::Memory;
 
@@ -59,6 +59,9 @@ pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
 #[map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
     LruHashMap::with_max_entries(1 << 16, 0);
+
+#[map]
+pub(crate) static TAKEOVER: Array<Takeover> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =

@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use headgate_abi::{Addr, Fate, Port, Protocol, Reason, SocketEntry, SocketKey};
+use headgate_abi::{Addr, BackendEntry, Fate, Port, Protocol, Reason, SocketEntry, SocketKey};
 use headgate_datapath::{
     Family,
     socket::{Decision, Destination, translate},
@@ -62,6 +62,32 @@ impl SocketAddress<'_> {
         Protocol(unsafe { (*self.raw()).protocol } as u8)
     }
 
+    /// Whether the socket is connected to the address itself. Then its answers must come from there, so it was
+    /// connected before the address was a frontend, or is not to be balanced. The kernel calls the hooks of
+    /// sendmsg also for connected IPv6 sockets whose peer is an IPv4 address.
+    #[inline(always)]
+    fn is_connected(&self) -> bool {
+        const ESTABLISHED: u32 = 1;
+        // SAFETY: the kernel lets us read these fields of the socket, which is never null here.
+        let (state, port, address) = unsafe {
+            let socket = (*self.raw()).__bindgen_anon_1.sk;
+            let address = match self.family {
+                Family::V4 => Addr::from_v4_word((*socket).dst_ip4),
+                Family::V6 => {
+                    let words = &raw const (*socket).dst_ip6;
+                    let word = |index| words.cast::<u32>().add(index).read_volatile();
+                    Addr::from_words([word(0), word(1), word(2), word(3)])
+                }
+            };
+            (
+                (*socket).state,
+                Port::from_word((*socket).dst_port),
+                address,
+            )
+        };
+        state == ESTABLISHED && port == self.port() && address == self.address()
+    }
+
     #[inline(always)]
     fn cookie(&self) -> u64 {
         // SAFETY: the context is the program's own.
@@ -105,10 +131,45 @@ fn node_netns() -> u64 {
     }
 }
 
-/// connect and sendmsg: from frontend to backend.
+/// sendmsg: from frontend to backend. A socket keeps its backend while that is ready.
 #[inline(always)]
-fn forward(context: &SockAddrContext, family: Family) -> i32 {
+fn send(context: &SockAddrContext, family: Family) -> i32 {
     let peer = SocketAddress { context, family };
+    if peer.is_connected() {
+        return ALLOW;
+    }
+    let key = SocketKey {
+        cookie: peer.cookie(),
+        address: peer.address(),
+        port: peer.port(),
+        protocol: peer.protocol(),
+        peer: SocketKey::FRONTEND,
+        zero: [0; 4],
+    };
+    // SAFETY: see `put`; here the entry is copied at once.
+    let last = unsafe { SOCKETS.get(key).copied() }.unwrap_or_default();
+    let backend = BackendEntry {
+        address: last.address,
+        port: last.port,
+        ..BackendEntry::default()
+    };
+    forward(&peer, (last.backend, backend), Some(&key))
+}
+
+/// Writes an entry, if it is not there yet.
+#[inline(always)]
+fn put(key: &SocketKey, entry: &SocketEntry) {
+    // SAFETY: the entry stays mapped and is compared at once. If it is reused for another key meanwhile,
+    // it differs and is written again.
+    let is_known = unsafe { SOCKETS.get(key) } == Some(entry);
+    if !is_known && SOCKETS.insert(key, entry, 0).is_err() {
+        count_socket(Reason::ConntrackFull);
+    }
+}
+
+/// From frontend to backend. `choice` is the key under which the backend is remembered.
+#[inline(always)]
+fn forward(peer: &SocketAddress<'_>, last: (u32, BackendEntry), choice: Option<&SocketKey>) -> i32 {
     let netns = peer.netns();
     let wanted = Destination {
         address: peer.address(),
@@ -116,11 +177,10 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
         protocol: peer.protocol(),
         netns,
         is_node: netns == node_netns(),
+        last,
     };
     let cookie = peer.cookie();
-    let mut tables = BpfTables::<false>::new(context, Site::Socket, core::ptr::null_mut());
-    // A socket gets the same backend while the backends do not change, so that the datagrams of an
-    // unconnected socket stay together.
+    let mut tables = BpfTables::<false>::new(peer.context, Site::Socket, core::ptr::null_mut());
     let hash = mix_cookie(cookie);
     match translate(&mut tables, &wanted, hash) {
         Decision::Leave => ALLOW,
@@ -139,7 +199,8 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
                 address: entry.address,
                 port: entry.port,
                 protocol: wanted.protocol,
-                zero: [0; 5],
+                peer: SocketKey::BACKEND,
+                zero: [0; 4],
             };
             let frontend = SocketEntry {
                 address: wanted.address,
@@ -148,11 +209,14 @@ fn forward(context: &SockAddrContext, family: Family) -> i32 {
                 service,
                 backend: id,
             };
-            // SAFETY: the entry stays mapped and is compared at once. If it is reused for another key meanwhile,
-            // it differs and is written again.
-            let is_known = unsafe { SOCKETS.get(key) } == Some(&frontend);
-            if !is_known && SOCKETS.insert(key, frontend, 0).is_err() {
-                count_socket(Reason::ConntrackFull);
+            put(&key, &frontend);
+            if let Some(choice) = choice {
+                let backend = SocketEntry {
+                    address: entry.address,
+                    port: entry.port,
+                    ..frontend
+                };
+                put(choice, &backend);
             }
             count_socket(Reason::SocketTranslated);
             peer.set(entry.address, entry.port);
@@ -170,7 +234,8 @@ fn reverse(context: &SockAddrContext, family: Family) -> i32 {
         address: peer.address(),
         port: peer.port(),
         protocol: peer.protocol(),
-        zero: [0; 5],
+        peer: SocketKey::BACKEND,
+        zero: [0; 4],
     };
     // SAFETY: the entry stays mapped and is copied at once. For one that is reused meanwhile see
     // `BpfTables::connection`.
@@ -178,6 +243,13 @@ fn reverse(context: &SockAddrContext, family: Family) -> i32 {
         peer.set(frontend.address, frontend.port);
     }
     ALLOW
+}
+
+/// connect: from frontend to backend.
+#[inline(always)]
+fn connect(context: &SockAddrContext, family: Family) -> i32 {
+    let none = (0, BackendEntry::default());
+    forward(&SocketAddress { context, family }, none, None)
 }
 
 /// Cookies are consecutive numbers; the multiplication spreads them (Knuth, 6.4).
@@ -188,22 +260,22 @@ fn mix_cookie(cookie: u64) -> u32 {
 
 #[cgroup_sock_addr(connect4)]
 fn hg_connect4(context: SockAddrContext) -> i32 {
-    forward(&context, Family::V4)
+    connect(&context, Family::V4)
 }
 
 #[cgroup_sock_addr(connect6)]
 fn hg_connect6(context: SockAddrContext) -> i32 {
-    forward(&context, Family::V6)
+    connect(&context, Family::V6)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 fn hg_sendmsg4(context: SockAddrContext) -> i32 {
-    forward(&context, Family::V4)
+    send(&context, Family::V4)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 fn hg_sendmsg6(context: SockAddrContext) -> i32 {
-    forward(&context, Family::V6)
+    send(&context, Family::V6)
 }
 
 #[cgroup_sock_addr(recvmsg4)]

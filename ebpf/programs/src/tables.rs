@@ -22,7 +22,7 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
     FrontendKey, LINKS as LINKS_LEN, LinkEntry, MemberKey, MonitorEntry, Protocol, RangeKey,
-    Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, Traffic, seconds,
+    Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, Takeover, Traffic, seconds,
 };
 use headgate_datapath::{
     Added, Family, NextHop, Parsed, Route, RouteQuery, RouteResult, Tables, follow,
@@ -31,7 +31,7 @@ use headgate_datapath::{
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
     FRONTENDS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC, SERVICES, SLOTS,
-    SOURCE_RANGES, add_atomic, config, helpers,
+    SOURCE_RANGES, TAKEOVER, add_atomic, config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -298,6 +298,11 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
             (*entry).seen_s = seen_s;
         }
         true
+    }
+
+    #[inline(always)]
+    fn takeover(&self) -> Takeover {
+        TAKEOVER.get(0).copied().unwrap_or_default()
     }
 
     #[inline(always)]

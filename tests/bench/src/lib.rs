@@ -10,11 +10,12 @@ pub mod l7;
 pub mod packets;
 pub mod paths;
 mod report;
-mod rules;
 mod tools;
 
+pub use headgate_netns::rules::{
+    Service, iptables, load_iptables, load_nftables, manifests, nftables,
+};
 pub use report::{Machine, Report, Table};
-pub use rules::{Service, iptables, load_iptables, load_nftables, manifests, nftables};
 
 /// Which tables of a benchmark to measure, and how long.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ mod load;
 mod manifests;
 mod netns;
 mod process;
+pub mod rules;
 mod talk;
 
 pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};

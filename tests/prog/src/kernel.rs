@@ -101,6 +101,7 @@ impl Kernel {
         for (id, entry) in &state.services {
             assert!(maps.services.set(*id, *entry));
         }
+        assert!(maps.takeover.set(0, state.takeover));
         for (id, entry) in &state.backends {
             assert!(maps.backends.set(*id, *entry));
             if entry.local != 0 {

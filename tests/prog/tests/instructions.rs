@@ -12,19 +12,19 @@ use headgate_prog::Kernel;
 /// for a reason, replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 110_196),
-    (names::TC_EXTERNAL, 100_686),
-    (names::TC_POD, 120_077),
-    (names::TC_EGRESS, 69_256),
+    (names::XDP_EXTERNAL, 126_393),
+    (names::TC_EXTERNAL, 118_252),
+    (names::TC_POD, 137_053),
+    (names::TC_EGRESS, 86_348),
     (names::SK_LOOKUP, 85),
-    ("hg_connect4", 5_581),
-    ("hg_connect6", 5_992),
-    ("hg_sendmsg4", 5_581),
-    ("hg_sendmsg6", 5_992),
-    ("hg_recvmsg4", 61),
-    ("hg_recvmsg6", 75),
-    ("hg_getpeername4", 61),
-    ("hg_getpeername6", 75),
+    ("hg_connect4", 6_921),
+    ("hg_connect6", 7_194),
+    ("hg_sendmsg4", 6_810),
+    ("hg_sendmsg6", 7_130),
+    ("hg_recvmsg4", 28),
+    ("hg_recvmsg6", 37),
+    ("hg_getpeername4", 28),
+    ("hg_getpeername6", 37),
 ];
 
 #[test]

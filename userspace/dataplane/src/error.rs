@@ -98,6 +98,9 @@ pub enum Error {
     /// Sockets of a removed backend could not be ended.
     #[error("cannot end UDP sockets of removed backends: {0}")]
     Sockets(#[source] io::Error),
+    /// The kernel's connections or rules could not be read or changed.
+    #[error("cannot read or change the kernel's connections: {0}")]
+    Netfilter(#[source] io::Error),
     /// A service's name does not fit into the label map.
     #[error("the name of service {0} is too long")]
     Label(String),

@@ -32,6 +32,7 @@ mod maps;
 #[cfg(any(test, feature = "memory"))]
 mod memory;
 mod monitor;
+pub mod netfilter;
 mod netlink;
 mod object;
 mod pin;
@@ -43,6 +44,7 @@ mod state_file;
 mod steering;
 mod store;
 mod sys;
+mod takeover;
 
 pub use apply::MapWriter;
 pub use array::{ReadOnly, ReadWrite, SharedArray};
@@ -64,7 +66,9 @@ pub use monitor::Monitor;
 pub use pin::pin_folder;
 pub use probe::{Probe, Trial, loaded_config};
 pub use ranges::write_service_ranges;
+pub use sockets::Connected;
 pub use state_file::StateFile;
 pub use steering::Steering;
 pub use store::AgentMaps;
 pub use sys::{now_ns, now_s};
+pub use takeover::Handover;

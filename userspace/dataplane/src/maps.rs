@@ -12,7 +12,7 @@ use aya::maps::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, FlowKey,
     FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
-    ServiceEntry, ServiceLabel, ServiceRange, SocketEntry, SocketKey, Traffic, names,
+    ServiceEntry, ServiceLabel, ServiceRange, SocketEntry, SocketKey, Takeover, Traffic, names,
 };
 
 use crate::{
@@ -54,6 +54,8 @@ pub struct Maps<A = ReadOnly> {
     pub connections: HashMap<MapData, FlowKey, CtEntry>,
     /// Translated sockets.
     pub sockets: HashMap<MapData, SocketKey, SocketEntry>,
+    /// Which packets of unknown connections are left to the kernel: one element.
+    pub takeover: SharedArray<Takeover, A>,
     reasons: PerCpuArray<MapData, u64>,
     pub(crate) service_traffic: PerCpuArray<MapData, Traffic>,
     pub(crate) backend_traffic: PerCpuArray<MapData, Traffic>,
@@ -99,6 +101,7 @@ impl<A: Access> Maps<A> {
             affinities: hash(&folder, names::AFFINITY)?,
             connections: hash(&folder, names::CONNTRACK)?,
             sockets: hash(&folder, names::SOCKETS)?,
+            takeover: array(&folder, names::TAKEOVER)?,
             reasons: per_cpu(&folder, names::REASONS)?,
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
             backend_traffic: per_cpu(&folder, names::BACKEND_TRAFFIC)?,

@@ -8,13 +8,14 @@ use std::{
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, BackendKey, CtEntry, FlowKey, FrontendEntry, FrontendKey,
-    MemberKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
+    MemberKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Takeover, Traffic, names,
 };
 use ipnet::IpNet;
 
 use crate::{
     error::Error,
     load::MapSizes,
+    sockets::Connected,
     store::{AgentMaps, ArrayStore, HashStore, RangeStore, Scan, full_unless},
 };
 
@@ -61,8 +62,10 @@ pub struct MemoryMaps {
     pub service_traffic: MemoryArray<Traffic>,
     /// Counters of backends.
     pub backend_traffic: MemoryArray<Traffic>,
-    /// Cookies of the sockets that were ended.
-    pub ended_sockets: Arc<Mutex<BTreeSet<u64>>>,
+    /// See [`crate::Maps`].
+    pub takeover: MemoryArray<Takeover>,
+    /// The sockets that were to be ended.
+    pub ended_sockets: Arc<Mutex<BTreeSet<Connected>>>,
     observer: Observer,
 }
 
@@ -105,6 +108,7 @@ impl MemoryMaps {
                 Default::default(),
                 &observer,
             ),
+            takeover: MemoryArray::new(names::TAKEOVER, 1, Takeover::DONE, &observer),
             ended_sockets: Arc::default(),
             observer,
         }
@@ -130,12 +134,13 @@ impl From<MemoryMaps> for AgentMaps {
             source_ranges: Box::new(maps.source_ranges),
             members: Box::new(maps.members),
             connections: Box::new(maps.connections),
+            takeover: Box::new(maps.takeover),
             sockets: Box::new(maps.sockets),
             service_traffic: Box::new(maps.service_traffic),
             backend_traffic: Box::new(maps.backend_traffic),
-            destroy_udp: Box::new(move |cookies| {
-                lock(&ended).extend(cookies);
-                Ok(cookies.len())
+            destroy_udp: Box::new(move |sockets| {
+                lock(&ended).extend(sockets);
+                Ok(sockets.len())
             }),
         }
     }

@@ -1,10 +1,10 @@
 //! Requests over netlink(7), each answered before the next.
 
-use std::{io, marker::PhantomData};
+use std::{convert::Infallible, io, marker::PhantomData};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 
@@ -28,7 +28,16 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
 
     /// Makes the kernel do something.
     pub(crate) fn order(&self, message: M) -> io::Result<()> {
-        self.send(message, NLM_F_ACK)?;
+        self.ask(message, NLM_F_ACK)
+    }
+
+    /// Makes the kernel create an object that does not exist yet.
+    pub(crate) fn create(&self, message: M) -> io::Result<()> {
+        self.ask(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn ask(&self, message: M, flags: u16) -> io::Result<()> {
+        self.send([(message, flags)])?;
         let answer = self.receive()?.into_iter().next();
         match answer.map(|message| message.payload) {
             Some(NetlinkPayload::Error(error)) if error.code.is_none() => Ok(()),
@@ -37,9 +46,20 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
         }
     }
 
+    /// Asks the kernel for one object.
+    pub(crate) fn get(&self, message: M) -> io::Result<M> {
+        self.send([(message, 0)])?;
+        let answer = self.receive()?.into_iter().next();
+        match answer.map(|message| message.payload) {
+            Some(NetlinkPayload::InnerMessage(item)) => Ok(item),
+            Some(NetlinkPayload::Error(error)) => Err(error.to_io()),
+            _ => Err(io::Error::other("no answer over netlink")),
+        }
+    }
+
     /// Asks the kernel for a list.
     pub(crate) fn list(&self, message: M) -> io::Result<Vec<M>> {
-        self.send(message, NLM_F_DUMP)?;
+        self.send([(message, NLM_F_DUMP)])?;
         let mut list = Vec::new();
         loop {
             for message in self.receive()? {
@@ -53,13 +73,39 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
         }
     }
 
-    fn send(&self, message: M, flags: u16) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
+    /// Makes the kernel do several things, or none of them (nfnetlink). `begin` and `end` enclose the others
+    /// and have no answer.
+    pub(crate) fn order_all(&self, begin: M, orders: Vec<M>, end: M) -> io::Result<()> {
+        let count = orders.len();
+        let orders = orders
+            .into_iter()
+            .map(|order| (order, NLM_F_ACK | NLM_F_CREATE));
+        self.send([(begin, 0)].into_iter().chain(orders).chain([(end, 0)]))?;
+        let mut done = 0;
+        while done < count {
+            for message in self.receive()? {
+                match message.payload {
+                    NetlinkPayload::Error(error) if error.code.is_none() => done += 1,
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends messages, each with its flags, in one datagram.
+    fn send(&self, messages: impl IntoIterator<Item = (M, u16)>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for (message, flags) in messages {
+            let mut header = NetlinkHeader::default();
+            header.flags = NLM_F_REQUEST | flags;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len(), 0);
+            message.serialize(&mut bytes[start..]);
+        }
         self.socket.send(&bytes, 0)?;
         Ok(())
     }
@@ -81,5 +127,37 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
                 .unwrap_or_default();
         }
         Ok(messages)
+    }
+}
+
+/// A message as bytes, of a protocol that no library reads.
+#[derive(Debug)]
+pub(crate) struct RawMessage {
+    pub(crate) kind: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl NetlinkSerializable for RawMessage {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.body);
+    }
+}
+
+impl NetlinkDeserializable for RawMessage {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self {
+            kind: header.message_type,
+            body: payload.to_vec(),
+        })
     }
 }

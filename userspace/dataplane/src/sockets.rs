@@ -1,45 +1,79 @@
-//! Ends connected UDP sockets to removed backends.
+//! Ends connected UDP sockets to removed backends, and those that were connected to a frontend before it was one.
 //!
 //! The kernel runs the socket hooks once, at connect. Without this, the process would send to the removed
-//! backend for ever; now it gets an error (`ECONNABORTED`) and connects again. `SOCK_DESTROY` of sock_diag(7)
+//! backend, or past the Service, for ever; now it gets an error (`ECONNABORTED`) and connects again. `SOCK_DESTROY` of sock_diag(7)
 //! is in Linux 4.5, with `CONFIG_INET_DIAG_DESTROY`.
 
 use std::{
     collections::{BTreeSet, HashSet},
-    convert::Infallible,
     fs::{self, File},
     io,
+    net::IpAddr,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     thread,
 };
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use headgate_abi::{FrontendKey, Protocol};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use nix::sched::{CloneFlags, setns};
 
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, RawMessage};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// `struct inet_diag_sockid`: ports, addresses, device and cookie.
 const ID: usize = 48;
-/// Offset of the cookie in the id.
+/// Offsets in the id.
+const PEER_PORT: usize = 2;
+const PEER: usize = 20;
 const COOKIE: usize = 40;
 /// Offset of the id in `struct inet_diag_msg`.
 const ID_IN_ANSWER: usize = 4;
 const ESTABLISHED: u32 = 1 << 1;
 
-/// Ends the connected UDP sockets with these cookies, in the network namespaces of all processes. Returns their
-/// number.
-pub(crate) fn destroy_udp(cookies: &BTreeSet<u64>) -> io::Result<usize> {
+/// Connected UDP sockets to one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connected {
+    /// Cookie of the socket; 0 stands for every socket of this thread's network namespace. A cookie alone would
+    /// not do: the process may have connected its socket to another peer by now.
+    pub cookie: u64,
+    /// Address of the peer.
+    pub address: IpAddr,
+    /// Port of the peer.
+    pub port: u16,
+}
+
+impl Connected {
+    /// The sockets of this network namespace that are connected to a frontend, if it is one of UDP.
+    pub(crate) fn to(key: &FrontendKey) -> Option<Self> {
+        let is_udp = key.protocol == Protocol::UDP;
+        is_udp.then(|| Self {
+            cookie: 0,
+            address: IpAddr::from(key.address),
+            port: key.port.number(),
+        })
+    }
+}
+
+/// Ends these sockets: those with a cookie in the network namespaces of all processes. Returns their number.
+pub(crate) fn destroy_udp(wanted: &BTreeSet<Connected>) -> io::Result<usize> {
     let mut ended = 0;
+    if wanted.iter().any(|socket| socket.cookie == 0) {
+        ended += destroy_here(wanted)?;
+    }
+    if wanted.iter().all(|socket| socket.cookie == 0) {
+        return Ok(ended);
+    }
+    let known: BTreeSet<Connected> = { wanted.iter().copied() }
+        .filter(|socket| socket.cookie != 0)
+        .collect();
     for netns in namespaces()? {
-        let cookies = cookies.clone();
+        let known = known.clone();
         // Namespaces are a property of threads.
         let worker = thread::spawn(move || -> io::Result<usize> {
             setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
-            destroy_here(&cookies)
+            destroy_here(&known)
         });
         match worker.join() {
             Ok(Ok(count)) => ended += count,
@@ -67,12 +101,12 @@ fn namespaces() -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
+fn destroy_here(wanted: &BTreeSet<Connected>) -> io::Result<usize> {
     let netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
     let mut ended = 0;
     for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-        for id in connected(&netlink, family, cookies)? {
-            match netlink.order(Diag::request(SOCK_DESTROY, family, &id)) {
+        for id in connected(&netlink, family, wanted)? {
+            match netlink.order(request(SOCK_DESTROY, family, &id)) {
                 Ok(()) => ended += 1,
                 // The process closed it meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -83,60 +117,41 @@ fn destroy_here(cookies: &BTreeSet<u64>) -> io::Result<usize> {
     Ok(ended)
 }
 
-/// Returns the ids of the connected UDP sockets with these cookies.
+/// Returns the ids of these sockets. An id has both addresses, both ports and the cookie, and the kernel ends a
+/// socket only if all of them fit.
 fn connected(
-    netlink: &Netlink<Diag>,
+    netlink: &Netlink<RawMessage>,
     family: u8,
-    cookies: &BTreeSet<u64>,
+    wanted: &BTreeSet<Connected>,
 ) -> io::Result<Vec<[u8; ID]>> {
-    let sockets = netlink.list(Diag::request(SOCK_DIAG_BY_FAMILY, family, &[0; ID]))?;
+    let sockets = netlink.list(request(SOCK_DIAG_BY_FAMILY, family, &[0; ID]))?;
     let ids = sockets.iter().filter_map(|socket| {
         let id = socket.body.get(ID_IN_ANSWER..)?.first_chunk::<ID>()?;
-        let cookie = id.get(COOKIE..)?.first_chunk()?;
-        cookies
-            .contains(&u64::from_ne_bytes(*cookie))
-            .then_some(*id)
+        let found = peer(family, id)?;
+        let is_wanted =
+            wanted.contains(&found) || wanted.contains(&Connected { cookie: 0, ..found });
+        is_wanted.then_some(*id)
     });
     Ok(ids.collect())
 }
 
-/// A message of sock_diag(7). No library has `SOCK_DESTROY`.
-struct Diag {
-    kind: u16,
-    body: Vec<u8>,
+/// Reads the cookie and the peer of a socket.
+fn peer(family: u8, id: &[u8; ID]) -> Option<Connected> {
+    let address = match i32::from(family) {
+        libc::AF_INET => IpAddr::from(*id.get(PEER..)?.first_chunk::<4>()?),
+        _ => IpAddr::from(*id.get(PEER..)?.first_chunk::<16>()?).to_canonical(),
+    };
+    Some(Connected {
+        cookie: u64::from_ne_bytes(*id.get(COOKIE..)?.first_chunk()?),
+        address,
+        port: u16::from_be_bytes(*id.get(PEER_PORT..)?.first_chunk()?),
+    })
 }
 
-impl Diag {
-    /// `struct inet_diag_req_v2`.
-    fn request(kind: u16, family: u8, id: &[u8; ID]) -> Self {
-        let mut body = vec![family, libc::IPPROTO_UDP as u8, 0, 0];
-        body.extend(ESTABLISHED.to_ne_bytes());
-        body.extend(id);
-        Self { kind, body }
-    }
-}
-
-impl NetlinkSerializable for Diag {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.body.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.body);
-    }
-}
-
-impl NetlinkDeserializable for Diag {
-    type Error = Infallible;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self {
-            kind: header.message_type,
-            body: payload.to_vec(),
-        })
-    }
+/// `struct inet_diag_req_v2`. No library has `SOCK_DESTROY`.
+fn request(kind: u16, family: u8, id: &[u8; ID]) -> RawMessage {
+    let mut body = vec![family, libc::IPPROTO_UDP as u8, 0, 0];
+    body.extend(ESTABLISHED.to_ne_bytes());
+    body.extend(id);
+    RawMessage { kind, body }
 }

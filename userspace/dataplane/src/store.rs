@@ -17,7 +17,8 @@ use aya::{
 };
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, BackendKey, CtEntry, FlowKey, FrontendEntry, FrontendKey,
-    MemberKey, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Traffic, names,
+    MemberKey, RangeKey, ServiceEntry, ServiceLabel, SocketEntry, SocketKey, Takeover, Traffic,
+    names,
 };
 use ipnet::IpNet;
 
@@ -26,7 +27,7 @@ use crate::{
     entries::Entries,
     error::Error,
     maps::{Maps, total},
-    sockets,
+    sockets::{self, Connected},
 };
 
 /// `BPF_NOEXIST` of bpf(2).
@@ -69,8 +70,8 @@ pub(crate) trait ArrayStore<T>: Send {
     fn set(&mut self, index: u32, element: T) -> Result<(), Error>;
 }
 
-/// Ends the connected UDP sockets with these cookies; returns their number.
-pub(crate) type DestroyUdp = Box<dyn FnMut(&BTreeSet<u64>) -> io::Result<usize> + Send>;
+/// Ends these UDP sockets; returns their number.
+pub(crate) type DestroyUdp = Box<dyn FnMut(&BTreeSet<Connected>) -> io::Result<usize> + Send>;
 
 /// The maps that the agent writes, and those that it sweeps.
 #[allow(missing_debug_implementations, reason = "the stores have none")]
@@ -85,6 +86,7 @@ pub struct AgentMaps {
     pub(crate) source_ranges: Box<dyn RangeStore>,
     pub(crate) members: Box<dyn HashStore<MemberKey, u32>>,
     pub(crate) connections: Box<dyn HashStore<FlowKey, CtEntry>>,
+    pub(crate) takeover: Box<dyn ArrayStore<Takeover>>,
     pub(crate) sockets: Box<dyn HashStore<SocketKey, SocketEntry>>,
     pub(crate) service_traffic: Box<dyn ArrayStore<Traffic>>,
     pub(crate) backend_traffic: Box<dyn ArrayStore<Traffic>>,
@@ -105,6 +107,7 @@ impl From<Maps<ReadWrite>> for AgentMaps {
             source_ranges: Box::new(KernelRanges(maps.source_ranges)),
             members: KernelHash::boxed(folder, names::AFFINITY_MEMBERS, maps.members),
             connections: KernelHash::boxed(folder, names::CONNTRACK, maps.connections),
+            takeover: KernelArray::boxed(names::TAKEOVER, maps.takeover),
             sockets: KernelHash::boxed(folder, names::SOCKETS, maps.sockets),
             service_traffic: Box::new(KernelTraffic {
                 name: names::SERVICE_TRAFFIC,

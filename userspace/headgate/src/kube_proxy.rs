@@ -2,17 +2,20 @@
 
 use std::{
     fmt, fs,
-    io::Write,
+    io::{self, Write},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
+use headgate_dataplane::netfilter::{
+    self, NftFamily, delete_table, destroy_set, has_chain, legacy_chains,
+};
 
 /// Rules that kube-proxy made, recognized by their names, which only kube-proxy uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Leftover {
     /// An nftables table.
-    NftTable { family: String },
+    NftTable { family: NftFamily },
     /// Chains of one iptables table, and the rules in other chains that jump to them.
     Chains {
         /// The program whose `-save` lists them, for example `iptables-nft`.
@@ -27,6 +30,9 @@ pub(crate) enum Leftover {
 }
 
 const NFT_TABLE: &str = "kube-proxy";
+/// Our own nftables table, of the family `inet`. It keeps the kernel's NAT and connection tracking on while
+/// connections of the removed rules are open.
+pub(crate) const TAKEOVER_TABLE: &str = "headgate-takeover";
 
 /// Chains by name or, with a dash at the end, by prefix (kube-proxy, `pkg/proxy/{iptables,ipvs}`).
 /// The kubelet's own, `KUBE-FIREWALL` and `KUBE-KUBELET-CANARY`, are not among them.
@@ -67,61 +73,112 @@ fn is_chain(name: &str) -> bool {
     })
 }
 
-/// Returns the rules that are left, and the programs that are not installed, whose rules are not
-/// checked.
-pub(crate) fn find() -> (Vec<Leftover>, Vec<&'static str>) {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    match ask("nft", &["list", "tables"]) {
-        Some(text) => found.extend(nft_tables(&text)),
-        None => missing.push("nft"),
-    }
-    // A machine may have rules of both variants of iptables, whatever its default is.
-    for programs in [
-        ["iptables-nft", "iptables-legacy", "iptables"],
-        ["ip6tables-nft", "ip6tables-legacy", "ip6tables"],
-    ] {
-        let [nft, legacy, usual] = programs;
-        let saved = |program: &'static str| {
-            let text = ask(&format!("{program}-save"), &[])?;
-            Some(chains(program, &text))
-        };
-        match (saved(nft), saved(legacy)) {
-            (None, None) => match saved(usual) {
-                Some(chains) => found.extend(chains),
-                None => missing.push(usual),
-            },
-            both => found.extend(both.0.into_iter().chain(both.1).flatten()),
+/// What kube-proxy left on this node.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) leftovers: Vec<Leftover>,
+    /// What could not be checked, or is there and could not be listed, and why.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// Whether rules of kube-proxy are there that translate packets.
+pub(crate) fn translates() -> io::Result<bool> {
+    const CHAIN: &str = "KUBE-SERVICES";
+    let tables = netfilter::tables()?;
+    Ok(tables.iter().any(|(_, name)| name == NFT_TABLE)
+        || has_chain(NftFamily::Ip, "nat", CHAIN)?
+        || has_chain(NftFamily::Ip6, "nat", CHAIN)?
+        || has_legacy_chains(false)?
+        || has_legacy_chains(true)?)
+}
+
+fn has_legacy_chains(is_v6: bool) -> io::Result<bool> {
+    let chains = legacy_chains(is_v6)?;
+    Ok(chains.iter().any(|(_, chain)| is_chain(chain)))
+}
+
+/// Whether `iptables-nft` has chains of kube-proxy.
+fn has_nft_chains(family: NftFamily) -> io::Result<bool> {
+    for table in ["nat", "filter", "mangle"] {
+        for chain in CHAINS.iter().filter(|chain| !chain.ends_with('-')) {
+            if has_chain(family, table, chain)? {
+                return Ok(true);
+            }
         }
     }
-    match ask("ipset", &["list", "-n"]) {
-        Some(text) => found.extend(sets(&text)),
-        None => missing.push("ipset"),
+    Ok(false)
+}
+
+/// Asks the kernel what is there, and the programs of iptables for its rules.
+pub(crate) fn find() -> Found {
+    let mut found = Found::default();
+    match netfilter::tables() {
+        Ok(tables) => {
+            let tables = tables.into_iter().filter(|(_, name)| name == NFT_TABLE);
+            let tables = tables.map(|(family, _)| Leftover::NftTable { family });
+            found.leftovers.extend(tables);
+        }
+        Err(error) => found.unknown.push(format!("tables of nftables: {error}")),
     }
-    (found, missing)
+    // A machine may have rules of both variants of iptables, whatever its default is.
+    for (family, is_v6, [nft, legacy, usual]) in [
+        (
+            NftFamily::Ip,
+            false,
+            ["iptables-nft", "iptables-legacy", "iptables"],
+        ),
+        (
+            NftFamily::Ip6,
+            true,
+            ["ip6tables-nft", "ip6tables-legacy", "ip6tables"],
+        ),
+    ] {
+        for (is_there, program, variant) in [
+            (has_nft_chains(family), nft, "nf_tables"),
+            (has_legacy_chains(is_v6), legacy, "legacy"),
+        ] {
+            let listed = match is_there {
+                Ok(false) => continue,
+                Ok(true) => saved([program, usual], variant),
+                Err(error) => Err(error.to_string()),
+            };
+            match listed {
+                Ok(chains) => found.leftovers.extend(chains),
+                Err(why) => found
+                    .unknown
+                    .push(format!("rules of kube-proxy in {program}: {why}")),
+            }
+        }
+    }
+    match netfilter::sets() {
+        Ok(names) => {
+            let names = names.into_iter().filter(|name| name.starts_with("KUBE-"));
+            let sets = names.map(|name| Leftover::Ipset { name });
+            found.leftovers.extend(sets);
+        }
+        Err(error) => found.unknown.push(format!("ipsets: {error}")),
+    }
+    found
 }
 
-/// Returns what a program prints, or `None` if it is not installed. A program that fails has no rules:
-/// the kernel lacks the module.
-fn ask(program: &str, words: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(words).output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Some(if output.status.success() {
-        text
-    } else {
-        String::new()
-    })
-}
-
-/// Parses lines such as `table ip kube-proxy`.
-fn nft_tables(text: &str) -> Vec<Leftover> {
-    let lines = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (family, name) = (words.next()?, words.next()?);
-        (name == NFT_TABLE).then(|| Leftover::NftTable {
-            family: family.into(),
-        })
-    });
-    lines.collect()
+/// Lists the chains of kube-proxy with the first of these programs that is installed and of this variant.
+fn saved(programs: [&'static str; 2], variant: &str) -> Result<Vec<Leftover>, String> {
+    for program in programs {
+        let Ok(version) = Command::new(program).arg("--version").output() else {
+            continue;
+        };
+        if !String::from_utf8_lossy(&version.stdout).contains(variant) {
+            continue;
+        }
+        let output = Command::new(format!("{program}-save")).output();
+        let output = output.map_err(|error| format!("{program}-save: {error}"))?;
+        if !output.status.success() {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{program}-save: {}", complaint.trim()));
+        }
+        return Ok(chains(program, &String::from_utf8_lossy(&output.stdout)));
+    }
+    Err("they are there, and the program is not installed here: run this on the host".into())
 }
 
 /// Parses the output of `iptables-save`.
@@ -158,17 +215,12 @@ fn chains(program: &'static str, text: &str) -> Vec<Leftover> {
     found
 }
 
-fn sets(text: &str) -> Vec<Leftover> {
-    let names = text.lines().filter(|name| name.starts_with("KUBE-"));
-    names
-        .map(|name| Leftover::Ipset { name: name.into() })
-        .collect()
-}
-
 impl fmt::Display for Leftover {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NftTable { family } => write!(out, "nftables table {family} {NFT_TABLE}"),
+            Self::NftTable { family } => {
+                write!(out, "nftables table {} {NFT_TABLE}", family.name())
+            }
             Self::Chains {
                 program,
                 table,
@@ -189,7 +241,7 @@ impl Leftover {
     /// Removes the rules; for packets this is one atomic step.
     pub(crate) fn remove(&self) -> Result<()> {
         match self {
-            Self::NftTable { family } => run("nft", &["delete", "table", family, NFT_TABLE], ""),
+            Self::NftTable { family } => Ok(delete_table(*family, NFT_TABLE)?),
             Self::Chains {
                 program,
                 table,
@@ -199,7 +251,7 @@ impl Leftover {
                 let restore = format!("{program}-restore");
                 run(&restore, &["--noflush"], &removal(table, chains, jumps))
             }
-            Self::Ipset { name } => run("ipset", &["destroy", name], ""),
+            Self::Ipset { name } => Ok(destroy_set(name)?),
         }
     }
 }

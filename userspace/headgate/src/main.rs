@@ -87,13 +87,15 @@ enum Command {
     /// Check which parts of another Ingress controller's manifests are supported; exit code 1 if a
     /// part is not
     Migrate(cli::MigrateArgs),
-    /// Remove the rules that kube-proxy left on this node; without --yes, list them
+    /// Remove the rules that kube-proxy left on this node; without --yes, list them. Connections that they
+    /// translated continue. The exit code is 1 if rules could not be checked: those of iptables need its programs
     ReplaceKubeProxy {
         /// Remove them
         #[arg(long)]
         yes: bool,
     },
-    /// Detach all programs and remove all maps
+    /// Detach all programs and remove all maps. If kube-proxy's rules are there, they get the open connections;
+    /// otherwise these are cut
     Cleanup,
 }
 

@@ -73,8 +73,8 @@ fn run(netns: &Netns, line: &str, input: &str) -> String {
 }
 
 #[test]
-fn doctor_finds_what_is_broken_and_nothing_else() {
-    const NAME: &str = "doctor_finds_what_is_broken_and_nothing_else";
+fn s130_doctor_finds_what_is_broken_and_nothing_else() {
+    const NAME: &str = "s130_doctor_finds_what_is_broken_and_nothing_else";
     if std::env::var_os(ASSETS).is_some() {
         println!("SKIPPED: {NAME}: only the stand-in can refuse single requests");
         return;
@@ -97,6 +97,8 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
         api.apply_yaml(text).unwrap();
     }
     cluster.start_agent(0).unwrap();
+    let close_wait = "netfilter/nf_conntrack_tcp_timeout_close_wait";
+    write_sysctl(&cluster.nodes[0].netns, close_wait, "3600");
     let (is_well, findings) = doctor(&cluster, &[]);
     assert_eq!(complaints(&findings), Vec::<String>::new());
     assert!(is_well && findings.len() > 15, "{findings:?}");
@@ -120,6 +122,13 @@ fn doctor_finds_what_is_broken_and_nothing_else() {
     write_sysctl(netns, "ipv4/conf/eth0/rp_filter", "1");
     expect(&[], false, "warning rp_filter: strict on eth0");
     write_sysctl(netns, "ipv4/conf/eth0/rp_filter", "0");
+    write_sysctl(netns, close_wait, "60");
+    expect(
+        &[],
+        false,
+        "nf_conntrack_tcp_timeout_close_wait is 60, below the 3600",
+    );
+    write_sysctl(netns, close_wait, "3600");
     write_sysctl(netns, "ipv4/ip_local_port_range", "20000 60999");
     expect(&[], false, "overlap with ip_local_port_range 20000-60999");
     write_sysctl(netns, "ipv4/ip_local_port_range", "32768 60999");
@@ -201,14 +210,16 @@ fn foreign_rules(netns: &Netns) -> Vec<String> {
         let rules = text.lines().filter(|line| !line.starts_with('#'));
         let is_foreign =
             |line: &&str| !line.contains("KUBE-") || kept.iter().any(|name| line.contains(name));
-        lines.extend(rules.filter(is_foreign).map(String::from));
+        // Without the counters of packets.
+        let rules = rules.filter(is_foreign).map(|line| line.split(" [").next());
+        lines.extend(rules.flatten().map(String::from));
     }
     lines.push(run(netns, "nft list table inet mine", ""));
     lines
 }
 
 #[test]
-fn leftovers_of_kube_proxy_are_removed_and_nothing_else() {
+fn s128_leftovers_of_kube_proxy_are_removed_and_nothing_else() {
     let Some(cluster) = cluster("repl", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -216,7 +227,7 @@ fn leftovers_of_kube_proxy_are_removed_and_nothing_else() {
     let netns = &node.netns;
     if Command::new("ipset").arg("version").output().is_err() {
         println!(
-            "SKIPPED: leftovers_of_kube_proxy_are_removed_and_nothing_else: there is no ipset"
+            "SKIPPED: s128_leftovers_of_kube_proxy_are_removed_and_nothing_else: there is no ipset"
         );
         return;
     }
@@ -232,6 +243,31 @@ fn leftovers_of_kube_proxy_are_removed_and_nothing_else() {
     run(netns, "nft -f -", tables);
     let before = foreign_rules(netns);
     assert!(before.len() > 20, "{before:?}");
+
+    // As in a container without these programs: the kernel still says what is there.
+    let without_programs = |words: &[&str]| {
+        let mut command = netns.command(binary("headgate").unwrap(), None);
+        command.env("PATH", "/nonexistent");
+        command.arg("--pins").arg(&node.pins).args(words);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), text)
+    };
+    let (is_well, text) = without_programs(&["replace-kube-proxy"]);
+    assert!(!is_well && !text.contains("left nothing"), "{text}");
+    for part in [
+        "would remove nftables table ip kube-proxy",
+        "would remove ipset KUBE-CLUSTER-IP",
+        "UNKNOWN rules of kube-proxy in iptables-nft",
+        "UNKNOWN rules of kube-proxy in iptables-legacy",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    let (is_well, text) = without_programs(&["doctor", "--no-api"]);
+    assert!(
+        !is_well && text.contains("cannot be checked: rules of kube-proxy in iptables-nft"),
+        "{text}"
+    );
 
     let text = replace(&[]).unwrap();
     for part in [

@@ -7,10 +7,11 @@ use std::{
 };
 
 use crate::common::{
-    BALANCER, BY_CHANCE, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, content, count,
-    curl, eventually, headgate, names, on, pods_over_http, turn_offload_off,
+    BALANCER, BY_CHANCE, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with,
+    cluster_without_agents, content, count, curl, eventually, headgate, names, on, pods_over_http,
+    turn_offload_off,
 };
-use headgate_netns::{SERVICE, binary, get, get_on, slices, udp, udp_connected};
+use headgate_netns::{Node, SERVICE, Talk, binary, get, get_on, slices, udp, udp_connected};
 
 #[test]
 fn s11_s20_node_port_reaches_local_and_remote_pods() {
@@ -362,4 +363,23 @@ fn s64_commands_read_the_pins_and_cleanup_removes_them() {
     let is_detached = move || get(target).is_err();
     eventually("programs are detached", || cluster.client.run(is_detached));
     assert!(!headgate(&["status"]).0, "there is nothing to show");
+}
+
+#[test]
+fn s133_udp_socket_of_the_node_that_is_older_than_a_service_is_ended() {
+    let Some(mut cluster) = cluster_without_agents("s133", 1, 1) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&[])).unwrap();
+    let (node, echo) = (&cluster.nodes[0], on(CLUSTER_V4, 7));
+    let start = |node: &Node| Talk::start(&node.netns, &node.cgroup, Some(echo)).unwrap();
+    let mut older = start(node);
+    cluster.start_agent(0).unwrap();
+    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
+    eventually("the socket is ended", || {
+        older.to(echo).unwrap().contains("os error 103")
+    });
+    let answer = start(&cluster.nodes[0]).to(echo).unwrap();
+    assert!(answer.starts_with("web-1-1 "), "{answer}");
 }

@@ -718,7 +718,7 @@ fn expired_hop_limit_is_reported_to_the_client(name: &str, forwarding: &[&str]) 
 }
 
 #[test]
-fn s60_probes_and_metrics() {
+fn s60_s129_probes_metrics_and_mode() {
     let Some(cluster) = cluster("s60", 1, 1, &[(1, 1)]) else {
         return;
     };
@@ -741,6 +741,12 @@ fn s60_probes_and_metrics() {
         ask(10256, "/livez").0,
         200,
         "the agent of a leaving node stays live"
+    );
+    let (code, text) = ask(10249, "/proxyMode");
+    assert_eq!(
+        (code, text.ends_with("\r\n\r\nebpf")),
+        (200, true),
+        "{text}"
     );
     let (code, text) = ask(10249, "/metrics");
     assert_eq!(code, 200);

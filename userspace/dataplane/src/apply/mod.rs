@@ -17,7 +17,7 @@ use headgate_model::{Change, Dataplane, Restored, Sweep};
 use ipnet::IpNet;
 
 use self::sweep::{Removed, RunningSweep};
-use crate::{error::Error, slots::Slots, store::AgentMaps};
+use crate::{error::Error, slots::Slots, sockets::Connected, store::AgentMaps};
 
 /// Writes the maps, each change in an order that a packet may come between any two writes of.
 #[allow(missing_debug_implementations, reason = "the maps have none")]
@@ -34,6 +34,8 @@ pub struct MapWriter {
     /// What the next sweep is for.
     removed: Removed,
     sweep: Option<RunningSweep>,
+    /// UDP frontends that have endpoints since the last sweep, and had none before.
+    newly_served: BTreeSet<Connected>,
     /// The earliest begin of the next sweep.
     next_sweep: Instant,
     /// Whether no sweep was done yet: a former agent may have left changes half done.
@@ -55,6 +57,7 @@ impl MapWriter {
             with_members: BTreeSet::new(),
             removed: Removed::default(),
             sweep: None,
+            newly_served: BTreeSet::new(),
             next_sweep: Instant::now(),
             is_new: true,
         }

@@ -8,13 +8,14 @@ use std::{
 };
 
 use headgate_abi::{
-    CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketKey,
+    CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketEntry, SocketKey,
+    Takeover,
 };
 use headgate_datapath::{Direction, mirror};
 use headgate_model::Sweep;
 
 use super::MapWriter;
-use crate::{error::Error, store::Scan};
+use crate::{error::Error, sockets::Connected, store::Scan};
 
 /// Connections that one step reads: about a millisecond, after which changes have their turn.
 const AT_ONCE: usize = 4096;
@@ -153,6 +154,7 @@ impl MapWriter {
 
     /// Does some of the sweep that is due, if one is.
     pub(super) fn sweep_some(&mut self) -> Result<Sweep, Error> {
+        self.end_older_sockets()?;
         if self.is_new {
             return self.first_sweep();
         }
@@ -302,32 +304,76 @@ impl MapWriter {
         }
     }
 
-    /// Ends the connected UDP sockets of stale pairs. It fails if the agent lacks the capability, or the
-    /// kernel the feature; as a repetition would not help, the error is returned once.
+    /// Ends the connected UDP sockets of stale pairs, and forgets the backends of unconnected ones. It fails if
+    /// the agent lacks the capability, or the kernel the feature; as a repetition would not help, the error is
+    /// returned once.
     fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
         let mut keys: Vec<SocketKey> = Vec::new();
         for item in self.maps.sockets.scan()? {
             let (key, entry) = item?;
+            let (address, port) = match key.peer {
+                SocketKey::FRONTEND => (entry.address, entry.port),
+                _ => (key.address, key.port),
+            };
             let pair = PairInUse {
                 pair: MemberKey {
                     service: entry.service,
                     backend: entry.backend,
                 },
+                address: IpAddr::from(address),
+                port: port.number(),
+            };
+            if key.protocol != Protocol::UDP || !stale.has_pair(&pair) {
+                continue;
+            }
+            // The frontend may belong to another service by now, which has the same backend.
+            if key.peer == SocketKey::FRONTEND
+                && let Some(service) = self.service_with(&key, entry.backend)?
+            {
+                self.maps
+                    .sockets
+                    .put(&key, SocketEntry { service, ..entry })?;
+                continue;
+            }
+            keys.push(key);
+        }
+        let connected = keys.iter().filter(|key| key.peer == SocketKey::BACKEND);
+        let connected: BTreeSet<Connected> = connected
+            .map(|key| Connected {
+                cookie: key.cookie,
                 address: IpAddr::from(key.address),
                 port: key.port.number(),
-            };
-            if key.protocol == Protocol::UDP && stale.has_pair(&pair) {
-                keys.push(key);
-            }
+            })
+            .collect();
+        if !connected.is_empty() {
+            (self.maps.destroy_udp)(&connected).map_err(Error::Sockets)?;
         }
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let cookies = keys.iter().map(|key| key.cookie).collect();
-        (self.maps.destroy_udp)(&cookies).map_err(Error::Sockets)?;
         for key in keys {
             self.maps.sockets.remove(&key)?;
         }
+        Ok(())
+    }
+
+    /// Returns the service that a socket's frontend has now, if it sends to this backend.
+    fn service_with(&self, key: &SocketKey, backend: u32) -> Result<Option<u32>, Error> {
+        let frontend = FrontendKey::new(key.address, key.port, key.protocol);
+        let Some(frontend) = self.maps.frontends.get(&frontend)? else {
+            return Ok(None);
+        };
+        let service = self.maps.services.get(frontend.inside).unwrap_or_default();
+        let is_there = self.backends_in(service.slots()).contains(&backend);
+        Ok(is_there.then_some(frontend.inside))
+    }
+
+    /// Ends the connected UDP sockets of this node that were connected to frontends before these had
+    /// endpoints. No hook sees their packets; a process that gets the error connects again.
+    fn end_older_sockets(&mut self) -> Result<(), Error> {
+        let older = std::mem::take(&mut self.newly_served);
+        // While we take over, the kernel translates them.
+        if older.is_empty() || self.maps.takeover.get(0).unwrap_or_default() != Takeover::DONE {
+            return Ok(());
+        }
+        (self.maps.destroy_udp)(&older).map_err(Error::Sockets)?;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use headgate_abi::{
     Addr, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, FlowKey, FrontendEntry, FrontendKey,
-    MemberKey, Port, SocketEntry, SocketKey,
+    MemberKey, Port, SocketEntry, SocketKey, Takeover,
 };
 use headgate_datapath::mirror;
 use headgate_model::{
@@ -25,7 +25,7 @@ use super::{
     MapWriter,
     sweep::{PairInUse, Removed},
 };
-use crate::{load::MapSizes, memory::MemoryMaps};
+use crate::{load::MapSizes, memory::MemoryMaps, sockets::Connected};
 
 const SEED: u32 = 7;
 const TABLE: u32 = 251;
@@ -568,7 +568,7 @@ fn answered_connection_is_kept_although_the_other_half_says_new() {
 }
 
 #[test]
-fn sockets_of_removed_pairs_are_ended() {
+fn s131_sockets_of_removed_backends_are_ended_by_cookie_and_address() {
     let (maps, mut writer, mut actual) = one_service(1);
     let socket = |cookie, number, protocol| {
         let pair = pair(&actual, 1, number).unwrap();
@@ -593,8 +593,86 @@ fn sockets_of_removed_pairs_are_ended() {
     let drafts = Drafts::from([(1, Draft::with([1]))]);
     bring(&mut writer, &mut actual, &drafts);
     sweep(&mut writer);
-    assert_eq!(*maps.ended_sockets.lock().unwrap(), BTreeSet::from([2]));
+    let ended = maps.ended_sockets.lock().unwrap().clone();
+    let ended = ended.iter().filter(|socket| socket.cookie != 0);
+    let gone = backend(2, Protocol::Udp);
+    let wanted = Connected {
+        cookie: 2,
+        address: gone.address,
+        port: gone.port,
+    };
+    assert_eq!(ended.collect::<Vec<_>>(), [&wanted]);
     assert_eq!(maps.sockets.entries().len(), 2);
+}
+
+#[test]
+fn s132_agent_forgets_the_backend_of_a_socket_only_if_its_frontend_has_lost_it() {
+    let (maps, mut writer, mut actual) = one_service(1);
+    let key = SocketKey {
+        cookie: 1,
+        address: Addr::from(frontend(1).address),
+        port: Port::new(frontend(1).port),
+        protocol: headgate_abi::Protocol::UDP,
+        peer: SocketKey::FRONTEND,
+        ..SocketKey::default()
+    };
+    let had = backend(2, Protocol::Udp);
+    let entry = SocketEntry {
+        address: Addr::from(had.address),
+        port: Port::new(had.port),
+        service: pair(&actual, 1, 2).unwrap().service,
+        backend: pair(&actual, 1, 2).unwrap().backend,
+        ..SocketEntry::default()
+    };
+    maps.sockets.insert(key, entry);
+    // The frontend belongs to another service, which has the same backend.
+    let mut other = desired(&Drafts::from([(3, Draft::with([2]))]));
+    let spec = other.frontends[&frontend(3)].clone();
+    other.frontends.insert(frontend(1), spec);
+    for change in diff(&actual, &other, &Touched::everything(&actual, &other)) {
+        writer.apply(&change).unwrap();
+        actual.record(&change, Instant::now());
+    }
+    sweep(&mut writer);
+    let service = pair(&actual, 3, 2).unwrap().service;
+    assert_ne!(service, entry.service);
+    assert_eq!(maps.sockets.entries()[&key].service, service);
+    other.frontends.remove(&frontend(1));
+    for drafts in [Draft::with([2, 3]), Draft::with([3])] {
+        bring(&mut writer, &mut actual, &Drafts::from([(3, drafts)]));
+    }
+    sweep(&mut writer);
+    assert!(maps.sockets.entries().is_empty());
+}
+
+#[test]
+fn s133_sockets_older_than_the_endpoints_of_their_frontend_are_ended() {
+    let maps = maps();
+    let mut writer = writer(&maps);
+    let mut actual = Actual::default();
+    let mut ended = |drafts: &Drafts| {
+        bring(&mut writer, &mut actual, drafts);
+        sweep(&mut writer);
+        std::mem::take(&mut *maps.ended_sockets.lock().unwrap())
+    };
+    let to = |service: u8| Connected {
+        cookie: 0,
+        address: frontend(service).address,
+        port: frontend(service).port,
+    };
+    let without = Drafts::from([(0, Draft::with([1])), (1, Draft::default())]);
+    let with = Drafts::from([(0, Draft::with([1])), (1, Draft::with([1]))]);
+    let more = Drafts::from([(0, Draft::with([1])), (1, Draft::with([1, 2]))]);
+    // Service 1 is one of UDP.
+    assert_eq!(ended(&without), BTreeSet::new());
+    assert_eq!(ended(&with), BTreeSet::from([to(1)]));
+    assert_eq!(ended(&more), BTreeSet::new());
+    assert_eq!(ended(&without), BTreeSet::new());
+    assert_eq!(ended(&with), BTreeSet::from([to(1)]));
+    // Other rules translate them.
+    assert!(maps.takeover.replace(0, Takeover::BEGUN));
+    let other = Drafts::from([(3, Draft::with([1]))]);
+    assert_eq!(ended(&other), BTreeSet::new());
 }
 
 #[test]

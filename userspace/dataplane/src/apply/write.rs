@@ -17,7 +17,7 @@ use super::{
     MapWriter,
     convert::{backend_entry, frontend_flags, frontend_key},
 };
-use crate::{error::Error, sys::now_s};
+use crate::{error::Error, sockets::Connected, sys::now_s};
 
 /// The new state of a Service, decided before anything is written.
 struct ServicePlan {
@@ -89,6 +89,9 @@ impl MapWriter {
     ) -> Result<(), Error> {
         let plan = self.plan_service(id, key, spec, backends)?;
         self.publish(&plan)?;
+        if plan.old_slots.count == 0 && !plan.table.is_empty() {
+            self.note_newly_served(id)?;
+        }
         self.retire(&plan)
     }
 
@@ -320,12 +323,30 @@ impl MapWriter {
             programmed_s: now_s(),
         };
         self.note_frontend(frontend, [inside.0, outside.0])?;
-        self.maps.frontends.put(&frontend_key(frontend), entry)
+        let key = frontend_key(frontend);
+        let service = self.maps.services.get(inside.0).unwrap_or_default();
+        let is_new = self.maps.frontends.get(&key)?.is_none();
+        self.maps.frontends.put(&key, entry)?;
+        if is_new && service.slots().count > 0 {
+            self.newly_served.extend(Connected::to(&key));
+        }
+        Ok(())
     }
 
     pub(super) fn delete_frontend(&mut self, frontend: &Frontend) -> Result<(), Error> {
         self.note_frontend(frontend, [0; 2])?;
         self.maps.frontends.remove(&frontend_key(frontend))
+    }
+
+    /// Notes the frontends of a service that has endpoints now, and had none.
+    fn note_newly_served(&mut self, service: u32) -> Result<(), Error> {
+        for item in self.maps.frontends.scan()? {
+            let (key, entry) = item?;
+            if entry.inside == service {
+                self.newly_served.extend(Connected::to(&key));
+            }
+        }
+        Ok(())
     }
 
     /// Notes that other Services now serve a frontend: the connections of its former Services are stale.

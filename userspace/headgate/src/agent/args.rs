@@ -85,6 +85,10 @@ pub(crate) struct AgentArgs {
     /// Maximum number of connection entries; a connection has two
     #[arg(long, default_value_t = 1 << 19)]
     pub(super) max_connections: u32,
+    /// Maximum number of peers of sockets that the socket hooks translated; the oldest ones are forgotten,
+    /// and their sockets then show the backend's address
+    #[arg(long, default_value_t = 1 << 16)]
+    pub(super) max_sockets: u32,
     /// Maximum number of clients of Services with session affinity
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_affinities: u32,

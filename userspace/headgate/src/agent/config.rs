@@ -17,8 +17,6 @@ use super::{
 
 /// Source ranges of all Services together.
 const SOURCE_RANGES: u32 = 1 << 16;
-/// Sockets that the socket hooks translated.
-const SOCKETS: u32 = 1 << 16;
 
 /// Configuration of an agent, a part for each of its jobs.
 pub(super) struct AgentConfig {
@@ -172,7 +170,7 @@ impl DatapathSettings {
                 affinities: args.max_affinities,
                 connections: args.max_connections,
                 source_ranges: SOURCE_RANGES,
-                sockets: SOCKETS,
+                sockets: args.max_sockets,
             },
         })
     }

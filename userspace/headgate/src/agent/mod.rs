@@ -7,6 +7,7 @@ mod memory;
 pub(crate) mod node;
 mod ranges;
 mod run;
+mod takeover;
 
 pub(crate) use args::AgentArgs;
 pub(crate) use run::run;

@@ -22,6 +22,7 @@ use super::{
     memory,
     node::{self, Facts},
     ranges,
+    takeover::{self, TakingOver},
 };
 #[cfg(feature = "page")]
 use crate::http::page;
@@ -57,11 +58,12 @@ async fn serve(config: AgentConfig) -> Result<()> {
     } = config;
     let pins = hooks.pins.clone();
     let first = node::read(&node_config.selection)?;
-    for leftover in kube_proxy::find().0 {
+    for leftover in kube_proxy::find().leftovers {
         warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
     }
     let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
     let mut hooks = Hooks::load(hooks, datapath, &first)?;
+    let takeover = TakingOver::begin(&pins)?;
     let writer = MapWriter::new(Maps::open_writable(&pins)?, seed, maglev_size);
 
     let (nodes, node) = watch::channel(node_config.node(&first));
@@ -95,12 +97,13 @@ async fn serve(config: AgentConfig) -> Result<()> {
             result.and_then(|()| bail!("the source ended"))
         }
         result = ranges::follow(&node_config, &pins, statuses.clone()) => result,
+        result = takeover::follow(takeover, statuses.clone()) => result,
         result = forward_hangups(audit, &hangups) => result,
         () = announce(statuses.clone()) => Ok(()),
         () = metrics.clone().follow(passed) => Ok(()),
         result = write_state(&pins, &node_config.name, statuses.clone()) => result,
         () = health::probes(api.healthz, statuses.clone(), metrics.clone()) => Ok(()),
-        () = http::serve(api.metrics, health::metrics(move || metrics.text())) => Ok(()),
+        () = http::serve(api.metrics, health::metrics(move || metrics.text()).merge(health::proxy_mode())) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
         () = page => Ok(()),
     }

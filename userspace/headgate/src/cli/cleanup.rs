@@ -3,13 +3,20 @@
 use std::{fs, io, path::Path};
 
 use anyhow::{Context, Result};
-use headgate_dataplane::{attached, detach, pin_folder};
+use headgate_dataplane::{
+    Handover, attached, detach,
+    netfilter::{NftFamily, delete_table},
+    pin_folder,
+};
 
-use crate::kube_proxy;
+use crate::kube_proxy::{self, TAKEOVER_TABLE};
 
-/// Detaches the TC filters, which have no pins, and removes all pins: the kernel then detaches the
-/// programs and frees the maps.
+/// Gives the open connections to kube-proxy's rules, if they are there. Detaches the TC filters, which have no
+/// pins, and removes all pins: the kernel then detaches the programs and frees the maps.
 pub(crate) fn cleanup(pins: &Path) -> Result<()> {
+    if kube_proxy::translates()? {
+        give_back(pins)?;
+    }
     for attached in attached(pins)? {
         if let Some((_, device)) = attached.split_once('@') {
             detach(pins, device)?;
@@ -27,8 +34,25 @@ pub(crate) fn cleanup(pins: &Path) -> Result<()> {
     if fs::read_dir(pins).is_ok_and(|mut entries| entries.next().is_none()) {
         fs::remove_dir(pins)?;
     }
-    for leftover in kube_proxy::find().0 {
-        println!("kube-proxy left {leftover}: `headgate replace-kube-proxy` removes it");
+    delete_table(NftFamily::Inet, TAKEOVER_TABLE)?;
+    Ok(())
+}
+
+/// Gives the open connections to the kernel, twice: those that were opened meanwhile, too.
+fn give_back(pins: &Path) -> Result<()> {
+    let mut handover = match Handover::open(pins) {
+        Ok(handover) => handover,
+        // There are no maps of this version, so there are no connections.
+        Err(_) if !pin_folder(pins).exists() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let (first, _) = handover.give_back()?;
+    let (second, kept) = handover.give_back()?;
+    println!("gave {} connections to kube-proxy's rules", first + second);
+    if kept > 0 {
+        println!(
+            "{kept} connections of direct server return end: only our programs can send them on"
+        );
     }
     Ok(())
 }

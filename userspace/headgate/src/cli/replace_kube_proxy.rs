@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use headgate_dataplane::{Handover, netfilter::keep_translating};
 
 use super::doctor::is_programmed;
-use crate::kube_proxy;
+use crate::kube_proxy::{self, Found, Leftover, TAKEOVER_TABLE};
 
 /// Lists what kube-proxy left; removes it only if `is_confirmed`.
 pub(crate) fn replace_kube_proxy(pins: &Path, is_confirmed: bool) -> Result<()> {
@@ -20,30 +21,47 @@ pub(crate) fn replace_kube_proxy(pins: &Path, is_confirmed: bool) -> Result<()> 
         );
     }
     println!("ok      kube-proxy does not run here");
-    let (found, missing) = kube_proxy::find();
-    for program in missing {
-        println!("note    {program} is not installed: its rules are not checked");
-    }
-    if found.is_empty() {
-        println!("ok      kube-proxy left nothing");
-        return Ok(());
-    }
-    for leftover in &found {
-        if is_confirmed {
-            leftover.remove()?;
-            println!("removed {leftover}");
-        } else {
+    let Found { leftovers, unknown } = kube_proxy::find();
+    for leftover in &leftovers {
+        if !is_confirmed {
             println!("would remove {leftover}");
         }
     }
-    if is_confirmed {
-        println!(
-            "\nConnections that kube-proxy translated continue: they are in the kernel's connection \
-             tracking.\nTo go back, deploy kube-proxy again, which writes its rules again, and then \
-             run `headgate cleanup`."
-        );
-    } else {
-        println!("\nNothing was changed. To remove it: headgate replace-kube-proxy --yes");
+    for what in &unknown {
+        println!("UNKNOWN {what}");
     }
+    if is_confirmed && !leftovers.is_empty() {
+        remove(pins, &leftovers)?;
+    }
+    ensure!(
+        unknown.is_empty(),
+        "not everything could be checked on this node; what is unknown stays"
+    );
+    match (leftovers.is_empty(), is_confirmed) {
+        (true, _) => println!("ok      kube-proxy left nothing"),
+        (false, true) => println!(
+            "\nOpen connections that kube-proxy translated continue until they end. To go back, deploy \
+             kube-proxy again, which writes its rules again, delete the agent, and then run `headgate \
+             cleanup`."
+        ),
+        (false, false) => {
+            println!("\nNothing was changed. To remove it: headgate replace-kube-proxy --yes");
+        }
+    }
+    Ok(())
+}
+
+/// Removes the rules, so that the connections that they translated stay.
+fn remove(pins: &Path, leftovers: &[Leftover]) -> Result<()> {
+    let handover = Handover::open(pins)?;
+    // Without rules the kernel would translate nothing, and drop new connections whose replies would be those
+    // of one that was translated. The agent removes the table once none of these is left.
+    keep_translating(TAKEOVER_TABLE).context("cannot keep connection tracking on")?;
+    for leftover in leftovers {
+        leftover.remove()?;
+        println!("removed {leftover}");
+    }
+    let closed = handover.forget_closed()?;
+    println!("removed {closed} closed connections of its rules");
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags,
+    LinkEntry, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags, Takeover,
 };
 use headgate_datapath::{Added, Direction, Route, RouteQuery, SlicePacket, Tables, is_expired};
 use headgate_dataplane::now_s;
@@ -78,7 +78,7 @@ impl<'a> LiveTables<'a> {
             id => format!("of Service {}", self.view.service_name(id)),
         };
         let state = entry.state.name();
-        if entry.flags.contains(CtFlags::KERNEL) {
+        if entry.flags.contains(CtFlags::OWN) {
             return format!(
                 "known as a connection that this node opened ({state}, last packet {age_s} s ago): the kernel gets it"
             );
@@ -89,8 +89,12 @@ impl<'a> LiveTables<'a> {
                 endpoint(entry.destination, entry.destination_port),
             );
         }
+        let by_kernel = match entry.flags.contains(CtFlags::KERNEL) {
+            true => " by the kernel's NAT",
+            false => "",
+        };
         format!(
-            "known as {what} {of} ({state}, last packet {age_s} s ago): {} → {} becomes {} → {}",
+            "known as {what} {of} ({state}, last packet {age_s} s ago): {} → {} becomes {} → {}{by_kernel}",
             endpoint(flow.source, flow.source_port),
             endpoint(flow.destination, flow.destination_port),
             endpoint(entry.source, entry.source_port),
@@ -346,6 +350,20 @@ impl Tables for LiveTables<'_> {
             live.acknowledged = entry.acknowledged;
             live.claimed = entry.claimed;
         }
+    }
+
+    fn takeover(&self) -> Takeover {
+        let takeover = self.view.maps.takeover.get(0).unwrap_or_default();
+        match takeover {
+            Takeover::DONE => {}
+            Takeover::BEGUN => self.note(
+                "kube-proxy's rules or connections are there: segments of unknown connections are \
+                 the kernel's"
+                    .into(),
+            ),
+            _ => self.note("connections were given back to kube-proxy's rules".into()),
+        }
+        takeover
     }
 
     /// The test run of the program shows the kernel's routing decision.

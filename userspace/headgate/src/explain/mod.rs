@@ -11,7 +11,7 @@ mod packet;
 use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result, bail};
-use headgate_abi::{Addr, DatapathConfig, Fate, Port, Reason, names};
+use headgate_abi::{Addr, BackendEntry, DatapathConfig, Fate, Port, Reason, names};
 use headgate_datapath::{
     Hook, SlicePacket,
     socket::{Decision, Destination, translate},
@@ -282,6 +282,7 @@ pub(crate) fn connect(pins: &Path, protocol: Protocol, to: SocketAddr) -> Result
         protocol: protocol.into(),
         netns: config.host_netns_cookie,
         is_node: true,
+        last: (0, BackendEntry::default()),
     };
     let decision = translate(&mut tables, &wanted, 0);
     let (reason, verdict, result) = match decision {

@@ -75,6 +75,12 @@ async fn readyz(State((statuses, _)): State<(Statuses, Metrics)>) -> Response {
     probe(&status, status.is_synced)
 }
 
+/// `/proxyMode`: the mode's name, as clients of kube-proxy ask for it beside its metrics. Tests of Kubernetes
+/// compare it with `ipvs` and `iptables`, whose peculiarities we have not.
+pub(crate) fn proxy_mode() -> Router {
+    Router::new().route("/proxyMode", get(|| async { (nosniff(), "ebpf") }))
+}
+
 /// `/metrics`, with the text that a function returns.
 pub(crate) fn metrics<F>(text: F) -> Router
 where

@@ -47,8 +47,8 @@ pub(crate) fn client(address: Addr) -> String {
 impl View {
     /// Open connections, at most `most`.
     pub(crate) fn connections(&self, most: usize) -> Result<Vec<ConnectionRow>> {
-        /// The other half of a row, and what the kernel owns.
-        const NOT_SHOWN: CtFlags = CtFlags::REPLY.union(CtFlags::KERNEL);
+        /// The other half of a row, and what the node opened itself.
+        const NOT_SHOWN: CtFlags = CtFlags::REPLY.union(CtFlags::OWN);
         let now_s = now_s();
         let mut rows = Vec::new();
         for item in self.maps.all_connections()? {

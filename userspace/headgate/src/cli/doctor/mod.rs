@@ -145,6 +145,7 @@ fn examine(pins: &Path, args: &DoctorArgs) -> Vec<Finding> {
     findings.extend(network::devices(pins, &args.selection));
     findings.extend(network::forwarding(&args.selection));
     findings.extend(network::reverse_path(&args.selection));
+    findings.extend(network::connection_tracking());
     findings.extend(network::ports(pins));
     findings.extend(network::others(&args.selection));
     findings.extend(state::leftovers());

@@ -125,6 +125,40 @@ pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
     }]
 }
 
+/// Limits of the kernel's connection tracking that kube-proxy sets, and no program once it is gone. Host ports and
+/// masquerading of network plugins depend on them.
+pub(super) fn connection_tracking() -> Vec<Finding> {
+    const ABOUT: &str = "connection tracking";
+    const PER_CORE: usize = 32_768;
+    const MIN: usize = 131_072;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = [
+        ("nf_conntrack_max", (PER_CORE * cores).max(MIN)),
+        ("nf_conntrack_tcp_timeout_established", 24 * 3600),
+        ("nf_conntrack_tcp_timeout_close_wait", 3600),
+    ];
+    let mut findings = Vec::new();
+    for (name, least) in wanted {
+        // Without connection tracking the file is missing.
+        let value = setting(&format!("netfilter/{name}"));
+        let value = value.and_then(|text| text.parse::<usize>().ok());
+        if let Some(value) = value.filter(|value| *value < least) {
+            findings.push(Finding::warning(
+                ABOUT,
+                format!("{name} is {value}, below the {least} that kube-proxy sets"),
+                format!("sysctl -w net.netfilter.{name}={least}, also at boot"),
+            ));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            ABOUT,
+            "the kernel's limits are not below kube-proxy's",
+        ));
+    }
+    findings
+}
+
 /// SNAT ports, ports of sockets and NodePorts must not overlap.
 pub(super) fn ports(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "ports";

@@ -7,31 +7,26 @@ use headgate_dataplane::{Usage, attached, pin_folder};
 
 use super::Finding;
 use crate::{
-    kube_proxy::{find, is_running},
+    kube_proxy::{Found, find, is_running},
     view::{AgentState, View},
 };
 
 pub(super) fn leftovers() -> Vec<Finding> {
     const ABOUT: &str = "kube-proxy's rules";
-    let (found, missing) = find();
-    let mut findings: Vec<Finding> = found
+    let Found { leftovers, unknown } = find();
+    let mut findings: Vec<Finding> = leftovers
         .iter()
         .map(|leftover| {
             let what = format!("kube-proxy left {leftover}");
             Finding::warning(ABOUT, what, "headgate replace-kube-proxy")
         })
         .collect();
+    findings.extend(unknown.iter().map(|what| {
+        let what = format!("cannot be checked: {what}");
+        Finding::error(ABOUT, what, "run `headgate doctor` on the host, as root")
+    }));
     if findings.is_empty() {
-        findings.push(match missing.is_empty() {
-            true => Finding::ok(ABOUT, "none"),
-            false => Finding::ok(
-                ABOUT,
-                format!(
-                    "none found; not checked, since not installed: {}",
-                    missing.join(", ")
-                ),
-            ),
-        });
+        findings.push(Finding::ok(ABOUT, "none"));
     }
     findings
 }

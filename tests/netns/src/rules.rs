@@ -9,8 +9,8 @@ use std::{
     process::Stdio,
 };
 
+use crate::netns::Netns;
 use anyhow::{Context, Result, ensure};
-use headgate_netns::Netns;
 
 /// Addresses of pods. Other clients of a cluster IP are masqueraded.
 const PODS: &str = "10.244.0.0/16";

@@ -1,7 +1,9 @@
 //! Faults while load continues. `cargo xtask fault` runs many rounds; each test prints a row of a table.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod takeover;
 
 use std::{
     collections::BTreeSet,

@@ -1,0 +1,175 @@
+//! Taking over from kube-proxy's rules and giving back to them, under load.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use headgate_netns::{
+    Cluster, Load, Netns, Node, SERVICE, Talk, connection, connections, datagrams,
+    rules::{Service, iptables, load_iptables, load_nftables, nftables},
+    slices, talk,
+};
+
+use crate::{
+    ALL, Outcome, PACE,
+    common::{CLUSTER_V4, cluster_without_agents, on, on_node},
+    rounds,
+};
+
+/// Kept connections on each path: enough to meet each pod, and the source ports of others.
+const KEPT: usize = 4;
+/// Time with load between two changes of the rules.
+const BETWEEN: Duration = Duration::from_millis(700);
+
+/// The rules of kube-proxy for `web`, on a node.
+type LoadRules = fn(&Node);
+
+fn services() -> [Service; 2] {
+    let endpoints = ALL.map(|(node, pod)| SocketAddrV4::new([10, 244, node, pod + 1].into(), 9376));
+    [("tcp", 80, 30080), ("udp", 7, 30007)].map(|(protocol, port, node_port)| Service {
+        name: format!("web-{protocol}"),
+        address: [10, 96, 0, 10].into(),
+        port,
+        protocol,
+        node_port: Some(node_port),
+        endpoints: endpoints.to_vec(),
+    })
+}
+
+fn with_nftables(node: &Node) {
+    load_nftables(&node.netns, &nftables(&services(), node.v4)).unwrap();
+}
+
+fn with_iptables(node: &Node) {
+    load_iptables(&node.netns, &iptables(&services())).unwrap();
+}
+
+/// The load of the scenario: requests and datagrams.
+#[derive(Default)]
+struct Paths {
+    requests: Load,
+    datagrams: Load,
+}
+
+impl Paths {
+    /// Adds clients that keep their connections and flows, and clients that open connections, from outside,
+    /// from pods by packet and by socket, and from hosts.
+    fn add(mut self, cluster: &Cluster) -> Self {
+        let outside = &cluster.client;
+        for node in &cluster.nodes {
+            self = self.by_packet(outside, on(node.v4, 30080), on(node.v4, 30007));
+        }
+        let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
+        for node in &cluster.nodes {
+            self = self.by_packet(&node.pods[0].netns, http, echo);
+            // A socket that is connected directly to a pod may have the ports of a connection by packet, which
+            // the other pod therefore makes.
+            self = self.by_socket(&node.pods[1].netns, node);
+            self = self.by_socket(&node.netns, node);
+        }
+        self
+    }
+
+    fn by_packet(
+        mut self,
+        from: &Netns,
+        http: std::net::SocketAddr,
+        echo: std::net::SocketAddr,
+    ) -> Self {
+        for _ in 0..KEPT {
+            self.requests = self.requests.with(from, PACE, connection(http));
+            self.datagrams = self.datagrams.with(from, PACE, datagrams(echo));
+        }
+        self.requests = self.requests.with(from, PACE, connections(http));
+        self
+    }
+
+    fn by_socket(mut self, from: &Netns, node: &Node) -> Self {
+        let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
+        for is_kept in [true, false] {
+            let client = Talk::start_tcp(from, &node.cgroup, is_kept.then_some(http)).unwrap();
+            self.requests = self.requests.with(from, PACE, talk(client, http, is_kept));
+        }
+        let client = Talk::start(from, &node.cgroup, Some(echo)).unwrap();
+        self.datagrams = self.datagrams.with(from, PACE, talk(client, echo, true));
+        self
+    }
+
+    fn finish(self) -> Outcome {
+        let sum = |load: Load| load.finish().into_iter().sum();
+        Outcome {
+            requests: sum(self.requests),
+            datagrams: sum(self.datagrams),
+        }
+    }
+}
+
+fn wait() {
+    std::thread::sleep(BETWEEN);
+}
+
+/// Takes over from the rules and gives back to them, again and again.
+fn scenario(name: &str, title: &str, load_rules: LoadRules) {
+    let rounds = rounds(2).div_ceil(2);
+    let Some(mut cluster) = cluster_without_agents(name, 2, 2) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&ALL)).unwrap();
+    cluster.nodes.iter().for_each(load_rules);
+    let mut paths = Paths::default().add(&cluster);
+    for round in 0..rounds {
+        wait();
+        for index in 0..2 {
+            cluster.start_agent(index).unwrap();
+        }
+        wait();
+        for node in &cluster.nodes {
+            let text = on_node(node, &["replace-kube-proxy", "--yes"]).unwrap();
+            assert!(text.contains("removed "), "{text}");
+        }
+        wait();
+        if round == 0 {
+            // Clients of our own connections, which are given back.
+            paths = paths.add(&cluster);
+        }
+        wait();
+        cluster.nodes.iter().for_each(load_rules);
+        wait();
+        for index in 0..2 {
+            cluster.nodes[index]
+                .agent
+                .take()
+                .unwrap()
+                .terminate()
+                .unwrap();
+        }
+        for node in &cluster.nodes {
+            let text = on_node(node, &["cleanup"]).unwrap();
+            assert!(text.contains("to kube-proxy's rules"), "{text}");
+        }
+    }
+    wait();
+    let outcome = paths.finish();
+    outcome.report(
+        title,
+        rounds,
+        "attached, rules removed, rules back, detached",
+    );
+}
+
+#[test]
+fn s125_fault_taking_over_from_nftables_and_back() {
+    scenario(
+        "ftakenf",
+        "taking over from nftables, and back",
+        with_nftables,
+    );
+}
+
+#[test]
+fn s125_fault_taking_over_from_iptables_and_back() {
+    scenario(
+        "ftakeip",
+        "taking over from iptables, and back",
+        with_iptables,
+    );
+}

@@ -1,0 +1,52 @@
+//! Sets of addresses (`ip_set`).
+
+use std::io;
+
+use netlink_packet_core::DefaultNla;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{HEADER, attribute, find_text, list_or_none, message, text};
+use crate::netlink::Netlink;
+
+const IPSET: u16 = 6;
+/// Commands (`IPSET_CMD_…`).
+const DESTROY: u16 = 3;
+const LIST: u16 = 7;
+/// Attributes (`IPSET_ATTR_…`).
+const PROTOCOL: u16 = 1;
+const SET_NAME: u16 = 2;
+/// The oldest protocol that every kernel of ours speaks.
+const VERSION: u8 = 6;
+
+fn protocol() -> DefaultNla {
+    attribute(PROTOCOL, [VERSION])
+}
+
+/// Returns the names of the sets of this thread's network namespace.
+///
+/// # Errors
+///
+/// If the kernel refuses the list: `CAP_NET_ADMIN` is missing. A kernel without sets has none.
+pub fn sets() -> io::Result<Vec<String>> {
+    let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let list = netlink.list(message(IPSET, LIST, libc::AF_INET as u8, &[protocol()]));
+    let list = list_or_none(list)?;
+    let names = list
+        .iter()
+        .filter_map(|message| find_text(message.body.get(HEADER..)?, SET_NAME));
+    let mut names: Vec<String> = names.collect();
+    // A large set comes in several messages.
+    names.dedup();
+    Ok(names)
+}
+
+/// Destroys a set.
+///
+/// # Errors
+///
+/// If the kernel refuses it: the set is in use.
+pub fn destroy_set(name: &str) -> io::Result<()> {
+    let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let attributes = [protocol(), text(SET_NAME, name)];
+    netlink.order(message(IPSET, DESTROY, libc::AF_INET as u8, &attributes))
+}
