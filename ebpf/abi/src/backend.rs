@@ -2,6 +2,21 @@
 
 use crate::{Addr, Port, Protocol};
 
+/// Where a backend is, seen from this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(transparent)]
+pub struct Location(u8);
+
+impl Location {
+    /// On another node of the cluster.
+    pub const OTHER_NODE: Self = Self(0);
+    /// On this node.
+    pub const THIS_NODE: Self = Self(1);
+    /// On no node that the API names: it cannot read encapsulated packets.
+    pub const OUTSIDE: Self = Self(2);
+}
+
 /// One backend; its index in the map is its id. Id 0 is never used.
 ///
 /// Written before any slot names it, and cleared after the last slot that named it was replaced. A
@@ -18,8 +33,8 @@ pub struct BackendEntry {
     pub port: Port,
     /// TCP or UDP.
     pub protocol: Protocol,
-    /// 1 if the backend runs on this node, else 0.
-    pub local: u8,
+    /// Where it is.
+    pub location: Location,
 }
 
 impl BackendEntry {

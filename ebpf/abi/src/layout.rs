@@ -54,7 +54,7 @@ layouts! {
     FrontendEntry, 16: inside at 0, outside at 4, flags at 8, programmed_s at 12;
     ServiceEntry, 16: table at 0, affinity_timeout_s at 8, flags at 12;
     ServiceLabel, 192: bytes at 0;
-    BackendEntry, 20: address at 0, port at 16, protocol at 18, local at 19;
+    BackendEntry, 20: address at 0, port at 16, protocol at 18, location at 19;
     BackendKey, 20: address at 0, port at 16, protocol at 18, zero at 19;
     FlowKey, 40: source at 0, destination at 16, source_port at 32, destination_port at 34, protocol at 36, zero at 37;
     CtEntry, 64: source at 0, destination at 16, source_port at 32, destination_port at 34, service at 36, backend at 40, seen_s at 44, end at 48, acknowledged at 52, claimed at 56, state at 60, flags at 61, zero at 62;

@@ -28,7 +28,7 @@ mod takeover;
 pub use addr::{Addr, Family, Port, Protocol};
 pub use address::{AddressEntry, SERVICE_RANGES, ServiceRange};
 pub use affinity::{AffinityEntry, AffinityKey, MemberKey};
-pub use backend::{BackendEntry, BackendKey};
+pub use backend::{BackendEntry, BackendKey, Location};
 pub use clock::seconds;
 pub use config::{DatapathConfig, KernelHelpers, Timeouts};
 pub use conntrack::{CtEntry, CtFlags, CtState, FlowKey};

@@ -21,7 +21,7 @@
 
 use headgate_abi::{
     BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry, FrontendFlags,
-    FrontendKey, FrontendKind, Port, Protocol, Reason,
+    FrontendKey, FrontendKind, Location, Port, Protocol, Reason,
 };
 
 use crate::{
@@ -141,7 +141,7 @@ pub(crate) fn plan_delivery<T: Tables>(
         address: context.backend.address,
         port: context.backend.port,
         protocol: flow.protocol,
-        local: 1,
+        location: Location::THIS_NODE,
     };
     context.entry = plan_dnat(flow, frontend.outside, id, &backend, tables.now_s());
     context.entry.flags = CtFlags::ENCAPSULATED;

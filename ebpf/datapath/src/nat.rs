@@ -1,7 +1,7 @@
 //! Translation of a new connection: DNAT, SNAT and source ports.
 
 use headgate_abi::{
-    Addr, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Reason,
+    Addr, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Location, Port, Reason,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ const PORT_TRIES: u32 = 16;
 /// through this node: for a backend on another node, and for a pod that reaches itself (hairpin).
 ///
 /// With DSR the node of a remote backend replies instead, and the entry is marked for
-/// encapsulation.
+/// encapsulation. A backend outside of the cluster cannot, so it gets a translated source.
 #[inline(always)]
 pub(crate) fn plan_snat<T: Tables>(
     hook: Hook,
@@ -29,7 +29,7 @@ pub(crate) fn plan_snat<T: Tables>(
     context: &mut Context,
 ) -> Result<(), Reason> {
     let is_needed = match hook {
-        Hook::External => backend.local == 0,
+        Hook::External => backend.location != Location::THIS_NODE,
         Hook::Pod => backend.address == context.entry.source,
         Hook::Egress => false,
     };
@@ -37,7 +37,11 @@ pub(crate) fn plan_snat<T: Tables>(
         return Ok(());
     }
     let config = tables.config();
-    if hook == Hook::External && tables.has_dsr() && config.forwards_by_dsr != 0 {
+    if hook == Hook::External
+        && tables.has_dsr()
+        && config.forwards_by_dsr != 0
+        && backend.location == Location::OTHER_NODE
+    {
         context.entry.flags = CtFlags::ENCAPSULATES;
         return match config.node_address(family).is_unspecified() {
             true => Err(Reason::NoSnatAddress),

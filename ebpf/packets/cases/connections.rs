@@ -3,7 +3,7 @@
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, Port, Protocol, Reason,
+    FrontendFlags, FrontendKey, Location, Port, Protocol, Reason,
 };
 use headgate_datapath::Hook;
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe};
@@ -52,7 +52,10 @@ fn state() -> State {
                 address: backend,
                 port: backend_port,
                 protocol,
-                local: u8::from(id % 10 != 3),
+                location: match id % 10 {
+                    3 => Location::OTHER_NODE,
+                    _ => Location::THIS_NODE,
+                },
             };
             state.backends.insert(id, entry);
             state.add_service(id, &[id], 0);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendFlags,
-    FrontendKey, FrontendKind, Port, Protocol, Reason,
+    FrontendKey, FrontendKind, Location, Port, Protocol, Reason,
 };
 use headgate_datapath::{Hook, NextHop, Route, RouteResult};
 use headgate_packets::{
@@ -32,6 +32,10 @@ const LINK_HEADER: usize = 14;
 
 fn address(text: &str) -> Addr {
     Addr::from(text.parse::<std::net::IpAddr>().unwrap())
+}
+
+fn socket_ip(text: &str) -> String {
+    text.parse::<SocketAddr>().unwrap().ip().to_string()
 }
 
 fn socket(text: &str) -> (Addr, Port) {
@@ -68,7 +72,10 @@ fn state(number: u8) -> State {
             address: backend,
             port,
             protocol,
-            local: u8::from(number == 2),
+            location: match number {
+                2 => Location::THIS_NODE,
+                _ => Location::OTHER_NODE,
+            },
         };
         state.backends.insert(id, entry);
         state.add_service(id, &[id], 0);
@@ -595,7 +602,7 @@ fn s68_clients_send_no_encapsulated_packets_through_a_service() {
         address: backend,
         port,
         protocol,
-        local: 1,
+        location: Location::THIS_NODE,
     };
     state.backends.insert(5, entry);
     state.add_service(5, &[5], 0);
@@ -624,6 +631,41 @@ fn s68_clients_send_no_encapsulated_packets_through_a_service() {
     let answer = Builder::new(BACKEND_V4, CLIENT).udp(payload);
     let outcome = b.run(Hook::Pod, &answer);
     assert_eq!((outcome.action, outcome.reason), ("drop", Reason::Spoofed));
+}
+
+/// They read no encapsulated packets, and answer the address that a packet comes from.
+#[test]
+fn s141_backends_outside_of_the_cluster_get_a_translated_source() {
+    let mut state = state(1);
+    for backend in state.backends.values_mut() {
+        backend.location = Location::OUTSIDE;
+    }
+    let mut a = Node::new("dsr-outside", state);
+    for (client, frontend, backend) in PATHS {
+        let (client_ip, _) = client.rsplit_once(':').unwrap();
+        let node = match client_ip.starts_with('[') {
+            true => "fd50::1",
+            false => "192.168.50.1",
+        };
+        let sent = a.run(Hook::External, &Builder::new(client, frontend).udp(b"ask"));
+        assert_eq!(sent.reason, Reason::ToBackend);
+        let text = describe(&sent.frame);
+        let words: Vec<&str> = text.split(' ').collect();
+        assert_eq!(
+            (words[0], words[3]),
+            (node, socket_ip(backend).as_str()),
+            "{text}"
+        );
+        let source = SocketAddr::new(node.parse().unwrap(), words[1].parse().unwrap());
+        let answer = Builder::new(backend, &source.to_string()).udp(b"answer");
+        let answered = a.run(Hook::External, &answer);
+        assert_eq!(answered.reason, Reason::ToClient);
+        let text = describe(&answered.frame);
+        assert!(
+            text.starts_with(&format!("{} ", socket_ip(frontend))),
+            "{text}"
+        );
+    }
 }
 
 /// A node that only accepts sends by SNAT.
@@ -669,7 +711,7 @@ fn s67_life_of_a_connection_that_is_seen_one_way() {
         address: other,
         port,
         protocol: Protocol::TCP,
-        local: 0,
+        location: Location::OTHER_NODE,
     };
     host.state.backends.insert(9, entry);
     host.state.add_service(1, &[9], 0);

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, FrontendFlags, FrontendKey, LinkEntry, Port, Protocol,
-    Reason, ServiceRange,
+    Addr, AddressEntry, BackendEntry, FrontendFlags, FrontendKey, LinkEntry, Location, Port,
+    Protocol, Reason, ServiceRange,
 };
 use headgate_datapath::{
     Hook, SlicePacket,
@@ -26,7 +26,7 @@ const ID: std::ops::Range<usize> = 18..20;
 fn state() -> State {
     let mut state = services();
     let mut far = state.backends[&14];
-    (far.address, far.local) = (address("fd44:2::2"), 0);
+    (far.address, far.location) = (address("fd44:2::2"), Location::OTHER_NODE);
     state.backends.insert(15, far);
     state.add_service(6, &[13], 0);
     state.add_service(7, &[15], 0);

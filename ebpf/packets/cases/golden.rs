@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtState, DatapathConfig, FrontendFlags, FrontendKey, Port,
-    Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, CtState, DatapathConfig, FrontendFlags, FrontendKey,
+    Location, Port, Protocol, Reason,
 };
 use headgate_datapath::Hook;
 use headgate_packets::{
@@ -27,7 +27,7 @@ fn backend(text: &str, port: u16, protocol: Protocol) -> BackendEntry {
         address: address(text),
         port: Port::new(port),
         protocol,
-        local: 1,
+        location: Location::THIS_NODE,
     }
 }
 

@@ -5,8 +5,8 @@ use std::{collections::HashSet, net::SocketAddr};
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags,
-    SlotRange, Takeover,
+    FrontendFlags, FrontendKey, Location, MemberKey, Port, Protocol, Reason, ServiceEntry,
+    ServiceFlags, SlotRange, Takeover,
 };
 use headgate_datapath::{
     Hook, NextHop, Route, RouteResult, mirror,
@@ -39,18 +39,18 @@ pub(super) fn state() -> State {
         },
         ..State::default()
     };
-    for (id, text, local) in [
-        (1, "10.244.1.2", 1),
-        (2, "10.244.1.3", 1),
-        (3, "10.244.2.2", 0),
-        (4, "fd44:1::2", 1),
+    for (id, text, location) in [
+        (1, "10.244.1.2", Location::THIS_NODE),
+        (2, "10.244.1.3", Location::THIS_NODE),
+        (3, "10.244.2.2", Location::OTHER_NODE),
+        (4, "fd44:1::2", Location::THIS_NODE),
     ] {
         for (id, protocol) in [(id, Protocol::TCP), (id + 10, Protocol::UDP)] {
             let entry = BackendEntry {
                 address: address(text),
                 port: Port::new(9376),
                 protocol,
-                local,
+                location,
             };
             state.backends.insert(id, entry);
         }

@@ -8,8 +8,8 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey,
-    LinkEntry, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange, Takeover,
-    Traffic,
+    LinkEntry, Location, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange,
+    Takeover, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Memory, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -208,7 +208,9 @@ impl Tables for Host {
 
     fn local_backend(&self, key: &BackendKey) -> Option<u32> {
         let mut backends = self.state.backends.iter();
-        let is_meant = |entry: &BackendEntry| entry.local != 0 && BackendKey::from(entry) == *key;
+        let is_meant = |entry: &BackendEntry| {
+            entry.location == Location::THIS_NODE && BackendKey::from(entry) == *key
+        };
         backends.find_map(|(id, entry)| is_meant(entry).then_some(*id))
     }
 

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use headgate_abi::{
-    AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, Port, Protocol, names,
+    AddressEntry, BackendEntry, DatapathConfig, FrontendFlags, FrontendKey, Location, Port,
+    Protocol, names,
 };
 use headgate_dataplane::MapSizes;
 use headgate_netns::Netns;
@@ -127,7 +128,7 @@ fn headgate() -> Result<Kernel> {
         address: std::net::IpAddr::from(*BACKEND.ip()).into(),
         port: Port::new(BACKEND.port()),
         protocol: Protocol::UDP,
-        local: 0,
+        location: Location::OTHER_NODE,
     };
     state.backends.insert(1, backend);
     state.add_service(1, &[1], 0);

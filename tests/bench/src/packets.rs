@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, Port, Protocol, Reason, ServiceEntry, names,
+    FrontendFlags, FrontendKey, Location, Port, Protocol, Reason, ServiceEntry, names,
 };
 use headgate_dataplane::{MapSizes, now_s};
 use headgate_packets::{Builder, Replica, State};
@@ -314,10 +314,10 @@ fn state(scale: &Scale) -> State {
         },
         ..State::default()
     };
-    let mut add = |id: u32, address: IpAddr, backend: Option<(IpAddr, u8)>| {
+    let mut add = |id: u32, address: IpAddr, backend: Option<(IpAddr, Location)>| {
         let key = FrontendKey::new(address.into(), Port::new(PORT), Protocol::TCP);
         state.add_frontend(key, id, FrontendFlags::default(), AddressEntry::SERVICE);
-        let Some((backend, local)) = backend else {
+        let Some((backend, location)) = backend else {
             state.services.insert(id, ServiceEntry::default());
             return;
         };
@@ -325,7 +325,7 @@ fn state(scale: &Scale) -> State {
             address: backend.into(),
             port: Port::new(BACKEND_PORT),
             protocol: Protocol::TCP,
-            local,
+            location,
         };
         state.backends.insert(id, entry);
         state.add_service(id, &[id], 0);
@@ -334,12 +334,24 @@ fn state(scale: &Scale) -> State {
         add(EMPTY, address, None);
     }
     let remote = frontends(REMOTE_NUMBER);
-    add(REMOTE_V4, remote[0], Some((REMOTE[0], 0)));
-    add(REMOTE_V6, remote[1], Some((REMOTE[1], 0)));
+    add(
+        REMOTE_V4,
+        remote[0],
+        Some((REMOTE[0], Location::OTHER_NODE)),
+    );
+    add(
+        REMOTE_V6,
+        remote[1],
+        Some((REMOTE[1], Location::OTHER_NODE)),
+    );
     for number in 0..scale.services {
         let both = frontends(number).into_iter().zip(backends(number));
         for (family, (frontend, backend)) in (0..).zip(both) {
-            add(FIRST_ID + 2 * number + family, frontend, Some((backend, 1)));
+            add(
+                FIRST_ID + 2 * number + family,
+                frontend,
+                Some((backend, Location::THIS_NODE)),
+            );
         }
     }
     state

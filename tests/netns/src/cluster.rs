@@ -281,6 +281,14 @@ impl Cluster {
         Ok(self.as_agent(index, command, options))
     }
 
+    /// The command that starts the agent of a node by another one, for example prlimit(1).
+    pub fn agent_command_by(&self, index: usize, by: &[&str], options: &[&str]) -> Result<Command> {
+        let (program, words) = by.split_first().context("no command")?;
+        let mut command = self.nodes[index].netns.command(program, None);
+        command.args(words).arg(binary("headgate")?);
+        Ok(self.as_agent(index, command, options))
+    }
+
     /// Starts the agent of a node with these capabilities, in the form of setpriv(1): for example
     /// `-all,+net_admin`.
     pub fn start_agent_as(
@@ -289,12 +297,15 @@ impl Cluster {
         capabilities: &str,
         options: &[&str],
     ) -> Result<()> {
-        let mut command = self.nodes[index].netns.command("setpriv", None);
-        command
-            .args(["--no-new-privs", "--bounding-set", capabilities])
-            .args(["--inh-caps", capabilities])
-            .arg(binary("headgate")?);
-        let command = self.as_agent(index, command, options);
+        let by = [
+            "setpriv",
+            "--no-new-privs",
+            "--bounding-set",
+            capabilities,
+            "--inh-caps",
+            capabilities,
+        ];
+        let command = self.agent_command_by(index, &by, options)?;
         self.nodes[index].agent = Some(Process::start(command, "ready")?);
         Ok(())
     }
@@ -317,7 +328,11 @@ impl Cluster {
         } else {
             command.arg("--source").arg(self.manifests());
         }
-        command.envs(self.log.map(|log| ("RUST_LOG", log)));
+        // Tests wait for its line about each pass.
+        command.env(
+            "RUST_LOG",
+            self.log.unwrap_or("info,headgate_control=debug"),
+        );
         command
     }
 

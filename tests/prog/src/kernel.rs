@@ -13,7 +13,7 @@ use aya::{
     programs::{ProgramInfo, TestRun, TestRunOptions},
 };
 use headgate_abi::{
-    BackendKey, FragmentEntry, FragmentKey, LINKS, LinkEntry, RangeKey, Reason, names,
+    BackendKey, FragmentEntry, FragmentKey, LINKS, LinkEntry, Location, RangeKey, Reason, names,
 };
 use headgate_datapath::{Hook, SlicePacket};
 use headgate_dataplane::{MapSizes, Maps, Programs, ReadWrite, load, pin_folder};
@@ -104,7 +104,7 @@ impl Kernel {
         assert!(maps.takeover.set(0, state.takeover));
         for (id, entry) in &state.backends {
             assert!(maps.backends.set(*id, *entry));
-            if entry.local != 0 {
+            if entry.location == Location::THIS_NODE {
                 maps.local_backends.insert(BackendKey::from(entry), id, 0)?;
             }
         }

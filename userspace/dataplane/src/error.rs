@@ -27,7 +27,7 @@ pub enum Error {
         source: Box<ProgramError>,
     },
     /// A map could not be read or written.
-    #[error("cannot access map {name}: {source}")]
+    #[error("cannot access map {name}: {}", with_cause(source))]
     Map {
         /// Name of the map.
         name: String,
@@ -119,5 +119,13 @@ impl Error {
             name: name.into(),
             source: Box::new(source.into()),
         }
+    }
+}
+
+/// aya's error names the system call alone.
+fn with_cause(error: &MapError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     load::MapSizes,
     sockets::Connected,
-    store::{AgentMaps, ArrayStore, HashStore, RangeStore, Scan, full_unless},
+    store::{AgentMaps, ArrayStore, Capacities, HashStore, RangeStore, Scan, full_unless},
 };
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -123,6 +123,12 @@ impl MemoryMaps {
 impl From<MemoryMaps> for AgentMaps {
     fn from(maps: MemoryMaps) -> Self {
         let ended = maps.ended_sockets;
+        let capacities = Capacities {
+            addresses: maps.addresses.capacity as u32,
+            frontends: maps.frontends.capacity as u32,
+            source_ranges: maps.source_ranges.capacity as u32,
+            members: maps.members.capacity as u32,
+        };
         Self {
             addresses: Box::new(maps.addresses),
             frontends: Box::new(maps.frontends),
@@ -142,6 +148,7 @@ impl From<MemoryMaps> for AgentMaps {
                 lock(&ended).extend(sockets);
                 Ok(sockets.len())
             }),
+            capacities,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Pod,
     maps::{
-        HashMap, MapData, MapError, PerCpuArray, PerCpuValues,
+        HashMap, MapData, MapError, MapInfo, PerCpuArray, PerCpuValues,
         lpm_trie::{self, LpmTrie},
     },
     util::nr_cpus,
@@ -91,6 +91,29 @@ pub struct AgentMaps {
     pub(crate) service_traffic: Box<dyn ArrayStore<Traffic>>,
     pub(crate) backend_traffic: Box<dyn ArrayStore<Traffic>>,
     pub(crate) destroy_udp: DestroyUdp,
+    pub(crate) capacities: Capacities,
+}
+
+/// Entries that the hash maps hold.
+pub(crate) struct Capacities {
+    pub(crate) addresses: u32,
+    pub(crate) frontends: u32,
+    pub(crate) source_ranges: u32,
+    pub(crate) members: u32,
+}
+
+impl Capacities {
+    fn of(folder: &Path) -> Self {
+        // Without the right to read it, the first failing write shows the limit.
+        let of =
+            |name| MapInfo::from_pin(folder.join(name)).map_or(u32::MAX, |info| info.max_entries());
+        Self {
+            addresses: of(names::ADDRESSES),
+            frontends: of(names::FRONTENDS),
+            source_ranges: of(names::SOURCE_RANGES),
+            members: of(names::AFFINITY_MEMBERS),
+        }
+    }
 }
 
 impl From<Maps<ReadWrite>> for AgentMaps {
@@ -118,6 +141,7 @@ impl From<Maps<ReadWrite>> for AgentMaps {
                 map: maps.backend_traffic,
             }),
             destroy_udp: Box::new(sockets::destroy_udp),
+            capacities: Capacities::of(folder),
         }
     }
 }

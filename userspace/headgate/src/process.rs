@@ -2,12 +2,19 @@
 
 #[cfg(feature = "page")]
 use std::net::SocketAddr;
-use std::{env, future::Future, path::PathBuf, time::Duration};
+use std::{env, future::Future, io::IsTerminal, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use kube::{Client, Config};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, warn};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// A watch without any message for this long counts as dead. API servers send a bookmark about every
 /// minute.
@@ -47,15 +54,30 @@ pub(crate) fn start_log(format: LogFormat) {
     // The source logs what the client would repeat.
     let wanted = wanted.unwrap_or_else(|| "info,kube_client=off,kube_runtime=off".into());
     // At trace level the client logs responses that it cannot parse, and these may be Secrets.
-    let filter = EnvFilter::new(format!("{wanted},kube_client::client=debug"));
-    let log = tracing_subscriber::fmt()
+    let is_harmless = filter_fn(|about| {
+        *about.level() < Level::TRACE || !about.target().starts_with("kube_client")
+    });
+    let filter = EnvFilter::new(wanted).and(is_harmless);
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         // Without a reader of standard error, its report of that would panic.
-        .log_internal_errors(false)
-        .with_env_filter(filter);
+        .log_internal_errors(false);
+    let registry = tracing_subscriber::registry();
     match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => registry.with(log.with_filter(filter)).init(),
+        LogFormat::Json => registry
+            .with(log.json().flatten_event(true).with_filter(filter))
+            .init(),
+    }
+}
+
+/// Raises the number of descriptors that this process may have to the most that it is allowed.
+pub(crate) fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!(%error, "cannot raise the number of descriptors");
     }
 }
 

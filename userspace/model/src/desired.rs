@@ -9,8 +9,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    AddressKind, AddressSpec, Backend, BackendSpec, Endpoint, EndpointSlice, Family, Frontend,
-    FrontendKind, FrontendSpec, HealthCheck, KeyParts, Node, ObjectName, Refusal, Scope, Service,
+    AddressKind, AddressSpec, Backend, Endpoint, EndpointSlice, Family, Frontend, FrontendKind,
+    FrontendSpec, HealthCheck, KeyParts, Location, Node, ObjectName, Refusal, Scope, Service,
     ServiceKey, ServicePort, ServiceSpec,
 };
 
@@ -21,8 +21,6 @@ pub struct Contribution {
     pub ownerships: Vec<Ownership>,
     /// Services by port, family and scope.
     pub services: BTreeMap<ServiceKey, ServiceSpec>,
-    /// Backends of all of them.
-    pub backends: BTreeMap<Backend, BackendSpec>,
     /// Addresses of the frontends.
     pub addresses: BTreeMap<IpAddr, AddressSpec>,
     /// Answer of its health-check node port.
@@ -69,7 +67,8 @@ pub struct Ownership {
 /// let added = contribution(&web, &[], &Node::default());
 /// assert_eq!(added.ownerships[0].frontend.to_string(), "tcp 10.96.0.10:80");
 /// assert_eq!(added.services.len(), 1);
-/// assert!(added.backends.is_empty(), "there are no slices");
+/// let (_, spec) = added.services.first_key_value().unwrap();
+/// assert!(spec.backends.is_empty(), "there are no slices");
 /// ```
 pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Contribution {
     let mut contribution = Contribution::default();
@@ -233,7 +232,8 @@ fn frontend_spec(
         kind,
         inside: key(inside),
         outside: key(outside),
-        is_restricted: kind == FrontendKind::LoadBalancer && service.source_ranges.is_some(),
+        is_restricted: kind == FrontendKind::LoadBalancer
+            && !source_ranges(service, family).is_empty(),
     }
 }
 
@@ -251,13 +251,13 @@ fn add_service(
     } else {
         let backends = eligible_backends(slices, node, key);
         let spec = ServiceSpec {
-            backends: backends.iter().map(|(backend, _)| *backend).collect(),
+            slots: backends.len() as u32,
+            backends,
             consistent: false,
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
             source_ranges: source_ranges(service, key.family),
         };
         contribution.services.insert(key.clone(), spec);
-        contribution.backends.extend(backends);
     }
     if let Some(spec) = contribution.services.get_mut(key) {
         spec.consistent |= is_reached_from_outside;
@@ -279,11 +279,7 @@ type Claimant<'a> = (&'a Endpoint, u16);
 
 /// Ready endpoints, or the near ones of them if hints apply; without ready ones, those that still
 /// serve while they terminate (KEP-1669).
-fn eligible_backends(
-    slices: &[&EndpointSlice],
-    node: &Node,
-    key: &ServiceKey,
-) -> Vec<(Backend, BackendSpec)> {
+fn eligible_backends(slices: &[&EndpointSlice], node: &Node, key: &ServiceKey) -> Arc<[Backend]> {
     let mut eligible = claimants(slices, node, key, |endpoint| endpoint.ready);
     if eligible.is_empty() {
         eligible = claimants(slices, node, key, |endpoint| {
@@ -292,21 +288,36 @@ fn eligible_backends(
     } else if key.scope == Scope::Cluster {
         eligible = near(&eligible, node).unwrap_or(eligible);
     }
-    let backends: BTreeMap<Backend, BackendSpec> = eligible
-        .into_iter()
-        .map(|(endpoint, port)| {
-            let backend = Backend {
-                address: endpoint.address,
-                port,
-                protocol: key.protocol,
-            };
-            let local = is_local(endpoint, node);
-            (backend, BackendSpec { local })
+    let mut locations: BTreeMap<(IpAddr, u16), Location> = BTreeMap::new();
+    for (endpoint, port) in eligible {
+        let here = location(endpoint, node);
+        let known = locations.entry((endpoint.address, port)).or_insert(here);
+        *known = here.max(*known);
+    }
+    let backends = locations.into_iter();
+    backends
+        .map(|((address, port), location)| Backend {
+            address,
+            port,
+            protocol: key.protocol,
+            location,
         })
-        .collect();
-    backends.into_iter().collect()
+        .collect()
 }
 
+/// Where packets to an endpoint go. What this node holds needs no translated source, whatever a
+/// slice says: the kernel drops its own address as a source from outside.
+fn location(endpoint: &Endpoint, node: &Node) -> Location {
+    if is_local(endpoint, node) || node.addresses.contains(&endpoint.address) {
+        return Location::ThisNode;
+    }
+    match &endpoint.node {
+        Some(_) => Location::OtherNode,
+        None => Location::Outside,
+    }
+}
+
+/// Whether a slice says that the endpoint is on this node, which is what traffic policies ask.
 fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
     endpoint.node.as_deref() == Some(node.name.as_str())
 }

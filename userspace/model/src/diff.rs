@@ -28,11 +28,13 @@ pub fn diff(actual: &Actual, desired: &Desired, touched: &Touched) -> Vec<Change
         id: *id,
         key: key.clone(),
     }));
-    let backends = removed(&touched.backends, &actual.backends, &desired.backends);
-    changes.extend(backends.map(|(backend, (id, _))| Change::DeleteBackend {
-        id: *id,
-        backend: *backend,
-    }));
+    for backend in touched.backends.difference(&desired.backends) {
+        let id = actual.backends.get(backend);
+        changes.extend(id.map(|id| Change::DeleteBackend {
+            id: *id,
+            backend: *backend,
+        }));
+    }
     changes
 }
 
@@ -43,13 +45,11 @@ fn put_backends(
     ids: &mut NewIds<'_>,
     changes: &mut Vec<Change>,
 ) {
-    for (backend, spec) in wanted(&touched.backends, &desired.backends) {
-        let known = actual.backends.get(backend);
-        if known.is_none_or(|(_, known)| known != spec) {
+    for backend in touched.backends.intersection(&desired.backends) {
+        if !actual.backends.contains_key(backend) {
             changes.push(Change::PutBackend {
                 id: ids.backend(backend),
                 backend: *backend,
-                spec: *spec,
             });
         }
     }
@@ -159,7 +159,7 @@ impl<'a> NewIds<'a> {
     }
 
     fn backend(&mut self, backend: &Backend) -> BackendId {
-        if let Some((id, _)) = self.actual.backends.get(backend) {
+        if let Some(id) = self.actual.backends.get(backend) {
             return *id;
         }
         if let Some(id) = self.actual.backend_ids.resting(backend) {

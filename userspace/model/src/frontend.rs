@@ -110,7 +110,20 @@ pub enum FrontendKind {
     ExternalIp,
 }
 
-/// Address, port and protocol that traffic is sent to.
+/// Where a backend is, seen from the node that is programmed. If the slices of a Service disagree,
+/// the last one here counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Location {
+    /// On no node that the API names.
+    Outside,
+    /// On another node of the cluster.
+    OtherNode,
+    /// On this node.
+    ThisNode,
+}
+
+/// Address, port and protocol that traffic is sent to, and where that is: two Services may disagree
+/// about the place of an address, and each is served as it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     /// Address.
@@ -119,6 +132,8 @@ pub struct Backend {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+    /// Where it is.
+    pub location: Location,
 }
 
 impl fmt::Display for Backend {

@@ -14,18 +14,20 @@ mod plan;
 mod planner;
 mod refusal;
 mod service;
+mod share;
 
 pub use desired::{Contribution, Ownership, contribution};
 pub use diff::diff;
 pub use frontend::{
-    Backend, Family, Frontend, FrontendKind, KeyParts, NameParts, NamespacedName, ParseKeyError,
-    Protocol, Scope, ServiceKey, Shared,
+    Backend, Family, Frontend, FrontendKind, KeyParts, Location, NameParts, NamespacedName,
+    ParseKeyError, Protocol, Scope, ServiceKey, Shared,
 };
 pub use ids::{Ids, QUARANTINE};
 pub use plan::{
-    Actual, AddressKind, AddressSpec, BackendId, BackendSpec, Change, Dataplane, Desired,
-    FrontendSpec, HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
+    Actual, AddressKind, AddressSpec, BackendId, Change, Dataplane, Desired, FrontendSpec,
+    HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
 };
 pub use planner::{Planner, Touched};
 pub use refusal::{ObjectName, Refusal};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort};
+pub use share::Limits;

@@ -1,7 +1,7 @@
 //! What the maps should hold, what they hold, and the changes between both.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     net::IpAddr,
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Backend, Frontend, FrontendKind, Ids, NamespacedName, ServiceKey};
+use crate::{Backend, Frontend, FrontendKind, Ids, Limits, NamespacedName, ServiceKey};
 
 /// Id of a service in the maps, from 1; 0 means no service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,13 +20,6 @@ pub struct ServiceId(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId(pub u32);
 
-/// What a backend should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackendSpec {
-    /// Whether it runs on this node.
-    pub local: bool,
-}
-
 /// What a service should be. Clones share the lists, because desired specs soon become actual ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
@@ -35,6 +28,8 @@ pub struct ServiceSpec {
     /// Whether all nodes must choose the same backend for a flow: a frontend can be reached from
     /// outside the cluster.
     pub consistent: bool,
+    /// Slots of its table; in a plain list, one for each backend.
+    pub slots: u32,
     /// Affinity timeout in seconds; 0 means no affinity.
     pub affinity_timeout_s: u32,
     /// Networks of clients that restricted frontends admit, of the key's family, sorted.
@@ -100,7 +95,7 @@ pub struct Desired {
     /// Services.
     pub services: BTreeMap<ServiceKey, ServiceSpec>,
     /// Backends.
-    pub backends: BTreeMap<Backend, BackendSpec>,
+    pub backends: BTreeSet<Backend>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
     /// Addresses of the frontends.
@@ -115,7 +110,7 @@ pub struct Actual {
     /// Services.
     pub services: BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>,
     /// Backends.
-    pub backends: BTreeMap<Backend, (BackendId, BackendSpec)>,
+    pub backends: BTreeMap<Backend, BackendId>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, FrontendSpec>,
     /// Addresses.
@@ -129,14 +124,12 @@ pub struct Actual {
 /// One change of the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Adds a backend or replaces its spec.
+    /// Adds a backend.
     PutBackend {
         /// Its id.
         id: BackendId,
-        /// Its address.
-        backend: Backend,
         /// What it should be.
-        spec: BackendSpec,
+        backend: Backend,
     },
     /// Adds a service or replaces its table. Connections to backends that it no longer has are
     /// deleted if they use UDP or never got an answer.
@@ -211,9 +204,9 @@ impl Actual {
     /// Records a change that was made at this time.
     pub fn record(&mut self, change: &Change, now: Instant) {
         match change.clone() {
-            Change::PutBackend { id, backend, spec } => {
+            Change::PutBackend { id, backend } => {
                 self.backend_ids.take(&backend, id.0);
-                self.backends.insert(backend, (id, spec));
+                self.backends.insert(backend, id);
             }
             Change::PutService { id, key, spec, .. } => {
                 self.service_ids.take(&key, id.0);
@@ -287,6 +280,20 @@ pub enum Sweep {
 pub trait Dataplane {
     /// Why a call fails.
     type Error: Error + Send + Sync + 'static;
+
+    /// Returns how much the maps hold.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    /// Checks that the maps can be written. A full map can.
+    ///
+    /// # Errors
+    ///
+    /// If one of them cannot.
+    fn check(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Reads the maps, and repairs entries that contradict others.
     ///

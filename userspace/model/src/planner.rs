@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
-    Actual, AddressSpec, Backend, BackendSpec, Contribution, Desired, EndpointSlice, Frontend,
-    FrontendKind, FrontendSpec, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
+    Actual, AddressSpec, Backend, Contribution, Desired, EndpointSlice, Frontend, FrontendKind,
+    FrontendSpec, Limits, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
     contribution,
+    share::{self, Granted, Sums},
 };
 
 /// Keys whose desired state may differ from what it was.
@@ -26,6 +27,13 @@ pub struct Touched {
 }
 
 impl Touched {
+    fn extend(&mut self, desired: &Desired) {
+        self.services.extend(desired.services.keys().cloned());
+        self.backends.extend(&desired.backends);
+        self.frontends.extend(desired.frontends.keys());
+        self.addresses.extend(desired.addresses.keys());
+    }
+
     /// Every key of `actual` and `desired`.
     pub fn everything(actual: &Actual, desired: &Desired) -> Self {
         fn keys<K: Ord + Clone, A, D>(a: &BTreeMap<K, A>, d: &BTreeMap<K, D>) -> BTreeSet<K> {
@@ -33,7 +41,12 @@ impl Touched {
         }
         Self {
             services: keys(&actual.services, &desired.services),
-            backends: keys(&actual.backends, &desired.backends),
+            backends: actual
+                .backends
+                .keys()
+                .chain(&desired.backends)
+                .copied()
+                .collect(),
             frontends: keys(&actual.frontends, &desired.frontends),
             addresses: keys(&actual.addresses, &desired.addresses),
         }
@@ -74,20 +87,31 @@ pub struct Planner {
     /// it. Flat, because nearly every frontend, backend and address is of a single Service, and a
     /// map for each would need much memory.
     ownerships: BTreeMap<(Frontend, Rank), (&'static str, FrontendSpec)>,
-    users: BTreeMap<(Backend, NamespacedName), BackendSpec>,
+    users: BTreeSet<(Backend, NamespacedName)>,
     holders: BTreeMap<(IpAddr, NamespacedName), AddressSpec>,
     /// Frontends that more than one Service asks for.
     contested: BTreeSet<Frontend>,
     /// Services with refusals of their own.
     refused: BTreeSet<NamespacedName>,
-    desired: Desired,
+    /// What all Services ask for.
+    asked: Desired,
+    sums: Sums,
+    limits: Limits,
+    /// What the maps hold of it, if they cannot hold everything.
+    granted: Option<Granted>,
 }
 
 impl Planner {
-    /// Creates a planner without Services.
+    /// Creates a planner without Services, for maps without limits.
     pub fn new(node: Node) -> Self {
+        Self::with_limits(node, Limits::default())
+    }
+
+    /// Creates a planner without Services, for maps that hold this much.
+    pub fn with_limits(node: Node, limits: Limits) -> Self {
         Self {
             node,
+            limits,
             ..Self::default()
         }
     }
@@ -134,7 +158,10 @@ impl Planner {
 
     /// What the maps should hold, as of the last [`Planner::update`].
     pub fn desired(&self) -> &Desired {
-        &self.desired
+        match &self.granted {
+            Some(granted) => &granted.desired,
+            None => &self.asked,
+        }
     }
 
     /// Computes what has changed since the last call; returns the keys whose desired state may
@@ -159,7 +186,20 @@ impl Planner {
             }
         }
         self.settle(&touched);
+        self.grant(&mut touched);
         touched
+    }
+
+    /// Decides what each Service gets, if the maps cannot hold everything.
+    fn grant(&mut self, touched: &mut Touched) {
+        let entered = &self.entered;
+        let created_s = |name: &NamespacedName| entered.get(name).map_or(i64::MAX, |new| new.age.0);
+        let before = self.granted.take();
+        self.granted = share::grant(&self.asked, &self.sums, &self.limits, created_s);
+        if before.is_some() || self.granted.is_some() {
+            // What one Service gets depends on all.
+            touched.extend(&self.asked);
+        }
     }
 
     fn withdraw(&mut self, name: &NamespacedName, old: &Entered, touched: &mut Touched) {
@@ -172,17 +212,23 @@ impl Planner {
         }
         for key in old.services.iter() {
             touched.services.insert(key.clone());
-            let spec = self.desired.services.remove(key);
+            let spec = self.asked.services.remove(key);
+            spec.iter().for_each(|spec| self.sums.subtract(spec));
             for backend in spec.iter().flat_map(|spec| spec.backends.iter()) {
                 touched.backends.insert(*backend);
                 self.users.remove(&(*backend, name.clone()));
             }
         }
         self.refused.remove(name);
-        self.desired.health_checks.remove(name);
+        self.asked.health_checks.remove(name);
     }
 
-    fn enter(&mut self, age: Age, contribution: Contribution, touched: &mut Touched) -> Entered {
+    fn enter(
+        &mut self,
+        age: Age,
+        mut contribution: Contribution,
+        touched: &mut Touched,
+    ) -> Entered {
         let (_, name) = &age;
         let frontends = contribution.ownerships.iter();
         let new = Entered {
@@ -201,11 +247,15 @@ impl Planner {
                 .or_insert((ownership.field, ownership.spec));
         }
         touched.services.extend(new.services.iter().cloned());
-        self.desired.services.extend(contribution.services);
-        for (backend, spec) in contribution.backends {
-            touched.backends.insert(backend);
-            self.users.insert((backend, name.clone()), spec);
+        for spec in contribution.services.values_mut() {
+            spec.slots = self.limits.slots_of(spec);
+            self.sums.add(spec);
+            for backend in spec.backends.iter() {
+                touched.backends.insert(*backend);
+                self.users.insert((*backend, name.clone()));
+            }
         }
+        self.asked.services.extend(contribution.services);
         for (address, spec) in contribution.addresses {
             touched.addresses.insert(address);
             self.holders.insert((address, name.clone()), spec);
@@ -214,7 +264,7 @@ impl Planner {
             self.refused.insert(name.clone());
         }
         if let Some(check) = contribution.health_check {
-            let checks = &mut self.desired.health_checks;
+            let checks = &mut self.asked.health_checks;
             checks.insert(name.clone(), check);
         }
         new
@@ -228,7 +278,7 @@ impl Planner {
             let winner = first.map(|(_, (_, spec))| spec.clone());
             let age = first.map(|((_, age), _)| age);
             let is_contested = ownerships.any(|((_, other), _)| Some(other) != age);
-            replace(&mut self.desired.frontends, frontend, winner);
+            replace(&mut self.asked.frontends, frontend, winner);
             if is_contested {
                 self.contested.insert(*frontend);
             } else {
@@ -236,16 +286,16 @@ impl Planner {
             }
         }
         for backend in &touched.backends {
-            let specs = of(&self.users, *backend, first_name()).map(|(_, spec)| *spec);
-            let spec = specs.reduce(|a, b| BackendSpec {
-                local: a.local || b.local,
-            });
-            replace(&mut self.desired.backends, backend, spec);
+            let mut users = self.users.range((*backend, first_name())..);
+            match users.next().is_some_and(|(used, _)| used == backend) {
+                true => self.asked.backends.insert(*backend),
+                false => self.asked.backends.remove(backend),
+            };
         }
         for address in &touched.addresses {
             let specs = of(&self.holders, *address, first_name()).map(|(_, spec)| *spec);
             let spec = specs.reduce(AddressSpec::and);
-            replace(&mut self.desired.addresses, address, spec);
+            replace(&mut self.asked.addresses, address, spec);
         }
     }
 
@@ -268,7 +318,9 @@ impl Planner {
                     reason: format!("{frontend} belongs to {winner}"),
                 })
         });
-        own.chain(lost).collect()
+        let granted = self.granted.iter();
+        let short = granted.flat_map(|granted| granted.refusals.iter().cloned());
+        own.chain(lost).chain(short).collect()
     }
 }
 

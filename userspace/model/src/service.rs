@@ -27,7 +27,8 @@ pub struct Service {
     pub internal_policy: Scope,
     /// Timeout of `sessionAffinity: ClientIP` in seconds.
     pub affinity_timeout_s: Option<u32>,
-    /// Clients that may use the load-balancer IPs; `None` means all.
+    /// Clients that may use the load-balancer IPs. A family without ranges is not restricted, as in
+    /// kube-proxy.
     pub source_ranges: Option<Vec<IpNet>>,
     /// Port where load balancers ask whether this node has ready endpoints.
     pub health_check_node_port: Option<u16>,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, NamespacedName, Node, Planner,
-    Protocol, Scope, Service, ServicePort, Touched, contribution, diff,
+    Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, Location, NamespacedName, Node,
+    Planner, Protocol, Scope, Service, ServicePort, Touched, contribution, diff,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -130,7 +130,7 @@ fn assert_consistent(actual: &Actual) {
     }
     let ids: BTreeSet<_> = actual.services.values().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), actual.services.len(), "two services with one id");
-    let ids: BTreeSet<_> = actual.backends.values().map(|(id, _)| id).collect();
+    let ids: BTreeSet<_> = actual.backends.values().collect();
     assert_eq!(ids.len(), actual.backends.len(), "two backends with one id");
 }
 
@@ -159,8 +159,8 @@ proptest! {
             prop_assert_eq!(&actual.frontends, &wanted.frontends);
             prop_assert_eq!(actual.services.len(), wanted.services.len());
             prop_assert_eq!(actual.backends.len(), wanted.backends.len());
-            for (backend, (id, _)) in &before.backends {
-                if let Some((now, _)) = actual.backends.get(backend) {
+            for (backend, id) in &before.backends {
+                if let Some(now) = actual.backends.get(backend) {
                     prop_assert_eq!(now, id, "an id changed");
                 }
             }
@@ -172,9 +172,13 @@ proptest! {
         let wanted = desired(&model);
         for (key, spec) in &wanted.services {
             for backend in spec.backends.iter() {
-                let local = backend.address.to_string().starts_with("10.244.1.");
-                prop_assert!(key.scope == Scope::Cluster || local);
-                prop_assert_eq!(wanted.backends[backend].local, local);
+                let location = match backend.address.to_string().starts_with("10.244.1.") {
+                    true => Location::ThisNode,
+                    false => Location::OtherNode,
+                };
+                prop_assert!(key.scope == Scope::Cluster || location == Location::ThisNode);
+                prop_assert_eq!(backend.location, location);
+                prop_assert!(wanted.backends.contains(backend));
             }
         }
         let gone = Model { services: Default::default(), ..model };

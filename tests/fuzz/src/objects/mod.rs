@@ -48,8 +48,8 @@ fn runner() -> Result<Runner> {
         for (key, spec) in &alone.services {
             assert_eq!(desired.services.get(key), Some(spec), "{key}");
         }
-        for (backend, spec) in &alone.backends {
-            assert_eq!(desired.backends.get(backend), Some(spec), "{backend}");
+        for backend in &alone.backends {
+            assert!(desired.backends.contains(backend), "{backend}");
         }
         let backwards = plan(events.into_iter().rev().collect());
         assert_eq!(backwards.0, desired, "the order of events matters");

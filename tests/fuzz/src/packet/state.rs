@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use fastrand::Rng;
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, DatapathConfig, FrontendEntry, FrontendFlags, FrontendKey,
-    Port, Protocol,
+    Location, Port, Protocol,
 };
 use headgate_packets::State;
 
@@ -70,7 +70,11 @@ pub(crate) fn state(number: u8) -> State {
                 address: address(text),
                 port: Port::new(BACKEND_PORT),
                 protocol,
-                local: u8::from(!text.ends_with('4')),
+                location: match text.as_bytes().last() {
+                    Some(b'4') => Location::OTHER_NODE,
+                    Some(b'3') => Location::OUTSIDE,
+                    _ => Location::THIS_NODE,
+                },
             };
             state.backends.insert(id, entry);
         }

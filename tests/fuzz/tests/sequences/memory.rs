@@ -6,8 +6,8 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, Backend, BackendId, BackendSpec, Change, Dataplane, KeyParts, Restored, ServiceKey,
-    ServiceSpec, Sweep,
+    Actual, Backend, BackendId, Change, Dataplane, KeyParts, Restored, ServiceKey, ServiceSpec,
+    Sweep,
 };
 
 use crate::{
@@ -37,12 +37,12 @@ impl Dataplane for CheckedMaps {
         // As for the maps of the kernel: an id belongs to one backend, and ids without a backend are
         // ignored.
         let mut ids = BTreeSet::new();
-        self.actual.backends.retain(|_, (id, _)| ids.insert(*id));
+        self.actual.backends.retain(|_, id| ids.insert(*id));
         for (_, spec) in self.actual.services.values_mut() {
             keep_known(spec, &self.actual.backends);
         }
         let backends = self.actual.backends.values();
-        self.actual.backend_ids = backends.map(|(id, _)| id.0).collect();
+        self.actual.backend_ids = backends.map(|id| id.0).collect();
         Ok(Restored {
             actual: self.actual.clone(),
             repairs: strays,
@@ -58,7 +58,7 @@ impl Dataplane for CheckedMaps {
         match change {
             Change::PutService { spec, backends, .. } => {
                 for (backend, id) in spec.backends.iter().zip(backends) {
-                    assert_eq!(self.actual.backends[backend].0, *id, "id of {backend}");
+                    assert_eq!(self.actual.backends[backend], *id, "id of {backend}");
                 }
             }
             Change::PutFrontend {
@@ -82,7 +82,7 @@ impl Dataplane for CheckedMaps {
     }
 }
 
-fn keep_known(spec: &mut ServiceSpec, known: &BTreeMap<Backend, (BackendId, BackendSpec)>) {
+fn keep_known(spec: &mut ServiceSpec, known: &BTreeMap<Backend, BackendId>) {
     let backends = spec.backends.iter().copied();
     spec.backends = backends
         .filter(|backend| known.contains_key(backend))

@@ -7,8 +7,8 @@ use std::{
 };
 
 use headgate_model::{
-    Actual, AddressKind, AddressSpec, Backend, Frontend, FrontendKind, NamespacedName, Protocol,
-    Scope, Service, ServiceKey,
+    Actual, AddressKind, AddressSpec, Backend, Frontend, FrontendKind, Location, NamespacedName,
+    Protocol, Scope, Service, ServiceKey,
 };
 use ipnet::IpNet;
 
@@ -28,8 +28,8 @@ pub(crate) struct Behind {
 /// The backends of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Targets {
-    /// Backends, and whether they run on this node.
-    backends: BTreeMap<Backend, bool>,
+    /// Backends.
+    backends: BTreeSet<Backend>,
     is_local: bool,
     affinity_timeout_s: u32,
 }
@@ -87,12 +87,16 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
                 _ => (targets(false), targets(external)),
             };
             for targets in [&inside, &outside] {
-                seen.backends.extend(targets.backends.keys());
+                seen.backends.extend(&targets.backends);
             }
             let has_backend = !inside.backends.is_empty() || !outside.backends.is_empty();
             // S13: only for the load-balancer IP.
             let ranges = match kind {
-                FrontendKind::LoadBalancer => service.source_ranges.as_ref(),
+                // A family without ranges is not restricted.
+                FrontendKind::LoadBalancer => service.source_ranges.as_ref().filter(|ranges| {
+                    let mut ranges = ranges.iter();
+                    ranges.any(|range| range.addr().is_ipv4() == address.is_ipv4())
+                }),
                 _ => None,
             };
             let frontend = Frontend {
@@ -186,15 +190,21 @@ fn targets(
                 if !is_this || is_local && !is_here {
                     continue;
                 }
+                let is_held = cluster.node.addresses.contains(&endpoint.address);
                 let backend = Backend {
                     address: endpoint.address,
                     port: port.port,
                     protocol,
+                    location: match &endpoint.node {
+                        _ if is_here || is_held => Location::ThisNode,
+                        Some(_) => Location::OtherNode,
+                        None => Location::Outside,
+                    },
                 };
                 if endpoint.ready {
-                    ready.push((backend, is_here, endpoint));
+                    ready.push((backend, endpoint));
                 } else if endpoint.serving && endpoint.terminating {
-                    leaving.push((backend, is_here, endpoint));
+                    leaving.push((backend, endpoint));
                 }
             }
         }
@@ -207,14 +217,14 @@ fn targets(
     if !is_local && !ready.is_empty() {
         let all_have_nodes = ready
             .iter()
-            .all(|(.., endpoint)| !endpoint.node_hints.is_empty());
+            .all(|(_, endpoint)| !endpoint.node_hints.is_empty());
         let all_have_zones = ready
             .iter()
-            .all(|(.., endpoint)| !endpoint.zone_hints.is_empty());
+            .all(|(_, endpoint)| !endpoint.zone_hints.is_empty());
         let mut of_node = ready.clone();
-        of_node.retain(|(.., endpoint)| endpoint.node_hints.contains(here));
+        of_node.retain(|(_, endpoint)| endpoint.node_hints.contains(here));
         let mut of_zone = ready;
-        of_zone.retain(|(.., endpoint)| {
+        of_zone.retain(|(_, endpoint)| {
             let zone = cluster.node.zone.as_ref();
             zone.is_some_and(|zone| endpoint.zone_hints.contains(zone))
         });
@@ -225,13 +235,27 @@ fn targets(
         }
     }
     Targets {
-        backends: chosen
-            .into_iter()
-            .map(|(backend, is_here, _)| (backend, is_here))
-            .collect(),
+        backends: one_place_each(chosen.into_iter().map(|(backend, _)| backend)),
         is_local,
         affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
     }
+}
+
+/// The nearest place of an address that slices disagree about.
+fn one_place_each(all: impl Iterator<Item = Backend>) -> BTreeSet<Backend> {
+    let all: BTreeSet<Backend> = all.collect();
+    let place = |backend: &Backend, location| Backend {
+        location,
+        ..*backend
+    };
+    let is_nearest = |backend: &&Backend| match backend.location {
+        Location::ThisNode => true,
+        Location::OtherNode => !all.contains(&place(backend, Location::ThisNode)),
+        Location::Outside => ![Location::ThisNode, Location::OtherNode]
+            .iter()
+            .any(|location| all.contains(&place(backend, *location))),
+    };
+    all.iter().filter(is_nearest).copied().collect()
 }
 
 /// The content of the maps in this form.
@@ -239,11 +263,7 @@ pub(crate) fn seen(actual: &Actual) -> Seen {
     let targets = |key: &ServiceKey| {
         let (_, spec) = &actual.services[key];
         Targets {
-            backends: spec
-                .backends
-                .iter()
-                .map(|backend| (*backend, actual.backends[backend].1.local))
-                .collect(),
+            backends: spec.backends.iter().copied().collect(),
             is_local: key.scope == Scope::Local,
             affinity_timeout_s: spec.affinity_timeout_s,
         }
@@ -286,6 +306,6 @@ pub(crate) fn assert_consistent(actual: &Actual) {
     }
     let ids: BTreeSet<_> = actual.services.values().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), actual.services.len(), "two services with one id");
-    let ids: BTreeSet<_> = actual.backends.values().map(|(id, _)| id).collect();
+    let ids: BTreeSet<_> = actual.backends.values().collect();
     assert_eq!(ids.len(), actual.backends.len(), "two backends with one id");
 }

@@ -1,12 +1,16 @@
-//! Nodes with more devices than an external one and those of pods.
+//! Nodes with more devices than an external one and those of pods, or without free descriptors.
 
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::{
+    net::{IpAddr, TcpListener, TcpStream},
+    process::Command,
+};
 
 use crate::common::{
-    BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster_with, cluster_without_agents, headgate,
-    names, on, pods_over_http, turn_offload_off,
+    BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
+    eventually, headgate, names, on, pods_over_http, turn_offload_off,
 };
-use headgate_netns::{SERVICE, slices, udp};
+use headgate_netns::{Process, SERVICE, http, slices, udp};
+use nix::sys::signal::Signal;
 
 #[test]
 fn s11_bridges_and_loopback_are_not_used_as_the_external_device() {
@@ -117,4 +121,74 @@ fn firewalls_see_both_directions(name: &str, forwarding: &[&str]) {
             assert_eq!(found, both, "{address} from a pod");
         }
     }
+}
+
+#[test]
+fn s152_without_free_descriptors_the_agent_continues_and_catches_up() {
+    let Some(cluster) = cluster("nofile", 1, 2, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let agent = node.agent.as_ref().unwrap();
+    let limit = |number: u16| {
+        // The soft limit alone: without CAP_SYS_RESOURCE the hard one cannot be raised again.
+        let limit = format!("--nofile={number}:");
+        let mut command = Command::new("prlimit");
+        command.args(["--pid", &agent.id().to_string(), &limit]);
+        assert!(command.status().unwrap().success());
+    };
+    let pods = || pods_over_http(&cluster.client, on(node.v4, 30080));
+    let (one, both) = (names(&["web-1-1"]), names(&["web-1-1", "web-1-2"]));
+    // It can open nothing.
+    limit(3);
+    cluster
+        .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
+        .unwrap();
+    let add = "link add lxc8 type veth peer name hgpeer\nlink set lxc8 up";
+    node.netns.batch(add).unwrap();
+    agent.signal(Signal::SIGHUP).unwrap();
+    let healthz = on(node.v4, 10256);
+    let waiting = cluster
+        .client
+        .run(move || TcpStream::connect(healthz).unwrap());
+    for what in ["manifests", "cannot follow devices", "audit failed"] {
+        eventually(what, || {
+            let log = agent.log();
+            let mut lines = log.lines().filter(|line| line.contains(what));
+            lines.any(|line| line.contains("Too many open files"))
+        });
+    }
+    assert_eq!(pods(), one);
+    drop(waiting);
+    limit(1024);
+    eventually("the manifest is read", || pods() == both);
+    eventually("the new device is attached", || {
+        let log = agent.log();
+        log.lines()
+            .any(|line| line.contains("lxc8") && line.contains("attached"))
+    });
+    eventually("it is healthy", || {
+        let answer = node.netns.run(move || http(healthz, "/healthz"));
+        answer.is_ok_and(|(code, _)| code == 200)
+    });
+}
+
+#[test]
+fn s152_an_agent_that_cannot_start_loses_nothing() {
+    let Some(mut cluster) = cluster("start", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    let target = on(cluster.nodes[0].v4, 30080);
+    // The loader of shared libraries needs one descriptor.
+    for limit in [8, 12, 16, 24, 32] {
+        let limit = format!("--nofile={limit}:{limit}");
+        let command = cluster.agent_command_by(0, &["prlimit", &limit], &[]);
+        let error = Process::start(command.unwrap(), "ready").unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("Too many open files"), "{limit}: {error}");
+        let served = pods_over_http(&cluster.client, target);
+        assert_eq!(served, names(&["web-1-1"]), "{limit}");
+    }
+    cluster.start_agent(0).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+mod failed;
 pub(crate) mod ingress;
 mod intake;
 pub(crate) mod reconcile;

@@ -14,17 +14,21 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
-use tracing::{Span, error, field::Empty, info, instrument, warn};
+use tracing::{Span, debug, error, field::Empty, info, instrument, warn};
 
 use super::{
     LIST_TIMEOUT,
+    failed::{self, Key},
     intake::{Intake, log_new},
     status::{Failure, Pass, Status},
 };
 use crate::source::event::{Event, Interest, Kind};
 
-/// Delay before failed changes are tried again.
+/// Delay before failed changes are tried again. It doubles up to [`LAST_RETRY`].
 const RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(8);
+/// Longest time between two signs of life.
+const BEAT: Duration = Duration::from_secs(10);
 /// Interval between comparisons of the maps with what was written.
 const AUDIT: Duration = Duration::from_secs(60);
 
@@ -37,6 +41,8 @@ pub struct Reconciler<D> {
     intake: Intake,
     /// Whether the next pass compares every key, not only the touched ones.
     is_full: bool,
+    /// Changes that were not made. Each pass tries them again.
+    failed: BTreeMap<Key, Failure>,
     started: SystemTime,
     /// Times of the endpoint changes that the next pass programs.
     triggers: Vec<SystemTime>,
@@ -52,11 +58,12 @@ impl<D: Dataplane> Reconciler<D> {
     pub fn new(mut dataplane: D, node: Node) -> Result<Self, D::Error> {
         let Restored { actual, .. } = dataplane.restore()?;
         Ok(Self {
+            planner: Planner::with_limits(node, dataplane.limits()),
             dataplane,
-            planner: Planner::new(node),
             actual,
             intake: Intake::new(Interest::Services),
             is_full: true,
+            failed: BTreeMap::new(),
             started: SystemTime::now(),
             triggers: Vec::new(),
             status: Status::default(),
@@ -145,46 +152,52 @@ impl<D: Dataplane> Reconciler<D> {
         if std::mem::take(&mut self.is_full) {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
+        let before = std::mem::take(&mut self.failed);
+        for key in before.keys() {
+            key.touch(&mut touched);
+        }
         self.actual.end_quarantine(start.into_std());
         let changes = diff(&self.actual, self.planner.desired(), &touched);
         Span::current().record("changes", changes.len());
         let planned = start.elapsed();
-        let (failures, sweep) = self.apply(&changes);
-        let failures = self.since(failures);
+        let sweep = self.apply(&changes, !before.is_empty());
+        self.log_failures(&before);
         self.set_refusals();
         self.status.revision += 1;
-        // The first pass is logged even if it changes nothing.
-        if !changes.is_empty() || !self.status.is_synced {
-            info!(
-                failed = failures.len(),
-                services = self.actual.services.len(),
-                backends = self.actual.backends.len(),
-                frontends = self.actual.frontends.len(),
+        if !changes.is_empty() {
+            debug!(
+                failed = self.failed.len(),
                 planned_us = planned.as_micros(),
                 took_us = start.elapsed().as_micros(),
                 "programmed"
             );
         }
-        self.is_full = !failures.is_empty();
-        self.end_pass(start, failures, sweep)
+        if !self.status.is_synced && self.is_listed() {
+            info!(
+                services = self.actual.services.len(),
+                backends = self.actual.backends.len(),
+                frontends = self.actual.frontends.len(),
+                "the maps follow the source"
+            );
+        }
+        self.end_pass(start, sweep)
     }
 
-    /// Logs new failures, and keeps the time of those that the last pass had already.
-    fn since(&self, mut failures: Vec<Failure>) -> Vec<Failure> {
-        for failure in &mut failures {
-            let mut before = self.status.failures.iter();
-            let same =
-                |old: &&Failure| (&old.object, &old.reason) == (&failure.object, &failure.reason);
-            match before.find(same) {
-                Some(old) => failure.since = old.since,
-                None => error!(
+    /// Logs new failures and their end, and keeps the time of those that the last pass had already.
+    fn log_failures(&mut self, before: &BTreeMap<Key, Failure>) {
+        for (key, failure) in &mut self.failed {
+            match before.get(key) {
+                Some(old) if old.reason == failure.reason => failure.since = old.since,
+                _ => error!(
                     object = failure.object,
                     error = failure.reason,
                     "not programmed"
                 ),
             }
         }
-        failures
+        if !before.is_empty() && self.failed.is_empty() {
+            info!("all changes are programmed again");
+        }
     }
 
     fn set_refusals(&mut self) {
@@ -194,18 +207,28 @@ impl<D: Dataplane> Reconciler<D> {
         self.status.refusals = refusals;
     }
 
-    fn end_pass(&mut self, start: Instant, failures: Vec<Failure>, sweep: Sweep) -> Pass {
+    fn end_pass(&mut self, start: Instant, sweep: Sweep) -> Pass {
         let (now, took) = (SystemTime::now(), start.elapsed());
         let mut triggers = std::mem::take(&mut self.triggers);
-        if !failures.is_empty() {
+        if !self.failed.is_empty() {
             // It is unknown which of them failed.
             triggers.clear();
         }
+        self.status.unwritten_since = match self.check() {
+            Ok(()) => None,
+            Err(error) => {
+                if self.status.unwritten_since.is_none() {
+                    error!(%error, "the maps cannot be written");
+                }
+                let since = self.status.unwritten_since;
+                since.or(Some(start.into_std()))
+            }
+        };
         let latency = |at| now.duration_since(at).unwrap_or_default();
         let pass = Pass {
             took,
             latencies: triggers.into_iter().map(latency).collect(),
-            failures: failures.len(),
+            failures: self.failed.len(),
             sweep,
         };
         let health_checks = &self.planner.desired().health_checks;
@@ -215,8 +238,16 @@ impl<D: Dataplane> Reconciler<D> {
         self.status.backends = self.actual.backends.len();
         self.status.frontends = self.actual.frontends.len();
         self.status.last_pass = Some((now, took));
-        self.status.failures = failures;
+        self.status.failures = self.failed.values().cloned().collect();
         pass
+    }
+
+    /// Checks after failures whether the maps can be written at all.
+    fn check(&mut self) -> Result<(), D::Error> {
+        match self.failed.is_empty() {
+            true => Ok(()),
+            false => self.dataplane.check(),
+        }
     }
 
     /// Does a part of the work that follows changes.
@@ -229,10 +260,10 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     /// Makes the changes that can be made. A failed change holds up only those that depend on it.
-    fn apply(&mut self, changes: &[Change]) -> (Vec<Failure>, Sweep) {
-        let mut failures = Vec::new();
+    fn apply(&mut self, changes: &[Change], has_failed: bool) -> Sweep {
         for change in changes {
-            let result = match !failures.is_empty() && !is_possible(&self.actual, change) {
+            let is_doubtful = has_failed || !self.failed.is_empty();
+            let result = match is_doubtful && !failed::is_possible(&self.actual, change) {
                 true => Err("waits for a change that failed".to_owned()),
                 false => self
                     .dataplane
@@ -241,44 +272,22 @@ impl<D: Dataplane> Reconciler<D> {
             };
             match result {
                 Ok(()) => self.actual.record(change, Instant::now().into_std()),
-                Err(reason) => failures.push(failure(change, reason)),
+                Err(reason) => drop(
+                    self.failed
+                        .insert(Key::of(change), failed::failure(change, reason)),
+                ),
             }
         }
-        let sweep = self.dataplane.step_sweep().unwrap_or_else(|error| {
-            failures.push(Failure {
+        self.dataplane.step_sweep().unwrap_or_else(|error| {
+            let failure = Failure {
                 service: None,
                 object: "connections".into(),
                 reason: error.to_string(),
                 since: SystemTime::now(),
-            });
+            };
+            self.failed.insert(Key::Connections, failure);
             Sweep::Done
-        });
-        (failures, sweep)
-    }
-}
-
-/// Whether everything that a change refers to exists, and nothing refers to what it removes.
-fn is_possible(actual: &Actual, change: &Change) -> bool {
-    match change {
-        Change::PutService { spec, .. } => spec
-            .backends
-            .iter()
-            .all(|backend| actual.backends.contains_key(backend)),
-        Change::PutFrontend { spec, .. } => [&spec.inside, &spec.outside]
-            .into_iter()
-            .all(|key| actual.services.contains_key(key)),
-        Change::DeleteService { key, .. } => !actual
-            .frontends
-            .values()
-            .any(|spec| spec.inside == *key || spec.outside == *key),
-        Change::DeleteBackend { backend, .. } => !actual
-            .services
-            .values()
-            .any(|(_, spec)| spec.backends.contains(backend)),
-        Change::PutBackend { .. }
-        | Change::PutAddress { .. }
-        | Change::DeleteAddress { .. }
-        | Change::DeleteFrontend { .. } => true,
+        })
     }
 }
 
@@ -295,34 +304,6 @@ fn differences(a: &Actual, b: &Actual) -> usize {
         + count(&a.backends, &b.backends)
         + count(&a.frontends, &b.frontends)
         + count(&a.addresses, &b.addresses)
-}
-
-fn failure(change: &Change, reason: String) -> Failure {
-    let (service, object) = match change {
-        Change::PutBackend { backend, .. } | Change::DeleteBackend { backend, .. } => {
-            (None, format!("backend {backend}"))
-        }
-        Change::PutService { key, .. } | Change::DeleteService { key, .. } => {
-            (Some(key.service.clone()), format!("Service {key}"))
-        }
-        Change::PutFrontend { frontend, spec, .. } => {
-            let service = &spec.inside.service;
-            (
-                Some(service.clone()),
-                format!("Service {service}, frontend {frontend}"),
-            )
-        }
-        Change::DeleteFrontend { frontend } => (None, format!("frontend {frontend}")),
-        Change::PutAddress { address, .. } | Change::DeleteAddress { address } => {
-            (None, format!("address {address}"))
-        }
-    };
-    Failure {
-        service,
-        object,
-        reason,
-        since: SystemTime::now(),
-    }
 }
 
 /// Inputs of the loop.
@@ -369,12 +350,13 @@ pub async fn run<D: Dataplane>(
     let mut shutdown = std::pin::pin!(shutdown);
     let mut give_up = Some(Instant::now() + LIST_TIMEOUT);
     let mut next_audit = Instant::now() + AUDIT;
-    let mut retry = None;
+    let mut next_beat = Instant::now();
+    let (mut retry, mut delay) = (None, RETRY);
     let mut sweep = None;
     loop {
         let is_listed = reconciler.is_listed();
         let wake = if is_listed { retry } else { give_up };
-        let mut is_audit = false;
+        let (mut is_audit, mut is_retry) = (false, false);
         tokio::select! {
             () = &mut shutdown => return,
             event = events.recv() => {
@@ -386,10 +368,16 @@ pub async fn run<D: Dataplane>(
             }
             Ok(()) = nodes.changed() => reconciler.note_node(nodes.borrow_and_update().clone()),
             () = sleep_until(wake.unwrap_or(next_audit)), if wake.is_some() => {
+                is_retry = is_listed;
                 if !is_listed {
                     give_up = None;
                     reconciler.stop_waiting();
                 }
+            }
+            () = sleep_until(next_beat) => {
+                next_beat = Instant::now() + BEAT;
+                outputs.status.send_modify(|status| status.beat = Some(next_beat.into_std()));
+                continue;
             }
             () = sleep_until(sweep.unwrap_or(next_audit)), if sweep.is_some() => {
                 if let Ok(next) = reconciler.step_sweep() {
@@ -409,12 +397,20 @@ pub async fn run<D: Dataplane>(
         }
         if reconciler.is_listed() {
             let pass = reconciler.reconcile();
-            retry = (pass.failures > 0).then(|| Instant::now() + RETRY);
+            if pass.failures == 0 {
+                (retry, delay) = (None, RETRY);
+            } else if is_retry || retry.is_none() {
+                retry = Some(Instant::now() + delay);
+                delay = (delay * 2).min(LAST_RETRY);
+            }
             sweep = time_of(pass.sweep);
             // The receiver may be gone.
             let _unsent = outputs.passes.send(pass);
         }
         // While lists are awaited too: the status shows why they are missing.
-        outputs.status.send_replace(reconciler.status().clone());
+        next_beat = Instant::now() + BEAT;
+        let mut status = reconciler.status().clone();
+        status.beat = Some(next_beat.into_std());
+        outputs.status.send_replace(status);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use headgate_model::{HealthCheck, NamespacedName, Refusal, Sweep};
@@ -45,6 +45,31 @@ pub struct Status {
     pub repaired: u64,
     /// When the last pass ended, and how long it took.
     pub last_pass: Option<(SystemTime, Duration)>,
+    /// Since when the maps cannot be written, whatever the change; `None` if they can.
+    pub unwritten_since: Option<Instant>,
+    /// When the loop shows its next sign of life, at the latest.
+    pub beat: Option<Instant>,
+}
+
+/// How long the maps may be out of date because they cannot be written, until the node asks load
+/// balancers for no more traffic.
+const UNWRITTEN: Duration = Duration::from_secs(10);
+/// How late a sign of life may be: a first pass with a hundred thousand Services takes seconds.
+const LATE: Duration = Duration::from_secs(60);
+
+impl Status {
+    /// Returns whether the maps follow the source. One change that fails is no reason to say no: the
+    /// others are programmed.
+    pub fn is_followed(&self, now: Instant) -> bool {
+        let is_late = |since| now.saturating_duration_since(since) >= UNWRITTEN;
+        self.is_synced && !self.unwritten_since.is_some_and(is_late)
+    }
+
+    /// Returns whether the loop runs.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        let is_late = |beat| now.saturating_duration_since(beat) >= LATE;
+        !self.beat.is_some_and(is_late)
+    }
 }
 
 /// A change that the dataplane refused.

@@ -32,7 +32,7 @@ use tower::service_fn;
 use tracing::instrument;
 
 use crate::source::{
-    convert::{self, Object, SKIPPED_SECRETS},
+    convert::{self, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
     event::{Event, Interest, Kind},
 };
 
@@ -48,8 +48,8 @@ pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
     let source = Source::new(Interest::Services, events);
     let node = watcher::Config::default().fields(&format!("metadata.name={node}"));
     futures::join!(
-        source.watch(&client, vec![Api::<Service>::all], any()),
-        source.watch(&client, vec![Api::<EndpointSlice>::all], any()),
+        source.watch(&client, vec![Api::<Service>::all], balanced()),
+        source.watch(&client, vec![Api::<EndpointSlice>::all], balanced()),
         source.watch(&client, vec![Api::<Node>::all], node),
     );
 }
@@ -72,6 +72,11 @@ pub async fn follow_ingresses(
         source.watch(&client, apis::<EndpointSlice>(namespaces), any()),
         source.watch(&client, apis::<Secret>(namespaces), secrets),
     );
+}
+
+/// Without headless Services, and those of other proxies: the same as kube-proxy asks for.
+fn balanced() -> watcher::Config {
+    watcher::Config::default().labels(&format!("!{HEADLESS},!{PROXY_NAME}"))
 }
 
 fn any() -> watcher::Config {

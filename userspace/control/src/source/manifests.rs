@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
-use notify::{RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use serde::Deserialize;
 use tokio::{sync::mpsc, time::sleep};
 use yaml_serde::Value;
@@ -29,6 +33,8 @@ use crate::source::{
 
 /// Delay between a change and reading the folder: editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Delay before files that could not be read are read again.
+const RETRY: Duration = Duration::from_secs(1);
 
 type Objects = BTreeMap<(Kind, NamespacedName), Value>;
 
@@ -69,12 +75,17 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
             if name.is_none_or(|name| !name.starts_with('.')) {
                 paths.extend(files(&path)?);
             }
-        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+        } else if matches!(extension, Some("yaml" | "yml" | "json")) && !is_special(&path) {
             paths.push(path);
         }
     }
     paths.sort();
     Ok(paths)
+}
+
+/// Whether it is a pipe, a socket or a device: reading a pipe would wait for its writer.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|about| !about.is_file())
 }
 
 /// Reads the manifests in `folder`, or a file, once. Of Nodes only `node` is read.
@@ -112,7 +123,16 @@ fn items(document: Value) -> Vec<Value> {
 
 async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Event>) -> Result<()> {
     let (changed, mut changes) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_| {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the folder is an event as well.
+        const WRITTEN: AccessKind = AccessKind::Close(AccessMode::Write);
+        let is_read = |event: notify::Event| match event.kind {
+            EventKind::Access(how) => how != WRITTEN,
+            _ => false,
+        };
+        if event.is_ok_and(is_read) {
+            return;
+        }
         // One pending change is enough: everything is read again.
         let _full = changed.try_send(());
     })?;
@@ -126,7 +146,8 @@ async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Eve
                 return Ok(());
             }
         }
-        if !is_listed {
+        // What could not be read may still be in the maps.
+        if !is_listed && !reader.is_incomplete {
             for kind in reader.interest.kinds() {
                 if events.send(Event::Listed(*kind)).await.is_err() {
                     return Ok(());
@@ -134,8 +155,13 @@ async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Eve
             }
             is_listed = true;
         }
-        if changes.recv().await.is_none() {
-            return Ok(());
+        tokio::select! {
+            changed = changes.recv() => {
+                if changed.is_none() {
+                    return Ok(());
+                }
+            }
+            () = sleep(RETRY), if reader.is_incomplete => {}
         }
         sleep(SETTLE).await;
         while changes.try_recv().is_ok() {}
@@ -151,6 +177,8 @@ struct Reader {
     sent: Objects,
     /// Errors of files.
     refused: BTreeMap<ObjectName, Vec<Refusal>>,
+    /// Whether a file or folder could not be read the last time, for example without free descriptors.
+    is_incomplete: bool,
 }
 
 impl Reader {
@@ -161,6 +189,7 @@ impl Reader {
             files: BTreeMap::new(),
             sent: Objects::new(),
             refused: BTreeMap::new(),
+            is_incomplete: false,
         }
     }
 
@@ -175,6 +204,7 @@ impl Reader {
     /// Reads every file; returns the errors, by file.
     fn read_files(&mut self, folder: &Path) -> BTreeMap<ObjectName, Vec<Refusal>> {
         let mut refused = BTreeMap::new();
+        self.is_incomplete = false;
         match files(folder) {
             Ok(paths) => {
                 self.files.retain(|path, _| paths.contains(path));
@@ -187,6 +217,7 @@ impl Reader {
                 }
             }
             Err(error) => {
+                self.is_incomplete = true;
                 let problem = file_problem(folder, &error.to_string());
                 refused.insert(file_name(folder), vec![problem]);
             }
@@ -235,8 +266,12 @@ impl Reader {
     }
 
     /// The objects of a file. If it cannot be parsed, those that it had before.
-    fn read_file(&self, path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
-        let documents = fs::read_to_string(path)
+    fn read_file(&mut self, path: &Path, before: Objects, problems: &mut Vec<Refusal>) -> Objects {
+        let text = fs::read_to_string(path).inspect_err(|error| {
+            let is_its_own = [ErrorKind::NotFound, ErrorKind::InvalidData].contains(&error.kind());
+            self.is_incomplete |= !is_its_own;
+        });
+        let documents = text
             .map_err(anyhow::Error::from)
             .and_then(|text| parse_documents(&text));
         match documents {

@@ -180,3 +180,33 @@ async fn s65_refusals_become_events() {
     }
     panic!("no Event: {:?}", agent.api().list::<Event>());
 }
+
+/// As kube-proxy does: StatefulSets have large headless slices, which nothing here uses.
+#[tokio::test(flavor = "multi_thread")]
+async fn s149_the_server_is_not_asked_for_headless_slices() {
+    let mut agent = Agent::on_api().await;
+    let labelled = |label: &str| {
+        let text = web("other", "10.96.0.9", "10.244.1.9");
+        let own = format!("metadata: {{labels: {{{label}: x}}, ");
+        let text = text.replacen("metadata: {", &own, 1);
+        text.replace("labels: {kube", &format!("labels: {{{label}: x, kube"))
+    };
+    for label in [
+        "service.kubernetes.io/headless",
+        "service.kubernetes.io/service-proxy-name",
+    ] {
+        agent.api().apply_yaml(&labelled(label)).unwrap();
+    }
+    agent
+        .api()
+        .apply_yaml(&web("a", "10.96.0.1", "10.244.1.2"))
+        .unwrap();
+    agent.holds(&line("10.96.0.1", "10.244.1.2")).await;
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        let counted = agent
+            .status
+            .wait_for(|status| status.source.events.contains_key(&kind));
+        let status = timeout(PATIENCE, counted).await.unwrap().unwrap();
+        assert_eq!(status.source.events[&kind], 1, "{kind:?}");
+    }
+}

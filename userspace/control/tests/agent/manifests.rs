@@ -1,7 +1,10 @@
 //! Errors that only manifests can have: an API server would refuse them.
 
+use std::{fs, time::Duration};
+
 use headgate_model::Actual;
-use tokio::time::timeout;
+use notify::{EventKind, Watcher, event::AccessKind};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     memory::{PATIENCE, dump},
@@ -88,4 +91,28 @@ async fn l107_manifests_of_sub_folders_are_read_and_followed() {
     agent.holds("tcp 10.96.0.1:80 ClusterIp in[] out[]\n").await;
     std::fs::remove_dir_all(below).unwrap();
     agent.holds("").await;
+}
+
+#[tokio::test]
+async fn s149_a_folder_that_does_not_change_is_not_read() {
+    let mut agent = Agent::on_manifests().await;
+    let web = service("web", "clusterIP: 10.96.0.1, ports: [{port: 80}]");
+    agent.write("web.yaml", &web).await;
+    agent.holds("tcp 10.96.0.1:80 ClusterIp in[] out[]\n").await;
+    let Source::Manifests(folder) = &agent.source else {
+        unreachable!()
+    };
+    // Whatever is still to be read for the last change.
+    sleep(Duration::from_millis(300)).await;
+    let (sender, events) = std::sync::mpsc::channel();
+    let mut watcher = notify::recommended_watcher(sender).unwrap();
+    watcher
+        .watch(folder.path(), notify::RecursiveMode::NonRecursive)
+        .unwrap();
+    fs::read_to_string(folder.path().join("web.yaml")).unwrap();
+    sleep(Duration::from_millis(500)).await;
+    let opened = events.try_iter().flatten();
+    let opened =
+        opened.filter(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_))));
+    assert_eq!(opened.count(), 1, "only this test's");
 }

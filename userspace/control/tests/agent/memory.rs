@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::{Actual, Change, Dataplane, Node, Restored, Sweep};
+use headgate_model::{Actual, Change, Dataplane, Location, Node, Restored, Sweep};
 use tokio::sync::watch;
 
 /// Timeout of every wait; far longer than any of them takes.
@@ -53,10 +53,10 @@ pub(crate) fn dump(actual: &Actual) -> String {
     let backends = |key| {
         let (_, spec) = &actual.services[key];
         let backends = spec.backends.iter().map(|backend| {
-            let place = if actual.backends[backend].1.local {
-                "here"
-            } else {
-                "there"
+            let place = match backend.location {
+                Location::ThisNode => "here",
+                Location::OtherNode => "there",
+                Location::Outside => "outside",
             };
             format!("{}:{}@{place}", backend.address, backend.port)
         });

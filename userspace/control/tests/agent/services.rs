@@ -1,7 +1,10 @@
 //! The rules of the Service API, from both sources: the maps of the agent on node `n1`.
 
+use headgate_model::{Actual, FrontendKind};
+use tokio::time::timeout;
+
 use crate::{
-    memory::node,
+    memory::{PATIENCE, node},
     source::{Agent, Source, service, slice},
 };
 
@@ -44,6 +47,9 @@ on_both_sources! {
     s30_s31_s32_endpoints_by_readiness;
     s50_sctp_is_refused_by_name;
     s60_a_node_that_is_being_removed_is_reported;
+    s140_where_a_backend_is_is_each_services_statement;
+    s142_endpoints_without_a_node;
+    s151_source_ranges_restrict_their_family;
     s91_an_address_assigned_by_the_cluster_cannot_be_an_external_ip;
     s91_addresses_that_every_node_has_cannot_be_a_services;
 }
@@ -117,14 +123,14 @@ async fn s04_slices_are_joined_each_endpoint_once(mut agent: Agent) {
     ) + &slice("c", "web", PORT, "{addresses: ['fd44::2']}")
         + &slice("d", "other", PORT, "{addresses: [10.244.1.5]}");
     agent.write("slices.yaml", &text).await;
-    let three = "10.244.1.2:8080@there 10.244.1.3:8080@there 10.244.1.4:8080@there";
+    let three = "10.244.1.2:8080@outside 10.244.1.3:8080@outside 10.244.1.4:8080@outside";
     agent.holds(&line("10.96.0.1:80", "ClusterIp", three)).await;
     let moved = text.replace(
         "kubernetes.io/service-name: other",
         "kubernetes.io/service-name: web",
     );
     agent.write("slices.yaml", &moved).await;
-    let four = format!("{three} 10.244.1.5:8080@there");
+    let four = format!("{three} 10.244.1.5:8080@outside");
     agent.holds(&line("10.96.0.1:80", "ClusterIp", &four)).await;
     agent.write("slices.yaml", &text).await;
     agent.holds(&line("10.96.0.1:80", "ClusterIp", three)).await;
@@ -147,13 +153,14 @@ async fn s05_ports_are_joined_by_name_and_protocol(mut agent: Agent) {
             "{addresses: [10.244.1.3]}",
         );
     agent.write("web.yaml", &text).await;
-    let udp = "udp 10.96.0.1:53 ClusterIp in[10.244.1.2:5353@there] out[10.244.1.2:5353@there]\n";
-    let expected = line("10.96.0.1:53", "ClusterIp", "10.244.1.3:5354@there")
+    let udp =
+        "udp 10.96.0.1:53 ClusterIp in[10.244.1.2:5353@outside] out[10.244.1.2:5353@outside]\n";
+    let expected = line("10.96.0.1:53", "ClusterIp", "10.244.1.3:5354@outside")
         + udp
         + &line(
             "10.96.0.1:80",
             "ClusterIp",
-            "10.244.1.2:8080@there 10.244.1.3:9090@there",
+            "10.244.1.2:8080@outside 10.244.1.3:9090@outside",
         )
         + &line("10.96.0.1:99", "ClusterIp", "");
     agent.holds(&expected).await;
@@ -165,7 +172,7 @@ async fn s06_endpoints_on_the_node_itself_are_refused(mut agent: Agent) {
         .write("pods.yaml", &pods("{addresses: [192.0.2.1]}"))
         .await;
     agent
-        .holds(&line("10.96.0.1:80", "ClusterIp", "192.0.2.1:8080@there"))
+        .holds(&line("10.96.0.1:80", "ClusterIp", "192.0.2.1:8080@outside"))
         .await;
     if let Source::Api(_) = &agent.source {
         // The API server refuses them.
@@ -219,10 +226,10 @@ async fn s08_a_second_family_can_be_added_later(mut agent: Agent) {
         + &slice("web-6", "web", PORT, "{addresses: ['fd44::2']}");
     agent.write("pods.yaml", &endpoints).await;
     agent.write("web.yaml", &one).await;
-    let v4 = line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@there");
+    let v4 = line("10.96.0.1:80", "ClusterIp", "10.244.1.2:8080@outside");
     agent.holds(&v4).await;
     agent.write("web.yaml", &both).await;
-    let v6 = line("[fd96::1]:80", "ClusterIp", "[fd44::2]:8080@there");
+    let v6 = line("[fd96::1]:80", "ClusterIp", "[fd44::2]:8080@outside");
     let v6 = v6
         .replace("[[", "[")
         .replace("in[fd44::2]", "in[fd44::2")
@@ -339,7 +346,7 @@ async fn s17_older_service_wins_and_the_next_takes_over(mut agent: Agent) {
     agent
         .write("new.yaml", &claim("new", "2026-02-01T00:00:00Z", 1))
         .await;
-    let [old, new] = ["10.244.1.2:8080@there", "10.244.1.3:8080@there"];
+    let [old, new] = ["10.244.1.2:8080@outside", "10.244.1.3:8080@outside"];
     let expected = line("10.96.0.1:80", "ClusterIp", new)
         + &line("10.96.0.2:80", "ClusterIp", old)
         + &line("198.51.100.1:80", "ExternalIp", old);
@@ -365,7 +372,7 @@ async fn s17_an_address_in_another_form_is_the_same(mut agent: Agent) {
         .write("pods.yaml", &slice("z-1", "z-thief", PORT, endpoints))
         .await;
     let expected = line("10.96.0.1:80", "ClusterIp", "")
-        + &line("10.96.0.2:80", "ClusterIp", "10.244.1.2:8080@there");
+        + &line("10.96.0.2:80", "ClusterIp", "10.244.1.2:8080@outside");
     agent.holds(&expected).await;
     agent
         .complains("tcp 10.96.0.1:80 belongs to default/web")
@@ -451,7 +458,7 @@ const HINTED: &str = "{addresses: [10.244.1.2], hints: {forZones: [{name: a}]}},
 
 async fn s25_hints_are_followed_if_all_have_them(mut agent: Agent) {
     let frontend = |backends: &str| line("10.96.0.1:80", "ClusterIp", backends);
-    let [a, b] = ["10.244.1.2:8080@there", "10.244.1.3:8080@there"];
+    let [a, b] = ["10.244.1.2:8080@outside", "10.244.1.3:8080@outside"];
     let text = web("trafficDistribution: PreferClose, ports: [{port: 80}]");
     agent.write("web.yaml", &text).await;
     agent.write("pods.yaml", &pods(HINTED)).await;
@@ -510,9 +517,9 @@ async fn s30_s31_s32_endpoints_by_readiness(mut agent: Agent) {
     agent
         .write("pods.yaml", &pods(&(endpoint(2, "") + &leaving)))
         .await;
-    agent.holds(&frontend("10.244.1.2:8080@there")).await;
+    agent.holds(&frontend("10.244.1.2:8080@outside")).await;
     agent.write("pods.yaml", &pods(&leaving)).await;
-    agent.holds(&frontend("10.244.1.3:8080@there")).await;
+    agent.holds(&frontend("10.244.1.3:8080@outside")).await;
     agent
         .write("pods.yaml", &pods(&endpoint(5, "ready: false")))
         .await;
@@ -524,7 +531,7 @@ async fn s30_s31_s32_endpoints_by_readiness(mut agent: Agent) {
             &pods(&endpoint(5, "ready: true, serving: false")),
         )
         .await;
-    agent.holds(&frontend("10.244.1.5:8080@there")).await;
+    agent.holds(&frontend("10.244.1.5:8080@outside")).await;
 }
 
 async fn s50_sctp_is_refused_by_name(mut agent: Agent) {
@@ -552,6 +559,75 @@ async fn s60_a_node_that_is_being_removed_is_reported(mut agent: Agent) {
             .await
             .is_ok()
     );
+}
+
+async fn s140_where_a_backend_is_is_each_services_statement(mut agent: Agent) {
+    let port = "ports: [{port: 80}]";
+    agent.write("web.yaml", &web(port)).await;
+    let liar = service("liar", &format!("clusterIP: 10.96.0.66, {port}"));
+    agent.write("liar.yaml", &liar).await;
+    let there = "{addresses: [10.244.2.2], nodeName: n2}";
+    agent.write("pods.yaml", &pods(there)).await;
+    // A slice of another Service names the same pod, and this node.
+    let here = "{addresses: [10.244.2.2], nodeName: n1}";
+    let lie = slice("liar-1", "liar", PORT, here);
+    agent.write("lie.yaml", &lie).await;
+    let web_line = line("10.96.0.1:80", "ClusterIp", "10.244.2.2:8080@there");
+    let liar_line = |backends| line("10.96.0.66:80", "ClusterIp", backends);
+    let both = web_line.clone() + &liar_line("10.244.2.2:8080@here");
+    agent.holds(&both).await;
+    agent.write("lie.yaml", "").await;
+    agent.holds(&(web_line + &liar_line(""))).await;
+    // The slices of one Service disagree: this node counts before another one, as with kube-proxy.
+    let text = pods(there) + &slice("web-2", "web", PORT, here);
+    agent.write("pods.yaml", &text).await;
+    let web_line = line("10.96.0.1:80", "ClusterIp", "10.244.2.2:8080@here");
+    agent.holds(&(web_line + &liar_line(""))).await;
+}
+
+async fn s142_endpoints_without_a_node(mut agent: Agent) {
+    let spec = "externalTrafficPolicy: Local, type: NodePort, ports: [{port: 80, nodePort: 30080}]";
+    agent.write("web.yaml", &web(spec)).await;
+    // An address of this node, and one that may be anywhere.
+    let endpoints = "{addresses: [192.168.50.1]}, {addresses: [192.0.2.9]}";
+    agent.write("pods.yaml", &pods(endpoints)).await;
+    let all = "192.0.2.9:8080@outside 192.168.50.1:8080@here";
+    // `Local` asks for the node's name, as with kube-proxy.
+    let node_port = format!("tcp 192.168.50.1:30080 NodePort in[{all}] out[]\n");
+    let held = line("10.96.0.1:80", "ClusterIp", all) + &node_port;
+    agent.holds(&held).await;
+    // What this node holds is here, whatever a slice says.
+    let named = endpoints.replace("50.1]", "50.1], nodeName: n2");
+    agent.write("pods.yaml", &pods(&named)).await;
+    agent.holds(&held).await;
+}
+
+async fn s151_source_ranges_restrict_their_family(mut agent: Agent) {
+    let mut cases = vec![
+        ("0.0.0.0/0", [true, false]),
+        ("'::/0'", [false, true]),
+        ("10.0.0.0/8, 'fd00::/8'", [true, true]),
+    ];
+    if let Source::Manifests(_) = &agent.source {
+        // The API server refuses them.
+        cases.push(("10.0.0.0/33", [true, true]));
+        cases.push(("10.0.0.0/8, 'fd00::/200'", [true, true]));
+    }
+    for (ranges, expected) in cases {
+        let spec =
+            format!("clusterIPs: [10.96.0.1, 'fd96::1'], loadBalancerSourceRanges: [{ranges}],");
+        let text = balanced(&spec, "{ip: 203.0.113.1}, {ip: '2001:db8::1'}");
+        agent.write("web.yaml", &text).await;
+        let restricted = |actual: &Actual| {
+            let frontends = actual.frontends.iter();
+            let of_balancer = frontends.filter(|(_, spec)| spec.kind == FrontendKind::LoadBalancer);
+            of_balancer
+                .map(|(_, spec)| spec.is_restricted)
+                .collect::<Vec<_>>()
+        };
+        let is_so = agent.maps.wait_for(|actual| restricted(actual) == expected);
+        assert!(timeout(PATIENCE, is_so).await.is_ok(), "{ranges}");
+    }
 }
 
 /// A Service that names the address of a later Service does not get it by being older.

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use headgate_abi::{
-    Addr, BackendEntry, FrontendEntry, FrontendFlags, FrontendKey, FrontendKind as AbiKind, Port,
+    Addr, BackendEntry, FrontendEntry, FrontendFlags, FrontendKey, FrontendKind as AbiKind,
+    Location as AbiLocation, Port,
 };
 use headgate_model::{
-    Backend, BackendSpec, Frontend, FrontendKind, FrontendSpec, Protocol, Scope, ServiceKey,
+    Backend, Frontend, FrontendKind, FrontendSpec, Location, Protocol, Scope, ServiceKey,
 };
 
 fn abi_protocol(protocol: Protocol) -> headgate_abi::Protocol {
@@ -23,23 +24,30 @@ fn model_protocol(protocol: headgate_abi::Protocol) -> Protocol {
     }
 }
 
-pub(super) fn backend_entry(backend: &Backend, spec: &BackendSpec) -> BackendEntry {
+pub(super) fn backend_entry(backend: &Backend) -> BackendEntry {
     BackendEntry {
         address: Addr::from(backend.address),
         port: Port::new(backend.port),
         protocol: abi_protocol(backend.protocol),
-        local: u8::from(spec.local),
+        location: match backend.location {
+            Location::Outside => AbiLocation::OUTSIDE,
+            Location::OtherNode => AbiLocation::OTHER_NODE,
+            Location::ThisNode => AbiLocation::THIS_NODE,
+        },
     }
 }
 
-pub(super) fn backend(entry: &BackendEntry) -> (Backend, BackendSpec) {
-    let backend = Backend {
+pub(super) fn backend(entry: &BackendEntry) -> Backend {
+    Backend {
         address: IpAddr::from(entry.address),
         port: entry.port.number(),
         protocol: model_protocol(entry.protocol),
-    };
-    let local = entry.local != 0;
-    (backend, BackendSpec { local })
+        location: match entry.location {
+            AbiLocation::OUTSIDE => Location::Outside,
+            AbiLocation::THIS_NODE => Location::ThisNode,
+            _ => Location::OtherNode,
+        },
+    }
 }
 
 pub(super) fn frontend_key(frontend: &Frontend) -> FrontendKey {

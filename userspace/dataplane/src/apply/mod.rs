@@ -9,11 +9,13 @@ mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
-use headgate_abi::Addr;
-use headgate_model::{Change, Dataplane, Restored, Sweep};
+use headgate_abi::{Addr, AddressEntry, BackendKey, FrontendEntry, FrontendKey, MemberKey};
+use headgate_datapath::maglev;
+use headgate_model::{Change, Dataplane, Limits, Restored, Sweep};
 use ipnet::IpNet;
 
 use self::sweep::{Removed, RunningSweep};
@@ -67,13 +69,53 @@ impl MapWriter {
 impl Dataplane for MapWriter {
     type Error = Error;
 
+    fn limits(&self) -> Limits {
+        let maps = &self.maps;
+        let sizes = maglev::SIZES.into_iter();
+        Limits {
+            frontends: maps.capacities.frontends,
+            addresses: maps.capacities.addresses,
+            // Id 0 is not used.
+            services: maps.services.len().saturating_sub(1),
+            backends: maps.backends.len().saturating_sub(1),
+            slots: maps.slots.len(),
+            source_ranges: maps.capacities.source_ranges,
+            members: maps.capacities.members,
+            tables: sizes.filter(|size| *size >= self.table_size).collect(),
+        }
+    }
+
+    fn check(&mut self) -> Result<(), Error> {
+        // Keys that no packet asks for.
+        let range = IpNet::from(IpAddr::from([0; 4]));
+        let maps = &mut self.maps;
+        let written = [
+            maps.addresses.put(&Addr::default(), AddressEntry::SHARED),
+            maps.frontends
+                .put(&FrontendKey::default(), FrontendEntry::default()),
+            maps.local_backends.put(&BackendKey::default(), 0),
+            maps.members.put(&MemberKey::default(), 0),
+            maps.source_ranges.put(0, &range),
+            maps.addresses.remove(&Addr::default()),
+            maps.frontends.remove(&FrontendKey::default()),
+            maps.local_backends.remove(&BackendKey::default()),
+            maps.members.remove(&MemberKey::default()),
+            maps.source_ranges.remove(0, &range),
+        ];
+        let mut failed = written.into_iter().filter_map(Result::err);
+        match failed.find(|error| !matches!(error, Error::NoRoom { .. })) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     fn restore(&mut self) -> Result<Restored, Error> {
         self.read_and_repair()
     }
 
     fn apply(&mut self, change: &Change) -> Result<(), Error> {
         match change {
-            Change::PutBackend { id, backend, spec } => self.put_backend(id.0, backend, spec),
+            Change::PutBackend { id, backend } => self.put_backend(id.0, backend),
             Change::PutService {
                 id,
                 key,

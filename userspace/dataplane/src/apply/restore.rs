@@ -5,10 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use headgate_abi::{BackendKey, MemberKey, ServiceEntry, ServiceFlags};
+use headgate_abi::{BackendKey, Location, MemberKey, ServiceEntry, ServiceFlags};
 use headgate_model::{
-    Actual, AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec,
-    Restored, ServiceId, ServiceKey, ServiceSpec,
+    Actual, AddressKind, AddressSpec, Backend, BackendId, Frontend, FrontendSpec, Restored,
+    ServiceId, ServiceKey, ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::error::Error;
 
-type Backends = BTreeMap<u32, (Backend, BackendSpec)>;
+type Backends = BTreeMap<u32, Backend>;
 type Services = BTreeMap<ServiceKey, (ServiceId, ServiceSpec)>;
 
 impl MapWriter {
@@ -28,13 +28,13 @@ impl MapWriter {
         let services = self.read_services(&by_id);
         let (frontends, orphans) = self.read_frontends(&services)?;
         let repairs = orphans + self.repair_members()? + self.repair_local_backends()?;
-        let backends: BTreeMap<Backend, (BackendId, BackendSpec)> = by_id
+        let backends: BTreeMap<Backend, BackendId> = by_id
             .into_iter()
-            .map(|(id, (backend, spec))| (backend, (BackendId(id), spec)))
+            .map(|(id, backend)| (backend, BackendId(id)))
             .collect();
         let actual = Actual {
             service_ids: services.values().map(|(id, _)| id.0).collect(),
-            backend_ids: backends.values().map(|(id, _)| id.0).collect(),
+            backend_ids: backends.values().map(|id| id.0).collect(),
             services,
             backends,
             frontends,
@@ -81,12 +81,13 @@ impl MapWriter {
 
     fn read_service(&self, id: u32, entry: &ServiceEntry, backends: &Backends) -> ServiceSpec {
         let ids = self.backends_in(entry.slots());
-        let known = ids.iter().filter_map(|id| Some((backends.get(id)?.0, *id)));
+        let known = ids.iter().filter_map(|id| Some((*backends.get(id)?, *id)));
         let mut known: Vec<(Backend, u32)> = known.collect();
         known.sort();
         let mut spec = ServiceSpec {
             backends: known.iter().map(|(backend, _)| *backend).collect(),
             consistent: entry.flags == ServiceFlags::CONSISTENT,
+            slots: entry.slots().count,
             affinity_timeout_s: entry.affinity_timeout_s,
             source_ranges: self.ranges_of(id).collect(),
         };
@@ -132,7 +133,7 @@ impl MapWriter {
     fn repair_local_backends(&mut self) -> Result<usize, Error> {
         let backends = (1..self.maps.backends.len())
             .filter_map(|id| Some((id, self.maps.backends.get(id)?)))
-            .filter(|(_, entry)| entry.local != 0);
+            .filter(|(_, entry)| entry.location == Location::THIS_NODE);
         let wanted: HashMap<BackendKey, u32> = backends
             .map(|(id, entry)| (BackendKey::from(&entry), id))
             .collect();

@@ -14,9 +14,10 @@ use headgate_abi::{
 };
 use headgate_datapath::mirror;
 use headgate_model::{
-    Actual, AddressKind, AddressSpec, Backend, BackendSpec, Change, Dataplane, Desired, Frontend,
-    FrontendKind, FrontendSpec, KeyParts, NamespacedName, Protocol, QUARANTINE, Restored, Scope,
-    ServiceKey, ServiceSpec, Sweep, Touched, diff,
+    Actual, AddressKind, AddressSpec, Backend, Change, Dataplane, Desired, Endpoint, EndpointPort,
+    EndpointSlice, Frontend, FrontendKind, FrontendSpec, KeyParts, Location, NamespacedName, Node,
+    Planner, Protocol, QUARANTINE, Restored, Scope, Service, ServiceKey, ServicePort, ServiceSpec,
+    Sweep, Touched, diff,
 };
 use ipnet::IpNet;
 use proptest::{collection::vec, prelude::*};
@@ -52,6 +53,10 @@ fn backend(number: u8, protocol: Protocol) -> Backend {
         address: IpAddr::from([10, 244, 1, number]),
         port: 8080,
         protocol,
+        location: match number % 2 {
+            0 => Location::ThisNode,
+            _ => Location::OtherNode,
+        },
     }
 }
 
@@ -128,17 +133,17 @@ fn desired(drafts: &Drafts) -> Desired {
             .map(|number_| backend(*number_, protocol_of(*number)))
             .collect();
         for backend in &backends {
-            let IpAddr::V4(address) = backend.address else {
-                unreachable!()
-            };
-            let local = address.octets()[3].is_multiple_of(2);
-            desired.backends.insert(*backend, BackendSpec { local });
+            desired.backends.insert(*backend);
         }
         let ranges = draft.ranges.iter().map(|number| {
             let address = IpAddr::from([172, 16, *number, 0]);
             IpNet::new(address, 24).unwrap()
         });
         let spec = ServiceSpec {
+            slots: match draft.is_consistent && backends.len() > 1 {
+                true => TABLE,
+                false => backends.len() as u32,
+            },
             backends: backends.into(),
             consistent: draft.is_consistent,
             affinity_timeout_s: if draft.has_affinity { 60 } else { 0 },
@@ -184,7 +189,7 @@ fn sweep(writer: &mut MapWriter) {
 fn pair(actual: &Actual, service: u8, number: u8) -> Option<MemberKey> {
     let (service_id, _) = actual.services.get(&service_key(service))?;
     let backend = backend(number, protocol_of(service));
-    let (backend_id, _) = actual.backends.get(&backend)?;
+    let backend_id = actual.backends.get(&backend)?;
     Some(MemberKey {
         service: service_id.0,
         backend: backend_id.0,
@@ -741,9 +746,8 @@ fn counters_of_an_ids_previous_owner_are_reset() {
     let id = pair(&actual, 0, 2).unwrap();
     assert!(maps.backend_traffic.replace(id.backend, traffic));
     let change = Change::PutBackend {
-        id: actual.backends[&backend(2, Protocol::Tcp)].0,
+        id: actual.backends[&backend(2, Protocol::Tcp)],
         backend: backend(2, Protocol::Tcp),
-        spec: BackendSpec { local: false },
     };
     writer.apply(&change).unwrap();
     assert_eq!(maps.backend_traffic.at(id.backend), Some(traffic));
@@ -753,4 +757,80 @@ fn counters_of_an_ids_previous_owner_are_reset() {
     writer.apply(&change).unwrap();
     let reset = maps.backend_traffic.at(id.backend);
     assert_eq!(reset, Some(headgate_abi::Traffic::default()));
+}
+
+/// A changed table needs slots of its own before the old ones are free.
+#[test]
+fn s146_services_follow_their_endpoints_when_all_slots_are_in_use() {
+    const PORTS: u16 = 30;
+    let maps = MemoryMaps::new(&MapSizes {
+        frontends: 256,
+        services: 64,
+        backends: 256,
+        slots: 2 * 20 * TABLE,
+        ..MapSizes::default()
+    });
+    let mut writer = writer(&maps);
+    let mut planner = Planner::with_limits(
+        Node {
+            node_port_addresses: vec![[192, 168, 50, 1].into()],
+            ..Node::default()
+        },
+        writer.limits(),
+    );
+    let name = NamespacedName::new("default", "many");
+    let ports = (0..PORTS).map(|at| ServicePort {
+        name: format!("p{at}"),
+        protocol: Protocol::Udp,
+        port: 1000 + at,
+        node_port: Some(30_000 + at),
+    });
+    let service = Service {
+        name: name.clone(),
+        created_s: None,
+        ports: ports.collect(),
+        cluster_ips: vec![[10, 96, 0, 1].into()],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: None,
+        health_check_node_port: None,
+    };
+    planner.set_service(&name, Some(service));
+    let mut actual = Actual::default();
+    // The second change comes before the slots of the first one may be used again.
+    for round in 0..2 {
+        let endpoint = |last| Endpoint {
+            address: [10, 244, round, last].into(),
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        };
+        let ports = (0..PORTS).map(|at| EndpointPort {
+            name: format!("p{at}"),
+            protocol: Protocol::Udp,
+            port: 8000 + at,
+        });
+        let slice = EndpointSlice {
+            service: name.clone(),
+            ports: ports.collect(),
+            endpoints: vec![endpoint(1), endpoint(2)],
+            triggered: None,
+        };
+        planner.set_slice(&name, Some(slice));
+        let touched = planner.update();
+        for change in diff(&actual, planner.desired(), &touched) {
+            writer.apply(&change).unwrap();
+            actual.record(&change, Instant::now());
+        }
+        let tables = actual.services.values();
+        let tables = tables.filter(|(_, spec)| spec.consistent).count();
+        assert_eq!((actual.services.len(), tables), (PORTS.into(), 19));
+        assert_eq!(writer.restore().unwrap().actual, actual);
+    }
 }

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, BackendKey, FrontendEntry, MemberKey, Port, ServiceEntry,
-    ServiceFlags, ServiceLabel, SlotRange, Traffic, names,
+    Addr, AddressEntry, BackendEntry, BackendKey, FrontendEntry, Location, MemberKey, Port,
+    ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, Traffic, names,
 };
 use headgate_datapath::maglev::{self, Member};
 use headgate_model::{
-    AddressKind, AddressSpec, Backend, BackendId, BackendSpec, Frontend, FrontendSpec, ServiceId,
-    ServiceKey, ServiceSpec,
+    AddressKind, AddressSpec, Backend, BackendId, Frontend, FrontendSpec, ServiceId, ServiceKey,
+    ServiceSpec,
 };
 use ipnet::IpNet;
 
@@ -36,13 +36,8 @@ struct ServicePlan {
 }
 
 impl MapWriter {
-    pub(super) fn put_backend(
-        &mut self,
-        id: u32,
-        backend: &Backend,
-        spec: &BackendSpec,
-    ) -> Result<(), Error> {
-        let entry = backend_entry(backend, spec);
+    pub(super) fn put_backend(&mut self, id: u32, backend: &Backend) -> Result<(), Error> {
+        let entry = backend_entry(backend);
         let old = self.maps.backends.get(id).ok_or(Error::Full {
             name: names::BACKENDS,
             capacity: self.maps.backends.len(),
@@ -51,13 +46,9 @@ impl MapWriter {
         if old.is_empty() {
             self.maps.backend_traffic.set(id, Traffic::default())?;
         }
-        // Before the entry says that the backend is on another node: if this fails, it is tried again.
-        if old.local != 0 && !spec.local {
-            self.maps.local_backends.remove(&BackendKey::from(&old))?;
-        }
         self.maps.backends.set(id, entry)?;
         // Other nodes may send to the backends of this node, and to no others.
-        if spec.local {
+        if entry.location == Location::THIS_NODE {
             self.maps
                 .local_backends
                 .put(&BackendKey::from(&entry), id)?;
@@ -69,7 +60,7 @@ impl MapWriter {
         let Some(old) = self.maps.backends.get(id) else {
             return Ok(());
         };
-        if old.local != 0 {
+        if old.location == Location::THIS_NODE {
             self.maps.local_backends.remove(&BackendKey::from(&old))?;
         }
         // The port alone: a program that reads the id, and then this entry, gets the old backend or none.
@@ -287,14 +278,10 @@ impl MapWriter {
     /// Returns the backend ids in the order of the slots. Where nodes need not agree, that is a plain list:
     /// it is shorter, and every backend gets the same share.
     pub(super) fn table(&self, spec: &ServiceSpec, ids: &[BackendId]) -> Vec<u32> {
-        if !spec.consistent || ids.len() < 2 {
+        let size = spec.slots;
+        if !spec.consistent || ids.len() < 2 || !maglev::SIZES.contains(&size) {
             return ids.iter().map(|id| id.0).collect();
         }
-        // With fewer slots for each backend, shares are uneven.
-        const SLOTS_PER_BACKEND: u32 = 100;
-        let wanted = (ids.len() as u32).saturating_mul(SLOTS_PER_BACKEND);
-        let larger = maglev::SIZES.into_iter().find(|size| *size >= wanted);
-        let size = self.table_size.max(larger.unwrap_or(131_071));
         let mut members: Vec<Member> = spec
             .backends
             .iter()

@@ -125,7 +125,7 @@ impl NodeConfig {
         Node {
             name: self.name.clone(),
             zone: None,
-            addresses: facts.addresses.clone(),
+            addresses: facts.held.iter().copied().collect(),
             networks: facts.networks.iter().copied().collect(),
             node_port_addresses: candidates
                 .filter(|address| self.serves_node_ports(facts, *address))

@@ -1,6 +1,6 @@
 //! Programs of the agent: loaded, attached, and attached again where they are lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 #[cfg(feature = "trace")]
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(super) struct Hooks {
     programs: Programs,
     /// Configuration that the programs were loaded with.
     loaded: DatapathConfig,
+    /// How the programs of each device were attached last.
+    known: BTreeMap<Device, String>,
     #[cfg(feature = "trace")]
     log: Option<JoinHandle<()>>,
 }
@@ -45,6 +47,7 @@ impl Hooks {
         let mut hooks = Self {
             programs: load(&config.pins, &loaded, &settings.sizes)?,
             loaded,
+            known: BTreeMap::new(),
             config,
             settings,
             #[cfg(feature = "trace")]
@@ -124,10 +127,17 @@ impl Hooks {
         }
         for device in devices {
             match attach_ingress(&mut self.programs, pins, device, how) {
-                Ok(attached) => info!(device = device.name(), ?attached, "attached"),
+                Ok(attached) => {
+                    let how = format!("{attached:?}");
+                    if self.known.get(device) != Some(&how) {
+                        info!(device = device.name(), attached = how, "attached");
+                    }
+                    self.known.insert(device.clone(), how);
+                }
                 Err(error) => warn!(device = device.name(), %error, "cannot attach to ingress"),
             }
         }
+        self.known.retain(|device, _| devices.contains(device));
         self.detach_others(devices)
     }
 

@@ -2,15 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use headgate_dataplane::{Device, LinkChanges};
 use ipnet::IpNet;
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrStorage};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
+use tracing::error;
 use wildmatch::WildMatch;
+
+/// Delay before devices are read again after an error.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Which devices get programs.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,8 +38,11 @@ pub(crate) struct Selection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) devices: BTreeSet<Device>,
-    /// Addresses of the node. The first of each family is the source address for remote hosts.
+    /// Addresses of the external devices. The first of each family is the source address for remote
+    /// hosts.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Addresses of all devices, but loopback and link-local ones.
+    pub(crate) held: BTreeSet<IpAddr>,
     /// Networks of these addresses.
     pub(crate) networks: BTreeSet<IpNet>,
 }
@@ -91,6 +100,7 @@ fn outgoing() -> Vec<IpAddr> {
 pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     let mut links: BTreeMap<String, Vec<(IpAddr, IpNet)>> = BTreeMap::new();
     let mut loopback = BTreeSet::new();
+    let mut facts = Facts::default();
     for interface in getifaddrs().context("cannot list network devices")? {
         if interface.interface_name == IPVS {
             continue;
@@ -110,10 +120,10 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
         let network = ip(interface.netmask).map(|mask| IpNet::with_netmask(address, mask));
         let network = network.and_then(Result::ok).unwrap_or(address.into());
         if !address.is_loopback() && !is_link_local(address) {
+            facts.held.insert(address);
             addresses.push((address, network.trunc()));
         }
     }
-    let mut facts = Facts::default();
     for (name, addresses) in links {
         if matches(&selection.pods, &name) {
             facts.devices.insert(Device::Pod(name));
@@ -141,17 +151,37 @@ pub(crate) fn read(selection: &Selection) -> Result<Facts> {
     Ok(facts)
 }
 
-/// Publishes the facts again whenever the kernel reports a changed device, address or route.
-pub(super) async fn follow(selection: &Selection, facts: watch::Sender<Facts>) -> Result<()> {
-    let mut changes = LinkChanges::subscribe().context("cannot follow devices")?;
+/// Publishes the facts again whenever the kernel reports a changed device, address or route. An error,
+/// for example without free descriptors, is logged, and everything is read again.
+pub(super) async fn follow(selection: &Selection, facts: watch::Sender<Facts>) {
+    let mut is_failing = false;
+    loop {
+        let Err(error) = follow_changes(selection, &facts, &mut is_failing).await;
+        if !std::mem::replace(&mut is_failing, true) {
+            error!(
+                error = format!("{error:#}"),
+                "cannot follow devices; trying again"
+            );
+        }
+        sleep(RETRY).await;
+    }
+}
+
+async fn follow_changes(
+    selection: &Selection,
+    facts: &watch::Sender<Facts>,
+    is_failing: &mut bool,
+) -> Result<Infallible> {
+    let mut changes = LinkChanges::subscribe()?;
     loop {
         // Read after subscribing, so that no change is missed.
         let now = read(selection)?;
+        *is_failing = false;
         facts.send_if_modified(|before| {
             let is_new = *before != now;
             *before = now;
             is_new
         });
-        changes.changed().await.context("cannot follow devices")?;
+        changes.changed().await?;
     }
 }

@@ -20,9 +20,13 @@ pub(super) async fn follow(
     mut statuses: watch::Receiver<Status>,
 ) -> Result<()> {
     let maps = Maps::open_writable(pins)?;
+    let is_from_api = config.service_cidrs.is_empty() && config.source.is_none();
+    let client = match is_from_api {
+        true => Some(process::client().await?),
+        false => None,
+    };
     statuses.wait_for(|status| status.is_synced).await?;
-    if config.service_cidrs.is_empty() && config.source.is_none() {
-        let client = process::client().await?;
+    if let Some(client) = client {
         let (sender, ranges) = watch::channel(Vec::new());
         tokio::join!(follow_service_ranges(client, sender), write(&maps, ranges));
     } else {

@@ -13,7 +13,7 @@ use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     args::AgentArgs,
@@ -34,6 +34,8 @@ use crate::{
 
 /// How often the agent checks that its programs are attached.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
+/// Delay before devices are read, or programs attached, again after an error.
+const RETRY: Duration = Duration::from_secs(5);
 /// Events of the source that wait for the loop.
 const EVENTS: usize = 1024;
 
@@ -41,6 +43,7 @@ type Statuses = watch::Receiver<Status>;
 
 pub(crate) fn run(pins: &Path, args: AgentArgs) -> Result<()> {
     process::start_log(args.common.log_format);
+    process::raise_descriptor_limit();
     memory::return_at_once();
     // One thread is enough, and network namespaces are a property of threads.
     tokio::runtime::Builder::new_current_thread()
@@ -80,6 +83,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         audits,
     };
     let outputs = Outputs { status, passes };
+    let state = StateFile::open(&pins)?;
     let metrics = Metrics::new(&pins, api.max_series, statuses.clone());
     #[cfg(feature = "page")]
     let page = page::serve_if(api.page, &pins, &node_config.name);
@@ -91,8 +95,8 @@ async fn serve(config: AgentConfig) -> Result<()> {
             info!("stopped; the kernel keeps balancing with the last state");
             Ok(())
         }
-        result = node::follow(&node_config.selection, publish) => result,
-        result = follow_devices(&mut hooks, &node_config, facts, &nodes, &hangups) => result,
+        () = node::follow(&node_config.selection, publish) => Ok(()),
+        () = follow_devices(&mut hooks, &node_config, facts, &nodes, &hangups) => Ok(()),
         result = follow_source(&node_config, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
@@ -101,7 +105,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         result = forward_hangups(audit, &hangups) => result,
         () = announce(statuses.clone()) => Ok(()),
         () = metrics.clone().follow(passed) => Ok(()),
-        result = write_state(&pins, &node_config.name, statuses.clone()) => result,
+        result = write_state(state, &node_config.name, statuses.clone()) => result,
         () = health::probes(api.healthz, statuses.clone(), metrics.clone()) => Ok(()),
         () = http::serve(api.metrics, health::metrics(move || metrics.text()).merge(health::proxy_mode())) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
@@ -128,30 +132,44 @@ async fn follow_source(
     }
 }
 
-/// Keeps the programs attached as devices and addresses change, after SIGHUP, and once a minute.
+/// Keeps the programs attached as devices and addresses change, after SIGHUP, and once a minute. An
+/// error is logged, and the work repeated: attached programs continue.
 async fn follow_devices(
     hooks: &mut Hooks,
     config: &NodeConfig,
     mut facts: watch::Receiver<Facts>,
     nodes: &watch::Sender<Node>,
     hangups: &Notify,
-) -> Result<()> {
+) {
+    let mut is_failing = false;
     loop {
+        let pause = match is_failing {
+            true => RETRY,
+            false => REVIEW_INTERVAL,
+        };
         let changed = tokio::select! {
             changed = facts.changed() => changed.map(|()| true),
             () = hangups.notified() => Ok(false),
-            () = sleep(REVIEW_INTERVAL) => Ok(false),
+            () = sleep(pause) => Ok(false),
         };
         let Ok(is_changed) = changed else {
-            return Ok(());
+            return;
         };
         let now = facts.borrow_and_update().clone();
         if is_changed {
             nodes.send_replace(config.node(&now));
-            hooks.follow(&now)?;
-        } else {
-            hooks.review(&now)?;
         }
+        let result = match is_changed || is_failing {
+            true => hooks.follow(&now),
+            false => hooks.review(&now),
+        };
+        if let Err(error) = &result
+            && !is_failing
+        {
+            let error = format!("{error:#}");
+            error!(error, "cannot attach programs; trying again");
+        }
+        is_failing = result.is_err();
     }
 }
 
@@ -167,8 +185,7 @@ async fn announce(mut statuses: Statuses) {
 }
 
 /// Writes the state of the agent to its map, for commands that run when the agent may be gone.
-async fn write_state(pins: &Path, node: &str, mut statuses: Statuses) -> Result<()> {
-    let mut file = StateFile::open(pins)?;
+async fn write_state(mut file: StateFile, node: &str, mut statuses: Statuses) -> Result<()> {
     loop {
         let state = AgentState::new(&statuses.borrow_and_update(), node);
         file.write(&state.text()?)?;

@@ -10,7 +10,7 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags, Takeover,
+    LinkEntry, Location, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags, Takeover,
 };
 use headgate_datapath::{Added, Direction, Route, RouteQuery, SlicePacket, Tables, is_expired};
 use headgate_dataplane::now_s;
@@ -191,12 +191,13 @@ impl Tables for LiveTables<'_> {
 
     fn backend(&self, id: u32) -> Option<BackendEntry> {
         let entry = self.view.maps.backends.get(id)?;
-        let node = match entry.local {
-            0 => "another node",
-            _ => "this node",
+        let node = match entry.location {
+            Location::THIS_NODE => "on this node",
+            Location::OUTSIDE => "outside of the cluster",
+            _ => "on another node",
         };
         self.note(format!(
-            "the backend is {}, on {node}",
+            "the backend is {}, {node}",
             endpoint(entry.address, entry.port)
         ));
         Some(entry)

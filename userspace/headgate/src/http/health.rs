@@ -1,6 +1,10 @@
 //! Health checks and metrics over HTTP, with kube-proxy's contract.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Instant, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -25,7 +29,9 @@ type Statuses = watch::Receiver<Status>;
 /// `/healthz`, `/livez` and `/readyz`.
 ///
 /// `/healthz` is for load balancers: it is 503 also while the node is being removed (KEP-3836).
-/// `/livez` is 200 even if the API cannot be reached, since a restart of the agent would not help.
+/// It is 503 as well while the maps could not be written for 10 s. `/livez` is 503 if the loop that
+/// programs the maps has not run for a minute, and 200 otherwise: if the API cannot be reached or the
+/// maps cannot be written, a restart of the agent does not help.
 pub(crate) async fn probes(address: SocketAddr, statuses: Statuses, metrics: Metrics) {
     let router = Router::new()
         .route("/healthz", get(healthz))
@@ -59,13 +65,15 @@ fn nosniff() -> [(HeaderName, &'static str); 1] {
 
 async fn healthz(State((statuses, metrics)): State<(Statuses, Metrics)>) -> Response {
     let status = statuses.borrow().clone();
-    let answer = probe(&status, status.is_synced && !status.node.is_leaving);
+    let is_well = status.is_followed(Instant::now()) && !status.node.is_leaving;
+    let answer = probe(&status, is_well);
     metrics.count_healthz(answer.status().as_u16());
     answer
 }
 
 async fn livez(State((statuses, metrics)): State<(Statuses, Metrics)>) -> Response {
-    let answer = probe(&statuses.borrow(), true);
+    let status = statuses.borrow().clone();
+    let answer = probe(&status, status.is_alive(Instant::now()));
     metrics.count_livez(answer.status().as_u16());
     answer
 }
@@ -138,7 +146,7 @@ async fn local_endpoints(State((name, statuses)): State<(NamespacedName, Statuse
     let status = statuses.borrow().clone();
     let check = status.health_checks.get(&name);
     let count = check.map_or(0, |check| check.local_endpoints);
-    let is_healthy = status.is_synced && !status.node.is_leaving;
+    let is_healthy = status.is_followed(Instant::now()) && !status.node.is_leaving;
     let code = if count > 0 && is_healthy {
         StatusCode::OK
     } else {

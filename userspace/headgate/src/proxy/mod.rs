@@ -3,6 +3,7 @@
 mod args;
 pub(crate) mod client;
 mod inspect;
+mod listening;
 mod metrics;
 #[cfg(feature = "page")]
 mod page;

@@ -35,7 +35,7 @@ use tracing::{info, warn};
 use super::page;
 use super::{
     args::{AccessLogFormat, ProxyArgs},
-    inspect, metrics, probes, sandbox,
+    inspect, listening, metrics, probes, sandbox,
 };
 use crate::{
     http::{self, health},
@@ -53,6 +53,7 @@ type Statuses = watch::Receiver<IngressStatus>;
 
 pub(crate) fn run(pins: &Path, args: &ProxyArgs) -> Result<()> {
     process::start_log(args.common.log_format);
+    process::raise_descriptor_limit();
     let threads = match args.threads {
         Some(threads) => threads,
         None => available_parallelism()?.get(),
@@ -247,6 +248,12 @@ async fn listeners(pins: &Path, args: &ProxyArgs) -> Result<Vec<(TcpListener, Sc
     }
     let mut steering = steering(pins).await;
     for (port, scheme) in ports {
+        if listening::is_used(port) {
+            warn!(
+                port,
+                "another process of this node listens on this port: it gets connections from loopback only"
+            );
+        }
         for address in [
             IpAddr::from(Ipv4Addr::LOCALHOST),
             Ipv6Addr::LOCALHOST.into(),

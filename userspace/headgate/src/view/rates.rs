@@ -30,7 +30,7 @@ type Counts = [u64; 3];
 pub(crate) struct Rates<'a> {
     seconds: f64,
     services: HashMap<&'a str, Counts>,
-    backends: HashMap<(&'a str, &'a str), Counts>,
+    backends: HashMap<u32, Counts>,
     reasons: HashMap<&'a str, u64>,
 }
 
@@ -40,10 +40,6 @@ fn of_service(row: &ServiceRow) -> Counts {
 
 fn of_backend(row: &BackendRow) -> Counts {
     [row.connections, row.packets, row.bytes]
-}
-
-fn key(row: &BackendRow) -> (&str, &str) {
-    (&row.backend, row.protocol)
 }
 
 impl<'a> Rates<'a> {
@@ -56,7 +52,7 @@ impl<'a> Rates<'a> {
             services: services
                 .map(|row| (row.service.as_str(), of_service(row)))
                 .collect(),
-            backends: backends.map(|row| (key(row), of_backend(row))).collect(),
+            backends: backends.map(|row| (row.id, of_backend(row))).collect(),
             reasons: reasons.map(|row| (row.reason, row.count)).collect(),
         }
     }
@@ -84,7 +80,7 @@ impl<'a> Rates<'a> {
     }
 
     pub(crate) fn backend(&self, row: &BackendRow) -> Rate {
-        self.traffic(self.backends.get(&key(row)), of_backend(row))
+        self.traffic(self.backends.get(&row.id), of_backend(row))
     }
 
     /// Counters of zero are not listed, so a new reason counts from zero.

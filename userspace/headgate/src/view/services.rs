@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use headgate_abi::{FrontendEntry, FrontendFlags, FrontendKey, FrontendKind, ServiceFlags};
+use headgate_abi::{
+    FrontendEntry, FrontendFlags, FrontendKey, FrontendKind, Location, ServiceFlags,
+};
 use headgate_dataplane::now_s;
 use serde::Serialize;
 
@@ -53,7 +55,7 @@ pub(crate) struct BackendRow {
     pub(crate) id: u32,
     pub(crate) protocol: &'static str,
     pub(crate) backend: String,
-    /// `this` or `other`.
+    /// `this`, `other`, or `outside` of the cluster.
     pub(crate) node: &'static str,
     pub(crate) services: Vec<String>,
     pub(crate) connections: u64,
@@ -174,7 +176,11 @@ impl View {
                 id: *id,
                 protocol: protocol(entry.protocol),
                 backend: endpoint(entry.address, entry.port),
-                node: if entry.local != 0 { "this" } else { "other" },
+                node: match entry.location {
+                    Location::THIS_NODE => "this",
+                    Location::OUTSIDE => "outside",
+                    _ => "other",
+                },
                 services: users.remove(id).unwrap_or_default().into_iter().collect(),
                 connections: traffic.connections,
                 packets: traffic.packets,

@@ -22,7 +22,9 @@ use crate::source::event::{Event, Interest, Kind};
 
 pub(crate) use {ingress::SKIPPED_SECRETS, names::host};
 
-const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Label of headless Services and their slices.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Collects refusals of one object.
 pub(crate) struct Refusals {

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
+use super::{HEADLESS, PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
 
 /// Default of `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -22,7 +22,8 @@ pub(super) fn service(
     refusals: &mut Refusals,
 ) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
-    let is_ours = !object.labels().contains_key(PROXY_NAME);
+    let labels = object.labels();
+    let is_ours = !labels.contains_key(PROXY_NAME) && !labels.contains_key(HEADLESS);
     let is_headless = spec.cluster_ip.as_deref() == Some("None");
     let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
     if !is_ours || is_headless || type_ == "ExternalName" {
@@ -164,9 +165,16 @@ fn health_check_node_port(
     refusals.keep("spec.healthCheckNodePort", port_number(number))
 }
 
-/// Leaves out invalid ranges. If no valid one remains, no client is admitted.
+/// A family is restricted if it has a range. An invalid range admits no client, and restricts the
+/// family that it looks like; if none is valid, both.
 fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>> {
+    // No client has these addresses.
+    let nothing = |family: char| match family {
+        ':' => IpNet::from(IpAddr::from([0_u16; 8])),
+        _ => IpNet::from(IpAddr::from([0_u8; 4])),
+    };
     let mut ranges: Vec<IpNet> = Vec::new();
+    let mut invalid: Vec<IpNet> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         let range = text
             .trim()
@@ -174,8 +182,15 @@ fn source_ranges(texts: &[String], refusals: &mut Refusals) -> Option<Vec<IpNet>
             .map(canonical)
             .map_err(|error| format!("`{text}`: {error}"));
         let field = format!("spec.loadBalancerSourceRanges[{index}]");
-        ranges.extend(refusals.keep(&field, range));
+        match refusals.keep(&field, range) {
+            Some(range) => ranges.push(range),
+            None => invalid.push(nothing(if text.contains(':') { ':' } else { '.' })),
+        }
     }
+    if ranges.is_empty() && !invalid.is_empty() {
+        invalid = [':', '.'].map(nothing).to_vec();
+    }
+    ranges.extend(invalid);
     (!texts.is_empty()).then_some(ranges)
 }
 

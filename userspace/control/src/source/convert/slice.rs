@@ -6,10 +6,9 @@ use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
 use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
 use kube::ResourceExt;
 
-use super::{PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
+use super::{HEADLESS, PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
 use crate::source::event::Interest;
 
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
