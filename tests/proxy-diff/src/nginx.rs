@@ -129,6 +129,8 @@ const TRANSLATED: &[&str] = &[
     "cors-allow-origin",
     "cors-expose-headers",
     "cors-max-age",
+    "custom-http-errors",
+    "default-backend",
     "denylist-source-range",
     "enable-cors",
     "force-ssl-redirect",
@@ -291,6 +293,9 @@ fn server(text: &mut String, case: &Case, folder: &Path) -> Result<()> {
         "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; server_name {}{names};",
         case.host()
     );
+    for code in list(case.annotation("custom-http-errors")) {
+        error_page(text, case, code);
+    }
     for location in locations(case) {
         location.write(text, case, folder)?;
     }
@@ -455,6 +460,12 @@ impl Location {
         if let Some(which) = case.annotation("satisfy") {
             let _ = writeln!(text, "satisfy {which};");
         }
+        if case.annotation("custom-http-errors").is_some() {
+            text.push_str("proxy_intercept_errors on;\n");
+        }
+        for code in list(case.annotation("custom-http-errors")) {
+            let _ = writeln!(text, "error_page {code} = @custom_{code};");
+        }
         let size = case.annotation("proxy-body-size").unwrap_or("1m");
         let _ = writeln!(text, "client_max_body_size {size};");
         self.pass(text, case);
@@ -566,6 +577,29 @@ fn authority(text: &mut String, case: &Case, url: &str, path: &str) {
          proxy_set_header X-Real-IP $remote_addr; proxy_set_header X-Forwarded-For $remote_addr;\n\
          proxy_set_header X-Auth-Request-Redirect {redirect}; proxy_http_version 1.1;\n\
          set $target {url}; proxy_pass $target; }}"
+    );
+}
+
+/// The location that asks the default backend for the page of a status.
+fn error_page(text: &mut String, case: &Case, code: &str) {
+    let _ = writeln!(text, "location @custom_{code} {{ internal;");
+    for (name, value) in [
+        ("X-Code", code),
+        ("X-Format", "$http_accept"),
+        ("X-Original-URI", "$request_uri"),
+        ("X-Namespace", "default"),
+        ("X-Ingress-Name", &case.name),
+        ("X-Service-Name", "backend"),
+        ("X-Service-Port", "80"),
+        ("X-Request-ID", "$req_id"),
+        ("X-Forwarded-For", "$remote_addr"),
+        ("Host", "$best_http_host"),
+    ] {
+        let _ = writeln!(text, "proxy_set_header {name} {value};");
+    }
+    text.push_str(
+        "proxy_intercept_errors off; proxy_http_version 1.1; rewrite (.*) / break;\n\
+         proxy_pass http://upstream_balancer; }\n",
     );
 }
 

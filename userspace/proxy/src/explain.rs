@@ -17,8 +17,8 @@ use crate::{
     index::{Lack, RouteSearch},
     message::{RequestHead, receive},
     origin::Origin,
-    prepare,
     proxy::Proxy,
+    rewrite::rewrite,
     serving::{ServedRoute, Serving},
     table::{BackendRow, RouteRow, backend_row, route_row, target},
     upstream::Upstream,
@@ -323,11 +323,11 @@ fn explain_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) 
         },
         None => &call.route.target,
     };
-    let upstream = match forward::upstream(chosen) {
+    let upstream = match forward::upstream(&call.route, chosen) {
         Ok(upstream) => upstream,
         Err(response) => return explained.answer(response),
     };
-    if let Err(response) = prepare::rewrite(call, parts) {
+    if let Err(response) = rewrite(call, parts) {
         return explained.answer(response);
     }
     explained.step(format!("the backend gets {} {}", parts.method, parts.uri));

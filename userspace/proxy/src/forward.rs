@@ -26,6 +26,7 @@ use crate::{
     client::Client,
     compress::{Accepted, compress},
     cors,
+    error_pages::PageRequest,
     guard::{guard, local_response},
     headers,
     held::Held,
@@ -34,8 +35,9 @@ use crate::{
     mirror::mirror,
     observed::Observed,
     origin::Origin,
-    prepare::{prepare, rewrite},
+    prepare::prepare,
     proxy::Proxy,
+    rewrite::rewrite,
     send::send,
     serving::{ServedRoute, ServedTarget, Serving},
     spelling,
@@ -150,6 +152,7 @@ async fn respond(
     let mut forwarded = match guard(&call, client, &mut parts).await {
         Err(response) => response.into(),
         Ok(pass) => {
+            let error_page = PageRequest::of(&call, &parts);
             let mut forwarded = match local_response(&call, &parts) {
                 Some(response) => response.into(),
                 None => {
@@ -157,6 +160,9 @@ async fn respond(
                     forward(proxy, client, &call, request, upgrade, pass.admission).await
                 }
             };
+            if let Some(error_page) = error_page {
+                forwarded = with_page(error_page, &call, client, forwarded).await;
+            }
             for cookie in pass.cookies {
                 let headers = forwarded.response.headers_mut();
                 headers.append(header::SET_COOKIE, cookie);
@@ -176,6 +182,27 @@ async fn respond(
     let held = (forwarded.permits, in_progress, call.trace);
     let route = Some(call.route);
     hold(response, is_grpc, held, pending.answered(), client, route)
+}
+
+/// Replaces a response by the error page for its status, if there is one.
+async fn with_page(
+    page: PageRequest,
+    call: &Call,
+    client: &Client,
+    forwarded: Forwarded,
+) -> Forwarded {
+    let status = forwarded.response.status();
+    // Boxed: large and rarely polled.
+    let page = Box::pin(page.page(call, client, status)).await;
+    let Some((response, pick, sent)) = page else {
+        return forwarded;
+    };
+    let admission = forwarded.permits.and_then(|(_, admission)| admission);
+    Forwarded {
+        response,
+        permits: Some((pick, admission)),
+        sent: forwarded.sent.or(Some(sent)),
+    }
 }
 
 /// Returns the response whose body holds what the request holds.
@@ -283,15 +310,15 @@ async fn forward(
     admission: Option<Admission>,
 ) -> Forwarded {
     let (mut parts, body) = request.into_parts();
-    let upstream = match upstream(canary::target(&call.route, &parts.headers)) {
+    let upstream = match upstream(&call.route, canary::target(&call.route, &parts.headers)) {
         Ok(upstream) => upstream.clone(),
         Err(response) => return response.into(),
     };
+    let (protocol, upgrade) = upgrade.unzip();
+    prepare(client, call, &mut parts, protocol);
     if let Err(response) = rewrite(call, &mut parts) {
         return response.into();
     }
-    let (protocol, upgrade) = upgrade.unzip();
-    prepare(client, call, &mut parts, protocol);
     let end = Arc::new(UploadEnd::default());
     let body = upload(body, call, proxy.settings.body_timeout, &end, client);
     let body = match upload::keep_if_short(body, call, &parts.method).await {
@@ -325,12 +352,24 @@ async fn forward(
     }
 }
 
-/// Returns the upstream of a target, or the response if it has none.
+/// Returns the upstream for requests to a target, or the response if it has no upstream. The backend of the
+/// error pages stands in for a target without endpoints.
 #[allow(
     clippy::result_large_err,
     reason = "a response is moved once, either way"
 )]
-pub(crate) fn upstream(target: &ServedTarget) -> Result<&Arc<Upstream>, Response<Body>> {
+pub(crate) fn upstream<'a>(
+    route: &'a ServedRoute,
+    target: &'a ServedTarget,
+) -> Result<&'a Arc<Upstream>, Response<Body>> {
+    let has_endpoints = match target {
+        ServedTarget::Upstream(upstream) => upstream.has_endpoints(),
+        ServedTarget::Unavailable => false,
+        ServedTarget::Missing => true,
+    };
+    if let Some(pages) = route.error_pages.as_ref().filter(|_| !has_endpoints) {
+        return Ok(pages);
+    }
     match target {
         ServedTarget::Upstream(upstream) => Ok(upstream),
         ServedTarget::Unavailable => Err(answer::error(

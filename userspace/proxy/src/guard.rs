@@ -11,6 +11,8 @@ use crate::{
     client::Client,
     cors,
     limits::Admission,
+    rewrite::location,
+    variables::Variables,
 };
 
 /// Path of ACME challenges over HTTP (RFC 8555, 8.3). It is never redirected to HTTPS, which may have
@@ -50,6 +52,7 @@ pub(crate) async fn guard(
         path: &call.path,
         target: &target,
         is_https: call.origin.is_secure,
+        rule: &(*call.route).as_ref().path,
         tls: &client.handshake,
     };
     // Boxed: large and rarely polled; inlined it would grow every request's future.
@@ -100,13 +103,16 @@ pub(crate) fn local_response(call: &Call, parts: &Parts) -> Option<Response<Body
     let policy = call.route.policy();
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     if let Some(redirect) = &policy.redirect {
-        let location = redirect.location.replace("$scheme", call.origin.scheme());
-        let location = location.replace("$host", &call.host);
-        let location = location.replace("$request_uri", target);
+        let location = Variables::of(call, parts, target).render(&redirect.location);
         return Some(answer::redirect(redirect.code, &location));
     }
     if let Some(root) = policy.app_root.as_ref().filter(|_| call.path == "/") {
         return Some(answer::redirect(302, root));
+    }
+    let rewrite = (*call.route).as_ref().rewrite();
+    if let Some(rule) = rewrite.filter(|rule| rule.is_redirect) {
+        let location = location(rule, &Variables::of(call, parts, target));
+        return Some(answer::redirect(302, &location));
     }
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

@@ -21,6 +21,17 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),
 ];
+/// Fields about the body and about cached copies, which a request that the proxy derives does not have.
+pub(crate) const BODY_AND_CACHE: [HeaderName; 8] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::EXPECT,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::RANGE,
+];
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// CGI scripts read it as `HTTP_PROXY`, their own configuration (CVE-2016-5385).
 const PROXY: HeaderName = HeaderName::from_static("proxy");

@@ -79,6 +79,7 @@ mod call;
 mod canary;
 mod compress;
 mod cors;
+mod error_pages;
 mod fields;
 mod forward;
 mod guard;
@@ -88,9 +89,11 @@ mod message;
 mod mirror;
 mod origin;
 mod prepare;
+mod rewrite;
 mod send;
 mod spelling;
 mod upstream;
+mod variables;
 
 // Bodies.
 mod body;

@@ -201,6 +201,12 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
     })
 }
 
+/// Returns a query parameter as it was written.
+pub(crate) fn raw_parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    let mut pairs = query?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))
+}
+
 /// Returns the values of a query parameter.
 pub(crate) fn parameters<'a>(
     query: Option<&'a str>,

@@ -1,61 +1,17 @@
 //! The request that a backend gets.
 
-use std::borrow::Cow;
-
-use headgate_model::ingress::{PathMatch, path};
-use http::{HeaderValue, Response, StatusCode, Uri, header, request::Parts, uri::PathAndQuery};
+use headgate_model::ingress::Template;
+use http::{HeaderValue, header, request::Parts};
 
 use crate::{
-    answer,
-    body::Body,
-    call::{Call, with_query},
+    call::Call,
     client::Client,
     headers::{self, ForwardedInfo},
+    variables::Variables,
 };
 
-/// Sets the path that the backend gets: the result of the rewrite rule, the normal form where the
-/// client's spelling is ambiguous, or that spelling.
-pub(crate) fn rewrite(call: &Call, parts: &mut Parts) -> Result<(), Response<Body>> {
-    let target = match rewritten(call, parts.uri.query()) {
-        Some(target) => target,
-        None if call.spelling.is_none() => return Ok(()),
-        None => Some(call.target(&parts.uri).into_owned()),
-    };
-    let target = target.and_then(|target| PathAndQuery::try_from(target).ok());
-    let bad = || answer::error(StatusCode::BAD_REQUEST, "the path is invalid");
-    parts.uri = Uri::from(target.ok_or_else(bad)?);
-    Ok(())
-}
-
-/// Returns path and query after the rewrite rule of the route, if it has one. A query in the rule comes
-/// before that of the client; `?` at the end of the rule removes that, as in nginx.
-fn rewritten(call: &Call, query: Option<&str>) -> Option<Option<String>> {
-    let template = call.route.rewrite.as_ref()?;
-    let PathMatch::Regex(pattern) = &(*call.route).as_ref().path else {
-        return None;
-    };
-    let groups = pattern.regex().captures(&call.path)?;
-    let expanded = |template: &str| {
-        let mut out = String::new();
-        groups.expand(template, &mut out);
-        out
-    };
-    let (path, own) = match template.split_once('?') {
-        Some((path, own)) => (path, Some(own)),
-        None => (template.as_str(), None),
-    };
-    let path = expanded(path);
-    let path = path::decoded(&path::encoded(&path)).map(|path| path::encoded(&path).into_owned());
-    let query: Option<Cow<'_, str>> = match (own.map(expanded), query) {
-        (None, query) => query.map(Cow::from),
-        (Some(own), _) if own.is_empty() => None,
-        (Some(own), None) => Some(path::encoded(&own).into_owned().into()),
-        (Some(own), Some(query)) => Some(format!("{}&{query}", path::encoded(&own)).into()),
-    };
-    Some(path.map(|path| with_query(&path, query.as_deref())))
-}
-
-/// Sets the headers that the backend gets.
+/// Sets the headers that the backend gets. The path must not be rewritten yet: variables stand for parts of
+/// the client's request.
 pub(crate) fn prepare(
     client: &Client,
     call: &Call,
@@ -63,6 +19,10 @@ pub(crate) fn prepare(
     protocol: Option<HeaderValue>,
 ) {
     let policy = call.route.policy();
+    let render =
+        |text: &Template| Variables::of(call, parts, &call.target(&parts.uri)).render(text);
+    let host = policy.host.as_ref().map(render);
+    let prefix = policy.forwarded_prefix.as_ref().map(render);
     let headers = &mut parts.headers;
     if let Some(protocol) = protocol {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -72,7 +32,7 @@ pub(crate) fn prepare(
         peer: client.peer.ip(),
         peer_text: &client.peer_text,
         origin: call.origin,
-        prefix: policy.forwarded_prefix.as_deref(),
+        prefix: prefix.as_deref(),
     };
     headers::set_forwarded(headers, arrival);
     if !headers.contains_key(headers::REQUEST_ID) {
@@ -82,7 +42,7 @@ pub(crate) fn prepare(
             &format!("{:032x}", fastrand::u128(..)),
         );
     }
-    if let Some(host) = &policy.host {
+    if let Some(host) = &host {
         headers::insert(headers, header::HOST, host);
     }
     headers::remove_lookalikes(headers, &policy.request_headers);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use headgate_model::ingress::is_of_every_node;
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use tokio::{
@@ -95,24 +96,6 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// Whether an address means the node itself, or its link, on every node.
-fn is_of_every_node(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let is_this_network = ip.octets()[0] == 0;
-            ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || is_this_network
-        }
-        IpAddr::V6(ip) => {
-            let is_compatible = ip.to_ipv4().is_some();
-            is_compatible || ip.is_unicast_link_local() || ip.is_multicast()
-        }
-    }
 }
 
 /// Whether a device of this node has the address. If that cannot be read, yes.

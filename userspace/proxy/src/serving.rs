@@ -10,7 +10,7 @@ use anyhow::Result;
 use arc_swap::ArcSwap;
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target, for_host},
+    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target, UpstreamKey, for_host},
 };
 use tokio_rustls::rustls::{
     server::{ClientHello, ResolvesServerCert},
@@ -55,11 +55,10 @@ pub(crate) struct ServedRoute {
     pub(crate) target: ServedTarget,
     pub(crate) canary: Option<(Vec<CanaryRule>, ServedTarget)>,
     pub(crate) mirror: Option<(Arc<Upstream>, u8)>,
+    pub(crate) error_pages: Option<Arc<Upstream>>,
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) limiter: Option<Arc<Limiter>>,
     pub(crate) stats: Arc<Stats>,
-    /// The rewritten path, with `${1}` for the first group.
-    pub(crate) rewrite: Option<String>,
 }
 
 /// The destination of requests.
@@ -80,6 +79,14 @@ impl ServedRoute {
         let guards = self.authenticator.as_ref();
         let edits = &self.route.policy.request_headers;
         guards.is_some_and(|guards| guards.reserves(name)) || headers::edits(edits, name)
+    }
+
+    /// The key of its upstream.
+    pub(crate) fn key(&self) -> Option<&UpstreamKey> {
+        match &self.route.target {
+            Target::Upstream(key) => Some(key),
+            Target::Unavailable | Target::Missing => None,
+        }
     }
 
     /// Returns the route alone, for longer use.
@@ -252,37 +259,20 @@ fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> Serve
         Target::Missing => ServedTarget::Missing,
     };
     let mirror = route.policy.mirror.as_ref();
+    let pages = route.policy.error_pages.as_ref();
     ServedRoute {
         target: target(&route.target),
         canary: route
             .canary
             .as_ref()
             .map(|canary| (canary.rules.clone(), target(&canary.target))),
+        error_pages: pages.map(|pages| upstreams.ensure(&pages.upstream)),
         mirror: mirror.map(|mirror| (upstreams.ensure(&mirror.upstream), mirror.percent)),
         authenticator: None,
         limiter: None,
         stats,
-        rewrite: route.policy.rewrite.as_deref().map(with_braces),
         route: route.clone(),
     }
-}
-
-/// Puts digits after `$` in braces: `$1a` is the first group and an `a`, as in ingress-nginx.
-fn with_braces(template: &str) -> String {
-    let mut out = String::new();
-    let mut characters = template.chars().peekable();
-    while let Some(character) = characters.next() {
-        let digit = characters.peek().copied().filter(char::is_ascii_digit);
-        match (character, digit) {
-            ('$', Some(digit)) => {
-                characters.next();
-                out.push_str(&format!("${{{digit}}}"));
-            }
-            ('$', None) => out.push_str("$$"),
-            (character, _) => out.push(character),
-        }
-    }
-    out
 }
 
 /// Finds the certificate of a host in the current configuration.
@@ -298,14 +288,3 @@ impl ResolvesServerCert for CertificateResolver {
 
 /// Endpoints of a backend and their weights.
 pub type Endpoints = BTreeMap<SocketAddr, u32>;
-
-#[cfg(test)]
-mod tests {
-    use super::with_braces;
-
-    #[test]
-    fn groups_have_one_digit() {
-        assert_eq!(with_braces("/$1/x$2a"), "/${1}/x${2}a");
-        assert_eq!(with_braces("/a$b"), "/a$$b");
-    }
-}

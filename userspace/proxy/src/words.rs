@@ -1,8 +1,8 @@
 //! Texts about routes and backends for operators.
 
 use headgate_model::ingress::{
-    Auth, Balance, Condition, Cors, HashBy, Limits, PathMatch, Policy, Rate, Sources, Text,
-    UpstreamPolicy,
+    Auth, Balance, Condition, Cors, HashBy, Limits, PathMatch, Policy, Rate, Rewrite, Sources,
+    Text, UpstreamPolicy,
 };
 use ipnet::IpNet;
 
@@ -66,10 +66,22 @@ pub(crate) fn front(policy: &Policy) -> Vec<String> {
     let root = policy.app_root.as_ref();
     words.extend(root.map(|root| format!("redirects / to {root}")));
     words.extend(limits(&policy.limits));
-    words.extend(policy.rewrite.iter().map(|to| format!("rewrites to {to}")));
+    words.extend(policy.rewrite.iter().map(rewrite));
+    let pages = policy.error_pages.as_ref();
+    words.extend(pages.map(|pages| format!("error pages of {}", pages.upstream)));
     let mirror = policy.mirror.as_ref();
     words.extend(mirror.map(|copy| format!("copies {} % to {}", copy.percent, copy.upstream)));
     words
+}
+
+fn rewrite(rule: &Rewrite) -> String {
+    let Rewrite { target, query, .. } = rule;
+    let query = query.as_ref().map(|query| format!("?{query}"));
+    let verb = match rule.is_redirect {
+        true => "redirects",
+        false => "rewrites",
+    };
+    format!("{verb} to {target}{}", query.unwrap_or_default())
 }
 
 fn sources(sources: &Sources) -> impl Iterator<Item = String> {

@@ -499,8 +499,9 @@ fn s93_secrets_appear_in_no_output() {
     let page = ["--page-bind-address", "127.0.0.1:10254"];
     let options = [&["--proxy-user", PROXY_USER], &page[..]].concat();
     cluster.start_agent_with(0, &options).unwrap();
-    let page = ["--page-bind-address", "127.0.0.1:10255"];
-    cluster.start_proxy(0, &page).unwrap();
+    let mut options = vec!["--page-bind-address", "127.0.0.1:10255"];
+    options.extend(["--auth-local-networks", "127.0.0.0/8"]);
+    cluster.start_proxy(0, &options).unwrap();
     let password = "hush-password-of-ada";
     send_secrets(
         &cluster,

@@ -150,6 +150,7 @@ fn ingress_options(args: &ProxyArgs) -> IngressOptions {
         without_class: args.without_class,
         namespaces: namespaces(args),
         share_hosts: args.share_hosts,
+        auth_local: args.auth_local_networks.clone(),
         default_backend: args.default_backend.clone(),
         default_certificate: args.default_certificate.clone(),
     }

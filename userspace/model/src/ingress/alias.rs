@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Ingress, PathMatch, Policy, Redirect, Route, Target,
+    Ingress, PathMatch, Policy, Redirect, Route, Target, Template,
     annotations::Settings,
     candidate::PathCandidate,
     owners::{belongs, www_of},
@@ -127,7 +127,7 @@ fn local_route(ingress: &Ingress, settings: &Settings, policy: Arc<Policy>) -> R
 fn www_policy(settings: &Settings, host: &str) -> Policy {
     Policy {
         redirect: Some(Redirect {
-            location: format!("$scheme://{host}$request_uri"),
+            location: Template::to_host(host),
             code: 308,
         }),
         app_root: None,

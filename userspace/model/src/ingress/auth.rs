@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::NamespacedName;
 
-use super::Pattern;
+use super::{Pattern, Template};
 
 /// One required proof. Secret values are never printed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ pub struct ClientCertificates {
     /// Whether backends get the certificate, in `ssl-client-cert`.
     pub is_passed: bool,
     /// Address that clients without a valid certificate are redirected to.
-    pub error_page: Option<String>,
+    pub error_page: Option<Template>,
 }
 
 /// How client certificates are verified.
@@ -85,18 +85,18 @@ pub struct Basic {
 /// A service that checks each request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct External {
-    /// Its address.
-    pub url: String,
+    /// Its address; what variables in its path and query stand for is escaped.
+    pub url: Template,
     /// Method of the request to it; that of the client's request if not set.
     pub method: Option<String>,
     /// Address that clients are redirected to if it answers 401.
-    pub signin: Option<String>,
+    pub signin: Option<Template>,
     /// Query parameter of `signin` with the address to return to.
     pub signin_parameter: String,
     /// Headers of its response that backends get, in lower case.
     pub response_headers: Vec<String>,
     /// Value of `X-Auth-Request-Redirect`; path and query if not set.
-    pub redirect: Option<String>,
+    pub redirect: Option<Template>,
     /// CA certificates (PEM) of the service instead of the system's.
     pub authorities: Option<Vec<u8>>,
 }

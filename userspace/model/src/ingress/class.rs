@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use crate::{NamespacedName, ObjectName, Refusal};
 
 use super::{Ingress, IngressClass};
@@ -21,6 +23,8 @@ pub struct IngressOptions {
     /// Whether Ingresses of other namespaces than that of a host's oldest Ingress may add paths to
     /// the host.
     pub share_hosts: bool,
+    /// Networks of the node that authentication services may be in.
+    pub auth_local: Vec<IpNet>,
     /// Service and port for requests that no route matches.
     pub default_backend: Option<(NamespacedName, u16)>,
     /// Secret with the certificate for hosts without one.
@@ -34,6 +38,7 @@ impl Default for IngressOptions {
             without_class: false,
             namespaces: BTreeSet::new(),
             share_hosts: false,
+            auth_local: Vec::new(),
             default_backend: None,
             default_certificate: None,
         }

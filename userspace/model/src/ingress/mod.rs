@@ -22,8 +22,10 @@ mod passthrough;
 pub mod path;
 mod pattern;
 mod policy;
+mod reach;
 mod routes;
 mod rules;
+mod template;
 mod tls;
 
 pub use annotations::{
@@ -42,11 +44,14 @@ pub use object::{
 };
 pub use pattern::Pattern;
 pub use policy::{
-    Balance, Cors, HashBy, HeaderEdit, Limits, Mirror, Origin, OutlierPolicy, Policy, Probe, Rate,
-    Redirect, Retry, Sources, Sticky, Timeouts, UpstreamPolicy, UpstreamProtocol, UpstreamTls,
+    Balance, Cors, ErrorPages, HashBy, HeaderEdit, Limits, Mirror, Origin, OutlierPolicy, Policy,
+    Probe, Rate, Redirect, Retry, Rewrite, Sources, Sticky, Timeouts, UpstreamPolicy,
+    UpstreamProtocol, UpstreamTls,
 };
+pub use reach::is_of_every_node;
 pub use routes::{
     Canary, CanaryRule, Certificate, Condition, Host, PathMatch, Route, Routes, Target, Text,
     UpstreamKey, for_host,
 };
 pub use rules::routes;
+pub use template::{Template, Variable};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Auth, UpstreamKey};
+use super::{Auth, Template, UpstreamKey};
 
 /// What is done with requests of an Ingress. Defaults of times and sizes are those of
 /// ingress-nginx.
@@ -26,12 +26,12 @@ pub struct Policy {
     pub app_root: Option<String>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
-    /// The path that the backend gets; `$1` is the first group of a regular expression.
-    pub rewrite: Option<String>,
+    /// The path and query that the backend gets, or that clients are redirected to.
+    pub rewrite: Option<Rewrite>,
     /// `Host` that the backend gets instead of the client's.
-    pub host: Option<String>,
+    pub host: Option<Template>,
     /// `X-Forwarded-Prefix` that the backend gets.
-    pub forwarded_prefix: Option<String>,
+    pub forwarded_prefix: Option<Template>,
     /// Changes to requests, before they are sent.
     pub request_headers: Vec<HeaderEdit>,
     /// Changes to responses.
@@ -52,6 +52,8 @@ pub struct Policy {
     pub retry: Retry,
     /// Backend that gets a copy of requests.
     pub mirror: Option<Mirror>,
+    /// Backend that stands in for others.
+    pub error_pages: Option<ErrorPages>,
 }
 
 impl Default for Policy {
@@ -78,6 +80,7 @@ impl Default for Policy {
             timeouts: Timeouts::default(),
             retry: Retry::default(),
             mirror: None,
+            error_pages: None,
         }
     }
 }
@@ -130,9 +133,22 @@ pub struct Rate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// `Location`.
-    pub location: String,
+    pub location: Template,
     /// Status code, 300 to 308.
     pub code: u16,
+}
+
+/// What a path, and perhaps the query, is replaced by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The new path; or an address, if clients are redirected.
+    pub target: Template,
+    /// What the new query begins with, without `?`.
+    pub query: Option<Template>,
+    /// Whether the query of the request follows.
+    pub keeps_query: bool,
+    /// Whether clients are redirected (302).
+    pub is_redirect: bool,
 }
 
 /// Cross-origin resource sharing (Fetch standard, section 3.3).
@@ -228,6 +244,15 @@ pub struct Mirror {
     pub upstream: UpstreamKey,
     /// Percentage of requests, 0 to 100.
     pub percent: u8,
+}
+
+/// A backend that gets requests while theirs has no endpoint, and has pages for errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorPages {
+    /// The backend.
+    pub upstream: UpstreamKey,
+    /// Status codes of the responses that its pages replace.
+    pub codes: Vec<u16>,
 }
 
 /// How requests are sent to the endpoints of a Service's port.

@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Pattern, Policy, UpstreamPolicy};
+use super::{Pattern, Policy, Rewrite, UpstreamPolicy};
 use crate::{NamespacedName, Refusal};
 
 /// Returns what `get` has for a host (lower case, without port): under its name, else with `*.` for
@@ -63,7 +63,9 @@ impl Routes {
                 Target::Upstream(key) => Some(key),
                 Target::Unavailable | Target::Missing => None,
             });
-            keys.chain(route.policy.mirror.iter().map(|mirror| &mirror.upstream))
+            let mirror = route.policy.mirror.iter().map(|mirror| &mirror.upstream);
+            let pages = route.policy.error_pages.iter();
+            keys.chain(mirror).chain(pages.map(|pages| &pages.upstream))
         });
         of_routes.chain(self.passthrough.values())
     }
@@ -95,6 +97,15 @@ pub struct Route {
     pub policy: Arc<Policy>,
 }
 
+impl Route {
+    /// Returns how paths are rewritten. Routes that fill gaps (`spec.defaultBackend`, `app-root`) match by
+    /// prefix and send paths as they are.
+    pub fn rewrite(&self) -> Option<&Rewrite> {
+        let is_gap = matches!(self.path, PathMatch::Prefix(_));
+        self.policy.rewrite.as_ref().filter(|_| !is_gap)
+    }
+}
+
 /// How a path is compared. Paths are in their [decoded form](super::path::decoded).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathMatch {
@@ -117,6 +128,15 @@ impl PathMatch {
             }
             Self::Regex(pattern) => pattern.regex().is_match(path),
         }
+    }
+
+    /// Returns a group of a regular expression that matches a path.
+    pub fn group<'a>(&self, path: &'a str, number: usize) -> Option<&'a str> {
+        let Self::Regex(pattern) = self else {
+            return None;
+        };
+        let group = pattern.regex().captures(path)?.get(number)?;
+        Some(group.as_str())
     }
 
     /// Returns whether some path matches both. Of a regular expression and a prefix only the prefix

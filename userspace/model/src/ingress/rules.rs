@@ -5,11 +5,13 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
+
 use crate::{NamespacedName, ObjectName, Refusal};
 
 use super::{
-    Auth, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects, PathMatch,
-    PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
+    Auth, ErrorPages, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects,
+    PathMatch, PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
     annotations::{self, Context, Settings},
     candidate::PathCandidate,
     certificates::{TlsHosts, certificate},
@@ -34,6 +36,7 @@ pub fn routes(objects: &Objects, options: &IngressOptions) -> Routes {
         objects,
         routes: Routes::default(),
         share_hosts: options.share_hosts,
+        auth_local: &options.auth_local,
         owners: Owners::default(),
         tls: TlsHosts::default(),
         hosts: BTreeMap::new(),
@@ -57,6 +60,7 @@ pub(super) struct Builder<'a> {
     pub(super) routes: Routes,
     /// Whether Ingresses of other namespaces than the owner's may add paths to a host.
     pub(super) share_hosts: bool,
+    auth_local: &'a [IpNet],
     pub(super) owners: Owners,
     pub(super) tls: TlsHosts,
     /// Routes by host, those of older Ingresses first.
@@ -78,6 +82,7 @@ impl Builder<'_> {
         let context = Context {
             objects: self.objects,
             ingress: &ingress.name,
+            auth_local: self.auth_local,
         };
         let mut settings = draft.finish(&context, &mut |field, reason| {
             refusals.push(Refusal::ingress(&ingress.name, field, reason));
@@ -327,6 +332,7 @@ impl Builder<'_> {
         let mut policy = Policy {
             to_https: settings.force_ssl_redirect || settings.ssl_redirect && is_secure,
             mirror: self.mirror(ingress, settings),
+            error_pages: self.error_pages(ingress, settings),
             ..settings.policy.clone()
         };
         self.fill_in_host(ingress, settings, &mut policy, host);
@@ -343,13 +349,15 @@ impl Builder<'_> {
         host: &str,
     ) {
         let externals = policy.auth.iter_mut().filter_map(|auth| match auth {
-            Auth::External(external) if external.url.contains("$host") => Some(external),
+            Auth::External(external) => Some(external),
             _ => None,
         });
         let is_one = !host.is_empty() && !host.starts_with("*.");
         for external in externals {
-            external.url = external.url.replace("$host", host);
-            if !is_one {
+            let has_host = external.url.authority().variables().next().is_some();
+            if is_one {
+                external.url.fill_in_host(host);
+            } else if has_host {
                 let reason = "$host needs rules of a single host";
                 policy.closed.get_or_insert(format!("auth-url: {reason}"));
                 self.refuse(ingress, settings.field("auth-url"), reason.into());
@@ -368,6 +376,24 @@ impl Builder<'_> {
             }),
             Err(reason) => {
                 self.refuse(ingress, settings.field("mirror-service"), reason);
+                None
+            }
+        }
+    }
+
+    fn error_pages(&mut self, ingress: &Ingress, settings: &Settings) -> Option<ErrorPages> {
+        let (codes, service) = settings.error_pages.as_ref()?;
+        let service = NamespacedName::new(&ingress.name.namespace, service);
+        let found = self.objects.services.get(&service);
+        let port = found.and_then(|found| Some(found.ports.first()?.port));
+        let port = PortName::Number(port.unwrap_or(80));
+        match upstream(self.objects, &service, &port, &Arc::default()) {
+            Ok(upstream) => Some(ErrorPages {
+                upstream,
+                codes: codes.clone(),
+            }),
+            Err(reason) => {
+                self.refuse(ingress, settings.field("default-backend"), reason);
                 None
             }
         }

@@ -1,9 +1,13 @@
-use headgate_model::ingress::{Ingress, Redirect, Routes};
+use headgate_model::ingress::{Ingress, Redirect, Routes, Template};
 
 use crate::build::{Build, Prefix, answer, fields, find, get, ingress, refusals, routes_of};
 
 fn site(text: &str, host: &str, service: &str) -> Ingress {
     ingress(text).rule(host, Prefix, "/", service)
+}
+
+fn template(text: &str) -> Template {
+    Template::parse(text).unwrap()
 }
 
 /// The redirect of requests for a host.
@@ -83,7 +87,7 @@ fn l18_www_redirects_in_both_directions() {
     for (host, other) in [("foo.com", "www.foo.com"), ("www.foo.com", "foo.com")] {
         let routes = routes_of([www(host)]);
         let expected = Redirect {
-            location: format!("$scheme://{host}$request_uri"),
+            location: template(&format!("$scheme://{host}$request_uri")),
             code: 308,
         };
         assert_eq!(redirect(&routes, other), Some(expected));
@@ -137,7 +141,7 @@ fn l18_redirects_have_a_location_and_a_code() {
             asking = asking.note(key, value);
         }
         let redirect = redirect(&routes_of([asking]), "foo.com");
-        redirect.map(|redirect| (redirect.location, redirect.code))
+        redirect.map(|redirect| (redirect.location.to_string(), redirect.code))
     };
     let to = |place: &str, code| Some((place.to_owned(), code));
     let permanent = ("permanent-redirect", place);

@@ -1,12 +1,14 @@
 //! Where ingress-nginx's template has an exception, so have we.
 
-use headgate_model::ingress::{Host, Ingress, PathMatch, Routes, Sticky, Target};
+use headgate_model::ingress::{
+    Host, Ingress, IngressOptions, PathMatch, Routes, Sticky, Target, routes,
+};
 
 use crate::{
     annotations::{policy, site, upstream},
     build::{
-        Build, Exact, ImplementationSpecific, Prefix, answer, fields, find, get, ingress, refusals,
-        routes_of,
+        Build, Exact, ImplementationSpecific, Prefix, answer, fields, find, get, ingress, objects,
+        refusals, routes_of,
     },
 };
 
@@ -21,7 +23,8 @@ fn rewriting(target: &str, paths: &[&str]) -> Routes {
 fn seen(routes: &Routes, path: &str) -> (bool, Option<String>) {
     let route = find(routes, &get("foo.com", path)).unwrap();
     let is_regex = matches!(route.path, PathMatch::Regex(_));
-    (is_regex, route.policy.rewrite.clone())
+    let rewrite = route.policy.rewrite.as_ref();
+    (is_regex, rewrite.map(|rule| rule.target.to_string()))
 }
 
 #[test]
@@ -51,6 +54,93 @@ fn l96_a_refused_target_leaves_paths_regular_expressions() {
         fields(&routes),
         ["metadata.annotations[nginx.ingress.kubernetes.io/rewrite-target]"]
     );
+}
+
+#[test]
+fn l109_rewrites_may_have_queries_and_be_redirects() {
+    let of = |target: &str| {
+        let routes = rewriting(target, &["/x/(.*)"]);
+        let route = find(&routes, &get("foo.com", "/x/1")).unwrap().clone();
+        route.policy.rewrite.clone()
+    };
+    for (target, path, query, keeps, redirects) in [
+        ("/$1", "/$1", None, true, false),
+        ("$1", "$1", None, true, false),
+        ("/a?b=$1", "/a", Some("b=$1"), true, false),
+        ("/a?b=$1?", "/a", Some("b=$1"), false, false),
+        ("/a?", "/a", None, false, false),
+        (
+            "https://new.test/$1",
+            "https://new.test/$1",
+            None,
+            true,
+            true,
+        ),
+        (
+            "$scheme://$host/new/$1",
+            "$scheme://$host/new/$1",
+            None,
+            true,
+            true,
+        ),
+    ] {
+        let found = of(target).unwrap();
+        assert_eq!(found.target.to_string(), path, "{target}");
+        assert_eq!(found.query.map(|query| query.to_string()).as_deref(), query);
+        assert_eq!((found.keeps_query, found.is_redirect), (keeps, redirects));
+    }
+    for target in ["nowhere", "/$nothing", "/a b", "javascript:x", "/${1"] {
+        assert_eq!(of(target), None, "{target}");
+    }
+}
+
+#[test]
+fn l108_variables_of_nginx_are_known_and_others_are_named() {
+    let external = |key: &str, value: &str| {
+        routes_of([site(&[
+            ("auth-url", "http://auth.example/check"),
+            (key, value),
+        ])])
+    };
+    for value in [
+        "https://l/?rm=$request_method",
+        "https://$http_host/in?rd=$escaped_request_uri",
+        "https://$best_http_host/in?rd=$uri$is_args$args",
+        "$scheme://$host/in?a=$arg_a&h=$http_x_team&c=$cookie_c&r=$remote_addr",
+        "https://l/${request_uri}",
+    ] {
+        for key in ["auth-signin", "permanent-redirect", "temporal-redirect"] {
+            let routes = external(key, value);
+            assert!(routes.refusals.is_empty(), "{:?}", routes.refusals);
+        }
+    }
+    // The question is asked in any case, so that nothing is open.
+    for key in ["auth-signin", "auth-request-redirect"] {
+        let routes = external(key, "https://l/$nothing");
+        assert!(refusals(&routes)[0].ends_with("$nothing is not supported"));
+        assert_eq!(policy(&routes).closed, None, "{key}");
+        assert_eq!(policy(&routes).auth.len(), 1);
+    }
+    let asking = |url: &str| routes_of([site(&[("auth-url", url)])]);
+    for url in [
+        "http://$host/check",
+        "http://${host}x/check",
+        "http://a/check$request_uri",
+        "http://a/${host}x",
+        "http://a?u=$http_host",
+    ] {
+        assert_eq!(policy(&asking(url)).closed, None, "{url}");
+    }
+    for url in [
+        "http://$http_host/",
+        "http://a.$arg_x/",
+        "$scheme://a/",
+        "http://a$request_uri",
+        "http://a/$nothing",
+        "http://a/${http_a/b}",
+    ] {
+        assert!(policy(&asking(url)).closed.is_some(), "{url}");
+    }
 }
 
 #[test]
@@ -313,4 +403,86 @@ fn l104_annotations_that_people_use_have_their_effect() {
     for (key, value) in [("satisfy", "any"), ("enable-global-auth", "true")] {
         assert!(policy(&of(&[(key, value)])).closed.is_some(), "{key}");
     }
+}
+
+#[test]
+fn l110_authentication_services_are_not_at_addresses_of_the_node() {
+    let read = |notes: &[(&str, &str)], allowed: &[&str]| {
+        let options = IngressOptions {
+            auth_local: allowed.iter().map(|text| text.parse().unwrap()).collect(),
+            ..IngressOptions::default()
+        };
+        let routes = routes(&objects([site(notes)]), &options);
+        (policy(&routes).closed.is_some(), routes.refusals.len())
+    };
+    for host in [
+        "127.0.0.1:9099",
+        "127.1.2.3",
+        "localhost:80",
+        "LOCALHOST.",
+        "a.localhost",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]",
+        "[fe80::1]",
+        "169.254.169.254",
+        "0.0.0.0",
+        "0.1.2.3",
+        "255.255.255.255",
+        "[::7f00:1]",
+        "[::]",
+        "224.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+    ] {
+        let url = format!("http://{host}/check");
+        assert_eq!(read(&[("auth-url", &url)], &[]), (true, 1), "{host}");
+        let jwt = [("auth-type", "jwt"), ("/auth-server", &*url)];
+        assert_eq!(read(&jwt, &[]), (true, 1), "{host}");
+    }
+    for host in [
+        "auth.example",
+        "10.0.0.1",
+        "[fd00::1]",
+        "0x7f.example",
+        "1.example",
+    ] {
+        let url = format!("http://{host}/check");
+        assert_eq!(read(&[("auth-url", &url)], &[]), (false, 0), "{host}");
+    }
+    for (host, allowed) in [
+        ("127.0.0.1", "127.0.0.0/8"),
+        ("localhost", "127.0.0.0/8"),
+        ("[::1]", "::1/128"),
+        ("169.254.20.10", "169.254.20.10/32"),
+    ] {
+        let url = format!("http://{host}/");
+        assert_eq!(
+            read(&[("auth-url", &url)], &[allowed]),
+            (false, 0),
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn l111_error_pages_are_of_a_service_of_the_namespace() {
+    let pages = |notes: &[(&str, &str)]| {
+        let routes = routes_of([site(notes)]);
+        let pages = policy(&routes).error_pages.clone();
+        let pages = pages.map(|pages| (pages.upstream.to_string(), pages.codes));
+        (pages, routes.refusals.len())
+    };
+    let backend = ("default-backend", "rest");
+    let found = |codes: &[u16]| Some(("default/rest:80".to_owned(), codes.to_vec()));
+    assert_eq!(pages(&[backend]), (found(&[]), 0));
+    let codes = ("custom-http-errors", "404, 503");
+    assert_eq!(pages(&[backend, codes]), (found(&[404, 503]), 0));
+    assert_eq!(pages(&[codes]), (None, 1));
+    assert_eq!(pages(&[("default-backend", "nowhere")]), (None, 1));
+    assert_eq!(
+        pages(&[backend, ("custom-http-errors", "200")]),
+        (found(&[]), 1)
+    );
 }

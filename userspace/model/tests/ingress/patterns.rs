@@ -47,7 +47,8 @@ fn l15_a_rewrite_makes_only_its_own_paths_regular_expressions() {
     let plain = ingress("b").rule("foo.com", Prefix, "/a.c", "old");
     let routes = routes_of([rewriting, plain]);
     let route = find(&routes, &get("foo.com", "/api/users")).unwrap();
-    assert_eq!(route.policy.rewrite.as_deref(), Some("/$2"));
+    let rewrite = route.policy.rewrite.as_ref().unwrap();
+    assert_eq!(rewrite.target.to_string(), "/$2");
     assert_eq!(answer(&routes, "foo.com", "/abc"), "404");
     assert_eq!(answer(&routes, "foo.com", "/A.C"), "404");
     assert_eq!(answer(&routes, "foo.com", "/a.c/d"), "old");
@@ -86,7 +87,7 @@ fn l15_the_longest_expression_comes_first() {
 
 #[test]
 fn l15_a_rewrite_that_is_not_a_path_is_refused() {
-    for target in ["$1", "/a b", "/a\"b", "/a\nb", "/a;`b`"] {
+    for target in ["nowhere", "/a b", "/a\"b", "/a\nb", "/a;`b`"] {
         let routes = routes_of([ingress("a")
             .rule("foo.com", Prefix, "/", "web")
             .note("rewrite-target", target)]);

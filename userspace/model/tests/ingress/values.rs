@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use headgate_model::ingress::{
-    ANNOTATIONS, Balance, HashBy, HeaderEdit, Origin, Policy, Rate, Retry, UpstreamPolicy,
-    UpstreamProtocol,
+    ANNOTATIONS, Balance, HashBy, HeaderEdit, Origin, Policy, Rate, Retry, Template,
+    UpstreamPolicy, UpstreamProtocol,
 };
 
 use crate::{
@@ -235,8 +235,8 @@ fn l19_other_annotations_are_read() {
         ("proxy-send-timeout", "3s"),
         ("proxy-buffering", "anything"),
     ]);
-    assert_eq!(policy.host.as_deref(), Some("inner.svc:8080"));
-    assert_eq!(policy.forwarded_prefix.as_deref(), Some("/p"));
+    assert_eq!(policy.host, Some(Template::plain("Inner.svc:8080")));
+    assert_eq!(policy.forwarded_prefix, Some(Template::plain("/p")));
     assert!(policy.compress && !policy.access_log);
     assert!(!policy.traces && !policy.trusts_traces);
     assert!(Policy::default().traces && Policy::default().trusts_traces);

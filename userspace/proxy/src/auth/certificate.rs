@@ -70,10 +70,10 @@ impl CertificateCheck {
         let Some((own, others)) = input.tls.certificates.split_first() else {
             if self.rule.verify == Verify::Required {
                 let why = "a client certificate is required";
-                return Err(self.refuse(StatusCode::BAD_REQUEST, why));
+                return Err(self.refuse(StatusCode::BAD_REQUEST, why, parts, input));
             }
             set_header(headers, &VERIFY, "NONE");
-            return self.check_name(None);
+            return self.check_name(None, parts, input);
         };
         let trusted = self.verify(own, others);
         match &trusted {
@@ -83,16 +83,16 @@ impl CertificateCheck {
             }
             Err(_) => {
                 let why = "the client certificate is invalid";
-                return Err(self.refuse(StatusCode::BAD_REQUEST, why));
+                return Err(self.refuse(StatusCode::BAD_REQUEST, why, parts, input));
             }
         }
         let Ok((_, parsed)) = X509Certificate::from_der(own) else {
             let why = "the client certificate is malformed";
-            return Err(self.refuse(StatusCode::BAD_REQUEST, why));
+            return Err(self.refuse(StatusCode::BAD_REQUEST, why, parts, input));
         };
         self.set_headers(headers, own, &parsed);
         let name = trusted.ok().and_then(|()| common_name(parsed.subject()));
-        self.check_name(name)
+        self.check_name(name, parts, input)
     }
 
     fn verify(
@@ -120,7 +120,7 @@ impl CertificateCheck {
     }
 
     /// Accepts the common name if the rule allows it. `None` if there is no valid certificate.
-    fn check_name(&self, name: Option<&str>) -> CheckResult {
+    fn check_name(&self, name: Option<&str>, parts: &Parts, input: &AuthInput<'_>) -> CheckResult {
         let Some(wanted) = &self.rule.name else {
             return Ok(Vec::new());
         };
@@ -128,7 +128,7 @@ impl CertificateCheck {
             true => Ok(Vec::new()),
             false => {
                 let why = "the client certificate's common name is not allowed";
-                Err(self.refuse(StatusCode::FORBIDDEN, why))
+                Err(self.refuse(StatusCode::FORBIDDEN, why, parts, input))
             }
         }
     }
@@ -147,9 +147,15 @@ impl CertificateCheck {
         }
     }
 
-    fn refuse(&self, status: StatusCode, why: &str) -> Response<Body> {
+    fn refuse(
+        &self,
+        status: StatusCode,
+        why: &str,
+        parts: &Parts,
+        input: &AuthInput<'_>,
+    ) -> Response<Body> {
         match &self.rule.error_page {
-            Some(page) => answer::redirect(302, page),
+            Some(page) => answer::redirect(302, &input.variables(parts).render(page)),
             None => answer::error(status, why),
         }
     }

@@ -8,7 +8,6 @@ use http::{
     request::Parts,
 };
 use http_body_util::Full;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     answer,
@@ -16,16 +15,10 @@ use crate::{
     fetch::Fetch,
     headers::{self, insert},
     reach::Reach,
+    variables::escape,
 };
 
 use super::{AuthInput, CheckResult, service_failed, spelling, strip};
-
-/// Everything but the unreserved characters (RFC 3986, 2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// Headers that describe the request to the service. Those of clients are removed.
 const REQUEST_HEADERS: [&str; 11] = [
@@ -42,23 +35,11 @@ const REQUEST_HEADERS: [&str; 11] = [
     "x-real-ip",
 ];
 
-/// Headers about the body or a cached copy, which the subrequest does not have.
-const BODY_HEADERS: [HeaderName; 9] = [
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::EXPECT,
-    header::HOST,
-    header::IF_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_NONE_MATCH,
-    header::IF_RANGE,
-    header::RANGE,
-];
-
 /// Asks a service about each request.
 pub(super) struct ExternalCheck {
     rule: External,
-    url: Uri,
+    /// If it has no variables.
+    url: Option<Uri>,
     method: Method,
     fetch: Fetch,
     /// Headers of the service's response that backends get.
@@ -69,8 +50,10 @@ impl ExternalCheck {
     pub(super) fn new(rule: &External, reach: &Reach) -> Result<Self> {
         let method = rule.method.as_deref().map_or(Ok(Method::GET), str::parse);
         let names = rule.response_headers.iter();
+        let has_variables = rule.url.variables().next().is_some();
+        let url = (!has_variables).then(|| rule.url.to_string().parse());
         Ok(Self {
-            url: rule.url.parse().context("auth-url is not a URL")?,
+            url: url.transpose().context("auth-url is not a URL")?,
             method: method.context("auth-method is not a method")?,
             fetch: Fetch::new(rule.authorities.as_deref(), reach)?,
             response_headers: names.map(|name| name.parse()).collect::<Result<_, _>>()?,
@@ -79,7 +62,18 @@ impl ExternalCheck {
     }
 
     pub(super) async fn pass(&self, parts: &mut Parts, input: &AuthInput<'_>) -> CheckResult {
-        let subrequest = self.subrequest(parts, input);
+        let url = match &self.url {
+            Some(url) => Ok(url.clone()),
+            None => input
+                .variables(parts)
+                .render_escaped(&self.rule.url)
+                .parse(),
+        };
+        let Ok(url) = url else {
+            let why = "the request cannot be named to the authentication service";
+            return Err(answer::error(StatusCode::BAD_REQUEST, why));
+        };
+        let subrequest = self.subrequest(url, parts, input);
         let response = match self.fetch.send(subrequest).await {
             Ok(response) => response,
             Err(error) => return Err(service_failed("auth-url", &error)),
@@ -100,29 +94,33 @@ impl ExternalCheck {
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(passed_on(response)),
             status => {
-                let error = anyhow::anyhow!("{} sent {status}", self.url);
+                let error = anyhow::anyhow!("{} sent {status}", self.rule.url);
                 Err(service_failed("auth-url", &error))
             }
         }
     }
 
-    fn subrequest(&self, parts: &Parts, input: &AuthInput<'_>) -> Request<Full<Bytes>> {
+    fn subrequest(&self, url: Uri, parts: &Parts, input: &AuthInput<'_>) -> Request<Full<Bytes>> {
         let mut subrequest = Request::new(Full::default());
-        *subrequest.uri_mut() = self.url.clone();
+        *subrequest.uri_mut() = url;
         *subrequest.method_mut() = self.method.clone();
         let fields = subrequest.headers_mut();
         fields.clone_from(&parts.headers);
         headers::strip_hop_by_hop(fields);
-        for name in &BODY_HEADERS {
+        for name in headers::BODY_AND_CACHE.iter().chain([&header::HOST]) {
             fields.remove(name);
         }
         strip(fields, &REQUEST_HEADERS.map(String::from));
-        let redirect = self.rule.redirect.as_deref().unwrap_or(input.target);
+        let redirect = self.rule.redirect.as_ref();
+        let redirect = redirect.map(|redirect| input.variables(parts).render(redirect));
         let address = input.address.to_string();
         let mut set = |name, value: &str| insert(fields, HeaderName::from_static(name), value);
         set("x-original-url", &input.url(parts));
         set("x-original-method", parts.method.as_str());
-        set("x-auth-request-redirect", redirect);
+        set(
+            "x-auth-request-redirect",
+            redirect.as_deref().unwrap_or(input.target),
+        );
         set("x-real-ip", &address);
         set("x-forwarded-for", &address);
         set("x-forwarded-method", parts.method.as_str());
@@ -145,13 +143,9 @@ impl ExternalCheck {
 
     /// The URL of the sign-in page, with the URL to return to unless it is there already.
     fn signin(&self, parts: &Parts, input: &AuthInput<'_>) -> String {
-        let signin = self.rule.signin.as_deref().unwrap_or_default();
-        let escaped = escape(input.target);
-        let signin = signin
-            .replace("$escaped_request_uri", &escaped)
-            .replace("$scheme", input.scheme())
-            .replace("$host", input.host)
-            .replace("$request_uri", input.target);
+        let signin = self.rule.signin.as_ref();
+        let signin = signin.map(|signin| input.variables(parts).render(signin));
+        let signin = signin.unwrap_or_default();
         let parameter = &self.rule.signin_parameter;
         let query = signin.split_once('?').map(|(_, query)| query);
         let names = query.into_iter().flat_map(|query| query.split('&'));
@@ -165,10 +159,6 @@ impl ExternalCheck {
     }
 }
 
-fn escape(text: &str) -> String {
-    utf8_percent_encode(text, ESCAPED).to_string()
-}
-
 /// The service's response for the client.
 fn passed_on(response: Response<Bytes>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
@@ -180,7 +170,7 @@ fn passed_on(response: Response<Bytes>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use axum::{Router, extract::Request as AxumRequest, routing::any};
-    use headgate_model::ingress::{Auth, External};
+    use headgate_model::ingress::{Auth, External, Template};
     use http::{HeaderMap, Response, StatusCode};
 
     use crate::{fetch::Fetch, reach::Reach};
@@ -189,7 +179,7 @@ mod tests {
 
     fn rule(url: String) -> External {
         External {
-            url,
+            url: Template::parse(&url).unwrap(),
             method: None,
             signin: None,
             signin_parameter: "rd".into(),
@@ -301,8 +291,17 @@ mod tests {
                 "$scheme://l/?rd=$escaped_request_uri",
                 "https://l/?rd=%2F401%3Fa%3Db",
             ),
+            // As Authelia's documentation has it.
+            (
+                "https://l/?rm=$request_method",
+                "https://l/?rm=GET&rd=https%3A%2F%2Fshop.example%2F401%3Fa%3Db",
+            ),
+            (
+                "https://$http_host/in?rd=$uri$is_args$args",
+                "https://shop.example/in?rd=/401?a=b",
+            ),
         ] {
-            rule.signin = Some(signin.into());
+            rule.signin = Some(Template::parse(signin).unwrap());
             let guard = authenticator(Auth::External(rule.clone()));
             let sent = authorize(&guard, &mut request("/401?a=b"))
                 .await
@@ -346,7 +345,7 @@ mod tests {
     async fn l62_auth_user_returns_from_the_sign_in_service_with_a_cookie() {
         let service = serve(oauth()).await;
         let mut rule = rule(format!("{service}/auth"));
-        rule.signin = Some(format!("{service}/start"));
+        rule.signin = Some(Template::plain(format!("{service}/start")));
         let guard = authenticator(Auth::External(rule));
         let sent = authorize(&guard, &mut request("/cart?a=b&c=d"))
             .await

@@ -28,11 +28,11 @@ mod tests;
 use std::{fmt, net::IpAddr};
 
 use anyhow::Result;
-use headgate_model::ingress::Auth;
+use headgate_model::ingress::{Auth, PathMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use tracing::warn;
 
-use crate::{answer, body::Body, reach::Reach, tls::facts::Handshake};
+use crate::{answer, body::Body, reach::Reach, tls::facts::Handshake, variables::Variables};
 
 use api_key::ApiKeyCheck;
 use basic::BasicCheck;
@@ -61,10 +61,26 @@ pub(crate) struct AuthInput<'a> {
     pub(crate) target: &'a str,
     /// Whether the client used TLS, to us or to a trusted proxy.
     pub(crate) is_https: bool,
+    /// The path of the rule.
+    pub(crate) rule: &'a PathMatch,
     pub(crate) tls: &'a Handshake,
 }
 
 impl AuthInput<'_> {
+    /// What variables stand for.
+    fn variables<'a>(&'a self, parts: &'a Parts) -> Variables<'a> {
+        Variables {
+            scheme: self.scheme(),
+            host: self.host,
+            client: self.address,
+            path: self.path,
+            target: self.target,
+            rule: self.rule,
+            method: parts.method.as_str(),
+            headers: &parts.headers,
+        }
+    }
+
     fn scheme(&self) -> &'static str {
         if self.is_https { "https" } else { "http" }
     }

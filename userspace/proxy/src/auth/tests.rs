@@ -4,7 +4,7 @@ use std::mem;
 
 use axum::Router;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use headgate_model::ingress::{Auth, Basic, Hidden};
+use headgate_model::ingress::{Auth, Basic, Hidden, PathMatch};
 use http::{
     HeaderName, Request, Response,
     request::{Builder, Parts},
@@ -73,6 +73,7 @@ pub(super) async fn pass(
         path: &path,
         target: &target,
         is_https: true,
+        rule: &PathMatch::Prefix(String::new()),
         tls,
     };
     guard.authorize(&mut parts, &input).await?;

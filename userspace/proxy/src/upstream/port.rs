@@ -107,6 +107,11 @@ impl Upstream {
         }
     }
 
+    /// Whether it has any endpoints.
+    pub(crate) fn has_endpoints(&self) -> bool {
+        !self.set.load().endpoints.is_empty()
+    }
+
     /// Whether a healthy endpoint that was not tried could get the request.
     pub(crate) fn has_other(&self, tried: &[SocketAddr]) -> bool {
         let set = self.set.load();

@@ -2,7 +2,7 @@
 
 use headgate_model::{
     NamespacedName,
-    ingress::{Auth, ClientCertificates, Pattern, Verify},
+    ingress::{Auth, ClientCertificates, Pattern, Template, Verify},
 };
 use http_body_util::Empty;
 use rcgen::{
@@ -193,7 +193,7 @@ async fn l63_auth_revoked_certificates_are_refused() {
     let mut rule = rule(&ours, Verify::Required);
     assert_eq!(status(&setup(rule.clone()).await, Some(&ada)).await, 200);
     rule.revoked = Some(list.pem().unwrap().into());
-    rule.error_page = Some("https://help.example/".into());
+    rule.error_page = Some(Template::plain("https://help.example/"));
     let setup = setup(rule).await;
     assert_eq!(status(&setup, Some(&ours.identity("bob", &[]))).await, 200);
     assert_eq!(

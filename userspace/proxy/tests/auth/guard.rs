@@ -10,7 +10,7 @@ use headgate_model::{
     NamespacedName,
     ingress::{
         ApiKey, Auth, Basic, Claims, Cors, Hidden, Introspection, Mirror, Policy, Redirect, Routes,
-        Server, UpstreamKey,
+        Server, Template, UpstreamKey,
     },
 };
 use http::Request;
@@ -126,7 +126,7 @@ async fn l72_auth_with_invalid_settings_never_reaches_the_backend() {
 async fn l73_auth_comes_before_redirects_and_body_limits() {
     let redirect = Policy {
         redirect: Some(Redirect {
-            location: "https://else.example/".into(),
+            location: Template::plain("https://else.example/"),
             code: 301,
         }),
         ..guarded()

@@ -13,6 +13,7 @@ mod logs;
 mod messages;
 mod mirrors;
 mod paths;
+mod rewrites;
 mod setup;
 mod sizes;
 mod slow;

@@ -53,6 +53,7 @@ impl Setup {
     pub(crate) fn serve(&self, objects: &Objects) -> Vec<Refusal> {
         let options = IngressOptions {
             without_class: true,
+            auth_local: vec!["127.0.0.0/8".parse().unwrap()],
             ..IngressOptions::default()
         };
         let routes = routes(objects, &options);

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Pattern, Verify};
+use super::super::{Pattern, Template, Variable, Verify};
 
 use super::{
     Annotation,
     auth_draft::Kind,
     values::{
-        boolean, duration, field_value, list, location, object_name, path, positive, settable,
-        token, url,
+        boolean, duration, field_value, header_text, list, location, object_name, path, positive,
+        settable, token, url,
     },
 };
 
-/// Placeholder in `auth-signin` for the escaped path and query of the request.
-const ESCAPED_URI: &str = "$escaped_request_uri";
 /// Headers that carry credentials: never set from claims.
 const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 
@@ -160,7 +158,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     // Another service.
     Annotation::nginx(
         "auth-url",
-        "address of a service that checks each request: 2xx admits it, 401 and 403 reject it; `$host` is replaced",
+        "address of a service that checks each request: 2xx admits it, 401 and 403 reject it; `$host` is replaced, and in path and query all [variables](#variables)",
         |text, draft| Ok(draft.auth.url = Some(asked(text)?)),
     )
     .guard(),
@@ -172,19 +170,14 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-signin",
-        "address that clients are redirected to (302) if `auth-url` answers 401",
-        |text, draft| {
-            location(&text.replace(ESCAPED_URI, ""))?;
-            Ok(draft.auth.signin = Some(text.into()))
-        },
-    )
-    .guard(),
+        "address that clients are redirected to (302) if `auth-url` answers 401, with [variables](#variables); without it they get 401",
+        |text, draft| Ok(draft.auth.signin = Some(location(text)?)),
+    ),
     Annotation::nginx(
         "auth-signin-redirect-param",
         "query parameter of `auth-signin` with the address to return to; `rd` if not given",
         |text, draft| Ok(draft.auth.signin_parameter = Some(token(text)?)),
-    )
-    .guard(),
+    ),
     Annotation::nginx(
         "auth-response-headers",
         "headers of the response of `auth-url` that backends get, separated by commas",
@@ -197,10 +190,9 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-request-redirect",
-        "value of `X-Auth-Request-Redirect` in the request to `auth-url`; path and query if not given",
-        |text, draft| Ok(draft.auth.redirect = Some(some(text)?)),
-    )
-    .guard(),
+        "value of `X-Auth-Request-Redirect` in the request to `auth-url`, with [variables](#variables); path and query if not given",
+        |text, draft| Ok(draft.auth.redirect = Some(header_text(&some(text)?)?)),
+    ),
     Annotation::nginx(
         "auth-always-set-cookie",
         "has no effect: cookies of `auth-url` are always sent to the client",
@@ -294,10 +286,9 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "auth-tls-error-page",
-        "address that clients without a valid certificate are redirected to (302)",
+        "address that clients without a valid certificate are redirected to (302), with [variables](#variables); without it they get 400",
         |text, draft| Ok(draft.auth.tls_error_page = Some(location(text)?)),
-    )
-    .guard(),
+    ),
 ];
 
 /// A text that is not empty.
@@ -321,10 +312,16 @@ fn with_user(text: &str) -> Result<String, String> {
     }
 }
 
-/// An address that may contain `$host`.
-fn asked(text: &str) -> Result<String, String> {
-    url(&text.replace("$host", "host"), &["http", "https"])?;
-    Ok(text.into())
+/// An address with variables; before its path only `$host`.
+fn asked(text: &str) -> Result<Template, String> {
+    let template = Template::parse(text)?;
+    let before = template.authority();
+    if let Some(other) = before.variables().find(|one| **one != Variable::Host) {
+        return Err(format!("only $host can be before the path, not ${other}"));
+    }
+    let example = template.render(|_, out| out.push_str("host"));
+    url(&example, &["http", "https"])?;
+    Ok(template)
 }
 
 /// `CLAIM=HEADER` separated by commas.

@@ -6,7 +6,7 @@ use crate::NamespacedName;
 
 use super::super::{
     ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,
-    JwtKeys, Ldap, LdapEntry, Oidc, Paseto, PasetoKey, Pattern, Secret, Server, Verify,
+    JwtKeys, Ldap, LdapEntry, Oidc, Paseto, PasetoKey, Pattern, Secret, Server, Template, Verify,
 };
 
 use super::{Context, values::url};
@@ -56,19 +56,19 @@ pub(super) struct AuthDraft {
     pub(super) starttls: bool,
     pub(super) callback: Option<String>,
     pub(super) logout: Option<String>,
-    pub(super) url: Option<String>,
+    pub(super) url: Option<Template>,
     pub(super) method: Option<String>,
-    pub(super) signin: Option<String>,
+    pub(super) signin: Option<Template>,
     pub(super) signin_parameter: Option<String>,
     pub(super) response_headers: Vec<String>,
-    pub(super) redirect: Option<String>,
+    pub(super) redirect: Option<Template>,
     pub(super) tls_secret: Option<Name>,
     /// `Some(None)` is `off`.
     pub(super) tls_verify: Option<Option<Verify>>,
     pub(super) tls_depth: Option<u32>,
     pub(super) tls_pass: bool,
     pub(super) tls_name: Option<Pattern>,
-    pub(super) tls_error_page: Option<String>,
+    pub(super) tls_error_page: Option<Template>,
 }
 
 impl AuthDraft {

@@ -8,7 +8,7 @@ use crate::NamespacedName;
 
 use super::super::{
     CanaryRule, Condition, Cors, HashBy, IngressPath, Limits, Objects, Origin, Pattern, Policy,
-    Probe, Rate, Redirect, Sticky, Text, UpstreamPolicy, UpstreamProtocol,
+    Probe, Rate, Redirect, Sticky, Template, Text, UpstreamPolicy, UpstreamProtocol, reach,
 };
 
 use super::auth_draft::AuthDraft;
@@ -31,9 +31,9 @@ pub(in super::super) struct Draft {
     pub(super) upstream: UpstreamPolicy,
     pub(super) ssl_redirect: Option<bool>,
     pub(super) force_ssl_redirect: bool,
-    pub(super) permanent_redirect: Option<String>,
+    pub(super) permanent_redirect: Option<Template>,
     pub(super) permanent_code: Option<u16>,
-    pub(super) temporal_redirect: Option<String>,
+    pub(super) temporal_redirect: Option<Template>,
     pub(super) temporal_code: Option<u16>,
     pub(super) www_redirect: bool,
     pub(super) use_regex: bool,
@@ -57,6 +57,8 @@ pub(in super::super) struct Draft {
     pub(super) passthrough: bool,
     pub(super) mirror: Option<(String, u16)>,
     pub(super) mirror_percent: Option<u8>,
+    pub(super) error_codes: Option<Vec<u16>>,
+    pub(super) error_backend: Option<String>,
     pub(super) cookie: CookieDraft,
     pub(super) hash: Option<HashBy>,
     pub(super) tls_secret: Option<(Option<String>, String)>,
@@ -96,6 +98,8 @@ pub(in super::super) struct Context<'a> {
     pub(in super::super) objects: &'a Objects,
     /// Name of the Ingress.
     pub(in super::super) ingress: &'a NamespacedName,
+    /// Networks of the node that authentication services may be in.
+    pub(in super::super) auth_local: &'a [IpNet],
 }
 
 /// The settings of an Ingress.
@@ -115,6 +119,8 @@ pub(in super::super) struct Settings {
     pub(in super::super) canary: Option<Vec<CanaryRule>>,
     pub(in super::super) conditions: Vec<Condition>,
     pub(in super::super) passthrough: bool,
+    /// Status codes, and the Service with pages for them.
+    pub(in super::super) error_pages: Option<(Vec<u16>, String)>,
     /// Service, port and percentage of requests that are copied.
     pub(in super::super) mirror: Option<(String, u16, u8)>,
 }
@@ -157,6 +163,10 @@ impl Draft {
             complain(field(&self.keys, name), reason);
         }
         self.finish_upstream();
+        if self.error_codes.is_some() && self.error_backend.is_none() {
+            let name = "custom-http-errors";
+            complain(field(&self.keys, name), "needs default-backend".into());
+        }
         self.finish_auth(context, complain);
         let percent = self.mirror_percent.unwrap_or(100);
         Settings {
@@ -169,6 +179,9 @@ impl Draft {
             aliases: self.aliases,
             conditions: self.conditions,
             passthrough: self.passthrough,
+            error_pages: self
+                .error_backend
+                .map(|service| (self.error_codes.unwrap_or_default(), service)),
             mirror: self.mirror.map(|(service, port)| (service, port, percent)),
             policy: self.policy,
             upstream: Arc::new(self.upstream),
@@ -220,7 +233,13 @@ impl Draft {
     }
 
     fn finish_auth(&mut self, context: &Context<'_>, complain: &mut dyn FnMut(String, String)) {
-        match std::mem::take(&mut self.auth).finish(context) {
+        let made = std::mem::take(&mut self.auth).finish(context);
+        let checked = made.and_then(|made| {
+            let mut each = made.iter();
+            each.try_for_each(|one| reach::check(one, context.auth_local))?;
+            Ok(made)
+        });
+        match checked {
             Ok(auth) => self.policy.auth = auth,
             Err((name, reason)) => {
                 self.close(format!("{name}: {reason}"));

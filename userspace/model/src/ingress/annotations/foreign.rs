@@ -43,10 +43,6 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     foreign(&["custom-headers"], "`headgate.io/response-headers`"),
     foreign(
-        &["custom-http-errors", "default-backend"],
-        "error pages are the backend's; `spec.defaultBackend` for what no rule matches",
-    ),
-    foreign(
         &["mirror-target", "mirror-host", "mirror-request-body"],
         "`headgate.io/mirror-service`, a Service instead of an address",
     ),
@@ -124,7 +120,7 @@ pub const FOREIGN: &[Foreign] = &[
     ),
     foreign(
         &["disable-proxy-intercept-errors"],
-        "not needed: error pages are the backend's",
+        "none: only the Ingress with `custom-http-errors` has error pages",
     ),
     foreign(
         &["relative-redirects", "use-port-in-redirects"],
@@ -161,6 +157,10 @@ pub const DIFFERENT: &[(&[&str], &str)] = &[
     (
         &["from-to-www-redirect"],
         "keeps the guards of its Ingress, and never takes a host that has rules",
+    ),
+    (
+        &["custom-http-errors", "default-backend"],
+        "`custom-http-errors` needs `default-backend`; responses of guards are not replaced; pages are asked for with GET, whatever the method of the request",
     ),
     (
         &["affinity"],

@@ -6,8 +6,9 @@ use super::{
     Annotation,
     draft::{named_texts, text_match},
     values::{
-        boolean, duration, field_value, host, list, location, networks, not_empty, number, path,
-        positive, rule_host, service_port, settable, size, token,
+        boolean, duration, field_value, header_text, host, list, location, networks, not_empty,
+        number, path, plain_name, positive, rewrite, rule_host, service_port, settable, size,
+        token,
     },
 };
 
@@ -25,7 +26,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "permanent-redirect",
-        "address that every request is redirected to; `$scheme`, `$host` and `$request_uri` are replaced",
+        "address that every request is redirected to, with [variables](#variables)",
         |text, draft| Ok(draft.permanent_redirect = Some(location(text)?)),
     ),
     Annotation::nginx(
@@ -60,10 +61,10 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "rewrite-target",
-        "path that the backend gets; `$1` to `$9` are groups of the rule's path. Paths of the Ingress become regular expressions if one of them is not equal to the value; a path that is equal is not rewritten",
+        "path, perhaps with a query, that the backend gets, with [variables](#variables); or an address that clients are redirected to (302). Paths of the Ingress become regular expressions if one of them is not equal to the value; a path that is equal is not rewritten",
         |text, draft| {
             draft.rewrite_target = Some(text.into());
-            Ok(draft.policy.rewrite = Some(path(text)?))
+            Ok(draft.policy.rewrite = Some(rewrite(text)?))
         },
     ),
     Annotation::nginx(
@@ -74,13 +75,18 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     // Headers.
     Annotation::nginx(
         "upstream-vhost",
-        "`Host` that the backend gets",
-        |text, draft| Ok(draft.policy.host = Some(host(text)?)),
+        "`Host` that the backend gets, with [variables](#variables)",
+        |text, draft| {
+            let template = header_text(text)?;
+            // What is between variables is a host.
+            host(&template.render(|_, out| out.push('x')))?;
+            Ok(draft.policy.host = Some(template))
+        },
     ),
     Annotation::nginx(
         "x-forwarded-prefix",
-        "`X-Forwarded-Prefix` that the backend gets",
-        |text, draft| Ok(draft.policy.forwarded_prefix = Some(field_value(text)?)),
+        "`X-Forwarded-Prefix` that the backend gets, with [variables](#variables)",
+        |text, draft| Ok(draft.policy.forwarded_prefix = Some(header_text(text)?)),
     ),
     Annotation::own(
         "request-headers",
@@ -303,6 +309,20 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
             _ => Err("is more than 100".into()),
         },
     ),
+    // Error pages.
+    Annotation::nginx(
+        "default-backend",
+        "name of a Service in the namespace that gets requests while their backend has no endpoint, and whose responses to `GET /`, with the query of the request, replace those with the codes of `custom-http-errors`; these requests have `X-Code`, `X-Format`, `X-Original-URI`, `X-Namespace`, `X-Ingress-Name`, `X-Service-Name` and `X-Service-Port`",
+        |text, draft| Ok(draft.error_backend = Some(plain_name(text)?)),
+    ),
+    Annotation::nginx(
+        "custom-http-errors",
+        "status codes from 400 to 599, separated by commas, of responses that `default-backend` replaces; not those of guards",
+        |text, draft| {
+            let codes = list(text).map(error_code).collect::<Result<_, _>>()?;
+            Ok(draft.error_codes = Some(not_empty(codes)?))
+        },
+    ),
     // The rest.
     Annotation::nginx(
         "ssl-passthrough",
@@ -358,6 +378,13 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
         |text, draft| Ok(draft.policy.trusts_traces = boolean(text)?),
     ),
 ];
+
+fn error_code(text: &str) -> Result<u16, String> {
+    match number(text)? {
+        code @ 400..=599 => Ok(code),
+        code => Err(format!("{code} is not the code of an error (400 to 599)")),
+    }
+}
 
 fn redirect_code(text: &str) -> Result<u16, String> {
     match number(text)? {

@@ -133,7 +133,7 @@ const SETTINGS: &[(&[&str], &str)] = &[
     ),
     (
         &["custom-http-errors"],
-        "error pages are the backend's; `--default-backend` for requests that no rule matches",
+        "`custom-http-errors` and `default-backend` on each Ingress; `--default-backend` for requests that no rule matches",
     ),
     (
         &[

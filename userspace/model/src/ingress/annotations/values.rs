@@ -4,6 +4,8 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
+use super::super::{Rewrite, Template};
+
 /// As Go reads them (`strconv.ParseBool`), and as nginx does.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
@@ -172,20 +174,60 @@ pub(super) fn service_port(text: &str) -> Result<(String, u16), String> {
     Ok((plain_name(name)?, number(port)?))
 }
 
-/// An `http` or `https` address, or a path of the same host. `$scheme`, `$host` and `$request_uri`
-/// are replaced by those of the request.
-pub(super) fn location(text: &str) -> Result<String, String> {
+/// Refuses what cannot be in an address, in the text between variables.
+fn address(text: &str) -> Result<Template, String> {
+    let template = Template::parse(text)?;
+    let plain = template.render(|_, _| {});
     let is_fit = |byte: u8| (b'!'..=b'~').contains(&byte) && !b"\"<>\\^`{|}".contains(&byte);
-    let starts = ["http://", "https://", "$scheme://", "/"];
-    let is_known = starts.iter().any(|start| text.starts_with(start));
-    let mut rest = text.to_owned();
-    for variable in ["$scheme", "$host", "$request_uri"] {
-        rest = rest.replace(variable, "");
+    match plain.bytes().all(is_fit) {
+        true => Ok(template),
+        false => Err(format!(
+            "`{text}` has characters that an address cannot have"
+        )),
     }
-    match is_known && rest.bytes().all(is_fit) && !rest.contains('$') {
-        true => Ok(text.into()),
+}
+
+/// Whether an address has a scheme that clients can be redirected to.
+fn is_absolute(text: &str) -> bool {
+    let starts = ["http://", "https://", "$scheme://", "${scheme}://"];
+    let lower = text.to_ascii_lowercase();
+    starts.iter().any(|start| lower.starts_with(start))
+}
+
+/// An `http` or `https` address, or a path of the same host, with variables.
+pub(super) fn location(text: &str) -> Result<Template, String> {
+    match is_absolute(text) || text.starts_with('/') {
+        true => address(text),
         false => Err(format!("`{text}` is not an address to redirect to")),
     }
+}
+
+/// A path with variables, or an address to redirect to. A query in it comes before that of the request;
+/// `?` at its end removes that, as in nginx.
+pub(super) fn rewrite(text: &str) -> Result<Rewrite, String> {
+    let is_redirect = is_absolute(text);
+    if !is_redirect && !text.starts_with(['/', '$']) {
+        return Err(format!(
+            "`{text}` is neither a path nor an address to redirect to"
+        ));
+    }
+    let (target, query) = match text.split_once('?') {
+        Some((target, query)) => (target, Some(query)),
+        None => (text, None),
+    };
+    let query = query.map(|query| query.strip_suffix('?').unwrap_or(query));
+    let query = query.filter(|query| !query.is_empty()).map(address);
+    Ok(Rewrite {
+        target: address(target)?,
+        query: query.transpose()?,
+        keeps_query: !text.ends_with('?'),
+        is_redirect,
+    })
+}
+
+/// A value of a header, with variables.
+pub(super) fn header_text(text: &str) -> Result<Template, String> {
+    Template::parse(&field_value(text)?)
 }
 
 /// An address with one of these schemes, without user or fragment.
@@ -264,7 +306,7 @@ mod tests {
         }
         assert!(url("http://a.b:80/c?d=e", &["http"]).is_ok());
         location("javascript:alert(1)").unwrap_err();
-        location("$scheme://$http_host/").unwrap_err();
+        location("$scheme://$no_such_host/").unwrap_err();
         assert!(location("$scheme://www.example.com$request_uri").is_ok());
     }
 
