@@ -102,6 +102,13 @@ async fn respond(
     let mut pending = Pending::new(log.map(|log| Entry::new(log.clone(), client.peer, &parts)));
     let has_body = version < Version::HTTP_2 && !body.is_end_stream();
     client.is_unread.store(has_body, Ordering::Relaxed);
+    // Without 100 the client may keep its body (RFC 9110, 10.1.1): nothing can follow on the connection.
+    let waits = has_body && parts.headers.contains_key(header::EXPECT);
+    let end_if_waiting = || {
+        if waits && client.is_unread.load(Ordering::Relaxed) {
+            client.is_closing.store(true, Ordering::Relaxed);
+        }
+    };
     let received = receive(&mut parts);
     let origin = Origin::of(client, &parts.headers, &proxy.settings.trusted);
     client
@@ -130,6 +137,7 @@ async fn respond(
     let mut call = match routed {
         Ok(call) => call,
         Err(response) => {
+            end_if_waiting();
             let response = finish(response, version, None, None, client);
             let held = (None, in_progress, trace);
             return hold(response, is_grpc, held, pending.answered(), client, None);
@@ -173,6 +181,7 @@ async fn respond(
     if let Some(accepted) = accepted {
         forwarded.response = compress(accepted, forwarded.response).await;
     }
+    end_if_waiting();
     let page = page.as_ref();
     let response = finish(forwarded.response, version, Some(&call), page, client);
     call.route.stats.count(response.status(), begin.elapsed());

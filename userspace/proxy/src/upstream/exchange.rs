@@ -98,7 +98,7 @@ async fn send_http1(
     }
     let lease = match dialer.is_pooling() {
         true => Lease::Http1(conn, progress),
-        false => Lease::Once(conn),
+        false => Lease::Once(conn, progress),
     };
     Ok(response.map(|body| Leased::new(body, lease)))
 }

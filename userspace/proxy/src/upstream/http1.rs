@@ -22,7 +22,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::coop::unconstrained,
+    task::{AbortHandle, coop::unconstrained},
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
@@ -51,6 +51,8 @@ pub(super) struct Http1Conn {
     requests: http1::SendRequest<RequestBody>,
     /// `None` once the connection has a task or has ended.
     driver: Option<Driver>,
+    /// Ends the task, if the connection has one.
+    task: Option<AbortHandle>,
     /// Belongs to the connection because resetting it is cheaper than making one for each request.
     timer: Pin<Box<Sleep>>,
 }
@@ -81,6 +83,7 @@ pub(super) async fn start(
     Ok(Box::new(Http1Conn {
         requests,
         driver: Some(Box::pin(driver)),
+        task: None,
         timer: Box::pin(sleep_until(Instant::now())),
     }))
 }
@@ -116,7 +119,15 @@ impl Http1Conn {
 
     /// Moves the connection to a task, so that it continues whether or not the response is read.
     pub(super) fn detach(&mut self) {
-        self.driver.take().map(tokio::spawn);
+        let task = self.driver.take().map(tokio::spawn);
+        self.task = task.map(|task| task.abort_handle());
+    }
+
+    /// Closes the connection although the endpoint has not read the whole request.
+    pub(super) fn abort(self) {
+        if let Some(task) = self.task {
+            task.abort();
+        }
     }
 
     /// Whether the connection accepts another request, possibly a moment after the end of a response.

@@ -26,19 +26,24 @@ pub(super) enum Lease {
     /// A connection that returns to the pool when response and request have ended.
     Http1(Box<http1::Http1Conn>, Option<Arc<Progress>>),
     /// A connection for one request.
-    Once(Box<http1::Http1Conn>),
+    Once(Box<http1::Http1Conn>, Option<Arc<Progress>>),
     /// An HTTP/2 stream.
     Http2(http2::Http2Stream),
 }
 
 impl Lease {
-    /// Returns the connection to the pool if it can be used again.
+    /// Returns the connection to the pool if it can be used again. If the request has not ended, the
+    /// endpoint does not need the rest of it and may never read it: the connection is closed, so that the
+    /// client does not wait to send it.
     fn end(self, endpoint: &Endpoint) {
         match self {
-            Self::Http1(conn, progress) if is_done(progress.as_deref()) => {
-                endpoint.http1.put(conn);
+            Self::Http1(conn, progress) | Self::Once(conn, progress)
+                if !is_done(progress.as_deref()) =>
+            {
+                conn.abort();
             }
-            Self::Http1(..) | Self::Once(_) | Self::Http2(_) => {}
+            Self::Http1(conn, _) => endpoint.http1.put(conn),
+            Self::Once(..) | Self::Http2(_) => {}
         }
     }
 }
@@ -82,7 +87,7 @@ impl HttpBody for Leased {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { body, lease } = self.get_mut();
         match lease {
-            Some(Lease::Http1(conn, _) | Lease::Once(conn)) => {
+            Some(Lease::Http1(conn, _) | Lease::Once(conn, _)) => {
                 conn.poll(context, |context| Pin::new(&mut *body).poll_frame(context))
             }
             Some(Lease::Http2(_)) | None => Pin::new(body).poll_frame(context),
