@@ -15,7 +15,7 @@ const TABLE: &str = "tests/README.md";
 const PROMISES: &str = "SECURITY.md";
 
 /// Selects the tests that carry a number.
-pub(crate) const FILTER: &str = r"test(/\b[ls][0-9][0-9]_/)";
+pub(crate) const FILTER: &str = r"test(/\b[ls][0-9]{2,3}_/)";
 
 struct Row {
     number: String,
@@ -89,7 +89,7 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 fn is_number(text: &str) -> bool {
     let mut bytes = text.bytes();
     matches!(bytes.next(), Some(b'l' | b's'))
-        && text.len() == 3
+        && (3..=4).contains(&text.len())
         && bytes.all(|byte| byte.is_ascii_digit())
 }
 
@@ -118,6 +118,7 @@ mod tests {
             ("a::b s22_one", Outcome::Skipped),
             ("a::b api::s22_s23_two", Outcome::Failed),
             ("a::b manifests::s22_s23_two", Outcome::Passed),
+            ("a::b l144_three", Outcome::Passed),
         ];
         let mut run = Run::default();
         for (name, outcome) in tests {
@@ -131,21 +132,22 @@ mod tests {
         assert_eq!(outcomes["S22"]["s22_one"], Outcome::Skipped);
         assert_eq!(outcomes["S23"]["s22_s23_two"], Outcome::Failed);
         assert_eq!(outcomes["S22"].len(), 2);
+        assert_eq!(outcomes["L144"]["l144_three"], Outcome::Passed);
     }
 
     #[test]
     fn names_are_found_in_prose() {
-        let text = "| CVE | `s22_one` `l01_s02_two` `other_test` | S22, `s22` and `a b` |";
-        assert_eq!(named(text).collect::<Vec<_>>(), ["s22_one", "l01_s02_two"]);
+        let text = "| CVE | `s22_one` `l101_s02_two` `other_test` | S22, `s22` and `a b` |";
+        assert_eq!(named(text).collect::<Vec<_>>(), ["s22_one", "l101_s02_two"]);
     }
 
     #[test]
     fn rows_are_read() {
-        let rows = rows("| number | what |\n|---|---|\n| S01 | A thing |\n");
+        let rows = rows("| number | what |\n|---|---|\n| S101 | A thing |\n");
         let [row] = &rows[..] else { panic!("one row") };
         assert_eq!(
             (row.number.as_str(), row.title.as_str()),
-            ("S01", "A thing")
+            ("S101", "A thing")
         );
     }
 }

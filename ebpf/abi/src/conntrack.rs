@@ -65,7 +65,7 @@ pub struct CtEntry {
     pub end: u32,
     /// TCP: the last acknowledgment that the flow's sender sent; 0 if unknown.
     pub acknowledged: u32,
-    /// TCP: the end of the sender's last segment that fits no known number; 0 if there is none.
+    /// TCP: the end of the sender's last segment that fits no known number; 0 if all of them fit.
     pub claimed: u32,
     /// State of the connection, the same in both entries.
     pub state: CtState,

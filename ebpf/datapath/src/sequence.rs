@@ -64,7 +64,7 @@ pub(crate) fn is_plain(entry: &CtEntry, parsed: &Parsed) -> bool {
     }
 }
 
-/// Takes over the numbers of a plain segment ([`is_plain`]); returns whether the entry changed.
+/// Takes over the numbers of a plain segment (`is_plain`); returns whether the entry changed.
 #[inline(always)]
 pub fn follow(entry: &mut CtEntry, parsed: &Parsed) -> bool {
     if parsed.transport != Transport::Tcp || !is_plain(entry, parsed) {

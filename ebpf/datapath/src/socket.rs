@@ -38,7 +38,7 @@ pub struct Destination {
     pub netns: u64,
     /// Whether that namespace is the node's.
     pub is_node: bool,
-    /// The backend that this socket got last for this destination, with its id; id 0 if there is none.
+    /// The backend that this socket got last for this destination, with its id; id 0 if it got no backend yet.
     pub last: (u32, BackendEntry),
 }
 

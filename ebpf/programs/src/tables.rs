@@ -242,7 +242,8 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     /// In place, without a second lookup.
     #[inline(always)]
     fn observe(&mut self, parsed: &Parsed, entry: &mut CtEntry) -> bool {
-        let Some(live) = CONNTRACK.get_ptr_mut(&parsed.flow) else {
+        let flow = &parsed.flow;
+        let Some(live) = CONNTRACK.get_ptr_mut(flow) else {
             return false;
         };
         // SAFETY: see `connection`.

@@ -129,6 +129,13 @@ fn s130_doctor_finds_what_is_broken_and_nothing_else() {
         "nf_conntrack_tcp_timeout_close_wait is 60, below the 3600",
     );
     write_sysctl(netns, close_wait, "3600");
+    write_sysctl(netns, "ipv4/ip_local_port_range", "30100 60999");
+    expect(
+        &[],
+        false,
+        "ip_local_port_range 30100-60999 overlaps with NodePorts",
+    );
+    write_sysctl(netns, "ipv4/ip_local_reserved_ports", "30000-32767");
     write_sysctl(netns, "ipv4/ip_local_port_range", "20000 60999");
     expect(&[], false, "overlap with ip_local_port_range 20000-60999");
     write_sysctl(netns, "ipv4/ip_local_port_range", "32768 60999");

@@ -49,7 +49,7 @@ impl TakingOver {
         Ok(Some(takeover))
     }
 
-    /// Reads the connections of other rules; returns whether there are none, and no rules.
+    /// Reads the connections of other rules; returns whether neither they nor the rules are left.
     fn step(&mut self) -> bool {
         match self.read() {
             Ok(is_over) => {
