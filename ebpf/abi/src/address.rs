@@ -9,10 +9,12 @@ use crate::Addr;
 pub struct AddressEntry(pub u32);
 
 impl AddressEntry {
-    /// Also used by the node or another machine: a packet without frontend is left to the kernel.
+    /// Also used by another machine: a packet without frontend is left to the kernel.
     pub const SHARED: Self = Self(0);
     /// Used by Services alone: an unused port is refused, and packets from it are dropped.
     pub const SERVICE: Self = Self(1);
+    /// Also used by the node: as [`Self::SHARED`], and the node may open connections from it.
+    pub const NODE: Self = Self(4);
 
     /// The same address with an endpoint behind it, or without one.
     #[must_use]
@@ -27,6 +29,12 @@ impl AddressEntry {
     #[inline(always)]
     pub const fn is_service(self) -> bool {
         self.0 & 1 != 0
+    }
+
+    /// Whether the node has the address itself.
+    #[inline(always)]
+    pub const fn is_of_node(self) -> bool {
+        self.0 & 4 != 0
     }
 
     /// Whether echo requests are answered: a Service of the address has a ready endpoint, and the

@@ -100,8 +100,7 @@ impl CtState {
     pub const CLIENT_CLOSED: Self = Self(3);
     /// The backend sent FIN.
     pub const BACKEND_CLOSED: Self = Self(4);
-    /// Both sent FIN, and one is not acknowledged yet; or the client sent RST, and the backend may
-    /// ignore it.
+    /// Both sent FIN, and one is not acknowledged yet.
     pub const CLOSING: Self = Self(5);
     /// Neither end can send any more: both FINs are acknowledged, or one end sent RST.
     pub const CLOSED: Self = Self(6);

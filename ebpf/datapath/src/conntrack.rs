@@ -113,7 +113,6 @@ pub fn state_after(
         Standing::Belongs => next_state(state, direction, Transport::Tcp, flags),
         Standing::Reopens => CtState::ANSWERED,
         Standing::Resets => CtState::CLOSED,
-        Standing::MayReset if state != CtState::CLOSED => CtState::CLOSING,
         Standing::MayReset | Standing::Doubtful => state,
     }
 }

@@ -5,12 +5,14 @@
 //! a segment belongs to the connection if one of its two numbers continues what its sender sent
 //! before, or what the other end said. Any other segment is forwarded, but changes nothing.
 //!
-//! Both numbers of a segment that belongs are taken over. So one number that jumps, because packets
-//! before this node were lost, or because this node missed some, does not lose the connection. If
-//! both jump, the segment is only noted as a claim, until an answer of the other end acknowledges it.
+//! Of a segment that belongs, a number is taken over if it continues a known one. If the other one
+//! jumps, because packets before this node were lost, or because this node missed some, it is only
+//! noted as a claim, until an answer of the other end acknowledges it: so one known number does not
+//! help to find the other.
 //!
-//! FIN and RST must fit by their own sequence number. RST (RFC 5961, 3.2) must lie within what is in
-//! flight: from what the other end acknowledged to the end of what the sender sent.
+//! FIN must fit by its own sequence number. RST must be the very next byte that the other end
+//! expects; if it follows what its sender sent, but not what the other end acknowledged, that end may
+//! still refuse it (RFC 5961, 3.2).
 
 use headgate_abi::{CtEntry, CtState};
 
@@ -29,28 +31,29 @@ const fn is_near(one: u32, known: u32) -> bool {
     known != 0 && one.wrapping_sub(known).wrapping_add(NEAR) <= 2 * NEAR
 }
 
-/// Whether one of a segment's numbers continues what its sender sent before.
+/// Whether the sequence number of a segment continues what its sender sent before.
 #[inline(always)]
-fn continues(entry: &CtEntry, segment: &Segment) -> bool {
+fn continues_data(entry: &CtEntry, segment: &Segment) -> bool {
     is_near(segment.sequence, entry.end)
-        || segment.acknowledged != 0 && is_near(segment.acknowledged, entry.acknowledged)
 }
 
-/// Takes over both numbers of a segment that belongs to the connection. The end of a retransmission
-/// is below the highest end, which stays.
+/// Whether the acknowledgment of a segment continues what its sender acknowledged before.
 #[inline(always)]
-fn take_over(entry: &mut CtEntry, segment: &Segment) {
+fn continues_acknowledgment(entry: &CtEntry, segment: &Segment) -> bool {
+    segment.acknowledged != 0 && is_near(segment.acknowledged, entry.acknowledged)
+}
+
+/// Takes over the end of a segment. That of a retransmission is below the highest end, which stays.
+#[inline(always)]
+fn take_end(entry: &mut CtEntry, segment: &Segment) {
     let behind = entry.end.wrapping_sub(segment.end);
     if entry.end == 0 || behind > FLIGHT {
         entry.end = segment.end;
     }
-    if segment.acknowledged != 0 {
-        entry.acknowledged = segment.acknowledged;
-    }
 }
 
 /// Whether the entry of a packet's flow is enough to follow it: data or an acknowledgment that
-/// continues what its sender sent, on a connection that both ends keep open; or not TCP.
+/// continues what its sender sent and acknowledged, on a connection that both ends keep open; or not TCP.
 #[inline(always)]
 pub(crate) fn is_plain(entry: &CtEntry, parsed: &Parsed) -> bool {
     const CONTROLS: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
@@ -58,7 +61,8 @@ pub(crate) fn is_plain(entry: &CtEntry, parsed: &Parsed) -> bool {
         Transport::Tcp => {
             !parsed.flags.any(CONTROLS)
                 && entry.state.0 < CtState::CLOSING.0
-                && continues(entry, &parsed.segment)
+                && continues_data(entry, &parsed.segment)
+                && continues_acknowledgment(entry, &parsed.segment)
         }
         _ => true,
     }
@@ -71,7 +75,8 @@ pub fn follow(entry: &mut CtEntry, parsed: &Parsed) -> bool {
         return false;
     }
     let before = (entry.end, entry.acknowledged);
-    take_over(entry, &parsed.segment);
+    take_end(entry, &parsed.segment);
+    entry.acknowledged = parsed.segment.acknowledged;
     before != (entry.end, entry.acknowledged)
 }
 
@@ -84,7 +89,7 @@ pub enum Standing {
     Reopens,
     /// An RST that both ends believe.
     Resets,
-    /// An RST of the client that the backend may answer instead (RFC 5961, 3.2).
+    /// An RST that the other end may answer instead (RFC 5961, 3.2).
     MayReset,
     /// It may be spoofed, and changes nothing.
     Doubtful,
@@ -104,35 +109,49 @@ pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: b
             && is_reply
             && segment.acknowledged != 0
             && segment.acknowledged == peer.end;
-        let is_exact = peer.acknowledged != 0 && segment.sequence == peer.acknowledged;
-        return match is_in_flight(segment.sequence, own.end, peer.acknowledged, 0) {
-            _ if refuses || answers_claim || is_exact => Standing::Resets,
-            // The backend is closed, or it would not send this.
-            true if is_reply => Standing::Resets,
+        let is_next = peer.acknowledged != 0 && segment.sequence == peer.acknowledged;
+        let is_in_flight = segment.sequence == own.end
+            && is_in_flight(segment.sequence, own.end, peer.acknowledged);
+        return match is_in_flight {
+            _ if refuses || answers_claim || is_next => Standing::Resets,
             true => Standing::MayReset,
             false => Standing::Doubtful,
         };
     }
-    let fits_peer = is_near(segment.sequence, peer.acknowledged)
-        || segment.acknowledged != 0 && is_near(segment.acknowledged, peer.end);
+    let continues_data = continues_data(own, segment);
+    let continues_acknowledgment = continues_acknowledgment(own, segment);
+    let fits_expected = is_near(segment.sequence, peer.acknowledged);
+    let fits_sent = segment.acknowledged != 0 && is_near(segment.acknowledged, peer.end);
     let is_confirming = segment.acknowledged != 0
         && peer.claimed != 0
         && peer.claimed.wrapping_sub(segment.acknowledged) <= FLIGHT;
-    let is_fin_out_of_place = flags.any(TcpFlags::FIN)
-        && !is_in_flight(segment.sequence, own.end, peer.acknowledged, NEAR);
-    let belongs = answers_claim || continues(own, segment) || fits_peer || is_confirming;
-    if !belongs || is_fin_out_of_place {
+    let is_fin_out_of_place =
+        flags.any(TcpFlags::FIN) && !is_in_flight(segment.sequence, own.end, peer.acknowledged);
+    let fits = continues_data || continues_acknowledgment || fits_expected || fits_sent;
+    if !(answers_claim || fits || is_confirming) || is_fin_out_of_place {
         own.claimed = segment.end;
         return Standing::Doubtful;
     }
-    let is_resuming = answers_claim || !continues(own, segment) && !fits_peer;
+    let is_resuming = answers_claim || !fits;
     if is_resuming {
         own.end = 0;
-        peer.end = segment.acknowledged;
         peer.acknowledged = segment.sequence;
+    }
+    if is_resuming || is_confirming {
+        peer.end = segment.acknowledged;
         peer.claimed = 0;
     }
-    take_over(own, segment);
+    if is_resuming || own.end == 0 || continues_data || fits_expected {
+        take_end(own, segment);
+    } else {
+        own.claimed = segment.end;
+    }
+    // What the other end sent up to this node, it has sent.
+    let is_of_sent = peer.end.wrapping_sub(segment.acknowledged) <= FLIGHT;
+    let is_acknowledging = is_resuming || own.acknowledged == 0 || is_of_sent || fits_sent;
+    if segment.acknowledged != 0 && (is_acknowledging || continues_acknowledgment) {
+        own.acknowledged = segment.acknowledged;
+    }
     match answers_claim {
         true => Standing::Reopens,
         false => Standing::Belongs,
@@ -140,14 +159,15 @@ pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: b
 }
 
 /// Whether the other end may still accept a segment of this number: it is not below what that end
-/// acknowledged, nor above the end of what the sender sent, each by at most `slack`.
+/// acknowledged, nor above the end of what the sender sent. If that is not known, it is the number
+/// that the other end expects.
 #[inline(always)]
-fn is_in_flight(sequence: u32, end: u32, acknowledged: u32, slack: u32) -> bool {
-    let flight = end.wrapping_sub(acknowledged);
-    if end == 0 || acknowledged == 0 || flight > FLIGHT {
-        return slack != 0 && (is_near(sequence, end) || is_near(sequence, acknowledged));
-    }
-    sequence.wrapping_sub(acknowledged).wrapping_add(slack) <= flight + 2 * slack
+fn is_in_flight(sequence: u32, end: u32, acknowledged: u32) -> bool {
+    let flight = match end.wrapping_sub(acknowledged) {
+        flight if end != 0 && flight <= FLIGHT => flight,
+        _ => 0,
+    };
+    acknowledged != 0 && sequence.wrapping_sub(acknowledged) <= flight
 }
 
 /// Whether an ICMP error quotes a segment that may be in flight (RFC 5927, 4.1). `sender` is the
@@ -156,7 +176,11 @@ fn is_in_flight(sequence: u32, end: u32, acknowledged: u32, slack: u32) -> bool 
 #[inline(always)]
 pub(crate) fn is_quote_in_flight(sender: &CtEntry, receiver: &CtEntry, parsed: &Parsed) -> bool {
     let (end, acknowledged) = (sender.end, receiver.acknowledged);
-    (end, acknowledged) == (0, 0) || is_in_flight(parsed.segment.sequence, end, acknowledged, NEAR)
+    let sequence = parsed.segment.sequence;
+    (end, acknowledged) == (0, 0)
+        || is_near(sequence, end)
+        || is_near(sequence, acknowledged)
+        || is_in_flight(sequence, end, acknowledged)
 }
 
 /// Whether a FIN or RST fits where only its sender's direction is seen (DSR).

@@ -1,10 +1,11 @@
 //! Following known connections, and flows that the kernel owns.
 
-use headgate_abi::{CtEntry, CtFlags, CtState, FrontendKey, Reason};
+use headgate_abi::{CtEntry, CtFlags, CtState, FrontendKey, Reason, Takeover};
 
 use crate::{
     conntrack::{
         Direction, is_expired, is_reopening, mirror, next_state, next_state_one_way, state_after,
+        timeout_s,
     },
     context::Context,
     nat::{end_reply, plan_dnat},
@@ -64,38 +65,50 @@ pub(crate) fn track<T: Tables>(
     if parsed.transport == Transport::IcmpError {
         return check_quote(tables, parsed, context);
     }
+    let mut seen_s = now_s;
     if is_plain(&context.entry, parsed) {
         context.entry.state = next_state(before, direction, parsed.transport, parsed.flags);
-    } else if !judge_segment(tables, parsed, context, direction) {
-        return Ok(());
+    } else {
+        match judge_segment(tables, parsed, context, direction) {
+            Standing::Doubtful => return Ok(()),
+            // Unless a later segment shows that both ends are there, the entry lives no longer than a
+            // closed one.
+            Standing::MayReset => {
+                let lifetime_s = |state| timeout_s(tables.config(), parsed.flow.protocol, state);
+                let rest_s = lifetime_s(CtState::CLOSED);
+                let spent_s = lifetime_s(before).saturating_sub(rest_s);
+                seen_s = now_s.wrapping_sub(spent_s);
+            }
+            Standing::Belongs | Standing::Reopens | Standing::Resets => {}
+        }
     }
     let entry = &mut context.entry;
-    if entry.state == before && now_s == entry.seen_s {
+    if entry.state == before && seen_s == entry.seen_s {
         return Ok(());
     }
-    entry.seen_s = now_s;
-    tables.touch_connection(&parsed.flow, entry.state, now_s);
+    entry.seen_s = seen_s;
+    tables.touch_connection(&parsed.flow, entry.state, seen_s);
     mirror(
         &parsed.flow,
         entry,
         &mut context.other_flow,
         &mut context.other,
     );
-    if tables.touch_connection(&context.other_flow, entry.state, now_s) {
+    if tables.touch_connection(&context.other_flow, entry.state, seen_s) {
         return Ok(());
     }
     // The table evicted the other half.
     tables.put_connection(&context.other_flow, &context.other)
 }
 
-/// Judges a segment by both entries, and writes its numbers; false if it may be spoofed.
+/// Judges a segment by both entries, and writes its numbers.
 #[inline(always)]
 fn judge_segment<T: Tables>(
     tables: &mut T,
     parsed: &Parsed,
     context: &mut Context,
     direction: Direction,
-) -> bool {
+) -> Standing {
     read_other(tables, parsed, context);
     let Context {
         entry,
@@ -114,7 +127,7 @@ fn judge_segment<T: Tables>(
     }
     tables.put_numbers(&parsed.flow, entry);
     tables.put_numbers(other_flow, other);
-    standing != Standing::Doubtful
+    standing
 }
 
 /// Copies the entry of the other direction to `context.other`; if the table evicted it, what is known
@@ -160,9 +173,10 @@ fn track_one_way<T: Tables>(
 ) -> Result<(), Reason> {
     const ENDS: TcpFlags = TcpFlags::FIN.with(TcpFlags::RST);
     let entry = &mut context.entry;
-    if parsed.transport == Transport::IcmpError
-        || parsed.flags.any(ENDS) && !fits_one_way(entry, parsed)
-    {
+    // Other numbers may jump: packets of this flow also reach other nodes.
+    let must_fit = parsed.transport == Transport::Tcp
+        && (parsed.flags.any(ENDS) || entry.state == CtState::NEW);
+    if parsed.transport == Transport::IcmpError || must_fit && !fits_one_way(entry, parsed) {
         return Ok(());
     }
     let (before, now_s) = (entry.state, tables.now_s());
@@ -181,10 +195,13 @@ fn track_one_way<T: Tables>(
 #[inline(always)]
 pub(crate) fn note_own_flow<T: Tables>(tables: &mut T, parsed: &Parsed, context: &mut Context) {
     let flow = &parsed.flow;
-    if !matches!(parsed.transport, Transport::Tcp | Transport::Udp)
-        || tables.address(&flow.source).is_none()
-    {
+    if !matches!(parsed.transport, Transport::Tcp | Transport::Udp) {
         return;
+    }
+    // Packets from another address are forged, unless they are replies that other rules translated.
+    match tables.address(&flow.source) {
+        Some(address) if address.is_of_node() || tables.takeover() != Takeover::DONE => {}
+        _ => return,
     }
     let key = FrontendKey::new(flow.source, flow.source_port, flow.protocol);
     if tables.frontend(&key).is_none() {

@@ -3,7 +3,7 @@
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, Location, Port, Protocol, Reason,
+    FrontendFlags, FrontendKey, Location, Port, Protocol, Reason, Takeover,
 };
 use headgate_datapath::Hook;
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe};
@@ -60,7 +60,7 @@ fn state() -> State {
             state.backends.insert(id, entry);
             state.add_service(id, &[id], 0);
             let key = FrontendKey::new(address, port, protocol);
-            state.add_frontend(key, id, FrontendFlags::default(), AddressEntry::SHARED);
+            state.add_frontend(key, id, FrontendFlags::default(), AddressEntry::NODE);
         }
     }
     let service = FrontendKey::new(socket("203.0.113.10:0").0, Port::new(80), Protocol::TCP);
@@ -315,7 +315,10 @@ fn s97_source_port_is_available_after_the_end_of_both() {
         ),
         (
             "RST of the backend",
-            &[backend.after(6, 8).tcp("R", b"")],
+            &[
+                client.after(8, 6).tcp("A", b""),
+                backend.after(6, 8).tcp("R", b""),
+            ],
             true,
         ),
         (
@@ -324,12 +327,12 @@ fn s97_source_port_is_available_after_the_end_of_both() {
             false,
         ),
         (
-            "RST of the backend after data",
+            "RST of the backend that may be refused",
             &[
                 backend.after(6, 8).tcp("A", b"more"),
                 backend.after(10, 8).tcp("RA", b""),
             ],
-            true,
+            false,
         ),
     ];
     let mut walks = Walks::new("s97");
@@ -348,6 +351,59 @@ fn s97_source_port_is_available_after_the_end_of_both() {
         let port = source_port(&walks.send(&next));
         assert_eq!(port == "12000", is_available, "{what}: {port}");
     }
+}
+
+/// A reset that the backend refuses, as it has not received the data before.
+#[test]
+fn s97_refused_reset_gives_no_connection_away() {
+    const REST_S: u32 = 120;
+    let mut walks = Walks::new("s97r");
+    let [client, backend] = walks.open(REMOTE);
+    let data = client.tcp("A", b"question");
+    walks.send(&data);
+    walks.send(&client.after(8, 0).tcp("R", b""));
+    // Its data comes, and is acknowledged.
+    walks.send(&backend.tcp("A", b""));
+    walks.send(&data);
+    walks.answer(REMOTE, &backend.after(0, 8).tcp("A", b""));
+    let other = Builder::new("198.51.100.66:12000", REMOTE[1]).tcp("S", b"");
+    assert_ne!(source_port(&walks.send(&other)), "12000");
+    assert_eq!(walks.state(REMOTE), CtState::ESTABLISHED);
+    assert_eq!(walks.entry(REMOTE).seen_s, walks.host.now_s);
+    // Without another segment, it lives as long as a closed one.
+    walks.send(&client.after(8, 0).tcp("A", b"more"));
+    walks.send(&client.after(12, 0).tcp("R", b""));
+    walks.host.now_s += REST_S + 1;
+    let syn = walks.host.run(Hook::External, &client.tcp("S", b""));
+    assert_eq!(syn.reason, Reason::ToBackend);
+    assert_eq!(walks.state(REMOTE), CtState::NEW);
+}
+
+/// One number may be found by trying all, in steps of what is accepted. It does not help to find the other.
+#[test]
+fn s95_one_known_number_does_not_move_the_other() {
+    let mut host = Host::new(state());
+    let [client, backend] = ends(LOCAL);
+    for (hook, frame) in [
+        (Hook::External, client.tcp("S", b"")),
+        (Hook::Egress, backend.tcp("SA", b"")),
+        (Hook::External, client.tcp("A", b"")),
+        (Hook::External, client.tcp("A", b"question")),
+    ] {
+        host.run(hook, &frame);
+    }
+    let key = flow(LOCAL[0], LOCAL[1], Protocol::TCP);
+    let before = host.connections[&key];
+    let sequence = 0x8765_4321u32;
+    for acknowledged in (0..=u32::MAX).step_by(1 << 16) {
+        let mut spoofed = client;
+        spoofed.numbers = (sequence, acknowledged.max(1));
+        host.run(Hook::External, &spoofed.tcp("A", b""));
+        spoofed.numbers.0 = sequence.wrapping_sub(acknowledged);
+        host.run(Hook::External, &spoofed.tcp("R", b""));
+    }
+    let after = host.connections[&key];
+    assert_eq!((after.state, after.end), (before.state, before.end));
 }
 
 /// As many connections, one after the other, as there are ports, twice.
@@ -703,14 +759,19 @@ fn s102_only_what_the_node_opened_is_noted() {
     }
     assert_eq!(host.connections.len(), count);
     assert_eq!(balanced(&mut host), [true, true]);
-    // A port without a frontend, and an address of another machine.
-    for from in ["192.168.50.1:22", "192.168.50.2:30080"] {
-        host.run(
-            Hook::Egress,
-            &Builder::new(from, "198.51.100.9:5060").udp(b"x"),
-        );
+    // A port without a frontend, an address of another machine, and one that only Services have.
+    for from in ["192.168.50.1:22", "192.168.50.2:30080", "203.0.113.10:80"] {
+        let other = Builder::new(from, "198.51.100.9:5060");
+        for frame in [other.udp(b"x"), other.tcp("A", b"x")] {
+            host.run(Hook::Egress, &frame);
+        }
         assert_eq!(host.connections.len(), count, "{from}");
     }
+    // While other rules are there, these are their replies.
+    host.state.takeover = Takeover::BEGUN;
+    let reply = Builder::new("203.0.113.10:80", "198.51.100.9:5060").tcp("A", b"x");
+    host.run(Hook::Egress, &reply);
+    assert_eq!(host.connections.len(), count + 1);
 }
 
 #[test]

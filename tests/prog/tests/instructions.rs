@@ -12,10 +12,10 @@ use headgate_prog::Kernel;
 /// for a reason, replace it by what the test prints.
 const KERNEL: &str = "6.18.";
 const RECORDED: [(&str, u32); 13] = [
-    (names::XDP_EXTERNAL, 126_393),
-    (names::TC_EXTERNAL, 118_252),
-    (names::TC_POD, 137_053),
-    (names::TC_EGRESS, 86_348),
+    (names::XDP_EXTERNAL, 199_356),
+    (names::TC_EXTERNAL, 187_903),
+    (names::TC_POD, 206_673),
+    (names::TC_EGRESS, 156_293),
     (names::SK_LOOKUP, 85),
     ("hg_connect4", 6_921),
     ("hg_connect6", 7_194),

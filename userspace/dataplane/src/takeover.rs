@@ -41,12 +41,25 @@ impl Handover {
     ///
     /// # Errors
     ///
-    /// As [`Maps::open`].
+    /// As [`Maps::open`]; if our table cannot be read or written.
     pub fn open(pins: &Path) -> Result<Self, Error> {
-        Ok(Self {
+        let mut this = Self {
             maps: Maps::open_writable(pins)?,
             known: HashSet::new(),
-        })
+        };
+        // What an earlier agent marked, and what a `cleanup` paused that was killed.
+        let all: Vec<_> = this.maps.all_connections()?.collect::<Result<_, _>>()?;
+        for (flow, mut entry) in all {
+            if entry.flags.contains(CtFlags::PAUSED) {
+                entry.flags = entry.flags.difference(CtFlags::PAUSED);
+                this.put(&flow, entry)?;
+            }
+            if entry.flags.contains(CtFlags::KERNEL) && Direction::of(&entry) == Direction::Original
+            {
+                this.known.insert(flow);
+            }
+        }
+        Ok(this)
     }
 
     /// Says which packets of unknown connections to frontends are the kernel's.
@@ -147,7 +160,24 @@ impl Handover {
                 };
             }
         }
+        if self.is_reply_of_ours(flow, &entry) {
+            // Anyone may have opened it with one packet.
+            return delete(flow).map_err(Error::Netfilter);
+        }
         self.put_marked(flow, entry)
+    }
+
+    /// Whether the replies of a connection of the kernel are those of another, open connection of ours.
+    fn is_reply_of_ours(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
+        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+        mirror(flow, entry, &mut other_flow, &mut other);
+        const NOT_OURS: CtFlags = CtFlags::KERNEL.union(CtFlags::OWN);
+        self.present(&other_flow).is_some_and(|present| {
+            !present.flags.intersects(NOT_OURS)
+                && present.state != CtState::CLOSED
+                && (present.destination, present.destination_port)
+                    != (other.destination, other.destination_port)
+        })
     }
 
     fn unmark(&mut self, flow: &FlowKey) -> Result<(), Error> {
@@ -219,7 +249,7 @@ impl Handover {
             match entry.flags.intersects(of_dsr) {
                 true => kept += 1,
                 false => {
-                    self.give(&flow, entry)?;
+                    self.give(&flow)?;
                     given += 1;
                 }
             }
@@ -227,7 +257,11 @@ impl Handover {
         Ok((given, kept))
     }
 
-    fn give(&mut self, flow: &FlowKey, mut entry: CtEntry) -> Result<(), Error> {
+    fn give(&mut self, flow: &FlowKey) -> Result<(), Error> {
+        // It may have ended since the list was made.
+        let Some(mut entry) = self.present(flow) else {
+            return Ok(());
+        };
         let connection = KernelConnection::of(flow, &entry);
         // Where the source stays, the kernel sees the translated packets already, and tracks them.
         let is_tracked = entry.source == flow.source;

@@ -98,11 +98,10 @@ pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -
                 );
                 let services = [&spec.inside, &spec.outside].map(|key| &contribution.services[key]);
                 let is_ready = services.iter().any(|service| !service.backends.is_empty());
+                let kind = address_kind(kind, *address, node);
                 let address_spec = AddressSpec {
-                    kind: address_kind(kind, *address, node),
-                    answers_echo: is_ready
-                        && kind != FrontendKind::NodePort
-                        && !node.addresses.contains(address),
+                    kind,
+                    answers_echo: is_ready && kind != AddressKind::Node,
                 };
                 let known = contribution.addresses.entry(*address).or_default();
                 *known = known.and(address_spec);
@@ -190,16 +189,16 @@ fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<F
 /// Unused ports are refused only on addresses that belong to Services. An external IP may belong to
 /// another machine, and some load balancers report addresses of this node or of its neighbours.
 fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind {
-    let is_machines = || {
+    let is_neighbour = || {
         let mut networks = node.networks.iter();
-        node.addresses.contains(&address) || networks.any(|network| network.contains(&address))
+        networks.any(|network| network.contains(&address))
     };
     match kind {
         FrontendKind::ClusterIp => AddressKind::Service,
-        FrontendKind::LoadBalancer if !is_machines() => AddressKind::Service,
-        FrontendKind::LoadBalancer | FrontendKind::NodePort | FrontendKind::ExternalIp => {
-            AddressKind::Shared
-        }
+        FrontendKind::NodePort => AddressKind::Node,
+        _ if node.addresses.contains(&address) => AddressKind::Node,
+        FrontendKind::LoadBalancer if !is_neighbour() => AddressKind::Service,
+        FrontendKind::LoadBalancer | FrontendKind::ExternalIp => AddressKind::Shared,
     }
 }
 

@@ -52,9 +52,11 @@ pub struct FrontendSpec {
 /// Owner of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressKind {
-    /// Services and a machine: the node, or perhaps another one.
+    /// Services, and perhaps another machine.
     #[default]
     Shared,
+    /// Services and this node.
+    Node,
     /// Services only: connections to unused ports are refused.
     Service,
 }

@@ -96,7 +96,7 @@ pub(crate) fn state(number: u8) -> State {
     for (index, text) in FRONTENDS.iter().enumerate() {
         let is_v6 = u32::from(index >= 3);
         let kind = match index % 3 {
-            0 => AddressEntry::SHARED,
+            0 => AddressEntry::NODE,
             _ => AddressEntry::SERVICE,
         };
         state.addresses.insert(address(text), kind);

@@ -127,14 +127,17 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
                 }
                 FrontendKind::NodePort | FrontendKind::ExternalIp => false,
             };
-            let known = seen.addresses.entry(address).or_default();
-            if is_own {
-                known.kind = AddressKind::Service;
-            }
-            // S115: the node answers for its own addresses.
             let is_nodes =
                 kind == FrontendKind::NodePort || cluster.node.addresses.contains(&address);
-            known.answers_echo |= has_backend && !is_nodes;
+            let kind = match (is_own, is_nodes) {
+                (true, _) => AddressKind::Service,
+                (false, true) => AddressKind::Node,
+                (false, false) => AddressKind::Shared,
+            };
+            let known = seen.addresses.entry(address).or_default();
+            known.kind = known.kind.max(kind);
+            // S115: the node answers for its own addresses.
+            known.answers_echo |= has_backend && kind != AddressKind::Node;
         }
     }
     seen

@@ -181,9 +181,10 @@ impl MapWriter {
     fn read_addresses(&self) -> Result<BTreeMap<IpAddr, AddressSpec>, Error> {
         let entries = self.maps.addresses.scan()?.map(|item| {
             let (address, entry) = item?;
-            let kind = match entry.is_service() {
-                true => AddressKind::Service,
-                false => AddressKind::Shared,
+            let kind = match (entry.is_service(), entry.is_of_node()) {
+                (true, _) => AddressKind::Service,
+                (false, true) => AddressKind::Node,
+                (false, false) => AddressKind::Shared,
             };
             let spec = AddressSpec {
                 kind,

@@ -357,6 +357,7 @@ impl MapWriter {
     pub(super) fn put_address(&mut self, address: IpAddr, spec: AddressSpec) -> Result<(), Error> {
         let entry = match spec.kind {
             AddressKind::Shared => AddressEntry::SHARED,
+            AddressKind::Node => AddressEntry::NODE,
             AddressKind::Service => AddressEntry::SERVICE,
         };
         let entry = entry.with_echo(spec.answers_echo);

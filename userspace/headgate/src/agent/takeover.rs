@@ -27,9 +27,10 @@ pub(super) struct TakingOver {
 impl TakingOver {
     /// Begins a takeover if other rules of this node translate packets, or have translated open connections.
     pub(super) fn begin(pins: &Path) -> Result<Option<Self>> {
-        let handover = Handover::open(pins)?;
+        let mut handover = Handover::open(pins)?;
         match has_others() {
             Ok(false) => {
+                handover.adopt()?;
                 handover.set(Takeover::DONE)?;
                 return Ok(None);
             }
