@@ -12,7 +12,7 @@ use crate::{
     headers::{self, insert},
     prepare::prepare,
     send::send,
-    upstream::{Pick, Upstream},
+    upstream::{Pick, PickInput, Upstream},
 };
 
 const CODE: HeaderName = HeaderName::from_static("x-code");
@@ -61,7 +61,11 @@ impl PageRequest {
         }
         self.describe(call, client, status);
         let request = Box::new(Request::from_parts(self.parts, Body::empty()));
-        let (mut response, pick, sent) = send(&self.upstream, call, client, request).await.ok()?;
+        // The backend of the pages is balanced by the load of its endpoints alone.
+        let nothing = Request::new(());
+        let asked = PickInput::new(call.origin.client, &nothing);
+        let sent = send(&self.upstream, call, client, &asked, request).await;
+        let (mut response, pick, sent) = sent.ok()?;
         headers::end_framing(response.headers_mut());
         headers::strip_hop_by_hop(response.headers_mut());
         Some((response, pick, sent))

@@ -1,6 +1,7 @@
 //! The steps of a request: check, route, guard, send, respond.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -43,7 +44,7 @@ use crate::{
     spelling,
     trace::{Arrival, Trace},
     upload::{self, UploadEnd, upload},
-    upstream::{Pick, Upstream},
+    upstream::{Pick, PickInput, Upstream},
 };
 
 /// The response to a request, and what the request holds.
@@ -323,6 +324,18 @@ async fn forward(
         Ok(upstream) => upstream.clone(),
         Err(response) => return response.into(),
     };
+    let uri = parts.uri.clone();
+    let headers = match upstream.reads_headers() {
+        true => parts.headers.clone(),
+        false => HeaderMap::new(),
+    };
+    let asked = PickInput {
+        client: call.origin.client,
+        host: &call.host,
+        path: Cow::Borrowed(&call.path),
+        query: uri.query(),
+        headers: &headers,
+    };
     let (protocol, upgrade) = upgrade.unzip();
     prepare(client, call, &mut parts, protocol);
     if let Err(response) = rewrite(call, &mut parts) {
@@ -336,7 +349,7 @@ async fn forward(
     };
     let mut request = Box::new(Request::from_parts(parts, body));
     mirror(call, client, &mut request);
-    let (mut response, pick, sent) = match send(&upstream, call, client, request).await {
+    let (mut response, pick, sent) = match send(&upstream, call, client, &asked, request).await {
         Ok(answered) => answered,
         Err(_) if end.is_exceeded() || end.is_late() => return end.response().into(),
         Err(failure) => return failure.response().into(),

@@ -40,11 +40,13 @@ impl Failure {
     }
 }
 
-/// Sends a request to an endpoint, and to others if the failure allows a retry.
+/// Sends a request to an endpoint, and to others if the failure allows a retry. The endpoint depends on what
+/// the client `asked`, as in nginx, and not on what the backend gets.
 pub(crate) async fn send(
     upstream: &Arc<Upstream>,
     call: &Call,
     client: &Client,
+    asked: &PickInput<'_>,
     mut request: Box<Request<Body>>,
 ) -> Result<(Response<Body>, Pick, Delivery), Failure> {
     let begin = Instant::now();
@@ -52,7 +54,7 @@ pub(crate) async fn send(
     let ends = Some((client.peer, client.local));
     let mut tried = Vec::new();
     loop {
-        let pick = upstream.pick(&PickInput::new(call.origin.client, &request), &tried);
+        let pick = upstream.pick(asked, &tried);
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         if let Some(trace) = &call.trace {

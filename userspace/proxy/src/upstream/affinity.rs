@@ -3,8 +3,8 @@
 use std::{collections::HashMap, hash::Hasher, net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
-use headgate_model::ingress::{HashBy, Sticky, path::decoded};
-use http::{HeaderMap, HeaderValue, header::HOST};
+use headgate_model::ingress::{Balance, HashBy, Sticky, UpstreamPolicy};
+use http::{HeaderMap, HeaderValue};
 use siphasher::sip::SipHasher13;
 
 use super::{PickInput, endpoint::Endpoint};
@@ -13,6 +13,15 @@ use crate::message::cookie;
 /// A hasher with constant keys, so that every node and every version computes the same hashes.
 fn hasher() -> SipHasher13 {
     SipHasher13::new_with_keys(0x6865_6164_6761_7465, 0x7570_7374_7265_616d)
+}
+
+/// Whether the endpoint of a request depends on its headers.
+pub(super) fn reads_headers(policy: &UpstreamPolicy) -> bool {
+    policy.sticky.is_some()
+        || matches!(
+            policy.balance,
+            Balance::Hash(HashBy::Header(_) | HashBy::Cookie(_))
+        )
 }
 
 /// Hashes the part of a request that `by` names. `None` if the request lacks it.
@@ -25,17 +34,12 @@ pub(super) fn hash(by: &HashBy, input: &PickInput<'_>) -> Option<u64> {
         }
         HashBy::Cookie(name) => hash_texts(cookie(input.headers, name).map(str::as_bytes)),
         HashBy::Query(name) => {
-            let query = input.uri.query().unwrap_or_default();
+            let query = input.query.unwrap_or_default();
             let named = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
             hash_texts(named.map(|(_, value)| value.into_owned()))
         }
-        HashBy::Uri => {
-            let path = input.uri.path();
-            let path = decoded(path).unwrap_or(path.into());
-            let query = input.uri.query().unwrap_or_default();
-            hash_texts([path.as_bytes(), query.as_bytes()])
-        }
-        HashBy::Host => hash_texts(input.headers.get(HOST).map(HeaderValue::as_bytes)),
+        HashBy::Uri => hash_texts([&*input.path, input.query.unwrap_or_default()]),
+        HashBy::Host => hash_texts(Some(input.host).filter(|host| !host.is_empty())),
     }
 }
 

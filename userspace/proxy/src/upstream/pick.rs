@@ -1,6 +1,7 @@
 //! The endpoint picked for a request.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -8,28 +9,37 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use headgate_model::ingress::path::decoded;
+use http::{HeaderMap, HeaderValue, Request, header::HOST};
 
 use super::endpoint::Endpoint;
 
-/// What balancing and affinity read of a request.
-#[derive(Clone, Copy, Debug)]
+/// What balancing and affinity read of a request, as the client sent it.
+#[derive(Clone, Debug)]
 pub struct PickInput<'a> {
     /// The client's address.
     pub client: IpAddr,
-    /// The target.
-    pub uri: &'a Uri,
+    /// The host.
+    pub host: &'a str,
+    /// The path in its decoded form.
+    pub path: Cow<'a, str>,
+    /// The query.
+    pub query: Option<&'a str>,
     /// The headers.
     pub headers: &'a HeaderMap,
 }
 
 impl<'a> PickInput<'a> {
-    /// The input for a request of `client`.
+    /// The input for a request of `client` that was not changed.
     pub fn new<B>(client: IpAddr, request: &'a Request<B>) -> Self {
+        let (uri, headers) = (request.uri(), request.headers());
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         Self {
             client,
-            uri: request.uri(),
-            headers: request.headers(),
+            host: host.unwrap_or_default(),
+            path: decoded(uri.path()).unwrap_or(uri.path().into()),
+            query: uri.query(),
+            headers,
         }
     }
 }

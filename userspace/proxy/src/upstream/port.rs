@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, connect,
+    NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, affinity, connect,
     connect::Dialer,
     endpoint::{Endpoint, UpstreamShared},
     exchange::exchange,
@@ -105,6 +105,11 @@ impl Upstream {
                 return Ok(Pick::new(endpoint.clone(), cookie));
             }
         }
+    }
+
+    /// Whether the endpoint of a request depends on its headers.
+    pub(crate) fn reads_headers(&self) -> bool {
+        affinity::reads_headers(&self.key.policy)
     }
 
     /// Whether it has any endpoints.

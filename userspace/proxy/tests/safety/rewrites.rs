@@ -140,3 +140,70 @@ async fn l111_another_backend_stands_in_for_one_without_endpoints() {
     assert_eq!((&*seen.method, &*seen.target), ("GET", "/y/a?b=c"));
     assert_eq!(seen.all("x-code"), [""; 0]);
 }
+
+/// Sends a request for each of the numbers, and returns how many endpoints got one.
+async fn spread(setup: &Setup, request: impl Fn(u32) -> String) -> usize {
+    setup.web.forget();
+    setup.admin.forget();
+    for number in 1..=20 {
+        let mut client = Client::connect(setup.http).await;
+        client.send(request(number)).await;
+        assert!(client.rest().await.starts_with("HTTP/1.1 200 "));
+    }
+    let reached = [&setup.web, &setup.admin].into_iter();
+    reached.filter(|one| !one.seen().is_empty()).count()
+}
+
+/// As in nginx: the hash is of the request before a rule changes path, host or headers.
+#[tokio::test]
+async fn l145_the_endpoint_depends_on_what_the_client_sent() {
+    let setup = Setup::new().await;
+    let request = |target: &str, host: &str, more: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n")
+    };
+    type Of = fn(u32) -> (String, String, String);
+    let paths: Of = |number| (format!("/x/{number}"), "a.test".into(), String::new());
+    let queries: Of = |number| (format!("/x/?q={number}"), "a.test".into(), String::new());
+    let hosts: Of = |number| ("/x/".into(), format!("{number}.test"), String::new());
+    let teams: Of = |number| {
+        (
+            "/x/".into(),
+            "a.test".into(),
+            format!("X-Team: {number}\r\n"),
+        )
+    };
+    let rewrite = "nginx.ingress.kubernetes.io/rewrite-target";
+    let host = "nginx.ingress.kubernetes.io/upstream-vhost";
+    for (by, key, value, differs) in [
+        ("$request_uri", rewrite, "/index.php?", paths),
+        ("$request_uri", rewrite, "/index.php?", queries),
+        ("$arg_q", rewrite, "/index.php?", queries),
+        ("$host", host, "one.test", hosts),
+        (
+            "$http_x_team",
+            "headgate.io/request-headers",
+            "X-Team: one",
+            teams,
+        ),
+    ] {
+        let mut objects = with_path("/x/", &[("upstream-hash-by", by)]);
+        let ingress = objects.ingresses.get_mut(&name("main")).unwrap();
+        ingress.rules[0].host = String::new();
+        ingress.annotations.insert(key.into(), value.into());
+        assert_eq!(setup.serve(&objects), [], "{by}");
+        let both = [&setup.web, &setup.admin].map(|one| (one.address, 1));
+        for state in setup.proxy.upstreams() {
+            setup.proxy.place(&state.key, &BTreeMap::from(both));
+        }
+        let reached = spread(&setup, |number| {
+            let (target, host, more) = differs(number);
+            request(&target, &host, &more)
+        });
+        assert_eq!(reached.await, 2, "{by} {key}");
+        let same = spread(&setup, |number| {
+            let target = ["/x/a?q=a", "/x/%61?q=a"][number as usize % 2];
+            request(target, "a.test", "X-Team: b\r\n")
+        });
+        assert_eq!(same.await, 1, "{by} {key}");
+    }
+}
