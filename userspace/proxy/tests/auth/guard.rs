@@ -1,16 +1,19 @@
 //! Authentication comes before everything else.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{Json, Router};
 use headgate_model::{
     NamespacedName,
     ingress::{
-        ApiKey, Auth, Basic, Claims, Cors, Hidden, Introspection, Mirror, Policy, Redirect, Routes,
-        Server, Template, UpstreamKey,
+        ApiKey, Auth, Basic, Claims, Cors, Hidden, Introspection, Limits, Mirror, Policy, Rate,
+        Redirect, Routes, Server, Template, UpstreamKey,
     },
 };
 use http::Request;
@@ -205,4 +208,42 @@ async fn l73_auth_is_not_required_for_preflights_and_https_redirects() {
         "scripts can read the response"
     );
     assert_eq!(setup.hits(), 0);
+}
+
+/// Clients that guess passwords are slowed down; each client that a trusted proxy names has its own limit.
+#[tokio::test]
+async fn l46_limits_count_before_passwords_are_checked() {
+    let hash = "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/";
+    let policy = Policy {
+        auth: vec![Auth::Basic(Basic {
+            realm: "r".into(),
+            users: [("ada".into(), Hidden(hash.into()))].into(),
+        })],
+        limits: Limits {
+            rates: vec![Rate {
+                requests: 1,
+                period: Duration::from_secs(3600),
+                burst: 1,
+            }],
+            ..Limits::default()
+        },
+        ..Policy::default()
+    };
+    let setup = Setup::with(policy, Routes::default()).await;
+    // `ada` with `wrong`, then with `secret`.
+    let (wrong, right) = ("Basic YWRhOndyb25n", "Basic YWRhOnNlY3JldA==");
+    for (client, password, expected) in [
+        ("192.0.2.1", wrong, 401),
+        ("192.0.2.1", wrong, 503),
+        ("192.0.2.1", wrong, 503),
+        ("192.0.2.1", right, 503),
+        ("192.0.2.2", right, 200),
+        ("192.0.2.2", right, 503),
+        ("192.0.2.3", wrong, 401),
+    ] {
+        let asking = request("/").header("x-forwarded-for", client);
+        let response = setup.get(asking.header("authorization", password)).await;
+        assert_eq!(response.status(), expected, "{client} {password}");
+    }
+    assert_eq!(setup.hits(), 1);
 }

@@ -78,9 +78,11 @@ impl Setup {
             certificates: HOSTS.map(|host| (host.into(), certificate.clone())).into(),
             ..routes
         };
-        // The OpenID provider is on loopback.
+        // The OpenID provider is on loopback, as are the clients.
+        let loopback = vec!["127.0.0.0/8".parse().unwrap()];
         let settings = Settings {
-            auth_local: vec!["127.0.0.0/8".parse().unwrap()],
+            auth_local: loopback.clone(),
+            trusted: loopback,
             ..Settings::default()
         };
         let proxy = Arc::new(Proxy::new(settings).unwrap());
