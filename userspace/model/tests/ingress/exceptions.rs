@@ -278,6 +278,25 @@ fn l101_a_snippet_that_keeps_requests_out_closes() {
         ("access_by_lua_block { x }", "access_by_lua_block"),
         ("limit_except GET { deny all; }", "limit_except GET"),
         ("modsecurity on;", "modsecurity on"),
+        // `#` begins a comment only where a word begins, outside of quotes.
+        ("more_set_headers \"X: #a\"; deny all;", "deny all"),
+        ("set $a '#'; deny all;", "deny all"),
+        ("set $a b#c; deny all;", "deny all"),
+        ("set $a \"\\\"#\"; deny all;", "deny all"),
+        ("set $a it's; # \"\ndeny all;", "deny all"),
+        ("set $a ${b}c; deny all;", "deny all"),
+        ("return $code;", "return $code"),
+        ("return \"403\";", "return \"403\""),
+        (
+            "rewrite_by_lua_block { if x then ngx.exit(403) end }",
+            "rewrite_by_lua_block",
+        ),
+        ("content_by_lua 'ngx.exit(403)';", "content_by_lua"),
+        (
+            "header_filter_by_lua_block {\n  n = #t -- 'tis\n} deny all;",
+            "deny all",
+        ),
+        ("rewrite_by_lua_file a.lua;", "rewrite_by_lua_file"),
     ] {
         for key in ["configuration-snippet", "server-snippet"] {
             let routes = routes_of([site(&[(key, snippet)])]);
@@ -289,7 +308,11 @@ fn l101_a_snippet_that_keeps_requests_out_closes() {
     for harmless in [
         "more_set_headers \"X: y\";",
         "# deny all;\nproxy_set_header A b;",
+        "more_set_headers \"X: y\"; # deny all;",
+        "add_header X \"a; deny all; return 403;\";",
+        "header_filter_by_lua_block { ngx.header.x = 1 }\n# deny all;",
         "return 301 https://x.example/;",
+        "return $scheme://x.example${request_uri};",
         "rewrite ^/deny /allow break;",
     ] {
         let routes = routes_of([site(&[("configuration-snippet", harmless)])]);

@@ -11,6 +11,7 @@ mod foreign;
 mod others;
 mod requests;
 mod settings;
+mod snippets;
 mod upstream;
 mod values;
 
@@ -99,7 +100,7 @@ fn is_foreign_guard(found: &Found<'_>) -> bool {
 /// What keeps requests out in a snippet.
 fn denying<'a>(found: &Found<'a>) -> Option<&'a str> {
     let is_snippet = found.name.ends_with("-snippet");
-    is_snippet.then(|| others::denies(found.text)).flatten()
+    is_snippet.then(|| snippets::denies(found.text)).flatten()
 }
 
 /// Why an annotation is refused that is not supported.

@@ -1,4 +1,4 @@
-//! Guards that are not read: snippets of nginx, and annotations of other controllers.
+//! Guards that are not read: annotations of other controllers.
 
 use super::OWN;
 
@@ -160,42 +160,5 @@ pub fn other_controller(key: &str) -> Option<(&'static Controller, bool)> {
             false => name.starts_with(start),
         });
         Some((controller, is_guard))
-    })
-}
-
-/// Directives of nginx that keep requests out, by the start of their names.
-const DENYING: [&str; 12] = [
-    "access_by_lua",
-    "allow",
-    "auth_",
-    "deny",
-    "internal",
-    "limit_conn",
-    "limit_except",
-    "limit_req",
-    "modsecurity",
-    "satisfy",
-    "secure_link",
-    "valid_referers",
-];
-
-/// Returns the directive of a snippet that keeps requests out, if it has one.
-pub(super) fn denies(snippet: &str) -> Option<&str> {
-    let lines = snippet
-        .lines()
-        .map(|line| line.split('#').next().unwrap_or(line));
-    let statements = lines.flat_map(|line| line.split([';', '{', '}']));
-    statements.map(str::trim).find(|statement| {
-        let mut words = statement.split_whitespace();
-        let directive = words.next().unwrap_or_default();
-        // 444 closes the connection.
-        let mut is_error = || {
-            words
-                .next()
-                .is_some_and(|code| code.starts_with(['4', '5']))
-        };
-        DENYING.iter().any(|start| directive.starts_with(start))
-            || directive == "return" && is_error()
-            || directive.starts_with("ssl_verify_client")
     })
 }
