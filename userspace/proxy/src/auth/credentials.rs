@@ -3,6 +3,10 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header};
 
+/// Longest password, in bytes. The time of SHA-crypt grows with the square of the length
+/// (CVE-2016-20013).
+const MAX_PASSWORD: usize = 512;
+
 /// The credentials of the `Authorization` header, if it has this scheme and is the only one.
 pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
@@ -15,10 +19,31 @@ pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
-/// User and password (RFC 7617).
+/// User and password (RFC 7617). `None` if there are none, or the password is too long.
 pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = STANDARD.decode(with_scheme(headers, "Basic")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
-    Some((user.into(), password.into()))
+    (password.len() <= MAX_PASSWORD).then(|| (user.into(), password.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{basic_header, request},
+        MAX_PASSWORD, basic,
+    };
+
+    #[test]
+    fn l134_long_passwords_are_no_credentials() {
+        for (length, is_read) in [(MAX_PASSWORD, true), (MAX_PASSWORD + 1, false)] {
+            let header = basic_header("ada", &"x".repeat(length));
+            let (parts, ()) = request("/")
+                .header("authorization", header)
+                .body(())
+                .unwrap()
+                .into_parts();
+            assert_eq!(basic(&parts.headers).is_some(), is_read, "{length}");
+        }
+    }
 }

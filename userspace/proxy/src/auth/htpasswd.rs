@@ -58,6 +58,17 @@ impl PasswordHash {
         bail!("the hash is not bcrypt, apr1, SHA-1 or SHA-crypt")
     }
 
+    /// Returns what the time of [`PasswordHash::matches`] depends on: the kind, and its cost or rounds.
+    pub(super) fn cost(&self) -> String {
+        match self {
+            Self::Bcrypt(hash) => format!("bcrypt {}", hash.get(4..6).unwrap_or_default()),
+            Self::Apr1 { .. } => APR1.into(),
+            Self::Sha1(_) => SHA1.into(),
+            // What is before the salt: `$5$` or `$6$`, perhaps with rounds.
+            Self::ShaCrypt(hash) => hash.rsplitn(3, '$').last().unwrap_or_default().into(),
+        }
+    }
+
     /// Whether the password has this hash. Slow by design.
     pub(super) fn matches(&self, password: &str) -> bool {
         match self {
@@ -161,6 +172,11 @@ mod tests {
                 assert!(!hash.matches(other), "{text}: `{other}`");
             }
         }
+        let costs = HASHES.map(|text| PasswordHash::parse(text.as_bytes()).unwrap().cost());
+        assert_eq!(costs, ["$apr1$", "{SHA}", "$5", "$6", "bcrypt 04"]);
+        let rounds = "$5$rounds=9999$abcdefgh$gruCpC7VkOTspMQTTSAR8mtlO9Upms.fwqE5y16JVM.";
+        let rounds = PasswordHash::parse(rounds.as_bytes()).unwrap();
+        assert_eq!(rounds.cost(), "$5$rounds=9999");
         let long = "$apr1$abcdefgh$9wNjZP6hfPqE9ZxqFGA2A/";
         let long = PasswordHash::parse(long.as_bytes()).unwrap();
         assert!(long.matches("a longer password of many characters"));
