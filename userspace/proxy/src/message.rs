@@ -190,12 +190,17 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the value of a cookie.
+/// Returns the value of a cookie, the first if there are several.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    cookies(headers, name).next()
+}
+
+/// Returns the values of all cookies of a name: a client has several for different paths and domains.
+pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(header::COOKIE).iter();
     let texts = fields.filter_map(|value| value.to_str().ok());
-    let mut cookies = texts.flat_map(|text| text.split(';'));
-    cookies.find_map(|cookie| {
+    let cookies = texts.flat_map(|text| text.split(';'));
+    cookies.filter_map(move |cookie| {
         let (key, value) = cookie.trim().split_once('=')?;
         (key == name).then_some(value)
     })

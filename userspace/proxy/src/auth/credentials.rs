@@ -19,7 +19,7 @@ pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
-/// User and password (RFC 7617). `None` if there are none, or the password is too long.
+/// User and password (RFC 7617). `None` without them, and if the password is too long.
 pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let decoded = STANDARD.decode(with_scheme(headers, "Basic")?).ok()?;
     let text = String::from_utf8(decoded).ok()?;

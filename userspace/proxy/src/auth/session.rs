@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::message::cookie;
+use crate::message::cookies;
 
 /// The longest `Set-Cookie`, in bytes: below the 4096 that browsers store (RFC 6265, 6.1).
 const MAX_COOKIE: usize = 4000;
@@ -53,9 +53,13 @@ impl CookieCipher {
         HeaderValue::try_from(text).ok()
     }
 
-    /// The decrypted value of a request's cookie; `None` if it is not authentic.
+    /// The decrypted value of a request's cookie; `None` if no cookie of the name is authentic.
     pub(super) fn open<T: DeserializeOwned>(&self, headers: &HeaderMap, name: &str) -> Option<T> {
-        let mut sealed = URL_SAFE_NO_PAD.decode(cookie(headers, name)?).ok()?;
+        cookies(headers, name).find_map(|text| self.opened(name, text))
+    }
+
+    fn opened<T: DeserializeOwned>(&self, name: &str, text: &str) -> Option<T> {
+        let mut sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = sealed.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let opened = self
@@ -135,6 +139,10 @@ mod tests {
         assert!(!text.contains("value"));
         let headers = sent_back(&cookie);
         assert_eq!(cipher.open::<String>(&headers, "name").unwrap(), "value");
+        let pair = headers[header::COOKIE].to_str().unwrap();
+        let pairs = format!("name=AAAA; {pair}; name=x").parse().unwrap();
+        let several = HeaderMap::from_iter([(header::COOKIE, pairs)]);
+        assert_eq!(cipher.open::<String>(&several, "name").unwrap(), "value");
         for (secret, purpose) in [("secret", "b"), ("other", "a")] {
             let other = CookieCipher::new(secret.as_bytes(), &[purpose]).unwrap();
             assert_eq!(other.open::<String>(&headers, "name"), None);

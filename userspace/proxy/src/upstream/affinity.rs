@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use siphasher::sip::SipHasher13;
 
 use super::{PickInput, endpoint::Endpoint};
-use crate::message::cookie;
+use crate::message::{cookie, cookies};
 
 /// A hasher with constant keys, so that every node and every version computes the same hashes.
 fn hasher() -> SipHasher13 {
@@ -96,9 +96,10 @@ impl Cookies {
         }
     }
 
-    /// The endpoint that the request's cookie names.
+    /// The endpoint that a cookie of the request names. One that names none may be of an endpoint that is
+    /// gone, or of another site.
     pub(super) fn endpoint(&self, headers: &HeaderMap) -> Option<&Arc<Endpoint>> {
-        self.endpoints.get(cookie(headers, &self.name)?)
+        cookies(headers, &self.name).find_map(|value| self.endpoints.get(value))
     }
 
     /// The `Set-Cookie` value that pins a client to an endpoint.

@@ -363,6 +363,20 @@ async fn l36_client_with_a_cookie_returns_to_its_endpoint() {
         let again = pick_for(&upstream, CLIENT, &request);
         assert_eq!((again.address(), again.cookie()), (first.address(), None));
     }
+    // Such as one for a wider path, of an endpoint that is gone.
+    let (_, pair) = request.headers()[COOKIE]
+        .to_str()
+        .unwrap()
+        .split_once(' ')
+        .unwrap();
+    let several = asking(
+        "/",
+        &[(COOKIE.as_str(), &format!("route=stale; {pair}; route=x"))],
+    );
+    for _ in 0..10 {
+        let again = pick_for(&upstream, CLIENT, &several);
+        assert_eq!((again.address(), again.cookie()), (first.address(), None));
+    }
     let other_node = self::upstream(sticky(), &[1, 1, 1]);
     assert_eq!(
         pick_for(&other_node, CLIENT, &request).address(),
