@@ -71,6 +71,16 @@ pub fn of_rule(path: &str) -> Result<String, String> {
     form.ok_or_else(|| "it must begin with `/` and stay below `/`".into())
 }
 
+/// Whether decoded paths can contain a text. A `%` that begins no escape may be the start of one.
+pub(super) fn is_part(text: &str) -> bool {
+    // `%` stays escaped, as do bytes that are not UTF-8.
+    let percents = |text: &str| text.replace("%25", "%");
+    let is_same = |form: String| percents(&form).eq_ignore_ascii_case(&percents(text));
+    let mut segments = ["//", "/./", "/../"].into_iter();
+    let is_resolved = !segments.any(|segment| text.contains(segment));
+    is_resolved && unescaped(text, NGINX.decodes_slashes, true).is_some_and(is_same)
+}
+
 /// Returns a decoded path as it is sent: other characters than those of RFC 3986, 3.3, are escaped.
 pub fn encoded(decoded: &str) -> Cow<'_, str> {
     utf8_percent_encode(decoded, ESCAPED).into()

@@ -3,6 +3,9 @@
 use std::{fmt, str::FromStr};
 
 use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::{Hir, HirKind};
+
+use super::path;
 
 /// Largest compiled form in bytes.
 const SIZE_LIMIT: usize = 1 << 18;
@@ -18,9 +21,15 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// If `text` is not a regular expression, or is larger than 256 KiB when compiled.
+    /// If `text` is not a regular expression, is larger than 256 KiB when compiled, or contains what no path
+    /// has in its decoded form.
     pub fn of_path(text: &str) -> Result<Self, String> {
         alone(text)?;
+        let parsed = regex_syntax::parse(text).map_err(|error| error.to_string())?;
+        if let Some(text) = foreign(&parsed) {
+            let why = "paths are compared decoded, without empty segments and dot segments";
+            return Err(format!("no request matches `{text}`: {why}"));
+        }
         compile(RegexBuilder::new(&format!("^(?:{text})")).case_insensitive(true))
     }
 
@@ -46,6 +55,42 @@ impl Pattern {
     /// Returns the compiled form.
     pub fn regex(&self) -> &Regex {
         &self.0
+    }
+}
+
+/// Returns a text that is in everything that an expression matches, and in no decoded path.
+fn foreign(parsed: &Hir) -> Option<String> {
+    let mut texts = vec![String::new()];
+    let branch = collect(parsed, &mut texts);
+    branch.or_else(|| texts.into_iter().find(|text| !path::is_part(text)))
+}
+
+/// Appends the texts that are in everything that an expression matches. Returns a text if all branches of
+/// an alternative have one that is in no decoded path.
+fn collect(parsed: &Hir, texts: &mut Vec<String>) -> Option<String> {
+    match parsed.kind() {
+        HirKind::Empty | HirKind::Look(_) => None,
+        HirKind::Literal(literal) => {
+            let text = String::from_utf8_lossy(&literal.0);
+            texts.last_mut()?.push_str(&text);
+            None
+        }
+        HirKind::Capture(capture) => collect(&capture.sub, texts),
+        HirKind::Concat(all) => all.iter().find_map(|one| collect(one, texts)),
+        HirKind::Repetition(repetition) if repetition.min > 0 => {
+            let branch = collect(&repetition.sub, texts);
+            texts.push(String::new());
+            branch
+        }
+        HirKind::Repetition(_) | HirKind::Class(_) => {
+            texts.push(String::new());
+            None
+        }
+        HirKind::Alternation(all) => {
+            texts.push(String::new());
+            let branches: Option<Vec<String>> = all.iter().map(foreign).collect();
+            branches?.into_iter().next()
+        }
     }
 }
 

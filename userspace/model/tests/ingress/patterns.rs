@@ -77,6 +77,51 @@ fn l15_an_invalid_or_too_large_expression_is_refused_and_other_paths_stay() {
     }
 }
 
+/// As a plain path outside of the root.
+#[test]
+fn l120_an_expression_that_no_decoded_path_matches_is_refused() {
+    for (pattern, text) in [
+        ("/a%20b", "/a%20b"),
+        ("/a%2Fb/.*", "/a%2Fb/"),
+        ("/a%2fb", "/a%2fb"),
+        ("/caf%C3%A9", "/caf%C3%A9"),
+        ("/a%0ab", "/a%0ab"),
+        ("/a//b", "/a//b"),
+        ("//+a", "//"),
+        ("/(.*)/\\./a", "/./a"),
+        ("/a(/)\\.\\./b", "/a/../b"),
+        ("/(a%20b|c//d)", "a%20b"),
+        ("/x(%41)+", "/x%41"),
+    ] {
+        let routes = routes_of([regex(Prefix, pattern)
+            .note("denylist-source-range", "10.0.0.0/8")
+            .rule("foo.com", Prefix, "/ok", "api")]);
+        let field = "Ingress default/a: spec.rules[0].http.paths[0].path: ";
+        let why = "paths are compared decoded, without empty segments and dot segments";
+        let refused = format!("{field}no request matches `{text}`: {why}");
+        assert_eq!(refusals(&routes), [refused], "{pattern}");
+        assert_eq!(answer(&routes, "foo.com", "/a b"), "404");
+        assert_eq!(answer(&routes, "foo.com", "/ok"), "api");
+    }
+    for (pattern, path) in [
+        ("/a[%]?20", "/a20"),
+        ("/a(%20)?b", "/ab"),
+        ("/a%20|/b", "/b"),
+        ("/100%", "/100%25"),
+        ("/100%25", "/100%25"),
+        ("/a%252f", "/a%252F"),
+        ("/caf%e9", "/caf%e9"),
+        ("/a[/.]/", "/a./"),
+        ("/a/./b", "/a/x/b"),
+        ("/(/|$)", "/"),
+        ("/\\.well-known/.*", "/.well-known/x"),
+    ] {
+        let routes = routes_of([regex(Prefix, pattern)]);
+        let found = (refusals(&routes), answer(&routes, "foo.com", path));
+        assert_eq!(found, (vec![], "web".into()), "{pattern}");
+    }
+}
+
 #[test]
 fn l15_the_longest_expression_comes_first() {
     let both = regex(Prefix, "/a.*").rule("foo.com", Prefix, "/a/[a-z]+", "new");
