@@ -301,3 +301,43 @@ fn l106_old_apis_and_any_config_map_are_named() {
         assert!(fate(&found, part).1.contains(advice), "{part}");
     }
 }
+
+#[test]
+fn l106_what_ingresses_do_to_each_other_is_named() {
+    let main = ingress("main", &[], "/a");
+    let path = "spec.rules[0].http.paths[0].path";
+    let (code, found) = rows(&[("main.yaml", &*main)]);
+    assert_eq!((code, found.len()), (0, 1), "{found:?}");
+    let canary = ingress(
+        "canary",
+        &[("canary", "true"), ("canary-weight", "10")],
+        "/a",
+    );
+    for (other, part, reason) in [
+        (ingress("other", &[], "/a"), path, "belongs to shop/main"),
+        (
+            ingress("other", &[], "/b").replace("namespace: shop", "namespace: team"),
+            "spec.rules[0].host",
+            "belongs to shop/main",
+        ),
+        (
+            canary.replace("path: /a", "path: /b"),
+            path,
+            "no other Ingress of the namespace has this host and path",
+        ),
+    ] {
+        let (code, found) = rows(&[("main.yaml", &*main), ("b/other.yaml", &*other)]);
+        assert_eq!(code, 1, "{other}");
+        let (support, what) = fate(&found, part);
+        assert_eq!(support, "unsupported", "{found:?}");
+        assert!(what.contains(reason), "{what}");
+        assert_eq!(whole(&found, "shop/main").0, "same");
+    }
+    // Another class is served elsewhere.
+    let elsewhere =
+        ingress("other", &[], "/a").replace("ingressClassName: nginx", "ingressClassName: x");
+    for other in [canary, elsewhere] {
+        let (code, found) = rows(&[("main.yaml", &*main), ("other.yaml", &*other)]);
+        assert_eq!(code, 0, "{found:?}");
+    }
+}

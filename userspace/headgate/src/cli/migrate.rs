@@ -11,7 +11,7 @@ use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
     ingress::{
-        Ingress, IngressOptions, NGINX, OWN, Objects, Secret, Support, is_settings, routes,
+        Ingress, IngressOptions, NGINX, OWN, Objects, Routes, Secret, Support, is_settings, routes,
         setting, support,
     },
 };
@@ -25,6 +25,9 @@ const CONFIG_MAPS: [&str; 3] = [
     "nginx-configuration",
     "nginx-ingress-controller",
 ];
+
+/// The class of an Ingress before there was a field for it.
+const CLASS: &str = "kubernetes.io/ingress.class";
 
 #[derive(clap::Args)]
 pub(crate) struct MigrateArgs {
@@ -116,8 +119,9 @@ fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
             }
         }
     }
+    let refusals = refusals_together(&ingresses, &objects);
     for (file, ingress) in ingresses {
-        rows.extend(of_ingress(ingress, &objects, &file));
+        rows.extend(of_ingress(ingress, &objects, &refusals, &file));
     }
     let maps = manifests::config_maps(folder).with_context(unreadable)?;
     let ours = maps.iter().filter(|(name, data)| {
@@ -128,9 +132,16 @@ fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
     Ok(rows)
 }
 
-/// One row for the Ingress, and one for each of its annotations and of its fields that are refused.
-fn of_ingress(ingress: Ingress, objects: &Objects, file: &Path) -> Vec<MigrationRow> {
-    let object = ObjectName::Ingress(ingress.name.clone()).to_string();
+/// One row for the Ingress, and one for each of its annotations and of its fields that are refused: of the
+/// Ingress alone, and `together` with others.
+fn of_ingress(
+    ingress: Ingress,
+    objects: &Objects,
+    together: &[Refusal],
+    file: &Path,
+) -> Vec<MigrationRow> {
+    let name = ObjectName::Ingress(ingress.name.clone());
+    let object = name.to_string();
     let each = support(&ingress.annotations)
         .into_iter()
         .map(|(key, found)| {
@@ -145,7 +156,11 @@ fn of_ingress(ingress: Ingress, objects: &Objects, file: &Path) -> Vec<Migration
             }
         });
     let mut rows: Vec<MigrationRow> = each.collect();
-    let (refusals, closed) = judge(ingress, objects);
+    let (mut refusals, closed) = judge(ingress, objects);
+    let fields: Vec<String> = refusals.iter().map(|one| one.field.clone()).collect();
+    let own = together.iter().filter(|refusal| refusal.object == name);
+    // What other Ingresses do to this one is only in these.
+    refusals.extend(own.filter(|one| !fields.contains(&one.field)).cloned());
     for refusal in refusals {
         let mut known = rows.iter_mut();
         match known.find(|row| refusal.field == format!("metadata.annotations[{}]", row.part)) {
@@ -207,35 +222,9 @@ fn has_only(ingress: &Ingress, key: &str) -> bool {
     paths.all(|path| Some(&*path.path) == target)
 }
 
-/// What is refused of an Ingress that is alone, and why it is closed. Services and Secrets that are not
-/// among the manifests may exist in the cluster.
-fn judge(mut ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<String>) {
-    // Its class does not matter for what is supported.
-    ingress.class = None;
-    ingress.annotations.remove("kubernetes.io/ingress.class");
-    let name = ingress.name.clone();
-    let mut secrets = BTreeMap::new();
-    for value in ingress.annotations.values() {
-        let own = value.strip_prefix(&format!("{}/", name.namespace));
-        let secret = NamespacedName::new(&name.namespace, own.unwrap_or(value).trim());
-        secrets.insert(secret, any_secret());
-    }
-    for secret in ingress.tls.iter().filter_map(|tls| tls.secret.as_ref()) {
-        secrets.insert(NamespacedName::new(&name.namespace, secret), any_secret());
-    }
-    let objects = Objects {
-        ingresses: BTreeMap::from([(name, ingress)]),
-        services: objects.services.clone(),
-        secrets,
-        ..Objects::default()
-    };
-    let options = IngressOptions {
-        without_class: true,
-        ..IngressOptions::default()
-    };
-    let mut routes = routes(&objects, &options);
-    let is_there = |refusal: &Refusal| !refusal.reason.starts_with("there is no Service");
-    routes.refusals.retain(is_there);
+/// What is refused of an Ingress that is alone, and why it is closed.
+fn judge(ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<String>) {
+    let mut routes = routes_of([ingress], objects);
     // A canary is for the routes of another Ingress.
     routes
         .refusals
@@ -243,6 +232,50 @@ fn judge(mut ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<Strin
     let mut all = routes.hosts.values().flat_map(|host| &host.routes);
     let closed = all.find_map(|route| route.policy.closed.clone());
     (routes.refusals, closed)
+}
+
+/// What is refused of Ingresses that are served together: those of one class.
+fn refusals_together(ingresses: &[(PathBuf, Ingress)], objects: &Objects) -> Vec<Refusal> {
+    let mut classes: BTreeMap<_, Vec<Ingress>> = BTreeMap::new();
+    for (_, ingress) in ingresses {
+        let class = ingress.class.as_ref();
+        let class = class.or_else(|| ingress.annotations.get(CLASS)).cloned();
+        classes.entry(class).or_default().push(ingress.clone());
+    }
+    let routes = classes.into_values().map(|all| routes_of(all, objects));
+    routes.flat_map(|routes| routes.refusals).collect()
+}
+
+/// The routes of Ingresses. Services and Secrets that are not among the manifests may exist in the cluster.
+fn routes_of(ingresses: impl IntoIterator<Item = Ingress>, objects: &Objects) -> Routes {
+    let mut all = Objects {
+        services: objects.services.clone(),
+        ..Objects::default()
+    };
+    for mut ingress in ingresses {
+        // Its class does not matter for what is supported.
+        ingress.class = None;
+        ingress.annotations.remove(CLASS);
+        let name = ingress.name.clone();
+        for value in ingress.annotations.values() {
+            let own = value.strip_prefix(&format!("{}/", name.namespace));
+            let secret = NamespacedName::new(&name.namespace, own.unwrap_or(value).trim());
+            all.secrets.insert(secret, any_secret());
+        }
+        for secret in ingress.tls.iter().filter_map(|tls| tls.secret.as_ref()) {
+            let secret = NamespacedName::new(&name.namespace, secret);
+            all.secrets.insert(secret, any_secret());
+        }
+        all.ingresses.insert(name, ingress);
+    }
+    let options = IngressOptions {
+        without_class: true,
+        ..IngressOptions::default()
+    };
+    let mut routes = routes(&all, &options);
+    let is_there = |refusal: &Refusal| !refusal.reason.starts_with("there is no Service");
+    routes.refusals.retain(is_there);
+    routes
 }
 
 /// A Secret with every key that annotations read, instead of one that is not known.
