@@ -37,6 +37,10 @@ fn write_service(cluster: &Cluster, text: &str) {
             .map(|agent| agent.log().matches("programmed").count())
             .collect()
     };
+    // The first pass is logged about when the agent is ready, perhaps later.
+    eventually("the first pass is logged", || {
+        passes(cluster).iter().all(|count| *count > 0)
+    });
     let before = passes(cluster);
     cluster.write("web.yaml", text).unwrap();
     eventually("the agents apply the change", || {
