@@ -64,6 +64,13 @@ pub fn mirror(flow: &FlowKey, entry: &CtEntry, other_flow: &mut FlowKey, other: 
     };
 }
 
+/// Returns what [`mirror`] writes: for userspace, whose stack is large.
+pub fn mirrored(flow: &FlowKey, entry: &CtEntry) -> (FlowKey, CtEntry) {
+    let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
+    mirror(flow, entry, &mut other_flow, &mut other);
+    (other_flow, other)
+}
+
 /// Returns the state after a packet that belongs to the connection and is no RST.
 #[inline(always)]
 pub fn next_state(

@@ -29,7 +29,7 @@ mod walk;
 mod wire;
 
 pub use checksum::Sum;
-pub use conntrack::{Direction, is_expired, mirror, next_state, state_after, timeout_s};
+pub use conntrack::{Direction, is_expired, mirror, mirrored, next_state, state_after, timeout_s};
 pub use context::{Hook, Outcome, Verdict};
 pub use hash::flow_hash;
 pub use packet::{Packet, Receiver, SlicePacket};

@@ -33,7 +33,7 @@ const fn is_near(one: u32, known: u32) -> bool {
 
 /// Whether the sequence number of a segment continues what its sender sent before.
 #[inline(always)]
-fn continues_data(entry: &CtEntry, segment: &Segment) -> bool {
+pub(crate) fn continues_data(entry: &CtEntry, segment: &Segment) -> bool {
     is_near(segment.sequence, entry.end)
 }
 
@@ -83,7 +83,7 @@ pub fn follow(entry: &mut CtEntry, parsed: &Parsed) -> bool {
 /// What a segment is to its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It belongs to the connection: both numbers are taken over.
+    /// It belongs to the connection: the numbers that continue known ones are taken over.
     Belongs,
     /// It belongs, and opens the connection again: a SYN-ACK that answers a claimed SYN.
     Reopens,
@@ -95,7 +95,7 @@ pub enum Standing {
     Doubtful,
 }
 
-/// Judges a segment by the entries of both directions, and takes over its numbers: `own` is the entry
+/// Judges a segment by the entries of both directions, and takes over what fits of its numbers: `own` is the entry
 /// of its sender, `peer` that of the other end.
 #[inline(always)]
 pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: bool) -> Standing {
@@ -141,14 +141,14 @@ pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: b
         peer.end = segment.acknowledged;
         peer.claimed = 0;
     }
-    if is_resuming || own.end == 0 || continues_data || fits_expected {
+    if own.end == 0 || continues_data || fits_expected {
         take_end(own, segment);
     } else {
         own.claimed = segment.end;
     }
     // What the other end sent up to this node, it has sent.
     let is_of_sent = peer.end.wrapping_sub(segment.acknowledged) <= FLIGHT;
-    let is_acknowledging = is_resuming || own.acknowledged == 0 || is_of_sent || fits_sent;
+    let is_acknowledging = own.acknowledged == 0 || is_of_sent || fits_sent;
     if segment.acknowledged != 0 && (is_acknowledging || continues_acknowledgment) {
         own.acknowledged = segment.acknowledged;
     }
@@ -181,12 +181,6 @@ pub(crate) fn is_quote_in_flight(sender: &CtEntry, receiver: &CtEntry, parsed: &
         || is_near(sequence, end)
         || is_near(sequence, acknowledged)
         || is_in_flight(sequence, end, acknowledged)
-}
-
-/// Whether a FIN or RST fits where only its sender's direction is seen (DSR).
-#[inline(always)]
-pub(crate) fn fits_one_way(entry: &CtEntry, parsed: &Parsed) -> bool {
-    is_near(parsed.segment.sequence, entry.end)
 }
 
 /// Whether both ends have acknowledged everything, after a segment of `own`'s sender.

@@ -10,7 +10,9 @@ use crate::{
     context::Context,
     nat::{end_reply, plan_dnat},
     parse::{Parsed, TcpFlags, Transport},
-    sequence::{Standing, fits_one_way, is_all_acknowledged, is_plain, is_quote_in_flight, judge},
+    sequence::{
+        Standing, continues_data, is_all_acknowledged, is_plain, is_quote_in_flight, judge,
+    },
     tables::Tables,
 };
 
@@ -176,7 +178,9 @@ fn track_one_way<T: Tables>(
     // Other numbers may jump: packets of this flow also reach other nodes.
     let must_fit = parsed.transport == Transport::Tcp
         && (parsed.flags.any(ENDS) || entry.state == CtState::NEW);
-    if parsed.transport == Transport::IcmpError || must_fit && !fits_one_way(entry, parsed) {
+    if parsed.transport == Transport::IcmpError
+        || must_fit && !continues_data(entry, &parsed.segment)
+    {
         return Ok(());
     }
     let (before, now_s) = (entry.state, tables.now_s());

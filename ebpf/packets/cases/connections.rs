@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, Location, Port, Protocol, Reason, Takeover,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FrontendFlags,
+    FrontendKey, Location, Port, Protocol, Reason, Takeover,
 };
 use headgate_datapath::Hook;
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe};
@@ -130,7 +130,7 @@ impl Walks {
     }
 
     fn entry(&self, path: Path) -> CtEntry {
-        self.host.connections[&flow(path[0], path[1], Protocol::TCP)]
+        self.host.connections[&Builder::new(path[0], path[1]).flow(Protocol::TCP)]
     }
 
     fn state(&self, path: Path) -> CtState {
@@ -144,18 +144,6 @@ impl Walks {
         assert_eq!(there.reason, Reason::ToBackend);
         let back = self.answer(path, &backend.after(0, 8).tcp("A", b"answer"));
         assert_eq!(back.reason, Reason::ToClient);
-    }
-}
-
-fn flow(from: &str, to: &str, protocol: Protocol) -> FlowKey {
-    let ((source, source_port), (destination, destination_port)) = (socket(from), socket(to));
-    FlowKey {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        protocol,
-        zero: [0; 3],
     }
 }
 
@@ -392,7 +380,7 @@ fn s95_one_known_number_does_not_move_the_other() {
     ] {
         host.run(hook, &frame);
     }
-    let key = flow(LOCAL[0], LOCAL[1], Protocol::TCP);
+    let key = client.flow(Protocol::TCP);
     let before = host.connections[&key];
     let sequence = 0x8765_4321u32;
     for acknowledged in (0..=u32::MAX).step_by(1 << 16) {

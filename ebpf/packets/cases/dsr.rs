@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendFlags,
-    FrontendKey, FrontendKind, Location, Port, Protocol, Reason,
+    Addr, AddressEntry, BackendEntry, CtFlags, CtState, DatapathConfig, FrontendFlags, FrontendKey,
+    FrontendKind, Location, Port, Protocol, Reason,
 };
 use headgate_datapath::{Hook, NextHop, Route, RouteResult};
 use headgate_packets::{
@@ -138,16 +138,7 @@ impl Node {
     }
 
     fn entry(&self, from: &str, to: &str, protocol: Protocol) -> headgate_abi::CtEntry {
-        let ((source, source_port), (destination, destination_port)) = (socket(from), socket(to));
-        let flow = FlowKey {
-            source,
-            destination,
-            source_port,
-            destination_port,
-            protocol,
-            zero: [0; 3],
-        };
-        self.host.connections[&flow]
+        self.host.connections[&Builder::new(from, to).flow(protocol)]
     }
 }
 

@@ -1,15 +1,15 @@
 //! Behaviours of Services, packet by packet.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::collections::HashSet;
 
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
-    FrontendFlags, FrontendKey, Location, MemberKey, Port, Protocol, Reason, ServiceEntry,
-    ServiceFlags, SlotRange, Takeover,
+    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FrontendFlags,
+    FrontendKey, Location, MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags,
+    SlotRange, Takeover,
 };
 use headgate_datapath::{
-    Hook, NextHop, Route, RouteResult, mirror,
+    Hook, NextHop, Route, RouteResult, mirrored,
     socket::{Decision, Destination, translate},
 };
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe, is_checksum_right};
@@ -695,17 +695,7 @@ fn s126_packets_of_unknown_connections_are_the_kernels_while_its_rules_are_taken
 fn kernel_connection(host: &mut Host, state: CtState) -> [Vec<u8>; 2] {
     let (client, frontend) = ("192.0.2.9:1000", "10.96.0.10:80");
     let (node, pod) = ("192.168.50.1:40000", "10.244.1.2:9376");
-    let flow = |from: &str, to: &str| {
-        let [from, to]: [SocketAddr; 2] = [from, to].map(|text| text.parse().unwrap());
-        FlowKey {
-            source: from.ip().into(),
-            destination: to.ip().into(),
-            source_port: Port::new(from.port()),
-            destination_port: Port::new(to.port()),
-            protocol: Protocol::TCP,
-            zero: [0; 3],
-        }
-    };
+    let flow = |from, to| Builder::new(from, to).flow(Protocol::TCP);
     let (there, translated) = (flow(client, frontend), flow(node, pod));
     let entry = CtEntry {
         source: translated.source,
@@ -717,8 +707,7 @@ fn kernel_connection(host: &mut Host, state: CtState) -> [Vec<u8>; 2] {
         flags: CtFlags::KERNEL,
         ..CtEntry::default()
     };
-    let (mut back, mut reply) = (FlowKey::default(), CtEntry::default());
-    mirror(&there, &entry, &mut back, &mut reply);
+    let (back, reply) = mirrored(&there, &entry);
     assert_eq!(back, translated.reversed());
     host.connections.insert(there, entry);
     host.connections.insert(back, reply);

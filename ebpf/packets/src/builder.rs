@@ -9,6 +9,7 @@ use etherparse::{
     IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep,
     SlicedPacket, TransportSlice, icmpv4, icmpv6,
 };
+use headgate_abi::{FlowKey, Port, Protocol};
 
 const ETHERNET_HEADER: usize = 14;
 /// Number of the first byte after SYN, of both ends.
@@ -47,6 +48,18 @@ impl Builder {
             destination: self.source,
             numbers: (self.numbers.1, self.numbers.0),
             ..self
+        }
+    }
+
+    /// The flow of these frames.
+    pub fn flow(&self, protocol: Protocol) -> FlowKey {
+        FlowKey {
+            source: self.source.ip().into(),
+            destination: self.destination.ip().into(),
+            source_port: Port::new(self.source.port()),
+            destination_port: Port::new(self.destination.port()),
+            protocol,
+            zero: [0; 3],
         }
     }
 

@@ -6,15 +6,14 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use common::eventually;
 use fastrand::Rng;
 use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, CtState, FlowKey, FrontendFlags, FrontendKey, Location, Port,
-    Protocol,
+    AddressEntry, BackendEntry, CtState, FrontendFlags, FrontendKey, Location, Port, Protocol,
 };
 use headgate_datapath::Hook;
 use headgate_dataplane::netfilter::translated;
@@ -254,20 +253,6 @@ fn host() -> Host {
     Host::new(state)
 }
 
-fn flow(port: u16) -> FlowKey {
-    let address = |address: SocketAddr| (Addr::from(address.ip()), Port::new(address.port()));
-    let (source, source_port) = address((CLIENT, port).into());
-    let (destination, destination_port) = address(FRONTEND.into());
-    FlowKey {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        protocol: Protocol::TCP,
-        zero: [0; 3],
-    }
-}
-
 /// What both can say: the kernel does not say which end closed first.
 fn name(state: Option<CtState>) -> &'static str {
     match state {
@@ -342,7 +327,11 @@ fn s105_states_are_those_of_the_kernels_connection_tracking() {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for (port, conversation) in &conversations {
         let theirs = name(states.get(port).copied());
-        let ours = name(host.connections.get(&flow(*port)).map(|entry| entry.state));
+        let ours = name(
+            host.connections
+                .get(&conversation.frames[0].flow(Protocol::TCP))
+                .map(|entry| entry.state),
+        );
         if theirs != ours {
             let reason = reason(theirs, ours, &conversation.events);
             let script = || describe_all(&conversation.script);

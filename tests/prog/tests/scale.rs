@@ -11,7 +11,7 @@ use std::{
 
 use headgate_abi::{Addr, CtEntry, DatapathConfig, FlowKey, MemberKey, Port};
 use headgate_control::{Event, Interest, Reconciler};
-use headgate_datapath::mirror;
+use headgate_datapath::mirrored;
 use headgate_dataplane::{Error, MapSizes, MapWriter, Maps, Programs, ReadWrite, load};
 use headgate_model::{
     Change, Dataplane, Endpoint, EndpointPort, EndpointSlice, Limits, NamespacedName, Node,
@@ -405,8 +405,7 @@ fn flow(client: u32, pair: MemberKey, to: u8) -> (FlowKey, CtEntry) {
 
 /// Adds both directions of a connection.
 fn open(maps: &mut Maps<ReadWrite>, (flow, entry): (FlowKey, CtEntry)) {
-    let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-    mirror(&flow, &entry, &mut other_flow, &mut other);
+    let (other_flow, other) = mirrored(&flow, &entry);
     maps.connections.insert(flow, entry, 0).unwrap();
     maps.connections.insert(other_flow, other, 0).unwrap();
 }

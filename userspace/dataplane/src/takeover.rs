@@ -14,7 +14,7 @@ use headgate_abi::{
     BackendKey, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendKey, Protocol,
     Takeover, names,
 };
-use headgate_datapath::{Direction, mirror, timeout_s};
+use headgate_datapath::{Direction, mirrored, timeout_s};
 
 use crate::{
     array::ReadWrite,
@@ -47,6 +47,9 @@ impl Handover {
             maps: Maps::open_writable(pins)?,
             known: HashSet::new(),
         };
+        if this.maps.takeover.get(0) == Some(Takeover::DONE) {
+            return Ok(this);
+        }
         // What an earlier agent marked, and what a `cleanup` paused that was killed.
         let all: Vec<_> = this.maps.all_connections()?.collect::<Result<_, _>>()?;
         for (flow, mut entry) in all {
@@ -115,6 +118,18 @@ impl Handover {
         Ok(count)
     }
 
+    /// Removes all marks.
+    ///
+    /// # Errors
+    ///
+    /// If our table cannot be written.
+    pub fn release(&mut self) -> Result<(), Error> {
+        for flow in std::mem::take(&mut self.known) {
+            self.unmark(&flow)?;
+        }
+        Ok(())
+    }
+
     /// Ids of all backends.
     fn backends(&self) -> HashMap<BackendKey, u32> {
         let ids = 1..self.maps.backends.len();
@@ -137,8 +152,7 @@ impl Handover {
     fn put_marked(&mut self, flow: &FlowKey, mut entry: CtEntry) -> Result<(), Error> {
         entry.flags = entry.flags.difference(CtFlags::PAUSED);
         entry.flags = entry.flags.union(CtFlags::KERNEL);
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(flow, &entry, &mut other_flow, &mut other);
+        let (other_flow, other) = mirrored(flow, &entry);
         self.put(flow, entry)?;
         self.put(&other_flow, other)
     }
@@ -169,8 +183,7 @@ impl Handover {
 
     /// Whether the replies of a connection of the kernel are those of another, open connection of ours.
     fn is_reply_of_ours(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(flow, entry, &mut other_flow, &mut other);
+        let (other_flow, other) = mirrored(flow, entry);
         const NOT_OURS: CtFlags = CtFlags::KERNEL.union(CtFlags::OWN);
         self.present(&other_flow).is_some_and(|present| {
             !present.flags.intersects(NOT_OURS)
@@ -184,8 +197,7 @@ impl Handover {
         let Some(entry) = self.present(flow) else {
             return Ok(());
         };
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(flow, &entry, &mut other_flow, &mut other);
+        let (other_flow, _) = mirrored(flow, &entry);
         for flow in [*flow, other_flow] {
             let is_marked = |entry: CtEntry| entry.flags.contains(CtFlags::KERNEL);
             if self.present(&flow).is_some_and(is_marked) {

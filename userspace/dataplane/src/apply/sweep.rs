@@ -11,7 +11,7 @@ use headgate_abi::{
     CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketEntry, SocketKey,
     Takeover,
 };
-use headgate_datapath::{Direction, mirror};
+use headgate_datapath::{Direction, mirrored};
 use headgate_model::Sweep;
 
 use super::MapWriter;
@@ -289,8 +289,7 @@ impl MapWriter {
         }
         let connections = &mut self.maps.connections;
         connections.remove(flow)?;
-        let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-        mirror(flow, &entry, &mut other_flow, &mut other);
+        let (other_flow, _) = mirrored(flow, &entry);
         match connections.get(&other_flow)? {
             // The next packet that finds it would put this half back.
             Some(other) if is_dispensable(&other_flow, &other) => connections.remove(&other_flow),

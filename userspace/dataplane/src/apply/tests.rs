@@ -12,7 +12,7 @@ use headgate_abi::{
     Addr, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, FlowKey, FrontendEntry, FrontendKey,
     MemberKey, Port, SocketEntry, SocketKey, Takeover,
 };
-use headgate_datapath::mirror;
+use headgate_datapath::mirrored;
 use headgate_model::{
     Actual, AddressKind, AddressSpec, Backend, Change, Dataplane, Desired, Endpoint, EndpointPort,
     EndpointSlice, Frontend, FrontendKind, FrontendSpec, KeyParts, Location, NamespacedName, Node,
@@ -227,8 +227,7 @@ fn connection(
         state,
         ..CtEntry::default()
     };
-    let (mut other_flow, mut other) = (FlowKey::default(), CtEntry::default());
-    mirror(&flow, &entry, &mut other_flow, &mut other);
+    let (other_flow, other) = mirrored(&flow, &entry);
     assert!(other.flags.contains(CtFlags::REPLY));
     [(flow, entry), (other_flow, other)]
 }

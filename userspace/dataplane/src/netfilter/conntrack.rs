@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr};
 
 use headgate_abi::{Addr, CtEntry, CtState, FlowKey, Port, Protocol};
+use headgate_datapath::mirrored;
 use netlink_packet_core::DefaultNla;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -82,14 +83,7 @@ impl KernelConnection {
     pub fn of(flow: &FlowKey, entry: &CtEntry) -> Self {
         Self {
             original: *flow,
-            reply: FlowKey {
-                source: entry.destination,
-                destination: entry.source,
-                source_port: entry.destination_port,
-                destination_port: entry.source_port,
-                protocol: flow.protocol,
-                zero: [0; 3],
-            },
+            reply: mirrored(flow, entry).0,
             state: entry.state,
         }
     }

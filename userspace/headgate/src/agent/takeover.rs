@@ -30,7 +30,7 @@ impl TakingOver {
         let mut handover = Handover::open(pins)?;
         match has_others() {
             Ok(false) => {
-                handover.adopt()?;
+                handover.release()?;
                 handover.set(Takeover::DONE)?;
                 return Ok(None);
             }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Result, bail};
 use clap::Args;
 use headgate_abi::FlowKey;
-use headgate_datapath::mirror;
+use headgate_datapath::mirrored;
 use headgate_dataplane::Maps;
 
 use super::output::{OutputArgs, print_rows};
@@ -59,8 +59,7 @@ fn flush(pins: &Path, flow: &FlowKey) -> Result<()> {
     let Ok(entry) = maps.connections.get(flow, 0) else {
         bail!("no connection of this client to this frontend: `headgate conntrack` lists them");
     };
-    let (mut other_flow, mut other) = Default::default();
-    mirror(flow, &entry, &mut other_flow, &mut other);
+    let (other_flow, _) = mirrored(flow, &entry);
     maps.connections.remove(flow)?;
     // The map may have evicted it.
     let _evicted = maps.connections.remove(&other_flow);
