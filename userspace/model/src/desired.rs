@@ -124,11 +124,8 @@ fn addresses(
     refusals: &mut Vec<Refusal>,
 ) -> [(&'static str, Vec<IpAddr>, FrontendKind); 4] {
     let mut refuse = |reason: String| {
-        refusals.push(Refusal {
-            object: ObjectName::Service(service.name.clone()),
-            field: "spec.externalIPs".into(),
-            reason,
-        });
+        let object = ObjectName::Service(service.name.clone());
+        refusals.push(Refusal::new(object, "spec.externalIPs", reason));
     };
     let mut external = Vec::new();
     for address in &service.external_ips {

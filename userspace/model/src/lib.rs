@@ -28,6 +28,6 @@ pub use plan::{
     HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
 };
 pub use planner::{Planner, Touched};
-pub use refusal::{ObjectName, Refusal};
+pub use refusal::{ObjectName, Refusal, RefusalKind};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort};
 pub use share::Limits;

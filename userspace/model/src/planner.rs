@@ -312,10 +312,9 @@ impl Planner {
             ownerships
                 .zip(winner.into_iter().cycle())
                 .filter(|(((_, (_, name)), _), winner)| name != *winner)
-                .map(move |(((_, (_, name)), (field, _)), winner)| Refusal {
-                    object: ObjectName::Service(name.clone()),
-                    field: (*field).into(),
-                    reason: format!("{frontend} belongs to {winner}"),
+                .map(move |(((_, (_, name)), (field, _)), winner)| {
+                    let object = ObjectName::Service(name.clone());
+                    Refusal::new(object, *field, format!("{frontend} belongs to {winner}"))
                 })
         });
         let granted = self.granted.iter();

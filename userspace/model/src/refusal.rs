@@ -46,15 +46,57 @@ pub struct Refusal {
     pub field: String,
     /// The reason.
     pub reason: String,
+    /// What ends the refusal.
+    pub kind: RefusalKind,
+}
+
+/// What ends a refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalKind {
+    /// Another object of this name, or fewer of others.
+    #[default]
+    Change,
+    /// The Service that the field names.
+    Service,
+    /// The Ingress whose requests the canary takes.
+    MainIngress,
+}
+
+/// A reason with its kind.
+#[derive(Debug)]
+pub(crate) struct Reason(pub(crate) RefusalKind, pub(crate) String);
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self(RefusalKind::default(), text)
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
 }
 
 impl Refusal {
+    /// A refusal that a change of the object ends.
+    pub fn new(object: ObjectName, field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            object,
+            field: field.into(),
+            reason: reason.into(),
+            kind: RefusalKind::default(),
+        }
+    }
+
     /// A refusal of a field of an Ingress.
-    pub(crate) fn ingress(name: &NamespacedName, field: String, reason: String) -> Self {
+    pub(crate) fn ingress(name: &NamespacedName, field: String, reason: impl Into<Reason>) -> Self {
+        let Reason(kind, reason) = reason.into();
         Self {
             object: ObjectName::Ingress(name.clone()),
             field,
             reason,
+            kind,
         }
     }
 }
@@ -65,6 +107,7 @@ impl fmt::Display for Refusal {
             object,
             field,
             reason,
+            kind: _,
         } = self;
         if field.is_empty() {
             return write!(out, "{object}: {reason}");

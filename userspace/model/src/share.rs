@@ -367,14 +367,13 @@ fn refusals(
     for spec in asked.frontends.values() {
         *all.entry(&spec.inside.service).or_default() += 1;
     }
-    let refusals = refused.iter().map(|(name, count)| Refusal {
-        object: ObjectName::Service((*name).clone()),
-        field: "spec.ports".into(),
-        reason: format!(
+    let refusals = refused.iter().map(|(name, count)| {
+        let reason = format!(
             "{count} of {} frontends are not served: this node has no capacity for more {short}, \
              and others of the same or a smaller share are older",
             all[name]
-        ),
+        );
+        Refusal::new(ObjectName::Service((*name).clone()), "spec.ports", reason)
     });
     refusals.collect()
 }

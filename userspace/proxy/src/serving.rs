@@ -182,11 +182,9 @@ impl Serving {
                 Some(made)
             }
             Err(error) => {
-                let refusal = Refusal {
-                    object: ObjectName::Ingress(route.ingress.clone()),
-                    field: "metadata.annotations[auth-…]".into(),
-                    reason: format!("{error:#}"),
-                };
+                let object = ObjectName::Ingress(route.ingress.clone());
+                let field = "metadata.annotations[auth-…]";
+                let refusal = Refusal::new(object, field, format!("{error:#}"));
                 if !refusals.contains(&refusal) {
                     refusals.push(refusal);
                 }

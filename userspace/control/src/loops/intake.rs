@@ -69,6 +69,7 @@ pub(super) fn log_new(refusals: &[Refusal], before: &[Refusal]) {
             object,
             field,
             reason,
+            kind: _,
         } = refusal;
         warn!(%object, field, reason, "refused");
     }

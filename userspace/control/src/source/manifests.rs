@@ -353,11 +353,7 @@ fn file_name(file: &Path) -> ObjectName {
 }
 
 fn file_problem(file: &Path, reason: &str) -> Refusal {
-    Refusal {
-        object: file_name(file),
-        field: String::new(),
-        reason: reason.into(),
-    }
+    Refusal::new(file_name(file), "", reason)
 }
 
 fn parse_documents(text: &str) -> Result<Vec<Value>> {

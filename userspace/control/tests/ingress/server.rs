@@ -57,10 +57,9 @@ impl Serve for Server {
     fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
         let certificates = routes.certificates.values();
         let bad = certificates.filter(|certificate| certificate.chain == b"bad");
-        let refusals = bad.map(|certificate| Refusal {
-            object: ObjectName::Secret(certificate.secret.clone()),
-            field: "data[tls.crt]".into(),
-            reason: "is not a certificate".into(),
+        let refusals = bad.map(|certificate| {
+            let object = ObjectName::Secret(certificate.secret.clone());
+            Refusal::new(object, "data[tls.crt]", "is not a certificate")
         });
         let refusals = refusals.collect();
         self.0.send_modify(|received| {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
-    NamespacedName, ObjectName, Refusal,
+    NamespacedName, ObjectName, Refusal, RefusalKind,
     ingress::{
         Ingress, IngressOptions, NGINX, OWN, Objects, Routes, Secret, Support, is_settings, routes,
         setting, support,
@@ -228,7 +228,7 @@ fn judge(ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<String>) 
     // A canary is for the routes of another Ingress.
     routes
         .refusals
-        .retain(|refusal| !refusal.reason.starts_with("no other Ingress"));
+        .retain(|refusal| refusal.kind != RefusalKind::MainIngress);
     let mut all = routes.hosts.values().flat_map(|host| &host.routes);
     let closed = all.find_map(|route| route.policy.closed.clone());
     (routes.refusals, closed)
@@ -273,8 +273,8 @@ fn routes_of(ingresses: impl IntoIterator<Item = Ingress>, objects: &Objects) ->
         ..IngressOptions::default()
     };
     let mut routes = routes(&all, &options);
-    let is_there = |refusal: &Refusal| !refusal.reason.starts_with("there is no Service");
-    routes.refusals.retain(is_there);
+    let is_known = |refusal: &Refusal| refusal.kind != RefusalKind::Service;
+    routes.refusals.retain(is_known);
     routes
 }
 

@@ -161,10 +161,9 @@ mod tests {
 
     #[test]
     fn refusals_that_do_not_fit_are_counted() {
-        let refusal = |number: usize| Refusal {
-            object: ObjectName::Node(format!("n{number}")),
-            field: "spec".into(),
-            reason: "why ".repeat(20),
+        let refusal = |number: usize| {
+            let object = ObjectName::Node(format!("n{number}"));
+            Refusal::new(object, "spec", "why ".repeat(20))
         };
         let status = Status {
             refusals: (0..1000).map(refusal).collect(),

@@ -1,5 +1,7 @@
 //! Canaries: Ingresses whose backends get some requests of another Ingress.
 
+use crate::{RefusalKind, refusal::Reason};
+
 use super::{
     Canary, CanaryRule, Ingress, IngressPath, Target,
     annotations::Settings,
@@ -23,7 +25,7 @@ impl Builder<'_> {
             return;
         }
         if ingress.default_backend.is_some() {
-            let reason = "a canary gets only requests of its rules".into();
+            let reason = "a canary gets only requests of its rules";
             self.refuse(ingress, "spec.defaultBackend".into(), reason);
         }
         for (index, rule) in ingress.rules.iter().enumerate() {
@@ -37,9 +39,7 @@ impl Builder<'_> {
                 let other = self.owners.other(&rule.host, ingress);
                 let other = other.map(|owner| belongs(&rule.host, owner));
                 let reason = match self.main_route(ingress, settings, &rule.host, path) {
-                    None => other.unwrap_or_else(|| {
-                        "no other Ingress of the namespace has this host and path".into()
-                    }),
+                    None => other.map_or_else(no_main_ingress, Reason::from),
                     Some(main) if main.route.canary.is_some() => {
                         "another canary has this path".into()
                     }
@@ -78,4 +78,9 @@ impl Builder<'_> {
         let candidates = self.hosts.get_mut(host);
         candidates.into_iter().flatten().find(is_main)
     }
+}
+
+fn no_main_ingress() -> Reason {
+    let text = "no other Ingress of the namespace has this host and path";
+    Reason(RefusalKind::MainIngress, text.into())
 }

@@ -79,9 +79,9 @@ pub(super) fn refuse_parameters(
 ) -> Option<Refusal> {
     let name = class_name(ingress)?;
     let parameters = classes.get(name)?.parameters.as_ref()?;
-    Some(Refusal {
-        object: ObjectName::IngressClass(name.clone()),
-        field: "spec.parameters".into(),
-        reason: format!("{parameters} is not supported"),
-    })
+    Some(Refusal::new(
+        ObjectName::IngressClass(name.clone()),
+        "spec.parameters",
+        format!("{parameters} is not supported"),
+    ))
 }

@@ -33,7 +33,7 @@ pub(super) fn demand_on_all(
                 let policy: &mut Policy = Arc::make_mut(&mut route.policy);
                 policy.closed.get_or_insert(reason.into());
                 let field = "metadata.annotations[auth-tls-secret]".into();
-                let refusal = Refusal::ingress(&route.ingress, field, reason.into());
+                let refusal = Refusal::ingress(&route.ingress, field, reason);
                 if !refusals.contains(&refusal) {
                     refusals.push(refusal);
                 }

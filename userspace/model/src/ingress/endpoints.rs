@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use crate::{EndpointSlice, NamespacedName, Protocol};
+use crate::{EndpointSlice, NamespacedName, Protocol, RefusalKind, refusal::Reason};
 
 use super::{
     Objects, PortName, Sticky, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService,
@@ -14,14 +14,20 @@ pub(super) fn upstream(
     service: &NamespacedName,
     port: &PortName,
     policy: &Arc<UpstreamPolicy>,
-) -> Result<UpstreamKey, String> {
+) -> Result<UpstreamKey, Reason> {
     let found = objects.services.get(service);
-    let found = found.ok_or_else(|| format!("there is no Service {service}"))?;
+    let missing = || {
+        Reason(
+            RefusalKind::Service,
+            format!("there is no Service {service}"),
+        )
+    };
+    let found = found.ok_or_else(missing)?;
     if found.is_external {
         // Any user that can write Services could make the proxy call any host.
-        return Err(format!(
+        return Err(Reason::from(format!(
             "Service {service} is of type ExternalName, which is not supported as a backend"
-        ));
+        )));
     }
     let is_wanted = |known: &&UpstreamPort| match port {
         PortName::Name(name) => known.name == *name,
@@ -35,7 +41,10 @@ pub(super) fn upstream(
         policy: match &policy.sticky {
             Some(sticky) => Arc::new(UpstreamPolicy {
                 sticky: Some(Sticky {
-                    secret: found.uid.clone(),
+                    secret: match found.uid.is_empty() {
+                        true => service.to_string(),
+                        false => found.uid.clone(),
+                    },
                     ..sticky.clone()
                 }),
                 ..(**policy).clone()

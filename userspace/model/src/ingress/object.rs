@@ -22,8 +22,8 @@ pub struct Objects {
 /// A Service, reduced to what a proxy needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamService {
-    /// Its random id (`metadata.uid`), which all nodes know and clients do not; may be empty in
-    /// manifests.
+    /// Its random id (`metadata.uid`), which all nodes know and clients do not. May be empty in
+    /// manifests: then namespace and name stand for it, which clients may guess.
     pub uid: String,
     /// Its TCP ports.
     pub ports: Vec<UpstreamPort>,

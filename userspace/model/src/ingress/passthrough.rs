@@ -16,7 +16,7 @@ impl Builder<'_> {
         }
         if needs_requests(settings) {
             let reason = "limits, source ranges and `match-…` need decrypted requests";
-            return self.refuse(ingress, settings.field("ssl-passthrough"), reason.into());
+            return self.refuse(ingress, settings.field("ssl-passthrough"), reason);
         }
         for (index, rule) in ingress.rules.iter().enumerate() {
             let field = format!("spec.rules[{index}]");
@@ -27,7 +27,7 @@ impl Builder<'_> {
             for number in 1..rule.paths.len() {
                 let reason = "passed-through connections have no paths; the backend of the first path is used";
                 let field = format!("{field}.http.paths[{number}].path");
-                self.refuse(ingress, field, reason.into());
+                self.refuse(ingress, field, reason);
             }
             let default = ingress.default_backend.as_ref();
             match (rule.paths.first(), default) {

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{NamespacedName, ObjectName, Refusal};
+use crate::{NamespacedName, ObjectName, Refusal, refusal::Reason};
 
 use super::{
     Auth, ErrorPages, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects,
@@ -93,11 +93,16 @@ impl Builder<'_> {
         settings
     }
 
-    pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: String) {
+    pub(super) fn refuse(&mut self, ingress: &Ingress, field: String, reason: impl Into<Reason>) {
         self.refuse_by_name(&ingress.name, field, reason);
     }
 
-    pub(super) fn refuse_by_name(&mut self, name: &NamespacedName, field: String, reason: String) {
+    pub(super) fn refuse_by_name(
+        &mut self,
+        name: &NamespacedName,
+        field: String,
+        reason: impl Into<Reason>,
+    ) {
         let refusal = Refusal::ingress(name, field, reason);
         self.routes.refusals.push(refusal);
     }
@@ -360,7 +365,7 @@ impl Builder<'_> {
             } else if has_host {
                 let reason = "$host needs rules of a single host";
                 policy.closed.get_or_insert(format!("auth-url: {reason}"));
-                self.refuse(ingress, settings.field("auth-url"), reason.into());
+                self.refuse(ingress, settings.field("auth-url"), reason);
             }
         }
     }
@@ -404,12 +409,10 @@ impl Builder<'_> {
             let port = PortName::Number(*port);
             let target = match upstream(self.objects, service, &port, &Arc::default()) {
                 Ok(key) => Target::Upstream(key),
-                Err(reason) => {
-                    self.routes.refusals.push(Refusal {
-                        object: ObjectName::Service(service.clone()),
-                        field: "--default-backend".into(),
-                        reason,
-                    });
+                Err(Reason(kind, reason)) => {
+                    let object = ObjectName::Service(service.clone());
+                    let refusal = Refusal::new(object, "--default-backend", reason);
+                    self.routes.refusals.push(Refusal { kind, ..refusal });
                     Target::Unavailable
                 }
             };
@@ -425,11 +428,11 @@ impl Builder<'_> {
         if let Some(name) = &options.default_certificate {
             match certificate(self.objects, name) {
                 Ok(certificate) => self.routes.default_certificate = Some(Arc::new(certificate)),
-                Err(reason) => self.routes.refusals.push(Refusal {
-                    object: ObjectName::Secret(name.clone()),
-                    field: "--default-certificate".into(),
-                    reason,
-                }),
+                Err(reason) => {
+                    let object = ObjectName::Secret(name.clone());
+                    let refusal = Refusal::new(object, "--default-certificate", reason);
+                    self.routes.refusals.push(refusal);
+                }
             }
         }
     }

@@ -64,10 +64,13 @@ fn l16_an_unknown_annotation_is_refused_by_its_key() {
     ] {
         let routes = routes_of([site(&[(key, "true")])]);
         let expected = format!(
-            "Ingress default/a: metadata.annotations[{}]: is not supported",
+            "Ingress default/a: metadata.annotations[{}]: is not supported: ",
             annotation(key)
         );
-        assert_eq!(refusals(&routes), [expected]);
+        let [refusal] = &refusals(&routes)[..] else {
+            panic!("{key}: {:?}", routes.refusals);
+        };
+        assert!(refusal.starts_with(&expected), "{refusal}");
         assert_eq!(policy(&routes).closed, None, "{key}");
     }
 }

@@ -223,6 +223,30 @@ fn l98_the_path_of_an_affinity_cookie_is_that_of_the_rule() {
     assert_eq!(cookie_of_first(&found), "/a%20b%3Bc/%C3%A4");
 }
 
+/// Clients could find an address for a value whose key they know.
+#[test]
+fn l141_the_key_of_an_affinity_cookie_is_the_id_of_its_service() {
+    let keys = |uid: &str| {
+        let two = ingress("a")
+            .rule("foo.com", Prefix, "/", "web")
+            .rule("foo.com", Prefix, "/api", "api")
+            .note("affinity", "cookie");
+        let mut objects = objects([two]);
+        for service in objects.services.values_mut() {
+            service.uid = uid.into();
+        }
+        let options = IngressOptions {
+            without_class: true,
+            ..IngressOptions::default()
+        };
+        let routes = routes(&objects, &options);
+        ["/", "/api"].map(|path| cookie(&routes.hosts["foo.com"], path).secret)
+    };
+    assert_eq!(keys("4c1e"), ["4c1e", "4c1e"]);
+    // A manifest may have no id: the key is never empty, nor the same for two Services.
+    assert_eq!(keys(""), ["default/web", "default/api"]);
+}
+
 fn cookie_of_first(routes: &Routes) -> String {
     let sticky = upstream(routes).sticky.clone();
     sticky.unwrap().path

@@ -1,4 +1,9 @@
-use headgate_model::ingress::{ANNOTATIONS, DIFFERENT, FOREIGN};
+use headgate_model::ingress::{ANNOTATIONS, DIFFERENT, FOREIGN, Support, support};
+
+use crate::{
+    annotations::site,
+    build::{annotation, routes_of},
+};
 
 const GUIDE: &str = include_str!("../../../../deploy/INGRESS.md");
 const BEGIN: &str = "<!-- annotations: made by the test of this table -->\n";
@@ -74,4 +79,28 @@ fn l59_no_annotation_is_both_supported_and_not() {
     let different = DIFFERENT.iter().flat_map(|(names, _)| *names);
     let wrong: Vec<&&str> = different.filter(|name| !is_known(name)).collect();
     assert!(wrong.is_empty(), "{wrong:?} are not supported");
+}
+
+/// An Event and `headgate migrate` say the same about an annotation.
+#[test]
+fn l150_a_refusal_says_what_to_do_instead() {
+    let names = FOREIGN.iter().flat_map(|entry| {
+        let names = entry.names.iter();
+        names.map(|name| (*name, entry.instead))
+    });
+    for (name, instead) in names.chain([("limit-rp", "unknown annotation; check its name")]) {
+        let key = annotation(name);
+        let site = site(&[(name, "deny all;")]);
+        let support = &support(&site.annotations)[&key];
+        let (Support::Unsupported(advice) | Support::Closes(advice)) = support else {
+            panic!("{name}: {support:?}");
+        };
+        assert!(advice.ends_with(instead), "{name}: {advice}");
+        let routes = routes_of([site]);
+        let [refusal] = &routes.refusals[..] else {
+            panic!("{name}: {:?}", routes.refusals);
+        };
+        assert_eq!(refusal.field, format!("metadata.annotations[{key}]"));
+        assert_eq!(refusal.reason, format!("is not supported: {advice}"));
+    }
 }

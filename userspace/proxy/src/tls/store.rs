@@ -142,11 +142,8 @@ fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
     match certified_key(new) {
         Ok(key) => Some((new.clone(), Arc::new(key))),
         Err(error) => {
-            refusals.push(Refusal {
-                object: ObjectName::Secret(new.secret.clone()),
-                field: "data".into(),
-                reason: format!("{error:#}"),
-            });
+            let object = ObjectName::Secret(new.secret.clone());
+            refusals.push(Refusal::new(object, "data", format!("{error:#}")));
             None
         }
     }
@@ -155,10 +152,10 @@ fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
 fn ended((certificate, key): &Known) -> Option<Refusal> {
     let (_, parsed) = X509Certificate::from_der(key.cert.first()?).ok()?;
     let end = not_after(&parsed)?;
-    (end < Timestamp::now()).then(|| Refusal {
-        object: ObjectName::Secret(certificate.secret.clone()),
-        field: "data".into(),
-        reason: format!("tls.crt expired at {end}; clients are still shown it"),
+    (end < Timestamp::now()).then(|| {
+        let object = ObjectName::Secret(certificate.secret.clone());
+        let reason = format!("tls.crt expired at {end}; clients are still shown it");
+        Refusal::new(object, "data", reason)
     })
 }
 

@@ -41,11 +41,8 @@ impl Refusals {
     }
 
     fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.list.push(Refusal {
-            object: self.object.clone(),
-            field: field.into(),
-            reason: reason.into(),
-        });
+        self.list
+            .push(Refusal::new(self.object.clone(), field, reason));
     }
 
     fn keep<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {

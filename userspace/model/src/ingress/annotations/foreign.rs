@@ -265,7 +265,8 @@ fn difference(name: &str) -> Option<&'static str> {
     entry.map(|(_, how)| *how)
 }
 
-fn instead(found: &Found<'_>) -> String {
+/// What to do instead of an annotation that is not supported, for Events and `headgate migrate`.
+pub(super) fn instead(found: &Found<'_>) -> String {
     let mut entries = FOREIGN.iter();
     let entry = entries.find(|foreign| foreign.names.contains(&found.name));
     let advice = entry.map_or("unknown annotation; check its name", |foreign| {

@@ -103,14 +103,9 @@ fn denying<'a>(found: &Found<'a>) -> Option<&'a str> {
     is_snippet.then(|| snippets::denies(found.text)).flatten()
 }
 
-/// Why an annotation is refused that is not supported.
+/// Why an annotation is refused that is not supported, and what to do instead.
 fn unsupported(found: &Found<'_>) -> String {
-    match denying(found) {
-        Some(directive) => {
-            format!("is not supported, and it keeps requests out by `{directive}`")
-        }
-        None => "is not supported".into(),
-    }
+    format!("is not supported: {}", foreign::instead(found))
 }
 
 /// Why a guard of another controller is refused.
