@@ -173,7 +173,13 @@ fn hashed(by: &HashBy) -> String {
         HashBy::Cookie(name) => format!("cookie {name}"),
         HashBy::Query(name) => format!("query parameter {name}"),
         HashBy::Uri => "path and query".into(),
+        HashBy::Path => "path".into(),
+        HashBy::Args => "query".into(),
         HashBy::Host => "host".into(),
+        HashBy::Several(all) => {
+            let all: Vec<String> = all.iter().map(hashed).collect();
+            all.join(", ")
+        }
     }
 }
 

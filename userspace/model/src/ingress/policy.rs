@@ -125,7 +125,7 @@ pub struct Rate {
     pub requests: u32,
     /// The period.
     pub period: Duration,
-    /// Largest burst, not 0.
+    /// Requests that may come at once beyond the first, not 0.
     pub burst: u32,
 }
 
@@ -350,8 +350,27 @@ pub enum HashBy {
     Query(String),
     /// Path and query.
     Uri,
+    /// The path.
+    Path,
+    /// The query.
+    Args,
     /// The host.
     Host,
+    /// All of these together. Those that a request lacks count as empty, unless it lacks all.
+    Several(Vec<HashBy>),
+}
+
+impl HashBy {
+    /// Whether headers are part of the value.
+    pub fn reads_headers(&self) -> bool {
+        match self {
+            Self::Header(_) | Self::Cookie(_) => true,
+            Self::Source | Self::Query(_) | Self::Uri | Self::Path | Self::Args | Self::Host => {
+                false
+            }
+            Self::Several(all) => all.iter().any(Self::reads_headers),
+        }
+    }
 }
 
 /// A cookie that names an endpoint.

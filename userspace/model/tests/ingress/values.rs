@@ -119,6 +119,16 @@ fn l19_balance_annotations_are_read() {
         ("$remote_addr", HashBy::Source),
         ("$binary_remote_addr", HashBy::Source),
         ("$request_uri", HashBy::Uri),
+        ("$uri", HashBy::Path),
+        ("$args", HashBy::Args),
+        (
+            "${request_uri}-x$host",
+            HashBy::Several(vec![HashBy::Uri, HashBy::Host]),
+        ),
+        (
+            "$uri$is_args$args",
+            HashBy::Several(vec![HashBy::Path, HashBy::Args, HashBy::Args]),
+        ),
         ("$host", HashBy::Host),
         ("$http_host", HashBy::Host),
         ("$http_x_user_id", HashBy::Header("x-user-id".into())),
@@ -127,6 +137,11 @@ fn l19_balance_annotations_are_read() {
     ] {
         let notes = [("upstream-hash-by", value), ("load-balance", "ewma")];
         assert_eq!(upstream_of(&notes).balance, Balance::Hash(expected));
+    }
+    for value in ["x", "$host$request_method", "$host$", "$nothing"] {
+        let routes = routes_of([site(&[("upstream-hash-by", value)])]);
+        assert_eq!(routes.refusals.len(), 1, "{value}");
+        assert_eq!(upstream(&routes).balance, Balance::RoundRobin, "{value}");
     }
 }
 

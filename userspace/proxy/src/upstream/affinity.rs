@@ -17,11 +17,7 @@ fn hasher() -> SipHasher13 {
 
 /// Whether the endpoint of a request depends on its headers.
 pub(super) fn reads_headers(policy: &UpstreamPolicy) -> bool {
-    policy.sticky.is_some()
-        || matches!(
-            policy.balance,
-            Balance::Hash(HashBy::Header(_) | HashBy::Cookie(_))
-        )
+    policy.sticky.is_some() || matches!(&policy.balance, Balance::Hash(by) if by.reads_headers())
 }
 
 /// Hashes the part of a request that `by` names. `None` if the request lacks it.
@@ -39,7 +35,17 @@ pub(super) fn hash(by: &HashBy, input: &PickInput<'_>) -> Option<u64> {
             hash_texts(named.map(|(_, value)| value.into_owned()))
         }
         HashBy::Uri => hash_texts([&*input.path, input.query.unwrap_or_default()]),
+        HashBy::Path => hash_texts([&*input.path]),
+        HashBy::Args => hash_texts(input.query),
         HashBy::Host => hash_texts(Some(input.host).filter(|host| !host.is_empty())),
+        HashBy::Several(all) => {
+            let parts: Vec<_> = all.iter().map(|by| hash(by, input)).collect();
+            parts.iter().find(|part| part.is_some())?;
+            let texts = parts
+                .iter()
+                .map(|part| part.unwrap_or_default().to_be_bytes());
+            hash_texts(texts)
+        }
     }
 }
 

@@ -288,6 +288,18 @@ async fn l35_equal_hash_input_gives_the_same_endpoint() {
     let same = (0..20).map(|number| asking(&format!("/?a={number}&user=ann"), &[]));
     let same = counts(same.map(|request| pick_for(&users, CLIENT, &request)));
     assert_eq!(same.len(), 1, "other parameters do not count");
+    let several = HashBy::Several(vec![HashBy::Path, HashBy::Header("x-user".into())]);
+    let several = upstream(balanced(Balance::Hash(several)), &[1; 5]);
+    let homes = |requests: &[Request<()>]| {
+        let picks = requests.iter().map(|one| pick_for(&several, CLIENT, one));
+        counts(picks).len()
+    };
+    let of = |path: &str, user: &str| asking(path, &[("x-user", user)]);
+    let queries = [of("/a?x=1", "ann"), of("/a?x=2", "ann"), of("/a", "ann")];
+    assert_eq!(homes(&queries), 1, "the query does not count");
+    let users: Vec<_> = (0..20).map(|user| of("/a", &user.to_string())).collect();
+    let paths: Vec<_> = (0..20).map(|path| of(&format!("/{path}"), "ann")).collect();
+    assert!(homes(&users) > 2 && homes(&paths) > 2, "each value counts");
     let by_header = Balance::Hash(HashBy::Header("x-user".into()));
     let upstream = upstream(balanced(by_header), &[1, 1]);
     assert_eq!(

@@ -139,7 +139,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     .guard(),
     Annotation::nginx(
         "limit-burst-multiplier",
-        "largest burst, as a multiple of the rate; 5 if not given",
+        "requests that may come at once beyond the first, as a multiple of the rate; 5 if not given",
         |text, draft| Ok(draft.burst = Some(positive(text)?)),
     ),
     Annotation::nginx(

@@ -1,6 +1,6 @@
 //! Annotations about backends.
 
-use super::super::{Balance, HashBy, UpstreamProtocol};
+use super::super::{Balance, HashBy, Template, UpstreamProtocol, Variable};
 
 use super::{
     Annotation,
@@ -54,7 +54,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "upstream-hash-by",
-        "requests with the same value go to the same endpoint: `$remote_addr`, `$request_uri`, `$host`, `$http_NAME`, `$cookie_NAME` or `$arg_NAME`",
+        "requests with the same values go to the same endpoint: one or more of `$remote_addr`, `$request_uri`, `$uri`, `$args`, `$host`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`",
         |text, draft| Ok(draft.hash = Some(hash_by(text)?)),
     ),
     Annotation::own(
@@ -192,27 +192,31 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     Annotation::nginx("client-body-buffer-size", STREAMED, |_, _| Ok(())),
 ];
 
+/// The variables of a text. What is between them is the same for all requests.
 fn hash_by(text: &str) -> Result<HashBy, String> {
-    let variable = text
-        .strip_prefix('$')
-        .ok_or(format!("`{text}` is not a variable"))?;
-    let named = |prefix: &str| variable.strip_prefix(prefix).map(token);
-    // Names of headers have underscores instead of dashes.
-    let header = |name: &str| HashBy::Header(name.to_ascii_lowercase().replace('_', "-"));
-    match variable {
-        "remote_addr" | "binary_remote_addr" => return Ok(HashBy::Source),
-        "request_uri" | "uri" => return Ok(HashBy::Uri),
-        "host" | "http_host" => return Ok(HashBy::Host),
-        _ => {}
+    // The binary form of an address is equal for equal addresses as well.
+    let template = Template::parse(&text.replace("binary_remote_addr", "remote_addr"))?;
+    let parts: Result<Vec<HashBy>, String> = template.variables().map(hashed).collect();
+    let mut parts = parts?;
+    match parts.len() {
+        0 => Err(format!("`{text}` has no variable")),
+        1 => Ok(parts.remove(0)),
+        _ => Ok(HashBy::Several(parts)),
     }
-    if let Some(name) = named("http_") {
-        return Ok(header(&name?));
-    }
-    if let Some(name) = named("cookie_") {
-        return name.map(HashBy::Cookie);
-    }
-    if let Some(name) = named("arg_") {
-        return name.map(HashBy::Query);
-    }
-    Err(format!("`{text}` is not supported"))
+}
+
+fn hashed(variable: &Variable) -> Result<HashBy, String> {
+    Ok(match variable {
+        Variable::Client => HashBy::Source,
+        Variable::RequestUri | Variable::EscapedRequestUri => HashBy::Uri,
+        Variable::Uri => HashBy::Path,
+        Variable::Args | Variable::IsArgs => HashBy::Args,
+        Variable::Host | Variable::Authority => HashBy::Host,
+        Variable::Header(name) => HashBy::Header(name.clone()),
+        Variable::Cookie(name) => HashBy::Cookie(name.clone()),
+        Variable::Parameter(name) => HashBy::Query(name.clone()),
+        Variable::Scheme | Variable::Method | Variable::Group(_) => {
+            return Err(format!("`${variable}` is not supported"));
+        }
+    })
 }
