@@ -117,7 +117,7 @@ async fn respond(
         .store(version == Version::HTTP_2, Ordering::Relaxed);
     let page = parts.headers.get(header::ORIGIN).cloned();
     let is_grpc = answer::is_grpc(&parts.headers);
-    let request_id = request_id(&mut parts.headers);
+    let request_id = headers::request_id(&mut parts.headers);
     let routed = match received {
         Ok(()) => route(&proxy.serving.load(), client, origin, &parts),
         Err(why) => Err(refuse(client, why)),
@@ -238,19 +238,6 @@ fn hold(
     let budget = is_http2.then(|| client.budget.clone());
     let held = Held::new(held, entry, budget, route);
     response.map(|body| Observed::new(body, held))
-}
-
-/// Returns the request id of the client, or sets a random one.
-fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    let named = headers.get(headers::REQUEST_ID).cloned();
-    named.unwrap_or_else(|| {
-        let id = format!("{:032x}", fastrand::u128(..));
-        headers::insert(headers, headers::REQUEST_ID, &id);
-        headers
-            .get(headers::REQUEST_ID)
-            .cloned()
-            .unwrap_or(HeaderValue::from_static(""))
-    })
 }
 
 fn trace(

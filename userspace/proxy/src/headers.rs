@@ -42,7 +42,18 @@ const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme
 const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const ORIGINAL_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Returns the request id of the client, or sets a random one.
+pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    if let Some(named) = headers.get(REQUEST_ID) {
+        return named.clone();
+    }
+    let id = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)));
+    let id = id.unwrap_or(HeaderValue::from_static(""));
+    headers.insert(REQUEST_ID, id.clone());
+    id
+}
 
 /// Removes hop-by-hop fields. `TE: trailers` stays: it says that the client itself accepts trailers.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {

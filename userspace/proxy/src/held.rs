@@ -1,12 +1,16 @@
 //! What a request holds until its response is sent.
 
 use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use hyper::body::Frame;
+use tokio::task::yield_now;
 
 use crate::{
     access_log::Entry,
@@ -25,7 +29,21 @@ pub(crate) struct Held<G> {
     /// Of an HTTP/2 connection.
     budget: Option<Arc<Budget>>,
     route: Option<Arc<ServedRoute>>,
+    failure: Option<Failure>,
     _held: G,
+}
+
+/// Why a body ended early, and when its reader learns it: the HTTP library drops the head of a response, and
+/// what it has read of the body, if the body fails before they are sent.
+struct Failure {
+    error: BodyError,
+    sending: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Failure({})", self.error)
+    }
 }
 
 impl<G> Held<G> {
@@ -40,6 +58,7 @@ impl<G> Held<G> {
             entry,
             budget,
             route,
+            failure: None,
             _held: held,
         }
     }
@@ -61,8 +80,23 @@ impl<G> FrameObserver<Body> for Held<G> {
         &mut self,
         _body: &Body,
         polled: PolledFrame<BodyError>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> PolledFrame<BodyError> {
+        let polled = match polled {
+            Poll::Ready(Some(Err(error))) if self.failure.is_none() => {
+                self.failure = Some(Failure {
+                    error,
+                    sending: Box::pin(yield_now()),
+                });
+                Poll::Pending
+            }
+            polled => polled,
+        };
+        if let Some(failure) = &mut self.failure {
+            ready!(failure.sending.as_mut().poll(context));
+            let error = std::mem::replace(&mut failure.error, "the response has ended".into());
+            return Poll::Ready(Some(Err(error)));
+        }
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         }

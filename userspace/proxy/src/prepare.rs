@@ -35,13 +35,8 @@ pub(crate) fn prepare(
         prefix: prefix.as_deref(),
     };
     headers::set_forwarded(headers, arrival);
-    if !headers.contains_key(headers::REQUEST_ID) {
-        headers::insert(
-            headers,
-            headers::REQUEST_ID,
-            &format!("{:032x}", fastrand::u128(..)),
-        );
-    }
+    // A guard whose service sets the id has removed that of the client, and may have set none.
+    headers::request_id(headers);
     if let Some(host) = &host {
         headers::insert(headers, header::HOST, host);
     }

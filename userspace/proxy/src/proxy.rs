@@ -128,6 +128,13 @@ impl Proxy {
         self.upstreams.snapshot()
     }
 
+    /// Returns the number of open connections of clients, also of upgraded ones and of those that are passed
+    /// through.
+    pub fn open_connections(&self) -> usize {
+        let most = self.settings.max_connections.min(Semaphore::MAX_PERMITS);
+        most.saturating_sub(self.connections.available_permits())
+    }
+
     /// Returns the response counters of every Ingress.
     pub fn answers(&self) -> Vec<(NamespacedName, Answers)> {
         let serving = self.serving.load();

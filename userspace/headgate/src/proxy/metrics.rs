@@ -53,6 +53,7 @@ pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
     let answers = proxy.answers();
     let mut metrics = vec![
         requests(&answers),
+        connections(proxy),
         endpoints(proxy),
         certificates(&proxy.certificates()),
     ];
@@ -87,6 +88,15 @@ fn requests(answers: &[(NamespacedName, Answers)]) -> Metric {
         "headgate_proxy_requests",
         "Requests by Ingress and class of the status code.",
         requests,
+    )
+}
+
+fn connections(proxy: &Proxy) -> Metric {
+    Metric::gauge(
+        "headgate_proxy_connections",
+        "Open connections of clients, also upgraded ones and those that are passed through. \
+         `--max-connections` limits them.",
+        [(Labels::new(), proxy.open_connections() as i64)],
     )
 }
 

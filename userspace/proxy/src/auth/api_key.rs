@@ -8,7 +8,7 @@ use http::{HeaderName, Uri, request::Parts, uri::PathAndQuery};
 
 use crate::message::parameters;
 
-use super::{CheckResult, USER, cache::SecretHash, set_header, unauthorized};
+use super::{CheckResult, USER, cache::SecretHash, set_header, spelling, unauthorized};
 
 const CONSUMER: HeaderName = HeaderName::from_static("x-consumer");
 
@@ -50,6 +50,11 @@ impl ApiKeyCheck {
         set_header(&mut parts.headers, &USER, consumer);
         set_header(&mut parts.headers, &CONSUMER, consumer);
         Ok(Vec::new())
+    }
+
+    /// Whether keys are in this header, with `-` for `_`.
+    pub(super) fn reads(&self, name: &str) -> bool {
+        spelling(self.header.as_str()) == name
     }
 
     /// The key of a request, if there is exactly one.

@@ -164,9 +164,11 @@ impl Authenticator {
         }
     }
 
-    /// Whether only the checks set a header of this name, with `-` for `_`.
+    /// Whether only the checks set a header of this name, with `-` for `_`, or one of them reads a key
+    /// there.
     pub(crate) fn reserves(&self, name: &str) -> bool {
-        self.reserved.iter().any(|reserved| reserved == name)
+        let is_key = |check: &Check| matches!(check, Check::ApiKey(check) if check.reads(name));
+        self.reserved.iter().any(|reserved| reserved == name) || self.checks.iter().any(is_key)
     }
 
     /// Runs the checks, which set the headers for backends.

@@ -1,4 +1,4 @@
-//! The verifier for certificates whose chain is not checked in the handshake.
+//! Verifiers for certificates whose chain is not checked in the handshake.
 
 use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
@@ -14,8 +14,7 @@ use super::provider::provider;
 
 /// Accepts every certificate whose key the peer has, and clients without one.
 ///
-/// The chain of a client is verified per request, so that the failure is an HTTP response. Endpoints
-/// are not verified unless an Ingress names authorities for them.
+/// The chain of a client is verified per request, so that the failure is an HTTP response.
 #[derive(Debug)]
 pub(crate) struct AnyCertificate(WebPkiSupportedAlgorithms);
 
@@ -120,7 +119,18 @@ impl ClientCertVerifier for AnyCertificate {
     }
 }
 
-impl ServerCertVerifier for AnyCertificate {
+/// Accepts every endpoint. A signature proves that the endpoint has the key of its certificate, which says
+/// nothing if the certificate is not verified. Keys that are too short for rustls would fail here.
+#[derive(Debug)]
+pub(crate) struct Unverified(WebPkiSupportedAlgorithms);
+
+impl Unverified {
+    pub(crate) fn new() -> Self {
+        Self(provider().signature_verification_algorithms)
+    }
+}
+
+impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -134,20 +144,20 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signature)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signature)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -174,7 +184,7 @@ mod tests {
         },
     };
 
-    use super::AnyCertificate;
+    use super::{AnyCertificate, Unverified};
     use crate::tls::{provider::provider, store::CertificateStore};
 
     /// A certificate of X.509 version 1 and its key, made by `openssl x509 -req -signkey`.
@@ -209,7 +219,7 @@ mod tests {
                 .with_protocol_versions(&[version])
                 .unwrap()
                 .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyCertificate::new()))
+                .with_custom_certificate_verifier(Arc::new(Unverified::new()))
                 .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((*shown).clone())));
             let (here, there) = duplex(1 << 16);
             let name = ServerName::try_from("a.test").unwrap();

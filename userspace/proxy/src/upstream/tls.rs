@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-use crate::tls::{provider::provider, verifier::AnyCertificate};
+use crate::tls::{provider::provider, verifier::Unverified};
 
 /// The TLS client configurations of an upstream.
 #[derive(Debug)]
@@ -78,8 +78,9 @@ fn verifier(
     policy: &UpstreamTls,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    // Endpoints are not verified unless an Ingress names authorities for them.
     let Some(authorities) = &policy.authorities else {
-        return Ok(Arc::new(AnyCertificate::new()));
+        return Ok(Arc::new(Unverified::new()));
     };
     let mut roots = RootCertStore::empty();
     let invalid = |error: String| format!("authorities: {error}");

@@ -9,6 +9,8 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
 use crate::setup::{Authority, HOSTS, Identity, Setup, echoed, params, request};
 
 fn rule(authority: &Authority, verify: Verify) -> ClientCertificates {
@@ -151,6 +153,35 @@ async fn l63_auth_result_of_an_optional_certificate_reaches_the_backend() {
                 headers.contains_key("ssl-client-subject-dn"),
                 identity.is_some()
             );
+        }
+    }
+}
+
+/// The handshake succeeds, and the request is answered. Such a certificate says neither what it is for nor
+/// that it is no authority, so it is not accepted as valid, whoever signed it.
+#[tokio::test]
+async fn l139_auth_certificates_of_version_1_are_answered() {
+    const CHAIN: &[u8] = include_bytes!("../../src/tls/testdata/version-1.crt");
+    const KEY: &[u8] = include_bytes!("../../src/tls/testdata/version-1.key");
+    let certificate = CertificateDer::from_pem_slice(CHAIN).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(KEY).unwrap();
+    let old = (vec![certificate], key);
+    for (verify, page, expected) in [
+        (Verify::AnyAuthority, None, 200),
+        (Verify::Optional, None, 400),
+        (Verify::Required, None, 400),
+        (Verify::Required, Some("https://help.example/"), 302),
+    ] {
+        let mut rule = rule(&Authority::new("ours"), verify);
+        rule.error_page = page.map(Template::plain);
+        let setup = setup(rule).await;
+        let request = request("/").body(Empty::new()).unwrap();
+        let response = setup.send(HOSTS[0], Some(&old), request).await;
+        assert_eq!(response.status(), expected, "{verify:?} {page:?}");
+        if expected == 200 {
+            let headers = echoed(&response);
+            assert!(headers["ssl-client-verify"].starts_with("FAILED:"));
+            assert_eq!(headers["ssl-client-subject-dn"], "CN=a.test");
         }
     }
 }

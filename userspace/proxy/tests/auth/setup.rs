@@ -28,6 +28,7 @@ use tokio_rustls::{
         ClientConfig, RootCertStore,
         crypto::aws_lc_rs,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        sign::{CertifiedKey, SingleCertAndKey},
     },
 };
 
@@ -119,9 +120,12 @@ impl Setup {
             .unwrap()
             .with_root_certificates(self.roots.clone());
         let config = match identity {
-            Some((chain, key)) => config
-                .with_client_auth_cert(chain.clone(), key.clone_key())
-                .unwrap(),
+            // Not `with_client_auth_cert`, which refuses certificates of X.509 version 1.
+            Some((chain, key)) => {
+                let key = aws_lc_rs::sign::any_supported_type(key).unwrap();
+                let own = CertifiedKey::new(chain.clone(), key);
+                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)))
+            }
             None => config.with_no_client_auth(),
         };
         let stream = TcpStream::connect(self.https).await.unwrap();

@@ -19,7 +19,7 @@ use tokio_rustls::{
         ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::aws_lc_rs,
-        pki_types::{CertificateDer, ServerName, UnixTime},
+        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
     },
 };
 
@@ -67,7 +67,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-async fn handshake(setup: &Setup, host: &str) -> TlsStream<TcpStream> {
+pub(crate) async fn handshake(setup: &Setup, host: &str) -> TlsStream<TcpStream> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -214,6 +214,23 @@ async fn l86_an_expired_certificate_is_shown_and_reported() {
     };
     assert_eq!(refusal.object, ObjectName::Secret(name("a-tls")));
     assert!(refusal.reason.contains("2001-01-01"), "{refusal:?}");
+}
+
+/// Clients decide about the version of a certificate.
+#[tokio::test]
+async fn l139_a_certificate_of_version_1_is_shown() {
+    const CHAIN: &str = include_str!("../../src/tls/testdata/version-1.crt");
+    const KEY: &str = include_str!("../../src/tls/testdata/version-1.key");
+    let mut objects = objects(&[]);
+    add_tls(&mut objects, "a.test", "a-tls");
+    add_secret(&mut objects, "a-tls", CHAIN, KEY);
+    let setup = Setup::with(Settings::default(), &objects).await;
+    assert_eq!(setup.serve(&objects), []);
+    let der = CertificateDer::from_pem_slice(CHAIN.as_bytes()).unwrap();
+    let mut stream = handshake(&setup, "a.test").await;
+    let (_, session) = stream.get_ref();
+    assert_eq!(session.peer_certificates().unwrap(), [der]);
+    ask(&mut stream).await.unwrap();
 }
 
 async fn ask(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {

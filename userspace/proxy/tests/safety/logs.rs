@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use headgate_model::ingress::Objects;
 use headgate_proxy::{AccessLog, LogFormat, Settings};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use crate::{
 
 /// What the log wrote.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -30,21 +31,32 @@ impl Write for Written {
 }
 
 impl Written {
-    fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let lines = text.lines().map(serde_json::from_str);
         lines.collect::<Result<_, _>>().unwrap()
     }
+
+    /// Removes all lines, and returns the first.
+    pub(crate) fn take(&self) -> Value {
+        let line = self.lines().remove(0);
+        self.0.lock().unwrap().clear();
+        line
+    }
 }
 
-async fn logging() -> (Setup, Written) {
+pub(crate) async fn logging() -> (Setup, Written) {
+    logging_with(Settings::default(), &objects(&[])).await
+}
+
+async fn logging_with(settings: Settings, objects: &Objects) -> (Setup, Written) {
     let written = Written::default();
     let log = AccessLog::new(LogFormat::Json, written.clone());
     let settings = Settings {
         log: Some(Arc::new(log)),
-        ..Settings::default()
+        ..settings
     };
-    (Setup::with(settings, &objects(&[])).await, written)
+    (Setup::with(settings, objects).await, written)
 }
 
 /// Also for requests that the proxy or the HTTP library refuses. The path is that by which the route was
@@ -84,8 +96,7 @@ async fn l140_refused_requests_are_logged() {
         let text = client.rest().await;
         assert_eq!(text[9..12], status.to_string(), "{head}");
         until("a line", || !written.lines().is_empty()).await;
-        let line = written.lines().remove(0);
-        written.0.lock().unwrap().clear();
+        let line = written.take();
         assert_eq!(line["method"], method, "{line}");
         assert_eq!(line["status"], status, "{line}");
         assert_eq!(line["client"], "127.0.0.1", "{line}");
@@ -138,4 +149,55 @@ async fn l142_plain_http_on_the_port_of_https_is_answered() {
     until("a line", || written.lines().len() == 1).await;
     assert_eq!(written.lines()[0]["status"], 400);
     assert_eq!(setup.web.targets(), [""; 0]);
+}
+
+/// Behind a trusted proxy, and behind one that sends the PROXY protocol, each client has its own quota, and the
+/// log has its address: also for requests that are refused.
+#[tokio::test]
+async fn l148_limits_and_the_log_follow_the_trusted_proxy() {
+    let loopback = vec!["127.0.0.0/8".parse().unwrap()];
+    let forwarded = Settings {
+        trusted: loopback.clone(),
+        ..Settings::default()
+    };
+    let proxied = Settings {
+        proxy_protocol: loopback,
+        ..Settings::default()
+    };
+    let limits = [
+        ("nginx.ingress.kubernetes.io/limit-rpm", "1"),
+        ("nginx.ingress.kubernetes.io/limit-burst-multiplier", "1"),
+    ];
+    for (settings, is_header) in [(forwarded, true), (proxied, false)] {
+        let (setup, written) = logging_with(settings, &objects(&limits)).await;
+        let mut seen = Vec::new();
+        for (client, host) in [
+            ("192.0.2.1", "a.test"),
+            ("192.0.2.1", "a.test"),
+            ("192.0.2.1", "a.test"),
+            ("192.0.2.2", "a.test"),
+            ("192.0.2.3", "other.test"),
+        ] {
+            let (before, field) = match is_header {
+                true => (String::new(), format!("X-Forwarded-For: {client}:4000\r\n")),
+                false => (
+                    format!("PROXY TCP4 {client} 198.51.100.1 4000 80\r\n"),
+                    String::new(),
+                ),
+            };
+            let head = format!("GET /a HTTP/1.1\r\nHost: {host}\r\n{field}");
+            let mut connection = Client::connect(setup.http).await;
+            connection
+                .send(format!("{before}{head}Connection: close\r\n\r\n"))
+                .await;
+            let status = connection.rest().await[9..12].to_owned();
+            until("a line", || !written.lines().is_empty()).await;
+            let line = written.take();
+            assert_eq!(line["client"], client, "{line}");
+            assert_eq!(line["status"].to_string(), status, "{line}");
+            seen.push(status);
+        }
+        // A burst of one beyond the first request, as in nginx.
+        assert_eq!(seen, ["200", "200", "503", "200", "404"]);
+    }
 }

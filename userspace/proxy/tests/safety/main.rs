@@ -5,6 +5,7 @@ mod backend;
 mod certificates;
 mod claims;
 mod client;
+mod cut;
 mod early;
 mod floods;
 mod frames;

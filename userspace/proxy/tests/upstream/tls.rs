@@ -1,6 +1,6 @@
 //! TLS connections to endpoints.
 
-use std::sync::Arc;
+use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use headgate_model::ingress::{UpstreamPolicy, UpstreamProtocol, UpstreamTls};
 use headgate_proxy::{Body, ErrorKind};
@@ -9,6 +9,11 @@ use http::{
     header::{CONNECTION, UPGRADE},
 };
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -131,6 +136,54 @@ async fn l42_without_authorities_any_certificate_is_accepted() {
     };
     let setup = Setup::new(https(tls), &[server.address]);
     assert_eq!(setup.read("/").await.1, "other.example 0 HTTP/1.1");
+}
+
+/// A server of OpenSSL with a certificate that no library of this project would show. It answers with 200.
+async fn openssl(certificate: &str, version: &str) -> (Child, std::net::SocketAddr) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tls/testdata");
+    let file = |end: &str| folder.join(format!("{certificate}.{end}"));
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-accept", "127.0.0.1:0", "-www", version])
+        .args(["-cipher", "DEFAULT@SECLEVEL=0", "-cert"])
+        .arg(file("crt"))
+        .arg("-key")
+        .arg(file("key"))
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut server = command.spawn().expect("openssl");
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let address = timeout(Duration::from_secs(20), async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("openssl ended");
+            if let Some(address) = line.strip_prefix("ACCEPT ") {
+                return address.parse().unwrap();
+            }
+        }
+    });
+    (server, address.await.unwrap())
+}
+
+/// A certificate that is not verified may be of X.509 version 1, and its key too short: nginx asks no more of
+/// it either.
+#[tokio::test]
+async fn l139_l147_without_authorities_any_key_is_accepted() {
+    for version in ["-tls1_2", "-tls1_3"] {
+        for certificate in ["version-1", "rsa-1024"] {
+            let (_server, address) = openssl(certificate, version).await;
+            let setup = Setup::new(https(UpstreamTls::default()), &[address]);
+            let (status, text) = setup.read("/").await;
+            assert_eq!(status, 200, "{certificate} {version}: {text}");
+            let strict = UpstreamTls {
+                name: Some("a.test".into()),
+                ..trusting(&authority())
+            };
+            let error = Setup::new(https(strict), &[address]).get("/").await;
+            let error = error.expect_err("verified");
+            assert_eq!(error.kind, ErrorKind::Tls, "{certificate} {version}");
+        }
+    }
 }
 
 #[tokio::test]
