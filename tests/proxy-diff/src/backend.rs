@@ -35,6 +35,26 @@ pub fn serve(address: &str) -> io::Result<()> {
 
 type Answer = fn(&str, &BTreeMap<String, String>, &str) -> String;
 
+/// Serves a backend on another address, which answers with that address, until the process ends.
+///
+/// # Errors
+///
+/// If the port is not free.
+pub fn serve_named(address: &'static str) -> io::Result<()> {
+    let listener = TcpListener::bind((address, BACKEND_PORT))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut reader = BufReader::new(&stream);
+                let length = address.len();
+                let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{address}");
+                while head(&mut reader).is_ok() && (&stream).write_all(text.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    Ok(())
+}
+
 fn connection(stream: &TcpStream, answer: Answer) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
@@ -88,9 +108,12 @@ fn backend(line: &str, headers: &BTreeMap<String, String>, body: &str) -> String
     }
 }
 
-/// The answer of the service that `auth-url` names: header `X-Allow` admits. What it saw is in `X-Seen`.
+/// The answer of the service that `auth-url` names: header `X-Allow` admits. What it saw is in `X-Seen`, and
+/// the address to return to in `X-Back`.
 fn authority(line: &str, headers: &BTreeMap<String, String>, _body: &str) -> String {
     const BY_CHANCE: [&str; 2] = ["x-request-id", "traceparent"];
+    let back = headers.get("x-auth-request-redirect");
+    let back = back.map_or("", String::as_str);
     let mut seen = line.to_owned();
     for (name, value) in headers {
         if !BY_CHANCE.contains(&name.as_str()) {
@@ -101,5 +124,7 @@ fn authority(line: &str, headers: &BTreeMap<String, String>, _body: &str) -> Str
         true => "200 OK\r\nSet-Cookie: proof=1; Path=/",
         false => "401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nSet-Cookie: login=1",
     };
-    format!("HTTP/1.1 {status}\r\nX-User: alice\r\nX-Seen: {seen}\r\nContent-Length: 0\r\n\r\n")
+    format!(
+        "HTTP/1.1 {status}\r\nX-User: alice\r\nX-Back: {back}\r\nX-Seen: {seen}\r\nContent-Length: 0\r\n\r\n"
+    )
 }

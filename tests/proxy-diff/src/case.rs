@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{BACKEND, BACKEND_PORT, Request};
+use crate::{BACKEND, BACKEND_PORT, HASHED, MANY, Request, Transport, hash, http2};
 
 /// An Ingress with a host of its own, and requests for it.
 #[derive(Debug, Deserialize)]
@@ -105,6 +105,19 @@ pub fn manifests(cases: &[Case]) -> String {
             "ports": [{"port": BACKEND_PORT}], "endpoints": [{"addresses": [BACKEND]}],
         }),
     ];
+    let many = MANY.map(|address| json!({"addresses": [address]}));
+    objects.push(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "many"},
+        "spec": {"clusterIP": "10.96.0.2", "ports": [{"port": 80}]},
+    }));
+    objects.push(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "many", "labels": {"kubernetes.io/service-name": "many"}},
+        "ports": [{"port": BACKEND_PORT}], "endpoints": many,
+    }));
+    for (index, value) in HASHED.iter().enumerate() {
+        objects.push(hashed(index, value));
+    }
     for case in cases {
         objects.push(ingress(case));
         if let Some(users) = &case.htpasswd {
@@ -118,6 +131,25 @@ pub fn manifests(cases: &[Case]) -> String {
         .iter()
         .map(|object| format!("{object}\n---\n"))
         .collect()
+}
+
+/// An Ingress whose endpoint is chosen by a hash.
+fn hashed(index: usize, value: &str) -> Value {
+    let backend = json!({"service": {"name": "many", "port": {"number": 80}}});
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": {
+            "name": format!("hash{index}"),
+            "annotations": {"nginx.ingress.kubernetes.io/upstream-hash-by": value},
+        },
+        "spec": {
+            "ingressClassName": "headgate",
+            "rules": [{
+                "host": hash::host(index),
+                "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
+            }],
+        },
+    })
 }
 
 fn ingress(case: &Case) -> Value {
@@ -185,7 +217,7 @@ const EVERY: &[&str] = &[
     "GET {p}/ | X-Answer: cors",
 ];
 
-/// The requests of a case, over HTTP, and over HTTPS if it has a certificate.
+/// The requests of a case, over HTTP/1.1 and HTTP/2, and over HTTPS if it has a certificate.
 ///
 /// # Errors
 ///
@@ -194,9 +226,15 @@ pub fn requests(case: &Case) -> Result<Vec<Request>> {
     let mut requests = Vec::new();
     let own = case.requests.iter().map(String::as_str);
     for text in EVERY.iter().copied().chain(own) {
-        for is_tls in [false, true] {
-            if is_tls <= case.tls {
-                requests.push(request(case, text, is_tls).with_context(|| text.to_owned())?);
+        for transport in [Transport::Http, Transport::Https, Transport::Http2] {
+            let request = request(case, text, transport).with_context(|| text.to_owned())?;
+            let can_be_sent = match transport {
+                Transport::Http => true,
+                Transport::Https => case.tls,
+                Transport::Http2 => http2::has(&request),
+            };
+            if can_be_sent {
+                requests.push(request);
             }
         }
     }
@@ -204,7 +242,7 @@ pub fn requests(case: &Case) -> Result<Vec<Request>> {
 }
 
 /// Parses `METHOD TARGET | Name: value | = body`.
-fn request(case: &Case, text: &str, is_tls: bool) -> Result<Request> {
+fn request(case: &Case, text: &str, transport: Transport) -> Result<Request> {
     let host = case.host();
     let text = text
         .replace("{p}", case.start())
@@ -242,7 +280,7 @@ fn request(case: &Case, text: &str, is_tls: bool) -> Result<Request> {
     Ok(Request {
         name: text.clone(),
         host,
-        is_tls,
+        transport,
         method: method.into(),
         target: target.into(),
         headers,

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+
+use crate::http2;
 
 /// A request.
 #[derive(Debug)]
@@ -18,8 +20,8 @@ pub struct Request {
     pub name: String,
     /// The host of the case, which the TLS handshake names.
     pub host: String,
-    /// Whether it is sent over HTTPS.
-    pub is_tls: bool,
+    /// How it is sent.
+    pub transport: Transport,
     /// Its method.
     pub method: String,
     /// Its target.
@@ -28,6 +30,17 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// Its body, with its framing.
     pub body: String,
+}
+
+/// What a request is sent over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// HTTP/2 without TLS.
+    Http2,
 }
 
 /// A response.
@@ -48,18 +61,49 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// If the connection fails, or what comes is not a response.
 pub fn exchange(server: &str, tls: &Arc<ClientConfig>, request: &Request) -> Result<crate::Seen> {
-    let port = if request.is_tls { 443 } else { 80 };
+    let response = match request.transport {
+        Transport::Http => talk(connect(server, 80)?, request),
+        Transport::Http2 => http2::exchange(server, TIMEOUT, request),
+        Transport::Https => {
+            let name = ServerName::try_from(request.host.clone())?;
+            let client = ClientConnection::new(tls.clone(), name)?;
+            talk(StreamOwned::new(client, connect(server, 443)?), request)
+        }
+    };
+    Ok(crate::Seen::of(&response?))
+}
+
+/// Sends a request over HTTP/1.1, and returns status and body of the response.
+///
+/// # Errors
+///
+/// If the connection fails, or what comes is not a response.
+pub fn ask(server: &str, request: &Request) -> Result<(u16, String)> {
+    let response = talk(connect(server, 80)?, request)?;
+    Ok((response.status, String::from_utf8(response.body)?))
+}
+
+/// Sends the head of a request whose body of one byte does not come: it stays in progress. Returns once the
+/// server has asked for the body, after its checks.
+///
+/// # Errors
+///
+/// If the connection fails.
+pub fn hold(server: &str, host: &str) -> Result<TcpStream> {
+    let mut stream = connect(server, 80)?;
+    let expected = "Content-Length: 1\r\nExpect: 100-continue";
+    let text = format!("POST / HTTP/1.1\r\nHost: {host}\r\n{expected}\r\n\r\n");
+    stream.write_all(text.as_bytes())?;
+    let (line, _) = head(&mut BufReader::new(&stream))?;
+    ensure!(line.contains(" 100 "), "{line}");
+    Ok(stream)
+}
+
+fn connect(server: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((server, port))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
-    let response = if request.is_tls {
-        let name = ServerName::try_from(request.host.clone())?;
-        let client = ClientConnection::new(tls.clone(), name)?;
-        talk(StreamOwned::new(client, stream), request)
-    } else {
-        talk(stream, request)
-    };
-    Ok(crate::Seen::of(&response?))
+    Ok(stream)
 }
 
 fn talk(mut stream: impl Read + Write, request: &Request) -> Result<Response> {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use crate::{BACKEND, BACKEND_PORT, Case, NGINX, Rule};
+use crate::{BACKEND, BACKEND_PORT, Case, HASHED, NGINX, NGINX_HTTP2, Rule, hash};
 
 /// Annotations that no case has, each with the reason.
 pub const NOT_COMPARED: &[(&[&str], &str)] = &[
@@ -35,7 +35,8 @@ pub const NOT_COMPARED: &[(&[&str], &str)] = &[
             "session-cookie-expires",
             "session-cookie-conditional-samesite-none",
         ],
-        "ingress-nginx chooses endpoints in Lua of its own, which no package has",
+        "ingress-nginx chooses endpoints in Lua of its own, which no package has; for `upstream-hash-by` \
+         another test compares what is hashed",
     ),
     (
         &["service-upstream"],
@@ -65,7 +66,6 @@ pub const NOT_COMPARED: &[(&[&str], &str)] = &[
             "proxy-send-timeout",
             "proxy-next-upstream",
             "proxy-next-upstream-tries",
-            "limit-connections",
         ],
         "depends on time, or on several endpoints",
     ),
@@ -137,6 +137,7 @@ const TRANSLATED: &[&str] = &[
     "from-to-www-redirect",
     "limit-allowlist",
     "limit-burst-multiplier",
+    "limit-connections",
     "limit-rpm",
     "limit-rps",
     "limit-whitelist",
@@ -175,6 +176,14 @@ pub fn configuration(cases: &[Case], folder: &Path, pem: &Path) -> Result<PathBu
             );
         }
         server(&mut http, case, folder)?;
+    }
+    for (index, value) in HASHED.iter().enumerate() {
+        let _ = writeln!(
+            http,
+            "server {{ listen {NGINX}:80; server_name {}; location / {{ return 200 {}; }} }}",
+            hash::host(index),
+            quoted(value)
+        );
     }
     let file = folder.join("nginx.conf");
     let modules = [
@@ -224,14 +233,16 @@ fn head(folder: &Path, pem: &Path) -> String {
          function uri_without_slash()\n\
          return string.match(ngx.var.request_uri, '^(.-)/?$')\nend }}\n\
          server {{ listen {NGINX}:80 default_server; listen {NGINX}:443 default_server ssl http2;\n\
+         listen {NGINX_HTTP2}:80 default_server http2;\n\
          server_name _; location / {{ return 404; }} }}\n"
     );
     text
 }
 
-/// `limit_req` zones of a case.
+/// `limit_req` and `limit_conn` zones of a case.
 fn zones(text: &mut String, case: &Case) {
-    if rates(case).next().is_none() {
+    let connections = case.annotation("limit-connections");
+    if rates(case).next().is_none() && connections.is_none() {
         return;
     }
     let id = id(case);
@@ -251,6 +262,9 @@ fn zones(text: &mut String, case: &Case) {
             text,
             "limit_req_zone $limit_{id} zone={id}_{unit}:5m rate={rate}r/{unit};"
         );
+    }
+    if connections.is_some() {
+        let _ = writeln!(text, "limit_conn_zone $limit_{id} zone={id}_conn:5m;");
     }
 }
 
@@ -279,7 +293,8 @@ fn server(text: &mut String, case: &Case, folder: &Path) -> Result<()> {
     if case.is_on("from-to-www-redirect") {
         let _ = writeln!(
             text,
-            "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; server_name www.{host};\n\
+            "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; listen {NGINX_HTTP2}:80 http2;\n\
+             server_name www.{host};\n\
              set_by_lua_block $to {{ return ngx.var.scheme .. '://{host}' .. uri_without_slash() }}\n\
              return 308 $to; }}",
             host = case.host()
@@ -290,7 +305,8 @@ fn server(text: &mut String, case: &Case, folder: &Path) -> Result<()> {
         .collect();
     let _ = writeln!(
         text,
-        "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; server_name {}{names};",
+        "server {{ listen {NGINX}:80; listen {NGINX}:443 ssl http2; listen {NGINX_HTTP2}:80 http2;\n\
+         server_name {}{names};",
         case.host()
     );
     for code in list(case.annotation("custom-http-errors")) {
@@ -549,6 +565,9 @@ fn guards(text: &mut String, case: &Case) {
             id(case),
             rate * multiplier
         );
+    }
+    if let Some(most) = case.annotation("limit-connections") {
+        let _ = writeln!(text, "limit_conn {}_conn {most};", id(case));
     }
 }
 

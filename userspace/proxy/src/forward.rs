@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
 use hyper::{
     body::{Body as _, Incoming},
@@ -82,9 +82,21 @@ pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Inco
         host = Empty,
         route = Empty
     );
-    respond(proxy, client, request, &span)
+    let is_head = request.method() == Method::HEAD;
+    let mut answer = respond(proxy, client, request, &span)
         .instrument(span.clone())
-        .await
+        .await;
+    // In HTTP/1.1 the HTTP library leaves out the body itself.
+    if is_head && answer.version() == Version::HTTP_2 {
+        let length = answer.body().size_hint().exact();
+        let body = std::mem::replace(&mut answer.body_mut().body, Body::empty());
+        if let Some(length) = length.filter(|_| !body.is_end_stream()) {
+            let headers = answer.headers_mut();
+            let named = headers.entry(header::CONTENT_LENGTH);
+            named.or_insert_with(|| length.into());
+        }
+    }
+    answer
 }
 
 async fn respond(

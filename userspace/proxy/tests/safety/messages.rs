@@ -515,3 +515,33 @@ async fn l138_responses_that_are_not_read_wait_at_the_backend() {
     assert!(grown < 50 << 20, "{} MiB", grown >> 20);
     drop(clients);
 }
+
+/// Also if the proxy itself answers: a body would end the stream with an error at the client.
+#[tokio::test]
+async fn l152_responses_to_head_have_no_body() {
+    let deny = [(
+        "nginx.ingress.kubernetes.io/denylist-source-range",
+        "0.0.0.0/0",
+    )];
+    for annotations in [&[][..], &deny] {
+        let setup = Setup::with(Settings::default(), &objects(annotations)).await;
+        for host in [HOST, "other.test"] {
+            let mut client = frames::connect(setup.http).await;
+            let section = frames::request_to(host, "HEAD", "/a", &[]);
+            client
+                .send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &section))
+                .await;
+            loop {
+                let (kind, flags, ..) = frames::next(&mut client).await.unwrap();
+                assert_ne!(kind, DATA, "{annotations:?} {host}");
+                if kind == HEADERS {
+                    assert_ne!(flags & END_STREAM, 0, "{annotations:?} {host}");
+                    break;
+                }
+            }
+            let head = format!("HEAD /a HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            let text = answer(&setup, head).await;
+            assert!(text.ends_with("\r\n\r\n"), "{text}");
+        }
+    }
+}

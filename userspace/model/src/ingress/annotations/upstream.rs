@@ -54,7 +54,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "upstream-hash-by",
-        "requests with the same values go to the same endpoint: one or more of `$remote_addr`, `$request_uri`, `$uri`, `$args`, `$host`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`",
+        "requests with the same values go to the same endpoint: one or more of `$remote_addr`, `$request_uri`, `$uri`, `$args`, `$host`, `$http_NAME`, `$cookie_NAME`, `$arg_NAME`; those without any are spread",
         |text, draft| Ok(draft.hash = Some(hash_by(text)?)),
     ),
     Annotation::own(
