@@ -291,6 +291,33 @@ fn proxy_has_no_capabilities_and_hands_over() {
     assert!(has(added, "CHOWN"), "{added}");
 }
 
+/// Agent and proxy use the network of the node, so only declared ports keep pods with the same hostPort away
+/// from it. The agent's pod declares those of the proxy: with them a second proxy could not be scheduled.
+#[test]
+fn s153_ports_of_the_node_are_declared_to_the_scheduler() {
+    let host = json!({"apiServer": {"host": "192.0.2.10"}});
+    let with_ingress = json!({"apiServer": {"host": "192.0.2.10"}, "ingress": {"enabled": true}});
+    let charts = [(host, "base"), (with_ingress, "ingress")];
+    for (values, folder) in charts {
+        let made = [Some(objects(&render(&values))), kustomized(folder)];
+        for objects in made.into_iter().flatten() {
+            let pod = &objects["DaemonSet/headgate"]["spec"]["template"]["spec"];
+            assert_eq!(pod["hostNetwork"], true, "{folder}");
+            let ports = pod["containers"][0]["ports"].as_array().unwrap();
+            for port in ports {
+                // On the network of the node both are the same (API of containers).
+                assert_eq!(port["hostPort"], port["containerPort"], "{folder}");
+            }
+            let declared: Vec<_> = ports.iter().map(|port| &port["hostPort"]).collect();
+            let expected = match folder {
+                "base" => json!([10256]),
+                _ => json!([10256, 80, 443]),
+            };
+            assert_eq!(json!(declared), expected, "{folder}");
+        }
+    }
+}
+
 #[test]
 fn values_reach_the_proxy() {
     let values = json!({

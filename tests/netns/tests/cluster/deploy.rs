@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
+    net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -13,12 +14,18 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http};
+use crate::{
+    common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http},
+    services::{http_answers, is_refused},
+};
 use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
 use headgate_dataplane::Maps;
 use headgate_netns::{Cluster, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
 use k8s_openapi::api::{
-    apps::v1::DaemonSet, core::v1::Container, events::v1::Event, networking::v1::Ingress,
+    apps::v1::DaemonSet,
+    core::v1::Container,
+    events::v1::Event,
+    networking::v1::{Ingress, ServiceCIDR},
     rbac::v1::ClusterRole,
 };
 use nix::sys::signal::Signal;
@@ -120,6 +127,89 @@ fn container(text: &str, name: &str) -> Container {
     let daemonset: DaemonSet = object(text, "DaemonSet", name);
     let pod = daemonset.spec.unwrap().template.spec.unwrap();
     pod.containers[0].clone()
+}
+
+/// A ServiceCIDR, as the API server makes one of its options.
+const RANGES: &str = "
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: {name: kubernetes}
+spec: {cidrs: [10.96.0.0/16, 'fd96::/112']}
+";
+
+#[test]
+fn s116_ranges_of_service_addresses_come_from_the_api() {
+    let Some(mut cluster) = api_cluster("cidr") else {
+        return;
+    };
+    cluster.start_agent(0).unwrap();
+    let node = &cluster.nodes[0];
+    let pod = &node.pods[0].netns;
+    let addresses = ["10.96.9.9", "fd96::999"].map(|text| text.parse().unwrap());
+    let [unused, unused_v6]: [IpAddr; 2] = addresses;
+    assert!(!is_refused(pod, on(unused, 80)), "the API has no range yet");
+    api(&cluster).apply_yaml(RANGES).unwrap();
+    eventually("both ranges are written", || {
+        is_refused(pod, on(unused, 80)) && is_refused(pod, on(unused_v6, 80))
+    });
+    assert!(http_answers(pod, on(CLUSTER_V4, 80)));
+    api(&cluster)
+        .delete::<ServiceCIDR>("", "kubernetes")
+        .unwrap();
+    eventually("the ranges are removed", || {
+        !is_refused(pod, on(unused, 80))
+    });
+}
+
+/// What operators read of a container: the log without a terminal and without `RUST_LOG`, with the API as
+/// source.
+#[test]
+fn s154_the_log_is_plain_and_does_not_grow_with_changes() {
+    let Some(mut cluster) = api_cluster("log") else {
+        return;
+    };
+    cluster.log = Some("");
+    cluster.start_agent(0).unwrap();
+    let node = &cluster.nodes[0];
+    let target = on(node.v4, 30080);
+    let log = || node.agent.as_ref().unwrap().log();
+    let moves_to = |pod: u8| {
+        api(&cluster).apply_yaml(&slices(&[(1, pod)])).unwrap();
+        let only = names(&[&format!("web-1-{pod}")]);
+        eventually("the endpoint moved", || {
+            pods_over_http(&cluster.client, target) == only
+        });
+    };
+    moves_to(2);
+    eventually("the first pass", || {
+        log().contains("the maps follow the source")
+    });
+    let first = log();
+    for pod in [1, 2].repeat(5) {
+        moves_to(pod);
+    }
+    let all = log();
+    assert_eq!(all.lines().count(), first.lines().count(), "{all}");
+    // The devices and the start have a line each.
+    assert!(all.lines().count() <= 20, "{all}");
+    assert!(!all.contains('\u{1b}'), "no colours: {all}");
+    for level in ["DEBUG", "TRACE"] {
+        assert!(!all.contains(level), "{all}");
+    }
+}
+
+/// A cluster with an API, which has a Service; its agent does not run yet. `None` if only the real API server
+/// can be used.
+fn api_cluster(name: &str) -> Option<Cluster> {
+    if std::env::var_os(ASSETS).is_some() {
+        println!("SKIPPED: {name}: the objects of the real API server are its own");
+        return None;
+    }
+    let mut cluster = cluster_without_agents(name, 1, 2)?;
+    cluster.serve_api().unwrap();
+    api(&cluster).apply_yaml(SERVICE).unwrap();
+    api(&cluster).apply_yaml(&slices(&[(1, 1)])).unwrap();
+    Some(cluster)
 }
 
 #[test]

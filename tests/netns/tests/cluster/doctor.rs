@@ -11,10 +11,14 @@ use std::{
 };
 
 use crate::common::{cluster, cluster_without_agents, content, on_node};
+use headgate_abi::{Protocol, SocketEntry, SocketKey};
 use headgate_apiserver::{ASSETS, Attributes, TestServer};
-use headgate_dataplane::pin_folder;
+use headgate_dataplane::{Maps, pin_folder};
 use headgate_netns::{Cluster, Netns, SERVICE, binary, slices};
 use serde_json::Value;
+
+/// Entries of the map of sockets.
+const SOCKETS: u32 = 4096;
 
 const NODE: &str = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}";
 
@@ -96,7 +100,9 @@ fn s130_doctor_finds_what_is_broken_and_nothing_else() {
     for text in [NODE, SERVICE, &slices(&[(1, 1)])] {
         api.apply_yaml(text).unwrap();
     }
-    cluster.start_agent(0).unwrap();
+    let few = SOCKETS.to_string();
+    let few = ["--max-sockets", few.as_str()];
+    cluster.start_agent_with(0, &few).unwrap();
     let close_wait = "netfilter/nf_conntrack_tcp_timeout_close_wait";
     write_sysctl(&cluster.nodes[0].netns, close_wait, "3600");
     let (is_well, findings) = doctor(&cluster, &[]);
@@ -147,6 +153,26 @@ fn s130_doctor_finds_what_is_broken_and_nothing_else() {
     fs::create_dir(cluster.nodes[0].pins.join("v0")).unwrap();
     expect(&[], false, "v0 is of another version");
     fs::remove_dir(cluster.nodes[0].pins.join("v0")).unwrap();
+    let mut maps = Maps::open_writable(&cluster.nodes[0].pins).unwrap();
+    let sockets = || {
+        (0..SOCKETS).map(|number| SocketKey {
+            cookie: number.into(),
+            protocol: Protocol::UDP,
+            ..SocketKey::default()
+        })
+    };
+    for key in sockets() {
+        maps.sockets.insert(key, SocketEntry::default(), 0).unwrap();
+    }
+    expect(
+        &[],
+        false,
+        "full: new entries evict those unused for longest",
+    );
+    for key in sockets() {
+        // The kernel may have evicted it.
+        drop(maps.sockets.remove(&key));
+    }
     refuses.store(true, Ordering::Relaxed);
     expect(&[], true, "the ClusterRole does not allow: watch services");
     refuses.store(false, Ordering::Relaxed);

@@ -49,7 +49,7 @@ fn write_service(cluster: &Cluster, text: &str) {
     });
 }
 
-fn http_answers(from: &Netns, address: SocketAddr) -> bool {
+pub(crate) fn http_answers(from: &Netns, address: SocketAddr) -> bool {
     from.run(move || get(address).is_ok())
 }
 
@@ -65,7 +65,7 @@ fn is_silent(from: &Netns, address: SocketAddr) -> bool {
     error.is_some_and(|kind| SILENCE.contains(&kind))
 }
 
-fn is_refused(from: &Netns, address: SocketAddr) -> bool {
+pub(crate) fn is_refused(from: &Netns, address: SocketAddr) -> bool {
     from.run(move || error_of(get(address))) == Some(ErrorKind::ConnectionRefused)
 }
 

@@ -16,6 +16,9 @@ use crate::{
 
 /// Kept connections on each path: enough to meet each pod, and the source ports of others.
 const KEPT: usize = 4;
+/// Pause of a client with a kept connection. A connection that is lost stays lost, so that its client need not
+/// ask often.
+const KEPT_PACE: Duration = Duration::from_millis(50);
 /// Time with load between two changes of the rules.
 const BETWEEN: Duration = Duration::from_millis(700);
 
@@ -75,7 +78,7 @@ impl Paths {
         echo: std::net::SocketAddr,
     ) -> Self {
         for _ in 0..KEPT {
-            self.requests = self.requests.with(from, PACE, connection(http));
+            self.requests = self.requests.with(from, KEPT_PACE, connection(http));
             self.datagrams = self.datagrams.with(from, PACE, datagrams(echo));
         }
         self.requests = self.requests.with(from, PACE, connections(http));
@@ -86,7 +89,8 @@ impl Paths {
         let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
         for is_kept in [true, false] {
             let client = Talk::start_tcp(from, &node.cgroup, is_kept.then_some(http)).unwrap();
-            self.requests = self.requests.with(from, PACE, talk(client, http, is_kept));
+            let pace = if is_kept { KEPT_PACE } else { PACE };
+            self.requests = self.requests.with(from, pace, talk(client, http, is_kept));
         }
         let client = Talk::start(from, &node.cgroup, Some(echo)).unwrap();
         self.datagrams = self.datagrams.with(from, PACE, talk(client, echo, true));

@@ -160,3 +160,75 @@ async fn local_endpoints(State((name, statuses)): State<(NamespacedName, Statuse
     });
     (code, nosniff(), [(WEIGHT, count.to_string())], Json(body)).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use headgate_control::Status;
+    use headgate_model::{HealthCheck, NamespacedName, Node};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::watch,
+        time::sleep,
+    };
+
+    use super::node_ports;
+
+    async fn ask(port: u16) -> String {
+        let mut stream = loop {
+            match TcpStream::connect(("127.0.0.1", port)).await {
+                Ok(stream) => break stream,
+                Err(_) => sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let request = b"GET / HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    /// Load balancers ask over HTTP: endpoints do not help while changes do not reach the maps.
+    #[tokio::test]
+    async fn s147_a_health_check_node_port_answers_503_while_nothing_can_be_written() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let check = HealthCheck {
+            port,
+            local_endpoints: 1,
+        };
+        let mut status = Status {
+            is_synced: true,
+            health_checks: [(NamespacedName::new("shop", "web"), check)].into(),
+            ..Status::default()
+        };
+        let node = Node {
+            name: "n1".into(),
+            zone: None,
+            addresses: Vec::new(),
+            networks: Vec::new(),
+            node_port_addresses: vec!["127.0.0.1".parse().unwrap()],
+            serves_external_ips: false,
+        };
+        let (statuses, receiver) = watch::channel(status.clone());
+        let (_nodes, nodes) = watch::channel(node);
+        tokio::spawn(node_ports(receiver, nodes));
+        for (seconds, code, is_healthy) in [
+            (None, "200", true),
+            (Some(9), "200", true),
+            (Some(11), "503", false),
+            (None, "200", true),
+        ] {
+            let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+            status.unwritten_since = seconds.and_then(ago);
+            statuses.send_replace(status.clone());
+            let text = ask(port).await;
+            assert_eq!(text.get(9..12), Some(code), "{seconds:?}: {text}");
+            let said = format!("\"serviceProxyHealthy\":{is_healthy}");
+            assert!(text.contains(&said), "{text}");
+        }
+    }
+}
