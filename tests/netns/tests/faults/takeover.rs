@@ -19,8 +19,10 @@ const KEPT: usize = 4;
 /// Pause of a client with a kept connection. A connection that is lost stays lost, so that its client need not
 /// ask often.
 const KEPT_PACE: Duration = Duration::from_millis(50);
+/// Pause of a client with a flow. All flows together meet each millisecond.
+const FLOW_PACE: Duration = Duration::from_millis(10);
 /// Time with load between two changes of the rules.
-const BETWEEN: Duration = Duration::from_millis(700);
+const BETWEEN: Duration = Duration::from_millis(500);
 
 /// The rules of kube-proxy for `web`, on a node.
 type LoadRules = fn(&Node);
@@ -79,7 +81,7 @@ impl Paths {
     ) -> Self {
         for _ in 0..KEPT {
             self.requests = self.requests.with(from, KEPT_PACE, connection(http));
-            self.datagrams = self.datagrams.with(from, PACE, datagrams(echo));
+            self.datagrams = self.datagrams.with(from, FLOW_PACE, datagrams(echo));
         }
         self.requests = self.requests.with(from, PACE, connections(http));
         self
@@ -93,7 +95,9 @@ impl Paths {
             self.requests = self.requests.with(from, pace, talk(client, http, is_kept));
         }
         let client = Talk::start(from, &node.cgroup, Some(echo)).unwrap();
-        self.datagrams = self.datagrams.with(from, PACE, talk(client, echo, true));
+        self.datagrams = self
+            .datagrams
+            .with(from, FLOW_PACE, talk(client, echo, true));
         self
     }
 
