@@ -33,6 +33,16 @@ pub fn serve(address: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Responses after which the backend closes the connection, although they are not complete.
+const CUT: [(&str, &str); 3] = [
+    ("cut-head", "HTTP/1.1 200 OK\r\nContent-Le"),
+    (
+        "cut-at-once",
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
+    ),
+    ("cut", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhel"),
+];
+
 type Answer = fn(&str, &BTreeMap<String, String>, &str) -> String;
 
 /// Serves a backend on another address, which answers with that address, until the process ends.
@@ -68,11 +78,9 @@ fn connection(stream: &TcpStream, answer: Answer) -> io::Result<()> {
         let text = answer(&line, &headers, &String::from_utf8_lossy(&body));
         let mut stream = stream;
         stream.write_all(text.as_bytes())?;
-        if headers
-            .get("connection")
-            .is_some_and(|value| value == "close")
-            || line.ends_with("1.0")
-        {
+        let is = |name, expected: &str| headers.get(name).is_some_and(|value| value == expected);
+        let is_cut = CUT.iter().any(|(name, _)| is("x-answer", name));
+        if is("connection", "close") || is_cut || line.ends_with("1.0") {
             return Ok(());
         }
     }
@@ -87,7 +95,11 @@ fn backend(line: &str, headers: &BTreeMap<String, String>, body: &str) -> String
     );
     let seen = if line.starts_with("HEAD ") { "" } else { &seen };
     let host = headers.get("host").map_or("", String::as_str);
-    match headers.get("x-answer").map_or("200", String::as_str) {
+    let wanted = headers.get("x-answer").map_or("200", String::as_str);
+    if let Some((_, text)) = CUT.iter().find(|(name, _)| *name == wanted) {
+        return (*text).into();
+    }
+    match wanted {
         "204" => "HTTP/1.1 204 No Content\r\nX-From: backend\r\n\r\n".into(),
         "302" => {
             format!("HTTP/1.1 302 Found\r\nLocation: http://{host}/next\r\n{length}\r\n{seen}")

@@ -158,7 +158,7 @@ async fn l63_auth_result_of_an_optional_certificate_reaches_the_backend() {
 }
 
 /// The handshake succeeds, and the request is answered. Such a certificate says neither what it is for nor
-/// that it is no authority, so it is not accepted as valid, whoever signed it.
+/// that it is no authority, so it is never accepted as valid.
 #[tokio::test]
 async fn l139_auth_certificates_of_version_1_are_answered() {
     const CHAIN: &[u8] = include_bytes!("../../src/tls/testdata/version-1.crt");

@@ -1,10 +1,13 @@
-//! Headers in which a client claims to be another one.
+//! Headers and trailers in which a client claims to be another one.
 
+use headgate_model::ingress::Secret;
 use headgate_proxy::Settings;
 
 use crate::{
     client::Client,
-    setup::{Setup, objects},
+    frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
+    messages::answer,
+    setup::{HOST, Setup, name, objects, until},
 };
 
 /// Every spelling that a backend may read as a header of the proxy.
@@ -178,5 +181,70 @@ async fn l131_port_443_of_a_proxy_header_means_https() {
         ("x-forwarded-for", "192.0.2.1"),
     ] {
         assert_eq!(seen.all(name), [value], "{name}");
+    }
+}
+
+/// A client that proves who it is with a key cannot be another one in trailers, over HTTP/1.1 and HTTP/2.
+#[tokio::test]
+async fn l123_trailers_carry_no_headers_of_guards() {
+    let annotations = [
+        ("headgate.io/auth-type", "api-key"),
+        ("headgate.io/auth-secret", "keys"),
+        ("headgate.io/auth-key-header", "X-Shop-Key"),
+        ("headgate.io/request-headers", "X-Tenant: a"),
+    ];
+    let mut objects = objects(&annotations);
+    let secret = Secret {
+        type_: "Opaque".into(),
+        data: [("ada".to_owned(), b"sesame".to_vec())].into(),
+    };
+    objects.secrets.insert(name("keys"), secret);
+    let setup = Setup::with(Settings::default(), &objects).await;
+    let trailers = [
+        ("x-late", "1"),
+        ("x-auth-user", "root"),
+        ("x_auth_user", "root"),
+        ("x-consumer", "root"),
+        ("x-tenant", "b"),
+        ("x-shop-key", "guess"),
+        ("x-real-ip", "6.6.6.6"),
+        ("authorization", "Basic eDp5"),
+        ("cookie", "session=1"),
+    ];
+    let names = trailers.map(|(name, _)| name).join(", ");
+    let lines: String = trailers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let head = format!(
+        "POST /a HTTP/1.1\r\nHost: {HOST}\r\nX-Shop-Key: sesame\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: {names}\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n{lines}\r\n"
+    );
+    let text = answer(&setup, head).await;
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+
+    let mut client = frames::connect(setup.http).await;
+    let head = [("x-shop-key", "sesame"), ("trailer", "x-late, x-auth-user")];
+    let head = frames::request("POST", "/a", &head);
+    client.send(frame(HEADERS, END_HEADERS, 1, &head)).await;
+    client.send(frame(DATA, 0, 1, b"hello")).await;
+    let last = frames::section(&trailers);
+    client
+        .send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &last))
+        .await;
+    frames::until(&mut client, &[HEADERS, RST_STREAM]).await;
+    until("both requests", || {
+        setup.web.seen().iter().filter(|seen| seen.is_whole).count() == 2
+    })
+    .await;
+    for seen in setup.web.seen() {
+        assert_eq!(seen.body, b"hello");
+        assert_eq!(seen.all("x-auth-user"), ["ada"]);
+        let lines: Vec<_> = seen
+            .trailers
+            .iter()
+            .map(|line| line.to_ascii_lowercase())
+            .collect();
+        assert_eq!(lines, ["x-late: 1"]);
     }
 }

@@ -8,19 +8,20 @@ use std::{
     },
 };
 
-use headgate_model::ingress::NGINX;
+use headgate_model::ingress::{NGINX, Secret};
 use headgate_proxy::Settings;
 use http::Response;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
 
 use crate::{
+    certificates::handshake,
     client::{Client, LONGEST},
     frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, frame},
-    setup::{HOST, Setup, objects},
+    setup::{HOST, Setup, name, objects},
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
@@ -256,4 +257,82 @@ async fn l144_an_early_final_response_of_an_endpoint_arrives() {
             }
         }
     }
+}
+
+/// The client gets the response, although it is still sending: from every guard, over TCP and TLS.
+#[tokio::test]
+async fn l136_an_early_response_is_not_lost() {
+    let key = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
+    for (guards, status, is_for_tls) in [
+        (vec![(key("proxy-body-size"), "1m")], "413", true),
+        (
+            vec![(key("denylist-source-range"), "127.0.0.0/8")],
+            "403",
+            true,
+        ),
+        (
+            vec![(key("auth-type"), "basic"), (key("auth-secret"), "users")],
+            "401",
+            true,
+        ),
+        (vec![(key("force-ssl-redirect"), "true")], "308", false),
+        (
+            vec![
+                (key("permanent-redirect"), "https://b.test"),
+                (key("permanent-redirect-code"), "308"),
+            ],
+            "308",
+            true,
+        ),
+    ] {
+        let guards: Vec<(&str, &str)> = guards
+            .iter()
+            .map(|(key, value)| (key.as_str(), *value))
+            .collect();
+        let mut objects = objects(&guards);
+        let secret = Secret {
+            type_: "Opaque".into(),
+            data: [(
+                "auth".to_owned(),
+                b"ada:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/".to_vec(),
+            )]
+            .into(),
+        };
+        objects.secrets.insert(name("users"), secret);
+        let setup = Setup::with(Settings::default(), &objects).await;
+        for is_chunked in [false, true] {
+            let client = Client::connect(setup.http).await.0;
+            assert_eq!(late(client, is_chunked).await, status, "{guards:?}");
+            if is_for_tls {
+                let client = handshake(&setup, HOST).await;
+                assert_eq!(late(client, is_chunked).await, status, "{guards:?}");
+            }
+        }
+    }
+}
+
+/// Returns the status of the response to a large upload, which is read only after everything was sent, as
+/// Python's `http.client` does it. It is more than the buffers of the sockets hold.
+async fn late(mut client: impl AsyncRead + AsyncWrite + Unpin, is_chunked: bool) -> String {
+    const LENGTH: usize = 16 << 20;
+    let framing = match is_chunked {
+        true => "Transfer-Encoding: chunked".to_owned(),
+        false => format!("Content-Length: {LENGTH}"),
+    };
+    let head = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n");
+    let (first, last) = match is_chunked {
+        true => (format!("{LENGTH:x}\r\n"), "\r\n0\r\n\r\n"),
+        false => (String::new(), ""),
+    };
+    let sent = async {
+        client.write_all(head.as_bytes()).await?;
+        client.write_all(first.as_bytes()).await?;
+        client.write_all(&vec![b'x'; LENGTH]).await?;
+        client.write_all(last.as_bytes()).await?;
+        client.flush().await
+    };
+    timeout(LONGEST, sent).await.unwrap().unwrap();
+    let mut text = [0; 12];
+    client.read_exact(&mut text).await.unwrap();
+    String::from_utf8(text[9..].to_vec()).unwrap()
 }

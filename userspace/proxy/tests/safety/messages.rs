@@ -9,21 +9,18 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::Secret;
 use headgate_proxy::Settings;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
-    time::timeout,
 };
 
 use crate::{
     backend::Backend,
-    certificates::handshake,
-    client::{Client, LONGEST},
+    client::Client,
     floods::memory,
     frames::{self, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
-    setup::{HOST, Setup, name, objects, until},
+    setup::{HOST, Setup, objects, until},
 };
 
 /// A backend that reads one request head on each connection and writes these bytes. Counts connections.
@@ -58,7 +55,7 @@ async fn setup_for(address: SocketAddr, annotations: &[(&str, &str)]) -> Setup {
     setup
 }
 
-async fn answer(setup: &Setup, request: impl AsRef<[u8]>) -> String {
+pub(crate) async fn answer(setup: &Setup, request: impl AsRef<[u8]>) -> String {
     let mut client = Client::connect(setup.http).await;
     client.send(request).await;
     client.rest().await
@@ -160,71 +157,6 @@ async fn l123_trailers_of_clients_are_cleaned() {
     assert_eq!(names, ["x-late: 1"]);
 }
 
-/// A client that proves who it is with a key cannot be another one in trailers, over HTTP/1.1 and HTTP/2.
-#[tokio::test]
-async fn l123_trailers_carry_no_headers_of_guards() {
-    let annotations = [
-        ("headgate.io/auth-type", "api-key"),
-        ("headgate.io/auth-secret", "keys"),
-        ("headgate.io/auth-key-header", "X-Shop-Key"),
-        ("headgate.io/request-headers", "X-Tenant: a"),
-    ];
-    let mut objects = objects(&annotations);
-    let secret = Secret {
-        type_: "Opaque".into(),
-        data: [("ada".to_owned(), b"sesame".to_vec())].into(),
-    };
-    objects.secrets.insert(name("keys"), secret);
-    let setup = Setup::with(Settings::default(), &objects).await;
-    let trailers = [
-        ("x-late", "1"),
-        ("x-auth-user", "root"),
-        ("x_auth_user", "root"),
-        ("x-consumer", "root"),
-        ("x-tenant", "b"),
-        ("x-shop-key", "guess"),
-        ("x-real-ip", "6.6.6.6"),
-        ("authorization", "Basic eDp5"),
-        ("cookie", "session=1"),
-    ];
-    let names = trailers.map(|(name, _)| name).join(", ");
-    let lines: String = trailers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
-    let head = format!(
-        "POST /a HTTP/1.1\r\nHost: {HOST}\r\nX-Shop-Key: sesame\r\nTransfer-Encoding: chunked\r\n\
-         Trailer: {names}\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\n{lines}\r\n"
-    );
-    let text = answer(&setup, head).await;
-    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
-
-    let mut client = frames::connect(setup.http).await;
-    let head = [("x-shop-key", "sesame"), ("trailer", "x-late, x-auth-user")];
-    let head = frames::request("POST", "/a", &head);
-    client.send(frame(HEADERS, END_HEADERS, 1, &head)).await;
-    client.send(frame(DATA, 0, 1, b"hello")).await;
-    let last = frames::section(&trailers);
-    client
-        .send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &last))
-        .await;
-    frames::until(&mut client, &[HEADERS, RST_STREAM]).await;
-    until("both requests", || {
-        setup.web.seen().iter().filter(|seen| seen.is_whole).count() == 2
-    })
-    .await;
-    for seen in setup.web.seen() {
-        assert_eq!(seen.body, b"hello");
-        assert_eq!(seen.all("x-auth-user"), ["ada"]);
-        let lines: Vec<_> = seen
-            .trailers
-            .iter()
-            .map(|line| line.to_ascii_lowercase())
-            .collect();
-        assert_eq!(lines, ["x-late: 1"]);
-    }
-}
-
 /// Over HTTP/1.1 and HTTP/2 the backend gets host and port as the client sent them.
 #[tokio::test]
 async fn l127_host_and_port_arrive_over_both_versions() {
@@ -302,84 +234,6 @@ async fn l129_many_fields_are_served() {
     let setup = setup_for(address, &[]).await;
     let text = answer(&setup, get("/a", "")).await;
     assert_eq!(text.matches("set-cookie: c").count(), 200, "{text}");
-}
-
-/// The client gets the response, although it is still sending: from every guard, over TCP and TLS.
-#[tokio::test]
-async fn l136_an_early_response_is_not_lost() {
-    let key = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
-    for (guards, status, is_for_tls) in [
-        (vec![(key("proxy-body-size"), "1m")], "413", true),
-        (
-            vec![(key("denylist-source-range"), "127.0.0.0/8")],
-            "403",
-            true,
-        ),
-        (
-            vec![(key("auth-type"), "basic"), (key("auth-secret"), "users")],
-            "401",
-            true,
-        ),
-        (vec![(key("force-ssl-redirect"), "true")], "308", false),
-        (
-            vec![
-                (key("permanent-redirect"), "https://b.test"),
-                (key("permanent-redirect-code"), "308"),
-            ],
-            "308",
-            true,
-        ),
-    ] {
-        let guards: Vec<(&str, &str)> = guards
-            .iter()
-            .map(|(key, value)| (key.as_str(), *value))
-            .collect();
-        let mut objects = objects(&guards);
-        let secret = Secret {
-            type_: "Opaque".into(),
-            data: [(
-                "auth".to_owned(),
-                b"ada:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/".to_vec(),
-            )]
-            .into(),
-        };
-        objects.secrets.insert(name("users"), secret);
-        let setup = Setup::with(Settings::default(), &objects).await;
-        for is_chunked in [false, true] {
-            let client = Client::connect(setup.http).await.0;
-            assert_eq!(late(client, is_chunked).await, status, "{guards:?}");
-            if is_for_tls {
-                let client = handshake(&setup, HOST).await;
-                assert_eq!(late(client, is_chunked).await, status, "{guards:?}");
-            }
-        }
-    }
-}
-
-/// Returns the status of the response to a large upload, which is read only after everything was sent, as
-/// Python's `http.client` does it.
-async fn late(mut client: impl AsyncRead + AsyncWrite + Unpin, is_chunked: bool) -> String {
-    const LENGTH: usize = 30 << 20;
-    let framing = match is_chunked {
-        true => "Transfer-Encoding: chunked".to_owned(),
-        false => format!("Content-Length: {LENGTH}"),
-    };
-    let head = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n");
-    let (first, last) = match is_chunked {
-        true => (format!("{LENGTH:x}\r\n"), "\r\n0\r\n\r\n"),
-        false => (String::new(), ""),
-    };
-    let sent = async {
-        client.write_all(head.as_bytes()).await?;
-        client.write_all(first.as_bytes()).await?;
-        client.write_all(&vec![b'x'; LENGTH]).await?;
-        client.write_all(last.as_bytes()).await?;
-        client.flush().await
-    };
-    timeout(LONGEST, sent).await.unwrap().unwrap();
-    let mut text = [0; 12];
-    client.read_exact(&mut text).await.unwrap();
-    String::from_utf8(text[9..].to_vec()).unwrap()
 }
 
 /// A GET that no endpoint answers in time is sent to each endpoint once, so here once.
