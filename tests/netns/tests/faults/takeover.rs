@@ -9,18 +9,20 @@ use headgate_netns::{
 };
 
 use crate::{
-    ALL, Outcome, PACE,
+    ALL, Outcome,
     common::{CLUSTER_V4, cluster_without_agents, on, on_node},
     rounds,
 };
 
 /// Kept connections on each path: enough to meet each pod, and the source ports of others.
 const KEPT: usize = 4;
+/// Pause of a client that opens connections. All clients together open one each millisecond or two.
+const NEW_PACE: Duration = Duration::from_millis(20);
 /// Pause of a client with a kept connection. A connection that is lost stays lost, so that its client need not
 /// ask often.
 const KEPT_PACE: Duration = Duration::from_millis(50);
-/// Pause of a client with a flow. All flows together meet each millisecond.
-const FLOW_PACE: Duration = Duration::from_millis(10);
+/// Pause of a client with a flow. All flows together send one datagram each millisecond.
+const FLOW_PACE: Duration = Duration::from_millis(20);
 /// Time with load between two changes of the rules.
 const BETWEEN: Duration = Duration::from_millis(500);
 
@@ -83,7 +85,7 @@ impl Paths {
             self.requests = self.requests.with(from, KEPT_PACE, connection(http));
             self.datagrams = self.datagrams.with(from, FLOW_PACE, datagrams(echo));
         }
-        self.requests = self.requests.with(from, PACE, connections(http));
+        self.requests = self.requests.with(from, NEW_PACE, connections(http));
         self
     }
 
@@ -91,7 +93,7 @@ impl Paths {
         let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
         for is_kept in [true, false] {
             let client = Talk::start_tcp(from, &node.cgroup, is_kept.then_some(http)).unwrap();
-            let pace = if is_kept { KEPT_PACE } else { PACE };
+            let pace = if is_kept { KEPT_PACE } else { NEW_PACE };
             self.requests = self.requests.with(from, pace, talk(client, http, is_kept));
         }
         let client = Talk::start(from, &node.cgroup, Some(echo)).unwrap();
