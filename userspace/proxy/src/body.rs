@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::upstream::Reply;
+use crate::{stream::Tunnel, upstream::Reply};
 
 /// Any error of a body.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -22,6 +22,8 @@ pub enum Body {
     Reply(Reply),
     /// Bytes in memory; `None` if empty, or after they were read.
     Full(Option<Bytes>),
+    /// No body: the endpoint switched protocols, and this is the connection to it.
+    Tunnel(Tunnel),
     /// Any other body.
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -75,6 +77,7 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Reply(body) => Pin::new(body).poll_frame(context),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Tunnel(_) => Poll::Ready(None),
             Self::Boxed(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -83,6 +86,7 @@ impl HttpBody for Body {
         match self {
             Self::Reply(body) => body.is_end_stream(),
             Self::Full(bytes) => bytes.is_none(),
+            Self::Tunnel(_) => true,
             Self::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -93,6 +97,7 @@ impl HttpBody for Body {
             Self::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
+            Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Boxed(body) => body.size_hint(),
         }
     }

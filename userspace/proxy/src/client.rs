@@ -22,14 +22,12 @@ pub(crate) struct Client {
     pub(crate) handshake: Handshake,
     /// The next response is the last.
     pub(crate) is_closing: AtomicBool,
-    /// As of the last request.
-    pub(crate) is_http2: AtomicBool,
     /// Whether part of the last request was not read.
     pub(crate) is_unread: Arc<AtomicBool>,
     /// Memory for responses over HTTP/2.
     pub(crate) budget: Arc<Budget>,
     /// The place among all connections, which an upgraded one keeps.
-    pub(crate) permit: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) span: Span,
 }
@@ -44,7 +42,6 @@ impl Client {
             is_secure,
             handshake: Handshake::default(),
             is_closing: AtomicBool::new(false),
-            is_http2: AtomicBool::new(false),
             is_unread: Arc::default(),
             budget: Arc::default(),
             permit: None,

@@ -9,13 +9,8 @@ use std::{
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
-use hyper::{
-    body::{Body as _, Incoming},
-    upgrade::OnUpgrade,
-};
-use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
-use tracing::{Instrument, Span, debug, debug_span, field::Empty};
+use hyper::body::Body as _;
+use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use crate::{
     access_log::{Delivery, Entry, Pending},
@@ -38,6 +33,7 @@ use crate::{
     origin::Origin,
     prepare::prepare,
     proxy::Proxy,
+    received::Received,
     rewrite::rewrite,
     send::send,
     serving::{ServedRoute, ServedTarget, Serving},
@@ -55,13 +51,13 @@ struct Forwarded {
     sent: Option<Delivery>,
 }
 
-type Permits = (Pick, Option<Admission>);
+pub(crate) type Permits = (Pick, Option<Admission>);
 
 /// What a request holds until the body of its response is sent.
-type RequestHeld = (Option<Permits>, InProgress, Option<Trace>);
+pub(crate) type RequestHeld = (Option<Permits>, Option<InProgress>, Option<Trace>);
 
 /// The response to a client. The request is in progress until the body is sent.
-type Answer = Response<Observed<Body, Held<RequestHeld>>>;
+pub(crate) type Answer = Response<Observed<Body, Held<RequestHeld>>>;
 
 impl From<Response<Body>> for Forwarded {
     fn from(response: Response<Body>) -> Self {
@@ -74,7 +70,7 @@ impl From<Response<Body>> for Forwarded {
 }
 
 /// Answers a request, in a span of its own.
-pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Incoming>) -> Answer {
+pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Received>) -> Answer {
     let span = debug_span!(
         parent: &client.span,
         "request",
@@ -102,13 +98,14 @@ pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Inco
 async fn respond(
     proxy: &Proxy,
     client: &Client,
-    mut request: Request<Incoming>,
+    request: Request<Received>,
     span: &Span,
 ) -> Answer {
     let begin = Instant::now();
-    let in_progress = client.activity.begin();
+    // For the timeout of an idle connection: HTTP/1.1 has its own.
+    let is_http2 = request.version() == Version::HTTP_2;
+    let in_progress = is_http2.then(|| client.activity.begin());
     let protocol = headers::upgrade(request.version(), request.headers());
-    let upgrade = protocol.map(|protocol| (protocol, hyper::upgrade::on(&mut request)));
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
     let log = proxy.settings.log.as_ref();
@@ -124,9 +121,6 @@ async fn respond(
     };
     let received = receive(&mut parts);
     let origin = Origin::of(client, &parts.headers, &proxy.settings.trusted);
-    client
-        .is_http2
-        .store(version == Version::HTTP_2, Ordering::Relaxed);
     let page = parts.headers.get(header::ORIGIN).cloned();
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = headers::request_id(&mut parts.headers);
@@ -178,7 +172,7 @@ async fn respond(
                 Some(response) => response.into(),
                 None => {
                     let request = Request::from_parts(parts, body);
-                    forward(proxy, client, &call, request, upgrade, pass.admission).await
+                    forward(proxy, client, &call, request, protocol, pass.admission).await
                 }
             };
             if let Some(error_page) = error_page {
@@ -314,8 +308,8 @@ async fn forward(
     proxy: &Proxy,
     client: &Client,
     call: &Call,
-    request: Request<Incoming>,
-    upgrade: Option<(HeaderValue, OnUpgrade)>,
+    request: Request<Received>,
+    protocol: Option<HeaderValue>,
     admission: Option<Admission>,
 ) -> Forwarded {
     let (mut parts, body) = request.into_parts();
@@ -335,7 +329,7 @@ async fn forward(
         query: uri.query(),
         headers: &headers,
     };
-    let (protocol, upgrade) = upgrade.unzip();
+    let is_asked = protocol.is_some();
     prepare(client, call, &mut parts, protocol);
     if let Err(response) = rewrite(call, &mut parts) {
         return response.into();
@@ -357,8 +351,13 @@ async fn forward(
     let cookie = pick.cookie();
     let mut permits = Some((pick, admission));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let held = (permits.take(), client.permit.clone());
-        response = switch(response, upgrade, held);
+        match response.body_mut() {
+            Body::Tunnel(tunnel) if is_asked => tunnel.hold(permits.take()),
+            _ => {
+                let why = "the endpoint switched protocols without a request";
+                return answer::error(StatusCode::BAD_GATEWAY, why).into();
+            }
+        }
     } else {
         headers::end_framing(response.headers_mut());
         headers::strip_hop_by_hop(response.headers_mut());
@@ -402,35 +401,6 @@ pub(crate) fn upstream<'a>(
             "the backend is not supported",
         )),
     }
-}
-
-/// Joins client and backend after both switched protocols.
-fn switch(
-    mut response: Response<Body>,
-    upgrade: Option<OnUpgrade>,
-    permits: impl Send + 'static,
-) -> Response<Body> {
-    let Some(client) = upgrade else {
-        return answer::error(
-            StatusCode::BAD_GATEWAY,
-            "the endpoint switched protocols without a request",
-        );
-    };
-    let backend = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        let Ok((client, backend)) = tokio::try_join!(client, backend) else {
-            return;
-        };
-        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        if let Err(error) = copy_bidirectional(&mut client, &mut backend).await {
-            debug!(%error, "upgraded connection failed");
-        }
-        drop(permits);
-    });
-    let mut out = Response::new(Body::empty());
-    *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *out.headers_mut() = std::mem::take(response.headers_mut());
-    out
 }
 
 /// Sets the headers of every response. `page` is the origin of the page that asks.

@@ -62,10 +62,13 @@
 // Connections of clients.
 mod activity;
 mod client;
+mod connection;
+mod http1;
 mod proxy_protocol;
 mod server;
 mod stream;
 mod tls;
+mod worker;
 
 // Settings, routes and endpoints.
 mod index;
@@ -100,6 +103,7 @@ mod body;
 mod budget;
 mod held;
 mod observed;
+mod received;
 mod upload;
 
 // What operators see.
@@ -121,6 +125,7 @@ pub use proxy::{Proxy, Settings};
 pub use server::Scheme;
 pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS};
+pub use stream::Tunnel;
 pub use table::{AnswersRow, BackendRow, CertificateRow, EndpointRow, RouteRow, Table};
 pub use tls::facts::CertificateKind;
 pub use trace::{SpanCounts, TraceSettings, Tracer};
@@ -128,3 +133,4 @@ pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,
     Upstream, UpstreamState, Upstreams,
 };
+pub use worker::work;

@@ -37,6 +37,8 @@ pub struct Settings {
     pub log: Option<Arc<AccessLog>>,
     /// Exports traces.
     pub tracer: Option<Tracer>,
+    /// The number of [workers](crate::work); others may serve as well, but share their connections.
+    pub workers: usize,
     /// Limit of concurrent client connections over all listeners. Connections beyond it wait.
     pub max_connections: usize,
     /// Longest time for the head of a request, and longest idle time of a client connection.
@@ -57,6 +59,7 @@ impl Default for Settings {
             public_ports: vec![80, 443],
             log: None,
             tracer: None,
+            workers: 0,
             max_connections: 16_384,
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
@@ -96,6 +99,7 @@ impl Proxy {
     pub fn new(settings: Settings) -> Result<Self> {
         let reach = Reach::beyond_node(settings.auth_local.clone(), settings.public_ports.clone());
         let serving = Arc::new(ArcSwap::from_pointee(Serving::new(reach)?));
+        let workers = settings.workers;
         Ok(Self {
             connections: Arc::new(Semaphore::new(
                 settings.max_connections.min(Semaphore::MAX_PERMITS),
@@ -104,7 +108,7 @@ impl Proxy {
             tls: server_config(Arc::new(CertificateResolver(serving.clone())), false)?,
             asking_tls: server_config(Arc::new(CertificateResolver(serving.clone())), true)?,
             serving,
-            upstreams: Upstreams::new(),
+            upstreams: Upstreams::new(workers),
         })
     }
 

@@ -61,8 +61,11 @@ pub(crate) async fn send(
             trace.begin_attempt(upstream, &pick, request.headers_mut());
         }
         let is_last = tried.len() >= policy.retry.tries as usize;
-        let has_spare = !is_last && is_repeatable(&request, &policy.retry);
-        let spare = has_spare.then(|| copy(&request));
+        let may_repeat = !is_last && may_repeat(request.method(), &policy.retry);
+        // An error gives back a request that is in memory; a response does not.
+        let needs_spare = may_repeat && !policy.retry.on_codes.is_empty();
+        let is_short = needs_spare && request.body().in_memory().is_some();
+        let spare = is_short.then(|| copy(&request));
         let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
         if let Some(trace) = &call.trace {
             trace.record_result(&sent);
@@ -90,12 +93,9 @@ pub(crate) async fn send(
                     ErrorKind::Timeout => policy.retry.on_timeout && upstream.has_other(&tried),
                     _ => policy.retry.on_error,
                 };
-                let again = match error.is_sent {
-                    // Returned unsent, so the method does not matter.
-                    false => error.request.take().or(spare),
-                    true => spare,
-                };
-                match again.filter(|_| is_retried && !is_last) {
+                let again = error.request.take();
+                let is_allowed = is_retried && !is_last && (may_repeat || !error.is_sent);
+                match again.filter(|_| is_allowed) {
                     Some(again) => again,
                     None => return Err(Failure::Send(error)),
                 }
@@ -104,13 +104,7 @@ pub(crate) async fn send(
     }
 }
 
-/// Whether a request may be sent again after an endpoint may have acted on it: by its method, and because
-/// its body is in memory.
-fn is_repeatable(request: &Request<Body>, retry: &Retry) -> bool {
-    request.body().in_memory().is_some() && may_repeat(request.method(), retry)
-}
-
-/// Whether requests with a method may be sent again.
+/// Whether requests with a method may be sent again after an endpoint may have acted on them.
 pub(crate) fn may_repeat(method: &Method, retry: &Retry) -> bool {
     let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
     is_idempotent || retry.non_idempotent

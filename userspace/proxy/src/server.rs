@@ -6,21 +6,15 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bytes::BytesMut;
 use headgate_model::ingress::Timeouts;
 use http::{Request, StatusCode};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::socket::{
     setsockopt,
     sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay, TcpUserTimeout},
@@ -39,10 +33,12 @@ use crate::{
     activity::Activity,
     body::BodyError,
     client::Client,
+    connection::{self, After, LAST_IDLE, MAX_HEAD, Stopping},
     forward,
-    proxy::{Proxy, Settings},
+    proxy::Proxy,
     proxy_protocol,
-    stream::{Lingering, Prefixed},
+    received::Received,
+    stream::{Lingering, Prefixed, Stream, Tunnel},
     tls::{facts::Handshake, server::server_name},
     upstream::{PickInput, Upstream},
 };
@@ -53,17 +49,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HELLO: usize = 64 << 10;
 /// How long connections are accepted after a stop: the next process may have begun only now.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long clients of HTTP/1.1 may be silent after a stop. Only a response can announce the end of
-/// the connection; a request that the client sends meanwhile would be lost.
-const LAST_IDLE: Duration = Duration::from_secs(5);
 /// How long requests in progress may take after that.
 const DRAIN: Duration = Duration::from_secs(30);
 /// Interval between pings to a client of HTTP/2.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Largest head of a request, in bytes.
-const MAX_HEAD: usize = 32 << 10;
 /// Concurrent requests of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// Flow-control window of one HTTP/2 request, in bytes.
@@ -71,8 +62,6 @@ const STREAM_WINDOW: u32 = 256 << 10;
 
 /// Bytes of one HTTP/2 response that wait until the client reads. See also [`crate::budget`].
 const SEND_BUFFER: usize = 64 << 10;
-/// Fields in the head of an HTTP/1.1 request.
-const MAX_FIELDS: usize = 256;
 /// Seconds of silence before the kernel asks whether the other end is there, then between two such
 /// probes; and the number of probes without an answer that end the connection.
 const KEEP_ALIVE_IDLE: u32 = 60;
@@ -95,10 +84,8 @@ pub enum Scheme {
 struct Listening {
     proxy: Arc<Proxy>,
     scheme: Scheme,
-    rules: auto::Builder<TokioExecutor>,
+    rules: http2::Builder<TokioExecutor>,
 }
-
-type Stopping = watch::Receiver<bool>;
 
 impl Proxy {
     /// Serves connections of a listener until `stop` is ready. Then it accepts connections for one
@@ -116,7 +103,7 @@ impl Proxy {
         let listening = Arc::new(Listening {
             proxy: self.clone(),
             scheme,
-            rules: rules(&self.settings),
+            rules: rules(),
         });
         let (stopping, is_stopping) = watch::channel(false);
         let linger = async {
@@ -196,17 +183,10 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The settings of both HTTP versions.
-fn rules(settings: &Settings) -> auto::Builder<TokioExecutor> {
-    let mut rules = auto::Builder::new(TokioExecutor::new());
+/// The limits of HTTP/2.
+fn rules() -> http2::Builder<TokioExecutor> {
+    let mut rules = http2::Builder::new(TokioExecutor::new());
     rules
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.head_timeout)
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_HEAD);
-    rules
-        .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
@@ -237,10 +217,9 @@ impl Listening {
         }
         let (peer, local) = ends;
         let mut client = Client::new(peer, local, is_secure);
-        client.permit = Some(Arc::new(permit));
+        client.permit = Some(permit);
         if self.scheme == Scheme::Http {
-            let stream = Prefixed::new(read, stream);
-            return self.serve_http(client, stream, stopping).await;
+            return self.serve_http(client, stream, read, stopping).await;
         }
         if read.is_empty() {
             timeout(HELLO_TIMEOUT, stream.read_buf(&mut read)).await??;
@@ -265,7 +244,8 @@ impl Listening {
         let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
         let stream = timeout(HELLO_TIMEOUT, accept).await??;
         client.handshake = Handshake::of(stream.get_ref().1);
-        self.serve_http(client, stream, stopping).await
+        self.serve_http(client, stream, BytesMut::new(), stopping)
+            .await
     }
 
     /// Answers a request without TLS, as nginx does.
@@ -286,71 +266,53 @@ impl Listening {
     async fn serve_http(
         &self,
         client: Client,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        stream: impl Stream + 'static,
+        read: BytesMut,
         stopping: Stopping,
     ) -> Result<(), BodyError> {
         let client = Arc::new(client);
-        let result = self.serve_requests(&client, stream, stopping).await;
-        if let Err(error) = &result {
-            self.log_refused(&client, error);
-        }
-        result
-    }
-
-    /// Logs a request that the HTTP library refused.
-    fn log_refused(&self, client: &Client, error: &BodyError) {
-        let log = self.proxy.settings.log.as_ref();
-        let refused = error.downcast_ref().and_then(refusal);
-        if let Some((log, status)) = log.zip(refused) {
-            Entry::refused(log.clone(), client.peer.ip(), status).write(0);
+        let stream = Lingering::new(stream, client.is_unread.clone());
+        let served = connection::serve(&self.proxy, &client, stream, read, stopping.clone());
+        match served.await? {
+            After::Nothing => Ok(()),
+            After::Http2(stream) => self.serve_http2(client, stream, stopping).await,
+            After::Switch(mut client, mut endpoint) => {
+                // A tunnel has no end that a stop could wait for.
+                drop(stopping);
+                copy_bidirectional(&mut client, &mut endpoint).await?;
+                Ok(())
+            }
         }
     }
 
-    async fn serve_requests(
+    async fn serve_http2(
         &self,
-        client: &Arc<Client>,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: Arc<Client>,
+        stream: Tunnel,
         mut stopping: Stopping,
     ) -> Result<(), BodyError> {
         let proxy = &self.proxy;
         let service = service_fn(|request: Request<Incoming>| {
             let (proxy, client) = (proxy.clone(), client.clone());
+            let request = request.map(Received::Http2);
             async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request).await) }
         });
-        let stream = Lingering::new(stream, client.is_unread.clone());
-        let served = self
-            .rules
-            .serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let served = self.rules.serve_connection(TokioIo::new(stream), service);
         let mut served = std::pin::pin!(served);
         let is_idle = tokio::select! {
-            result = served.as_mut() => return result,
+            result = served.as_mut() => return Ok(result?),
             () = client.activity.idle(proxy.settings.head_timeout) => true,
             _ = stopping.wait_for(|is_stopping| *is_stopping) => false,
         };
-        if is_idle {
-            served.as_mut().graceful_shutdown();
-            return tokio::select! {
-                result = served => result,
-                () = last_idle(&client.activity) => Ok(()),
-            };
-        }
-        client.is_closing.store(true, Ordering::Relaxed);
-        if !client.is_http2.load(Ordering::Relaxed)
-            && let Ok(result) = timeout(LAST_IDLE, served.as_mut()).await
-        {
-            return result;
-        }
         served.as_mut().graceful_shutdown();
-        served.await
-    }
-}
-
-/// The status with which the HTTP library refused a request.
-fn refusal(error: &hyper::Error) -> Option<StatusCode> {
-    match error.is_parse() {
-        true if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-        true => Some(StatusCode::BAD_REQUEST),
-        false => None,
+        if is_idle {
+            tokio::select! {
+                result = served => result?,
+                () = last_idle(&client.activity) => {}
+            }
+            return Ok(());
+        }
+        Ok(served.await?)
     }
 }
 

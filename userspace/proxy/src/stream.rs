@@ -1,6 +1,7 @@
 //! Connections of clients: some bytes were read before, some are read after the response.
 
 use std::{
+    fmt,
     future::Future,
     io,
     mem::MaybeUninit,
@@ -48,6 +49,11 @@ macro_rules! write_to_stream {
     };
 }
 
+/// A connection of any kind.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// Reads `prefix`, then `stream`.
 #[derive(Debug)]
 pub(crate) struct Prefixed<S> {
@@ -81,6 +87,51 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    write_to_stream!();
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The connection to an endpoint after it switched protocols (RFC 9110, 7.8).
+pub struct Tunnel {
+    stream: Prefixed<Box<dyn Stream>>,
+    /// Kept as long as the tunnel.
+    held: Option<Box<dyn Send>>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(stream: Prefixed<Box<dyn Stream>>) -> Self {
+        Self { stream, held: None }
+    }
+
+    /// Keeps a value as long as the tunnel.
+    pub(crate) fn hold(&mut self, held: impl Send + 'static) {
+        self.held = Some(Box::new(held));
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_held = self.held.is_some();
+        out.debug_struct("Tunnel")
+            .field("is_held", &is_held)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
     write_to_stream!();
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

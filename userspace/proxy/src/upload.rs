@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame, Incoming};
+use hyper::body::{Body as _, Frame};
 
 use crate::{
     answer,
@@ -21,6 +21,7 @@ use crate::{
     client::Client,
     headers,
     observed::{FrameObserver, Observed, PolledFrame},
+    received::Received,
     send::may_repeat,
     serving::ServedRoute,
     upstream::IdleTimeout,
@@ -28,7 +29,7 @@ use crate::{
 
 /// A body of a request. It fails once it is too large, or once the client is silent for too long
 /// before there is a response. After the head of the response the client may be silent, as in gRPC.
-pub(crate) type Upload = Observed<Incoming, UploadLimits>;
+pub(crate) type Upload = Observed<Received, UploadLimits>;
 
 /// The limits of a body.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ const MAX_KEPT: u64 = 64 << 10;
 
 /// Returns the body of a request with the limits of its route.
 pub(crate) fn upload(
-    body: Incoming,
+    body: Received,
     call: &Call,
     longest: Duration,
     end: &Arc<UploadEnd>,
@@ -124,7 +125,7 @@ pub(crate) async fn keep_if_short(
 impl Upload {
     /// Limits a body to the size that its route allows, and to silences of `longest`.
     fn limited(
-        body: Incoming,
+        body: Received,
         route: Arc<ServedRoute>,
         longest: Duration,
         end: Arc<UploadEnd>,
@@ -169,11 +170,11 @@ impl UploadLimits {
     }
 }
 
-impl FrameObserver<Incoming> for UploadLimits {
+impl FrameObserver<Received> for UploadLimits {
     fn observe(
         &mut self,
-        body: &Incoming,
-        polled: PolledFrame<hyper::Error>,
+        body: &Received,
+        polled: PolledFrame<BodyError>,
         context: &mut Context<'_>,
     ) -> PolledFrame<BodyError> {
         let Poll::Ready(frame) = polled else {
@@ -190,6 +191,6 @@ impl FrameObserver<Incoming> for UploadLimits {
             return Poll::Ready(Some(Err("the request body is too large".into())));
         }
         let cleaned = |frame| self.clean(frame);
-        Poll::Ready(frame.map(|frame| frame.map(cleaned).map_err(Into::into)))
+        Poll::Ready(frame.map(|frame| frame.map(cleaned)))
     }
 }

@@ -4,10 +4,10 @@ use std::{
     collections::BTreeSet,
     future::pending,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
-    thread::available_parallelism,
+    thread::{self, available_parallelism},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use headgate_model::{
     Refusal,
     ingress::{IngressOptions, Routes, UpstreamKey},
 };
-use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer};
+use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, work};
 use kube::Client;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -51,18 +51,26 @@ const EVENTS: usize = 1024;
 
 type Statuses = watch::Receiver<IngressStatus>;
 
+/// The listeners of a worker.
+type Listeners = Vec<(net::TcpListener, Scheme)>;
+
 pub(crate) fn run(pins: &Path, args: &ProxyArgs) -> Result<()> {
     process::start_log(args.common.log_format);
     process::raise_descriptor_limit();
-    let threads = match args.threads {
-        Some(threads) => threads,
-        None => available_parallelism()?.get(),
-    };
+    // Serves no clients: see `work`.
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
+        .worker_threads(1)
         .enable_all()
         .build()?
         .block_on(serve(pins, args))
+}
+
+/// The number of threads that serve clients.
+fn workers(args: &ProxyArgs) -> Result<usize> {
+    Ok(match args.threads {
+        Some(threads) => threads.max(1),
+        None => available_parallelism()?.get(),
+    })
 }
 
 async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
@@ -137,6 +145,7 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
         public_ports: vec![args.http_port, args.https_port],
         log: format.map(|format| Arc::new(AccessLog::new(format, io::stdout()))),
         tracer: tracer.transpose()?,
+        workers: workers(args)?,
         max_connections: args.max_connections,
         head_timeout: Duration::from_secs(args.client_header_timeout),
         body_timeout: Duration::from_secs(args.client_body_timeout),
@@ -210,8 +219,45 @@ async fn listen(
     sandbox::enter()?;
     println!("ready: {} ingresses", statuses.borrow().ingresses.len());
     let (stop, stopped) = watch::channel(false);
+    let (ended, mut ends) = mpsc::channel(1);
+    for (number, listeners) in (1..).zip(listeners) {
+        let (proxy, stopped, ended) = (proxy.clone(), stopped.clone(), ended.clone());
+        let worker = move || {
+            let accepted = work(number, accept(proxy, listeners, stopped));
+            // Fails if the process ends.
+            drop(ended.blocking_send(accepted.flatten()));
+        };
+        let thread = thread::Builder::new().name(format!("worker-{number}"));
+        thread.spawn(worker)?;
+    }
+    drop(ended);
+    listening.send_replace(true);
+    tokio::select! {
+        () = &mut signal => {}
+        result = ends.recv() => {
+            result.transpose()?;
+            bail!("a worker has ended");
+        }
+    }
+    listening.send_replace(false);
+    info!("stopping: requests in progress are finished");
+    stop.send_replace(true);
+    while let Some(result) = ends.recv().await {
+        result?;
+    }
+    proxy.flush_spans().await;
+    Ok(())
+}
+
+/// Serves the connections of a worker until it is stopped.
+async fn accept(
+    proxy: Arc<Proxy>,
+    listeners: Listeners,
+    stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
     let mut servers = JoinSet::new();
     for (listener, scheme) in listeners {
+        let listener = TcpListener::from_std(listener)?;
         let (proxy, mut stopped) = (proxy.clone(), stopped.clone());
         servers.spawn(async move {
             let stop = async {
@@ -221,31 +267,28 @@ async fn listen(
             proxy.listen(listener, scheme, stop).await;
         });
     }
-    listening.send_replace(true);
-    signal.await;
-    listening.send_replace(false);
-    info!("stopping: requests in progress are finished");
-    stop.send_replace(true);
     servers.join_all().await;
-    proxy.flush_spans().await;
     Ok(())
 }
 
-async fn listeners(pins: &Path, args: &ProxyArgs) -> Result<Vec<(TcpListener, Scheme)>> {
+/// The listeners of each worker.
+async fn listeners(pins: &Path, args: &ProxyArgs) -> Result<Vec<Listeners>> {
+    let mut all: Vec<Listeners> = Vec::new();
+    all.resize_with(workers(args)?, Vec::new);
     let ports = [
         (args.http_port, Scheme::Http),
         (args.https_port, Scheme::Https),
     ];
-    let mut listeners = Vec::new();
     for (port, scheme) in ports {
         for address in &args.bind_addresses {
             let address = SocketAddr::new(*address, port);
-            let listener = bound(address).with_context(|| format!("cannot listen on {address}"))?;
-            listeners.push((listener, scheme));
+            let bound = bound(address, all.len());
+            let bound = bound.with_context(|| format!("cannot listen on {address}"))?;
+            distribute(bound, scheme, &mut all);
         }
     }
-    if !listeners.is_empty() {
-        return Ok(listeners);
+    if !args.bind_addresses.is_empty() {
+        return Ok(all);
     }
     let mut steering = steering(pins).await;
     for (port, scheme) in ports {
@@ -259,23 +302,48 @@ async fn listeners(pins: &Path, args: &ProxyArgs) -> Result<Vec<(TcpListener, Sc
             IpAddr::from(Ipv4Addr::LOCALHOST),
             Ipv6Addr::LOCALHOST.into(),
         ] {
-            let listener = bound(SocketAddr::new(address, 0))?;
-            let steered = steering.steer(port, &listener);
-            steered.with_context(|| format!("cannot receive connections to port {port}"))?;
-            listeners.push((listener, scheme));
+            let bound = bound(SocketAddr::new(address, 0), all.len())?;
+            // The kernel chooses among the sockets of an address after it was steered to one.
+            if let Some(listener) = bound.first() {
+                let steered = steering.steer(port, listener);
+                steered.with_context(|| format!("cannot receive connections to port {port}"))?;
+            }
+            distribute(bound, scheme, &mut all);
         }
+    }
+    Ok(all)
+}
+
+fn distribute(listeners: Vec<net::TcpListener>, scheme: Scheme, all: &mut [Listeners]) {
+    for (listener, worker) in listeners.into_iter().zip(all) {
+        worker.push((listener, scheme));
+    }
+}
+
+/// Sockets for the workers. The kernel distributes connections among them (`SO_REUSEPORT`).
+fn bound(mut address: SocketAddr, workers: usize) -> io::Result<Vec<net::TcpListener>> {
+    if workers > 1 && address.port() != 0 {
+        // Fails if another process listens. One of this user could share the port with those below.
+        unbound(address)?.bind(address)?;
+    }
+    let mut listeners = Vec::new();
+    for _ in 0..workers {
+        let socket = unbound(address)?;
+        socket.set_reuseport(workers > 1)?;
+        socket.bind(address)?;
+        address = socket.local_addr()?;
+        listeners.push(socket.listen(BACKLOG)?.into_std()?);
     }
     Ok(listeners)
 }
 
-fn bound(address: SocketAddr) -> io::Result<TcpListener> {
+fn unbound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 /// Opens the agent's map of sockets, once it is there and this process may write it.

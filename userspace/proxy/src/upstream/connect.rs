@@ -90,7 +90,7 @@ impl Dialer {
     }
 
     /// Takes a pooled connection of the endpoint.
-    pub(super) async fn take_pooled(
+    pub(super) fn take_pooled(
         &self,
         endpoint: &Endpoint,
         is_upgrade: bool,
@@ -101,7 +101,7 @@ impl Dialer {
         }
         match self.protocol.is_http2() {
             true => None,
-            false => endpoint.http1.take().await.map(UpstreamConn::Http1),
+            false => endpoint.http1.take().map(UpstreamConn::Http1),
         }
     }
 
@@ -200,11 +200,10 @@ impl Dialer {
         is_http2: bool,
         endpoint: &Endpoint,
     ) -> Result<UpstreamConn, ConnectError> {
-        let broken = |error: hyper::Error| (ErrorKind::Broken, error.into());
         if !is_http2 {
-            let conn = http1::start(stream).await.map_err(broken)?;
-            return Ok(UpstreamConn::Http1(conn));
+            return Ok(UpstreamConn::Http1(http1::Http1Conn::new(stream)));
         }
+        let broken = |error: hyper::Error| (ErrorKind::Broken, error.into());
         let conn = http2::start(stream).await.map_err(broken)?;
         let stream = conn.first_stream();
         if self.is_pooling() {

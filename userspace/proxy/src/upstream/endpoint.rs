@@ -17,6 +17,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{EndpointState, ewma::Ewma, health::Health, http1::Http1Pool, http2::Http2Pool};
+use crate::worker::PerWorker;
 
 /// The shortest response time that a failed request counts with, so that an endpoint that fails
 /// quickly does not look fast.
@@ -30,8 +31,10 @@ const FULL_PERCENT: u32 = 100;
 pub(super) struct UpstreamShared {
     /// When endpoints with failures are ejected.
     pub(super) outlier: OutlierPolicy,
+    /// The number of workers, each of which pools its own connections.
+    pub(super) workers: usize,
     /// The number of pooled HTTP/1.1 connections.
-    pub(super) pooled: Arc<AtomicUsize>,
+    pub(super) pooled: Arc<PerWorker<AtomicUsize>>,
     /// Set when an endpoint changes its health; cleared by a pick that finds all healthy.
     pub(super) has_unhealthy: AtomicBool,
 }
@@ -69,7 +72,7 @@ impl Endpoint {
             address,
             health: Health::new(now),
             time: Ewma::new(now),
-            http1: Http1Pool::new(shared.pooled.clone()),
+            http1: Http1Pool::new(shared.workers, shared.pooled.clone()),
             http2: Http2Pool::default(),
             shared,
             born: now,

@@ -25,7 +25,7 @@ pub struct SendError {
     pub kind: ErrorKind,
     /// Whether the endpoint may have acted on the request.
     pub is_sent: bool,
-    /// The request with its whole body, if none of it was sent: it can be retried.
+    /// The request with its whole body, if it can be sent again: none of it was sent, or it is in memory.
     pub request: Option<Box<Request<Body>>>,
     /// The cause.
     pub source: BodyError,

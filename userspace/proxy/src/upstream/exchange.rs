@@ -1,10 +1,10 @@
 //! Sends one request to one endpoint and waits for the head of its response.
 
-use std::{error::Error, net::SocketAddr, pin::pin};
+use std::{error::Error, mem, net::SocketAddr, pin::pin};
 
 use headgate_model::ingress::Timeouts;
 use http::{Request, Response, StatusCode, header::UPGRADE};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -12,14 +12,14 @@ use super::{
     connect::{ConnectError, Dialer, Purpose, UpstreamConn},
     endpoint::Endpoint,
     error::TimedOut,
-    http1::{self, SendResult},
+    http1::Http1Conn,
     http2,
     progress::{Phase, Progress, RequestBody},
-    reply::{Lease, Leased, is_done},
+    reply::Leased,
     target,
     timeout::response_head,
 };
-use crate::body::Body;
+use crate::{body::Body, message::copy};
 
 /// Sends a request on a pooled connection or a new one. If the endpoint had closed the pooled
 /// connection before any of the request was sent, sends it on a new one.
@@ -41,10 +41,11 @@ pub(super) async fn exchange(
         may_reuse: dialer.is_pooling(),
     };
     if purpose.may_reuse
-        && let Some(pooled) = dialer.take_pooled(endpoint, purpose.is_upgrade).await
+        && let Some(pooled) = dialer.take_pooled(endpoint, purpose.is_upgrade)
     {
         match send(dialer, pooled, request, timeouts).await {
             Err(SendError {
+                is_sent: false,
                 request: Some(unsent),
                 ..
             }) => request = unsent,
@@ -83,24 +84,40 @@ async fn send(
 
 async fn send_http1(
     dialer: &Dialer,
-    mut conn: Box<http1::Http1Conn>,
+    mut conn: Box<Http1Conn>,
     mut request: Box<Request<Body>>,
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http1(&mut request, &dialer.host);
-    let request = request.map(RequestBody::recording);
-    let progress = request.body().progress();
-    let sent = conn.send(request, progress.as_deref(), timeouts).await;
-    let response = response(sent, progress.as_deref())?;
-    let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if is_switched || !is_done(progress.as_deref()) {
-        conn.detach();
-    }
-    let lease = match dialer.is_pooling() {
-        true => Lease::Http1(conn, progress),
-        false => Lease::Once(conn, progress),
+    let kept = request.body().in_memory().map(Body::from);
+    let is_kept = kept.is_some();
+    let body = mem::replace(request.body_mut(), kept.unwrap_or_else(Body::empty));
+    let body = RequestBody::recording(body);
+    let progress = body.progress();
+    let sent = conn
+        .send(&mut request, body, progress.as_deref(), timeouts)
+        .await;
+    let again = is_kept.then_some(request);
+    let parts = match sent {
+        Ok(Ok(parts)) => parts,
+        Ok(Err(source)) => {
+            return Err(SendError {
+                kind: kind(progress.as_deref()),
+                is_sent: true,
+                request: again,
+                source,
+            });
+        }
+        Err(timed_out) => return Err(late(timed_out, again)),
     };
-    Ok(response.map(|body| Leased::new(body, lease)))
+    let body = match parts.status {
+        StatusCode::SWITCHING_PROTOCOLS => Leased::Tunnel(conn.take_tunnel()),
+        _ => {
+            conn.detach_upload();
+            Leased::Http1(conn, dialer.is_pooling())
+        }
+    };
+    Ok(Response::from_parts(parts, body))
 }
 
 async fn send_http2(
@@ -110,6 +127,8 @@ async fn send_http2(
     timeouts: &Timeouts,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http2(&mut request, &dialer.host, dialer.scheme());
+    let is_short = request.body().in_memory().is_some();
+    let spare = is_short.then(|| copy(&request));
     let request = request.map(RequestBody::recording);
     let progress = request.body().progress();
     let sent = stream.sender.try_send_request(request);
@@ -118,23 +137,32 @@ async fn send_http2(
     if sent.is_err() {
         stream.retire();
     }
-    let response = response(sent, progress.as_deref())?;
-    Ok(response.map(|body| Leased::new(body, Lease::Http2(stream))))
+    let response = match sent {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            let mut error = broken(error, progress.as_deref());
+            error.request = error.request.or(spare);
+            return Err(error);
+        }
+        Err(timed_out) => return Err(late(timed_out, spare)),
+    };
+    Ok(response.map(|body| Leased::Http2(body, stream)))
 }
 
-fn response(
-    sent: Result<SendResult, TimedOut>,
-    progress: Option<&Progress>,
-) -> Result<Response<Incoming>, SendError> {
-    match sent {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(broken(error, progress)),
-        Err(timed_out) => Err(SendError {
-            kind: ErrorKind::Timeout,
-            is_sent: true,
-            request: None,
-            source: timed_out.into(),
-        }),
+fn late(timed_out: TimedOut, request: Option<Box<Request<Body>>>) -> SendError {
+    SendError {
+        kind: ErrorKind::Timeout,
+        is_sent: true,
+        request,
+        source: timed_out.into(),
+    }
+}
+
+/// The kind of an error of the connection.
+fn kind(progress: Option<&Progress>) -> ErrorKind {
+    match progress.map(Progress::phase) {
+        Some(Phase::Broken) => ErrorKind::Body,
+        _ => ErrorKind::Broken,
     }
 }
 
@@ -142,10 +170,7 @@ fn broken(mut error: TrySendError<Request<RequestBody>>, progress: Option<&Progr
     let request = error.take_message();
     let request = request.map(|request| Box::new(request.map(RequestBody::into_body)));
     SendError {
-        kind: match progress.map(Progress::phase) {
-            Some(Phase::Broken) => ErrorKind::Body,
-            _ => ErrorKind::Broken,
-        },
+        kind: kind(progress),
         is_sent: request.is_none() && !is_refused(error.error()),
         request,
         source: error.into_error().into(),

@@ -2,28 +2,23 @@
 
 use std::{
     fmt,
-    future::Future,
-    pin::{Pin, pin},
+    io::{self, ErrorKind::UnexpectedEof},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::{Context, Poll, Waker, ready},
 };
 
+use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use headgate_model::ingress::Timeouts;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
-};
-use hyper_util::rt::TokioIo;
+use http::{Method, Request, StatusCode, response::Parts};
+use hyper::body::Frame;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    task::{AbortHandle, coop::unconstrained},
-    time::{Instant, Sleep, sleep_until, timeout},
+    task::AbortHandle,
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::{
@@ -31,175 +26,179 @@ use super::{
     progress::{Progress, RequestBody},
     timeout::response_head,
 };
+use crate::{
+    body::{Body, BodyError},
+    http1::{
+        BadMessage, Decoder, HeadRead, Outgoing, ReceivedResponse, Shared, Size, Transport,
+        poll_send, request_head, response,
+    },
+    stream::{Stream, Tunnel},
+    worker::PerWorker,
+};
 
-/// The most pooled connections of an upstream; a few more if several threads return one at once.
+/// The most connections of an upstream that a worker pools.
 const MAX_POOLED: usize = 320;
 
-/// Fields in the head of a response.
-const MAX_FIELDS: usize = 256;
-
-/// Bytes of a response that are read ahead, and the largest head.
-const MAX_BUFFER: usize = 128 << 10;
-
-/// How long a pooled connection may need to become ready. It needs that long if the endpoint has sent
-/// its response but does not read the rest of the request.
-const MAX_READY_WAIT: Duration = Duration::from_millis(100);
+/// The largest head of a response, in bytes.
+const MAX_HEAD: usize = 128 << 10;
 
 /// A connection. It has no task of its own: the request that waits for the response drives it, which
 /// saves two task switches for each request.
 pub(super) struct Http1Conn {
-    requests: http1::SendRequest<RequestBody>,
-    /// `None` once the connection has a task or has ended.
-    driver: Option<Driver>,
-    /// Ends the task, if the connection has one.
+    transport: Shared,
+    /// The rest of the request, while it is sent.
+    upload: Option<Outgoing<RequestBody>>,
+    /// Ends the task that sends the rest of the request, if there is one.
     task: Option<AbortHandle>,
+    /// Whether the connection ends with the response.
+    is_last: bool,
     /// Belongs to the connection because resetting it is cheaper than making one for each request.
     timer: Pin<Box<Sleep>>,
 }
 
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A response, or the error of the connection.
-pub(super) type SendResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
-
-/// Starts HTTP/1.1 on a stream.
-///
-/// # Errors
-///
-/// Fails if the stream is closed.
-pub(super) async fn start(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> hyper::Result<Box<Http1Conn>> {
-    let handshake = http1::Builder::new()
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(MAX_BUFFER)
-        .handshake(TokioIo::new(stream));
-    let (requests, connection) = handshake.await?;
-    let driver = async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to an endpoint ended");
-        }
-    };
-    Ok(Box::new(Http1Conn {
-        requests,
-        driver: Some(Box::pin(driver)),
-        task: None,
-        timer: Box::pin(sleep_until(Instant::now())),
-    }))
-}
-
 impl Http1Conn {
-    /// Sends a request and waits for the head of the response.
+    /// A connection without requests.
+    pub(super) fn new(stream: impl Stream + 'static) -> Box<Self> {
+        Box::new(Self {
+            transport: Shared::new(Transport::new(stream, BytesMut::new())),
+            upload: None,
+            task: None,
+            is_last: false,
+            timer: Box::pin(sleep_until(Instant::now())),
+        })
+    }
+
+    /// Sends the head of a request and a body, and waits for the head of the response.
     ///
     /// # Errors
     ///
     /// Fails if a timeout ends.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        request: &mut Request<Body>,
+        body: RequestBody,
         progress: Option<&Progress>,
         timeouts: &Timeouts,
-    ) -> Result<SendResult, TimedOut> {
-        let mut response = pin!(self.requests.try_send_request(request));
-        let driver = &mut self.driver;
+    ) -> Result<Result<Parts, BodyError>, TimedOut> {
+        let size = Size::of(&body);
+        let encoder = request_head(self.transport.lock().output.flat(), request, size);
+        self.upload = Outgoing::new(body, encoder);
+        let method = request.method().clone();
+        let Self {
+            transport,
+            upload,
+            timer,
+            ..
+        } = self;
         let response = poll_fn(|context| {
-            poll_driven(driver, context, |context| response.as_mut().poll(context))
+            if let Poll::Ready(Err(error)) = poll_send(upload, transport, context) {
+                return Poll::Ready(Err(error));
+            }
+            poll_response(transport, &method, context)
         });
-        response_head(response, progress, timeouts, self.timer.as_mut()).await
+        let received = response_head(response, progress, timeouts, timer.as_mut()).await?;
+        Ok(received.map(|received| {
+            self.is_last = received.is_last;
+            let decoder = Decoder::new(received.length);
+            self.transport.lock().begin_body(decoder);
+            received.parts
+        }))
     }
 
-    /// Polls something that only progress of this connection completes.
-    pub(super) fn poll<T>(
+    /// Reads the next frame of the response's body.
+    pub(super) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
-        poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        poll_driven(&mut self.driver, context, poll)
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.transport.lock().poll_frame(context)
     }
 
-    /// Moves the connection to a task, so that it continues whether or not the response is read.
-    pub(super) fn detach(&mut self) {
-        let task = self.driver.take().map(tokio::spawn);
-        self.task = task.map(|task| task.abort_handle());
+    /// Whether the whole response was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.transport.lock().is_read()
     }
 
-    /// Closes the connection although the endpoint has not read the whole request.
-    pub(super) fn abort(self) {
-        if let Some(task) = self.task {
+    /// The number of bytes of the response's body that are missing, if it is known.
+    pub(super) fn remaining(&self) -> Option<u64> {
+        self.transport.lock().remaining()
+    }
+
+    /// Sends the rest of the request, if there is any, in a task: whether or not the response is read.
+    pub(super) fn detach_upload(&mut self) {
+        if self.upload.is_none() && self.transport.lock().is_flushed() {
+            return;
+        }
+        let (mut upload, transport) = (self.upload.take(), self.transport.clone());
+        let task = tokio::spawn(async move {
+            let sent = poll_fn(|context| poll_send(&mut upload, &transport, context)).await;
+            transport.lock().is_broken |= sent.is_err();
+        });
+        self.task = Some(task.abort_handle());
+    }
+
+    /// The connection after the endpoint switched protocols.
+    pub(super) fn take_tunnel(&mut self) -> Tunnel {
+        self.transport.lock().take_tunnel()
+    }
+
+    /// Whether request and response have ended, so that the connection can carry another request.
+    fn is_idle(&self) -> bool {
+        let transport = self.transport.lock();
+        let is_read = transport.is_read() && transport.input.is_empty();
+        let is_sent = transport.is_flushed() && !transport.is_broken;
+        let is_free = self.task.as_ref().is_none_or(AbortHandle::is_finished);
+        is_read && is_sent && is_free && !self.is_last
+    }
+
+    /// Whether the endpoint has closed the connection or sent what nothing asked for, as far as known
+    /// without waiting.
+    fn has_ended(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        self.transport.lock().poll_fill(&mut context).is_ready()
+    }
+}
+
+/// The endpoint has not read the whole request: nothing waits to send the rest.
+impl Drop for Http1Conn {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
             task.abort();
         }
-    }
-
-    /// Whether the connection accepts another request, possibly a moment after the end of a response.
-    async fn becomes_ready(&mut self) -> bool {
-        let Self {
-            requests, driver, ..
-        } = self;
-        poll_fn(|context| {
-            drive(driver, context);
-            Poll::Ready(())
-        })
-        .await;
-        if requests.is_ready() || requests.is_closed() {
-            return !requests.is_closed();
-        }
-        let ready =
-            poll_fn(|context| poll_driven(driver, context, |context| requests.poll_ready(context)));
-        let ready = timeout(MAX_READY_WAIT, ready).await;
-        ready.is_ok_and(|ready| ready.is_ok())
-    }
-
-    /// Whether the connection has ended, as far as known without waiting.
-    fn has_ended(&mut self) -> bool {
-        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
-        self.requests.is_closed()
     }
 }
 
 impl fmt::Debug for Http1Conn {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_tuple("Http1Conn").field(&self.requests).finish()
+        let mut out = out.debug_struct("Http1Conn");
+        out.field("is_last", &self.is_last).finish_non_exhaustive()
     }
 }
 
-/// Polls something that only progress of the connection completes, and drives the connection. So only
-/// the connection needs to wake the task. Polls outside of tokio's cooperative budget, because the
-/// poll must not be pending for lack of budget: nothing would wake the task then.
-fn poll_driven<T>(
-    driver: &mut Option<Driver>,
+/// Reads the head of the final response.
+fn poll_response(
+    transport: &Shared,
+    method: &Method,
     context: &mut Context<'_>,
-    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-) -> Poll<T> {
-    if driver.is_none() {
-        return poll(context);
-    }
-    let mut poll_without_waker = || {
-        let mut context = Context::from_waker(Waker::noop());
-        pin!(unconstrained(poll_fn(&mut poll))).poll(&mut context)
-    };
-    if let ready @ Poll::Ready(_) = poll_without_waker() {
-        return ready;
-    }
-    drive(driver, context);
-    match driver {
-        Some(_) => poll_without_waker(),
-        None => poll(context),
+) -> Poll<Result<ReceivedResponse, BodyError>> {
+    loop {
+        let received = match ready!(transport.lock().poll_head(MAX_HEAD, context))? {
+            HeadRead::Head(head) => response(&head, method)?,
+            HeadRead::TooLarge => return Poll::Ready(Err(BadMessage::TooLarge.into())),
+            HeadRead::End => return Poll::Ready(Err(io::Error::from(UnexpectedEof).into())),
+        };
+        let status = received.parts.status;
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Poll::Ready(Ok(received));
+        }
     }
 }
 
-fn drive(driver: &mut Option<Driver>, context: &mut Context<'_>) {
-    let ended = driver.as_mut().map(|driver| driver.as_mut().poll(context));
-    if ended.is_some_and(|ended| ended.is_ready()) {
-        *driver = None;
-    }
-}
-
-/// The pooled connections of an endpoint.
+/// The pooled connections of an endpoint. A worker uses those that it has opened.
 #[derive(Debug)]
 pub(super) struct Http1Pool {
-    stack: Mutex<Stack>,
-    /// The number of pooled connections in the whole upstream.
-    count: Arc<AtomicUsize>,
+    stacks: PerWorker<Mutex<Stack>>,
+    /// The number of pooled connections of each worker in the whole upstream.
+    counts: Arc<PerWorker<AtomicUsize>>,
 }
 
 #[derive(Debug, Default)]
@@ -211,66 +210,67 @@ struct Stack {
 
 impl Http1Pool {
     /// An empty pool.
-    pub(super) fn new(count: Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(workers: usize, counts: Arc<PerWorker<AtomicUsize>>) -> Self {
         Self {
-            stack: Mutex::default(),
-            count,
+            stacks: PerWorker::new(workers),
+            counts,
         }
     }
 
     /// Takes the connection that was returned last: its memory is in the caches, and the others can be
     /// closed if they stay idle.
-    pub(super) async fn take(&self) -> Option<Box<Http1Conn>> {
+    pub(super) fn take(&self) -> Option<Box<Http1Conn>> {
         loop {
-            let mut conn = self.pop()?;
-            if conn.becomes_ready().await {
+            let (_, mut conn) = lock(self.stacks.own()).conns.pop()?;
+            self.counts.own().fetch_sub(1, Relaxed);
+            if !conn.has_ended() {
                 return Some(conn);
             }
         }
     }
 
-    fn pop(&self) -> Option<Box<Http1Conn>> {
-        let (_, conn) = self.lock().conns.pop()?;
-        self.uncount(1);
-        Some(conn)
-    }
-
-    /// Adds a connection whose response has ended.
+    /// Adds a connection whose response has ended, unless it cannot be used again.
     pub(super) fn put(&self, mut conn: Box<Http1Conn>) {
-        if conn.has_ended() || self.count.load(Relaxed) >= MAX_POOLED {
+        let count = self.counts.own();
+        if !conn.is_idle() || conn.has_ended() || count.load(Relaxed) >= MAX_POOLED {
             return;
         }
-        let mut stack = self.lock();
+        let mut stack = lock(self.stacks.own());
         if stack.is_closed {
             return;
         }
-        self.count.fetch_add(1, Relaxed);
+        count.fetch_add(1, Relaxed);
         stack.conns.push((Instant::now(), conn));
     }
 
     /// Closes all connections, and every one returned later.
     pub(super) fn close(&self) {
-        let mut stack = self.lock();
-        stack.is_closed = true;
-        self.uncount(stack.conns.len());
-        stack.conns.clear();
+        for (stack, count) in self.all() {
+            let mut stack = lock(stack);
+            stack.is_closed = true;
+            count.fetch_sub(stack.conns.len(), Relaxed);
+            stack.conns.clear();
+        }
     }
 
     /// Closes connections idle since before `limit`, and those that the endpoint has closed.
     pub(super) fn close_idle(&self, limit: Instant) {
-        let conns = &mut self.lock().conns;
-        let before = conns.len();
-        conns.retain_mut(|(since, conn)| *since >= limit && !conn.has_ended());
-        self.uncount(before - conns.len());
+        for (stack, count) in self.all() {
+            let conns = &mut lock(stack).conns;
+            let before = conns.len();
+            conns.retain_mut(|(since, conn)| *since >= limit && !conn.has_ended());
+            count.fetch_sub(before - conns.len(), Relaxed);
+        }
     }
 
-    fn uncount(&self, count: usize) {
-        self.count.fetch_sub(count, Relaxed);
+    fn all(&self) -> impl Iterator<Item = (&Mutex<Stack>, &AtomicUsize)> {
+        self.stacks.all().zip(self.counts.all())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Stack> {
-        self.stack.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Only a change of endpoints makes a worker wait here.
+fn lock(stack: &Mutex<Stack>) -> MutexGuard<'_, Stack> {
+    stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Http1Pool {

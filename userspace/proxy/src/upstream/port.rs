@@ -31,7 +31,7 @@ use super::{
     set::EndpointSet,
     timeout::IdleTimeout,
 };
-use crate::body::Body;
+use crate::{body::Body, worker::PerWorker};
 
 /// The endpoints of a Service port under one policy, their connections, counters and health.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Upstream {
     }
 
     /// An upstream without endpoints.
-    pub(super) fn new(key: UpstreamKey) -> Self {
+    pub(super) fn new(key: UpstreamKey, workers: usize) -> Self {
         let outlier = key.policy.outlier.clone();
         Self {
             dialer: Dialer::new(&key),
@@ -61,6 +61,8 @@ impl Upstream {
             updating: Mutex::default(),
             shared: Arc::new(UpstreamShared {
                 outlier,
+                workers,
+                pooled: Arc::new(PerWorker::new(workers)),
                 ..UpstreamShared::default()
             }),
             // Random, so that nodes do not all begin with the same endpoint.
@@ -251,11 +253,11 @@ fn is_panic(unhealthy: usize, set: &EndpointSet) -> bool {
 
 /// Wraps the response body so that the request counts as in flight until the body is dropped.
 fn with_body(response: Response<Leased>, pick: &Pick, read_timeout: Duration) -> Response<Body> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return response.map(|_| Body::empty());
-    }
     response.map(|mut body| {
         use hyper::body::Body as _;
+        if let Leased::Tunnel(tunnel) = body {
+            return Body::Tunnel(tunnel);
+        }
         let in_flight = pick.hand_over();
         if body.is_end_stream() {
             body.end(in_flight.endpoint());

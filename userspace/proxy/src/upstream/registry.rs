@@ -20,28 +20,24 @@ const SWEEP: Duration = Duration::from_secs(10);
 
 /// The registry of upstreams. It outlives configurations, so that an upstream keeps its connections,
 /// counters and health while any route uses it. Clones share the registry.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Upstreams(Arc<Registry>);
 
 #[derive(Debug)]
 struct Registry {
+    workers: usize,
     upstreams: Mutex<BTreeMap<UpstreamKey, Arc<Upstream>>>,
     sweeper: Once,
 }
 
-impl Default for Registry {
-    fn default() -> Self {
-        Self {
+impl Upstreams {
+    /// An empty registry for requests of this number of [workers](crate::work), and of other threads.
+    pub fn new(workers: usize) -> Self {
+        Self(Arc::new(Registry {
+            workers,
             upstreams: Mutex::default(),
             sweeper: Once::new(),
-        }
-    }
-}
-
-impl Upstreams {
-    /// An empty registry.
-    pub fn new() -> Self {
-        Self::default()
+        }))
     }
 
     /// Returns the upstream of a key; a new one has no endpoints. Must be called within a tokio
@@ -54,7 +50,7 @@ impl Upstreams {
         if let Some(upstream) = upstreams.get(key) {
             return upstream.clone();
         }
-        let upstream = Arc::new(Upstream::new(key.clone()));
+        let upstream = Arc::new(Upstream::new(key.clone(), self.0.workers));
         upstreams.insert(key.clone(), upstream.clone());
         probe::start(&upstream);
         upstream

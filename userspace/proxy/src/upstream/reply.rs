@@ -1,8 +1,8 @@
 //! The body of a response, and whether its connection returns to the pool.
 
 use std::{
+    mem,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,95 +11,70 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::{
-    endpoint::Endpoint,
-    error::TimedOut,
-    http1, http2,
-    pick::InFlight,
-    progress::{Phase, Progress},
+    endpoint::Endpoint, error::TimedOut, http1::Http1Conn, http2::Http2Stream, pick::InFlight,
     timeout::IdleTimeout,
 };
-use crate::body::BodyError;
-
-/// The connection or stream that a response comes on.
-#[derive(Debug)]
-pub(super) enum Lease {
-    /// A connection that returns to the pool when response and request have ended.
-    Http1(Box<http1::Http1Conn>, Option<Arc<Progress>>),
-    /// A connection for one request.
-    Once(Box<http1::Http1Conn>, Option<Arc<Progress>>),
-    /// An HTTP/2 stream.
-    Http2(http2::Http2Stream),
-}
-
-impl Lease {
-    /// Returns the connection to the pool if it can be used again. If the request has not ended, the
-    /// endpoint does not need the rest of it and may never read it: the connection is closed, so that the
-    /// client does not wait to send it.
-    fn end(self, endpoint: &Endpoint) {
-        match self {
-            Self::Http1(conn, progress) | Self::Once(conn, progress)
-                if !is_done(progress.as_deref()) =>
-            {
-                conn.abort();
-            }
-            Self::Http1(conn, _) => endpoint.http1.put(conn),
-            Self::Once(..) | Self::Http2(_) => {}
-        }
-    }
-}
-
-/// Whether the whole request was sent.
-pub(super) fn is_done(progress: Option<&Progress>) -> bool {
-    progress.is_none_or(|progress| matches!(progress.phase(), Phase::Response(_)))
-}
+use crate::{body::BodyError, stream::Tunnel};
 
 /// A response body with its connection.
 #[derive(Debug)]
-pub(super) struct Leased {
-    body: Incoming,
-    /// `None` once the connection is back in the pool or closed.
-    lease: Option<Lease>,
+pub(super) enum Leased {
+    /// A connection, and whether it returns to the pool when response and request have ended.
+    Http1(Box<Http1Conn>, bool),
+    /// An HTTP/2 stream.
+    Http2(Incoming, Http2Stream),
+    /// No body: the endpoint switched protocols.
+    Tunnel(Tunnel),
+    /// The connection is back in the pool or closed.
+    Ended,
 }
 
 impl Leased {
-    pub(super) fn new(body: Incoming, lease: Lease) -> Self {
-        Self {
-            body,
-            lease: Some(lease),
-        }
-    }
-
-    /// Returns the connection to the pool: the body was read to its end.
+    /// Returns the connection to the pool if it can be used again: the body was read to its end. If the
+    /// request has not ended, the endpoint does not need the rest of it and may never read it: the
+    /// connection is closed, so that the client does not wait to send it.
     pub(super) fn end(&mut self, endpoint: &Endpoint) {
-        if let Some(lease) = self.lease.take() {
-            lease.end(endpoint);
+        if let Self::Http1(conn, true) = mem::replace(self, Self::Ended) {
+            endpoint.http1.put(conn);
         }
     }
 }
 
 impl HttpBody for Leased {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { body, lease } = self.get_mut();
-        match lease {
-            Some(Lease::Http1(conn, _) | Lease::Once(conn, _)) => {
-                conn.poll(context, |context| Pin::new(&mut *body).poll_frame(context))
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Http1(conn, _) => conn.poll_frame(context),
+            Self::Http2(body, _) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            Some(Lease::Http2(_)) | None => Pin::new(body).poll_frame(context),
+            Self::Tunnel(_) | Self::Ended => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        match self {
+            Self::Http1(conn, _) => conn.is_read(),
+            Self::Http2(body, _) => body.is_end_stream(),
+            Self::Tunnel(_) | Self::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match self {
+            Self::Http1(conn, _) => conn
+                .remaining()
+                .map(SizeHint::with_exact)
+                .unwrap_or_default(),
+            Self::Http2(body, _) => body.size_hint(),
+            Self::Tunnel(_) | Self::Ended => SizeHint::with_exact(0),
+        }
     }
 }
 
@@ -123,7 +98,7 @@ impl Reply {
 
     /// Closes the connection and counts a failure of the endpoint.
     fn fail(&mut self, error: BodyError) -> BodyError {
-        if self.body.lease.take().is_some() {
+        if !matches!(mem::replace(&mut self.body, Leased::Ended), Leased::Ended) {
             let endpoint = self.in_flight.endpoint();
             endpoint.record_failure(&error.to_string(), Duration::ZERO);
         }
@@ -132,7 +107,7 @@ impl Reply {
 
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
         ready!(self.idle_timeout.poll_elapsed(context));
-        if let Some(Lease::Http2(stream)) = &self.body.lease {
+        if let Leased::Http2(_, stream) = &self.body {
             stream.retire();
         }
         Poll::Ready(self.fail(TimedOut("response data").into()))
@@ -152,7 +127,7 @@ impl HttpBody for Reply {
             return this.poll_timeout(context).map(|error| Some(Err(error)));
         };
         this.idle_timeout.reset();
-        let frame = frame.map(|frame| frame.map_err(|error| this.fail(error.into())));
+        let frame = frame.map(|frame| frame.map_err(|error| this.fail(error)));
         if frame.is_none() || this.body.is_end_stream() {
             this.body.end(this.in_flight.endpoint());
         }

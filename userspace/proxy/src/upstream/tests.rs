@@ -46,7 +46,7 @@ fn weighted(weights: &[u32]) -> BTreeMap<SocketAddr, u32> {
 
 /// An upstream with endpoints 1, 2, 3 and so on.
 fn upstream(policy: UpstreamPolicy, weights: &[u32]) -> Arc<Upstream> {
-    let upstream = Arc::new(Upstream::new(key(policy)));
+    let upstream = Arc::new(Upstream::new(key(policy), 0));
     upstream.update(&weighted(weights));
     upstream
 }
@@ -562,7 +562,7 @@ async fn l40_endpoint_gets_no_more_requests_than_its_limit() {
 
 #[tokio::test]
 async fn l43_equal_keys_have_the_same_upstream() {
-    let upstreams = Upstreams::new();
+    let upstreams = Upstreams::new(0);
     let key_of = |port| UpstreamKey {
         port,
         ..key(UpstreamPolicy::default())
@@ -587,7 +587,7 @@ const CLOSED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 #[tokio::test]
 async fn l45_refused_connection_gives_the_request_back() {
-    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
+    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default()), 0));
     upstream.update(&BTreeMap::from([(CLOSED, 1)]));
     let request = Request::get("/").body(crate::body::Body::empty()).unwrap();
     let (pick, timeouts) = (pick(&upstream), Timeouts::default());
@@ -603,10 +603,10 @@ async fn l45_refused_connection_gives_the_request_back() {
 
 #[tokio::test]
 async fn l43_request_that_a_pooled_connection_did_not_take_goes_to_a_new_one() {
-    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default())));
+    let upstream = Arc::new(Upstream::new(key(UpstreamPolicy::default()), 0));
     upstream.update(&BTreeMap::from([(CLOSED, 1)]));
     let (near, far) = tokio::io::duplex(1024);
-    let pooled = super::http1::start(near).await.unwrap();
+    let pooled = super::http1::Http1Conn::new(near);
     upstream.endpoints()[0].http1.put(pooled);
     drop(far);
     let request = Request::get("/").body(crate::body::Body::empty()).unwrap();

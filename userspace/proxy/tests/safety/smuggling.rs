@@ -194,6 +194,10 @@ async fn l80_an_invalid_chunk_ends_the_request() {
         "FFFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n",
         "0\n\r\n",
         "0\r\nX: y\n\r\n\rz",
+        // Read on after the invalid line, the body would end here.
+        "3;a\nb\r\n0\r\n\r\n",
+        "x\r\n0\r\n\r\n",
+        "3;a\n3\r\nabc\r\n0\r\n\r\n",
     ] {
         let head = "POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
         let statuses = statuses(&setup, format!("{head}{chunks}{HIDDEN}").as_bytes()).await;

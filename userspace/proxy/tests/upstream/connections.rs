@@ -275,7 +275,9 @@ async fn l43_upgraded_connection_is_a_tunnel_and_not_pooled() {
             1,
             "in flight until the pick is dropped"
         );
-        let mut tunnel = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        let Body::Tunnel(mut tunnel) = response.into_body() else {
+            panic!("no tunnel");
+        };
         tunnel.write_all(b"hello").await.unwrap();
         let mut bytes = [0; 5];
         tunnel.read_exact(&mut bytes).await.unwrap();

@@ -51,7 +51,7 @@ async fn l45_response_timeout() {
         };
         let setup = setup(server.address, protocol, timeouts);
         let error = setup.get("/").await.unwrap_err();
-        assert_eq!(summary(&error), (ErrorKind::Timeout, true, false));
+        assert_eq!(summary(&error), (ErrorKind::Timeout, true, true));
         assert_eq!(error.to_string(), "timeout: no response in time");
         assert_eq!(
             (setup.endpoint().failures, setup.endpoint().in_flight),
@@ -137,7 +137,7 @@ async fn l45_connection_closes_without_a_response() {
     .await;
     let setup = setup(server.address, UpstreamProtocol::Http, patient());
     let error = setup.get("/").await.unwrap_err();
-    assert_eq!(summary(&error), (ErrorKind::Broken, true, false));
+    assert_eq!(summary(&error), (ErrorKind::Broken, true, true));
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new(policy: UpstreamPolicy, endpoints: &[SocketAddr]) -> Self {
-        let upstreams = Upstreams::new();
+        let upstreams = Upstreams::new(0);
         let key = UpstreamKey {
             service: NamespacedName::new("shop", "web"),
             port: 80,

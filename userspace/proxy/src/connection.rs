@@ -1,0 +1,288 @@
+//! A client's connection that speaks HTTP/1.1: one request after the other (RFC 9112, 9.3).
+
+use std::{
+    future::Future,
+    io, mem,
+    pin::pin,
+    sync::atomic::Ordering,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use futures::future::poll_fn;
+use http::{Request, Response};
+use tokio::sync::watch;
+
+use crate::{
+    access_log::Entry,
+    body::{Body, BodyError},
+    client::Client,
+    forward::{self, Answer},
+    http1::{
+        Asked, BadMessage, Decoder, HeadRead, Outgoing, ReceivedRequest, Shared, Size, Transport,
+        is_hopeless, poll_send, request, response_head,
+    },
+    proxy::Proxy,
+    received::Received,
+    stream::{Stream, Tunnel},
+    upstream::IdleTimeout,
+};
+
+/// Largest head of a request, in bytes.
+pub(crate) const MAX_HEAD: usize = 32 << 10;
+/// How long clients may be silent after a stop. Only a response can announce the end of the connection; a
+/// request that the client sends meanwhile would be lost.
+pub(crate) const LAST_IDLE: Duration = Duration::from_secs(5);
+/// How the first bytes of a client that speaks HTTP/2 look to HTTP/1.1 (RFC 9113, 3.4).
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// Changes when the listener stops.
+pub(crate) type Stopping = watch::Receiver<bool>;
+
+/// A connection between two requests.
+struct Connection<'a> {
+    proxy: &'a Proxy,
+    client: &'a Client,
+    transport: Shared,
+    stopping: Stopping,
+    /// Waits for the head of the next request.
+    head_timeout: IdleTimeout,
+    last_idle: IdleTimeout,
+}
+
+/// What there is instead of another request.
+enum Instead {
+    /// The client speaks HTTP/2; these bytes were read.
+    Http2(BytesMut),
+    /// A request that is refused.
+    Bad(BadMessage),
+    /// The connection ends.
+    End(io::Result<()>),
+}
+
+/// What follows the requests of a connection.
+pub(crate) enum After {
+    Nothing,
+    /// The client speaks HTTP/2.
+    Http2(Tunnel),
+    /// Client and endpoint switched protocols.
+    Switch(Tunnel, Tunnel),
+}
+
+/// Serves the requests of a connection, of which `read` was read already.
+///
+/// # Errors
+///
+/// If the connection fails, or a body does.
+pub(crate) async fn serve(
+    proxy: &Proxy,
+    client: &Client,
+    stream: impl Stream + 'static,
+    read: BytesMut,
+    stopping: Stopping,
+) -> Result<After, BodyError> {
+    let mut stopped = stopping.clone();
+    let mut stopped = pin!(stopped.changed());
+    // Polled once, so that a stop wakes this task: then `stopping` has changed.
+    poll_fn(|context| {
+        let _pending = stopped.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
+    let transport = Shared::new(Transport::new(stream, read));
+    let mut connection = Connection {
+        proxy,
+        client,
+        transport: transport.clone(),
+        stopping,
+        head_timeout: IdleTimeout::new(proxy.settings.head_timeout),
+        last_idle: IdleTimeout::new(LAST_IDLE),
+    };
+    let mut is_first = true;
+    loop {
+        match connection.next(is_first).await {
+            Ok(received) => match connection.answer(received).await? {
+                Then::Next => {}
+                Then::End => break,
+                Then::Switch(endpoint) => {
+                    let client = transport.lock().take_tunnel();
+                    return Ok(After::Switch(client, endpoint));
+                }
+            },
+            Err(Instead::Http2(read)) => {
+                let mut transport = transport.lock();
+                transport.input = read;
+                return Ok(After::Http2(transport.take_tunnel()));
+            }
+            Err(Instead::Bad(why)) => {
+                connection.refuse(why).await?;
+                break;
+            }
+            Err(Instead::End(result)) => {
+                result?;
+                break;
+            }
+        }
+        is_first = false;
+    }
+    poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
+    Ok(After::Nothing)
+}
+
+/// What follows a response.
+enum Then {
+    Next,
+    End,
+    Switch(Tunnel),
+}
+
+impl Connection<'_> {
+    /// Waits for the head of a request.
+    async fn next(&mut self, is_first: bool) -> Result<ReceivedRequest, Instead> {
+        self.head_timeout.reset();
+        let mut is_checked = false;
+        let read = poll_fn(|context| {
+            let mut transport = self.transport.lock();
+            if let read @ Poll::Ready(_) = transport.poll_head(MAX_HEAD, context) {
+                return read;
+            }
+            // Once: a client may send its head byte by byte.
+            if !is_checked && transport.input.contains(&b'\n') {
+                is_checked = true;
+                if is_hopeless(&transport.input) {
+                    return Poll::Ready(Ok(HeadRead::Head(transport.input.split().freeze())));
+                }
+            }
+            drop(transport);
+            let timeout = match self.is_stopping() {
+                true => &mut self.last_idle,
+                false => &mut self.head_timeout,
+            };
+            ready!(timeout.poll_elapsed(context));
+            Poll::Ready(Ok(HeadRead::End))
+        });
+        match read.await {
+            Ok(HeadRead::Head(head)) if is_first && head == HTTP2 => {
+                let mut read = BytesMut::from(head);
+                read.unsplit(self.transport.lock().input.split());
+                Err(Instead::Http2(read))
+            }
+            Ok(HeadRead::Head(head)) => request(&head).map_err(Instead::Bad),
+            Ok(HeadRead::TooLarge) => Err(Instead::Bad(BadMessage::TooLarge)),
+            Ok(HeadRead::End) => Err(Instead::End(Ok(()))),
+            Err(error) => Err(Instead::End(Err(error))),
+        }
+    }
+
+    /// Whether the listener stops. Then the next response is the last.
+    fn is_stopping(&self) -> bool {
+        let is_stopping = self.stopping.has_changed().unwrap_or(true);
+        if is_stopping {
+            self.client.is_closing.store(true, Ordering::Relaxed);
+        }
+        is_stopping
+    }
+
+    /// Answers a request.
+    async fn answer(&self, received: ReceivedRequest) -> Result<Then, BodyError> {
+        let asked = Asked::by(&received.parts, received.is_last);
+        let body = self.body(&received);
+        let request = Request::from_parts(received.parts, body);
+        let mut answer = pin!(forward::answer(self.proxy, self.client, request));
+        let answer = poll_fn(|context| {
+            self.is_stopping();
+            match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => Poll::Ready(Ok(answer)),
+                Poll::Pending => self.poll_hangup(context).map(Err),
+            }
+        });
+        self.send(answer.await?, asked).await
+    }
+
+    /// The body of a request, which whatever reads it takes from the connection.
+    fn body(&self, received: &ReceivedRequest) -> Received {
+        let decoder = Decoder::new(received.length);
+        if decoder.has_ended() {
+            return Received::Empty;
+        }
+        let mut transport = self.transport.lock();
+        transport.owes_continue = received.expects_continue;
+        let message = transport.begin_body(decoder);
+        Received::Http1(self.transport.clone(), message)
+    }
+
+    /// Sends a response.
+    async fn send(&self, answer: Answer, mut asked: Asked) -> Result<Then, BodyError> {
+        let (head, mut answered) = answer.into_parts();
+        let body = &mut answered.body;
+        let tunnel = match mem::replace(body, Body::empty()) {
+            Body::Tunnel(tunnel) => Some(tunnel),
+            other => {
+                *body = other;
+                None
+            }
+        };
+        let encoder = {
+            let transport = &mut *self.transport.lock();
+            transport.owes_continue = false;
+            response_head(
+                transport.output.flat(),
+                &head,
+                Size::of(&answered),
+                &mut asked,
+            )
+        };
+        let mut outgoing = Outgoing::new(answered, encoder);
+        poll_fn(
+            |context| match poll_send(&mut outgoing, &self.transport, context) {
+                Poll::Pending => self.poll_hangup(context).map(Err),
+                sent @ Poll::Ready(_) => sent,
+            },
+        )
+        .await?;
+        let mut transport = self.transport.lock();
+        if transport.is_broken {
+            return Err(hangup());
+        }
+        if let Some(tunnel) = tunnel {
+            return Ok(Then::Switch(tunnel));
+        }
+        let is_read = transport.end_message();
+        if is_read {
+            self.client.is_unread.store(false, Ordering::Relaxed);
+        }
+        Ok(match is_read && !asked.is_last {
+            true => Then::Next,
+            false => Then::End,
+        })
+    }
+
+    /// Ready once the client has left.
+    fn poll_hangup(&self, context: &mut Context<'_>) -> Poll<BodyError> {
+        self.transport
+            .lock()
+            .poll_hangup(context)
+            .map(|()| hangup())
+    }
+
+    /// Refuses a request that cannot be read. It is unknown where the next one begins.
+    async fn refuse(&self, why: BadMessage) -> io::Result<()> {
+        let status = why.status();
+        if let Some(log) = &self.proxy.settings.log {
+            Entry::refused(log.clone(), self.client.peer.ip(), status).write(0);
+        }
+        self.client.is_unread.store(true, Ordering::Relaxed);
+        let (mut head, ()) = Response::new(()).into_parts();
+        head.status = status;
+        {
+            let output = &mut self.transport.lock().output;
+            response_head(output.flat(), &head, Size::Exact(0), &mut Asked::unknown());
+        }
+        poll_fn(|context| self.transport.lock().poll_flush(context)).await
+    }
+}
+
+fn hangup() -> BodyError {
+    io::Error::from(io::ErrorKind::ConnectionAborted).into()
+}
