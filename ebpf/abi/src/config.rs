@@ -26,8 +26,14 @@ pub struct DatapathConfig {
     pub dsr_port: Port,
     /// 1 if new connections to backends on other nodes are encapsulated, 0 if they get SNAT.
     pub forwards_by_dsr: u8,
+    /// 1 if sockets of pods are left to the packet path, so that processes beside them see the Service's
+    /// address; 0 if they are balanced.
+    pub leaves_pods: u8,
+    /// 1 if replies of pods are routed here, with the source that the client knows, because rules of the node route
+    /// packets of pods by their source; 0 if the kernel routes them.
+    pub routes_replies: u8,
     /// Always zero.
-    pub zero: [u8; 5],
+    pub zero: [u8; 3],
     /// Lifetimes of connections without a packet.
     pub timeouts: Timeouts,
 }

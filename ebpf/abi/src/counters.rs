@@ -98,6 +98,8 @@ reasons! {
     Encapsulated = 20, Forward, "encapsulated";
     /// An echo request to a Service address with a ready endpoint, answered.
     EchoAnswered = 21, Forward, "echo-answered";
+    /// A socket was translated but not remembered: the process sees the backend's address.
+    SocketsFull = 22, Forward, "sockets-full";
     /// The Service has no eligible endpoint.
     NoBackend = 32, Reject, "no-backend";
     /// The Service has no eligible endpoint on this node, and its traffic policy is Local.

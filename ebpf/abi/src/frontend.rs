@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 
-use crate::{Addr, Port, Protocol};
+use crate::{Addr, AddressEntry, Port, Protocol};
 
 /// An address, port and protocol of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -47,6 +47,15 @@ pub struct FrontendEntry {
     pub programmed_s: u32,
 }
 
+impl FrontendEntry {
+    /// Whether it is left to a process of the node: a cluster IP that the node itself has (NodeLocal
+    /// DNSCache).
+    #[inline(always)]
+    pub const fn is_left_to_node(&self, address: AddressEntry) -> bool {
+        address.is_of_node() && self.flags.is_of_cluster_ip()
+    }
+}
+
 /// The kind of address that a frontend is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -86,6 +95,11 @@ impl FrontendFlags {
     /// The flags of a frontend of this kind, no other set.
     pub const fn of_kind(kind: FrontendKind) -> Self {
         Self((kind as u32) << KIND_SHIFT)
+    }
+
+    #[inline(always)]
+    const fn is_of_cluster_ip(self) -> bool {
+        self.0 & Self::KIND.0 == (FrontendKind::ClusterIp as u32) << KIND_SHIFT
     }
 
     /// The kind.

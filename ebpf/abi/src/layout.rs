@@ -8,7 +8,7 @@ use crate::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, Event, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
     KernelHelpers, LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, ServiceEntry,
-    ServiceLabel, ServiceRange, SocketEntry, SocketKey, Takeover, Timeouts, Traffic,
+    ServiceLabel, ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover, Timeouts, Traffic,
 };
 
 /// The layout of one type.
@@ -58,8 +58,8 @@ layouts! {
     BackendKey, 20: address at 0, port at 16, protocol at 18, zero at 19;
     FlowKey, 40: source at 0, destination at 16, source_port at 32, destination_port at 34, protocol at 36, zero at 37;
     CtEntry, 64: source at 0, destination at 16, source_port at 32, destination_port at 34, service at 36, backend at 40, seen_s at 44, end at 48, acknowledged at 52, claimed at 56, state at 60, flags at 61, zero at 62;
-    SocketKey, 32: cookie at 0, address at 8, port at 24, protocol at 26, peer at 27, zero at 28;
-    SocketEntry, 28: address at 0, port at 16, zero at 18, service at 20, backend at 24;
+    SocketKey, 16: cookie at 0, number at 8, zero at 12;
+    SocketEntry, 48: frontend at 0, backend at 16, frontend_port at 32, backend_port at 34, protocol at 36, is_hidden at 37, zero at 38, service at 40, backend_id at 44;
     Addr, 16: ;
     AddressEntry, 4: ;
     AffinityKey, 20: client at 0, service at 16;
@@ -69,11 +69,12 @@ layouts! {
     FragmentKey, 40: source at 0, destination at 16, id at 32, protocol at 36, zero at 37;
     FragmentEntry, 20: source_port at 0, destination_port at 2, protocol at 4, state at 5, end at 6, forwarded at 8, id at 12, seen_s at 16;
     LinkEntry, 16: ifindex at 0, seen_s at 4, address at 8, zero at 14;
+    SourceEntry, 32: v4 at 0, v6 at 16;
     ServiceRange, 32: address at 0, mask at 16;
     ListenerKey, 4: port at 0, protocol at 2, family at 3;
     Takeover, 4: ;
     Traffic, 24: connections at 0, packets at 8, bytes at 16;
-    DatapathConfig, 72: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, zero at 51, timeouts at 56;
+    DatapathConfig, 72: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, leaves_pods at 51, routes_replies at 52, zero at 53, timeouts at 56;
     Timeouts, 16: tcp_established_s at 0, tcp_close_wait_s at 4, udp_s at 8, udp_stream_s at 12;
     KernelHelpers, 8: coarse_clock at 0, set_retval at 4;
     Event, 104: time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80, destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100, site at 101, zero at 102;

@@ -23,6 +23,7 @@ pub mod names;
 mod range;
 mod service;
 mod socket;
+mod source;
 mod takeover;
 
 pub use addr::{Addr, Family, Port, Protocol};
@@ -42,6 +43,7 @@ pub use listener::{AddressFamily, ListenerKey};
 pub use range::RangeKey;
 pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
+pub use source::{SOURCES, SourceEntry};
 pub use takeover::Takeover;
 
 /// Version of everything in this crate; part of the pin path.

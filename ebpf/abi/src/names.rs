@@ -25,7 +25,7 @@ pub const AFFINITY_MEMBERS: &str = "AFFINITY_MEMBERS";
 pub const AFFINITY: &str = "AFFINITY";
 /// `FlowKey` → `CtEntry`, LRU hash. Programs write, the agent sweeps.
 pub const CONNTRACK: &str = "CONNTRACK";
-/// `SocketKey` → `SocketEntry`, LRU hash. Programs write.
+/// `SocketKey` → `SocketEntry`, hash. Programs write, the agent sweeps.
 pub const SOCKETS: &str = "SOCKETS";
 /// 0 → `Takeover`, array. The agent and `cleanup` write.
 pub const TAKEOVER: &str = "TAKEOVER";
@@ -33,6 +33,8 @@ pub const TAKEOVER: &str = "TAKEOVER";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Device index modulo `LINKS` → `LinkEntry`, array. Programs write.
 pub const LINKS: &str = "LINKS";
+/// Device index → `SourceEntry`, hash. The agent writes.
+pub const SOURCES: &str = "SOURCES";
 /// `ServiceRange`, array. The agent writes.
 pub const SERVICE_RANGES: &str = "SERVICE_RANGES";
 /// `ListenerKey` → socket, sock hash. The L7 proxy writes; the kernel removes closed sockets.
@@ -53,7 +55,7 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 25] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -69,6 +71,7 @@ pub const MAPS: [&str; 24] = [
     TAKEOVER,
     FRAGMENTS,
     LINKS,
+    SOURCES,
     SERVICE_RANGES,
     LISTENERS,
     REASONS,
@@ -96,9 +99,17 @@ pub const TC_EXTERNAL: &str = "hg_tc_external";
 pub const TC_POD: &str = "hg_tc_pod";
 /// TC egress on external and pod-facing devices.
 pub const TC_EGRESS: &str = "hg_tc_egress";
+/// TC ingress on external devices whose frames have no link header.
+pub const TC_L3: &str = "hg_tc_l3";
+/// TC egress on these devices.
+pub const TC_L3_EGRESS: &str = "hg_tc_l3_egress";
+/// Every TC program.
+pub const TC: [&str; 5] = [TC_EXTERNAL, TC_POD, TC_EGRESS, TC_L3, TC_L3_EGRESS];
 /// Socket look-up of the node's network namespace.
 pub const SK_LOOKUP: &str = "hg_sk_lookup";
-/// Socket hooks, each with the name of the cgroup attach type.
+/// Socket hook that forgets closed sockets.
+pub const SOCK_RELEASE: &str = "hg_sock_release";
+/// Socket hooks that translate, each with the name of the cgroup attach type.
 pub const SOCKET_HOOKS: [&str; 8] = [
     "hg_connect4",
     "hg_connect6",

@@ -2,45 +2,45 @@
 
 use crate::{Addr, Port, Protocol};
 
-/// A socket and one of its peers.
+/// A socket, and the number of one of its peers. The peers of a socket have consecutive numbers from 0 on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct SocketKey {
     /// `bpf_get_socket_cookie`: unique until reboot.
     pub cookie: u64,
-    /// Address of the peer.
-    pub address: Addr,
-    /// Port of the peer.
-    pub port: Port,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// What the peer is: [`SocketKey::BACKEND`] or [`SocketKey::FRONTEND`].
-    pub peer: u8,
+    /// 0 for a connected socket; less than [`SocketKey::PEERS`].
+    pub number: u32,
     /// Always zero.
     pub zero: [u8; 4],
 }
 
 impl SocketKey {
-    /// The backend that the socket was sent to; the entry has the frontend.
-    pub const BACKEND: u8 = 0;
-    /// The frontend that an unconnected UDP socket sends to; the entry has the backend that it got last.
-    pub const FRONTEND: u8 = 1;
+    /// Frontends of one unconnected UDP socket that are remembered.
+    pub const PEERS: u32 = 8;
 }
 
-/// The other name of a socket's peer: the frontend of a backend, or the backend of a frontend.
+/// A peer of a socket under both of its names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
 #[repr(C)]
 pub struct SocketEntry {
-    /// Address.
-    pub address: Addr,
-    /// Port.
-    pub port: Port,
+    /// Address of the frontend, for which the application asked.
+    pub frontend: Addr,
+    /// Address of the backend, to which the socket sends.
+    pub backend: Addr,
+    /// Port of the frontend.
+    pub frontend_port: Port,
+    /// Port of the backend.
+    pub backend_port: Port,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// 1 if a later datagram went to the same backend by another frontend: answers show that one.
+    pub is_hidden: u8,
     /// Always zero.
     pub zero: [u8; 2],
     /// The service that the socket was translated for.
     pub service: u32,
-    /// The selected backend.
-    pub backend: u32,
+    /// Id of the backend; 0 if the frontend has lost it.
+    pub backend_id: u32,
 }

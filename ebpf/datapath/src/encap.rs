@@ -20,7 +20,7 @@
 //! Outer and inner headers are of one family, so the link header is the same for both.
 
 use headgate_abi::{
-    BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry, FrontendFlags,
+    Addr, BackendEntry, BackendKey, CtEntry, CtFlags, DatapathConfig, FrontendEntry, FrontendFlags,
     FrontendKey, FrontendKind, Location, Port, Protocol, Reason,
 };
 
@@ -33,7 +33,7 @@ use crate::{
     parse::{Fragment, Parsed, TcpFlags, Transport, load_v4, load_v6},
     rewrite::{rewrite_hops, write_network},
     tables::Tables,
-    wire::{ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, Family, L3, V4_HEADER, V6_HEADER},
+    wire::{ETHERTYPE_V4, ETHERTYPE_V6, Family, L3, V4_HEADER, V6_HEADER},
 };
 
 /// Length of the UDP header and the four bytes after it.
@@ -66,7 +66,7 @@ pub(crate) fn find_encapsulation<P: Packet>(
 ) -> Result<u32, Reason> {
     const FRAGMENT: u16 = 0x3fff;
     const UDP: u8 = Protocol::UDP.0;
-    let family = match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
+    let family = match packet.ethertype()? {
         ETHERTYPE_V4 => match packet.load(L3)? {
             [0x45, _, _, _, _, _, hi, lo, _, UDP]
                 if u16::from_be_bytes([hi, lo]) & FRAGMENT == 0 =>
@@ -147,7 +147,8 @@ pub(crate) fn plan_delivery<T: Tables>(
     context.entry.flags = CtFlags::ENCAPSULATED;
     // A pod that reaches itself through another node, or a process of this node.
     if flow.source == backend.address || source.is_some() {
-        return translate_source(tables.config(), parsed.family, context);
+        let config = tables.config();
+        return translate_source(config, config.node_address(parsed.family), context);
     }
     Ok(())
 }
@@ -164,13 +165,14 @@ fn frontend<T: Tables>(tables: &T, parsed: &Parsed) -> Option<FrontendEntry> {
     (frontend.flags.kind() == FrontendKind::NodePort).then_some(frontend)
 }
 
-/// Adds the outer headers; subtracts `hops` from the hop limit of the packet.
+/// Adds the outer headers with this source; subtracts `hops` from the hop limit of the packet.
 #[inline(always)]
 pub(crate) fn encapsulate<P: Packet>(
     packet: &mut P,
     config: &DatapathConfig,
     parsed: &Parsed,
     entry: &CtEntry,
+    source: Addr,
     hops: u8,
 ) -> Result<(), Reason> {
     let family = parsed.family;
@@ -185,7 +187,7 @@ pub(crate) fn encapsulate<P: Packet>(
         family,
         parsed.tos & DSCP,
         Protocol::UDP,
-        config.node_address(family),
+        source,
         entry.destination,
         payload,
     )?;

@@ -25,7 +25,7 @@ pub(crate) fn check_receiver<P: Packet, T: Tables>(
     packet: &P,
     tables: &mut T,
 ) -> Result<(), Reason> {
-    if hook == Hook::Egress {
+    if hook == Hook::Egress || !P::HAS_LINK {
         return Ok(());
     }
     let destination: [u8; 6] = packet.load(0)?;

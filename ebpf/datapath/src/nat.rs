@@ -8,7 +8,8 @@ use crate::{
     conntrack::{is_expired, mirror, timeout_s},
     context::{Context, Hook},
     hash::{client_hash, flow_hash, mix},
-    tables::{Added, Tables},
+    parse::Parsed,
+    tables::{Added, Route, RouteQuery, RouteResult, Tables},
     wire::Family,
 };
 
@@ -16,7 +17,8 @@ use crate::{
 const PORT_TRIES: u32 = 16;
 
 /// Translates the source in `context.entry` where the backend's reply would otherwise not come back
-/// through this node: for a backend on another node, and for a pod that reaches itself (hairpin).
+/// through this node: for a backend on another node, and for a pod that reaches itself (hairpin),
+/// also if its device is taken for an external one.
 ///
 /// With DSR the node of a remote backend replies instead, and the entry is marked for
 /// encapsulation. A backend outside of the cluster cannot, so it gets a translated source.
@@ -24,19 +26,17 @@ const PORT_TRIES: u32 = 16;
 pub(crate) fn plan_snat<T: Tables>(
     hook: Hook,
     tables: &T,
-    family: Family,
+    parsed: &Parsed,
     backend: &BackendEntry,
     context: &mut Context,
 ) -> Result<(), Reason> {
-    let is_needed = match hook {
-        Hook::External => backend.location != Location::THIS_NODE,
-        Hook::Pod => backend.address == context.entry.source,
-        Hook::Egress => false,
-    };
-    if !is_needed {
+    let is_hairpin = backend.address == context.entry.source;
+    let is_remote = hook == Hook::External && backend.location != Location::THIS_NODE;
+    if hook == Hook::Egress || !is_hairpin && !is_remote {
         return Ok(());
     }
     let config = tables.config();
+    let family = parsed.family;
     if hook == Hook::External
         && tables.has_dsr()
         && config.forwards_by_dsr != 0
@@ -48,18 +48,63 @@ pub(crate) fn plan_snat<T: Tables>(
             false => Ok(()),
         };
     }
-    translate_source(config, family, context)
+    let address = match is_remote {
+        true => {
+            // The kernel names no device for packets that are too large.
+            let query = RouteQuery {
+                total_len: 0,
+                ..query(parsed, &context.entry)
+            };
+            source_address(tables, family, &tables.route(&query))
+        }
+        false => config.node_address(family),
+    };
+    translate_source(config, address, context)
 }
 
-/// Replaces the source in `context.entry` by the node's address and a port of the SNAT range.
+/// Asks for the route of a packet after translation.
+#[inline(always)]
+pub(crate) fn query(parsed: &Parsed, entry: &CtEntry) -> RouteQuery {
+    RouteQuery {
+        family: parsed.family,
+        source: entry.source,
+        destination: entry.destination,
+        source_port: entry.source_port,
+        destination_port: entry.destination_port,
+        protocol: parsed.flow.protocol,
+        tos: parsed.tos,
+        total_len: parsed.total_len,
+        outer_len: 0,
+        inner_protocol: parsed.flow.protocol,
+    }
+}
+
+/// Returns the address that the node sends from by this route: that of the device, as masquerading
+/// chooses it, because networks and strict reverse-path filters drop other ones. If the device has
+/// none, that of the default route.
+#[inline(always)]
+pub(crate) fn source_address<T: Tables>(tables: &T, family: Family, route: &Route) -> Addr {
+    let own = match route.result {
+        RouteResult::Stack | RouteResult::Unreachable => Addr::default(),
+        _ => tables
+            .source(route.next_hop.ifindex)
+            .unwrap_or_default()
+            .address(family),
+    };
+    match own.is_unspecified() {
+        true => tables.config().node_address(family),
+        false => own,
+    }
+}
+
+/// Replaces the source in `context.entry` by this address of the node and a port of the SNAT range.
 #[inline(always)]
 pub(crate) fn translate_source(
     config: &DatapathConfig,
-    family: Family,
+    address: Addr,
     context: &mut Context,
 ) -> Result<(), Reason> {
     let entry = &mut context.entry;
-    let address = config.node_address(family);
     if address.is_unspecified() {
         return Err(Reason::NoSnatAddress);
     }

@@ -4,10 +4,11 @@ use headgate_abi::Reason;
 
 use crate::{
     checksum::Sum,
-    wire::{Family, L3},
+    wire::{ETHERTYPE, Family, L3},
 };
 
-/// A frame from its link header on.
+/// A frame from its link header on. Where the device has none ([`Packet::HAS_LINK`]), offsets and lengths count
+/// fourteen bytes that are not there.
 ///
 /// An access outside the frame returns a reason and changes nothing. Loads return values, never
 /// references, so no pointer can outlive a change of the frame.
@@ -36,6 +37,23 @@ pub trait Packet {
 
     /// Removes `len` bytes after the link header.
     fn shrink(&mut self, len: u32) -> Result<(), Reason>;
+
+    /// Whether the frame begins with an Ethernet header.
+    const HAS_LINK: bool;
+
+    /// The EtherType, or [`Reason::Malformed`].
+    #[inline(always)]
+    fn ethertype(&self) -> Result<u16, Reason> {
+        Ok(u16::from_be_bytes(self.load(ETHERTYPE)?))
+    }
+
+    /// Writes the link addresses of the next hop, as the last change: a frame without link header gets one.
+    #[inline(always)]
+    fn set_link(&mut self, destination: &[u8; 6], source: &[u8; 6]) -> Result<(), Reason> {
+        let [a, b, c, d, e, f] = *destination;
+        let [g, h, i, j, k, l] = *source;
+        self.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])
+    }
 
     /// Whether this is XDP, so that TC sees the packet next. XDP leaves two kinds of packets to TC
     /// unchanged: those whose checksum a device is to complete (`CHECKSUM_PARTIAL`), because XDP
@@ -79,28 +97,35 @@ pub enum Receiver {
 }
 
 /// A packet in ordinary memory, for tests.
-pub struct SlicePacket<'a, const IS_BEFORE_TC: bool> {
+pub struct SlicePacket<'a, const IS_BEFORE_TC: bool, const HAS_LINK: bool = true> {
     bytes: &'a mut [u8],
     len: usize,
+    /// Whether a frame without link header has got one.
+    got_link: bool,
 }
 
 impl<'a> SlicePacket<'a, true> {
     /// A frame of the first `len` bytes of `bytes`, as XDP sees it; the rest is space to grow.
     pub fn new(bytes: &'a mut [u8], len: usize) -> Self {
         let len = len.min(bytes.len());
-        Self { bytes, len }
+        Self {
+            bytes,
+            len,
+            got_link: false,
+        }
     }
 
-    /// The same frame as TC sees it.
-    pub fn at_tc(self) -> SlicePacket<'a, false> {
+    /// The same frame as TC sees it; its link header may be out of reach.
+    pub fn at_tc<const HAS_LINK: bool>(self) -> SlicePacket<'a, false, HAS_LINK> {
         SlicePacket {
             bytes: self.bytes,
             len: self.len,
+            got_link: false,
         }
     }
 }
 
-impl<const IS_BEFORE_TC: bool> SlicePacket<'_, IS_BEFORE_TC> {
+impl<const IS_BEFORE_TC: bool, const HAS_LINK: bool> SlicePacket<'_, IS_BEFORE_TC, HAS_LINK> {
     /// Link address of the device that receives these frames.
     pub const LINK: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -108,10 +133,18 @@ impl<const IS_BEFORE_TC: bool> SlicePacket<'_, IS_BEFORE_TC> {
     pub fn frame(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
+
+    /// Whether the program may touch the bytes from `offset` on.
+    fn is_in_reach(&self, offset: u32) -> bool {
+        HAS_LINK || self.got_link || offset >= L3
+    }
 }
 
-impl<const IS_BEFORE_TC: bool> Packet for SlicePacket<'_, IS_BEFORE_TC> {
+impl<const IS_BEFORE_TC: bool, const HAS_LINK: bool> Packet
+    for SlicePacket<'_, IS_BEFORE_TC, HAS_LINK>
+{
     const IS_BEFORE_TC: bool = IS_BEFORE_TC;
+    const HAS_LINK: bool = HAS_LINK;
 
     fn len(&self) -> u32 {
         self.len as u32
@@ -119,16 +152,34 @@ impl<const IS_BEFORE_TC: bool> Packet for SlicePacket<'_, IS_BEFORE_TC> {
 
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], Reason> {
         let tail = self.frame().get(offset as usize..);
-        tail.and_then(|tail| tail.first_chunk().copied())
+        tail.filter(|_| self.is_in_reach(offset))
+            .and_then(|tail| tail.first_chunk().copied())
             .ok_or(Reason::Malformed)
     }
 
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), Reason> {
+        if !self.is_in_reach(offset) {
+            return Err(Reason::RewriteFailed);
+        }
         let frame = self.bytes.get_mut(..self.len);
         let tail = frame.and_then(|frame| frame.get_mut(offset as usize..));
         let target = tail.and_then(|tail| tail.first_chunk_mut());
         *target.ok_or(Reason::RewriteFailed)? = *bytes;
         Ok(())
+    }
+
+    fn ethertype(&self) -> Result<u16, Reason> {
+        let bytes = self.frame().get(ETHERTYPE as usize..);
+        let bytes = bytes.and_then(|bytes| bytes.first_chunk());
+        bytes
+            .map(|bytes| u16::from_be_bytes(*bytes))
+            .ok_or(Reason::Malformed)
+    }
+
+    fn set_link(&mut self, destination: &[u8; 6], source: &[u8; 6]) -> Result<(), Reason> {
+        self.got_link = true;
+        self.store(0, destination)?;
+        self.store(destination.len() as u32, source)
     }
 
     fn receiver(&self) -> Receiver {

@@ -6,8 +6,8 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     wire::{
-        ETHERTYPE, ETHERTYPE_V4, ETHERTYPE_V6, FRAGMENT_HEADER, Family, ICMP_HEADER, L3,
-        TCP_HEADER, UDP_HEADER, V4_DONT_FRAGMENT, V4_HEADER, V4_ID, V6_HEADER,
+        ETHERTYPE_V4, ETHERTYPE_V6, FRAGMENT_HEADER, Family, ICMP_HEADER, L3, TCP_HEADER,
+        UDP_HEADER, V4_DONT_FRAGMENT, V4_HEADER, V4_ID, V6_HEADER,
     },
 };
 
@@ -157,7 +157,7 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Parsed, Reason> {
 /// Parses the headers after `outer_len` bytes of outer headers.
 #[inline(always)]
 pub(crate) fn parse_inside<P: Packet>(packet: &P, outer_len: u32) -> Result<Parsed, Reason> {
-    let mut parsed = match u16::from_be_bytes(packet.load(ETHERTYPE)?) {
+    let mut parsed = match packet.ethertype()? {
         ETHERTYPE_V4 => parse_v4(packet, L3 + outer_len)?,
         ETHERTYPE_V6 => parse_v6(packet, L3 + outer_len)?,
         _ => return Err(Reason::NotIp),

@@ -70,6 +70,9 @@ pub(crate) fn reject<P: Packet>(
         (Transport::IcmpError, _) => return Err(Reason::NotOurs),
         _ => icmp_error(packet, parsed, rejection, has_dsr)?,
     }
+    if !P::HAS_LINK {
+        return Ok(());
+    }
     let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = packet.load(0)?;
     packet.store(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
 }

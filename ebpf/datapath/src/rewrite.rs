@@ -6,17 +6,8 @@ use crate::{
     checksum::Sum,
     packet::Packet,
     parse::{Parsed, Transport},
-    tables::NextHop,
     wire::{Family, L3, V4_HEADER},
 };
-
-/// Writes the link header of the next hop.
-#[inline(always)]
-pub(crate) fn rewrite_link<P: Packet>(packet: &mut P, next_hop: &NextHop) -> Result<(), Reason> {
-    let [a, b, c, d, e, f] = next_hop.destination;
-    let [g, h, i, j, k, l] = next_hop.source;
-    packet.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])
-}
 
 /// Difference of an address pair in a checksum.
 #[inline(always)]

@@ -75,7 +75,9 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
 
 #[inline(always)]
 fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
-    if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP) {
+    if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP)
+        || tables.config().leaves_pods != 0 && !wanted.is_node
+    {
         return Decision::Leave;
     }
     // Node ports on loopback exist for the node's own processes; a pod's loopback is its own.
@@ -92,6 +94,10 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
             _ => Decision::Leave,
         };
     };
+    let address = tables.address(&wanted.address).unwrap_or_default();
+    if frontend.is_left_to_node(address) {
+        return Decision::Leave;
+    }
     if frontend.flags.contains(FrontendFlags::SOURCE_RANGES) {
         // A pod's address is not known here: its packets are checked at TC.
         if !wanted.is_node {

@@ -3,7 +3,7 @@
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry, Takeover,
+    LinkEntry, MemberKey, Port, Protocol, Reason, ServiceEntry, SourceEntry, Takeover,
 };
 
 use crate::{parse::Parsed, sequence::follow, wire::Family};
@@ -107,6 +107,9 @@ pub trait Tables {
     /// Asks the kernel's routing table.
     fn route(&self, query: &RouteQuery) -> Route;
 
+    /// The addresses that the node sends from by a device, if it has any there.
+    fn source(&self, ifindex: u32) -> Option<SourceEntry>;
+
     /// Counts a translated packet; `opens`: it opened the connection.
     fn count(&self, service: u32, backend: u32, bytes: u32, opens: bool);
 
@@ -170,7 +173,8 @@ pub struct NextHop {
 pub struct Route {
     /// What the routing table says.
     pub result: RouteResult,
-    /// Device for [`RouteResult::Neighbour`], device and addresses for [`RouteResult::NextHop`].
+    /// The device, unless the result is [`RouteResult::Stack`] or [`RouteResult::Unreachable`]; with its
+    /// addresses for [`RouteResult::NextHop`].
     pub next_hop: NextHop,
     /// For [`RouteResult::TooBig`]: the MTU of the next hop, in bytes.
     pub mtu: u16,

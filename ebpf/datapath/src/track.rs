@@ -203,13 +203,16 @@ pub(crate) fn note_own_flow<T: Tables>(tables: &mut T, parsed: &Parsed, context:
         return;
     }
     // Packets from another address are forged, unless they are replies that other rules translated.
-    match tables.address(&flow.source) {
-        Some(address) if address.is_of_node() || tables.takeover() != Takeover::DONE => {}
-        _ => return,
+    let Some(address) = tables.address(&flow.source) else {
+        return;
+    };
+    if !address.is_of_node() && tables.takeover() == Takeover::DONE {
+        return;
     }
     let key = FrontendKey::new(flow.source, flow.source_port, flow.protocol);
-    if tables.frontend(&key).is_none() {
-        return;
+    match tables.frontend(&key) {
+        Some(frontend) if !frontend.is_left_to_node(address) => {}
+        _ => return,
     }
     let now_s = tables.now_s();
     context.other_flow = flow.reversed();

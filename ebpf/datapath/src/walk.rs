@@ -18,11 +18,11 @@ use crate::{
     hash::flow_hash,
     icmp::rewrite_error,
     link::check_receiver,
-    nat::{is_same_translation, open_connection, plan_dnat, plan_snat},
+    nat::{is_same_translation, open_connection, plan_dnat, plan_snat, query, source_address},
     packet::Packet,
     parse::{Fragment, Parsed, TcpFlags, Transport, parse_inside},
     reject::{Rejection, RejectionKind, reject},
-    rewrite::{rewrite, rewrite_link, rewrite_network},
+    rewrite::{rewrite, rewrite_network},
     select::choose,
     tables::{NextHop, Route, RouteQuery, RouteResult, Tables},
     track::{existing_connection, note_own_flow, track},
@@ -87,6 +87,8 @@ struct Plan {
     hops: u8,
     /// Whether to send it encapsulated.
     is_encapsulated: bool,
+    /// Source of the outer headers.
+    outer_source: Addr,
     /// Its identification after translation, if it has one.
     id: u32,
     /// Link addresses, if the verdict is to redirect.
@@ -333,7 +335,8 @@ fn apply<P: Packet, T: Tables>(
     }
     match parsed.transport {
         _ if plan.is_encapsulated => {
-            encapsulate(packet, tables.config(), parsed, entry, plan.hops)?
+            let config = tables.config();
+            encapsulate(packet, config, parsed, entry, plan.outer_source, plan.hops)?;
         }
         Transport::Tcp | Transport::Udp => rewrite(packet, parsed, entry, plan.hops)?,
         Transport::IcmpError => {
@@ -352,7 +355,7 @@ fn apply<P: Packet, T: Tables>(
         rewrite_id(packet, parsed, plan.id)?;
     }
     if plan.outcome.verdict == Verdict::Redirect {
-        rewrite_link(packet, &plan.next_hop)?;
+        packet.set_link(&plan.next_hop.destination, &plan.next_hop.source)?;
     }
     Ok(())
 }
@@ -378,8 +381,12 @@ fn leave_to_egress<T: Tables>(
         };
     }
     let destination = &parsed.flow.destination;
+    // Where rules test the source, the kernel would route a reply by the pod's address.
+    let is_routed_here = hook == Hook::Pod && tables.config().routes_replies != 0;
     if is_reply
+        && !is_routed_here
         && entry.destination == *destination
+        && entry.destination_port == parsed.flow.destination_port
         && *destination != tables.config().node_address(parsed.family)
     {
         return Err(Reason::AtEgress);
@@ -468,6 +475,9 @@ fn plan_connection<T: Tables>(
             false => direct(tables, parsed, context),
         };
     };
+    if frontend.is_left_to_node(address) {
+        return Err(Reason::NotOurs);
+    }
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);
     }
@@ -559,7 +569,7 @@ fn balance<T: Tables>(
         return Err(Reason::NoBackend);
     }
     context.entry = plan_dnat(flow, service_id, backend_id, &backend, tables.now_s());
-    plan_snat(hook, tables, parsed.family, &backend, context)
+    plan_snat(hook, tables, parsed, &backend, context)
 }
 
 /// Chooses the route.
@@ -626,6 +636,10 @@ fn send<T: Tables>(
         rejection: Rejection::default(),
         hops: u8::from(is_sent_here),
         is_encapsulated,
+        outer_source: match is_encapsulated {
+            true => source_address(tables, parsed.family, &route),
+            false => Addr::default(),
+        },
         id: 0,
         next_hop: route.next_hop,
     })
@@ -654,18 +668,7 @@ fn route_query<T: Tables>(
             inner_protocol: parsed.flow.protocol,
         };
     }
-    RouteQuery {
-        family: parsed.family,
-        source: entry.source,
-        destination: entry.destination,
-        source_port: entry.source_port,
-        destination_port: entry.destination_port,
-        protocol: parsed.flow.protocol,
-        tos: parsed.tos,
-        total_len: parsed.total_len,
-        outer_len: 0,
-        inner_protocol: parsed.flow.protocol,
-    }
+    query(parsed, entry)
 }
 
 #[inline(always)]
@@ -680,6 +683,7 @@ fn answer(kind: RejectionKind, source: Addr, mtu: u16, reason: Reason) -> Plan {
         rejection: Rejection { kind, source, mtu },
         hops: 0,
         is_encapsulated: false,
+        outer_source: Addr::default(),
         id: 0,
         next_hop: NextHop::default(),
     }

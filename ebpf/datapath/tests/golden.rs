@@ -9,6 +9,8 @@ fn load(_name: &str, _state: &State) -> Option<Box<dyn Replica>> {
 
 #[path = "../../packets/cases/connections.rs"]
 mod connections;
+#[path = "../../packets/cases/devices.rs"]
+mod devices;
 #[path = "../../packets/cases/dsr.rs"]
 mod dsr;
 #[path = "../../packets/cases/frames.rs"]

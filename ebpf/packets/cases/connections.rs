@@ -3,7 +3,7 @@
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FrontendFlags,
-    FrontendKey, Location, Port, Protocol, Reason, Takeover,
+    FrontendKey, FrontendKind, Location, Port, Protocol, Reason, Takeover,
 };
 use headgate_datapath::Hook;
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe};
@@ -60,7 +60,8 @@ fn state() -> State {
             state.backends.insert(id, entry);
             state.add_service(id, &[id], 0);
             let key = FrontendKey::new(address, port, protocol);
-            state.add_frontend(key, id, FrontendFlags::default(), AddressEntry::NODE);
+            let of_node = FrontendFlags::of_kind(FrontendKind::NodePort);
+            state.add_frontend(key, id, of_node, AddressEntry::NODE);
         }
     }
     let service = FrontendKey::new(socket("203.0.113.10:0").0, Port::new(80), Protocol::TCP);

@@ -44,7 +44,7 @@ fn socket(text: &str) -> (Addr, Port) {
 }
 
 /// Node `number`. The backends are on node 2.
-fn state(number: u8) -> State {
+pub(super) fn state(number: u8) -> State {
     let (v4, v6) = (format!("192.168.50.{number}"), format!("fd50::{number}"));
     let mut state = State {
         config: DatapathConfig {

@@ -9,7 +9,7 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendFlags, FrontendKey,
     LinkEntry, Location, MemberKey, Reason, ServiceEntry, ServiceFlags, ServiceRange, SlotRange,
-    Takeover, Traffic,
+    SourceEntry, Takeover, Traffic,
 };
 use headgate_datapath::{
     Added, Hook, Memory, Route, RouteQuery, SlicePacket, Tables, Verdict, walk,
@@ -36,6 +36,8 @@ pub struct State {
     pub ranges: Vec<(u32, Addr, u32)>,
     /// Backends of services with affinity.
     pub members: HashSet<MemberKey>,
+    /// Addresses that the node sends from, by device.
+    pub sources: HashMap<u32, SourceEntry>,
     /// Ranges of Service addresses.
     pub service_ranges: Vec<ServiceRange>,
     /// Which packets of unknown connections are left to the kernel.
@@ -135,13 +137,22 @@ impl Host {
     /// Walks one frame at TC.
     pub fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let mut memory = with_room(frame);
-        self.walk(hook, SlicePacket::new(&mut memory, frame.len()).at_tc())
+        let packet = SlicePacket::new(&mut memory, frame.len());
+        self.walk(hook, packet.at_tc::<true>())
     }
 
-    fn walk<const IS_BEFORE_TC: bool>(
+    /// Walks one frame at TC of a device without link headers. The link header of `frame` is out of reach, and
+    /// shows only what the kernel knows of the packet.
+    pub fn run_l3(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let mut memory = with_room(frame);
+        let packet = SlicePacket::new(&mut memory, frame.len());
+        self.walk(hook, packet.at_tc::<false>())
+    }
+
+    fn walk<const IS_BEFORE_TC: bool, const HAS_LINK: bool>(
         &mut self,
         hook: Hook,
-        mut packet: SlicePacket<'_, IS_BEFORE_TC>,
+        mut packet: SlicePacket<'_, IS_BEFORE_TC, HAS_LINK>,
     ) -> Outcome {
         let outcome = walk(hook, &mut packet, self, &mut Memory::default());
         Outcome {
@@ -306,6 +317,10 @@ impl Tables for Host {
     fn route(&self, query: &RouteQuery) -> Route {
         self.asked.set(Some(*query));
         self.route
+    }
+
+    fn source(&self, ifindex: u32) -> Option<SourceEntry> {
+        self.state.sources.get(&ifindex).copied()
     }
 
     fn emit(&self, reason: Reason, flow: &FlowKey, _entry: &CtEntry) {

@@ -12,7 +12,8 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
     LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    ServiceRange, SocketEntry, SocketKey, Takeover, Timeouts, Traffic, names::REPORT_SIZE,
+    ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover, Timeouts, Traffic,
+    names::REPORT_SIZE,
 };
 use headgate_datapath::Memory;
 
@@ -57,8 +58,7 @@ pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
     LruHashMap::with_max_entries(1 << 18, 0);
 
 #[map]
-pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketEntry> =
-    LruHashMap::with_max_entries(1 << 16, 0);
+pub(crate) static SOCKETS: HashMap<SocketKey, SocketEntry> = HashMap::with_max_entries(1 << 16, 0);
 
 #[map]
 pub(crate) static TAKEOVER: Array<Takeover> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -69,6 +69,10 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
 
 #[map]
 pub(crate) static LINKS: Array<LinkEntry> = Array::with_max_entries(headgate_abi::LINKS, 0);
+
+#[map]
+pub(crate) static SOURCES: HashMap<u32, SourceEntry> =
+    HashMap::with_max_entries(headgate_abi::SOURCES, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static SERVICE_RANGES: Array<ServiceRange> =
@@ -132,7 +136,9 @@ static CONFIG: DatapathConfig = DatapathConfig {
     snat_port_last: headgate_abi::Port::new(0),
     dsr_port: headgate_abi::Port::new(0),
     forwards_by_dsr: 0,
-    zero: [0; 5],
+    leaves_pods: 0,
+    routes_replies: 0,
+    zero: [0; 3],
     timeouts: Timeouts::DEFAULT,
 };
 

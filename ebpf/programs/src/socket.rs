@@ -4,8 +4,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::bpf_sock_addr,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
 };
 use headgate_abi::{Addr, BackendEntry, Fate, Port, Protocol, Reason, SocketEntry, SocketKey};
 use headgate_datapath::{
@@ -131,6 +131,76 @@ fn node_netns() -> u64 {
     }
 }
 
+/// The entries of a socket.
+struct Peers {
+    key: SocketKey,
+}
+
+impl Peers {
+    #[inline(always)]
+    fn of(cookie: u64) -> Self {
+        Self {
+            key: SocketKey {
+                cookie,
+                number: 0,
+                zero: [0; 4],
+            },
+        }
+    }
+
+    /// Finds an entry. Afterwards `self.key` is its key, or else the first that is free, or the last one.
+    #[inline(always)]
+    fn find(&mut self, is_wanted: impl Fn(&SocketEntry) -> bool) -> Option<SocketEntry> {
+        for number in 0..SocketKey::PEERS {
+            self.key.number = number;
+            // SAFETY: the entry stays mapped and is copied at once. Only this socket writes it, and it is
+            // deleted when the socket closes.
+            let entry = unsafe { SOCKETS.get(self.key).copied() }?;
+            if is_wanted(&entry) {
+                return Some(entry);
+            }
+        }
+        None
+    }
+
+    /// Answers of this backend come from the entry of `self.key` from now on.
+    #[inline(always)]
+    fn show(&self, backend: Addr, port: Port) {
+        for number in 0..SocketKey::PEERS {
+            let key = SocketKey { number, ..self.key };
+            if number == self.key.number {
+                continue;
+            }
+            let Some(entry) = SOCKETS.get_ptr_mut(key) else {
+                return;
+            };
+            // SAFETY: see `find`; here one byte is written.
+            unsafe {
+                if ((*entry).backend, (*entry).backend_port) == (backend, port) {
+                    (*entry).is_hidden = 1;
+                }
+            }
+        }
+    }
+
+    /// Writes the entry of `self.key`, if it is not there yet.
+    #[inline(always)]
+    fn put(&self, entry: &SocketEntry) {
+        // SAFETY: see `find`; here the entry is compared at once.
+        let present = unsafe { SOCKETS.get(self.key) };
+        if present == Some(entry) {
+            return;
+        }
+        let is_replaced = present.is_some_and(|old| {
+            (old.frontend, old.frontend_port) != (entry.frontend, entry.frontend_port)
+        });
+        let is_forgotten = is_replaced && self.key.number + 1 == SocketKey::PEERS;
+        if SOCKETS.insert(self.key, entry, 0).is_err() || is_forgotten {
+            count_socket(Reason::SocketsFull);
+        }
+    }
+}
+
 /// sendmsg: from frontend to backend. A socket keeps its backend while that is ready.
 #[inline(always)]
 fn send(context: &SockAddrContext, family: Family) -> i32 {
@@ -138,38 +208,22 @@ fn send(context: &SockAddrContext, family: Family) -> i32 {
     if peer.is_connected() {
         return ALLOW;
     }
-    let key = SocketKey {
-        cookie: peer.cookie(),
-        address: peer.address(),
-        port: peer.port(),
-        protocol: peer.protocol(),
-        peer: SocketKey::FRONTEND,
-        zero: [0; 4],
-    };
-    // SAFETY: see `put`; here the entry is copied at once.
-    let last = unsafe { SOCKETS.get(key).copied() }.unwrap_or_default();
+    let (address, port) = (peer.address(), peer.port());
+    let mut peers = Peers::of(peer.cookie());
+    let last = peers.find(|entry| (entry.frontend, entry.frontend_port) == (address, port));
+    let last = last.unwrap_or_default();
     let backend = BackendEntry {
-        address: last.address,
-        port: last.port,
+        address: last.backend,
+        port: last.backend_port,
         ..BackendEntry::default()
     };
-    forward(&peer, (last.backend, backend), Some(&key))
+    forward(&peer, Some((last.backend_id, backend)), &peers)
 }
 
-/// Writes an entry, if it is not there yet.
+/// From frontend to backend, which `peers` remember. An unconnected socket got the backend `last` before.
 #[inline(always)]
-fn put(key: &SocketKey, entry: &SocketEntry) {
-    // SAFETY: the entry stays mapped and is compared at once. If it is reused for another key meanwhile,
-    // it differs and is written again.
-    let is_known = unsafe { SOCKETS.get(key) } == Some(entry);
-    if !is_known && SOCKETS.insert(key, entry, 0).is_err() {
-        count_socket(Reason::ConntrackFull);
-    }
-}
-
-/// From frontend to backend. `choice` is the key under which the backend is remembered.
-#[inline(always)]
-fn forward(peer: &SocketAddress<'_>, last: (u32, BackendEntry), choice: Option<&SocketKey>) -> i32 {
+fn forward(peer: &SocketAddress<'_>, last: Option<(u32, BackendEntry)>, peers: &Peers) -> i32 {
+    let is_unconnected = last.is_some();
     let netns = peer.netns();
     let wanted = Destination {
         address: peer.address(),
@@ -177,11 +231,10 @@ fn forward(peer: &SocketAddress<'_>, last: (u32, BackendEntry), choice: Option<&
         protocol: peer.protocol(),
         netns,
         is_node: netns == node_netns(),
-        last,
+        last: last.unwrap_or_default(),
     };
-    let cookie = peer.cookie();
     let mut tables = BpfTables::<false>::new(peer.context, Site::Socket, core::ptr::null_mut());
-    let hash = mix_cookie(cookie);
+    let hash = mix_cookie(peers.key.cookie);
     match translate(&mut tables, &wanted, hash) {
         Decision::Leave => ALLOW,
         Decision::Refuse(reason) => {
@@ -194,30 +247,20 @@ fn forward(peer: &SocketAddress<'_>, last: (u32, BackendEntry), choice: Option<&
             REFUSE
         }
         Decision::Backend { service, id, entry } => {
-            let key = SocketKey {
-                cookie,
-                address: entry.address,
-                port: entry.port,
+            if is_unconnected {
+                peers.show(entry.address, entry.port);
+            }
+            peers.put(&SocketEntry {
+                frontend: wanted.address,
+                backend: entry.address,
+                frontend_port: wanted.port,
+                backend_port: entry.port,
                 protocol: wanted.protocol,
-                peer: SocketKey::BACKEND,
-                zero: [0; 4],
-            };
-            let frontend = SocketEntry {
-                address: wanted.address,
-                port: wanted.port,
+                is_hidden: 0,
                 zero: [0; 2],
                 service,
-                backend: id,
-            };
-            put(&key, &frontend);
-            if let Some(choice) = choice {
-                let backend = SocketEntry {
-                    address: entry.address,
-                    port: entry.port,
-                    ..frontend
-                };
-                put(choice, &backend);
-            }
+                backend_id: id,
+            });
             count_socket(Reason::SocketTranslated);
             peer.set(entry.address, entry.port);
             ALLOW
@@ -229,18 +272,12 @@ fn forward(peer: &SocketAddress<'_>, last: (u32, BackendEntry), choice: Option<&
 #[inline(always)]
 fn reverse(context: &SockAddrContext, family: Family) -> i32 {
     let peer = SocketAddress { context, family };
-    let key = SocketKey {
-        cookie: peer.cookie(),
-        address: peer.address(),
-        port: peer.port(),
-        protocol: peer.protocol(),
-        peer: SocketKey::BACKEND,
-        zero: [0; 4],
-    };
-    // SAFETY: the entry stays mapped and is copied at once. For one that is reused meanwhile see
-    // `BpfTables::connection`.
-    if let Some(frontend) = unsafe { SOCKETS.get(key).copied() } {
-        peer.set(frontend.address, frontend.port);
+    let (address, port) = (peer.address(), peer.port());
+    let mut peers = Peers::of(peer.cookie());
+    if let Some(entry) = peers.find(|entry| {
+        entry.is_hidden == 0 && (entry.backend, entry.backend_port) == (address, port)
+    }) {
+        peer.set(entry.frontend, entry.frontend_port);
     }
     ALLOW
 }
@@ -248,14 +285,25 @@ fn reverse(context: &SockAddrContext, family: Family) -> i32 {
 /// connect: from frontend to backend.
 #[inline(always)]
 fn connect(context: &SockAddrContext, family: Family) -> i32 {
-    let none = (0, BackendEntry::default());
-    forward(&SocketAddress { context, family }, none, None)
+    let peer = SocketAddress { context, family };
+    forward(&peer, None, &Peers::of(peer.cookie()))
 }
 
 /// Cookies are consecutive numbers; the multiplication spreads them (Knuth, 6.4).
 #[inline(always)]
 fn mix_cookie(cookie: u64) -> u32 {
     (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+}
+
+/// Forgets a closed socket.
+#[cgroup_sock(sock_release)]
+fn hg_sock_release(context: SockContext) -> i32 {
+    // SAFETY: the context is the program's own.
+    let mut peers = Peers::of(unsafe { bpf_get_socket_cookie(context.as_ptr()) });
+    while peers.key.number < SocketKey::PEERS && SOCKETS.remove(peers.key).is_ok() {
+        peers.key.number += 1;
+    }
+    ALLOW
 }
 
 #[cgroup_sock_addr(connect4)]

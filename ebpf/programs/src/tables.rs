@@ -22,7 +22,8 @@ use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtState,
     DatapathConfig, Event, EventSite, Fate, FlowKey, FragmentEntry, FragmentKey, FrontendEntry,
     FrontendKey, LINKS as LINKS_LEN, LinkEntry, MemberKey, MonitorEntry, Protocol, RangeKey,
-    Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, Takeover, Traffic, seconds,
+    Reason, SERVICE_RANGES as SERVICE_RANGES_LEN, ServiceEntry, SourceEntry, Takeover, Traffic,
+    seconds,
 };
 use headgate_datapath::{
     Added, Family, NextHop, Parsed, Route, RouteQuery, RouteResult, Tables, follow,
@@ -31,7 +32,7 @@ use headgate_datapath::{
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
     FRONTENDS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC, SERVICES, SLOTS,
-    SOURCE_RANGES, TAKEOVER, add_atomic, config, helpers,
+    SOURCE_RANGES, SOURCES, TAKEOVER, add_atomic, config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -370,6 +371,12 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
             next_hop,
             mtu,
         }
+    }
+
+    #[inline(always)]
+    fn source(&self, ifindex: u32) -> Option<SourceEntry> {
+        // SAFETY: see `frontend`. The agent replaces an entry as a whole.
+        unsafe { SOURCES.get(ifindex).copied() }
     }
 
     #[inline(always)]

@@ -30,6 +30,7 @@ impl XdpPacket<'_> {
 
 impl Packet for XdpPacket<'_> {
     const IS_BEFORE_TC: bool = true;
+    const HAS_LINK: bool = true;
 
     #[inline(always)]
     fn len(&self) -> u32 {

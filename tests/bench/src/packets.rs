@@ -123,12 +123,14 @@ fn verified(title: &str) -> Result<Table> {
     let hooks = [
         "hg_baseline_lookup",
         names::XDP_EXTERNAL,
-        names::TC_EXTERNAL,
-        names::TC_POD,
-        names::TC_EGRESS,
         names::SK_LOOKUP,
+        names::SOCK_RELEASE,
     ];
-    for name in hooks.into_iter().chain(names::SOCKET_HOOKS) {
+    for name in hooks
+        .into_iter()
+        .chain(names::TC)
+        .chain(names::SOCKET_HOOKS)
+    {
         table.add(
             name,
             &[kernel

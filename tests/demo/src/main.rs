@@ -167,7 +167,7 @@ fn print_commands(cluster: &Cluster) -> Result<()> {
     println!(
         "The cluster stays up. Try as root:\n  \
          export HEADGATE_PINS={}\n  \
-         {headgate} status\n  \
+         {} {headgate} status\n  \
          {headgate} conntrack\n  \
          {headgate} top\n  \
          {} curl {}:30080\n  \
@@ -175,6 +175,7 @@ fn print_commands(cluster: &Cluster) -> Result<()> {
          Or edit the manifests in {}: the agents follow.\n\
          Remove the cluster: cargo xtask demo --down",
         node.pins.display(),
+        enter(&node.netns),
         enter(&cluster.client),
         node.v4,
         enter(&node.netns),

@@ -20,6 +20,7 @@ use nix::{
 };
 
 use crate::{
+    layout::{Layout, tunnel},
     netns::{Netns, ip},
     process::{Process, binary},
 };
@@ -55,6 +56,7 @@ pub struct Cluster {
     folder: PathBuf,
     cgroup: PathBuf,
     pins: PathBuf,
+    layout: Layout,
     keep: bool,
 }
 
@@ -99,6 +101,11 @@ impl Cluster {
     /// Makes a cluster of `nodes` nodes with `pods` pods each. `prefix` begins the name of everything
     /// that it makes: namespaces, cgroup, pins and the folder in `/tmp`.
     pub fn new(prefix: &str, nodes: u8, pods: u8) -> Result<Self> {
+        Self::laid_out(prefix, nodes, pods, Layout::Routed)
+    }
+
+    /// The same, with nodes and pods connected in this way. A tunnel connects two nodes alone.
+    pub fn laid_out(prefix: &str, nodes: u8, pods: u8, layout: Layout) -> Result<Self> {
         let folder = std::env::temp_dir().join(prefix);
         fs::create_dir_all(folder.join("manifests"))?;
         let cgroup = cgroup_mount()?.join(prefix);
@@ -121,6 +128,7 @@ impl Cluster {
             fabric,
             folder,
             cgroup,
+            layout,
             pins: Path::new("/sys/fs/bpf").join(prefix),
             keep: false,
         };
@@ -131,13 +139,13 @@ impl Cluster {
         let ports = cluster.nodes.iter().map(|node| node.name.clone());
         let ports = ports.chain(["client".into()]).collect();
         wake_ports(&cluster.fabric, ports, cluster.pins.join("fabric"))?;
-        for node in &cluster.nodes {
-            for other in cluster.nodes.iter().filter(|other| other.name != node.name) {
-                let number = other.v4.octets()[3];
-                node.netns.batch(&format!(
-                    "route add 10.244.{number}.0/24 via {}\nroute add fd44:{number}::/32 via {}",
-                    other.v4, other.v6
-                ))?;
+        if let (Layout::Tunnel, [one, other]) = (layout, &cluster.nodes[..]) {
+            tunnel(&one.netns, &other.netns)?;
+        }
+        for own in 1..=nodes {
+            for other in (1..=nodes).filter(|other| *other != own) {
+                let node = &cluster.nodes[usize::from(own) - 1];
+                layout.connect(&node.netns, own, other)?;
             }
         }
         Ok(cluster)
@@ -155,6 +163,17 @@ impl Cluster {
             &format!("{v4}/24"),
             &format!("{v6}/64"),
         )?;
+        if self.layout.has_second_card() {
+            let (v4, v6) = (format!("10.50.0.{number}/24"), format!("fd51::{number}/64"));
+            plug_as(
+                "eth1",
+                &self.fabric,
+                &netns,
+                &format!("{name}-private"),
+                &v4,
+                &v6,
+            )?;
+        }
         netns.sysctl(&[
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
@@ -177,7 +196,7 @@ impl Cluster {
         fs::create_dir_all(&node.cgroup)
             .with_context(|| format!("cannot create cgroup {}", node.cgroup.display()))?;
         for pod in 1..=pods {
-            let pod = node.add_pod(prefix, number, pod)?;
+            let pod = node.add_pod(prefix, number, pod, self.layout)?;
             node.pods.push(pod);
         }
         Ok(node)
@@ -320,6 +339,10 @@ impl Cluster {
             .arg(&node.cgroup)
             .args(options);
         let is_chosen = |name: &str| options.iter().any(|option| option.starts_with(name));
+        // The devices of nodes stand for network cards.
+        if self.layout == Layout::Routed && !is_chosen("--xdp") {
+            command.args(["--xdp", "always"]);
+        }
         for small in SMALL.iter().filter(|[name, _]| !is_chosen(name)) {
             command.args(small);
         }
@@ -384,6 +407,17 @@ impl Cluster {
         Ok(shared)
     }
 
+    /// Deletes the device of a pod and makes another one with the same name.
+    pub fn replace_device(&self, node: usize, pod: usize) -> Result<()> {
+        let (of, number) = (node as u8 + 1, pod as u8 + 1);
+        let node = &self.nodes[node];
+        let pod = &node.pods[pod];
+        pod.netns.batch("link del eth0")?;
+        let addresses = (pod.v4, pod.v6);
+        self.layout
+            .attach(&node.netns, &pod.netns, (of, number), addresses)
+    }
+
     /// Keeps everything running after the drop.
     pub fn keep(mut self) {
         self.keep = true;
@@ -403,30 +437,13 @@ impl Cluster {
 }
 
 impl Node {
-    fn add_pod(&self, prefix: &str, node: u8, number: u8) -> Result<Pod> {
+    fn add_pod(&self, prefix: &str, node: u8, number: u8, layout: Layout) -> Result<Pod> {
         let name = format!("web-{node}-{number}");
         let netns = Netns::new(&format!("{prefix}-{name}"))?;
         let host = number + 1;
         let v4 = Ipv4Addr::new(10, 244, node, host);
         let v6 = Ipv6Addr::new(0xfd44, node.into(), 0, 0, 0, 0, 0, host.into());
-        let device = format!("lxc{number}");
-        let inside = netns.name();
-        self.netns.batch(&format!(
-            "link add {device} type veth peer name eth0 netns {inside}\n\
-             link set {device} up\n\
-             address add 169.254.1.1/32 dev {device}\n\
-             address add fe80::1/64 dev {device} nodad\n\
-             route add {v4}/32 dev {device}\n\
-             route add {v6}/128 dev {device}"
-        ))?;
-        netns.batch(&format!(
-            "link set eth0 up\n\
-             address add {v4}/32 dev eth0\n\
-             address add {v6}/128 dev eth0 nodad\n\
-             route add 169.254.1.1 dev eth0\n\
-             route add default via 169.254.1.1 dev eth0\n\
-             route add default via fe80::1 dev eth0"
-        ))?;
+        layout.attach(&self.netns, &netns, (node, number), (v4, v6))?;
         let mut command = netns.command(binary("headgate-echo")?, Some(&self.cgroup));
         command.args(["--name", &name, "--port", &POD_PORT.to_string()]);
         let server = Process::start(command, "ready")?;
@@ -443,7 +460,7 @@ impl Node {
     fn show(&self) {
         for command in ["status", "services", "conntrack"] {
             let output = binary("headgate").and_then(|program| {
-                let mut show = std::process::Command::new(program);
+                let mut show = self.netns.command(program, None);
                 Ok(show.arg("--pins").arg(&self.pins).arg(command).output()?)
             });
             match output {
@@ -461,16 +478,28 @@ impl Node {
 
 /// Makes a device `eth0` in `netns` with its other end on the bridge.
 fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result<()> {
+    plug_as("eth0", fabric, netns, port, v4, v6)
+}
+
+/// The same with another name for the device.
+fn plug_as(
+    device: &str,
+    fabric: &Netns,
+    netns: &Netns,
+    port: &str,
+    v4: &str,
+    v6: &str,
+) -> Result<()> {
     let inside = netns.name();
     fabric.batch(&format!(
-        "link add {port} type veth peer name eth0 netns {inside}\n\
+        "link add {port} type veth peer name {device} netns {inside}\n\
          link set {port} master br0\n\
          link set {port} up"
     ))?;
     netns.batch(&format!(
-        "link set eth0 up\n\
-         address add {v4} dev eth0\n\
-         address add {v6} dev eth0 nodad"
+        "link set {device} up\n\
+         address add {v4} dev {device}\n\
+         address add {v6} dev {device} nodad"
     ))
 }
 

@@ -5,6 +5,7 @@
 mod api;
 mod client;
 mod cluster;
+mod layout;
 mod load;
 mod manifests;
 mod netns;
@@ -14,6 +15,7 @@ mod talk;
 
 pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, udp_of_length};
 pub use cluster::{Cluster, Node, PROXY_USER, Pod};
+pub use layout::Layout;
 pub use load::{Client, Load, Miss, Tally, connection, connections, datagrams, talk};
 pub use manifests::{Certificate, INGRESSES, SERVICE, slices};
 pub use netns::Netns;

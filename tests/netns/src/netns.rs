@@ -65,7 +65,17 @@ impl Netns {
 
     /// Runs `ip` commands inside, one per line.
     pub fn batch(&self, commands: &str) -> Result<()> {
+        self.batch_with(&[], commands)
+    }
+
+    /// The same for commands about IPv6 that name no address by which `ip` sees it.
+    pub fn batch_v6(&self, commands: &str) -> Result<()> {
+        self.batch_with(&["-6"], commands)
+    }
+
+    fn batch_with(&self, options: &[&str], commands: &str) -> Result<()> {
         let mut child = Command::new("ip")
+            .args(options)
             .args(["-n", &self.name, "-batch", "-"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())

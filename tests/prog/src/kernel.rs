@@ -111,6 +111,9 @@ impl Kernel {
         for (index, range) in state.service_ranges.iter().enumerate() {
             assert!(maps.service_ranges.set(index as u32, *range));
         }
+        for (index, entry) in &state.sources {
+            maps.sources.insert(index, entry, 0)?;
+        }
         let links = MapData::from_pin(pin_folder(&pins).join(names::LINKS))?;
         let fragments = MapData::from_pin(pin_folder(&pins).join(names::FRAGMENTS))?;
         let mut kernel = Self {
@@ -225,6 +228,9 @@ impl Kernel {
             (program.fd()?, program.info()?)
         } else if name == names::SK_LOOKUP {
             let program = programs.lookup(name)?;
+            (program.fd()?, program.info()?)
+        } else if name == names::SOCK_RELEASE {
+            let program = programs.release_hook()?;
             (program.fd()?, program.info()?)
         } else {
             let program = programs.socket_hook(name)?;

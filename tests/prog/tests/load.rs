@@ -24,14 +24,9 @@ fn check(name: &str, state: &State) {
         return;
     }
     let mut kernel = Kernel::new(name, state).unwrap();
-    let packets = [
-        names::XDP_EXTERNAL,
-        names::TC_EXTERNAL,
-        names::TC_POD,
-        names::TC_EGRESS,
-        names::SK_LOOKUP,
-    ];
-    let results = packets.iter().chain(&names::SOCKET_HOOKS).map(|name| {
+    let packets = [names::XDP_EXTERNAL, names::SK_LOOKUP, names::SOCK_RELEASE];
+    let packets = packets.iter().chain(&names::TC);
+    let results = packets.chain(&names::SOCKET_HOOKS).map(|name| {
         let result = kernel.verified_instructions(name);
         match &result {
             Ok(Some(count)) => println!("{name}: loaded, {count} instructions verified"),

@@ -53,7 +53,7 @@ pub use publish::{
     ingress_status::{Address, Publish, publish},
 };
 pub use source::{
-    event::{Event, Interest, Kind, NodeState},
+    event::{Event, Interest, Kind, NodeState, Served},
     kube, manifests,
     ranges::follow_service_ranges,
 };

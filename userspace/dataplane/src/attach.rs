@@ -2,6 +2,7 @@
 //! upgrade or a restart loses no packet. TC has links only in kernels with TCX.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::{AsFd, BorrowedFd},
@@ -14,32 +15,74 @@ use aya::programs::{
     tc::TcAttachOptions,
 };
 use headgate_abi::names;
+use nix::net::if_::{if_indextoname, if_nameindex};
 
 use crate::{
-    clsact,
+    clsact::{self, Filter},
     error::Error,
     kernel::Feature,
-    load::{Loadable, Programs},
+    load::{Loadable, Programs, host_netns_cookie},
     pin::pin_folder,
+    probe::loaded_config,
     sys,
 };
 
-/// A device, and where it leads.
+/// A network device that gets programs.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Device {
-    /// It leads out of the node.
-    External(String),
-    /// The host's end of a device of a pod of this node.
-    Pod(String),
+pub struct Device {
+    /// Its name, which may change.
+    pub name: String,
+    /// Its number. Another device with the same name has another one.
+    pub index: u32,
+    /// Where it leads.
+    pub role: Role,
+    /// Whether XDP is wanted, if its driver has it.
+    pub wants_xdp: bool,
+}
+
+/// Where a device leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Out of the node.
+    External,
+    /// Out of the node, in frames without link header: WireGuard, IPIP, tun, ppp.
+    ExternalL3,
+    /// To a pod of this node: it is the host's end.
+    Pod,
 }
 
 impl Device {
-    /// Returns the name of the device.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::External(name) | Self::Pod(name) => name,
+    /// Whether it leads out of the node.
+    pub fn is_external(&self) -> bool {
+        self.role != Role::Pod
+    }
+
+    /// The TC programs of its two sides: ingress, egress.
+    fn programs(&self) -> [&'static str; 2] {
+        match self.role {
+            Role::External => [names::TC_EXTERNAL, names::TC_EGRESS],
+            Role::ExternalL3 => [names::TC_L3, names::TC_L3_EGRESS],
+            Role::Pod => [names::TC_POD, names::TC_EGRESS],
         }
     }
+}
+
+/// A program, and where it is attached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attachment {
+    /// Name of the program.
+    pub program: String,
+    /// Name of the device, or [`Self::CGROUP`] or [`Self::NETNS`].
+    pub place: String,
+    /// Number of the device; 0 for other places.
+    pub index: u32,
+}
+
+impl Attachment {
+    /// Programs of sockets.
+    pub const CGROUP: &str = "cgroup";
+    /// Socket lookup.
+    pub const NETNS: &str = "netns";
 }
 
 /// How TC programs are attached.
@@ -91,8 +134,8 @@ pub fn attach_egress(
     device: &Device,
     how: TcAttach,
 ) -> Result<(), Error> {
-    let side = TcAttachType::Egress;
-    tc(programs, pins, device.name(), names::TC_EGRESS, side, how)
+    let [_, program] = device.programs();
+    tc(programs, pins, device, program, TcAttachType::Egress, how)
 }
 
 /// Attaches the programs for packets that come in on a device, or replaces the attached ones.
@@ -106,34 +149,31 @@ pub fn attach_ingress(
     device: &Device,
     how: TcAttach,
 ) -> Result<Attached, Error> {
-    let (program, side) = (ingress(device), TcAttachType::Ingress);
-    tc(programs, pins, device.name(), program, side, how)?;
-    match device {
-        Device::Pod(_) => Ok(Attached::TcOnly),
-        Device::External(name) => xdp(programs, pins, name),
-    }
-}
-
-fn ingress(device: &Device) -> &'static str {
-    match device {
-        Device::Pod(_) => names::TC_POD,
-        Device::External(_) => names::TC_EXTERNAL,
-    }
+    let [program, _] = device.programs();
+    tc(programs, pins, device, program, TcAttachType::Ingress, how)?;
+    xdp(programs, pins, device)
 }
 
 /// Returns whether all TC programs are on a device, given the result of [`attached`].
-pub fn is_attached(attached: &[String], device: &Device) -> bool {
-    let mut wanted = [ingress(device), names::TC_EGRESS].into_iter();
-    wanted.all(|program| attached.contains(&format!("{program}@{}", device.name())))
+pub fn is_attached(attached: &[Attachment], device: &Device) -> bool {
+    let is_there = |program: &&str| {
+        let mut found = attached.iter();
+        found.any(|link| link.index == device.index && link.program == **program)
+    };
+    device.programs().iter().all(is_there)
 }
 
-fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, Error> {
+fn xdp(programs: &mut Programs, pins: &Path, device: &Device) -> Result<Attached, Error> {
     const NAME: &str = names::XDP_EXTERNAL;
+    let path = link_path(pins, NAME, &device.index.to_string())?;
+    if !device.wants_xdp || device.role != Role::External {
+        remove(&path)?;
+        return Ok(Attached::TcOnly);
+    }
     let program = programs.xdp(NAME)?;
-    let path = link_path(pins, NAME, device)?;
     let attached = replace_or_attach(program, NAME, &path, |program| {
         // Without XDP in the driver the generic one would only repeat what TC does, later.
-        let Ok(id) = program.attach(device, XdpMode::Driver) else {
+        let Ok(id) = program.attach(&device.name, XdpMode::Driver) else {
             return Ok(None);
         };
         Ok(Some(program.take_link(id)?.try_into()?))
@@ -147,14 +187,15 @@ fn xdp(programs: &mut Programs, pins: &Path, device: &str) -> Result<Attached, E
 fn tc(
     programs: &mut Programs,
     pins: &Path,
-    device: &str,
+    device: &Device,
     name: &str,
     side: TcAttachType,
     how: TcAttach,
 ) -> Result<(), Error> {
+    let path = link_path(pins, name, &device.index.to_string())?;
+    let device = device.name.as_str();
     let on_device = format!("{name} on {device}");
     let program = programs.tc(name)?;
-    let path = link_path(pins, name, device)?;
     // Attach one way first, then detach the other. Between them a packet may pass both programs; the second
     // finds nothing to do.
     match how {
@@ -166,12 +207,7 @@ fn tc(
         TcAttach::Clsact => {
             let attached = clsact::attach(program, device, side);
             attached.map_err(|source| Error::program(&on_device, source))?;
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    Err(Error::Pin { path, source })
-                }
-                _ => Ok(()),
-            }
+            remove(&path)
         }
     }
 }
@@ -204,9 +240,15 @@ fn tcx(
 /// If the cgroup cannot be opened, or the kernel refuses a program or a pin.
 pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Result<(), Error> {
     let open = open(cgroup)?;
+    let release = programs.release_hook()?;
+    let path = link_path(pins, names::SOCK_RELEASE, Attachment::CGROUP)?;
+    replace_or_attach(release, names::SOCK_RELEASE, &path, |program| {
+        let id = program.attach(&open, CgroupAttachMode::Single)?;
+        Ok(Some(program.take_link(id)?.try_into()?))
+    })?;
     for name in names::SOCKET_HOOKS {
         let program = programs.socket_hook(name)?;
-        let path = link_path(pins, name, "cgroup")?;
+        let path = link_path(pins, name, Attachment::CGROUP)?;
         replace_or_attach(program, name, &path, |program| {
             // Links allow others beside them; no flag says so.
             let id = program.attach(&open, CgroupAttachMode::Single)?;
@@ -225,7 +267,7 @@ pub fn attach_cgroup(programs: &mut Programs, pins: &Path, cgroup: &Path) -> Res
 pub fn attach_lookup(programs: &mut Programs, pins: &Path) -> Result<(), Error> {
     const NAME: &str = names::SK_LOOKUP;
     let program = programs.lookup(NAME)?;
-    let path = link_path(pins, NAME, "netns")?;
+    let path = link_path(pins, NAME, Attachment::NETNS)?;
     let netns = open(Path::new("/proc/thread-self/ns/net"))?;
     replace_or_attach(program, NAME, &path, |program| {
         let id = program.attach(&netns)?;
@@ -255,55 +297,140 @@ pub fn cgroup_root() -> io::Result<Option<PathBuf>> {
     }))
 }
 
-/// Returns what is attached in this thread's network namespace, as `program@device`. The device may also be
-/// `cgroup` or `netns`.
+/// Returns what is attached, as the kernel has it: a pin whose device is gone does not count. Called from another
+/// network namespace than the agent's, it names devices by their numbers.
 ///
 /// # Errors
 ///
-/// If the pins or the devices cannot be read.
-pub fn attached(pins: &Path) -> io::Result<Vec<String>> {
-    let mut names = pinned(pins)?;
-    for device in clsact::devices()? {
-        let filters = clsact::filters(&device)?;
-        let ours = filters.iter().filter(|filter| filter.is_ours());
-        names.extend(ours.map(|filter| format!("{}@{device}", filter.program)));
+/// If the pins, their links or the devices cannot be read.
+pub fn attached(pins: &Path) -> io::Result<Vec<Attachment>> {
+    let mut found = Vec::new();
+    // Elsewhere the numbers stand for other devices.
+    let is_here =
+        loaded_config(pins).is_ok_and(|config| config.host_netns_cookie == host_netns_cookie());
+    for (path, program, place) in pinned(pins)? {
+        if let Some(attachment) = attachment(&path, program, place, is_here)? {
+            found.push(attachment);
+        }
     }
-    names.sort();
-    Ok(names)
+    for interface in if_nameindex()?.iter() {
+        let place = interface.name().to_string_lossy().into_owned();
+        let filters = clsact::filters(&place)?;
+        let ours = filters.into_iter().filter(Filter::is_ours);
+        found.extend(ours.map(|filter| Attachment {
+            program: filter.program,
+            place: place.clone(),
+            index: interface.index(),
+        }));
+    }
+    found.sort();
+    Ok(found)
 }
 
-fn pinned(pins: &Path) -> io::Result<Vec<String>> {
+/// Asks the kernel where a pinned link is attached; `None` if what it was attached to is gone.
+fn attachment(
+    path: &Path,
+    program: String,
+    place: String,
+    is_here: bool,
+) -> io::Result<Option<Attachment>> {
+    if place.parse::<u32>().is_err() {
+        return Ok(Some(Attachment {
+            program,
+            place,
+            index: 0,
+        }));
+    }
+    let index = sys::device_of_link(sys::open_pin(path)?.as_fd())?;
+    let name = match is_here {
+        true => if_indextoname(index)
+            .ok()
+            .map(|name| name.to_string_lossy().into_owned()),
+        false => (index != 0).then(|| format!("device {index}")),
+    };
+    Ok(name.map(|place| Attachment {
+        program,
+        place,
+        index,
+    }))
+}
+
+/// Returns the pinned links: path, program, and number of the device or the other place.
+fn pinned(pins: &Path) -> io::Result<Vec<(PathBuf, String, String)>> {
     let entries = match fs::read_dir(links(pins)) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    entries
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect()
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some((program, place)) = name.split_once('@') {
+            let (program, place) = (program.to_owned(), place.to_owned());
+            found.push((path, program, place));
+        }
+    }
+    Ok(found)
 }
 
-/// Removes the links and filters of a device; the kernel then detaches the programs.
+/// Removes the links and filters of all devices but these, links of programs that a device has no more, and the pins of
+/// links whose device is gone; the kernel then detaches the programs. Without `with_lookup`, also those of socket
+/// lookup.
 ///
 /// # Errors
 ///
 /// If a pin or a filter cannot be removed.
-pub fn detach(pins: &Path, device: &str) -> io::Result<()> {
-    for name in pinned(pins)? {
-        if name.split_once('@').is_some_and(|(_, on)| on == device) {
-            fs::remove_file(links(pins).join(name))?;
+pub fn detach_others(pins: &Path, devices: &BTreeSet<Device>, with_lookup: bool) -> io::Result<()> {
+    let is_kept = |index: u32| devices.iter().any(|device| device.index == index);
+    let has = |index: u32, program: &str| {
+        let device = devices.iter().find(|device| device.index == index);
+        device.is_some_and(|device| {
+            program == names::XDP_EXTERNAL || device.programs().contains(&program)
+        })
+    };
+    for (path, program, place) in pinned(pins)? {
+        let is_kept = match place.as_str() {
+            Attachment::CGROUP => true,
+            Attachment::NETNS => with_lookup,
+            number => match number.parse() {
+                Ok(index) => {
+                    has(index, &program)
+                        && sys::device_of_link(sys::open_pin(&path)?.as_fd())? == index
+                }
+                Err(_) => false,
+            },
+        };
+        if !is_kept {
+            fs::remove_file(path)?;
         }
     }
-    clsact::detach_all(device)
+    for interface in if_nameindex()?.iter() {
+        if !is_kept(interface.index()) {
+            clsact::detach_all(&interface.name().to_string_lossy())?;
+        }
+    }
+    Ok(())
 }
 
-fn link_path(pins: &Path, program: &str, device: &str) -> Result<PathBuf, Error> {
+/// Removes a pin, if it is there.
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: path.into(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn link_path(pins: &Path, program: &str, place: &str) -> Result<PathBuf, Error> {
     let folder = links(pins);
     fs::create_dir_all(&folder).map_err(|source| Error::Pin {
         path: folder.clone(),
         source,
     })?;
-    Ok(folder.join(format!("{program}@{device}")))
+    Ok(folder.join(format!("{program}@{place}")))
 }
 
 /// Puts the program behind the link pinned at `path`. Without such a link, attaches the program and pins the link.

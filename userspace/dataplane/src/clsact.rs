@@ -18,7 +18,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
-use nix::net::if_::{if_nameindex, if_nametoindex};
+use nix::net::if_::if_nametoindex;
 
 use crate::netlink::Netlink;
 
@@ -76,13 +76,6 @@ pub(crate) fn detach_all(device: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the names of the devices of this thread's network namespace.
-pub(crate) fn devices() -> io::Result<Vec<String>> {
-    let devices = if_nameindex()?;
-    let name = |device: &nix::net::if_::Interface| device.name().to_string_lossy().into_owned();
-    Ok(devices.iter().map(name).collect())
-}
-
 /// A program that is attached as a filter.
 pub(crate) struct Filter {
     side: TcAttachType,
@@ -91,7 +84,7 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn is_ours(&self) -> bool {
-        [names::TC_EXTERNAL, names::TC_POD, names::TC_EGRESS].contains(&self.program.as_str())
+        names::TC.contains(&self.program.as_str())
     }
 }
 

@@ -25,6 +25,7 @@ mod clsact;
 mod entries;
 mod error;
 mod foreign;
+mod interfaces;
 mod kernel;
 mod links;
 mod load;
@@ -40,6 +41,7 @@ mod probe;
 mod ranges;
 mod slots;
 mod sockets;
+mod sources;
 mod state_file;
 mod steering;
 mod store;
@@ -49,13 +51,14 @@ mod takeover;
 pub use apply::MapWriter;
 pub use array::{ReadOnly, ReadWrite, SharedArray};
 pub use attach::{
-    Attached, Device, TcAttach, attach_cgroup, attach_egress, attach_ingress, attach_lookup,
-    attached, cgroup_root, detach, is_attached,
+    Attached, Attachment, Device, Role, TcAttach, attach_cgroup, attach_egress, attach_ingress,
+    attach_lookup, attached, cgroup_root, detach_others, is_attached,
 };
 pub use entries::Entries;
 pub use error::Error;
 pub use foreign::foreign_programs;
 pub use headgate_abi::DatapathConfig;
+pub use interfaces::{Interface, InterfaceKind, interfaces, sources_with_rules};
 pub use kernel::{Feature, OLDEST_KERNEL};
 pub use links::LinkChanges;
 pub use load::{MapSizes, Programs, host_netns_cookie, load};
@@ -67,6 +70,7 @@ pub use pin::pin_folder;
 pub use probe::{Probe, Trial, loaded_config};
 pub use ranges::write_service_ranges;
 pub use sockets::Connected;
+pub use sources::write_sources;
 pub use state_file::StateFile;
 pub use steering::Steering;
 pub use store::AgentMaps;

@@ -4,12 +4,17 @@ use std::io;
 
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 
-/// Multicast groups of rtnetlink(7): links, and addresses and routes of both families.
+/// Groups of rtnetlink(7) that libc lacks: rules of both families.
+const RTMGRP_IPV4_RULE: libc::c_int = 1 << 7;
+const RTMGRP_IPV6_RULE: libc::c_int = 1 << 18;
+/// Multicast groups of rtnetlink(7): links, and addresses, routes and rules of both families.
 const GROUPS: u32 = (libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_IFADDR
-    | libc::RTMGRP_IPV6_ROUTE) as u32;
+    | libc::RTMGRP_IPV6_ROUTE
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_IPV6_RULE) as u32;
 
 /// Reports changes of devices, addresses and routes in one network namespace.
 #[allow(missing_debug_implementations, reason = "the socket has none")]

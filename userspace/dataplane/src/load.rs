@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData},
-    programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, SkLookup, Xdp},
+    programs::{
+        CgroupSock, CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, SkLookup,
+        Xdp,
+    },
 };
 #[cfg(feature = "trace")]
 use aya_log::EbpfLogger;
@@ -174,7 +177,16 @@ impl Programs {
         self.get(name)
     }
 
-    /// Returns a socket hook, loaded.
+    /// Returns the socket hook that forgets closed sockets, loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Programs::xdp`].
+    pub fn release_hook(&mut self) -> Result<&mut CgroupSock, Error> {
+        self.get(names::SOCK_RELEASE)
+    }
+
+    /// Returns a socket hook that translates, loaded.
     ///
     /// # Errors
     ///
@@ -205,4 +217,4 @@ macro_rules! loadable {
     };
 }
 
-loadable!(Xdp, SchedClassifier, SkLookup, CgroupSockAddr);
+loadable!(Xdp, SchedClassifier, SkLookup, CgroupSock, CgroupSockAddr);

@@ -12,7 +12,8 @@ use aya::maps::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, FlowKey,
     FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, MemberKey, RangeKey, Reason,
-    ServiceEntry, ServiceLabel, ServiceRange, SocketEntry, SocketKey, Takeover, Traffic, names,
+    ServiceEntry, ServiceLabel, ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover,
+    Traffic, names,
 };
 
 use crate::{
@@ -46,6 +47,8 @@ pub struct Maps<A = ReadOnly> {
     pub source_ranges: LpmTrie<MapData, RangeKey, u32>,
     /// Ranges of Service addresses.
     pub service_ranges: SharedArray<ServiceRange, A>,
+    /// Addresses that the node sends from, by device.
+    pub sources: HashMap<MapData, u32, SourceEntry>,
     /// Backends of services with affinity.
     pub members: HashMap<MapData, MemberKey, u32>,
     /// Last backends of clients.
@@ -97,6 +100,7 @@ impl<A: Access> Maps<A> {
             local_backends: hash(&folder, names::LOCAL_BACKENDS)?,
             source_ranges: typed(&folder, names::SOURCE_RANGES)?,
             service_ranges: array(&folder, names::SERVICE_RANGES)?,
+            sources: hash(&folder, names::SOURCES)?,
             members: hash(&folder, names::AFFINITY_MEMBERS)?,
             affinities: hash(&folder, names::AFFINITY)?,
             connections: hash(&folder, names::CONNTRACK)?,

@@ -225,6 +225,13 @@ impl<K: Copy + Eq + Hash + Send + 'static, V: Copy + Send + 'static> HashStore<K
         }
     }
 
+    fn replace(&mut self, key: &K, value: V) -> Result<(), Error> {
+        match self.get(key)? {
+            Some(_) => Self::put(self, *key, value),
+            None => Ok(()),
+        }
+    }
+
     fn remove(&mut self, key: &K) -> Result<(), Error> {
         Self::remove(self, key);
         Ok(())

@@ -3,8 +3,8 @@
 use std::{convert::Infallible, io, marker::PhantomData};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 
@@ -57,16 +57,35 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
         }
     }
 
-    /// Asks the kernel for a list.
+    /// Asks the kernel for a list, again if it changed while it was read.
     pub(crate) fn list(&self, message: M) -> io::Result<Vec<M>> {
-        self.send([(message, NLM_F_DUMP)])?;
-        let mut list = Vec::new();
+        const ATTEMPTS: usize = 10;
+        let request = encode([(message, NLM_F_DUMP)]);
+        for _ in 0..ATTEMPTS {
+            self.socket.send(&request, 0)?;
+            if let Some(list) = self.receive_list()? {
+                return Ok(list);
+            }
+        }
+        Err(io::Error::other("a list over netlink changes all the time"))
+    }
+
+    /// Returns a list; `None` if it changed while it was read.
+    fn receive_list(&self) -> io::Result<Option<Vec<M>>> {
+        let mut list = Some(Vec::new());
         loop {
             for message in self.receive()? {
+                if message.header.flags & NLM_F_DUMP_INTR != 0 {
+                    list = None;
+                }
                 match message.payload {
                     NetlinkPayload::Done(_) => return Ok(list),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(item) => list.push(item),
+                    NetlinkPayload::InnerMessage(item) => {
+                        if let Some(list) = &mut list {
+                            list.push(item);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -96,17 +115,7 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
 
     /// Sends messages, each with its flags, in one datagram.
     fn send(&self, messages: impl IntoIterator<Item = (M, u16)>) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for (message, flags) in messages {
-            let mut header = NetlinkHeader::default();
-            header.flags = NLM_F_REQUEST | flags;
-            let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-            message.finalize();
-            let start = bytes.len();
-            bytes.resize(start + message.buffer_len(), 0);
-            message.serialize(&mut bytes[start..]);
-        }
-        self.socket.send(&bytes, 0)?;
+        self.socket.send(&encode(messages), 0)?;
         Ok(())
     }
 
@@ -128,6 +137,21 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Netlink<M> {
         }
         Ok(messages)
     }
+}
+
+/// Messages, each with its flags, as one datagram.
+fn encode<M: NetlinkSerializable>(messages: impl IntoIterator<Item = (M, u16)>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (message, flags) in messages {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize(start + message.buffer_len(), 0);
+        message.serialize(&mut bytes[start..]);
+    }
+    bytes
 }
 
 /// A message as bytes, of a protocol that no library reads.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Maps that programs only read.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     names::ADDRESSES,
     names::FRONTENDS,
     names::SERVICES,
@@ -32,6 +32,7 @@ const LIVE: [&str; 9] = [
     names::SOURCE_RANGES,
     names::AFFINITY_MEMBERS,
     names::SERVICE_RANGES,
+    names::SOURCES,
 ];
 /// Capacity for the entries that the packets of one trial make or find.
 const ENTRIES: u32 = 1 << 14;

@@ -32,6 +32,8 @@ use crate::{
 
 /// `BPF_NOEXIST` of bpf(2).
 const NOEXIST: u64 = 1;
+/// `BPF_EXIST` of bpf(2).
+const EXIST: u64 = 2;
 
 /// The entries of a map, one after the other. Entries that change meanwhile may be old, new or missing.
 pub(crate) type Scan<K, V> = Box<dyn Iterator<Item = Result<(K, V), Error>> + Send>;
@@ -44,6 +46,8 @@ pub(crate) trait HashStore<K, V>: Send {
     fn put(&mut self, key: &K, value: V) -> Result<(), Error>;
     /// Adds an entry, unless the key has one.
     fn add(&mut self, key: &K, value: V) -> Result<(), Error>;
+    /// Replaces the value of an entry, if it is there.
+    fn replace(&mut self, key: &K, value: V) -> Result<(), Error>;
     /// Removes an entry. A missing one is as wanted: it was evicted, or removed by hand.
     fn remove(&mut self, key: &K) -> Result<(), Error>;
     /// Reads all entries.
@@ -181,6 +185,13 @@ impl<K: Pod + Send, V: Pod + Send> HashStore<K, V> for KernelHash<K, V> {
     fn add(&mut self, key: &K, value: V) -> Result<(), Error> {
         match self.map.insert(key, value, NOEXIST) {
             Err(source) if error_number(&source) == Some(libc::EEXIST) => Ok(()),
+            result => result.map_err(|source| insertion_error(self.name, source)),
+        }
+    }
+
+    fn replace(&mut self, key: &K, value: V) -> Result<(), Error> {
+        match self.map.insert(key, value, EXIST) {
+            Err(source) if error_number(&source) == Some(libc::ENOENT) => Ok(()),
             result => result.map_err(|source| insertion_error(self.name, source)),
         }
     }

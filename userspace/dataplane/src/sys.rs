@@ -19,6 +19,7 @@ use nix::{
 };
 
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -27,6 +28,13 @@ struct ObjGet {
     pathname: u64,
     fd: u32,
     flags: u32,
+}
+
+#[repr(C)]
+struct InfoByFd {
+    fd: u32,
+    info_len: u32,
+    info: u64,
 }
 
 #[repr(C)]
@@ -92,6 +100,27 @@ pub(crate) fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         },
     )?;
     Ok(())
+}
+
+/// Returns the number of the device that a link of XDP or TC is attached to; 0 if the device is gone.
+pub(crate) fn device_of_link(link: BorrowedFd<'_>) -> io::Result<u32> {
+    /// The beginning of `struct bpf_link_info`: type, id and program; then, aligned to eight bytes, a union that
+    /// begins with the device for XDP and TC.
+    #[derive(Default)]
+    #[repr(C, align(8))]
+    struct LinkInfo {
+        head: [u32; 4],
+        device: u32,
+        rest: [u32; 11],
+    }
+    let mut info = LinkInfo::default();
+    let mut attributes = InfoByFd {
+        fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: &raw mut info as u64,
+    };
+    bpf_mut(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info.device)
 }
 
 /// Lifts the limit of locked memory, which maps count as before Linux 5.11. If it is too low and may not be

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod agent;
+mod api_servers;
 mod cli;
 mod explain;
 mod http;

@@ -1,11 +1,10 @@
-//! What agent and proxy share: flags, the log, signals, and the client of the Kubernetes API.
+//! What agent and proxy share: flags, the log and signals.
 
 #[cfg(feature = "page")]
 use std::net::SocketAddr;
-use std::{env, future::Future, io::IsTerminal, path::PathBuf, time::Duration};
+use std::{env, future::Future, io::IsTerminal, path::PathBuf};
 
-use anyhow::{Context, Result};
-use kube::{Client, Config};
+use anyhow::Result;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{Level, warn};
@@ -15,10 +14,6 @@ use tracing_subscriber::{
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
-
-/// A watch without any message for this long counts as dead. API servers send a bookmark about every
-/// minute.
-const WATCH_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Flags of agent and proxy.
 #[derive(clap::Args)]
@@ -91,12 +86,4 @@ pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// Returns a client of the cluster that this process runs in, or that the kubeconfig names.
-pub(crate) async fn client() -> Result<Client> {
-    const FAILED: &str = "cannot find the Kubernetes API";
-    let mut config = Config::infer().await.context(FAILED)?;
-    config.read_timeout = Some(WATCH_TIMEOUT);
-    Client::try_from(config).context(FAILED)
 }

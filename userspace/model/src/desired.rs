@@ -131,8 +131,7 @@ fn addresses(
     for address in &service.external_ips {
         if !node.serves_external_ips {
             refuse(format!("{address}: external IPs are disabled on this node"));
-        } else if node.addresses.contains(address) {
-            // A Service cannot take an address of the node (CVE-2020-8554).
+        } else if node.own_addresses.contains(address) {
             refuse(format!("{address} is an address of this node"));
         } else {
             external.push(*address);
@@ -184,16 +183,17 @@ fn frontend(kind: FrontendKind, address: IpAddr, port: &ServicePort) -> Option<F
 }
 
 /// Unused ports are refused only on addresses that belong to Services. An external IP may belong to
-/// another machine, and some load balancers report addresses of this node or of its neighbours.
+/// another machine, and some load balancers report addresses of this node or of its neighbours. A cluster IP that the
+/// node holds is left to its process there (NodeLocal DNSCache).
 fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind {
     let is_neighbour = || {
         let mut networks = node.networks.iter();
         networks.any(|network| network.contains(&address))
     };
     match kind {
-        FrontendKind::ClusterIp => AddressKind::Service,
         FrontendKind::NodePort => AddressKind::Node,
         _ if node.addresses.contains(&address) => AddressKind::Node,
+        FrontendKind::ClusterIp => AddressKind::Service,
         FrontendKind::LoadBalancer if !is_neighbour() => AddressKind::Service,
         FrontendKind::LoadBalancer | FrontendKind::ExternalIp => AddressKind::Shared,
     }

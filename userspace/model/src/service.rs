@@ -99,6 +99,9 @@ pub struct Node {
     pub zone: Option<String>,
     /// Addresses that its devices hold.
     pub addresses: Vec<IpAddr>,
+    /// Those that are its own: no Service can take them as an external IP (CVE-2020-8554). Others may be virtual
+    /// addresses that move between nodes.
+    pub own_addresses: Vec<IpAddr>,
     /// Networks of its devices: an address there may belong to another machine.
     pub networks: Vec<IpNet>,
     /// Addresses that serve node ports.

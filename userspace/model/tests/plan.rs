@@ -17,6 +17,7 @@ fn node() -> Node {
         name: "n1".into(),
         zone: Some("z1".into()),
         addresses: vec![IpAddr::from([192, 168, 50, 1])],
+        own_addresses: vec![IpAddr::from([192, 168, 50, 1])],
         networks: Vec::new(),
         node_port_addresses: vec![
             IpAddr::from([192, 168, 50, 1]),

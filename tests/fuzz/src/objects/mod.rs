@@ -86,6 +86,7 @@ fn plan(events: Vec<Event>) -> (Desired, Vec<Refusal>) {
         name: "n1".into(),
         zone: None,
         addresses: address(),
+        own_addresses: address(),
         networks: Vec::new(),
         node_port_addresses: address(),
         serves_external_ips: true,

@@ -158,6 +158,7 @@ fn node(addresses: &[&str], node_ports_on: usize, serves_external_ips: bool) -> 
         name: "n1".into(),
         zone: None,
         node_port_addresses: addresses.iter().copied().take(node_ports_on).collect(),
+        own_addresses: addresses.iter().copied().take(2).collect(),
         addresses,
         networks: vec!["203.0.113.0/30".parse().unwrap()],
         serves_external_ips,

@@ -118,7 +118,8 @@ pub(crate) fn expected(cluster: &Cluster) -> Seen {
             });
             // S16: an address belongs to services only, unless the node or another machine has it too.
             let is_own = match kind {
-                FrontendKind::ClusterIp => true,
+                // S167: a process of the node serves one that the node holds.
+                FrontendKind::ClusterIp => !cluster.node.addresses.contains(&address),
                 FrontendKind::LoadBalancer => {
                     let node = &cluster.node;
                     let mut networks = node.networks.iter();
@@ -149,7 +150,7 @@ fn addresses(cluster: &Cluster, service: &Service) -> Vec<(IpAddr, FrontendKind)
     let external = service
         .external_ips
         .iter()
-        .filter(|address| node.serves_external_ips && !node.addresses.contains(address));
+        .filter(|address| node.serves_external_ips && !node.own_addresses.contains(address));
     let of =
         |addresses: Vec<IpAddr>, kind| addresses.into_iter().map(move |address| (address, kind));
     // S117: in the families of the Service.

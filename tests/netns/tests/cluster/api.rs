@@ -167,3 +167,30 @@ fn time_from_a_change_to_the_maps_is_measured_once() {
     eventually("the other contents are there", is_taken_up);
     assert_eq!(count(), 1);
 }
+
+#[test]
+fn s173_agent_starts_while_the_named_api_server_is_away() {
+    let Some(mut cluster) = cluster_without_agents("apis", 1, 1) else {
+        return;
+    };
+    cluster.serve_api().unwrap();
+    let file = cluster.manifests().with_file_name("api-servers");
+    let options = ["--api-servers-file", file.to_str().unwrap()];
+    cluster.start_agent_with(0, &options).unwrap();
+    let known = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually("the API server is remembered", || !known().is_empty());
+    assert_eq!(known(), "https://192.168.50.100:6443/\n");
+    cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
+    // Nothing listens on this port.
+    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
+    let away = kubeconfig.replace(":6443", ":6444");
+    std::fs::write(cluster.kubeconfig(), away).unwrap();
+    api(&cluster).apply_yaml(SERVICE).unwrap();
+    api(&cluster).apply_yaml(&slices(&[(1, 1)])).unwrap();
+    cluster.start_agent_with(0, &options).unwrap();
+    let node = on(cluster.nodes[0].v4, 30080);
+    let found = pods_over_http(&cluster.client, node);
+    assert_eq!(found, names(&["web-1-1"]));
+    let log = cluster.nodes[0].agent.as_ref().unwrap().log();
+    assert!(log.contains("asking another one"), "{log}");
+}

@@ -394,6 +394,7 @@ fn values_reach_the_agent() {
         json!([
             "agent",
             "--cgroup=/run/headgate/cgroup",
+            "--api-servers-file=/var/lib/headgate/api-servers",
             "--devices=eth*",
             "--devices=bond0",
             "--nodeport-addresses=primary",

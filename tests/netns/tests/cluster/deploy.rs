@@ -18,6 +18,7 @@ use crate::{
     common::{CLUSTER_V4, cluster_without_agents, eventually, names, on, pods_over_http},
     services::{http_answers, is_refused},
 };
+use headgate_abi::SocketEntry;
 use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
 use headgate_dataplane::Maps;
 use headgate_netns::{Cluster, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
@@ -271,9 +272,15 @@ fn is_enough(name: &str, capabilities: &str) -> Result<(), String> {
     let log = || node.agent.as_ref().unwrap().log();
     let complains = || log().contains("WARN") || log().contains("ERROR");
     let maps = Maps::open(&node.pins).unwrap();
-    // The agent removes the entries after it ended the sockets.
+    // The agent changes the entries after it ended the sockets.
+    let is_lost = |entry: SocketEntry| entry.backend_id == 0;
     eventually("sockets are ended, or not", || {
-        complains() || maps.sockets.keys().next().is_none()
+        complains()
+            || maps
+                .sockets
+                .iter()
+                .flatten()
+                .any(|(_, entry)| is_lost(entry))
     });
     match complains() || !talk.to(service).unwrap().starts_with("error ") {
         true => Err(log()),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod api;
+mod beside;
 mod chart;
 mod clients;
 #[path = "../common/mod.rs"]
@@ -10,6 +11,7 @@ mod deploy;
 mod doctor;
 mod dsr;
 mod ingress;
+mod layouts;
 mod migrate;
 mod nodes;
 mod operate;

@@ -144,8 +144,9 @@ fn s152_without_free_descriptors_the_agent_continues_and_catches_up() {
     cluster
         .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
         .unwrap();
-    let add = "link add lxc8 type veth peer name hgpeer\nlink set lxc8 up";
-    node.netns.batch(add).unwrap();
+    let inside = node.pods[0].netns.name();
+    let add = format!("link add lxc8 type veth peer name eth8 netns {inside}\nlink set lxc8 up");
+    node.netns.batch(&add).unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
     let healthz = on(node.v4, 10256);
     let waiting = cluster
@@ -191,4 +192,45 @@ fn s152_an_agent_that_cannot_start_loses_nothing() {
         assert_eq!(served, names(&["web-1-1"]), "{limit}");
     }
     cluster.start_agent(0).unwrap();
+}
+
+#[test]
+fn s164_device_that_is_replaced_or_renamed_is_served() {
+    let Some(cluster) = cluster("repl", 1, 1, &[(1, 1)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let pod = &node.pods[0];
+    let agent = node.agent.as_ref().unwrap();
+    let has = |device: &str| {
+        let (_, status) = headgate(node, &["status"]);
+        let mut lines = status.lines().map(str::trim);
+        lines.any(|line| line.starts_with(&format!("{device}: ")) && line.contains("hg_tc_pod"))
+    };
+    let is_served = |device: &str| {
+        eventually(&format!("{device} has programs"), || has(device));
+        let found = pods_over_http(&pod.netns, on(CLUSTER_V4, 80));
+        assert_eq!(found, names(&["web-1-1"]), "{device}");
+    };
+    is_served("lxc1");
+    // With a running agent, and with one that cannot look.
+    cluster.replace_device(0, 0).unwrap();
+    is_served("lxc1");
+    agent.signal(Signal::SIGSTOP).unwrap();
+    cluster.replace_device(0, 0).unwrap();
+    assert!(!has("lxc1"), "the links of the old device do not count");
+    let (_, doctor) = headgate(node, &["doctor", "--no-api"]);
+    assert!(doctor.contains("programs are missing on lxc1"), "{doctor}");
+    agent.signal(Signal::SIGCONT).unwrap();
+    is_served("lxc1");
+    node.netns
+        .batch("link set lxc1 down\nlink set lxc1 name lxc9\nlink set lxc9 up")
+        .unwrap();
+    let routes = format!(
+        "route replace {}/32 dev lxc9\nroute replace {}/128 dev lxc9",
+        pod.v4, pod.v6
+    );
+    node.netns.batch(&routes).unwrap();
+    is_served("lxc9");
+    assert!(!has("lxc1"));
 }

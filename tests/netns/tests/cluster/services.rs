@@ -11,6 +11,7 @@ use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
     curl, eventually, headgate, names, on, pods_over_http,
 };
+use headgate_abi::Reason;
 use headgate_dataplane::{DatapathConfig, MapSizes, Maps, load, pin_folder};
 use headgate_netns::{
     Cluster, Netns, SERVICE, Talk, binary, get, get_on, http, slices, udp, udp_connected,
@@ -530,6 +531,47 @@ fn udp_moves_when_its_endpoint_goes(name: &str, forwarding: &[&str]) {
     });
     let mut again = Talk::start(&other.pods[0].netns, &other.cgroup, Some(connected)).unwrap();
     assert!(again.to(connected).unwrap().starts_with("web-2-1 "));
+}
+
+#[test]
+fn s166_sockets_are_remembered_until_they_close_and_no_longer() {
+    let name = "s166";
+    let Some(cluster) = cluster_with(name, 1, 2, &[(1, 1)], &["--max-sockets", "3"]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let maps = Maps::open(&node.pins).unwrap();
+    let entries = || maps.all_sockets().unwrap().count();
+    let service = on(CLUSTER_V4, 7);
+    let web = on(CLUSTER_V4, 80);
+    let pod = &node.pods[1].netns;
+    let full = || {
+        let reasons = maps.reasons().unwrap().into_iter();
+        let mut counts = reasons.filter(|(reason, _)| *reason == Reason::SocketsFull);
+        counts.next().unwrap().1
+    };
+    let mut unconnected = Talk::start(pod, &node.cgroup, None).unwrap();
+    for address in [service, on(CLUSTER_V6, 7), service] {
+        let line = unconnected.to(address).unwrap();
+        assert!(line.ends_with(&format!(" {address}")), "{line}");
+    }
+    let connected = Talk::start_tcp(pod, &node.cgroup, Some(web)).unwrap();
+    assert_eq!((entries(), full()), (3, 0));
+    // One more is translated, and takes no other's place.
+    let mut further = Talk::start(pod, &node.cgroup, Some(service)).unwrap();
+    assert!(further.to(service).unwrap().starts_with("web-1-1 "));
+    assert_eq!((entries(), full()), (3, 1));
+    let line = unconnected.to(service).unwrap();
+    assert!(line.ends_with(&format!(" {service}")), "{line}");
+    drop(connected);
+    eventually("the connected socket is forgotten", || entries() == 2);
+    drop(unconnected);
+    eventually("the other one is forgotten", || entries() == 0);
+    // A refused connection leaves nothing.
+    let mut refused = Talk::start_tcp(pod, &node.cgroup, None).unwrap();
+    assert!(refused.to(on(CLUSTER_V4, 9)).unwrap().starts_with("error "));
+    assert!(refused.to(web).unwrap().starts_with("web-1-1 "));
+    eventually("a short connection is forgotten", || entries() == 0);
 }
 
 #[test]

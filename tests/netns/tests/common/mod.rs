@@ -10,7 +10,6 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -30,13 +29,18 @@ pub(crate) const SHOP: &str = "shop.example.com";
 pub(crate) const API: &str = "api.example.com";
 pub(crate) const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
 
-/// A cluster whose agents are not started yet; `None` without root.
-pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<Cluster> {
+/// What the names of a test's namespaces begin with; `None` without root.
+pub(crate) fn prefix(name: &str) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         println!("SKIPPED: {name}: network namespaces need root");
         return None;
     }
-    let prefix = format!("hg{}{name}", std::process::id() % 10_000);
+    Some(format!("hg{}{name}", std::process::id() % 10_000))
+}
+
+/// A cluster whose agents are not started yet; `None` without root.
+pub(crate) fn cluster_without_agents(name: &str, nodes: u8, pods: u8) -> Option<Cluster> {
+    let prefix = prefix(name)?;
     let cluster = Cluster::new(&prefix, nodes, pods).unwrap();
     let route = format!("route add 203.0.113.0/24 via {}", cluster.nodes[0].v4);
     cluster.client.batch(&route).unwrap();
@@ -136,7 +140,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Runs a command of the binary with the pins of a node; returns whether it succeeds, and its output.
 pub(crate) fn headgate(node: &Node, words: &[&str]) -> (bool, String) {
-    let mut command = Command::new(binary("headgate").unwrap());
+    let mut command = node.netns.command(binary("headgate").unwrap(), None);
     let output = command
         .arg("--pins")
         .arg(&node.pins)

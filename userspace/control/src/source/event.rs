@@ -1,5 +1,7 @@
 //! Events of the sources.
 
+use std::collections::BTreeSet;
+
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal, Service,
     ingress::{Ingress, IngressClass, Secret, UpstreamService},
@@ -70,6 +72,28 @@ pub enum Interest {
     /// What routes of a proxy are made from. An Ingress may name any Service, so this includes
     /// headless Services and those with another `service.kubernetes.io/service-proxy-name`.
     Ingress,
+}
+
+/// Which Services an agent serves, if another service proxy serves the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// The value that their label `service.kubernetes.io/service-proxy-name` has; `None`: those without the label.
+    pub proxy_name: Option<String>,
+    /// Their namespaces; empty: all.
+    pub namespaces: BTreeSet<String>,
+}
+
+impl Served {
+    /// Whether another proxy may serve Services that this one does not see.
+    pub fn is_part(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// Whether it serves a Service, or uses a slice, with this value of the label.
+    pub(crate) fn has(&self, namespace: &str, proxy_name: Option<&str>) -> bool {
+        let is_there = self.namespaces.is_empty() || self.namespaces.contains(namespace);
+        is_there && self.proxy_name.as_deref() == proxy_name
+    }
 }
 
 impl Interest {

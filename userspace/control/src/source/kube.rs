@@ -33,7 +33,7 @@ use tracing::instrument;
 
 use crate::source::{
     convert::{self, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
-    event::{Event, Interest, Kind},
+    event::{Event, Interest, Kind, Served},
 };
 
 /// A failing watch counts as recovered this long after a successful response without a new error.
@@ -42,14 +42,22 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The receiver of the events is gone; ends a watch.
 struct Closed;
 
-/// Sends what the API server has of Services, EndpointSlices and the Node `node`, now and after
-/// each change. Returns when the receiver is gone.
-pub async fn follow(client: Client, node: &str, events: mpsc::Sender<Event>) {
+/// Sends what the API server has of the Services in `served`, their EndpointSlices and the Node `node`, now and
+/// after each change. Returns when the receiver is gone.
+pub async fn follow(client: Client, node: &str, served: &Served, events: mpsc::Sender<Event>) {
     let source = Source::new(Interest::Services, events);
     let node = watcher::Config::default().fields(&format!("metadata.name={node}"));
     futures::join!(
-        source.watch(&client, vec![Api::<Service>::all], balanced()),
-        source.watch(&client, vec![Api::<EndpointSlice>::all], balanced()),
+        source.watch(
+            &client,
+            apis::<Service>(&served.namespaces),
+            balanced(served)
+        ),
+        source.watch(
+            &client,
+            apis::<EndpointSlice>(&served.namespaces),
+            balanced(served)
+        ),
         source.watch(&client, vec![Api::<Node>::all], node),
     );
 }
@@ -75,8 +83,12 @@ pub async fn follow_ingresses(
 }
 
 /// Without headless Services, and those of other proxies: the same as kube-proxy asks for.
-fn balanced() -> watcher::Config {
-    watcher::Config::default().labels(&format!("!{HEADLESS},!{PROXY_NAME}"))
+fn balanced(served: &Served) -> watcher::Config {
+    let ours = match &served.proxy_name {
+        None => format!("!{PROXY_NAME}"),
+        Some(name) => format!("{PROXY_NAME}={name}"),
+    };
+    watcher::Config::default().labels(&format!("!{HEADLESS},{ours}"))
 }
 
 fn any() -> watcher::Config {

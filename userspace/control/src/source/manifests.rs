@@ -27,8 +27,8 @@ use tokio::{sync::mpsc, time::sleep};
 use yaml_serde::Value;
 
 use crate::source::{
-    convert::{self, Object},
-    event::{Event, Interest, Kind},
+    convert::{self, Object, PROXY_NAME},
+    event::{Event, Interest, Kind, Served},
 };
 
 /// Delay between a change and reading the folder: editors write a file in several steps.
@@ -44,8 +44,18 @@ type Objects = BTreeMap<(Kind, NamespacedName), Value>;
 /// # Errors
 ///
 /// If the folder cannot be watched.
-pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) -> Result<()> {
-    follow_as(folder, Reader::new(Interest::Services, node), events).await
+pub async fn follow(
+    folder: PathBuf,
+    node: &str,
+    served: Served,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    follow_as(
+        folder,
+        Reader::new(Interest::Services, node, served),
+        events,
+    )
+    .await
 }
 
 /// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets.
@@ -54,7 +64,12 @@ pub async fn follow(folder: PathBuf, node: &str, events: mpsc::Sender<Event>) ->
 ///
 /// If the folder cannot be watched.
 pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
-    follow_as(folder, Reader::new(Interest::Ingress, ""), events).await
+    follow_as(
+        folder,
+        Reader::new(Interest::Ingress, "", Served::default()),
+        events,
+    )
+    .await
 }
 
 /// Returns the manifests of a folder and its sub-folders; of a file, itself. Skips hidden folders.
@@ -90,7 +105,7 @@ fn is_special(path: &Path) -> bool {
 
 /// Reads the manifests in `folder`, or a file, once. Of Nodes only `node` is read.
 pub fn read(folder: &Path, interest: Interest, node: &str) -> Vec<Event> {
-    Reader::new(interest, node).read(folder)
+    Reader::new(interest, node, Served::default()).read(folder)
 }
 
 /// Returns the data of the ConfigMaps in `folder`, by name. Skips files that cannot be parsed.
@@ -172,6 +187,7 @@ async fn follow_as(folder: PathBuf, mut reader: Reader, events: mpsc::Sender<Eve
 struct Reader {
     interest: Interest,
     node: String,
+    served: Served,
     files: BTreeMap<PathBuf, Objects>,
     /// The objects whose events were returned.
     sent: Objects,
@@ -182,10 +198,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(interest: Interest, node: &str) -> Self {
+    fn new(interest: Interest, node: &str, served: Served) -> Self {
         Self {
             interest,
             node: node.into(),
+            served,
             files: BTreeMap::new(),
             sent: Objects::new(),
             refused: BTreeMap::new(),
@@ -230,7 +247,7 @@ impl Reader {
             .files
             .values()
             .flat_map(|objects| objects.clone())
-            .filter(|((kind, name), _)| *kind != Kind::Node || name.name == self.node)
+            .filter(|((kind, name), value)| self.is_wanted(*kind, name, value))
             .collect();
         let mut events = Vec::new();
         for (key, value) in &objects {
@@ -244,6 +261,19 @@ impl Reader {
         }
         self.sent = objects;
         events
+    }
+
+    fn is_wanted(&self, kind: Kind, name: &NamespacedName, value: &Value) -> bool {
+        match kind {
+            Kind::Node => name.name == self.node,
+            Kind::Service | Kind::EndpointSlice if self.interest == Interest::Services => {
+                let metadata = value.get("metadata");
+                let labels = metadata.and_then(|metadata| metadata.get("labels"));
+                let proxy_name = labels.and_then(|labels| labels.get(PROXY_NAME)?.as_str());
+                self.served.has(&name.namespace, proxy_name)
+            }
+            _ => true,
+        }
     }
 
     fn file_events(&mut self, refused: BTreeMap<ObjectName, Vec<Refusal>>) -> Vec<Event> {

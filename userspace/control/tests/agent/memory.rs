@@ -17,6 +17,7 @@ pub(crate) fn node() -> Node {
         name: "n1".into(),
         zone: None,
         addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
+        own_addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
         networks: vec!["192.168.50.0/24".parse().unwrap()],
         node_port_addresses: vec!["192.168.50.1".parse().unwrap(), "fd50::1".parse().unwrap()],
         serves_external_ips: true,

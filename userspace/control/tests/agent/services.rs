@@ -1,5 +1,6 @@
 //! The rules of the Service API, from both sources: the maps of the agent on node `n1`.
 
+use headgate_control::Served;
 use headgate_model::{Actual, FrontendKind};
 use tokio::time::timeout;
 
@@ -313,6 +314,15 @@ async fn s15_external_ips_but_not_the_nodes_own(mut agent: Agent) {
         .await;
     let own = "Service default/web: spec.externalIPs: 192.168.50.1 is an address of this node";
     agent.complains(own).await;
+    // A virtual address that moves between nodes (VRRP) is served where it is now, too.
+    let mut addresses = node().addresses;
+    addresses.push("198.51.100.1".parse().unwrap());
+    agent.set_node(headgate_model::Node {
+        addresses,
+        ..node()
+    });
+    let virtual_ip = line("198.51.100.1:80", "ExternalIp", "");
+    agent.holds(&(cluster_ip.clone() + &virtual_ip)).await;
     agent.set_node(headgate_model::Node {
         serves_external_ips: false,
         ..node()
@@ -696,5 +706,40 @@ async fn s91_addresses_that_every_node_has_cannot_be_a_services(mut agent: Agent
         agent
             .complains("spec.externalIPs[1]: 169.254.169.254 is not an address")
             .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s169_agent_beside_another_proxy_serves_only_its_services() {
+    let named = |name: &str, number: u8, metadata: &str| {
+        let spec = format!("clusterIP: 10.96.0.{number}, ports: [{{port: 80}}]");
+        service(name, &spec).replace("metadata: {", &format!("metadata: {{{metadata}"))
+    };
+    const LABEL: &str = "service.kubernetes.io/service-proxy-name";
+    let text = "---\nkind: Namespace\napiVersion: v1\nmetadata: {name: canary}\n".to_owned()
+        + &named("plain", 1, "")
+        + &named("ours", 2, &format!("labels: {{{LABEL}: headgate}}, "))
+        + &named("theirs", 3, &format!("labels: {{{LABEL}: other}}, "))
+        + &named("near", 4, "namespace: canary, ");
+    for (proxy_name, namespaces, wanted) in [
+        (None, "", vec![1, 4]),
+        (Some("headgate"), "", vec![2]),
+        (None, "canary", vec![4]),
+        (None, "canary,default", vec![1, 4]),
+        (Some("headgate"), "canary", vec![]),
+    ] {
+        for source in [Source::manifests(), Source::api().await] {
+            let namespaces = namespaces.split_terminator(',');
+            let served = Served {
+                proxy_name: proxy_name.map(Into::into),
+                namespaces: namespaces.map(Into::into).collect(),
+            };
+            let mut agent = Agent::serving(source, Actual::default(), served).await;
+            agent.write("all.yaml", &text).await;
+            let line = |number: &u8| line(&format!("10.96.0.{number}:80"), "ClusterIp", "");
+            agent
+                .holds(&wanted.iter().map(line).collect::<String>())
+                .await;
+        }
     }
 }

@@ -7,7 +7,9 @@ use std::{
 };
 
 use headgate_apiserver::{ApiServer, Options};
-use headgate_control::{Inputs, Outputs, Reconciler, Status, kube as api, manifests, report, run};
+use headgate_control::{
+    Inputs, Outputs, Reconciler, Served, Status, kube as api, manifests, report, run,
+};
 use headgate_model::{Actual, Node};
 use k8s_openapi::api::{
     core::v1::{Node as ApiNode, Service},
@@ -42,16 +44,12 @@ pub(crate) struct Agent {
     writes: usize,
 }
 
-impl Agent {
-    pub(crate) async fn on_manifests() -> Self {
-        Self::over(
-            Source::Manifests(tempfile::tempdir().unwrap()),
-            Actual::default(),
-        )
-        .await
+impl Source {
+    pub(crate) fn manifests() -> Self {
+        Self::Manifests(tempfile::tempdir().unwrap())
     }
 
-    pub(crate) async fn on_api() -> Self {
+    pub(crate) async fn api() -> Self {
         let options = Options {
             tls: false,
             kubernetes_service: false,
@@ -63,10 +61,24 @@ impl Agent {
             ..Options::default()
         };
         let server = ApiServer::start(options).await.unwrap();
-        Self::over(Source::Api(server), Actual::default()).await
+        Self::Api(server)
+    }
+}
+
+impl Agent {
+    pub(crate) async fn on_manifests() -> Self {
+        Self::over(Source::manifests(), Actual::default()).await
+    }
+
+    pub(crate) async fn on_api() -> Self {
+        Self::over(Source::api().await, Actual::default()).await
     }
 
     pub(crate) async fn over(source: Source, actual: Actual) -> Self {
+        Self::serving(source, actual, Served::default()).await
+    }
+
+    pub(crate) async fn serving(source: Source, actual: Actual, served: Served) -> Self {
         let (published, maps) = watch::channel(actual.clone());
         let node = node();
         let (nodes, node_changes) = watch::channel(node.clone());
@@ -77,7 +89,9 @@ impl Agent {
         let follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = match &source {
             Source::Manifests(folder) => {
                 let path = folder.path().to_owned();
-                Box::pin(async move { manifests::follow(path, "n1", sender).await.unwrap() })
+                Box::pin(
+                    async move { manifests::follow(path, "n1", served, sender).await.unwrap() },
+                )
             }
             Source::Api(server) => {
                 let mut config = Config::new(server.url().parse().unwrap());
@@ -87,7 +101,7 @@ impl Agent {
                 let statuses = status.clone();
                 Box::pin(async move {
                     tokio::join!(
-                        api::follow(client.clone(), "n1", sender),
+                        api::follow(client.clone(), "n1", &served, sender),
                         report(client, "n1", statuses)
                     );
                 })

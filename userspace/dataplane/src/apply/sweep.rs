@@ -8,8 +8,7 @@ use std::{
 };
 
 use headgate_abi::{
-    CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketEntry, SocketKey,
-    Takeover,
+    CtEntry, CtFlags, CtState, FlowKey, FrontendKey, MemberKey, Protocol, SocketEntry, Takeover,
 };
 use headgate_datapath::{Direction, mirrored};
 use headgate_model::Sweep;
@@ -239,13 +238,19 @@ impl MapWriter {
             self.removed.put_back(sweep.removed);
         }
         let connections = self.maps.connections.scan()?;
-        let removed = std::mem::take(&mut self.removed);
+        let is_of_service = |pair: &PairInUse| pair.pair.service == service;
+        let removed = Removed {
+            pairs: { self.removed.pairs.iter() }
+                .filter(|pair| is_of_service(pair))
+                .copied()
+                .collect(),
+            frontends: HashMap::new(),
+        };
         let stale = Stale::Removed(&removed);
-        if let Err(error) = self.forget_connections(&stale, connections) {
-            self.removed = removed;
-            return Err(error);
-        }
-        self.end_sockets(&stale)
+        self.forget_connections(&stale, connections)?;
+        self.end_sockets(&stale)?;
+        self.removed.pairs.retain(|pair| !is_of_service(pair));
+        Ok(())
     }
 
     /// Forgets the stale ones of these connections that are dispensable, and marks the others.
@@ -307,60 +312,62 @@ impl MapWriter {
     /// the agent lacks the capability, or the kernel the feature; as a repetition would not help, the error is
     /// returned once.
     fn end_sockets(&mut self, stale: &Stale<'_>) -> Result<(), Error> {
-        let mut keys: Vec<SocketKey> = Vec::new();
+        let mut lost = Vec::new();
         for item in self.maps.sockets.scan()? {
             let (key, entry) = item?;
-            let (address, port) = match key.peer {
-                SocketKey::FRONTEND => (entry.address, entry.port),
-                _ => (key.address, key.port),
-            };
             let pair = PairInUse {
                 pair: MemberKey {
                     service: entry.service,
-                    backend: entry.backend,
+                    backend: entry.backend_id,
                 },
-                address: IpAddr::from(address),
-                port: port.number(),
+                address: IpAddr::from(entry.backend),
+                port: entry.backend_port.number(),
             };
-            if key.protocol != Protocol::UDP || !stale.has_pair(&pair) {
+            if entry.protocol != Protocol::UDP || entry.backend_id == 0 || !stale.has_pair(&pair) {
                 continue;
             }
             // The frontend may belong to another service by now, which has the same backend.
-            if key.peer == SocketKey::FRONTEND
-                && let Some(service) = self.service_with(&key, entry.backend)?
-            {
-                self.maps
+            match self.service_with(&entry)? {
+                Some(service) => self
+                    .maps
                     .sockets
-                    .put(&key, SocketEntry { service, ..entry })?;
-                continue;
+                    .replace(&key, SocketEntry { service, ..entry })?,
+                None => lost.push((key, entry)),
             }
-            keys.push(key);
         }
-        let connected = keys.iter().filter(|key| key.peer == SocketKey::BACKEND);
-        let connected: BTreeSet<Connected> = connected
-            .map(|key| Connected {
+        let connected: BTreeSet<Connected> = { lost.iter() }
+            .map(|(key, entry)| Connected {
                 cookie: key.cookie,
-                address: IpAddr::from(key.address),
-                port: key.port.number(),
+                address: IpAddr::from(entry.backend),
+                port: entry.backend_port.number(),
             })
             .collect();
         if !connected.is_empty() {
             (self.maps.destroy_udp)(&connected).map_err(Error::Sockets)?;
         }
-        for key in keys {
-            self.maps.sockets.remove(&key)?;
+        for (key, entry) in lost {
+            // Replies that are on their way still show the frontend.
+            if self.maps.sockets.get(&key)? == Some(entry) {
+                let entry = SocketEntry {
+                    backend_id: 0,
+                    ..entry
+                };
+                self.maps.sockets.replace(&key, entry)?;
+            }
         }
         Ok(())
     }
 
     /// Returns the service that a socket's frontend has now, if it sends to this backend.
-    fn service_with(&self, key: &SocketKey, backend: u32) -> Result<Option<u32>, Error> {
-        let frontend = FrontendKey::new(key.address, key.port, key.protocol);
+    fn service_with(&self, entry: &SocketEntry) -> Result<Option<u32>, Error> {
+        let frontend = FrontendKey::new(entry.frontend, entry.frontend_port, entry.protocol);
         let Some(frontend) = self.maps.frontends.get(&frontend)? else {
             return Ok(None);
         };
         let service = self.maps.services.get(frontend.inside).unwrap_or_default();
-        let is_there = self.backends_in(service.slots()).contains(&backend);
+        let is_there = self
+            .backends_in(service.slots())
+            .contains(&entry.backend_id);
         Ok(is_there.then_some(frontend.inside))
     }
 

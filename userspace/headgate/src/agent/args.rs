@@ -19,6 +19,20 @@ pub(crate) struct AgentArgs {
     /// Cgroup whose sockets are load-balanced; default: the root of cgroup2
     #[arg(long)]
     pub(super) cgroup: Option<PathBuf>,
+    /// File that keeps the addresses of all API servers: those that the environment or the kubeconfig names are tried
+    /// first
+    #[arg(long, value_name = "FILE")]
+    pub(super) api_servers_file: Option<PathBuf>,
+    /// Serve only Services whose label service.kubernetes.io/service-proxy-name has this value, beside another
+    /// service proxy; default: those without the label
+    #[arg(long)]
+    pub(super) service_proxy_name: Option<String>,
+    /// Serve only Services of these namespaces, beside another service proxy; default: all
+    #[arg(long, value_delimiter = ',')]
+    pub(super) namespaces: Vec<String>,
+    /// Whose sockets are load-balanced
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) socket_scope: SocketScope,
     /// Node addresses that serve NodePorts: CIDRs, or `primary` for the first address of each
     /// family; default: all addresses of the external devices, and loopback for the node itself
     #[arg(long, value_delimiter = ',', value_parser = parse_node_port_addresses)]
@@ -85,8 +99,8 @@ pub(crate) struct AgentArgs {
     /// Maximum number of connection entries; a connection has two
     #[arg(long, default_value_t = 1 << 19)]
     pub(super) max_connections: u32,
-    /// Maximum number of peers of sockets that the socket hooks translated; the oldest ones are forgotten,
-    /// and their sockets then show the backend's address
+    /// Maximum number of open sockets that the socket hooks have translated; further ones are translated too,
+    /// but show the backend's address, and are counted as sockets-full
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_sockets: u32,
     /// Maximum number of clients of Services with session affinity
@@ -104,6 +118,16 @@ pub(crate) struct AgentArgs {
     /// Maximum number of slots of all services together
     #[arg(long, default_value_t = 1 << 22)]
     pub(super) max_slots: u32,
+}
+
+/// Whose sockets are load-balanced. Other sockets are served by their packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum SocketScope {
+    /// Those of all processes of the cgroup.
+    #[default]
+    All,
+    /// Those of the node's network namespace: sidecars and virtual machines in pods see the Service's address
+    Host,
 }
 
 /// How packets from outside reach backends on other nodes.

@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use headgate_abi::{Addr, DatapathConfig, Port, Timeouts};
+use headgate_control::Served;
 use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
 use headgate_model::Node;
 
 use super::{
-    args::{AgentArgs, Forwarding, NodePortAddresses, ServiceCidr},
+    args::{AgentArgs, Forwarding, NodePortAddresses, ServiceCidr, SocketScope},
     node::{Facts, Selection},
 };
 
@@ -34,6 +35,10 @@ pub(super) struct NodeConfig {
     pub(super) selection: Selection,
     node_port_addresses: Vec<NodePortAddresses>,
     serves_external_ips: bool,
+    /// Where the addresses of API servers are kept.
+    pub(super) api_servers_file: Option<PathBuf>,
+    /// Services that this agent serves.
+    pub(super) served: Served,
     /// Empty: those of the API.
     pub(super) service_cidrs: Vec<ServiceCidr>,
 }
@@ -48,6 +53,7 @@ pub(super) struct DatapathSettings {
     /// UDP port of DSR packets; 0 if they are not accepted.
     dsr_port: u16,
     forwards_by_dsr: bool,
+    leaves_pods: bool,
     timeouts: Timeouts,
     pub(super) sizes: MapSizes,
 }
@@ -111,6 +117,11 @@ impl NodeConfig {
             selection: args.selection.clone(),
             node_port_addresses: args.nodeport_addresses.clone(),
             serves_external_ips: !args.no_external_ips,
+            api_servers_file: args.api_servers_file.clone(),
+            served: Served {
+                proxy_name: args.service_proxy_name.clone(),
+                namespaces: args.namespaces.iter().cloned().collect(),
+            },
             service_cidrs: args.service_cidrs.clone(),
         }
     }
@@ -126,6 +137,7 @@ impl NodeConfig {
             name: self.name.clone(),
             zone: None,
             addresses: facts.held.iter().copied().collect(),
+            own_addresses: facts.own(),
             networks: facts.networks.iter().copied().collect(),
             node_port_addresses: candidates
                 .filter(|address| self.serves_node_ports(facts, *address))
@@ -161,6 +173,7 @@ impl DatapathSettings {
             snat_ports: args.snat_ports,
             dsr_port,
             forwards_by_dsr: args.forwarding == Forwarding::Dsr,
+            leaves_pods: args.socket_scope == SocketScope::Host,
             timeouts: timeouts(args),
             sizes: MapSizes {
                 frontends: args.max_frontends,
@@ -188,7 +201,9 @@ impl DatapathSettings {
             snat_port_last: Port::new(self.snat_ports.1),
             dsr_port: Port::new(self.dsr_port),
             forwards_by_dsr: u8::from(self.forwards_by_dsr),
-            zero: [0; 5],
+            leaves_pods: u8::from(self.leaves_pods),
+            routes_replies: u8::from(facts.routes_by_source),
+            zero: [0; 3],
             timeouts: self.timeouts,
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use headgate_abi::DatapathConfig;
 use headgate_dataplane::{
-    Device, Feature, Programs, Steering, attach_cgroup, attach_egress, attach_ingress,
-    attach_lookup, attached, detach, is_attached, load,
+    Device, Feature, Programs, Role, Steering, attach_cgroup, attach_egress, attach_ingress,
+    attach_lookup, attached, detach_others, is_attached, load, write_sources,
 };
 #[cfg(feature = "trace")]
 use tokio::{task::JoinHandle, time::sleep};
@@ -44,6 +44,12 @@ impl Hooks {
         facts: &Facts,
     ) -> Result<Self> {
         let loaded = settings.config(facts);
+        ensure!(
+            !loaded.has_dsr() || facts.doubtful.is_empty(),
+            "direct server return: device {} may lead to pods, which must not send encapsulated packets; name it \
+             with --devices or --pod-devices",
+            facts.doubtful.join(", ")
+        );
         let mut hooks = Self {
             programs: load(&config.pins, &loaded, &settings.sizes)?,
             loaded,
@@ -55,7 +61,7 @@ impl Hooks {
         };
         #[cfg(feature = "trace")]
         hooks.follow_log()?;
-        hooks.attach(&facts.devices)?;
+        hooks.attach(facts)?;
         Ok(hooks)
     }
 
@@ -69,25 +75,25 @@ impl Hooks {
             #[cfg(feature = "trace")]
             self.follow_log()?;
         }
-        self.attach(&facts.devices)
+        self.attach(facts)
     }
 
-    /// Attaches again what other programs removed: TC filters, which end with their qdisc. BPF links
-    /// cannot be removed by others.
+    /// Attaches again what is missing: TC filters, which others may remove and which end with their qdisc, and
+    /// links of devices that are not there any more.
     pub(super) fn review(&mut self, facts: &Facts) -> Result<()> {
         let attached = attached(&self.config.pins)?;
         let is_lost = |device: &&Device| !is_attached(&attached, device);
-        let lost: Vec<&str> = facts
-            .devices
+        let devices = self.devices(facts);
+        let lost: Vec<&str> = devices
             .iter()
             .filter(is_lost)
-            .map(Device::name)
+            .map(|device| device.name.as_str())
             .collect();
         if lost.is_empty() {
             return Ok(());
         }
         warn!(devices = lost.join(","), "programs are missing");
-        self.attach(&facts.devices)
+        self.attach(facts)
     }
 
     /// Prints what the programs log, if they are a trace build.
@@ -107,9 +113,31 @@ impl Hooks {
         Ok(())
     }
 
-    #[instrument(skip_all, fields(devices = devices.len()))]
-    fn attach(&mut self, devices: &BTreeSet<Device>) -> Result<()> {
+    /// The devices with their roles. While direct server return is on, one that may lead to pods is treated as if it
+    /// did: pods must not send encapsulated packets.
+    fn devices(&self, facts: &Facts) -> BTreeSet<Device> {
+        let is_doubtful = |device: &Device| facts.doubtful.contains(&device.name);
+        let devices = facts.devices.iter().cloned();
+        devices
+            .map(
+                |device| match self.loaded.has_dsr() && is_doubtful(&device) {
+                    true => Device {
+                        role: Role::Pod,
+                        ..device
+                    },
+                    false => device,
+                },
+            )
+            .collect()
+    }
+
+    #[instrument(skip_all, fields(devices = facts.devices.len()))]
+    fn attach(&mut self, facts: &Facts) -> Result<()> {
+        let devices = &self.devices(facts);
         let (pins, how) = (&self.config.pins, self.config.tc_attach);
+        if let Err(error) = write_sources(pins, &facts.sources) {
+            warn!(%error, "packets to other nodes get the address of the default route");
+        }
         attach_cgroup(&mut self.programs, pins, &self.config.cgroup)?;
         if let Some(user) = self.config.proxy_user
             && let Err(error) = steer(&mut self.programs, &self.config, user)
@@ -122,7 +150,7 @@ impl Hooks {
         // A device may be deleted at any moment: an error is logged, and the others are attached.
         for device in devices {
             if let Err(error) = attach_egress(&mut self.programs, pins, device, how) {
-                warn!(device = device.name(), %error, "cannot attach to egress");
+                warn!(device = device.name, %error, "cannot attach to egress");
             }
         }
         for device in devices {
@@ -130,31 +158,15 @@ impl Hooks {
                 Ok(attached) => {
                     let how = format!("{attached:?}");
                     if self.known.get(device) != Some(&how) {
-                        info!(device = device.name(), attached = how, "attached");
+                        info!(device = device.name, attached = how, "attached");
                     }
                     self.known.insert(device.clone(), how);
                 }
-                Err(error) => warn!(device = device.name(), %error, "cannot attach to ingress"),
+                Err(error) => warn!(device = device.name, %error, "cannot attach to ingress"),
             }
         }
         self.known.retain(|device, _| devices.contains(device));
-        self.detach_others(devices)
-    }
-
-    /// Detaches from devices that are not ours any more.
-    fn detach_others(&self, devices: &BTreeSet<Device>) -> Result<()> {
-        let is_ours = |name: &str| match name {
-            "cgroup" => true,
-            "netns" => self.config.proxy_user.is_some(),
-            _ => devices.iter().any(|device| device.name() == name),
-        };
-        for link in attached(&self.config.pins)? {
-            if let Some((_, device)) = link.split_once('@')
-                && !is_ours(device)
-            {
-                detach(&self.config.pins, device)?;
-            }
-        }
+        detach_others(pins, devices, self.config.proxy_user.is_some())?;
         Ok(())
     }
 }

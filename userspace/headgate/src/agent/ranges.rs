@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::{args::ServiceCidr, config::NodeConfig};
-use crate::process;
+use crate::api_servers;
 
 /// Keeps the map of ranges up to date, once every Service is in the maps: before that, an address in a
 /// range may have a Service.
@@ -20,9 +20,11 @@ pub(super) async fn follow(
     mut statuses: watch::Receiver<Status>,
 ) -> Result<()> {
     let maps = Maps::open_writable(pins)?;
-    let is_from_api = config.service_cidrs.is_empty() && config.source.is_none();
+    // Addresses in the ranges may be of Services that another proxy serves.
+    let is_from_api =
+        config.service_cidrs.is_empty() && config.source.is_none() && !config.served.is_part();
     let client = match is_from_api {
-        true => Some(process::client().await?),
+        true => Some(api_servers::client(config.api_servers_file.as_deref()).await?),
         false => None,
     };
     statuses.wait_for(|status| status.is_synced).await?;

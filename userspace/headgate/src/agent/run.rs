@@ -27,6 +27,7 @@ use super::{
 #[cfg(feature = "page")]
 use crate::http::page;
 use crate::{
+    api_servers,
     http::{self, health, metrics::Metrics},
     kube_proxy, process,
     view::{AgentState, STATE_INTERVAL},
@@ -61,7 +62,12 @@ async fn serve(config: AgentConfig) -> Result<()> {
     } = config;
     let pins = hooks.pins.clone();
     let first = node::read(&node_config.selection)?;
-    for leftover in kube_proxy::find().leftovers {
+    let is_alone = !node_config.served.is_part();
+    for leftover in kube_proxy::find()
+        .leftovers
+        .into_iter()
+        .filter(|_| is_alone)
+    {
         warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
     }
     let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
@@ -120,12 +126,22 @@ async fn follow_source(
     statuses: Statuses,
 ) -> Result<()> {
     match &config.source {
-        Some(folder) => manifests::follow(folder.clone(), &config.name, sender).await,
+        Some(folder) => {
+            let served = config.served.clone();
+            manifests::follow(folder.clone(), &config.name, served, sender).await
+        }
         None => {
-            let client = process::client().await?;
+            let file = config.api_servers_file.as_deref();
+            let client = api_servers::client(file).await?;
+            let remember = async {
+                if let Some(file) = file {
+                    api_servers::remember(client.clone(), file).await;
+                }
+            };
             tokio::join!(
-                kube_source::follow(client.clone(), &config.name, sender),
-                report(client, &config.name, statuses),
+                kube_source::follow(client.clone(), &config.name, &config.served, sender),
+                report(client.clone(), &config.name, statuses),
+                remember,
             );
             Ok(())
         }

@@ -1,10 +1,10 @@
 //! Removes what an agent leaves in the kernel.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use anyhow::{Context, Result};
 use headgate_dataplane::{
-    Handover, attached, detach,
+    Handover, detach_others,
     netfilter::{NftFamily, delete_table},
     pin_folder,
 };
@@ -17,11 +17,7 @@ pub(crate) fn cleanup(pins: &Path) -> Result<()> {
     if kube_proxy::translates()? {
         give_back(pins)?;
     }
-    for attached in attached(pins)? {
-        if let Some((_, device)) = attached.split_once('@') {
-            detach(pins, device)?;
-        }
-    }
+    detach_others(pins, &BTreeSet::new(), false)?;
     let folder = pin_folder(pins);
     match fs::remove_dir_all(&folder) {
         Ok(()) => println!("removed {}", folder.display()),

@@ -85,9 +85,7 @@ fn forwarding(pins: &Path) -> Result<String> {
 fn hooks(pins: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let mut hooks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for link in attached(pins)? {
-        if let Some((program, device)) = link.split_once('@') {
-            hooks.entry(device.into()).or_default().push(program.into());
-        }
+        hooks.entry(link.place).or_default().push(link.program);
     }
     Ok(hooks)
 }

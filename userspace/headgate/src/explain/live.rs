@@ -10,7 +10,8 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, Location, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags, Takeover,
+    LinkEntry, Location, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags,
+    SourceEntry, Takeover,
 };
 use headgate_datapath::{Added, Direction, Route, RouteQuery, SlicePacket, Tables, is_expired};
 use headgate_dataplane::now_s;
@@ -373,6 +374,10 @@ impl Tables for LiveTables<'_> {
     }
 
     fn count(&self, _service: u32, _backend: u32, _bytes: u32, _opens: bool) {}
+
+    fn source(&self, ifindex: u32) -> Option<SourceEntry> {
+        self.view.maps.sources.get(&ifindex, 0).ok()
+    }
 
     fn emit(&self, _reason: Reason, _flow: &FlowKey, _entry: &CtEntry) {}
 }

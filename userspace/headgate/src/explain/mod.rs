@@ -82,14 +82,22 @@ fn no_device(why: String) -> QueryError {
 /// Programs for packets that a device receives, in their order.
 fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
     let links = attached(pins)?;
-    let order = [names::XDP_EXTERNAL, names::TC_EXTERNAL, names::TC_POD];
-    let is_there = |program: &&str| links.contains(&format!("{program}@{device}"));
+    let order = [
+        names::XDP_EXTERNAL,
+        names::TC_EXTERNAL,
+        names::TC_L3,
+        names::TC_POD,
+    ];
+    let is_there = |program: &&str| {
+        let mut links = links.iter();
+        links.any(|link| link.place == device && link.program == **program)
+    };
     let programs: Vec<&str> = order.into_iter().filter(is_there).collect();
     if programs.is_empty() {
         let mut devices: Vec<&str> = links
             .iter()
-            .filter_map(|link| Some(link.split_once('@')?.1))
-            .filter(|device| !["cgroup", "netns"].contains(device))
+            .filter(|link| link.index != 0)
+            .map(|link| link.place.as_str())
             .collect();
         devices.sort_unstable();
         devices.dedup();
@@ -105,8 +113,8 @@ fn programs_on(pins: &Path, device: &str) -> Result<Vec<&'static str>> {
 fn default_device(pins: &Path) -> Result<String> {
     let links = attached(pins)?;
     let mut external = links.iter().filter_map(|link| {
-        let (program, device) = link.split_once('@')?;
-        (program == names::TC_EXTERNAL).then_some(device)
+        let is_external = [names::TC_EXTERNAL, names::TC_L3].contains(&link.program.as_str());
+        is_external.then_some(link.place.as_str())
     });
     match (external.next(), external.next()) {
         (Some(device), None) => Ok(device.into()),
@@ -209,7 +217,12 @@ impl<'a> Explainer<'a> {
     fn run(&mut self, frame: &[u8]) -> Result<(&'static str, Trial)> {
         let mut last = None;
         for program in &self.programs {
-            let trial = self.probe.run(program, self.ifindex, frame)?;
+            // Frames of trials have link headers; the rules are the same.
+            let tried = match *program {
+                names::TC_L3 => names::TC_EXTERNAL,
+                other => other,
+            };
+            let trial = self.probe.run(tried, self.ifindex, frame)?;
             let is_passed_on = matches!(
                 trial.reason,
                 Reason::PartialChecksum | Reason::ForTc | Reason::NoNeighbour | Reason::NoTailroom

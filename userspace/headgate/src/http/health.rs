@@ -209,6 +209,7 @@ mod tests {
             name: "n1".into(),
             zone: None,
             addresses: Vec::new(),
+            own_addresses: Vec::new(),
             networks: Vec::new(),
             node_port_addresses: vec!["127.0.0.1".parse().unwrap()],
             serves_external_ips: false,

@@ -38,6 +38,7 @@ use super::{
     inspect, listening, metrics, probes, sandbox,
 };
 use crate::{
+    api_servers,
     http::{self, health},
     process,
 };
@@ -116,7 +117,7 @@ async fn follow_source(
     if let Some(folder) = &args.common.source {
         return manifests::follow_ingresses(folder.clone(), sender).await;
     }
-    let client = process::client().await?;
+    let client = api_servers::client(None).await?;
     let namespaces = namespaces(args);
     tokio::join!(
         kube_source::follow_ingresses(client.clone(), &namespaces, sender),

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::{HEADLESS, PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
+use super::{HEADLESS, Refusals, address, is_tcp, port_number, protocol};
 
 /// Default of `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -23,7 +23,7 @@ pub(super) fn service(
 ) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
     let labels = object.labels();
-    let is_ours = !labels.contains_key(PROXY_NAME) && !labels.contains_key(HEADLESS);
+    let is_ours = !labels.contains_key(HEADLESS);
     let is_headless = spec.cluster_ip.as_deref() == Some("None");
     let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
     if !is_ours || is_headless || type_ == "ExternalName" {

@@ -6,7 +6,7 @@ use headgate_model::{Endpoint, EndpointPort, EndpointSlice, NamespacedName};
 use k8s_openapi::{api::discovery::v1 as discovery, jiff::Timestamp};
 use kube::ResourceExt;
 
-use super::{HEADLESS, PROXY_NAME, Refusals, address, is_tcp, port_number, protocol};
+use super::{HEADLESS, Refusals, address, is_tcp, port_number, protocol};
 use crate::source::event::Interest;
 
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -22,8 +22,8 @@ pub(super) fn slice(
     let labels = object.labels();
     let service = labels.get(SERVICE_NAME)?;
     let is_for_ingress = interest == Interest::Ingress;
-    let is_others = labels.contains_key(HEADLESS) || labels.contains_key(PROXY_NAME);
-    if is_others && !is_for_ingress || object.address_type == "FQDN" {
+    let is_headless = labels.contains_key(HEADLESS);
+    if is_headless && !is_for_ingress || object.address_type == "FQDN" {
         return None;
     }
     let mut ports = Vec::new();

@@ -157,10 +157,10 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
     };
     let mut programs = load(folder, &DatapathConfig::default(), &sizes)?;
     programs.xdp(names::XDP_EXTERNAL)?;
-    let tc = [names::TC_EXTERNAL, names::TC_POD, names::TC_EGRESS];
-    for name in tc {
+    for name in names::TC {
         programs.tc(name)?;
     }
+    programs.release_hook()?;
     for name in names::SOCKET_HOOKS {
         programs.socket_hook(name)?;
     }
@@ -168,5 +168,5 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
     if has_lookup {
         programs.lookup(names::SK_LOOKUP)?;
     }
-    Ok(1 + tc.len() + names::SOCKET_HOOKS.len() + usize::from(has_lookup))
+    Ok(2 + names::TC.len() + names::SOCKET_HOOKS.len() + usize::from(has_lookup))
 }

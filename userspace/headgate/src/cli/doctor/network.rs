@@ -3,7 +3,9 @@
 use std::{fs, net::IpAddr, path::Path};
 
 use headgate_abi::names;
-use headgate_dataplane::{Device, attached, foreign_programs, is_attached, loaded_config};
+use headgate_dataplane::{
+    Attachment, Device, Role, attached, foreign_programs, is_attached, loaded_config,
+};
 
 use super::Finding;
 use crate::agent::node::{self, Facts, Selection};
@@ -17,12 +19,13 @@ fn setting(key: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+const ABOUT: &str = "devices";
+
 pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
-    const ABOUT: &str = "devices";
     let facts = facts(selection);
     let links = attached(pins).unwrap_or_default();
     let mut findings = Vec::new();
-    if facts.external().is_empty() {
+    if facts.external().next().is_none() {
         findings.push(Finding::error(
             ABOUT,
             "no external device is known",
@@ -30,7 +33,7 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
         ));
     }
     for device in &facts.devices {
-        let name = device.name();
+        let name = &device.name;
         if !is_attached(&links, device) {
             findings.push(Finding::error(
                 ABOUT,
@@ -38,29 +41,47 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
                 "start the agent with the same --devices and --pod-devices; a running agent attaches \
                  them again once a minute",
             ));
-        } else if let Device::External(_) = device {
-            let is_native = links.contains(&format!("{}@{name}", names::XDP_EXTERNAL));
-            findings.push(match is_native {
-                true => Finding::ok(ABOUT, format!("{name} has XDP in its driver, and TC")),
-                false => Finding::warning(
-                    ABOUT,
-                    format!("{name} has TC only, which is slower for packets from outside"),
-                    "its driver lacks XDP, or another XDP program is attached: see `ip link show`",
-                ),
-            });
+        } else if device.is_external() {
+            findings.push(external(device, &links));
         }
     }
-    let is_pod = |device: &&Device| matches!(device, Device::Pod(_));
-    let pods = facts.devices.iter().filter(is_pod).count();
-    findings.push(match pods {
-        0 => Finding::warning(
+    for name in &facts.doubtful {
+        findings.push(Finding::ok(
             ABOUT,
-            "no pod device is known: replies of local pods, and pods in virtual machines, do not work",
-            "if pods run here, name their devices with --pod-devices, for the agent as well",
-        ),
-        count => Finding::ok(ABOUT, format!("{count} pod devices")),
-    });
+            format!(
+                "{name} leads to another network namespace, which may be a pod: it is served as an external device"
+            ),
+        ));
+    }
+    let pods = facts.devices.iter().filter(|device| !device.is_external());
+    findings.push(Finding::ok(ABOUT, format!("{} pod devices", pods.count())));
     findings
+}
+
+/// How an external device is served, and why.
+fn external(device: &Device, links: &[Attachment]) -> Finding {
+    let name = &device.name;
+    let is_native = links
+        .iter()
+        .any(|link| link.index == device.index && link.program == names::XDP_EXTERNAL);
+    match (is_native, device.role) {
+        (true, _) => Finding::ok(ABOUT, format!("{name} has XDP in its driver, and TC")),
+        (false, Role::ExternalL3) => Finding::ok(
+            ABOUT,
+            format!("{name} has TC: its frames have no link header, so it has no XDP"),
+        ),
+        (false, _) if !device.wants_xdp => Finding::ok(
+            ABOUT,
+            format!(
+                "{name} has TC, which costs less than XDP on a veth device, or --xdp wants it so"
+            ),
+        ),
+        (false, _) => Finding::warning(
+            ABOUT,
+            format!("{name} has TC only, which is slower for packets from outside"),
+            "its driver lacks XDP, or another XDP program is attached: see `ip link show`",
+        ),
+    }
 }
 
 pub(super) fn forwarding(selection: &Selection) -> Vec<Finding> {
@@ -109,7 +130,7 @@ pub(super) fn reverse_path(selection: &Selection) -> Vec<Finding> {
     let strict: Vec<&str> = facts
         .devices
         .iter()
-        .map(Device::name)
+        .map(|device| device.name.as_str())
         .filter(|device| value(device).unwrap_or(0).max(all) == STRICT)
         .collect();
     vec![match strict.is_empty() {
@@ -224,7 +245,7 @@ pub(super) fn others(selection: &Selection) -> Vec<Finding> {
     const ABOUT: &str = "other programs";
     const CURE: &str = "if it load-balances Services as well, uninstall one of the two";
     let facts = facts(selection);
-    let programs = foreign_programs(facts.devices.iter().map(Device::name));
+    let programs = foreign_programs(facts.devices.iter().map(|device| device.name.as_str()));
     if programs.is_empty() {
         return vec![Finding::ok(ABOUT, "none on our devices and sockets")];
     }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use headgate_abi::{ABI_VERSION, names};
-use headgate_dataplane::{Usage, attached, pin_folder};
+use headgate_dataplane::{Attachment, Usage, attached, pin_folder};
 
 use super::Finding;
 use crate::{
@@ -51,12 +51,15 @@ pub(in crate::cli) fn is_programmed(pins: &Path) -> Result<(), String> {
     if view.maps.frontends.keys().next().is_none() {
         return Err("no frontend is programmed".into());
     }
-    let wanted = [names::TC_EXTERNAL, names::SOCKET_HOOKS[0]];
-    for program in wanted {
-        if !links
-            .iter()
-            .any(|link| link.starts_with(&format!("{program}@")))
-        {
+    // An external device has one of two programs at ingress.
+    let wanted: [&[&str]; 2] = [
+        &[names::TC_EXTERNAL, names::TC_L3],
+        &names::SOCKET_HOOKS[..1],
+    ];
+    for programs in wanted {
+        let is_one = |link: &Attachment| programs.contains(&link.program.as_str());
+        if !links.iter().any(is_one) {
+            let program = programs.join(" or ");
             return Err(format!("{program} is not attached"));
         }
     }
@@ -93,8 +96,13 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
         let fixed = view.maps.usage(pins).unwrap_or_default();
         let caches = view.maps.usage_of_caches(pins).unwrap_or_default();
         findings.extend(fixed.iter().filter_map(|usage| fill(usage, "")));
-        let effect = ": new entries evict those unused for longest";
-        findings.extend(caches.iter().filter_map(|usage| fill(usage, effect)));
+        findings.extend(caches.iter().filter_map(|usage| {
+            let effect = match usage.name {
+                names::SOCKETS => ": further sockets show the address of their backend",
+                _ => ": new entries evict those unused for longest",
+            };
+            fill(usage, effect)
+        }));
     }
     findings
 }
