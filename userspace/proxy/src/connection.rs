@@ -37,6 +37,9 @@ pub(crate) const LAST_IDLE: Duration = Duration::from_secs(5);
 /// How the first bytes of a client that speaks HTTP/2 look to HTTP/1.1 (RFC 9113, 3.4).
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
+/// Holders of a transport while nothing reads the body of a request: [`serve`] and its connection.
+const HOLDERS: usize = 2;
+
 /// Changes when the listener stops.
 pub(crate) type Stopping = watch::Receiver<bool>;
 
@@ -148,7 +151,8 @@ impl Connection<'_> {
                 return read;
             }
             // Once: a client may send its head byte by byte.
-            if !is_checked && transport.input.contains(&b'\n') {
+            let is_http2 = is_first && HTTP2.starts_with(&transport.input);
+            if !is_checked && !is_http2 && transport.input.contains(&b'\n') {
                 is_checked = true;
                 if is_hopeless(&transport.input) {
                     return Poll::Ready(Ok(HeadRead::Head(transport.input.split().freeze())));
@@ -223,6 +227,13 @@ impl Connection<'_> {
                 None
             }
         };
+        // A body that nothing reads is skipped if it is there; else the connection ends, and says so (RFC 9112, 9.6).
+        let is_left = poll_fn(|context| {
+            let is_left =
+                self.transport.holders() == HOLDERS && !self.transport.lock().skip_body(context);
+            Poll::Ready(is_left)
+        });
+        asked.is_last |= is_left.await;
         let encoder = {
             let transport = &mut *self.transport.lock();
             transport.owes_continue = false;
@@ -249,13 +260,14 @@ impl Connection<'_> {
             return Ok(Then::Switch(tunnel));
         }
         let is_read = transport.end_message();
-        if is_read {
+        if is_read && !asked.is_last {
             self.client.is_unread.store(false, Ordering::Relaxed);
+            return Ok(Then::Next);
         }
-        Ok(match is_read && !asked.is_last {
-            true => Then::Next,
-            false => Then::End,
-        })
+        // With bytes that nothing reads, a close would reset the connection, and the response with it.
+        let is_unread = !is_read || !transport.input.is_empty();
+        self.client.is_unread.store(is_unread, Ordering::Relaxed);
+        Ok(Then::End)
     }
 
     /// Ready once the client has left.

@@ -5,6 +5,7 @@ use std::{
     future::pending,
     io,
     net::{self, IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
     thread::{self, available_parallelism},
@@ -220,13 +221,28 @@ async fn listen(
     sandbox::enter()?;
     println!("ready: {} ingresses", statuses.borrow().ingresses.len());
     let (stop, stopped) = watch::channel(false);
-    let (ended, mut ends) = mpsc::channel(1);
+    let count = listeners.len();
+    let (ended, mut ends) = mpsc::channel(count);
+    let (finish, finished) = watch::channel(false);
     for (number, listeners) in (1..).zip(listeners) {
         let (proxy, stopped, ended) = (proxy.clone(), stopped.clone(), ended.clone());
-        let worker = move || {
-            let accepted = work(number, accept(proxy, listeners, stopped));
+        let mut finished = finished.clone();
+        let reports = ended.clone();
+        let serve = async move {
+            let accepted = accept(proxy, listeners, stopped).await;
             // Fails if the process ends.
-            drop(ended.blocking_send(accepted.flatten()));
+            drop(ended.send(accepted).await);
+            // Connections to endpoints that this worker has opened serve requests of the others.
+            drop(finished.wait_for(|is_finished| *is_finished).await);
+        };
+        let worker = move || {
+            let worked = catch_unwind(AssertUnwindSafe(|| work(number, serve)));
+            let failed = match worked {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(_) => io::Error::other("a worker panicked"),
+            };
+            drop(reports.blocking_send(Err(failed)));
         };
         let thread = thread::Builder::new().name(format!("worker-{number}"));
         thread.spawn(worker)?;
@@ -243,9 +259,10 @@ async fn listen(
     listening.send_replace(false);
     info!("stopping: requests in progress are finished");
     stop.send_replace(true);
-    while let Some(result) = ends.recv().await {
-        result?;
+    for _ in 0..count {
+        ends.recv().await.transpose()?;
     }
+    finish.send_replace(true);
     proxy.flush_spans().await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{
     mem,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -47,6 +47,10 @@ pub(crate) struct Transport {
     is_unflushed: bool,
     /// Whether the other end cannot get the rest of a message.
     pub(crate) is_broken: bool,
+    /// Whether the body failed that another task sends.
+    is_upload_failed: bool,
+    /// Whoever waits for the other end's message while another task sends.
+    reader: Option<Waker>,
 }
 
 impl Transport {
@@ -63,7 +67,34 @@ impl Transport {
             owes_continue: false,
             is_unflushed: false,
             is_broken: false,
+            is_upload_failed: false,
+            reader: None,
         }
+    }
+
+    /// Ends the part of the other task that sends: whoever reads learns whether its body failed.
+    pub(crate) fn end_upload(&mut self, is_failed: bool) {
+        self.is_broken |= is_failed;
+        self.is_upload_failed = is_failed;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// [`Self::poll_frame`], while another task may send. Fails if the body of that task failed.
+    pub(crate) fn poll_frame_beside(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_upload_failed {
+            let error = io::Error::from(io::ErrorKind::ConnectionAborted);
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        let frame = self.poll_frame(context);
+        if frame.is_pending() {
+            self.reader = Some(context.waker().clone());
+        }
+        frame
     }
 
     /// Reads more. Returns 0 at the end of the connection.
@@ -147,6 +178,22 @@ impl Transport {
         self.message += 1;
         while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
         self.decoder.has_ended()
+    }
+
+    /// Skips what has arrived of a body that nothing reads, at most 64 KiB more than was read. Returns whether the
+    /// body has ended.
+    pub(crate) fn skip_body(&mut self, context: &mut Context<'_>) -> bool {
+        let mut left = MAX_READ;
+        loop {
+            while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
+            if self.decoder.has_ended() {
+                return true;
+            }
+            match self.poll_fill(context) {
+                Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
+                _ => return false,
+            }
+        }
     }
 
     /// Reads the next frame of a body.
@@ -302,6 +349,11 @@ pub(crate) struct Shared(Arc<Mutex<Transport>>);
 impl Shared {
     pub(crate) fn new(transport: Transport) -> Self {
         Self(Arc::new(Mutex::new(transport)))
+    }
+
+    /// The number of holders.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Transport> {

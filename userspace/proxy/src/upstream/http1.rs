@@ -39,6 +39,9 @@ use crate::{
 /// The most connections of an upstream that a worker pools.
 const MAX_POOLED: usize = 320;
 
+/// The most informational responses (1xx) before a response.
+const MAX_INTERIM: usize = 32;
+
 /// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 128 << 10;
 
@@ -90,11 +93,12 @@ impl Http1Conn {
             timer,
             ..
         } = self;
+        let mut interim = 0;
         let response = poll_fn(|context| {
             if let Poll::Ready(Err(error)) = poll_send(upload, transport, context) {
                 return Poll::Ready(Err(error));
             }
-            poll_response(transport, &method, context)
+            poll_response(transport, &method, &mut interim, context)
         });
         let received = response_head(response, progress, timeouts, timer.as_mut()).await?;
         Ok(received.map(|received| {
@@ -110,7 +114,11 @@ impl Http1Conn {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.transport.lock().poll_frame(context)
+        let mut transport = self.transport.lock();
+        match self.task {
+            Some(_) => transport.poll_frame_beside(context),
+            None => transport.poll_frame(context),
+        }
     }
 
     /// Whether the whole response was read.
@@ -131,7 +139,7 @@ impl Http1Conn {
         let (mut upload, transport) = (self.upload.take(), self.transport.clone());
         let task = tokio::spawn(async move {
             let sent = poll_fn(|context| poll_send(&mut upload, &transport, context)).await;
-            transport.lock().is_broken |= sent.is_err();
+            transport.lock().end_upload(sent.is_err());
         });
         self.task = Some(task.abort_handle());
     }
@@ -174,10 +182,11 @@ impl fmt::Debug for Http1Conn {
     }
 }
 
-/// Reads the head of the final response.
+/// Reads the head of the final response. `interim` counts those before it.
 fn poll_response(
     transport: &Shared,
     method: &Method,
+    interim: &mut usize,
     context: &mut Context<'_>,
 ) -> Poll<Result<ReceivedResponse, BodyError>> {
     loop {
@@ -189,6 +198,10 @@ fn poll_response(
         let status = received.parts.status;
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Ok(received));
+        }
+        *interim += 1;
+        if *interim > MAX_INTERIM {
+            return Poll::Ready(Err(BadMessage::Invalid.into()));
         }
     }
 }

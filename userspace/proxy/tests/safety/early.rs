@@ -336,3 +336,77 @@ async fn late(mut client: impl AsyncRead + AsyncWrite + Unpin, is_chunked: bool)
     client.read_exact(&mut text).await.unwrap();
     String::from_utf8(text[9..].to_vec()).unwrap()
 }
+
+/// More informational responses than any endpoint needs are an attack on all that share the worker.
+#[tokio::test]
+async fn l143_endless_informational_responses_are_refused() {
+    for (count, status) in [(32, "200"), (33, "502")] {
+        let hints = format!("{}{OK}", HINTS.repeat(count)).leak();
+        let (address, _) = answering(vec![hints]).await;
+        let setup = setup_for(address, &[]).await;
+        let mut client = Client::connect(setup.http).await;
+        client
+            .send(format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
+            .await;
+        let answer = client.until("\r\n\r\n").await;
+        assert_eq!(answer.get(9..12), Some(status), "{count}: {answer}");
+    }
+}
+
+/// An endpoint that has answered waits for the rest of a body: it learns that the client has left, or that the body is
+/// invalid.
+#[tokio::test]
+async fn l172_endpoint_learns_that_a_body_ends_after_an_early_response() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
+    for rest in ["", "zz\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let setup = setup_for(listener.local_addr().unwrap(), &[]).await;
+        let mut client = Client::connect(setup.http).await;
+        let request =
+            format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.send(request + "1\r\na\r\n").await;
+        let (mut endpoint, _) = listener.accept().await.unwrap();
+        head(&mut endpoint).await.unwrap();
+        endpoint.write_all(HEAD.as_bytes()).await.unwrap();
+        client.until("2\r\nok\r\n").await;
+        client.send(rest).await;
+        if rest.is_empty() {
+            drop(client);
+        }
+        let mut bytes = Vec::new();
+        let read = timeout(LONGEST, endpoint.read_to_end(&mut bytes)).await;
+        // Closed or reset.
+        assert!(read.is_ok(), "{rest:?}: the endpoint still waits");
+    }
+}
+
+/// The body of a request that is refused may come later than its head.
+#[tokio::test]
+async fn l173_connection_that_ends_after_an_unread_body_says_so() {
+    let (address, _) = answering(vec![OK]).await;
+    let denied = [("allowlist-source-range", "192.0.2.0/24")];
+    let annotations: Vec<(String, &str)> = denied
+        .iter()
+        .map(|(name, value)| (format!("{NGINX}{name}"), *value))
+        .collect();
+    let annotations: Vec<(&str, &str)> = { annotations.iter() }
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    let setup = setup_for(address, &annotations).await;
+    let post = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\n");
+    let get = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    // All of it is there: the connection goes on.
+    let mut client = Client::connect(setup.http).await;
+    client.send(format!("{post}user=ada&{get}")).await;
+    for _ in 0..2 {
+        let answer = client.until("address\n").await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert!(!answer.contains("connection: close"), "{answer}");
+    }
+    // The body does not come: the connection ends.
+    let mut client = Client::connect(setup.http).await;
+    client.send(post).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+}
