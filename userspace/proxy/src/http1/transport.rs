@@ -49,7 +49,7 @@ pub(crate) struct Transport {
     pub(crate) is_broken: bool,
     /// Whether the body failed that another task sends.
     is_upload_failed: bool,
-    /// Whoever waits for the other end's message while another task sends.
+    /// The task that waits for the other end's message while another task sends.
     reader: Option<Waker>,
 }
 
@@ -72,7 +72,7 @@ impl Transport {
         }
     }
 
-    /// Ends the part of the other task that sends: whoever reads learns whether its body failed.
+    /// Ends the part of the other task that sends: the task that reads learns whether its body failed.
     pub(crate) fn end_upload(&mut self, is_failed: bool) {
         self.is_broken |= is_failed;
         self.is_upload_failed = is_failed;

@@ -395,7 +395,7 @@ async fn l173_connection_that_ends_after_an_unread_body_says_so() {
     let setup = setup_for(address, &annotations).await;
     let post = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\n");
     let get = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    // All of it is there: the connection goes on.
+    // All of it is there: the connection stays open.
     let mut client = Client::connect(setup.http).await;
     client.send(format!("{post}user=ada&{get}")).await;
     for _ in 0..2 {
