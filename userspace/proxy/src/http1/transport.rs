@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite, empty};
 
 use super::{body::Decoder, head::Lines};
@@ -155,9 +155,10 @@ impl Transport {
         self.decoder.has_ended()
     }
 
-    /// The number of bytes of the body that are missing, if it is known.
-    pub(crate) fn remaining(&self) -> Option<u64> {
-        self.decoder.remaining()
+    /// What is missing of the body, as far as it is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let remaining = self.decoder.remaining();
+        remaining.map(SizeHint::with_exact).unwrap_or_default()
     }
 
     /// Ready once the other end has closed the connection, although all of its message was read. Reads at
@@ -176,6 +177,11 @@ impl Transport {
     /// ended as well.
     pub(crate) fn end_message(&mut self) -> bool {
         self.message += 1;
+        self.skip_read()
+    }
+
+    /// Skips what was read of a body. Returns whether the body has ended.
+    fn skip_read(&mut self) -> bool {
         while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
         self.decoder.has_ended()
     }
@@ -184,16 +190,13 @@ impl Transport {
     /// body has ended.
     pub(crate) fn skip_body(&mut self, context: &mut Context<'_>) -> bool {
         let mut left = MAX_READ;
-        loop {
-            while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
-            if self.decoder.has_ended() {
-                return true;
-            }
+        while !self.skip_read() {
             match self.poll_fill(context) {
                 Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
                 _ => return false,
             }
         }
+        true
     }
 
     /// Reads the next frame of a body.

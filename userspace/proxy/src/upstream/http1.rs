@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use headgate_model::ingress::Timeouts;
 use http::{Method, Request, StatusCode, response::Parts};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use tokio::{
     task::AbortHandle,
     time::{Instant, Sleep, sleep_until},
@@ -126,9 +126,9 @@ impl Http1Conn {
         self.transport.lock().is_read()
     }
 
-    /// The number of bytes of the response's body that are missing, if it is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
-        self.transport.lock().remaining()
+    /// What is missing of the response's body, as far as it is known.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.transport.lock().size_hint()
     }
 
     /// Sends the rest of the request, if there is any, in a task: whether or not the response is read.
