@@ -45,6 +45,8 @@ pub(crate) struct Transport {
     pub(crate) owes_continue: bool,
     /// Whether the stream may hold bytes of the last write, as TLS does.
     is_unflushed: bool,
+    /// Whether anything was written since this was last cleared.
+    pub(crate) has_written: bool,
     /// Whether the other end cannot get the rest of a message.
     pub(crate) is_broken: bool,
     /// Whether the body failed that another task sends.
@@ -66,6 +68,7 @@ impl Transport {
             next_read: MIN_READ,
             owes_continue: false,
             is_unflushed: false,
+            has_written: false,
             is_broken: false,
             is_upload_failed: false,
             reader: None,
@@ -249,7 +252,7 @@ impl Transport {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.output.advance(count),
             }
-            self.is_unflushed = true;
+            (self.is_unflushed, self.has_written) = (true, true);
         }
         if self.is_unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;
