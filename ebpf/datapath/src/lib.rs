@@ -25,6 +25,7 @@ mod sequence;
 pub mod socket;
 mod tables;
 mod track;
+mod truth;
 mod walk;
 mod wire;
 

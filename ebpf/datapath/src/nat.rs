@@ -133,13 +133,13 @@ pub(crate) fn open_connection<T: Tables>(
         return tables.put_connection(flow, &context.entry);
     }
     let mut candidate = flow_hash(flow, tables.config().seed);
+    mirror(
+        flow,
+        &context.entry,
+        &mut context.other_flow,
+        &mut context.other,
+    );
     for _ in 0..PORT_TRIES {
-        mirror(
-            flow,
-            &context.entry,
-            &mut context.other_flow,
-            &mut context.other,
-        );
         match tables.add_connection(&context.other_flow, &context.other) {
             Added::Yes => return tables.put_connection(flow, &context.entry),
             Added::Full => return Err(Reason::ConntrackFull),
@@ -152,6 +152,7 @@ pub(crate) fn open_connection<T: Tables>(
         }
         candidate = mix(candidate.wrapping_add(1));
         context.entry.source_port = port_in_range(tables.config(), candidate);
+        context.other_flow.destination_port = context.entry.source_port;
     }
     Err(Reason::SnatPortsExhausted)
 }

@@ -16,7 +16,10 @@
 
 use headgate_abi::{CtEntry, CtState};
 
-use crate::parse::{Parsed, Segment, TcpFlags, Transport};
+use crate::{
+    parse::{Parsed, Segment, TcpFlags, Transport},
+    truth::Truth,
+};
 
 /// Distance in bytes up to which a number continues a known one: a segment of the largest common
 /// size, or as much that was lost before this node. A random number does once in 32,768 times.
@@ -97,77 +100,94 @@ pub enum Standing {
 
 /// Judges a segment by the entries of both directions, and takes over what fits of its numbers: `own` is the entry
 /// of its sender, `peer` that of the other end.
+///
+/// VERIFIER: the conditions are [`Truth`]s. With branches, the verifier would walk what follows once for each
+/// combination of them, a third of all that it walks.
 #[inline(always)]
 pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: bool) -> Standing {
     let (segment, flags) = (&parsed.segment, parsed.flags);
+    let acknowledges = Truth::nonzero(segment.acknowledged);
+    let is_reply = Truth::of(is_reply) & acknowledges;
     let answers_claim = is_reply
-        && segment.acknowledged != 0
-        && segment.acknowledged == peer.claimed
-        && flags.any(TcpFlags::SYN.with(TcpFlags::RST));
+        & Truth::equal(segment.acknowledged, peer.claimed)
+        & any(flags, TcpFlags::SYN.with(TcpFlags::RST));
+    let in_flight = in_flight(segment.sequence, own.end, peer.acknowledged);
     if flags.any(TcpFlags::RST) {
-        let refuses = own.state == CtState::NEW
-            && is_reply
-            && segment.acknowledged != 0
-            && segment.acknowledged == peer.end;
-        let is_next = peer.acknowledged != 0 && segment.sequence == peer.acknowledged;
-        let is_in_flight = segment.sequence == own.end
-            && is_in_flight(segment.sequence, own.end, peer.acknowledged);
-        return match is_in_flight {
-            _ if refuses || answers_claim || is_next => Standing::Resets,
+        let refuses = is_reply
+            & Truth::equal(own.state.0.into(), CtState::NEW.0.into())
+            & Truth::equal(segment.acknowledged, peer.end);
+        let is_next =
+            Truth::nonzero(peer.acknowledged) & Truth::equal(segment.sequence, peer.acknowledged);
+        if (refuses | answers_claim | is_next).holds() {
+            return Standing::Resets;
+        }
+        return match (Truth::equal(segment.sequence, own.end) & in_flight).holds() {
             true => Standing::MayReset,
             false => Standing::Doubtful,
         };
     }
-    let continues_data = continues_data(own, segment);
-    let continues_acknowledgment = continues_acknowledgment(own, segment);
-    let fits_expected = is_near(segment.sequence, peer.acknowledged);
-    let fits_sent = segment.acknowledged != 0 && is_near(segment.acknowledged, peer.end);
-    let is_confirming = segment.acknowledged != 0
-        && peer.claimed != 0
-        && peer.claimed.wrapping_sub(segment.acknowledged) <= FLIGHT;
-    let is_fin_out_of_place =
-        flags.any(TcpFlags::FIN) && !is_in_flight(segment.sequence, own.end, peer.acknowledged);
-    let fits = continues_data || continues_acknowledgment || fits_expected || fits_sent;
-    if !(answers_claim || fits || is_confirming) || is_fin_out_of_place {
+    let continues_data = near(segment.sequence, own.end);
+    let continues_acknowledgment = acknowledges & near(segment.acknowledged, own.acknowledged);
+    let fits_expected = near(segment.sequence, peer.acknowledged);
+    let fits_sent = acknowledges & near(segment.acknowledged, peer.end);
+    let is_confirming = acknowledges
+        & Truth::nonzero(peer.claimed)
+        & Truth::at_most(peer.claimed.wrapping_sub(segment.acknowledged), FLIGHT);
+    let is_fin_out_of_place = any(flags, TcpFlags::FIN) & !in_flight;
+    let fits = continues_data | continues_acknowledgment | fits_expected | fits_sent;
+    let belongs = (answers_claim | fits | is_confirming) & !is_fin_out_of_place;
+    if !belongs.holds() {
         own.claimed = segment.end;
         return Standing::Doubtful;
     }
-    let is_resuming = answers_claim || !fits;
-    if is_resuming {
-        own.end = 0;
-        peer.acknowledged = segment.sequence;
-    }
-    if is_resuming || is_confirming {
-        peer.end = segment.acknowledged;
-        peer.claimed = 0;
-    }
-    if own.end == 0 || continues_data || fits_expected {
-        take_end(own, segment);
-    } else {
-        own.claimed = segment.end;
-    }
+    let is_resuming = answers_claim | !fits;
+    own.end = is_resuming.choose(0, own.end);
+    peer.acknowledged = is_resuming.choose(segment.sequence, peer.acknowledged);
+    let is_confirmed = is_resuming | is_confirming;
+    peer.end = is_confirmed.choose(segment.acknowledged, peer.end);
+    peer.claimed = is_confirmed.choose(0, peer.claimed);
+    let is_new = !Truth::nonzero(own.end);
+    let takes_end = is_new | continues_data | fits_expected;
+    // The end of a retransmission is below the highest end, which stays.
+    let is_ahead = is_new | !Truth::at_most(own.end.wrapping_sub(segment.end), FLIGHT);
+    own.end = (takes_end & is_ahead).choose(segment.end, own.end);
+    own.claimed = takes_end.choose(own.claimed, segment.end);
     // What the other end sent up to this node, it has sent.
-    let is_of_sent = peer.end.wrapping_sub(segment.acknowledged) <= FLIGHT;
-    let is_acknowledging = own.acknowledged == 0 || is_of_sent || fits_sent;
-    if segment.acknowledged != 0 && (is_acknowledging || continues_acknowledgment) {
-        own.acknowledged = segment.acknowledged;
-    }
-    match answers_claim {
+    let is_of_sent = Truth::at_most(peer.end.wrapping_sub(segment.acknowledged), FLIGHT);
+    let is_acknowledging = !Truth::nonzero(own.acknowledged) | is_of_sent | fits_sent;
+    let takes_acknowledgment = acknowledges & (is_acknowledging | continues_acknowledgment);
+    own.acknowledged = takes_acknowledgment.choose(segment.acknowledged, own.acknowledged);
+    match answers_claim.holds() {
         true => Standing::Reopens,
         false => Standing::Belongs,
     }
+}
+
+/// Whether one of these flags is set.
+#[inline(always)]
+fn any(flags: TcpFlags, of: TcpFlags) -> Truth {
+    Truth::nonzero((flags.0 & of.0).into())
+}
+
+/// [`is_near`] without branches.
+#[inline(always)]
+fn near(one: u32, known: u32) -> Truth {
+    let distance = one.wrapping_sub(known).wrapping_add(NEAR);
+    Truth::nonzero(known) & Truth::at_most(distance, 2 * NEAR)
 }
 
 /// Whether the other end may still accept a segment of this number: it is not below what that end
 /// acknowledged, nor above the end of what the sender sent. If that is not known, it is the number
 /// that the other end expects.
 #[inline(always)]
-fn is_in_flight(sequence: u32, end: u32, acknowledged: u32) -> bool {
-    let flight = match end.wrapping_sub(acknowledged) {
-        flight if end != 0 && flight <= FLIGHT => flight,
-        _ => 0,
-    };
-    acknowledged != 0 && sequence.wrapping_sub(acknowledged) <= flight
+fn in_flight(sequence: u32, end: u32, acknowledged: u32) -> Truth {
+    let flight = end.wrapping_sub(acknowledged);
+    let is_known = Truth::nonzero(end) & Truth::at_most(flight, FLIGHT);
+    let is_below = Truth::at_most(
+        sequence.wrapping_sub(acknowledged),
+        is_known.choose(flight, 0),
+    );
+    Truth::nonzero(acknowledged) & is_below
 }
 
 /// Whether an ICMP error quotes a segment that may be in flight (RFC 5927, 4.1). `sender` is the
@@ -177,14 +197,18 @@ fn is_in_flight(sequence: u32, end: u32, acknowledged: u32) -> bool {
 pub(crate) fn is_quote_in_flight(sender: &CtEntry, receiver: &CtEntry, parsed: &Parsed) -> bool {
     let (end, acknowledged) = (sender.end, receiver.acknowledged);
     let sequence = parsed.segment.sequence;
-    (end, acknowledged) == (0, 0)
-        || is_near(sequence, end)
-        || is_near(sequence, acknowledged)
-        || is_in_flight(sequence, end, acknowledged)
+    let fits = !Truth::nonzero(end | acknowledged)
+        | near(sequence, end)
+        | near(sequence, acknowledged)
+        | in_flight(sequence, end, acknowledged);
+    fits.holds()
 }
 
 /// Whether both ends have acknowledged everything, after a segment of `own`'s sender.
 #[inline(always)]
 pub(crate) fn is_all_acknowledged(own: &CtEntry, peer: &CtEntry) -> bool {
-    own.end != 0 && own.acknowledged == peer.end && peer.acknowledged == own.end
+    let is_all = Truth::nonzero(own.end)
+        & Truth::equal(own.acknowledged, peer.end)
+        & Truth::equal(peer.acknowledged, own.end);
+    is_all.holds()
 }

@@ -4,10 +4,11 @@
 use std::{fs, path::Path};
 
 /// The files in reading order, as in `ebpf/README.md`.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "checksum",
     "wire",
     "packet",
+    "truth",
     "parse",
     "sequence",
     "hash",
