@@ -237,7 +237,7 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig, Timeouts};
+    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig, PodSockets, Timeouts};
 
     #[derive(Parser)]
     struct Flags {
@@ -271,6 +271,20 @@ mod tests {
             let settings = DatapathSettings::new(&args(flags));
             assert_eq!(settings.is_ok(), is_ok, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn s178_labels_of_pods_are_read_from_the_api_alone() {
+        let config = |flags: &[&str]| {
+            let settings = DatapathSettings::new(&args(flags)).ok()?;
+            Some(settings.config(&facts(&[])).leaves_pods)
+        };
+        assert_eq!(config(&[]), Some(PodSockets::NONE));
+        let host = &["--socket-scope", "host", "--source", "."];
+        assert_eq!(config(host), Some(PodSockets::ALL));
+        let opt_out = &["--socket-scope", "opt-out", "--source", "."];
+        assert_eq!(config(&opt_out[..2]), Some(PodSockets::OPTED_OUT));
+        assert_eq!(config(opt_out), None);
     }
 
     #[test]
