@@ -2,6 +2,24 @@
 
 use crate::{Addr, Family, Port};
 
+/// Number of cgroups whose sockets are left to the packet path.
+pub const LEFT_CGROUPS: u32 = 1 << 12;
+
+/// Which sockets of pods are left to the packet path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[repr(transparent)]
+pub struct PodSockets(pub u8);
+
+impl PodSockets {
+    /// None: all are balanced.
+    pub const NONE: Self = Self(0);
+    /// All.
+    pub const ALL: Self = Self(1);
+    /// Those of the cgroups in the map `LEFT_CGROUPS`.
+    pub const OPTED_OUT: Self = Self(2);
+}
+
 /// Read-only global of every program. The verifier knows the values and removes the code of
 /// features that are off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,9 +44,8 @@ pub struct DatapathConfig {
     pub dsr_port: Port,
     /// 1 if new connections to backends on other nodes are encapsulated, 0 if they get SNAT.
     pub forwards_by_dsr: u8,
-    /// 1 if sockets of pods are left to the packet path, so that processes beside them see the Service's
-    /// address; 0 if they are balanced.
-    pub leaves_pods: u8,
+    /// Which sockets of pods are left to the packet path, so that processes beside them see the Service's address.
+    pub leaves_pods: PodSockets,
     /// 1 if replies of pods are routed here, with the source that the client knows, because rules of the node route
     /// packets of pods by their source; 0 if the kernel routes them.
     pub routes_replies: u8,
@@ -96,4 +113,6 @@ pub struct KernelHelpers {
     pub coarse_clock: u32,
     /// `bpf_set_retval` at socket hooks (Linux 5.18).
     pub set_retval: u32,
+    /// `bpf_xdp_get_buff_len`, and with it frames in several buffers at XDP (Linux 5.18).
+    pub xdp_frags: u32,
 }

@@ -76,7 +76,7 @@ layouts! {
     Traffic, 24: connections at 0, packets at 8, bytes at 16;
     DatapathConfig, 72: snat_v4 at 0, snat_v6 at 16, host_netns_cookie at 32, seed at 40, snat_port_first at 44, snat_port_last at 46, dsr_port at 48, forwards_by_dsr at 50, leaves_pods at 51, routes_replies at 52, zero at 53, timeouts at 56;
     Timeouts, 16: tcp_established_s at 0, tcp_close_wait_s at 4, udp_s at 8, udp_stream_s at 12;
-    KernelHelpers, 8: coarse_clock at 0, set_retval at 4;
+    KernelHelpers, 12: coarse_clock at 0, set_retval at 4, xdp_frags at 8;
     Event, 104: time_ns at 0, flow at 8, source at 48, destination at 64, source_port at 80, destination_port at 82, service at 84, backend at 88, ifindex at 92, pid at 96, reason at 100, site at 101, zero at 102;
     MonitorEntry, 16: until_s at 0, share at 4, lost at 8;
 }

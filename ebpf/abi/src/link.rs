@@ -5,6 +5,9 @@ use crate::clock;
 /// Number of entries; a device's is at its index modulo this number.
 pub const LINKS: u32 = 256;
 
+/// Number of devices that XDP sends frames of other devices to.
+pub const XDP_DEVICES: u32 = 64;
+
 /// A device whose link address the kernel has shown: TC has seen a frame that was for this machine.
 /// XDP compares its frames with it, because the kernel does not name the receiver there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

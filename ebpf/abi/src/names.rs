@@ -23,6 +23,8 @@ pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 pub const AFFINITY_MEMBERS: &str = "AFFINITY_MEMBERS";
 /// `AffinityKey` → `AffinityEntry`, LRU hash. Programs write.
 pub const AFFINITY: &str = "AFFINITY";
+/// Number of a cgroup → nothing, hash: pods whose sockets are left to the packet path. The agent writes.
+pub const LEFT_CGROUPS: &str = "LEFT_CGROUPS";
 /// `FlowKey` → `CtEntry`, LRU hash. Programs write, the agent sweeps.
 pub const CONNTRACK: &str = "CONNTRACK";
 /// `SocketKey` → `SocketEntry`, hash. Programs write, the agent sweeps.
@@ -35,6 +37,8 @@ pub const FRAGMENTS: &str = "FRAGMENTS";
 pub const LINKS: &str = "LINKS";
 /// Device index → `SourceEntry`, hash. The agent writes.
 pub const SOURCES: &str = "SOURCES";
+/// Device index → the device, hash: what XDP sends to. The agent writes.
+pub const XDP_DEVICES: &str = "XDP_DEVICES";
 /// `ServiceRange`, array. The agent writes.
 pub const SERVICE_RANGES: &str = "SERVICE_RANGES";
 /// `ListenerKey` → socket, sock hash. The L7 proxy writes; the kernel removes closed sockets.
@@ -55,7 +59,7 @@ pub const LOADED: &str = "LOADED";
 pub const REPORT: &str = "REPORT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 27] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -68,10 +72,12 @@ pub const MAPS: [&str; 25] = [
     AFFINITY,
     CONNTRACK,
     SOCKETS,
+    LEFT_CGROUPS,
     TAKEOVER,
     FRAGMENTS,
     LINKS,
     SOURCES,
+    XDP_DEVICES,
     SERVICE_RANGES,
     LISTENERS,
     REASONS,

@@ -16,6 +16,13 @@ pub trait Packet {
     /// Length of the frame in bytes.
     fn len(&self) -> u32;
 
+    /// The same. Where the first buffer of the frame has the length that the headers claim, that is all of it, and the
+    /// kernel need not be asked.
+    #[inline(always)]
+    fn len_by(&self, _claimed: u32) -> u32 {
+        self.len()
+    }
+
     /// Whether the frame is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,8 +1,8 @@
 //! Load balancing at the socket: connect and sendmsg choose the backend once.
 
 use headgate_abi::{
-    Addr, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, Port, Protocol, Reason,
-    ServiceEntry,
+    Addr, BackendEntry, CtEntry, FlowKey, FrontendFlags, FrontendKey, PodSockets, Port, Protocol,
+    Reason, ServiceEntry,
 };
 
 use crate::{select::choose, tables::Tables};
@@ -76,7 +76,7 @@ pub fn translate<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -
 #[inline(always)]
 fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decision {
     if !matches!(wanted.protocol, Protocol::TCP | Protocol::UDP)
-        || tables.config().leaves_pods != 0 && !wanted.is_node
+        || is_left_to_packets(tables, wanted)
     {
         return Decision::Leave;
     }
@@ -133,6 +133,17 @@ fn decide<T: Tables>(tables: &mut T, wanted: &Destination, random: u32) -> Decis
             id,
             entry,
         },
+    }
+}
+
+/// Whether the packets of a socket are translated instead, at the device of its pod. Pods on the network of the node
+/// have no such device.
+#[inline(always)]
+fn is_left_to_packets<T: Tables>(tables: &T, wanted: &Destination) -> bool {
+    match tables.config().leaves_pods {
+        PodSockets::NONE => false,
+        PodSockets::OPTED_OUT => !wanted.is_node && tables.has_opted_out(),
+        _ => !wanted.is_node,
     }
 }
 

@@ -101,6 +101,9 @@ pub trait Tables {
     /// Updates an entry in place; false if it does not exist.
     fn touch_connection(&mut self, flow: &FlowKey, state: CtState, seen_s: u32) -> bool;
 
+    /// Whether the process that a socket hook runs for belongs to a pod that has opted out.
+    fn has_opted_out(&self) -> bool;
+
     /// Which packets of unknown connections are left to the kernel.
     fn takeover(&self) -> Takeover;
 

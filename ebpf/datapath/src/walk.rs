@@ -168,6 +168,8 @@ fn read_headers<P: Packet, T: Tables>(
     // A packet too short to be encapsulated is handled as plain.
     let outer_len = find_encapsulation(packet, tables.config().dsr_port, context).unwrap_or(0);
     match parse_inside(packet, outer_len) {
+        // The inner headers may be in the second buffer of a frame.
+        Err(_unreadable) if outer_len != 0 && P::IS_BEFORE_TC => Err(Reason::ForTc),
         Err(_unreadable) if outer_len != 0 => Err(Reason::EncapsulatedUnknown),
         parsed => parsed,
     }
@@ -247,7 +249,8 @@ fn decide<P: Packet, T: Tables>(
     let mut plan = send(hook, tables, parsed, context, path)?;
     if plan.outcome.reason.fate() == Fate::Forward {
         let entry = &context.entry;
-        tables.count(entry.service, entry.backend, packet.len(), !is_known);
+        let len = packet.len_by(L3 + parsed.outer_len + u32::from(parsed.total_len));
+        tables.count(entry.service, entry.backend, len, !is_known);
         plan.outcome.opens = !is_known;
         if parsed.id.at != 0 && !plan.is_encapsulated {
             plan.id = identify(tables, parsed, context)?;

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use headgate_abi::{Addr, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, Port, Protocol};
+use headgate_abi::{
+    Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey,
+    FrontendFlags, FrontendKey, Location, Port, Protocol,
+};
 use headgate_datapath::{
-    Direction, Family, Packet, SlicePacket, Standing, Sum, TcpFlags, Transport, flow_hash,
+    Direction, Family, Hook, Packet, SlicePacket, Standing, Sum, TcpFlags, Transport, flow_hash,
     is_expired,
     maglev::{self, Member},
     mirror, next_state, parse, state_after, timeout_s,
 };
+use headgate_packets::{Builder, Host, State};
 use proptest::{collection::vec, prelude::*};
 
 /// The checksum as RFC 1071 defines it, one word after the other.
@@ -177,6 +181,107 @@ proptest! {
         let moved = before.iter().zip(&after).filter(|(before, after)| **before != gone && before != after).count();
         // Beside the slots of the backend that went, the paper measures a few per cent.
         prop_assert!(moved * 5 <= before.len(), "{} of {} slots moved", moved, before.len());
+    }
+}
+
+/// The ends of a connection to a Service of one backend: what each has sent.
+struct Ends {
+    frames: [Builder; 2],
+    sent: [u32; 2],
+}
+
+impl Ends {
+    const CLIENT: usize = 0;
+    const BACKEND: usize = 1;
+
+    fn new() -> Self {
+        let client = "198.51.100.7:1000";
+        Self {
+            frames: [
+                Builder::new(client, "10.96.0.10:80"),
+                Builder::new("10.244.1.2:9376", client),
+            ],
+            sent: [0; 2],
+        }
+    }
+
+    /// Sends a segment that belongs to the connection.
+    fn send(&mut self, host: &mut Host, end: usize, flags: &str, len: usize) {
+        let frame = self.frames[end].after(self.sent[end], self.sent[1 - end]);
+        run(host, end, &frame.tcp(flags, &vec![7; len]));
+        self.sent[end] += len as u32 + u32::from(flags.contains('F'));
+    }
+}
+
+fn run(host: &mut Host, end: usize, frame: &[u8]) {
+    let hook = [Hook::External, Hook::Egress][end];
+    host.run_tc(hook, frame);
+}
+
+/// A host with the Service of [`Ends`].
+fn host() -> Host {
+    let address = |text: &str| Addr::from(text.parse::<std::net::IpAddr>().expect("an address"));
+    let mut state = State::default();
+    let backend = BackendEntry {
+        address: address("10.244.1.2"),
+        port: Port::new(9376),
+        protocol: Protocol::TCP,
+        location: Location::THIS_NODE,
+    };
+    state.backends.insert(1, backend);
+    state.add_service(1, &[1], 0);
+    let key = FrontendKey::new(address("10.96.0.10"), Port::new(80), Protocol::TCP);
+    state.add_frontend(key, 1, FrontendFlags::default(), AddressEntry::SERVICE);
+    Host::new(state)
+}
+
+proptest! {
+    /// One end's address is forged, by a sender that does not see the connection. Numbers within 1 MiB of what the
+    /// ends have sent would fit by chance.
+    #[test]
+    fn s179_segments_that_may_be_spoofed_change_neither_state_nor_lifetime(
+        handshake in 1usize..=3,
+        talk in vec((0usize..2, 0usize..200, 0u8..8), 0..8),
+        wait_s in 0u32..50,
+        end in 0usize..2,
+        spoofed in vec((any::<u32>(), any::<u32>(), 0usize..7), 1..20),
+    ) {
+        let (mut host, mut ends) = (host(), Ends::new());
+        let opening = [(Ends::CLIENT, "S"), (Ends::BACKEND, "SA"), (Ends::CLIENT, "A")];
+        for (end, flags) in &opening[..handshake] {
+            ends.send(&mut host, *end, flags, 0);
+        }
+        let mut has_closed = [false; 2];
+        for (end, len, kind) in talk.into_iter().filter(|_| handshake == 3) {
+            let closes = kind == 0;
+            if !has_closed[end] {
+                ends.send(&mut host, end, if closes { "FA" } else { "A" }, if closes { 0 } else { len });
+            }
+            has_closed[end] |= closes;
+        }
+        host.now_s += wait_s;
+        let known = |host: &Host| -> BTreeMap<String, (CtState, u32, u32, u32)> {
+            let entries = host.connections.iter();
+            entries
+                .map(|(flow, entry)| (format!("{flow:?}"), (entry.state, entry.seen_s, entry.end, entry.acknowledged)))
+                .collect()
+        };
+        let before = known(&host);
+        prop_assert_eq!(before.len(), 2);
+        let is_open = before.values().all(|(state, ..)| state.0 < CtState::CLOSING.0);
+        for (sequence, acknowledgment, flags) in spoofed {
+            const FAR: u32 = 1 << 20;
+            let far = |number: u32| 1001u32.wrapping_add(FAR + number % (u32::MAX - 2 * FAR));
+            let flags = ["A", "FA", "R", "RA", "SA", "F", "S"][flags];
+            // A SYN opens an ended connection again.
+            if flags == "S" && !is_open {
+                continue;
+            }
+            let mut frame = ends.frames[end];
+            frame.numbers = (far(sequence), far(acknowledgment));
+            run(&mut host, end, &frame.tcp(flags, b""));
+            prop_assert_eq!(&known(&host), &before, "{}", flags);
+        }
     }
 }
 

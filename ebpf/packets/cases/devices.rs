@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use headgate_abi::{
-    AddressEntry, BackendEntry, FrontendFlags, FrontendKey, FrontendKind, Port, Protocol, Reason,
-    SourceEntry,
+    AddressEntry, BackendEntry, FrontendFlags, FrontendKey, FrontendKind, PodSockets, Port,
+    Protocol, Reason, SourceEntry,
 };
 use headgate_datapath::{
     Hook, NextHop, Route, RouteResult,
@@ -217,7 +217,7 @@ fn s167_cluster_ip_that_the_node_holds_is_left_to_its_process() {
 #[test]
 fn s168_sockets_of_pods_can_be_left_to_the_packet_path() {
     let mut state = state();
-    state.config.leaves_pods = 1;
+    state.config.leaves_pods = PodSockets::ALL;
     let mut host = Host::new(state);
     assert_eq!(
         translate(&mut host, &destination(80, false), 0),
@@ -227,6 +227,31 @@ fn s168_sockets_of_pods_can_be_left_to_the_packet_path() {
     assert!(matches!(decision, Decision::Backend { .. }), "{decision:?}");
     let pod = Builder::new("10.244.1.9:1000", "10.96.0.10:80").tcp("S", b"");
     assert_eq!(host.run_tc(Hook::Pod, &pod).reason, Reason::ToBackend);
+}
+
+#[test]
+fn s178_pods_that_have_opted_out_are_left_to_the_packet_path() {
+    let mut state = state();
+    state.config.leaves_pods = PodSockets::OPTED_OUT;
+    let mut host = Host::new(state);
+    for (has_opted_out, is_node, is_left) in [
+        (false, false, false),
+        (true, false, true),
+        // Its packets pass no device of a pod.
+        (true, true, false),
+    ] {
+        host.has_opted_out = has_opted_out;
+        let decision = translate(&mut host, &destination(80, is_node), 0);
+        assert_eq!(
+            decision == Decision::Leave,
+            is_left,
+            "{has_opted_out} {is_node}"
+        );
+    }
+    host.state.config.leaves_pods = PodSockets::NONE;
+    host.has_opted_out = true;
+    let decision = translate(&mut host, &destination(80, false), 0);
+    assert_ne!(decision, Decision::Leave, "the option is off");
 }
 
 #[test]

@@ -319,6 +319,67 @@ fn s112_jumbograms_are_translated() {
     assert_eq!(outcome.frame[64..66], 9376u16.to_be_bytes());
 }
 
+/// A page has 4096 bytes: the kernel hands larger frames over in several buffers.
+#[test]
+fn s175_frames_in_several_buffers_are_handled_at_xdp() {
+    let payload: Vec<u8> = (0..8900).map(|number: u32| number as u8).collect();
+    let mut walks = Walks::with("s175", services());
+    for (client, frontend, service) in [
+        (CLIENT, "10.96.0.10:53", 3),
+        (CLIENT_V6, "[fd96::10]:53", 4),
+    ] {
+        let sent = Builder::new(client, frontend).udp(&payload);
+        let outcome = walks.run_xdp(&sent);
+        assert_eq!(
+            (outcome.action, outcome.reason),
+            ("pass", Reason::ToBackend)
+        );
+        assert!(outcome.frame.ends_with(&payload));
+        assert!(is_checksum_right(&outcome.frame), "{frontend}");
+        assert_eq!(walks.traffic(service).bytes, sent.len() as u64);
+    }
+    // Answers are built in place of a frame.
+    let to = Builder::new(CLIENT, "10.96.0.10:8080");
+    for (frame, len) in [
+        (to.tcp("A", &payload), 14 + 20 + 20),
+        (to.udp(&payload), 14 + 20 + 8 + 20 + 8),
+        (
+            Builder::new(CLIENT_V6, "[fd96::10]:8080").udp(&payload),
+            14 + 40 + 8 + 40 + 8,
+        ),
+    ] {
+        let outcome = walks.run_xdp(&frame);
+        assert_eq!((outcome.action, outcome.reason), ("answer", Reason::NoPort));
+        assert_eq!(outcome.frame.len(), len);
+        assert!(is_checksum_right(&outcome.frame));
+    }
+    let elsewhere = Builder::new(CLIENT, "192.0.2.1:80").tcp("A", &payload);
+    let outcome = walks.run_xdp(&elsewhere);
+    assert_eq!(
+        (outcome.reason, outcome.frame),
+        (Reason::NotOurs, elsewhere)
+    );
+}
+
+#[test]
+fn s177_frames_with_a_tag_are_left_to_the_device_of_the_vlan() {
+    let mut walks = Walks::with("s177", services());
+    for (client, frontend) in [(CLIENT, "10.96.0.10:53"), (CLIENT_V6, "[fd96::10]:53")] {
+        let inside = Builder::new(client, frontend).udp(b"question");
+        for protocol in [0x8100u16, 0x88a8] {
+            let [hi, lo] = protocol.to_be_bytes();
+            let mut tagged = inside.clone();
+            tagged.splice(12..12, [hi, lo, 0, 100]);
+            let outcome = walks.run_xdp(&tagged);
+            assert_eq!((outcome.action, outcome.reason), ("pass", Reason::NotIp));
+            assert_eq!(outcome.frame, tagged);
+        }
+        // As that device gets it.
+        let outcome = walks.run_tc(Hook::External, &inside);
+        assert_eq!(outcome.reason, Reason::ToBackend);
+    }
+}
+
 #[test]
 fn s113_frames_for_others_are_left_alone() {
     let to = Builder::new(CLIENT, "10.96.0.10:53");

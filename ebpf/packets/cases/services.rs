@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FrontendFlags,
     FrontendKey, Location, MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags,
-    SlotRange, Takeover,
+    SlotRange, Takeover, Traffic,
 };
 use headgate_datapath::{
     Hook, NextHop, Route, RouteResult, mirrored,
@@ -99,12 +99,27 @@ impl Walks {
         }
     }
 
+    /// Runs a frame from outside on both at XDP.
+    pub(super) fn run_xdp(&mut self, frame: &[u8]) -> Outcome {
+        let kernel = self.kernel.as_mut();
+        let kernel = kernel.map(|kernel| kernel.run_xdp(frame));
+        same(kernel, self.host.run(Hook::External, frame))
+    }
+
+    /// The traffic of a service, the same on both.
+    pub(super) fn traffic(&self, service: u32) -> Traffic {
+        let host = self.host.traffic.borrow();
+        let host = host.get(&service).copied().unwrap_or_default();
+        if let Some(kernel) = &self.kernel {
+            assert_eq!(kernel.traffic(service), host, "traffic of {service}");
+        }
+        host
+    }
+
     /// Runs a frame from outside on both at XDP, and, if XDP leaves it to another hook, there. TC must not
     /// change what XDP translated.
     pub(super) fn run(&mut self, frame: &[u8]) -> Outcome {
-        let kernel = self.kernel.as_mut();
-        let kernel = kernel.map(|kernel| kernel.run_xdp(frame));
-        let arrived = same(kernel, self.host.run(Hook::External, frame));
+        let arrived = self.run_xdp(frame);
         match (arrived.action, arrived.reason) {
             ("pass", Reason::AtEgress | Reason::ForTc) => {
                 assert_eq!(arrived.frame, frame);

@@ -102,6 +102,8 @@ pub struct Host {
     pub emitted: RefCell<Vec<(Reason, FlowKey)>>,
     /// Seconds on the clock.
     pub now_s: u32,
+    /// Whether the process of a socket has opted out.
+    pub has_opted_out: bool,
     /// The answer to every route query.
     pub route: Route,
     /// The last route query.
@@ -122,6 +124,7 @@ impl Host {
             traffic: RefCell::default(),
             emitted: RefCell::default(),
             now_s: 1000,
+            has_opted_out: false,
             route: Route::STACK,
             asked: Cell::default(),
             capacity: usize::MAX,
@@ -308,6 +311,10 @@ impl Tables for Host {
         entry.state = state;
         entry.seen_s = seen_s;
         true
+    }
+
+    fn has_opted_out(&self) -> bool {
+        self.has_opted_out
     }
 
     fn takeover(&self) -> Takeover {

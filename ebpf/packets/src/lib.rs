@@ -8,7 +8,7 @@ mod builder;
 mod host;
 
 pub use builder::{Builder, describe, is_checksum_right, mutations};
-use headgate_abi::Reason;
+use headgate_abi::{Reason, Traffic};
 use headgate_datapath::Hook;
 pub use host::{Host, State};
 
@@ -42,4 +42,6 @@ pub trait Replica {
     fn run_tc(&mut self, hook: Hook, frame: &[u8]) -> Outcome;
     /// Number of connection entries.
     fn connections(&self) -> usize;
+    /// Traffic of a service.
+    fn traffic(&self, service: u32) -> Traffic;
 }

@@ -10,7 +10,7 @@ use headgate_abi::{Addr, FlowKey, Port, Protocol};
 use crate::{bytes::read, maps::CONNTRACK};
 
 /// Does nothing.
-#[xdp]
+#[xdp(frags)]
 fn hg_baseline_pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }

@@ -6,13 +6,13 @@ use core::arch::asm;
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
+    maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry,
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
-    LinkEntry, ListenerKey, MemberKey, MonitorEntry, RangeKey, Reason, ServiceEntry, ServiceLabel,
-    ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover, Timeouts, Traffic,
+    LinkEntry, ListenerKey, MemberKey, MonitorEntry, PodSockets, RangeKey, Reason, ServiceEntry,
+    ServiceLabel, ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover, Timeouts, Traffic,
     names::REPORT_SIZE,
 };
 use headgate_datapath::Memory;
@@ -61,6 +61,10 @@ pub(crate) static CONNTRACK: LruHashMap<FlowKey, CtEntry> =
 pub(crate) static SOCKETS: HashMap<SocketKey, SocketEntry> = HashMap::with_max_entries(1 << 16, 0);
 
 #[map]
+pub(crate) static LEFT_CGROUPS: HashMap<u64, u32> =
+    HashMap::with_max_entries(headgate_abi::LEFT_CGROUPS, BPF_F_NO_PREALLOC);
+
+#[map]
 pub(crate) static TAKEOVER: Array<Takeover> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
@@ -73,6 +77,10 @@ pub(crate) static LINKS: Array<LinkEntry> = Array::with_max_entries(headgate_abi
 #[map]
 pub(crate) static SOURCES: HashMap<u32, SourceEntry> =
     HashMap::with_max_entries(headgate_abi::SOURCES, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static XDP_DEVICES: DevMapHash =
+    DevMapHash::with_max_entries(headgate_abi::XDP_DEVICES, 0);
 
 #[map]
 pub(crate) static SERVICE_RANGES: Array<ServiceRange> =
@@ -136,7 +144,7 @@ static CONFIG: DatapathConfig = DatapathConfig {
     snat_port_last: headgate_abi::Port::new(0),
     dsr_port: headgate_abi::Port::new(0),
     forwards_by_dsr: 0,
-    leaves_pods: 0,
+    leaves_pods: PodSockets::NONE,
     routes_replies: 0,
     zero: [0; 3],
     timeouts: Timeouts::DEFAULT,
@@ -160,6 +168,7 @@ pub(crate) fn has_dsr() -> bool {
 static HELPERS: KernelHelpers = KernelHelpers {
     coarse_clock: 0,
     set_retval: 0,
+    xdp_frags: 0,
 };
 
 /// Returns the optional helpers of the kernel; see [`config`].

@@ -7,13 +7,13 @@ use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH,
         BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
-        BPF_NOEXIST, bpf_fib_lookup,
+        BPF_NOEXIST, bpf_fib_lookup, xdp_md,
     },
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_fib_lookup as fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns,
-            bpf_ktime_get_ns,
+            bpf_fib_lookup as fib_lookup, bpf_get_current_ancestor_cgroup_id, bpf_get_prandom_u32,
+            bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_xdp_get_buff_len,
         },
     },
     maps::{PerCpuArray, lpm_trie::Key},
@@ -31,8 +31,8 @@ use headgate_datapath::{
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC, SERVICES, SLOTS,
-    SOURCE_RANGES, SOURCES, TAKEOVER, add_atomic, config, helpers,
+    FRONTENDS, LEFT_CGROUPS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC,
+    SERVICES, SLOTS, SOURCE_RANGES, SOURCES, TAKEOVER, XDP_DEVICES, add_atomic, config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -46,7 +46,7 @@ const MIN_MTU_V6: u16 = 1280;
 /// The hook of a program, as far as routing depends on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Site {
-    /// XDP on this device: packets can only leave by it.
+    /// XDP on this device: packets can leave by it, and by those in `XDP_DEVICES`.
     Xdp { ifindex: u32 },
     /// TC on this device. `segment` is the payload of each segment of a GSO frame, in bytes; else
     /// 0.
@@ -90,6 +90,20 @@ impl<const DSR: bool> BpfTables<DSR> {
             Site::Xdp { ifindex } | Site::Tc { ifindex, .. } => ifindex,
             Site::Socket => 0,
         }
+    }
+}
+
+impl<const DSR: bool> BpfTables<DSR> {
+    /// Whether XDP can send this frame to another device. Few drivers send one that is in several buffers, so TC does.
+    #[inline(always)]
+    fn is_in_reach(&self, ifindex: u32) -> bool {
+        let frame: *mut xdp_md = self.context.cast();
+        // SAFETY: this is XDP, so the context is of that type.
+        let has_one_buffer = unsafe {
+            helpers().xdp_frags == 0
+                || bpf_xdp_get_buff_len(frame) as u32 == (*frame).data_end - (*frame).data
+        };
+        has_one_buffer && XDP_DEVICES.get_ifindex(ifindex).is_some()
     }
 }
 
@@ -303,6 +317,24 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     }
 
     #[inline(always)]
+    fn has_opted_out(&self) -> bool {
+        /// Pods are at most this far below the root of the cgroups: six levels where a node is a container.
+        const LEVELS: i32 = 8;
+        for level in 1..=LEVELS {
+            // SAFETY: the helper has no preconditions. Socket hooks run in the process.
+            let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+            if cgroup == 0 {
+                return false;
+            }
+            // SAFETY: the value is not read.
+            if unsafe { LEFT_CGROUPS.get(cgroup).is_some() } {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[inline(always)]
     fn takeover(&self) -> Takeover {
         TAKEOVER.get(0).copied().unwrap_or_default()
     }
@@ -341,7 +373,11 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
         let code = unsafe { fib_lookup(self.context, fib, size, 0) };
         let is_xdp = matches!(self.site, Site::Xdp { .. });
         let result = match code as u32 {
-            BPF_FIB_LKUP_RET_SUCCESS if is_xdp && fib.ifindex != ifindex => RouteResult::NotHere,
+            BPF_FIB_LKUP_RET_SUCCESS
+                if is_xdp && fib.ifindex != ifindex && !self.is_in_reach(fib.ifindex) =>
+            {
+                RouteResult::NotHere
+            }
             BPF_FIB_LKUP_RET_SUCCESS => RouteResult::NextHop,
             BPF_FIB_LKUP_RET_NO_NEIGH if is_xdp => RouteResult::NotHere,
             BPF_FIB_LKUP_RET_NO_NEIGH => RouteResult::Neighbour,

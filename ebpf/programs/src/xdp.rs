@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::xdp_action,
-    helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     macros::xdp,
     programs::XdpContext,
 };
@@ -11,16 +11,23 @@ use headgate_datapath::{Family, Hook, L3, Packet, Receiver, Verdict, walk};
 
 use crate::{
     bytes::{locate, read, write},
-    maps::{count_reason, has_dsr, scratch},
+    maps::{XDP_DEVICES, count_reason, has_dsr, helpers, scratch},
     tables::{BpfTables, Site},
 };
 
-/// A frame between `data` and `data_end`.
+/// A frame that begins between `data` and `data_end`. A jumbo frame continues in further buffers, which no step
+/// of the walk reads.
 struct XdpPacket<'a> {
     context: &'a XdpContext,
 }
 
 impl XdpPacket<'_> {
+    /// Length of the first buffer in bytes.
+    #[inline(always)]
+    fn first_len(&self) -> u32 {
+        (self.context.data_end() - self.context.data()) as u32
+    }
+
     /// The address of `len` readable and writable bytes at `offset`.
     #[inline(always)]
     fn at(&self, offset: u32, len: usize) -> Option<usize> {
@@ -34,7 +41,19 @@ impl Packet for XdpPacket<'_> {
 
     #[inline(always)]
     fn len(&self) -> u32 {
-        (self.context.data_end() - self.context.data()) as u32
+        match helpers().xdp_frags {
+            0 => self.first_len(),
+            // SAFETY: the context is the program's own.
+            _ => unsafe { bpf_xdp_get_buff_len(self.context.ctx) as u32 },
+        }
+    }
+
+    #[inline(always)]
+    fn len_by(&self, claimed: u32) -> u32 {
+        match self.first_len() {
+            len if len >= claimed => len,
+            _ => self.len(),
+        }
     }
 
     #[inline(always)]
@@ -94,7 +113,7 @@ impl Packet for XdpPacket<'_> {
 
 // VERIFIER: inlined into the function that the macro makes. A stack frame of its own would exceed
 // the stack of older kernels (Linux 6.1): 512 bytes for all frames, each rounded up to 32.
-#[xdp]
+#[xdp(frags)]
 #[inline(always)]
 fn hg_xdp_external(context: XdpContext) -> u32 {
     match has_dsr() {
@@ -125,7 +144,11 @@ fn run<const DSR: bool>(context: &XdpContext) -> u32 {
         Verdict::Drop => xdp_action::XDP_DROP,
         Verdict::Answer => xdp_action::XDP_TX,
         Verdict::Redirect if outcome.ifindex == ifindex => xdp_action::XDP_TX,
-        // SAFETY: the helper only records the device.
-        Verdict::Redirect => unsafe { bpf_redirect(outcome.ifindex, 0) as u32 },
+        // The frame is translated: if the device is gone by now, it is lost.
+        Verdict::Redirect => {
+            let dropped = u64::from(xdp_action::XDP_DROP);
+            let result = XDP_DEVICES.redirect(outcome.ifindex, dropped);
+            result.unwrap_or_else(|action| action)
+        }
     }
 }

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{XdpMode, links::FdLink};
 use headgate_dataplane::{DatapathConfig, MapSizes, cgroup_root, load};
 use nix::{
+    net::if_::if_nameindex,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -112,13 +113,8 @@ impl Cluster {
         let fabric = Netns::new(&format!("{prefix}-fabric"))?;
         fabric.batch("link add br0 type bridge mcast_snooping 0\nlink set br0 up")?;
         let client = Netns::new(&format!("{prefix}-client"))?;
-        plug(
-            &fabric,
-            &client,
-            "client",
-            "192.168.50.100/24",
-            "fd50::100/64",
-        )?;
+        let addresses = ("192.168.50.100/24", "fd50::100/64");
+        plug(layout, &fabric, &client, ("client", 100), addresses)?;
         let mut cluster = Self {
             #[cfg(feature = "api")]
             api: None,
@@ -136,9 +132,14 @@ impl Cluster {
             let node = cluster.add_node(prefix, number, pods)?;
             cluster.nodes.push(node);
         }
-        let ports = cluster.nodes.iter().map(|node| node.name.clone());
-        let ports = ports.chain(["client".into()]).collect();
-        wake_ports(&cluster.fabric, ports, cluster.pins.join("fabric"))?;
+        let mut ports = vec!["client".into()];
+        for node in &cluster.nodes {
+            ports.push(node.name.clone());
+            if layout.has_second_card() {
+                ports.push(format!("{}-private", node.name));
+            }
+        }
+        pass_at_xdp(&cluster.fabric, ports, cluster.pins.join("fabric"))?;
         if let (Layout::Tunnel, [one, other]) = (layout, &cluster.nodes[..]) {
             tunnel(&one.netns, &other.netns)?;
         }
@@ -156,12 +157,13 @@ impl Cluster {
         let netns = Netns::new(&format!("{prefix}-{name}"))?;
         let v4 = Ipv4Addr::new(192, 168, 50, number);
         let v6 = Ipv6Addr::new(0xfd50, 0, 0, 0, 0, 0, 0, number.into());
+        let addresses = (&*format!("{v4}/24"), &*format!("{v6}/64"));
         plug(
+            self.layout,
             &self.fabric,
             &netns,
-            &name,
-            &format!("{v4}/24"),
-            &format!("{v6}/64"),
+            (&name, number),
+            addresses,
         )?;
         if self.layout.has_second_card() {
             let (v4, v6) = (format!("10.50.0.{number}/24"), format!("fd51::{number}/64"));
@@ -407,6 +409,32 @@ impl Cluster {
         Ok(shared)
     }
 
+    /// Gives `eth0` of a node an XDP program of another owner. It is detached when the returned file is removed.
+    pub fn occupy_xdp(&self, index: usize) -> Result<PathBuf> {
+        let pins = self.pins.join("other");
+        pass_at_xdp(&self.nodes[index].netns, vec!["eth0".into()], pins.clone())?;
+        Ok(pins.join("eth0"))
+    }
+
+    /// Gives all devices another MTU.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        let pods = self.nodes.iter().flat_map(|node| &node.pods);
+        let nodes = self.nodes.iter().map(|node| &node.netns);
+        let all = pods.map(|pod| &pod.netns).chain(nodes);
+        for netns in all.chain([&self.client, &self.fabric]) {
+            let names = netns.run(|| {
+                let devices = if_nameindex()?;
+                let names = devices.iter().map(|device| device.name().to_owned());
+                Ok::<_, nix::Error>(names.collect::<Vec<_>>())
+            })?;
+            let names = names.iter().map(|name| name.to_string_lossy());
+            let commands = names.filter(|name| name != "lo");
+            let commands = commands.map(|name| format!("link set {name} mtu {mtu}\n"));
+            netns.batch(&commands.collect::<String>())?;
+        }
+        Ok(())
+    }
+
     /// Deletes the device of a pod and makes another one with the same name.
     pub fn replace_device(&self, node: usize, pod: usize) -> Result<()> {
         let (of, number) = (node as u8 + 1, pod as u8 + 1);
@@ -476,12 +504,29 @@ impl Node {
     }
 }
 
-/// Makes a device `eth0` in `netns` with its other end on the bridge.
-fn plug(fabric: &Netns, netns: &Netns, port: &str, v4: &str, v6: &str) -> Result<()> {
-    plug_as("eth0", fabric, netns, port, v4, v6)
+/// Makes a device `eth0` in `netns` with its other end on the bridge, by name and number, and with these addresses, on
+/// a VLAN if the layout has one.
+fn plug(
+    layout: Layout,
+    fabric: &Netns,
+    netns: &Netns,
+    (port, number): (&str, u8),
+    (v4, v6): (&str, &str),
+) -> Result<()> {
+    if layout != Layout::Vlan {
+        return plug_as("eth0", fabric, netns, port, v4, v6);
+    }
+    let (untagged_v4, untagged_v6) = (format!("10.60.0.{number}/24"), format!("fd60::{number}/64"));
+    plug_as("eth0", fabric, netns, port, &untagged_v4, &untagged_v6)?;
+    netns.batch(&format!(
+        "link add link eth0 name eth0.100 type vlan id 100\n\
+         link set eth0.100 up\n\
+         address add {v4} dev eth0.100\n\
+         address add {v6} dev eth0.100 nodad"
+    ))
 }
 
-/// The same with another name for the device.
+/// Makes a device in `netns` with its other end on the bridge.
 fn plug_as(
     device: &str,
     fabric: &Netns,
@@ -503,12 +548,13 @@ fn plug_as(
     ))
 }
 
-/// Attaches an XDP program to the bridge ports, so that veth devices behave as network cards do.
+/// Attaches an XDP program that only passes frames on to devices, by links that are pinned with their names. On the ports
+/// of the bridge, veth devices then behave as network cards do.
 ///
 /// A frame that XDP sends out of a veth waits in a ring until the other end polls it, and the kernel
 /// wakes the other end only if that has an XDP program too (`veth_xdp_flush`, Linux 6.18).
-fn wake_ports(fabric: &Netns, ports: Vec<String>, pins: PathBuf) -> Result<()> {
-    fabric.run(move || {
+fn pass_at_xdp(netns: &Netns, ports: Vec<String>, pins: PathBuf) -> Result<()> {
+    netns.run(move || {
         const FEW: u32 = 16;
         let sizes = MapSizes {
             frontends: FEW,
@@ -541,8 +587,13 @@ fn processes_in(netns: &Path) -> Result<Vec<i32>> {
     Ok(ids.filter(is_inside).collect())
 }
 
-/// Removes a cgroup. The kernel allows it only some time after its last process ended.
+/// Removes a cgroup and those in it. The kernel allows it only some time after its last process ended.
 fn remove_cgroup(path: &Path) {
+    for inside in fs::read_dir(path).into_iter().flatten().flatten() {
+        if inside.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&inside.path());
+        }
+    }
     for _ in 0..100 {
         match fs::remove_dir(path) {
             Err(error) if error.kind() == ErrorKind::ResourceBusy => {

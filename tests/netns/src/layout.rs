@@ -32,6 +32,8 @@ pub enum Layout {
     TwoCards,
     /// AWS VPC CNI: host routes, and packets of pods leave by a second card, by rules for each pod.
     Rules,
+    /// As `Routed`, with the nodes' addresses in VLAN 100 of the card, which has another network without a tag.
+    Vlan,
     /// WireGuard or IPIP, as far as a node sees it: a device without link headers between nodes.
     Tunnel,
 }
@@ -46,7 +48,12 @@ impl Layout {
     const fn has_gateway(self) -> bool {
         !matches!(
             self,
-            Self::Routed | Self::RoutedVxlan | Self::TwoCards | Self::Rules | Self::Tunnel
+            Self::Routed
+                | Self::RoutedVxlan
+                | Self::TwoCards
+                | Self::Rules
+                | Self::Vlan
+                | Self::Tunnel
         )
     }
 

@@ -13,7 +13,8 @@ use aya::{
     programs::{ProgramInfo, TestRun, TestRunOptions},
 };
 use headgate_abi::{
-    BackendKey, FragmentEntry, FragmentKey, LINKS, LinkEntry, Location, RangeKey, Reason, names,
+    BackendKey, FragmentEntry, FragmentKey, LINKS, LinkEntry, Location, RangeKey, Reason, Traffic,
+    names,
 };
 use headgate_datapath::{Hook, SlicePacket};
 use headgate_dataplane::{MapSizes, Maps, Programs, ReadWrite, load, pin_folder};
@@ -159,7 +160,7 @@ impl Kernel {
 
     /// Runs one frame through the XDP program.
     fn xdp(&mut self, frame: &[u8]) -> Result<Outcome> {
-        let mut out = vec![0; 2048];
+        let mut out = vec![0; frame.len() + 1024];
         let program = self.programs.xdp(names::XDP_EXTERNAL)?;
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
@@ -179,7 +180,7 @@ impl Kernel {
 
     /// Runs one frame through the TC program of a hook.
     fn tc(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome> {
-        let mut out = vec![0; 2048];
+        let mut out = vec![0; frame.len() + 1024];
         let program = self.programs.tc(match hook {
             Hook::External => names::TC_EXTERNAL,
             Hook::Pod => names::TC_POD,
@@ -263,6 +264,11 @@ impl Replica for Kernel {
 
     fn connections(&self) -> usize {
         self.maps.connections.keys().count()
+    }
+
+    fn traffic(&self, service: u32) -> Traffic {
+        let traffic = self.maps.service_traffic(service);
+        traffic.unwrap_or_else(|error| panic!("{error:?}"))
     }
 }
 

@@ -55,5 +55,6 @@ pub use publish::{
 pub use source::{
     event::{Event, Interest, Kind, NodeState, Served},
     kube, manifests,
+    pods::follow_opted_out,
     ranges::follow_service_ranges,
 };

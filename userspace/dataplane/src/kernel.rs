@@ -18,6 +18,8 @@ pub enum Feature {
     Tcx,
     /// `bpf_set_retval` at socket hooks.
     SetRetval,
+    /// XDP programs for frames in several buffers.
+    XdpFrags,
     /// `SO_NETNS_COOKIE`.
     NetnsCookie,
     /// `bpf_fib_lookup` returns the MTU.
@@ -30,9 +32,10 @@ pub enum Feature {
 
 impl Feature {
     /// All features, the newest first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Tcx,
         Self::SetRetval,
+        Self::XdpFrags,
         Self::NetnsCookie,
         Self::RouteMtu,
         Self::CoarseClock,
@@ -44,6 +47,7 @@ impl Feature {
         match self {
             Self::Tcx => "TCX (Linux 6.6)",
             Self::SetRetval => "bpf_set_retval (Linux 5.18)",
+            Self::XdpFrags => "frames in several buffers at XDP (Linux 5.18)",
             Self::NetnsCookie => "SO_NETNS_COOKIE (Linux 5.14)",
             Self::RouteMtu => "MTU in bpf_fib_lookup (Linux 5.12)",
             Self::CoarseClock => "bpf_ktime_get_coarse_ns (Linux 5.11)",
@@ -58,6 +62,7 @@ impl Feature {
             Self::SetRetval => {
                 "where a service refuses, connect fails with EPERM and not with ECONNREFUSED"
             }
+            Self::XdpFrags => "devices with an MTU above one page have TC alone",
             Self::NetnsCookie => "the agent has to run in the kernel's first network namespace",
             Self::RouteMtu => {
                 "senders of too large packets are asked to send 576 bytes, or 1280 over IPv6"
@@ -79,6 +84,10 @@ impl Feature {
             Self::SetRetval => {
                 is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
             }
+            // Both came with the same changes of the kernel.
+            Self::XdpFrags => {
+                is_helper_supported(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_get_buff_len)
+            }
             Self::NetnsCookie => Ok(sys::netns_cookie().is_ok()),
             // Both came with the same change of the kernel.
             Self::RouteMtu => {
@@ -99,5 +108,6 @@ pub(crate) fn helpers() -> KernelHelpers {
     KernelHelpers {
         coarse_clock: has(Feature::CoarseClock),
         set_retval: has(Feature::SetRetval),
+        xdp_frags: has(Feature::XdpFrags),
     }
 }

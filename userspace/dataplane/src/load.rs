@@ -77,14 +77,14 @@ pub fn host_netns_cookie() -> u64 {
 /// If there is no object, or the kernel lacks a feature or refuses a map, or a map pinned below `pins` is of
 /// another kind.
 pub fn load(pins: &Path, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
-    let object = object::read()?;
+    let helpers = kernel::helpers();
+    let object = object::read(&helpers)?;
     let folder = pin_folder(pins);
     fs::create_dir_all(&folder).map_err(|source| Error::Pin {
         path: folder.clone(),
         source,
     })?;
     sys::lift_memory_limit();
-    let helpers = kernel::helpers();
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::CONFIG, config, true)

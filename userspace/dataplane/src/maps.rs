@@ -57,6 +57,8 @@ pub struct Maps<A = ReadOnly> {
     pub connections: HashMap<MapData, FlowKey, CtEntry>,
     /// Translated sockets.
     pub sockets: HashMap<MapData, SocketKey, SocketEntry>,
+    /// Cgroups whose sockets are left to the packet path.
+    pub left_cgroups: HashMap<MapData, u64, u32>,
     /// Which packets of unknown connections are left to the kernel: one element.
     pub takeover: SharedArray<Takeover, A>,
     reasons: PerCpuArray<MapData, u64>,
@@ -105,6 +107,7 @@ impl<A: Access> Maps<A> {
             affinities: hash(&folder, names::AFFINITY)?,
             connections: hash(&folder, names::CONNTRACK)?,
             sockets: hash(&folder, names::SOCKETS)?,
+            left_cgroups: hash(&folder, names::LEFT_CGROUPS)?,
             takeover: array(&folder, names::TAKEOVER)?,
             reasons: per_cpu(&folder, names::REASONS)?,
             service_traffic: per_cpu(&folder, names::SERVICE_TRAFFIC)?,
@@ -179,6 +182,7 @@ impl<A: Access> Maps<A> {
             (names::SLOTS, slots),
             (names::SOURCE_RANGES, self.source_ranges.keys().count()),
             (names::AFFINITY_MEMBERS, self.members.keys().count()),
+            (names::LEFT_CGROUPS, self.left_cgroups.keys().count()),
         ]
         .into_iter()
         .map(|(name, entries)| usage(&folder, name, entries))

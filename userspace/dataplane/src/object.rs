@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, env, fs, path::PathBuf};
 
+use headgate_abi::KernelHelpers;
+
 use crate::error::Error;
 
 /// The environment variable that names another object, to try programs without building this binary again.
@@ -15,13 +17,22 @@ struct Aligned<T: ?Sized>(T);
 #[cfg(headgate_embeds_bpf)]
 static EMBEDDED: &Aligned<[u8]> = &Aligned(*include_bytes!(env!("HEADGATE_BUILT_OBJECT")));
 
-/// The bytes of the object: of the file that `HEADGATE_BPF_OBJECT` names, else embedded, else of the file that
-/// the last build made (debug builds).
+/// The bytes of the object for a kernel with these helpers.
 ///
 /// # Errors
 ///
-/// If the file cannot be read.
-pub(crate) fn read() -> Result<Cow<'static, [u8]>, Error> {
+/// If its file cannot be read.
+pub(crate) fn read(helpers: &KernelHelpers) -> Result<Cow<'static, [u8]>, Error> {
+    let object = built()?;
+    Ok(match helpers.xdp_frags {
+        0 => Cow::Owned(without_frags(object.into_owned())),
+        _ => object,
+    })
+}
+
+/// The object of the file that `HEADGATE_BPF_OBJECT` names, else embedded, else of the file that the last build made
+/// (debug builds).
+fn built() -> Result<Cow<'static, [u8]>, Error> {
     let other = env::var_os(OTHER).map(PathBuf::from);
     #[cfg(headgate_embeds_bpf)]
     if other.is_none() {
@@ -30,4 +41,20 @@ pub(crate) fn read() -> Result<Cow<'static, [u8]>, Error> {
     let path = other.unwrap_or_else(|| env!("HEADGATE_BUILT_OBJECT").into());
     let bytes = fs::read(&path).map_err(|source| Error::NoObject { path, source })?;
     Ok(Cow::Owned(bytes))
+}
+
+/// Changes the object for kernels before 5.18: the name of a section asks for frames in several buffers, and these
+/// kernels refuse its programs. The name may be the end of another one (`.relxdp.frags`), which is cut as well.
+fn without_frags(mut object: Vec<u8>) -> Vec<u8> {
+    const NAME: &[u8] = b"xdp.frags\0";
+    let names = object.windows(NAME.len()).enumerate();
+    let found: Vec<usize> = names
+        .filter_map(|(at, name)| (name == NAME).then_some(at))
+        .collect();
+    for at in found {
+        if let Some(dot) = object.get_mut(at + b"xdp".len()) {
+            *dot = 0;
+        }
+    }
+    object
 }

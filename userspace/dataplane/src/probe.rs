@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Maps that programs only read.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     names::ADDRESSES,
     names::FRONTENDS,
     names::SERVICES,
@@ -33,6 +33,7 @@ const LIVE: [&str; 10] = [
     names::AFFINITY_MEMBERS,
     names::SERVICE_RANGES,
     names::SOURCES,
+    names::XDP_DEVICES,
 ];
 /// Capacity for the entries that the packets of one trial make or find.
 const ENTRIES: u32 = 1 << 14;
@@ -121,7 +122,7 @@ impl Probe {
             loader.map_max_entries(name, 1);
         }
         let mut ebpf = loader
-            .load(&object::read()?)
+            .load(&object::read(&helpers)?)
             .map_err(|source| Error::Load(Box::new(source)))?;
         Ok(Self {
             reasons: take(&mut ebpf, names::REASONS)?,

@@ -185,11 +185,17 @@ impl Handover {
     fn is_reply_of_ours(&self, flow: &FlowKey, entry: &CtEntry) -> bool {
         let (other_flow, other) = mirrored(flow, entry);
         const NOT_OURS: CtFlags = CtFlags::KERNEL.union(CtFlags::OWN);
+        // A client may use one port for two frontends of a backend, so the source counts as well.
+        let translation = |entry: &CtEntry| {
+            (
+                (entry.source, entry.source_port),
+                (entry.destination, entry.destination_port),
+            )
+        };
         self.present(&other_flow).is_some_and(|present| {
             !present.flags.intersects(NOT_OURS)
                 && present.state != CtState::CLOSED
-                && (present.destination, present.destination_port)
-                    != (other.destination, other.destination_port)
+                && translation(&present) != translation(&other)
         })
     }
 

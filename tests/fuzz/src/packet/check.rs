@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use headgate_abi::{Addr, Fate, FlowKey, Port, Protocol, Reason};
-use headgate_datapath::{Hook, RouteResult};
+use headgate_abi::{Addr, CtFlags, CtState, Fate, FlowKey, Port, Protocol, Reason};
+use headgate_datapath::{Hook, RouteResult, is_expired};
 use headgate_packets::{Host, Outcome, describe, is_checksum_right};
 
 use super::run::NEXT;
@@ -32,6 +32,14 @@ pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
         outcome.reason,
         outcome.action
     );
+    if is_of_kernel(before, host) {
+        // Packets of a connection that changes hands are paused.
+        let fate = outcome.reason.fate();
+        assert!(
+            fate == Fate::Pass || outcome.reason == Reason::Paused,
+            "{context}"
+        );
+    }
     match (outcome.reason.fate(), outcome.action) {
         (Fate::Pass, action) => {
             assert_eq!(action, "pass", "{context}");
@@ -42,6 +50,25 @@ pub(crate) fn check(hook: Hook, before: &[u8], outcome: &Outcome, host: &Host) {
         (Fate::Reject | Fate::Drop, "drop") => {}
         (fate, action) => panic!("{fate:?} is not {action}: {context}"),
     }
+}
+
+/// Whether a packet is of an open connection of the kernel, or an answer to what the node has opened.
+fn is_of_kernel(frame: &[u8], host: &Host) -> bool {
+    const OF_KERNEL: CtFlags = CtFlags::KERNEL.union(CtFlags::OWN);
+    let Some(layout) = layout(frame) else {
+        return false;
+    };
+    let has_ports = matches!(layout.protocol, 6 | 17) && !layout.is_fragment;
+    if !has_ports || frame.len() < layout.transport + 20 {
+        return false;
+    }
+    let flow = flow(frame, &layout);
+    host.connections.get(&flow).is_some_and(|entry| {
+        entry.flags.intersects(OF_KERNEL)
+            && !entry.flags.contains(CtFlags::REMOVED)
+            && entry.state != CtState::CLOSED
+            && !is_expired(&host.state.config, entry, flow.protocol, host.now_s)
+    })
 }
 
 fn forwarded(before: &[u8], outcome: &Outcome, host: &Host, context: &str) {

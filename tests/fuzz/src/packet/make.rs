@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::Ipv4Header;
 use fastrand::Rng;
+use headgate_abi::{CtFlags, Takeover};
 use headgate_datapath::Hook;
 use headgate_packets::Builder;
 
@@ -46,6 +47,7 @@ pub(crate) fn host(rng: &mut Rng) -> Vec<u8> {
     make(rng, state, |rng| match rng.u8(..16) {
         0 => Step::Wait(*one(rng, &[1, 31, 61, 121, 65_535])),
         1 | 2 => Step::Route(*one(rng, &ROUTES), *one(rng, &[0, 576, 1280, 1500])),
+        3 => handover(rng),
         _ => {
             let hook = *one(
                 rng,
@@ -68,10 +70,27 @@ pub(crate) fn kernel(rng: &mut Rng) -> Vec<u8> {
         0 => rng.u8(..STATES),
         number => number % 2,
     };
-    make(rng, state, |rng| {
-        let hook = *one(rng, hooks);
-        packet(rng, hook)
+    make(rng, state, |rng| match rng.u8(..16) {
+        0 => handover(rng),
+        _ => {
+            let hook = *one(rng, hooks);
+            packet(rng, hook)
+        }
     })
+}
+
+/// Connections change hands: to the kernel, back, or to no backend.
+fn handover(rng: &mut Rng) -> Step {
+    let marks = [
+        CtFlags::default(),
+        CtFlags::KERNEL,
+        CtFlags::PAUSED,
+        CtFlags::REMOVED,
+    ];
+    match rng.bool() {
+        true => Step::Mark(one(rng, &marks).bits()),
+        false => Step::Takeover(Takeover(rng.u32(..3))),
+    }
 }
 
 fn make(rng: &mut Rng, state: u8, step: impl Fn(&mut Rng) -> Step) -> Vec<u8> {
@@ -167,6 +186,11 @@ fn valid(rng: &mut Rng) -> Vec<u8> {
             0 => (rng.u32(..), rng.u32(..)),
             _ => (1001 + rng.u32(..3), 1001 + rng.u32(..3)),
         },
+    };
+    // From the port of a frontend, as the node itself may send.
+    let builder = match rng.u8(..8) {
+        0 => builder.reversed(),
+        _ => builder,
     };
     let len = *one(rng, &[0, 0, 1, 2, 7, 100, 1200]);
     let payload = noise(rng, len);

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use headgate_abi::{Reason, Traffic};
+use headgate_abi::{CtEntry, CtFlags, Reason, Takeover, Traffic};
 use headgate_datapath::{Hook, NextHop, Route};
 use headgate_packets::{Builder, Host, Outcome, Replica, State, describe};
 use headgate_prog::Kernel;
@@ -47,6 +47,11 @@ pub(crate) fn host() -> Result<Runner> {
                         mtu: *mtu,
                     };
                 }
+                Step::Mark(marks) => {
+                    let entries = host.connections.values_mut();
+                    entries.for_each(|entry| mark(entry, *marks));
+                }
+                Step::Takeover(takeover) => host.state.takeover = *takeover,
                 _ => {
                     let Some((hook, frame)) = frame(step, &last) else {
                         continue;
@@ -54,7 +59,7 @@ pub(crate) fn host() -> Result<Runner> {
                     let outcome = host.run(hook, &frame);
                     check(hook, &frame, &outcome, &host);
                     count += 1;
-                    remember(&mut last, outcome);
+                    remember(&mut last, hook, outcome);
                 }
             }
         }
@@ -94,6 +99,25 @@ impl Kernels {
         })
     }
 
+    fn mark(&mut self, marks: u8) -> Result<()> {
+        for kernel in [&mut self.xdp, &mut self.tc] {
+            let connections = &mut kernel.maps.connections;
+            let flows = connections.keys().collect::<Result<Vec<_>, _>>()?;
+            for flow in flows {
+                let mut entry = connections.get(&flow, 0)?;
+                mark(&mut entry, marks);
+                connections.insert(flow, entry, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self, takeover: Takeover) {
+        for kernel in [&self.xdp, &self.tc] {
+            assert!(kernel.maps.takeover.set(0, takeover));
+        }
+    }
+
     fn compare(&mut self, number: u8, steps: &[Step]) -> Result<u64> {
         self.xdp.forget()?;
         self.tc.forget()?;
@@ -103,13 +127,26 @@ impl Kernels {
             Step::Frame { hook, .. } | Step::Reply { hook, .. } | Step::Error { hook, .. } => {
                 *hook == Hook::External
             }
-            Step::Wait(_) | Step::Route(..) => true,
+            Step::Wait(_) | Step::Route(..) | Step::Mark(_) | Step::Takeover(_) => true,
         };
         let has_xdp = steps.iter().all(is_external);
         // TC accepts partial checksums, so after one of these its state differs from the host's.
         let mut has_tc = true;
         let (mut last, mut count) = (Vec::new(), 0);
+        self.take_over(Takeover::DONE);
         for step in steps {
+            match step {
+                Step::Mark(marks) => {
+                    let entries = host.connections.values_mut();
+                    entries.for_each(|entry| mark(entry, *marks));
+                    self.mark(*marks)?;
+                }
+                Step::Takeover(takeover) => {
+                    host.state.takeover = *takeover;
+                    self.take_over(*takeover);
+                }
+                _ => {}
+            }
             let Some((hook, frame)) = frame(step, &last) else {
                 continue;
             };
@@ -125,7 +162,7 @@ impl Kernels {
             if has_tc {
                 same("TC", &frame, &self.tc.run_tc(hook, &frame), &expected);
             }
-            remember(&mut last, expected);
+            remember(&mut last, hook, expected);
         }
         let connections = host.connections.len();
         let expected: BTreeMap<u32, Traffic> = host.traffic.into_inner().into_iter().collect();
@@ -146,6 +183,17 @@ impl Kernels {
             }
         }
         Ok(count)
+    }
+}
+
+/// Gives an entry marks of the agent, instead of those that it has. The agent marks no flow of the node.
+fn mark(entry: &mut CtEntry, marks: u8) {
+    const MARKS: CtFlags = CtFlags::REMOVED
+        .union(CtFlags::KERNEL)
+        .union(CtFlags::PAUSED);
+    if !entry.flags.contains(CtFlags::OWN) {
+        let marks = CtFlags::from_bits_truncate(marks).intersection(MARKS);
+        entry.flags = entry.flags.difference(MARKS).union(marks);
     }
 }
 
@@ -175,8 +223,10 @@ fn same(name: &str, frame: &[u8], actual: &Outcome, expected: &Outcome) {
     );
 }
 
-fn remember(last: &mut Vec<u8>, outcome: Outcome) {
-    if matches!(outcome.reason, Reason::ToBackend | Reason::ToClient) {
+/// Keeps a frame that gets replies: one that was forwarded, or that the node has sent.
+fn remember(last: &mut Vec<u8>, hook: Hook, outcome: Outcome) {
+    let is_sent = hook == Hook::Egress && outcome.reason == Reason::NotOurs;
+    if is_sent || matches!(outcome.reason, Reason::ToBackend | Reason::ToClient) {
         *last = outcome.frame;
     }
 }
@@ -218,7 +268,7 @@ fn frame(step: &Step, last: &[u8]) -> Option<(Hook, Vec<u8>)> {
             }
             Some((*hook, changed(builder.unreachable(last), change)))
         }
-        Step::Wait(_) | Step::Route(..) => None,
+        Step::Wait(_) | Step::Route(..) | Step::Mark(_) | Step::Takeover(_) => None,
     }
 }
 

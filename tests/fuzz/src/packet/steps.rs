@@ -1,5 +1,6 @@
 //! The input of a packet target: a state, and steps.
 
+use headgate_abi::Takeover;
 use headgate_datapath::{Hook, RouteResult};
 
 use crate::input::Input;
@@ -38,6 +39,10 @@ pub(crate) enum Step {
     Wait(u16),
     /// The kernel returns this route from now on.
     Route(RouteResult, u16),
+    /// The agent gives all connections these marks, and removes the others (`CtFlags`).
+    Mark(u8),
+    /// The agent takes over from other rules, or gives back to them.
+    Takeover(Takeover),
 }
 
 /// Reads an input: the number of its state, and its steps.
@@ -73,6 +78,8 @@ pub(crate) fn steps(input: &[u8]) -> (u8, Vec<Step>) {
                 let result = ROUTES[usize::from(input.byte()) % ROUTES.len()];
                 Step::Route(result, input.half())
             }
+            7 => Step::Mark(input.byte()),
+            8 => Step::Takeover(Takeover(u32::from(input.byte() % 3))),
             _ => continue,
         });
     }
@@ -108,6 +115,8 @@ pub(crate) fn input(state: u8, steps: &[Step]) -> Vec<u8> {
                 out.push(5);
                 out.extend(seconds.to_be_bytes());
             }
+            Step::Mark(marks) => out.extend([7, *marks]),
+            Step::Takeover(takeover) => out.extend([8, takeover.0 as u8]),
             Step::Route(result, mtu) => {
                 out.extend([6, *result as u8]);
                 out.extend(mtu.to_be_bytes());

@@ -91,7 +91,11 @@ impl ReferenceStateMachine for Machine {
             8 => (0..SERVICES, option::weighted(0.8, service())).prop_map(|(number, service)| {
                 Step::Service(number, service.map(|service| Service { name: service_name(number), ..service }))
             }),
-            8 => (0..SLICES, option::weighted(0.8, slice())).prop_map(|(number, slice)| Step::Slice(number, slice)),
+            8 => (0..SLICES, 0..SERVICES / TENANTS, option::weighted(0.8, slice())).prop_map(|(number, of, slice)| {
+                // A slice belongs to a Service of its own namespace.
+                let service = service_name(of * TENANTS + number % TENANTS);
+                Step::Slice(number, slice.map(|slice| EndpointSlice { service, ..slice }))
+            }),
             1 => addresses().prop_map(Step::Addresses),
             1 => option::of(select(&["a", "b"][..])).prop_map(|zone| Step::Zone(zone.map(Into::into))),
             8 => Just(Step::Pass),
@@ -140,12 +144,20 @@ impl ReferenceStateMachine for Machine {
 const SERVICES: u8 = 4;
 const SLICES: u8 = 6;
 
+/// Namespaces, whose objects have the same names, addresses and endpoints.
+const TENANTS: u8 = 2;
+
+fn name_of(kind: &str, number: u8) -> NamespacedName {
+    let namespace = format!("tenant{}", number % TENANTS);
+    NamespacedName::new(&namespace, &format!("{kind}{}", number / TENANTS))
+}
+
 pub(crate) fn service_name(number: u8) -> NamespacedName {
-    NamespacedName::new("default", &format!("s{number}"))
+    name_of("s", number)
 }
 
 pub(crate) fn slice_name(number: u8) -> NamespacedName {
-    NamespacedName::new("default", &format!("slice{number}"))
+    name_of("slice", number)
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -273,19 +285,17 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
         ("alt", Protocol::Tcp, 8080),
         ("http", Protocol::Udp, 8080),
     ];
-    (0..SERVICES, subsequence(ports, 1..4), vec(endpoint(), 0..5)).prop_map(
-        |(service, ports, endpoints)| EndpointSlice {
-            service: service_name(service),
-            ports: ports
-                .into_iter()
-                .map(|(name, protocol, port)| EndpointPort {
-                    name: name.into(),
-                    protocol,
-                    port,
-                })
-                .collect(),
-            endpoints,
-            triggered: None,
-        },
-    )
+    (subsequence(ports, 1..4), vec(endpoint(), 0..5)).prop_map(|(ports, endpoints)| EndpointSlice {
+        service: service_name(0),
+        ports: ports
+            .into_iter()
+            .map(|(name, protocol, port)| EndpointPort {
+                name: name.into(),
+                protocol,
+                port,
+            })
+            .collect(),
+        endpoints,
+        triggered: None,
+    })
 }

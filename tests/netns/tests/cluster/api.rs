@@ -1,9 +1,9 @@
 //! The agent's binary and the Kubernetes API: what `kubectl` applies is served on real sockets.
 
-use std::{net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use crate::common::{
-    BALANCER, cluster_without_agents, eventually, headgate, names, on, pods_over_http,
+    BALANCER, cluster_without_agents, count, curl, eventually, headgate, names, on, pods_over_http,
 };
 use headgate_apiserver::{ASSETS, ApiServer, TestServer};
 use headgate_netns::{Cluster, SERVICE, get, http, slices, udp};
@@ -193,4 +193,112 @@ fn s173_agent_starts_while_the_named_api_server_is_away() {
     assert_eq!(found, names(&["web-1-1"]));
     let log = cluster.nodes[0].agent.as_ref().unwrap().log();
     assert!(log.contains("asking another one"), "{log}");
+}
+
+/// A pod that opts out.
+const OPTED_OUT: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: sidecar, labels: {headgate.io/socket-balancing: disabled}}
+spec: {nodeName: n1, containers: [{name: proxy, image: proxy}]}
+";
+
+#[test]
+fn s178_pods_opt_out_of_socket_balancing_by_a_label() {
+    if !can_run("s178_pods_opt_out_of_socket_balancing_by_a_label") {
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("optout", 1, 2) else {
+        return;
+    };
+    const OPTIONS: &[&str] = &["--socket-scope", "opt-out"];
+    cluster.serve_api().unwrap();
+    apply(&cluster, SERVICE);
+    apply(&cluster, &slices(&[(1, 1)]));
+    apply(&cluster, OPTED_OUT);
+    cluster.start_agent_with(0, OPTIONS).unwrap();
+    let uid = cluster.kubectl(
+        &["get", "pod", "sidecar", "-o", "jsonpath={.metadata.uid}"],
+        "",
+    );
+    let uid = uid.unwrap();
+    // As the kubelet names them; it makes the cgroup later than the API shows the pod.
+    let slice = |uid: &str| format!("kubepods-besteffort-pod{}.slice", uid.replace('-', "_"));
+    let pods = cluster.nodes[0]
+        .cgroup
+        .join("kubepods.slice/kubepods-besteffort.slice");
+    let container = pods.join(slice(&uid)).join("cri-containerd-1.scope");
+    let other = pods.join(slice("4b0d")).join("cri-containerd-2.scope");
+    fs::create_dir_all(&container).unwrap();
+    fs::create_dir_all(&other).unwrap();
+    let is_left = |cgroup: &Path| {
+        let node = &cluster.nodes[0];
+        let before = count(node, "socket-translated");
+        let body = curl(&node.pods[1].netns, cgroup, "http://10.96.0.10/").unwrap();
+        assert!(body.contains("web-1-1"), "{body}");
+        count(node, "socket-translated") == before
+    };
+    eventually("the pod's sockets are left", || is_left(&container));
+    assert!(is_left(&pods.join(slice(&uid))));
+    assert!(!is_left(&other));
+    let (_, maps) = headgate(&cluster.nodes[0], &["maps"]);
+    let line = maps
+        .lines()
+        .find(|line| line.contains("LEFT_CGROUPS"))
+        .unwrap();
+    assert!(line.split_whitespace().any(|word| word == "1"), "{maps}");
+    // The label is gone, and comes back.
+    let label = |change: &str| {
+        cluster
+            .kubectl(&["label", "pod", "sidecar", change], "")
+            .unwrap();
+    };
+    label("headgate.io/socket-balancing-");
+    eventually("the pod's sockets are balanced", || !is_left(&container));
+    label("headgate.io/socket-balancing=disabled");
+    eventually("they are left again", || is_left(&container));
+}
+
+#[test]
+fn s178_pods_stay_opted_out_without_an_agent() {
+    if !can_run("s178_pods_stay_opted_out_without_an_agent") {
+        return;
+    }
+    let Some(mut cluster) = cluster_without_agents("optoff", 1, 2) else {
+        return;
+    };
+    cluster.serve_api().unwrap();
+    apply(&cluster, SERVICE);
+    apply(&cluster, &slices(&[(1, 1)]));
+    apply(&cluster, OPTED_OUT);
+    let uid = cluster.kubectl(
+        &["get", "pod", "sidecar", "-o", "jsonpath={.metadata.uid}"],
+        "",
+    );
+    let container = cluster.nodes[0]
+        .cgroup
+        .join(format!("kubepods/pod{}/1", uid.unwrap()));
+    fs::create_dir_all(&container).unwrap();
+    cluster
+        .start_agent_with(0, &["--socket-scope", "opt-out"])
+        .unwrap();
+    let left = |cluster: &Cluster| {
+        let (_, maps) = headgate(&cluster.nodes[0], &["maps"]);
+        let line = maps.lines().find(|line| line.contains("LEFT_CGROUPS"));
+        line.is_some_and(|line| line.split_whitespace().any(|word| word == "1"))
+    };
+    eventually("the cgroup is known", || left(&cluster));
+    cluster.nodes[0].agent.take().unwrap().kill().unwrap();
+    let node = &cluster.nodes[0];
+    let before = count(node, "socket-translated");
+    let body = curl(&node.pods[1].netns, &container, "http://10.96.0.10/").unwrap();
+    assert!(body.contains("web-1-1"), "{body}");
+    assert_eq!(count(node, "socket-translated"), before);
+    // The next one finds that the pod is gone.
+    cluster
+        .kubectl(&["delete", "pod", "sidecar", "--now"], "")
+        .unwrap();
+    cluster
+        .start_agent_with(0, &["--socket-scope", "opt-out"])
+        .unwrap();
+    eventually("the cgroup is forgotten", || !left(&cluster));
 }

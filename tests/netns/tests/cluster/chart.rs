@@ -378,6 +378,7 @@ fn values_reach_the_agent() {
             "devices": ["eth*", "bond0"],
             "nodePortAddresses": ["primary"],
             "forwarding": "dsr",
+            "socketScope": "opt-out",
             "metricsBindAddress": "0.0.0.0:10249",
             "extraArgs": ["--no-external-ips"],
         },
@@ -399,6 +400,7 @@ fn values_reach_the_agent() {
             "--devices=bond0",
             "--nodeport-addresses=primary",
             "--forwarding=dsr",
+            "--socket-scope=opt-out",
             "--metrics-bind-address=0.0.0.0:10249",
             "--no-external-ips",
         ])
@@ -413,6 +415,13 @@ fn values_reach_the_agent() {
         objects["ConfigMap/headgate"]["data"],
         json!({"KUBERNETES_SERVICE_HOST": "192.0.2.10", "KUBERNETES_SERVICE_PORT": "443"})
     );
+    // The agent reads labels of pods with this scope alone.
+    let mut rules = objects["ClusterRole/headgate"]["rules"]
+        .as_array()
+        .unwrap()
+        .iter();
+    let pods = rules.find(|rule| rule["resources"] == json!(["pods"]));
+    assert_eq!(pods.unwrap()["verbs"], json!(["list", "watch"]));
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use crate::common::{CLUSTER_V4, CLUSTER_V6, headgate, names, on, pods_over_http, prefix};
-use headgate_netns::{Cluster, Layout, SERVICE, rules::load_nftables, slices, udp};
+use crate::common::{
+    CLUSTER_V4, CLUSTER_V6, count, eventually, headgate, names, on, pods_over_http, prefix,
+    turn_offload_off,
+};
+use headgate_netns::{Cluster, Layout, Netns, SERVICE, rules::load_nftables, slices, udp};
 
 /// How the agents of a test learn where endpoints are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,4 +143,52 @@ fn s165_services_work_with_rules_for_each_pod() {
 #[test]
 fn s165_services_work_over_a_tunnel_without_link_headers() {
     services_work("ltu", Layout::Tunnel, NodeNames::Given, NONE);
+}
+
+#[test]
+fn s177_services_work_on_addresses_of_a_vlan() {
+    let Some(prefix) = prefix("vlan") else { return };
+    let netns = Netns::new(&prefix).unwrap();
+    let add = "link add eth0 type dummy\nlink add link eth0 name eth0.100 type vlan id 100";
+    if netns.batch(add).is_err() {
+        println!(
+            "SKIPPED: s177_services_work_on_addresses_of_a_vlan: the kernel has no VLANs (8021q)"
+        );
+        return;
+    }
+    services_work("lvl", Layout::Vlan, NodeNames::Given, XDP);
+}
+
+#[test]
+fn s176_xdp_sends_to_other_devices() {
+    let Some(prefix) = prefix("xdev") else { return };
+    let mut cluster = Cluster::laid_out(&prefix, 2, 1, Layout::TwoCards).unwrap();
+    turn_offload_off(&cluster);
+    cluster.write("web.yaml", SERVICE).unwrap();
+    // Behind the second card.
+    cluster.write("slices.yaml", &slices(&[(2, 1)])).unwrap();
+    for index in 0..2 {
+        cluster.start_agent_with(index, XDP).unwrap();
+    }
+    let node = &cluster.nodes[0];
+    let (v4, v6) = (node.v4, node.v6);
+    let ask = || {
+        for address in [on(v4, 30007), on(v6, 30007)] {
+            let (answer, peer) = cluster.client.run(move || udp(address)).unwrap();
+            assert_eq!((&*answer.pod, peer), ("web-2-1", address));
+        }
+    };
+    // Neighbours are not known yet.
+    eventually("the neighbours are known", || {
+        let before = count(node, "no-neighbour");
+        ask();
+        count(node, "no-neighbour") == before
+    });
+    let before = count(node, "no-neighbour");
+    for _ in 0..20 {
+        ask();
+    }
+    let left = count(node, "no-neighbour") - before;
+    // The kernel may ask for a neighbour again meanwhile.
+    assert!(left < 10, "{left} of 80 packets were left to TC");
 }

@@ -17,6 +17,7 @@ mod nodes;
 mod operate;
 mod page;
 mod paths;
+mod reuse;
 mod security;
 mod served;
 mod services;

@@ -1,13 +1,14 @@
 //! Nodes with more devices than an external one and those of pods, or without free descriptors.
 
 use std::{
+    fs,
     net::{IpAddr, TcpListener, TcpStream},
     process::Command,
 };
 
 use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
-    eventually, headgate, names, on, pods_over_http, turn_offload_off,
+    doctor, eventually, headgate, names, on, pods_over_http, turn_offload_off,
 };
 use headgate_netns::{Process, SERVICE, http, rules::load_nftables, slices, udp};
 use nix::sys::signal::Signal;
@@ -231,4 +232,97 @@ fn s164_device_that_is_replaced_or_renamed_is_served() {
     node.netns.batch(&routes).unwrap();
     is_served("lxc9");
     assert!(!has("lxc1"));
+}
+
+#[test]
+fn s181_xdp_that_another_program_keeps_away_is_attached_when_it_is_gone() {
+    let Some(mut cluster) = cluster_without_agents("held", 1, 1) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&[(1, 1)])).unwrap();
+    let other = cluster.occupy_xdp(0).unwrap();
+    cluster.start_agent(0).unwrap();
+    let node = &cluster.nodes[0];
+    let is_served = || {
+        let found = pods_over_http(&cluster.client, on(node.v4, 30080));
+        assert_eq!(found, names(&["web-1-1"]));
+    };
+    let report = || headgate(node, &["doctor", "--no-api", "--xdp", "always"]).1;
+    assert!(report().contains("eth0 has TC only"), "{}", report());
+    is_served();
+    fs::remove_file(other).unwrap();
+    // As once a minute.
+    node.agent.as_ref().unwrap().signal(Signal::SIGHUP).unwrap();
+    eventually("eth0 has XDP", || {
+        report().contains("eth0 has XDP in its driver")
+    });
+    is_served();
+}
+
+#[test]
+fn s182_device_gets_the_programs_of_its_role_when_that_changes() {
+    role_is_followed("role", SNAT, "hg_tc_external");
+}
+
+/// The agent refuses to start with such a device. One that comes later is treated as a pod's, which may not send
+/// encapsulated packets, by agent and `doctor` alike.
+#[test]
+fn s182_s183_device_that_may_lead_to_pods_is_treated_as_if_it_did_by_dsr() {
+    role_is_followed("roled", DSR, "hg_tc_pod");
+}
+
+fn role_is_followed(name: &str, forwarding: &[&str], while_doubtful: &str) {
+    let Some(cluster) = cluster_with(name, 1, 2, &[(1, 1)], forwarding) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let pod = &node.pods[1].netns;
+    let is_ready = |program: &str| {
+        eventually(&format!("vx1 has {program} alone"), || {
+            let (_, status) = headgate(node, &["status"]);
+            let mut lines = status.lines().map(str::trim);
+            let line = lines.find(|line| line.starts_with("vx1: "));
+            let ingress = ["hg_tc_external", "hg_tc_pod"];
+            line.is_some_and(|line| {
+                let found = ingress.iter().filter(|name| line.contains(**name));
+                found.eq([&program])
+            })
+        });
+        let found = pods_over_http(pod, on(CLUSTER_V4, 80));
+        assert_eq!(found, names(&["web-1-1"]), "{program}");
+        let report = doctor(node);
+        assert!(!report.contains("programs are missing"), "{report}");
+        report
+    };
+    // A network of its own: it may be the way out of the node.
+    let inside = pod.name();
+    let add = format!(
+        "link add vx1 type veth peer name eth9 netns {inside}\nlink set vx1 up\n\
+         address add 10.77.1.1/24 dev vx1"
+    );
+    node.netns.batch(&add).unwrap();
+    pod.batch(
+        "link set eth9 up\naddress add 10.77.1.2/24 dev eth9\n\
+         route add 10.96.0.0/16 via 10.77.1.1 src 10.77.1.2",
+    )
+    .unwrap();
+    let report = is_ready(while_doubtful);
+    assert!(
+        report.contains("vx1 leads to another network namespace"),
+        "{report}"
+    );
+    // A single host: it is a pod's.
+    node.netns
+        .batch(
+            "address del 10.77.1.1/24 dev vx1\naddress add 10.77.1.1/32 dev vx1\n\
+             route add 10.77.1.2/32 dev vx1",
+        )
+        .unwrap();
+    let report = is_ready("hg_tc_pod");
+    assert!(!report.contains("vx1 leads to"), "{report}");
+    node.netns
+        .batch("route del 10.77.1.2/32 dev vx1\naddress add 10.77.1.1/24 dev vx1")
+        .unwrap();
+    is_ready(while_doubtful);
 }

@@ -4,4 +4,5 @@ pub(crate) mod convert;
 pub(crate) mod event;
 pub mod kube;
 pub mod manifests;
+pub(crate) mod pods;
 pub(crate) mod ranges;

@@ -9,14 +9,14 @@ mod xtables;
 
 use std::io;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NlasIterator};
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 
 pub use conntrack::{KernelConnection, create, delete, translated};
 pub use ipset::{destroy_set, sets};
 pub use nftables::{NftFamily, delete_table, has_chain, keep_translating, tables};
 pub use xtables::legacy_chains;
 
-use crate::netlink::RawMessage;
+use crate::netlink::{RawMessage, bytes, find, text};
 
 /// Length of `struct nfgenmsg`: family, version, resource.
 const HEADER: usize = 4;
@@ -31,32 +31,12 @@ fn message(part: u16, command: u16, family: u8, attributes: &[DefaultNla]) -> Ra
     }
 }
 
-fn bytes(attributes: &[DefaultNla]) -> Vec<u8> {
-    let mut bytes = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut bytes);
-    bytes
-}
-
 fn attribute(kind: u16, value: impl Into<Vec<u8>>) -> DefaultNla {
     DefaultNla::new(kind, value.into())
 }
 
 fn nested(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, bytes(inside))
-}
-
-/// A string attribute.
-fn text(kind: u16, value: &str) -> DefaultNla {
-    let mut bytes = value.as_bytes().to_vec();
-    bytes.push(0);
-    DefaultNla::new(kind, bytes)
-}
-
-/// Returns the value of an attribute.
-fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let mut all = NlasIterator::new(attributes).map_while(Result::ok);
-    let found = all.find(|attribute| attribute.kind() == kind)?;
-    Some(found.value().to_vec())
 }
 
 fn find_text(attributes: &[u8], kind: u16) -> Option<String> {

@@ -126,6 +126,9 @@ pub(super) enum SocketScope {
     /// Those of all processes of the cgroup.
     #[default]
     All,
+    /// The same, but for pods with the label `headgate.io/socket-balancing=disabled`: the agent watches the pods of its
+    /// node that have it
+    OptOut,
     /// Those of the node's network namespace: sidecars and virtual machines in pods see the Service's address
     Host,
 }

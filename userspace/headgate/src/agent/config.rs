@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use headgate_abi::{Addr, DatapathConfig, Port, Timeouts};
+use headgate_abi::{Addr, DatapathConfig, PodSockets, Port, Timeouts};
 use headgate_control::Served;
 use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
 use headgate_model::Node;
@@ -35,6 +35,8 @@ pub(super) struct NodeConfig {
     pub(super) selection: Selection,
     node_port_addresses: Vec<NodePortAddresses>,
     serves_external_ips: bool,
+    /// Whether pods decide by a label about their sockets.
+    pub(super) pods_opt_out: bool,
     /// Where the addresses of API servers are kept.
     pub(super) api_servers_file: Option<PathBuf>,
     /// Services that this agent serves.
@@ -53,7 +55,7 @@ pub(super) struct DatapathSettings {
     /// UDP port of DSR packets; 0 if they are not accepted.
     dsr_port: u16,
     forwards_by_dsr: bool,
-    leaves_pods: bool,
+    leaves_pods: PodSockets,
     timeouts: Timeouts,
     pub(super) sizes: MapSizes,
 }
@@ -117,6 +119,7 @@ impl NodeConfig {
             selection: args.selection.clone(),
             node_port_addresses: args.nodeport_addresses.clone(),
             serves_external_ips: !args.no_external_ips,
+            pods_opt_out: args.socket_scope == SocketScope::OptOut,
             api_servers_file: args.api_servers_file.clone(),
             served: Served {
                 proxy_name: args.service_proxy_name.clone(),
@@ -162,6 +165,10 @@ impl DatapathSettings {
             Forwarding::Snat => 0,
             Forwarding::SnatAcceptDsr | Forwarding::Dsr => args.dsr_port,
         };
+        ensure!(
+            args.socket_scope != SocketScope::OptOut || args.common.source.is_none(),
+            "--socket-scope opt-out reads labels of pods from the Kubernetes API, and not with --source"
+        );
         let (first_port, last_port) = args.snat_ports;
         ensure!(
             !(first_port..=last_port).contains(&dsr_port),
@@ -173,7 +180,11 @@ impl DatapathSettings {
             snat_ports: args.snat_ports,
             dsr_port,
             forwards_by_dsr: args.forwarding == Forwarding::Dsr,
-            leaves_pods: args.socket_scope == SocketScope::Host,
+            leaves_pods: match args.socket_scope {
+                SocketScope::All => PodSockets::NONE,
+                SocketScope::OptOut => PodSockets::OPTED_OUT,
+                SocketScope::Host => PodSockets::ALL,
+            },
             timeouts: timeouts(args),
             sizes: MapSizes {
                 frontends: args.max_frontends,
@@ -201,7 +212,7 @@ impl DatapathSettings {
             snat_port_last: Port::new(self.snat_ports.1),
             dsr_port: Port::new(self.dsr_port),
             forwards_by_dsr: u8::from(self.forwards_by_dsr),
-            leaves_pods: u8::from(self.leaves_pods),
+            leaves_pods: self.leaves_pods,
             routes_replies: u8::from(facts.routes_by_source),
             zero: [0; 3],
             timeouts: self.timeouts,
@@ -226,7 +237,7 @@ mod tests {
 
     use clap::Parser;
 
-    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig, Timeouts};
+    use super::{AgentArgs, DatapathSettings, Facts, NodeConfig, PodSockets, Timeouts};
 
     #[derive(Parser)]
     struct Flags {
@@ -260,6 +271,20 @@ mod tests {
             let settings = DatapathSettings::new(&args(flags));
             assert_eq!(settings.is_ok(), is_ok, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn s178_labels_of_pods_are_read_from_the_api_alone() {
+        let config = |flags: &[&str]| {
+            let settings = DatapathSettings::new(&args(flags)).ok()?;
+            Some(settings.config(&facts(&[])).leaves_pods)
+        };
+        assert_eq!(config(&[]), Some(PodSockets::NONE));
+        let host = &["--socket-scope", "host", "--source", "."];
+        assert_eq!(config(host), Some(PodSockets::ALL));
+        let opt_out = &["--socket-scope", "opt-out", "--source", "."];
+        assert_eq!(config(&opt_out[..2]), Some(PodSockets::OPTED_OUT));
+        assert_eq!(config(opt_out), None);
     }
 
     #[test]

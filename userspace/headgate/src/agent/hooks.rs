@@ -1,14 +1,15 @@
 //! Programs of the agent: loaded, attached, and attached again where they are lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 #[cfg(feature = "trace")]
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use headgate_abi::DatapathConfig;
+use headgate_abi::{DatapathConfig, names};
 use headgate_dataplane::{
-    Device, Feature, Programs, Role, Steering, attach_cgroup, attach_egress, attach_ingress,
-    attach_lookup, attached, detach_others, is_attached, load, write_sources,
+    Attached, Attachment, Device, Feature, Programs, Role, Steering, attach_cgroup, attach_egress,
+    attach_ingress, attach_lookup, attached, detach_others, is_attached, load, write_sources,
+    write_xdp_targets, xdp_targets,
 };
 #[cfg(feature = "trace")]
 use tokio::{task::JoinHandle, time::sleep};
@@ -31,7 +32,7 @@ pub(super) struct Hooks {
     /// Configuration that the programs were loaded with.
     loaded: DatapathConfig,
     /// How the programs of each device were attached last.
-    known: BTreeMap<Device, String>,
+    known: BTreeMap<Device, Attached>,
     #[cfg(feature = "trace")]
     log: Option<JoinHandle<()>>,
 }
@@ -78,22 +79,25 @@ impl Hooks {
         self.attach(facts)
     }
 
-    /// Attaches again what is missing: TC filters, which others may remove and which end with their qdisc, and
-    /// links of devices that are not there any more.
+    /// Attaches again what is missing: TC filters, which others may remove and which end with their qdisc, links of
+    /// devices that are not there any more, and XDP that another program kept away.
     pub(super) fn review(&mut self, facts: &Facts) -> Result<()> {
         let attached = attached(&self.config.pins)?;
-        let is_lost = |device: &&Device| !is_attached(&attached, device);
-        let devices = self.devices(facts);
+        let devices = facts.devices_by(&self.loaded);
         let lost: Vec<&str> = devices
             .iter()
-            .filter(is_lost)
+            .filter(|device| !is_attached(&attached, device))
             .map(|device| device.name.as_str())
             .collect();
-        if lost.is_empty() {
-            return Ok(());
+        if !lost.is_empty() {
+            warn!(devices = lost.join(","), "programs are missing");
+            return self.attach(facts);
         }
-        warn!(devices = lost.join(","), "programs are missing");
-        self.attach(facts)
+        for device in devices.iter().filter(|device| lacks_xdp(&attached, device)) {
+            self.attach_ingress(device);
+        }
+        self.connect();
+        Ok(())
     }
 
     /// Prints what the programs log, if they are a trace build.
@@ -113,28 +117,23 @@ impl Hooks {
         Ok(())
     }
 
-    /// The devices with their roles. While direct server return is on, one that may lead to pods is treated as if it
-    /// did: pods must not send encapsulated packets.
-    fn devices(&self, facts: &Facts) -> BTreeSet<Device> {
-        let is_doubtful = |device: &Device| facts.doubtful.contains(&device.name);
-        let devices = facts.devices.iter().cloned();
-        devices
-            .map(
-                |device| match self.loaded.has_dsr() && is_doubtful(&device) {
-                    true => Device {
-                        role: Role::Pod,
-                        ..device
-                    },
-                    false => device,
-                },
-            )
-            .collect()
+    fn attach_ingress(&mut self, device: &Device) {
+        let (pins, how) = (&self.config.pins, self.config.tc_attach);
+        match attach_ingress(&mut self.programs, pins, device, how) {
+            Ok(attached) => {
+                let before = self.known.insert(device.clone(), attached);
+                if before != Some(attached) {
+                    info!(device = device.name, ?attached, "attached");
+                }
+            }
+            Err(error) => warn!(device = device.name, %error, "cannot attach to ingress"),
+        }
     }
 
     #[instrument(skip_all, fields(devices = facts.devices.len()))]
     fn attach(&mut self, facts: &Facts) -> Result<()> {
-        let devices = &self.devices(facts);
-        let (pins, how) = (&self.config.pins, self.config.tc_attach);
+        let devices = &facts.devices_by(&self.loaded);
+        let (pins, how) = (&self.config.pins.clone(), self.config.tc_attach);
         if let Err(error) = write_sources(pins, &facts.sources) {
             warn!(%error, "packets to other nodes get the address of the default route");
         }
@@ -154,21 +153,40 @@ impl Hooks {
             }
         }
         for device in devices {
-            match attach_ingress(&mut self.programs, pins, device, how) {
-                Ok(attached) => {
-                    let how = format!("{attached:?}");
-                    if self.known.get(device) != Some(&how) {
-                        info!(device = device.name, attached = how, "attached");
-                    }
-                    self.known.insert(device.clone(), how);
-                }
-                Err(error) => warn!(device = device.name, %error, "cannot attach to ingress"),
-            }
+            self.attach_ingress(device);
         }
         self.known.retain(|device, _| devices.contains(device));
         detach_others(pins, devices, self.config.proxy_user.is_some())?;
+        self.connect();
         Ok(())
     }
+
+    /// Lets XDP send frames of other devices to those that have XDP, if their drivers take such frames. That may
+    /// change at any time.
+    fn connect(&self) {
+        let targets = xdp_targets().map_err(anyhow::Error::from).and_then(|able| {
+            let native = self
+                .known
+                .iter()
+                .filter(|(_, how)| **how == Attached::Native);
+            let numbers = native.map(|(device, _)| device.index);
+            let targets = numbers.filter(|index| able.contains(index)).collect();
+            Ok(write_xdp_targets(&self.config.pins, &targets)?)
+        });
+        if let Err(error) = targets {
+            warn!(
+                error = format!("{error:#}"),
+                "XDP leaves packets for other devices to TC"
+            );
+        }
+    }
+}
+
+/// Whether a device is to have XDP, and has not: its driver lacks it, or another program has its place.
+fn lacks_xdp(attached: &[Attachment], device: &Device) -> bool {
+    let is_xdp =
+        |link: &Attachment| link.index == device.index && link.program == names::XDP_EXTERNAL;
+    device.wants_xdp && device.role == Role::External && !attached.iter().any(is_xdp)
 }
 
 /// Allows the proxy that runs as `user` to receive connections.

@@ -5,6 +5,7 @@ mod config;
 mod hooks;
 mod memory;
 pub(crate) mod node;
+mod opted_out;
 mod ranges;
 mod run;
 mod takeover;

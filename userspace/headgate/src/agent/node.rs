@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use headgate_abi::DatapathConfig;
 use headgate_dataplane::{
     Device, Interface, InterfaceKind, LinkChanges, Role, interfaces, sources_with_rules,
 };
@@ -83,6 +84,23 @@ impl Facts {
     pub(super) fn own(&self) -> Vec<IpAddr> {
         let is_virtual = |address: &&IpAddr| !self.virtual_addresses.contains(address);
         self.held.iter().filter(is_virtual).copied().collect()
+    }
+
+    /// The devices with the roles that programs of this configuration give them: with direct server return, one that
+    /// may lead to pods is treated as if it did, because pods must not send encapsulated packets.
+    pub(crate) fn devices_by(&self, config: &DatapathConfig) -> BTreeSet<Device> {
+        let devices = self.devices.iter().cloned();
+        devices
+            .map(
+                |device| match config.has_dsr() && self.doubtful.contains(&device.name) {
+                    true => Device {
+                        role: Role::Pod,
+                        ..device
+                    },
+                    false => device,
+                },
+            )
+            .collect()
     }
 
     /// The external devices.

@@ -21,7 +21,7 @@ use super::{
     hooks::Hooks,
     memory,
     node::{self, Facts},
-    ranges,
+    opted_out, ranges,
     takeover::{self, TakingOver},
 };
 #[cfg(feature = "page")]
@@ -60,7 +60,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         hooks,
         api,
     } = config;
-    let pins = hooks.pins.clone();
+    let (pins, cgroup) = (hooks.pins.clone(), hooks.cgroup.clone());
     let first = node::read(&node_config.selection)?;
     // Beside kube-proxy, its rules are no leftovers.
     if !node_config.served.is_part() {
@@ -105,6 +105,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
             result.and_then(|()| bail!("the source ended"))
         }
         result = ranges::follow(&node_config, &pins, statuses.clone()) => result,
+        result = opted_out::follow(&node_config, &cgroup, &pins) => result,
         result = takeover::follow(takeover, statuses.clone()) => result,
         result = forward_hangups(audit, &hangups) => result,
         () = announce(statuses.clone()) => Ok(()),

@@ -354,6 +354,11 @@ impl Tables for LiveTables<'_> {
         }
     }
 
+    /// Asked about sockets alone, which are not explained.
+    fn has_opted_out(&self) -> bool {
+        false
+    }
+
     fn takeover(&self) -> Takeover {
         let takeover = self.view.maps.takeover.get(0).unwrap_or_default();
         match takeover {

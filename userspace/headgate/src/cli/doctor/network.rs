@@ -24,6 +24,9 @@ const ABOUT: &str = "devices";
 pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
     let facts = facts(selection);
     let links = attached(pins).unwrap_or_default();
+    // Without an agent, what it would do by default.
+    let config = loaded_config(pins).unwrap_or_default();
+    let devices = facts.devices_by(&config);
     let mut findings = Vec::new();
     if facts.external().next().is_none() {
         findings.push(Finding::error(
@@ -32,7 +35,7 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
             "name them with --devices, for the agent as well",
         ));
     }
-    for device in &facts.devices {
+    for device in &devices {
         let name = &device.name;
         if !is_attached(&links, device) {
             findings.push(Finding::error(
@@ -46,14 +49,20 @@ pub(super) fn devices(pins: &Path, selection: &Selection) -> Vec<Finding> {
         }
     }
     for name in &facts.doubtful {
-        findings.push(Finding::ok(
-            ABOUT,
-            format!(
-                "{name} leads to another network namespace, which may be a pod: it is served as an external device"
+        let leads = format!("{name} leads to another network namespace, which may be a pod");
+        findings.push(match config.has_dsr() {
+            true => Finding::warning(
+                ABOUT,
+                format!("{leads}: with direct server return it is served as one"),
+                "name it with --devices or --pod-devices: an agent that starts refuses to guess",
             ),
-        ));
+            false => Finding::ok(
+                ABOUT,
+                format!("{leads}: it is served as an external device"),
+            ),
+        });
     }
-    let pods = facts.devices.iter().filter(|device| !device.is_external());
+    let pods = devices.iter().filter(|device| !device.is_external());
     findings.push(Finding::ok(ABOUT, format!("{} pod devices", pods.count())));
     findings
 }
