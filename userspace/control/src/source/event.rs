@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal, Service,
-    ingress::{Ingress, IngressClass, Secret, UpstreamService},
+    edge::{Secret, UpstreamService},
+    ingress::{Ingress, IngressClass},
 };
 
 /// A kind of object that a source lists.

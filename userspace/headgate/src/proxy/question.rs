@@ -36,6 +36,7 @@ pub(super) fn parse(words: &[(String, String)]) -> Result<ExplainRequest, String
         host,
         path,
         is_tls,
+        gateway: None,
         method: one(METHOD)?.map_or(Ok(Method::GET), method)?,
         headers: headers(words().filter(|(name, _)| name == HEADER))?,
         client: one(CLIENT)?.map_or(Ok(Ipv4Addr::LOCALHOST.into()), client)?,

@@ -20,7 +20,8 @@ use headgate_control::{
 use headgate_dataplane::Steering;
 use headgate_model::{
     Refusal,
-    ingress::{IngressOptions, Routes, UpstreamKey},
+    edge::{Edge, UpstreamKey},
+    ingress::IngressOptions,
 };
 use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, work};
 use kube::Client;
@@ -190,8 +191,8 @@ async fn publish_addresses(
 struct ServedProxy(Arc<Proxy>);
 
 impl Serve for ServedProxy {
-    fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
-        self.0.serve(&routes)
+    fn serve(&mut self, edge: Edge) -> Vec<Refusal> {
+        self.0.serve(&edge)
     }
 
     fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints) {

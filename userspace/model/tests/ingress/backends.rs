@@ -5,10 +5,8 @@ use std::{
 
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, Protocol,
-    ingress::{
-        Ingress, IngressBackend, IngressOptions, Objects, PortName, Target, UpstreamKey,
-        UpstreamService, endpoints, routes,
-    },
+    edge::{PortName, Target, UpstreamKey, UpstreamService, endpoints},
+    ingress::{Ingress, IngressBackend, IngressOptions, Objects, routes},
 };
 
 use crate::build::{
@@ -40,7 +38,7 @@ fn l08_ports_are_found_by_name_and_number() {
         (PortName::Number(81), None),
     ] {
         let routes = routes(&world(asked.clone()), &IngressOptions::default());
-        let found = match &find(&routes, &get("foo.com", "/")).unwrap().target {
+        let found = match target(find(&routes, &get("foo.com", "/")).unwrap()) {
             Target::Upstream(key) => Some(key.port),
             Target::Unavailable | Target::Missing => None,
         };
@@ -125,7 +123,7 @@ fn places(
     change(objects.ingresses.get_mut(&name("a")).unwrap());
     let routes = routes(&objects, &IngressOptions::default());
     let keys: Vec<&UpstreamKey> = routes.upstreams().collect();
-    endpoints(&objects, keys[0])
+    endpoints(&objects.services, &objects.slices, keys[0])
 }
 
 fn texts(places: &BTreeMap<SocketAddr, u32>) -> Vec<String> {

@@ -1,8 +1,7 @@
 //! Where ingress-nginx's template has an exception, so have we.
 
-use headgate_model::ingress::{
-    Host, Ingress, IngressOptions, PathMatch, Routes, Sticky, Target, routes,
-};
+use headgate_model::edge::{Host, PathMatch, Sticky, Target};
+use headgate_model::ingress::{Ingress, IngressOptions, Routes, routes};
 
 use crate::{
     annotations::{policy, site, upstream},
@@ -182,7 +181,7 @@ fn l97_app_root_is_for_the_host() {
 /// The cookie of the backend that gets a path.
 fn cookie(host: &Host, path: &str) -> Sticky {
     let route = host.routes.iter().find(|route| route.path.matches(path));
-    match &route.unwrap().target {
+    match target(route.unwrap()) {
         Target::Upstream(key) => key.policy.sticky.clone().unwrap(),
         other => panic!("{other:?}"),
     }
@@ -196,7 +195,7 @@ fn l98_the_path_of_an_affinity_cookie_is_that_of_the_rule() {
         .rule("foo.com", Exact, "/one", "api")
         .note("affinity", "cookie");
     let routes = routes_of([two.clone()]);
-    let path = |routes: &Routes, asked| cookie(&routes.hosts["foo.com"], asked).path;
+    let path = |routes: &Routes, asked| cookie(&routes.listener.hosts["foo.com"], asked).path;
     assert_eq!(path(&routes, "/x"), "/");
     assert_eq!(path(&routes, "/api/x"), "/api");
     assert_eq!(path(&routes, "/one"), "/one");
@@ -240,7 +239,7 @@ fn l141_the_key_of_an_affinity_cookie_is_the_id_of_its_service() {
             ..IngressOptions::default()
         };
         let routes = routes(&objects, &options);
-        ["/", "/api"].map(|path| cookie(&routes.hosts["foo.com"], path).secret)
+        ["/", "/api"].map(|path| cookie(&routes.listener.hosts["foo.com"], path).secret)
     };
     assert_eq!(keys("4c1e"), ["4c1e", "4c1e"]);
     // A manifest may have no id: the key is never empty, nor the same for two Services.

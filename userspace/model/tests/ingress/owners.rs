@@ -118,8 +118,8 @@ fn l94_hosts_of_annotations_belong_to_their_ingress_too() {
         let alone = read([victim.clone()]);
         let taking = attacker().rule(host, Prefix, "/", "api").tls(&[host], "s");
         let routes = read([victim.clone(), taking]);
-        assert_eq!(alone.hosts, routes.hosts);
-        assert!(routes.certificates.is_empty());
+        assert_eq!(alone.listener.hosts, routes.listener.hosts);
+        assert!(routes.listener.certificates.is_empty());
         assert_eq!(fields(&routes), ["spec.tls[0].hosts", "spec.rules[0].host"]);
         let own = ingress("own").rule(host, Prefix, "/", "new");
         let routes = read([victim, own]);
@@ -140,7 +140,7 @@ fn l94_rules_without_host_and_default_backends_belong_to_the_oldest_too() {
         ] {
             let routes = read([older.clone(), taking]);
             assert_eq!(answer(&routes, "any.com", "/x"), "web");
-            assert!(routes.certificates.is_empty());
+            assert!(routes.listener.certificates.is_empty());
             assert!(refusals(&routes)[0].contains("default/a"));
         }
         let named = attacker().rule("foo.com", Prefix, "/", "api");
@@ -162,7 +162,7 @@ fn l94_an_exact_host_is_its_own_beside_a_wildcard() {
     assert!(routes.refusals.is_empty());
     // A certificate alone would be for the wildcard's routes.
     let routes = read([wide, attacker().tls(&["x.foo.com"], "s")]);
-    assert!(routes.certificates.is_empty());
+    assert!(routes.listener.certificates.is_empty());
     assert_eq!(fields(&routes), ["spec.tls[0].hosts"]);
 }
 
@@ -174,7 +174,7 @@ fn l94_a_younger_wildcard_neither_certifies_nor_redirects_nor_serves_a_host() {
         .tls(&["*.foo.com"], "s");
     let routes = read([exact(), wide.clone()]);
     assert_eq!(answer(&routes, "x.foo.com", "/"), "404");
-    assert!(routes.withheld.contains("x.foo.com"));
+    assert!(routes.listener.withheld.contains("x.foo.com"));
     let route = |routes: &Routes| find(routes, &get("x.foo.com", "/only")).unwrap().clone();
     assert!(!route(&routes).policy.to_https);
     assert!(
@@ -202,7 +202,10 @@ fn l94_a_younger_wildcard_neither_certifies_nor_redirects_nor_serves_a_host() {
     }
     let certifying_all = attacker().tls(&[], "s");
     let routes = read([exact(), certifying_all]);
-    assert!(routes.withheld.contains("x.foo.com") && routes.withheld.contains("foo.com"));
+    assert!(
+        routes.listener.withheld.contains("x.foo.com")
+            && routes.listener.withheld.contains("foo.com")
+    );
 }
 
 #[test]
@@ -239,7 +242,11 @@ fn l95_with_shared_hosts_other_namespaces_add_plain_paths() {
         add(ImplementationSpecific, "/blog/.*").note("use-regex", "true"),
     ] {
         let routes = read_shared([owner(), refused.clone()]);
-        assert_eq!(routes.hosts, read_shared([owner()]).hosts, "{refused:?}");
+        assert_eq!(
+            routes.listener.hosts,
+            read_shared([owner()]).listener.hosts,
+            "{refused:?}"
+        );
         assert_eq!(fields(&routes), ["spec.rules[0].http.paths[0].path"]);
         assert!(refusals(&routes)[0].contains("default/victim"));
     }

@@ -1,8 +1,8 @@
 use std::cmp::Reverse;
 
+use headgate_model::edge::{Certificate, for_host};
 use headgate_model::ingress::{
-    Certificate, Ingress, IngressBackend, IngressOptions, Objects, PathType, Routes, for_host,
-    routes,
+    Ingress, IngressBackend, IngressOptions, Objects, PathType, Routes, routes,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -87,9 +87,9 @@ fn read(objects: &Objects) -> Routes {
 
 /// The certificate that clients of a host are shown, as the proxy finds it.
 fn certificate<'a>(routes: &'a Routes, host: &str) -> Option<&'a Certificate> {
-    let certificates = &routes.certificates;
+    let certificates = &routes.listener.certificates;
     let known = |host: &str| match certificates.get(host) {
-        None => routes.withheld.contains(host).then_some(None),
+        None => routes.listener.withheld.contains(host).then_some(None),
         known => Some(known),
     };
     let named = for_host(host, known).unwrap_or_else(|| certificates.get(""));

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use headgate_model::{
     NamespacedName, Scope, Service, ServicePort,
-    ingress::{UpstreamPort, UpstreamService},
+    edge::{UpstreamPort, UpstreamService},
 };
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
