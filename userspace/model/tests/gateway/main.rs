@@ -1,0 +1,9 @@
+//! Verdicts and routes of the Gateway API. Names of tests begin with the number of the behaviour.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod attachment;
+mod build;
+mod listeners;
+mod objects;
+mod references;
+mod statuses;
