@@ -58,7 +58,7 @@ fn request_match(one: &HttpMatch) -> Result<Match, Problem> {
         }
     };
     let headers = named(&one.headers, str::to_ascii_lowercase, Condition::Header)?;
-    let query = named(&one.query_params, str::to_owned, Condition::Query)?;
+    let query = named(&one.query_params, str::to_owned, Condition::FirstQuery)?;
     let method = match one.method.as_deref() {
         Some(method) if !METHODS.contains(&method) => {
             return Err(unsupported(format!("method {method} is not supported")));

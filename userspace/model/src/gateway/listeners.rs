@@ -371,9 +371,13 @@ pub(super) fn listeners<'a>(
     let mut ports = Ports::default();
     let mut all = Vec::new();
     for (holder, specs) in std::iter::once(own).chain(of_sets) {
-        let judged = specs
-            .iter()
-            .map(|spec| Listener::new(world, gateway, holder.clone(), spec));
+        // The API server refuses a name twice.
+        let is_first = |(index, spec): &(usize, &ListenerSpec)| {
+            let mut earlier = specs[..*index].iter();
+            !earlier.any(|one| one.name == spec.name)
+        };
+        let judged = specs.iter().enumerate().filter(is_first);
+        let judged = judged.map(|(_, spec)| Listener::new(world, gateway, holder.clone(), spec));
         let mut judged: Vec<Listener<'_>> = judged.collect();
         let mut within = Ports::default();
         for listener in judged.iter_mut().filter(|one| one.port != 0) {

@@ -73,7 +73,7 @@ pub(crate) fn object<S: DeserializeOwned, T: DeserializeOwned + Default>(
 }
 
 /// The objects of manifests.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cluster {
     pub(crate) objects: Objects,
     pub(crate) secrets: BTreeMap<NamespacedName, Secret>,

@@ -466,6 +466,15 @@ spec:
 }
 
 #[test]
+fn g18_of_listeners_with_one_name_the_first_counts() {
+    let other = "{name: a, port: 81, protocol: HTTP}";
+    let resolved = cluster(&gateway(&format!("{HTTP}, {other}"))).resolve();
+    assert_eq!(resolved.verdicts[&name("web")].listeners.len(), 1);
+    let ports: Vec<u16> = resolved.gateways.keys().map(|port| port.port).collect();
+    assert_eq!(ports, [80]);
+}
+
+#[test]
 fn g25_a_port_that_does_not_exist_is_refused() {
     for port in ["0", "-1", "65536"] {
         let odd = format!("{{name: b, port: {port}, protocol: HTTP}}");

@@ -3,7 +3,11 @@
 
 mod attachment;
 mod build;
+mod grpc;
 mod listeners;
 mod objects;
+mod properties;
 mod references;
+mod request;
+mod routes;
 mod statuses;
