@@ -286,7 +286,7 @@ fn l63_client_certificates_apply_to_all_routes_of_a_host() {
     assert!(!routes.listener.hosts["b.b"].asks_certificate);
     let demands = |name: &str| {
         let mut all = routes.listener.hosts["a.b"].routes.iter();
-        let route = all.find(|route| route.ingress.name == name).unwrap();
+        let route = all.find(|route| route.origin.name.name == name).unwrap();
         (route.policy.auth.len(), route.policy.closed.is_some())
     };
     assert_eq!(demands("a"), (1, false));

@@ -18,7 +18,7 @@ pub(crate) fn policy(routes: &Routes) -> &Policy {
 }
 
 pub(crate) fn upstream(routes: &Routes) -> &UpstreamPolicy {
-    &routes.upstreams().next().unwrap().policy
+    &routes.listener.upstreams().next().unwrap().policy
 }
 
 /// Not a number, a word, a list, a pattern or a line of a header.

@@ -187,7 +187,7 @@ impl Request<'_> {
                 let mut headers = self.headers.iter();
                 headers.any(|(known, value)| known == name && text.matches(value))
             }
-            Condition::Query(name, text) => {
+            Condition::Query(name, text) | Condition::FirstQuery(name, text) => {
                 let mut query = self.query.iter();
                 query.any(|(known, value)| known == name && text.matches(value))
             }

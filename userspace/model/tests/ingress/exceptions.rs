@@ -1,13 +1,13 @@
 //! Where ingress-nginx's template has an exception, so have we.
 
-use headgate_model::edge::{Host, PathMatch, Sticky, Target};
+use headgate_model::edge::{CorsOrigins, Host, PathMatch, Sticky, Target};
 use headgate_model::ingress::{Ingress, IngressOptions, Routes, routes};
 
 use crate::{
     annotations::{policy, site, upstream},
     build::{
         Build, Exact, ImplementationSpecific, Prefix, answer, fields, find, get, ingress, objects,
-        refusals, routes_of,
+        refusals, routes_of, target,
     },
 };
 
@@ -146,7 +146,10 @@ fn l108_variables_of_nginx_are_known_and_others_are_named() {
 fn l97_app_root_is_for_the_host() {
     let root = |routes: &Routes| {
         let route = find(routes, &get("foo.com", "/"))?.clone();
-        Some((route.ingress.name.clone(), route.policy.app_root.clone()))
+        Some((
+            route.origin.name.name.clone(),
+            route.policy.app_root.clone(),
+        ))
     };
     let jenkins = || {
         ingress("jenkins")
@@ -164,7 +167,7 @@ fn l97_app_root_is_for_the_host() {
     assert_eq!(answer(&both, "foo.com", "/x"), "api");
     assert!(both.refusals.is_empty());
     let own = jenkins().rule("foo.com", Prefix, "/", "web");
-    let hosts = routes_of([own]).hosts;
+    let hosts = routes_of([own]).listener.hosts;
     assert_eq!(hosts["foo.com"].routes.len(), 2, "its own rule redirects");
     let guarded = jenkins().note("denylist-source-range", "0.0.0.0/0");
     let route = find(&routes_of([guarded]), &get("foo.com", "/"))
@@ -261,7 +264,7 @@ fn l99_every_origin_never_comes_with_credentials() {
     };
     for notes in [&[][..], &[("cors-allow-origin", "*")]] {
         let (found, refused) = cors(notes);
-        assert!(found.origins.is_empty() && !found.credentials && refused.is_empty());
+        assert!(found.origins == CorsOrigins::All && !found.credentials && refused.is_empty());
     }
     let (found, refused) = cors(&[("cors-allow-credentials", "true")]);
     assert!(!found.credentials);

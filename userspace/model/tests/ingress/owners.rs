@@ -96,9 +96,19 @@ fn l94_an_ingress_of_another_namespace_gets_nothing_of_a_host() {
     ] {
         let before = read([victim()]);
         let after = read([victim(), attack.clone()]);
-        assert_eq!(before.host("foo.com"), after.host("foo.com"), "{attack:?}");
-        assert!(!after.certificates.contains_key("foo.com"), "{attack:?}");
-        assert!(!after.passthrough.contains_key("foo.com"), "{attack:?}");
+        assert_eq!(
+            before.listener.hosts("foo.com").next(),
+            after.listener.hosts("foo.com").next(),
+            "{attack:?}"
+        );
+        assert!(
+            !after.listener.certificates.contains_key("foo.com"),
+            "{attack:?}"
+        );
+        assert!(
+            !after.listener.passthrough.contains_key("foo.com"),
+            "{attack:?}"
+        );
         let about = after.refusals.iter().find(|one| one.field == field);
         let reason = &about
             .unwrap_or_else(|| panic!("{:?}", after.refusals))
@@ -256,7 +266,7 @@ fn l95_with_shared_hosts_other_namespaces_add_plain_paths() {
 fn l95_with_shared_hosts_what_is_the_hosts_stays_its_owners() {
     let add = || attacker().rule("foo.com", Prefix, "/blog", "api");
     let demanding = read_shared([victim(), add().note("auth-tls-secret", "s")]);
-    let host = demanding.host("foo.com").unwrap();
+    let host = demanding.listener.hosts("foo.com").next().unwrap();
     assert!(!host.asks_certificate);
     let closed = |path| {
         let route = find(&demanding, &get("foo.com", path)).unwrap();
@@ -264,7 +274,7 @@ fn l95_with_shared_hosts_what_is_the_hosts_stays_its_owners() {
     };
     assert!(closed("/blog") && !closed("/"));
     let certifying = read_shared([victim(), add().tls(&["foo.com"], "s")]);
-    assert!(certifying.certificates.is_empty());
+    assert!(certifying.listener.certificates.is_empty());
     // What the owner demands holds for all paths of its host.
     let owner = victim().note("auth-tls-secret", "s");
     let routes = read_shared([owner, add()]);

@@ -111,5 +111,5 @@ fn l12_guards_that_need_decrypted_requests_close() {
         assert_eq!(fields(&routes), [field], "{key}");
     }
     let unread = passing("a", "foo.com", "web").note("auth-url", "https://sso.example.com");
-    assert!(routes_of([unread]).passthrough.is_empty());
+    assert!(routes_of([unread]).listener.passthrough.is_empty());
 }

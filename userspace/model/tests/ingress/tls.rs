@@ -123,10 +123,10 @@ fn l10_the_default_certificate_is_that_of_the_command_line() {
         };
         routes(&world([site("a")], &["team/s"]), &options)
     };
-    let found = with("team/s").default_certificate.unwrap();
+    let found = with("team/s").listener.default_certificate.unwrap();
     assert_eq!(format!("{found:?}"), "Certificate(team/s)");
     let missing = with("gone");
-    assert!(missing.default_certificate.is_none());
+    assert!(missing.listener.default_certificate.is_none());
     assert_eq!(
         refusals(&missing),
         ["Secret default/gone: --default-certificate: there is no Secret default/gone"]
