@@ -10,6 +10,7 @@ mod desired;
 mod diff;
 pub mod edge;
 mod frontend;
+pub mod gateway;
 mod ids;
 pub mod ingress;
 mod plan;

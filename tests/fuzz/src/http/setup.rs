@@ -92,6 +92,7 @@ fn objects() -> Objects {
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,
+            app_protocol: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,

@@ -129,6 +129,7 @@ fn service(service: &str, port: u16, port_name: &str) -> Event {
         ports: vec![UpstreamPort {
             name: port_name.into(),
             port,
+            app_protocol: None,
         }],
         cluster_ips: Vec::new(),
         is_external: false,

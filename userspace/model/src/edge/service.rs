@@ -23,6 +23,8 @@ pub struct UpstreamPort {
     pub name: String,
     /// Port of the cluster IP, not 0.
     pub port: u16,
+    /// `appProtocol`: what its endpoints speak, for routes of Gateways.
+    pub app_protocol: Option<String>,
 }
 
 /// A port of a Service.

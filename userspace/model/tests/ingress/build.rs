@@ -27,6 +27,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
     let ports = ports.iter().map(|(name, port)| UpstreamPort {
         name: (*name).into(),
         port: *port,
+        app_protocol: None,
     });
     UpstreamService {
         uid: "4c1e".into(),

@@ -147,6 +147,7 @@ fn service() -> UpstreamService {
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,
+            app_protocol: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,

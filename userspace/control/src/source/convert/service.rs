@@ -75,6 +75,7 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Upstr
             Some(UpstreamPort {
                 name: port.name.clone().unwrap_or_default(),
                 port: refusals.keep(&field, port_number(port.port))?,
+                app_protocol: port.app_protocol.clone(),
             })
         });
     UpstreamService {
