@@ -131,7 +131,7 @@ pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS, Counted};
 pub use stream::Tunnel;
 pub use table::{AnswersRow, BackendRow, CertificateRow, EndpointRow, RouteRow, Table};
-pub use tls::facts::CertificateKind;
+pub use tls::{facts::CertificateKind, store::check_certificate};
 pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,

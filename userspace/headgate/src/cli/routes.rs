@@ -1,11 +1,16 @@
 //! Routes and certificates of a proxy.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 use headgate_proxy::{BackendRow, CertificateRow, EndpointRow, Explanation, Table};
 use serde::Serialize;
 
-use super::output::{Format, OutputArgs, print, print_rows};
+use super::{
+    gateways,
+    output::{Format, OutputArgs, print, print_rows},
+};
 use crate::{
     proxy::client::{CLIENT, GATEWAY, HEADER, METHOD, ProxyAddress, URL, ask},
     view::days,
@@ -17,6 +22,16 @@ pub(crate) struct ProxyTableArgs {
     output: OutputArgs,
     #[command(flatten)]
     proxy: ProxyAddress,
+}
+
+#[derive(Args)]
+pub(crate) struct RoutesArgs {
+    /// Show the routes of Gateways in this folder of manifests, and why one is not attached, instead of what the
+    /// proxy serves
+    #[arg(long, value_name = "DIR", conflicts_with = "proxy")]
+    source: Option<PathBuf>,
+    #[command(flatten)]
+    table: ProxyTableArgs,
 }
 
 /// A request to explain.
@@ -48,7 +63,11 @@ struct CertificateWithDays {
     days_left: Option<i64>,
 }
 
-pub(crate) fn routes(args: &ProxyTableArgs) -> Result<()> {
+pub(crate) fn routes(args: &RoutesArgs) -> Result<()> {
+    if let Some(source) = &args.source {
+        return gateways::routes(source, &args.table.output);
+    }
+    let args = &args.table;
     let table: Table = ask(args.proxy, "/table", &[])?;
     let header = ["host", "path", "ingress", "target", "front"];
     let wide = ["conditions", "canary"];

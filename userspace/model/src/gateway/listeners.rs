@@ -355,7 +355,7 @@ impl Ports {
 /// one object that conflict none is served.
 ///
 /// A listener that loses against another object takes nothing from others: it would not be served without
-/// them either. One that conflicts within its own object keeps others from its port and name, so that they
+/// them either. The port and name of one that conflicts within its own object stay closed to others, so that these
 /// do not change when the object is corrected.
 pub(super) fn listeners<'a>(
     world: &World<'_>,

@@ -11,6 +11,7 @@ mod filters;
 mod grpc;
 mod hostname;
 mod http;
+mod infrastructure;
 mod listeners;
 pub mod object;
 mod ports;
@@ -24,8 +25,9 @@ mod verdicts;
 
 use std::collections::BTreeMap;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, assign};
 pub use hostname::intersect;
+pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure};
 pub use listeners::{Conflict, Holder, Listener, RouteKind};
 pub use object::Objects;
 pub use problem::Problem;
@@ -39,7 +41,7 @@ use crate::{
     NamespacedName,
     edge::{Certificate, GatewayPort, Secret, Services},
 };
-use object::{FromNamespaces, GatewayClass, LabelSelector};
+use object::{FromNamespaces, Gateway, GatewayClass, LabelSelector};
 
 /// Options that apply to all Gateways.
 #[derive(Clone, Debug)]
@@ -62,6 +64,19 @@ impl Default for GatewayOptions {
     }
 }
 
+impl GatewayOptions {
+    /// Returns whether a GatewayClass is ours.
+    fn owns(&self, class: &GatewayClass) -> bool {
+        class.spec.controller_name == self.controller
+    }
+
+    /// Returns whether a Gateway is of a class of ours.
+    pub fn serves(&self, objects: &Objects, gateway: &Gateway) -> bool {
+        let class = objects.classes.get(&gateway.spec.gateway_class_name);
+        class.is_some_and(|class| self.owns(class))
+    }
+}
+
 /// Everything that statuses and routes are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct World<'a> {
@@ -80,11 +95,6 @@ pub struct World<'a> {
 }
 
 impl World<'_> {
-    /// Whether a GatewayClass is ours.
-    fn is_ours(&self, class: &GatewayClass) -> bool {
-        class.spec.controller_name == self.options.controller
-    }
-
     /// Whether a namespace is one of those that an object of the namespace `own` names.
     fn selects(
         &self,

@@ -29,7 +29,8 @@ pub(super) fn target_ports(
     }
     rest.sort();
     for (_, port) in rest {
-        let first = hash(&port.to_string());
+        // Lossless: the remainder is below `COUNT`.
+        let first = u16::try_from(hash(&port.to_string()) % u64::from(COUNT)).unwrap_or_default();
         let mut candidates = (0..COUNT).map(|step| FIRST + (first + step) % COUNT);
         if let Some(target) = candidates.find(|target| !used.contains(target)) {
             used.insert(target);
@@ -39,12 +40,9 @@ pub(super) fn target_ports(
     chosen
 }
 
-/// A number below [`COUNT`] for a text: FNV-1a of 64 bits, the same on every machine.
-fn hash(text: &str) -> u16 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in text.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    // Lossless: the remainder is below `COUNT`.
-    u16::try_from(hash % u64::from(COUNT)).unwrap_or_default()
+/// The hash FNV-1a, the same on every machine.
+pub(super) fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

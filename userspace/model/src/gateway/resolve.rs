@@ -56,7 +56,7 @@ pub fn resolve(world: &World<'_>) -> Resolved {
     } = resolver;
     let numbers = |name: &NamespacedName| attached.get(name).map_or(&[][..], Vec::as_slice);
     let classes = world.objects.classes.iter();
-    let classes = classes.filter(|(_, class)| world.is_ours(class));
+    let classes = classes.filter(|(_, class)| world.options.owns(class));
     let listener_sets = sites
         .sets
         .iter()

@@ -44,7 +44,7 @@ impl<'a> Sites<'a> {
     pub(super) fn new(world: &World<'a>) -> Self {
         let objects = world.objects;
         let class = |gateway: &Gateway| objects.classes.get(&gateway.spec.gateway_class_name);
-        let is_ours = |gateway: &&Gateway| class(gateway).is_some_and(|class| world.is_ours(class));
+        let is_ours = |gateway: &&Gateway| world.options.serves(objects, gateway);
         let ours: BTreeMap<&NamespacedName, &Gateway> = objects
             .gateways
             .values()

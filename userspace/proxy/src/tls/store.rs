@@ -214,6 +214,16 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     names.into_iter().flatten().filter_map(text).collect()
 }
 
+/// Checks a certificate with its key.
+///
+/// # Errors
+///
+/// If chain or key are not PEM, or do not belong together.
+pub fn check_certificate(certificate: &Certificate) -> Result<(), String> {
+    let checked = certified_key(certificate).map(drop);
+    checked.map_err(|error| format!("{error:#}"))
+}
+
 /// Parses chain and key, and checks that they match.
 fn certified_key(certificate: &Certificate) -> Result<CertifiedKey> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate.chain)

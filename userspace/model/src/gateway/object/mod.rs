@@ -1,6 +1,7 @@
 //! The objects of the Gateway API (`gateway.networking.k8s.io`), version 1.6, standard and experimental
 //! channel. Values that this version does not know are kept as text, so that they can be reported.
 
+mod change;
 mod filter;
 mod gateway;
 mod policy;
@@ -9,6 +10,7 @@ mod shared;
 
 use std::collections::BTreeMap;
 
+pub use change::Change;
 pub use filter::{
     AuthHeaders, CorsFilter, ExternalAuth, Filter, FilterType, ForwardBody, Fraction,
     HeaderModifier, HeaderValue, PathModifier, PathModifierType, RequestMirror, RequestRedirect,
