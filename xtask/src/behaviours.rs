@@ -15,7 +15,7 @@ const TABLE: &str = "tests/README.md";
 const PROMISES: &str = "SECURITY.md";
 
 /// Selects the tests that carry a number.
-pub(crate) const FILTER: &str = r"test(/\b[ls][0-9]{2,3}_/)";
+pub(crate) const FILTER: &str = r"test(/\b[gls][0-9]{2,3}_/)";
 
 struct Row {
     number: String,
@@ -88,7 +88,7 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 
 fn is_number(text: &str) -> bool {
     let mut bytes = text.bytes();
-    matches!(bytes.next(), Some(b'l' | b's'))
+    matches!(bytes.next(), Some(b'g' | b'l' | b's'))
         && (3..=4).contains(&text.len())
         && bytes.all(|byte| byte.is_ascii_digit())
 }
@@ -119,6 +119,7 @@ mod tests {
             ("a::b api::s22_s23_two", Outcome::Failed),
             ("a::b manifests::s22_s23_two", Outcome::Passed),
             ("a::b l144_three", Outcome::Passed),
+            ("a::b g07_four", Outcome::Passed),
         ];
         let mut run = Run::default();
         for (name, outcome) in tests {
@@ -133,6 +134,7 @@ mod tests {
         assert_eq!(outcomes["S23"]["s22_s23_two"], Outcome::Failed);
         assert_eq!(outcomes["S22"].len(), 2);
         assert_eq!(outcomes["L144"]["l144_three"], Outcome::Passed);
+        assert_eq!(outcomes["G07"]["g07_four"], Outcome::Passed);
     }
 
     #[test]

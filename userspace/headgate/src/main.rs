@@ -52,7 +52,10 @@ enum Command {
     Backends(cli::OutputArgs),
     /// Show the routes of the proxy in order of precedence, and the policies of each
     #[cfg(feature = "proxy")]
-    Routes(cli::ProxyTableArgs),
+    Routes(cli::RoutesArgs),
+    /// Show the listeners of Gateways in a folder of manifests, and what is wrong with each
+    #[cfg(feature = "proxy")]
+    Gateways(cli::GatewaysArgs),
     /// Show the certificates of the proxy, and when they expire
     #[cfg(feature = "proxy")]
     Certificates(cli::ProxyTableArgs),
@@ -140,6 +143,8 @@ fn run(Arguments { pins, command }: Arguments) -> Result<ExitCode> {
         Command::Backends(args) => cli::backends(pins, &args),
         #[cfg(feature = "proxy")]
         Command::Routes(args) => cli::routes(&args),
+        #[cfg(feature = "proxy")]
+        Command::Gateways(args) => cli::gateways(&args),
         #[cfg(feature = "proxy")]
         Command::Certificates(args) => cli::certificates(&args),
         Command::Conntrack(args) => cli::conntrack(pins, &args),

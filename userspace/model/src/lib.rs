@@ -2,12 +2,15 @@
 //!
 //! [`contribution()`] is what one Service adds, and [`Planner`] combines all Services: [`Desired`]
 //! is what the maps should hold, [`Actual`] what they hold, and [`diff()`] the ordered list of
-//! [`Change`]s from one to the other. [`ingress`] does the same for a proxy. Nothing here does I/O.
+//! [`Change`]s from one to the other. [`edge`] is what a proxy serves, and [`ingress`] makes it of
+//! Ingresses. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod desired;
 mod diff;
+pub mod edge;
 mod frontend;
+pub mod gateway;
 mod ids;
 pub mod ingress;
 mod plan;

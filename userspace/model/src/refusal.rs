@@ -19,6 +19,8 @@ pub enum ObjectName {
     IngressClass(String),
     /// A Secret.
     Secret(NamespacedName),
+    /// An object of the Gateway API, or one that only it uses: kind and name.
+    Gateway(&'static str, NamespacedName),
     /// A manifest file, by path.
     File(String),
 }
@@ -32,6 +34,7 @@ impl fmt::Display for ObjectName {
             Self::Ingress(name) => write!(out, "Ingress {name}"),
             Self::IngressClass(name) => write!(out, "IngressClass {name}"),
             Self::Secret(name) => write!(out, "Secret {name}"),
+            Self::Gateway(kind, name) => write!(out, "{kind} {name}"),
             Self::File(name) => out.write_str(name),
         }
     }

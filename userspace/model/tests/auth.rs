@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use headgate_model::{
     NamespacedName,
+    edge::{Auth, Policy, PortName, Secret},
     ingress::{
-        Auth, Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, Objects, PathType,
-        Policy, PortName, Routes, Secret, routes,
+        Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, Objects, PathType,
+        Routes, routes,
     },
 };
 
@@ -116,7 +117,7 @@ fn policy(annotations: &[(&str, &str)]) -> (Policy, Vec<String>) {
         .iter()
         .filter(|refusal| refusal.field.contains("annotations"));
     let fields = refusals.map(|refusal| refusal.field.clone()).collect();
-    let policy = (*routes.hosts["a.b"].routes[0].policy).clone();
+    let policy = (*routes.listener.hosts["a.b"].routes[0].policy).clone();
     (policy, fields)
 }
 
@@ -253,7 +254,7 @@ fn l61_auth_url_may_contain_the_host_of_a_rule_of_one_host() {
     ];
     for (host, is_open) in [("a.b", true), ("*.a.b", false), ("", false)] {
         let routes = read(vec![ingress("web", host, "/", &annotations)]);
-        let policy = &routes.hosts[host].routes[0].policy;
+        let policy = &routes.listener.hosts[host].routes[0].policy;
         assert_eq!(policy.closed.is_none(), is_open, "{host}");
         let Auth::External(external) = &policy.auth[0] else {
             panic!("{policy:?}")
@@ -281,11 +282,11 @@ fn l63_client_certificates_apply_to_all_routes_of_a_host() {
             &[("auth-tls-secret", "ca"), ("auth-tls-verify-client", "off")],
         ),
     ]);
-    assert!(routes.hosts["a.b"].asks_certificate);
-    assert!(!routes.hosts["b.b"].asks_certificate);
+    assert!(routes.listener.hosts["a.b"].asks_certificate);
+    assert!(!routes.listener.hosts["b.b"].asks_certificate);
     let demands = |name: &str| {
-        let mut all = routes.hosts["a.b"].routes.iter();
-        let route = all.find(|route| route.ingress.name == name).unwrap();
+        let mut all = routes.listener.hosts["a.b"].routes.iter();
+        let route = all.find(|route| route.origin.name.name == name).unwrap();
         (route.policy.auth.len(), route.policy.closed.is_some())
     };
     assert_eq!(demands("a"), (1, false));

@@ -12,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::NamespacedName;
+use headgate_model::edge::{RouteKind, RouteOrigin};
 use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
 
-use crate::upstream::Upstream;
+use crate::{serving::ServedRoute, upstream::Upstream};
 
 /// Capacity of the queue, in lines. Lines beyond it are dropped, so that a slow disk does not delay
 /// requests.
@@ -77,7 +77,7 @@ pub(crate) struct Entry {
     pub(crate) host: String,
     /// The decoded path, by which the route was selected.
     pub(crate) path: Option<String>,
-    pub(crate) ingress: Option<NamespacedName>,
+    pub(crate) route: Option<Arc<ServedRoute>>,
     pub(crate) request_id: Option<HeaderValue>,
     pub(crate) trace: Option<u128>,
     pub(crate) sent: Option<Delivery>,
@@ -113,6 +113,9 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     ingress: Option<String>,
+    /// The rule of a Gateway's route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
     service: Option<String>,
     endpoint: Option<SocketAddr>,
     tries: Option<usize>,
@@ -160,7 +163,7 @@ impl Entry {
             client,
             host: String::new(),
             path: None,
-            ingress: None,
+            route: None,
             request_id: None,
             trace: None,
             sent: None,
@@ -189,6 +192,12 @@ impl Entry {
 
     fn json(&self, bytes: u64) -> String {
         let sent = self.sent.as_ref();
+        let origin = self.route.as_ref().map(|route| &route.model().origin);
+        let is_ingress = |origin: &&RouteOrigin| origin.kind == RouteKind::Ingress;
+        let (ingress, rule) = (
+            origin.filter(is_ingress),
+            origin.filter(|origin| !is_ingress(origin)),
+        );
         let line = Line {
             time: Timestamp::now().to_string(),
             client: self.client,
@@ -204,7 +213,8 @@ impl Entry {
             user_agent: text(self.agent.as_ref()),
             request_id: text(self.request_id.as_ref()),
             trace_id: self.trace.map(|id| format!("{id:032x}")),
-            ingress: self.ingress.as_ref().map(ToString::to_string),
+            ingress: ingress.map(|origin| origin.name.to_string()),
+            route: rule.map(RouteOrigin::to_string),
             service: sent.map(|sent| sent.upstream.key().to_string()),
             endpoint: sent.map(|sent| sent.endpoint),
             tries: sent.map(|sent| sent.tries),

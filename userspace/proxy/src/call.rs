@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::{Uri, uri::PathAndQuery};
+use tokio::time::Instant;
 use tracing::{Span, field::display};
 
 use crate::{
@@ -23,6 +24,8 @@ pub(crate) struct Call {
     /// The path that the backend gets instead of the client's spelling.
     pub(crate) spelling: Option<String>,
     pub(crate) trace: Option<Trace>,
+    /// When the request arrived.
+    pub(crate) begin: Instant,
 }
 
 impl Call {
@@ -30,7 +33,7 @@ impl Call {
     pub(crate) fn record(&self, span: &Span) {
         if !span.is_disabled() {
             span.record("host", &*self.host);
-            span.record("route", display(&self.route.model().ingress));
+            span.record("route", display(&self.route.model().origin));
         }
     }
 

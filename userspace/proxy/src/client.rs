@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+use headgate_model::edge::GatewayPort;
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
@@ -18,7 +19,11 @@ pub(crate) struct Client {
     /// The peer's address without port, as every request names it.
     pub(crate) peer_text: HeaderValue,
     pub(crate) local: SocketAddr,
+    /// The port of a Gateway that it is connected to.
+    pub(crate) gateway: Option<Arc<GatewayPort>>,
     pub(crate) is_secure: bool,
+    /// Whether the connection to this proxy uses TLS.
+    pub(crate) is_encrypted: bool,
     pub(crate) handshake: Handshake,
     /// The next response is the last.
     pub(crate) is_closing: AtomicBool,
@@ -39,7 +44,9 @@ impl Client {
             peer,
             peer_text: peer_text.unwrap_or(HeaderValue::from_static("unknown")),
             local,
+            gateway: None,
             is_secure,
+            is_encrypted: false,
             handshake: Handshake::default(),
             is_closing: AtomicBool::new(false),
             is_unread: Arc::default(),
@@ -48,5 +55,11 @@ impl Client {
             activity: Arc::new(Activity::new()),
             span: Span::current(),
         }
+    }
+
+    /// The port that the client connected to: that of the listener.
+    pub(crate) fn port(&self) -> u16 {
+        let gateway = self.gateway.as_ref();
+        gateway.map_or_else(|| self.local.port(), |gateway| gateway.port)
     }
 }

@@ -89,7 +89,7 @@ impl PageRequest {
         }
         insert(fields, CODE, status.as_str());
         insert(fields, ORIGINAL, &target);
-        let ingress = &(*call.route).as_ref().ingress;
+        let ingress = &(*call.route).as_ref().origin.name;
         insert(fields, NAMESPACE, &ingress.namespace);
         insert(fields, INGRESS, &ingress.name);
         if let Some(key) = call.route.key() {

@@ -1,17 +1,22 @@
 //! Explains what the proxy would do with a request, step by step up to the choice of an endpoint. No
 //! other service is asked, and no limit is used up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use headgate_model::edge::GatewayPort;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts, uri::PathAndQuery,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::{
     body::Body,
     call::Call,
-    canary,
+    choice::{self, Chosen},
     client::Client,
     forward, guard,
     index::{Lack, RouteSearch},
@@ -40,6 +45,8 @@ pub struct ExplainRequest {
     pub client: IpAddr,
     /// Whether the connection uses TLS.
     pub is_tls: bool,
+    /// The port of a Gateway that the client connects to; `None` for Ingresses.
+    pub gateway: Option<GatewayPort>,
 }
 
 /// What the proxy would do with a request.
@@ -160,16 +167,22 @@ impl Proxy {
             return explained;
         };
         let serving = self.serving.load();
-        let client = client(question);
+        let mut client = client(question);
+        client.gateway = question.gateway.clone().map(Arc::new);
         if let Err(why) = receive(&mut parts) {
             explained.answer(forward::refuse(&client, why));
             return explained;
         }
-        if question.is_tls && explain_tls(&serving, &parts, &mut explained) {
+        let host = RequestHead::of(&parts).map(|head| head.host.into_owned());
+        if question.is_tls && explain_tls(&serving, &client, &parts, &mut explained) {
             return explained;
         }
+        if question.is_tls {
+            client.is_encrypted = true;
+            client.handshake.server_name = host.ok();
+        }
         let origin = Origin::of(&client, &parts.headers, &self.settings.trusted);
-        let call = forward::route(&serving, &client, origin, &parts);
+        let call = forward::route(&serving, &client, origin, Instant::now(), &parts);
         let call = match call {
             Ok(call) => Some(call),
             Err(response) => {
@@ -178,10 +191,13 @@ impl Proxy {
             }
         };
         if let Ok(head) = RequestHead::of(&parts) {
-            let search = serving.index.search(&head, &parts, origin.client);
-            explain_host(&search, &mut explained);
-            if let Some(call) = &call {
-                explain_route(call, &search, &mut explained);
+            let listener = forward::listener(&serving, &client, &head.host);
+            if let Ok(listener) = listener {
+                let search = listener.index.search(&head, &parts, origin.client);
+                explain_host(&search, &mut explained);
+                if let Some(call) = &call {
+                    explain_route(call, &search, &mut explained);
+                }
             }
         }
         if let Some(call) = call {
@@ -210,21 +226,30 @@ fn client(question: &ExplainRequest) -> Client {
 }
 
 /// Explains the handshake. Returns whether the connection is passed through, which is the last step.
-fn explain_tls(serving: &Serving, parts: &Parts, explained: &mut Explanation) -> bool {
+fn explain_tls(
+    serving: &Serving,
+    client: &Client,
+    parts: &Parts,
+    explained: &mut Explanation,
+) -> bool {
     let Ok(head) = RequestHead::of(parts) else {
         return false;
     };
-    if let Some(upstream) = serving.passthrough(&head.host) {
+    let Ok(listener) = forward::listener(serving, client, &head.host) else {
+        explained.step("no listener is for this host: the connection is closed");
+        return true;
+    };
+    if let Some(upstream) = listener.passthrough(&head.host) {
         explained.step("TLS passthrough: the backend gets the connection as it is");
         explained.send(upstream);
         return true;
     }
-    let secret = serving.certificates.secret(Some(&head.host));
+    let secret = listener.certificates.secret(Some(&head.host));
     explained.step(match secret {
         Some(secret) => format!("TLS shows the certificate of Secret {secret}"),
         None => "TLS shows a self-signed certificate, which no client trusts".into(),
     });
-    if serving.asks_certificate(Some(&head.host)) {
+    if listener.asks_certificate(Some(&head.host)) {
         explained.step("TLS requests a client certificate");
     }
     false
@@ -250,8 +275,10 @@ fn explain_host(search: &RouteSearch<'_, ServedRoute>, explained: &mut Explanati
     for (route, lack) in &search.passed {
         let row = passed_row(route, lack);
         explained.step(format!(
-            "the route for {} of Ingress {} does not match: {}",
-            row.path, row.ingress, row.why
+            "the route for {} of {} does not match: {}",
+            row.path,
+            (**route).as_ref().origin,
+            row.why
         ));
         explained.passed.push(row);
     }
@@ -261,7 +288,7 @@ fn passed_row(served: &ServedRoute, lack: &Lack<'_>) -> PassedRow {
     let route = served.as_ref();
     PassedRow {
         path: words::path(&route.path),
-        ingress: route.ingress.to_string(),
+        ingress: words::origin(&route.origin),
         why: match lack {
             Lack::Path => "another path".into(),
             Lack::Condition(condition) => {
@@ -277,8 +304,9 @@ fn explain_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: 
     explained.step(match search.is_default {
         true => "no route matches: the default backend is selected".into(),
         false => format!(
-            "the route for {} of Ingress {} matches",
-            row.path, row.ingress
+            "the route for {} of {} matches",
+            row.path,
+            call.route.model().origin
         ),
     });
     explained.route = Some(row);
@@ -307,21 +335,26 @@ fn explain_call(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
 }
 
 fn explain_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
-    let chosen = match &call.route.canary {
-        Some((rules, canary)) => match canary::weight(rules, &parts.headers) {
-            (0, _) => &call.route.target,
-            (weight, total) if weight >= total => {
-                explained.step("it goes to the canary");
-                canary
-            }
-            (weight, total) => {
+    let canary = call.route.canary.as_ref().map(|(rules, canary)| {
+        let weight = choice::weight(rules, &parts.headers);
+        (weight, canary)
+    });
+    let chosen = match canary {
+        Some(((weight, total), canary)) if weight >= total => {
+            explained.step("it goes to the canary");
+            Some(Chosen {
+                target: canary,
+                weighted: None,
+            })
+        }
+        other => {
+            if let Some(((weight, total), canary)) = other.filter(|((weight, _), _)| *weight > 0) {
                 let canary = target(canary);
                 let step = format!("{weight} of {total} such requests go to the canary, {canary}");
                 explained.step(step);
-                &call.route.target
             }
-        },
-        None => &call.route.target,
+            explain_weights(&call.route, explained)
+        }
     };
     let upstream = match forward::upstream(&call.route, chosen) {
         Ok(upstream) => upstream,
@@ -331,11 +364,26 @@ fn explain_backend(call: &Call, parts: &mut Parts, explained: &mut Explanation) 
         return explained.answer(response);
     }
     explained.step(format!("the backend gets {} {}", parts.method, parts.uri));
-    if let Some((mirror, percent)) = &call.route.mirror {
+    for (mirror, share) in &call.route.mirrors {
         explained.step(format!(
-            "{percent} % of such requests are copied to {}",
+            "{} of such requests are copied to {}",
+            words::share(*share),
             mirror.key()
         ));
     }
     explained.send(upstream);
+}
+
+/// Explains the choice by weight. Returns the target with the most requests.
+fn explain_weights<'a>(route: &'a ServedRoute, explained: &mut Explanation) -> Option<Chosen<'a>> {
+    let targets: Vec<Chosen<'a>> = choice::weighted(route).collect();
+    let total: u64 = targets.iter().map(Chosen::weight).sum();
+    if targets.len() > 1 {
+        for one in &targets {
+            let weight = one.weight();
+            let target = target(one.target);
+            explained.step(format!("{weight} of {total} such requests go to {target}"));
+        }
+    }
+    targets.into_iter().rev().max_by_key(Chosen::weight)
 }

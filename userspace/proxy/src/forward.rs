@@ -3,13 +3,13 @@
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
 };
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
 use hyper::body::Body as _;
+use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     answer,
     body::Body,
     call::Call,
-    canary,
+    choice::{self, Chosen},
     client::Client,
     compress::{Accepted, compress},
     cors,
@@ -36,7 +36,7 @@ use crate::{
     received::Received,
     rewrite::rewrite,
     send::send,
-    serving::{ServedRoute, ServedTarget, Serving},
+    serving::{ServedListener, ServedRoute, ServedTarget, Serving},
     spelling,
     trace::{Arrival, Trace},
     upload::{self, UploadEnd, upload},
@@ -125,7 +125,7 @@ async fn respond(
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = headers::request_id(&mut parts.headers);
     let routed = match received {
-        Ok(()) => route(&proxy.serving.load(), client, origin, &parts),
+        Ok(()) => route(&proxy.serving.load(), client, origin, begin, &parts),
         Err(why) => Err(refuse(client, why)),
     };
     let trace = trace(
@@ -134,7 +134,7 @@ async fn respond(
         origin,
         routed.as_ref().ok(),
         &mut parts,
-        begin,
+        begin.into_std(),
     );
     if let Some(entry) = pending.entry() {
         entry.client = origin.client;
@@ -152,7 +152,7 @@ async fn respond(
     };
     let is_logged = call.route.policy().access_log;
     if let Some(entry) = pending.entry() {
-        entry.ingress = Some((*call.route).as_ref().ingress.clone());
+        entry.route = Some(call.route.clone());
         entry.host.clone_from(&call.host);
         entry.path = Some(call.path.clone());
     }
@@ -252,7 +252,7 @@ fn trace(
     origin: Origin,
     call: Option<&Call>,
     parts: &mut Parts,
-    since: Instant,
+    since: std::time::Instant,
 ) -> Option<Trace> {
     let tracer = proxy.settings.tracer.as_ref()?;
     let arrival = Arrival {
@@ -286,13 +286,15 @@ pub(crate) fn route(
     serving: &Serving,
     client: &Client,
     origin: Origin,
+    begin: Instant,
     parts: &Parts,
 ) -> Result<Call, Response<Body>> {
     let head = RequestHead::of(parts).map_err(|why| refuse(client, why))?;
-    let route = serving.index.find(&head, parts, origin.client);
+    let index = &listener(serving, client, &head.host)?.index;
+    let route = index.find(&head, parts, origin.client);
     let none = || answer::error(StatusCode::NOT_FOUND, "no rule for this host and path");
     let route = route.ok_or_else(none)?;
-    let spelling = spelling::sent(&serving.index, &head, parts, origin.client, route);
+    let spelling = spelling::sent(index, &head, parts, origin.client, route);
     Ok(Call {
         route: route.clone(),
         origin,
@@ -300,7 +302,40 @@ pub(crate) fn route(
         path: head.path.into_owned(),
         spelling: spelling.map_err(|why| refuse(client, why))?,
         trace: None,
+        begin,
     })
+}
+
+/// Returns the listener for a request. Over TLS it must be the one that the handshake was for
+/// (RFC 9110, 15.5.20).
+#[allow(
+    clippy::result_large_err,
+    reason = "a response is moved once, either way"
+)]
+pub(crate) fn listener<'a>(
+    serving: &'a Serving,
+    client: &Client,
+    host: &str,
+) -> Result<&'a ServedListener, Response<Body>> {
+    let Some(gateway) = &client.gateway else {
+        return Ok(&serving.ingress);
+    };
+    let port = serving.port(gateway);
+    let none = || answer::error(StatusCode::NOT_FOUND, "no listener for this host");
+    let listener = port.and_then(|port| port.listener(host)).ok_or_else(none)?;
+    let name = client.handshake.server_name.as_deref().unwrap_or_default();
+    let shaken = port.filter(|_| client.is_encrypted);
+    let is_other = shaken.is_some_and(|port| {
+        let other = port.listener(name);
+        other.is_none_or(|other| !Arc::ptr_eq(other, listener))
+    });
+    match is_other {
+        true => Err(answer::error(
+            StatusCode::MISDIRECTED_REQUEST,
+            "the connection is for another listener",
+        )),
+        false => Ok(listener),
+    }
 }
 
 /// Sends a request to a backend.
@@ -313,10 +348,12 @@ async fn forward(
     admission: Option<Admission>,
 ) -> Forwarded {
     let (mut parts, body) = request.into_parts();
-    let upstream = match upstream(&call.route, canary::target(&call.route, &parts.headers)) {
+    let chosen = choice::choose(&call.route, &parts.headers);
+    let upstream = match upstream(&call.route, chosen) {
         Ok(upstream) => upstream.clone(),
         Err(response) => return response.into(),
     };
+    let weighted = chosen.and_then(|chosen| chosen.weighted);
     let uri = parts.uri.clone();
     let headers = match upstream.reads_headers() {
         true => parts.headers.clone(),
@@ -342,6 +379,11 @@ async fn forward(
     };
     let mut request = Box::new(Request::from_parts(parts, body));
     mirror(call, client, &mut request);
+    if let Some(weighted) = weighted {
+        let headers = request.headers_mut();
+        headers::remove_lookalikes(headers, &weighted.request_headers);
+        headers::edit(headers, &weighted.request_headers);
+    }
     let (mut response, pick, sent) = match send(&upstream, call, client, &asked, request).await {
         Ok(answered) => answered,
         Err(_) if end.is_exceeded() || end.is_late() => return end.response().into(),
@@ -362,6 +404,9 @@ async fn forward(
         headers::end_framing(response.headers_mut());
         headers::strip_hop_by_hop(response.headers_mut());
     }
+    if let Some(weighted) = weighted {
+        headers::edit(response.headers_mut(), &weighted.response_headers);
+    }
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
@@ -380,12 +425,19 @@ async fn forward(
 )]
 pub(crate) fn upstream<'a>(
     route: &'a ServedRoute,
-    target: &'a ServedTarget,
+    chosen: Option<Chosen<'a>>,
 ) -> Result<&'a Arc<Upstream>, Response<Body>> {
+    let target = match chosen {
+        Some(chosen) => chosen.target,
+        None => {
+            let why = "the rule has no backend";
+            return Err(answer::error(StatusCode::INTERNAL_SERVER_ERROR, why));
+        }
+    };
     let has_endpoints = match target {
         ServedTarget::Upstream(upstream) => upstream.has_endpoints(),
         ServedTarget::Unavailable => false,
-        ServedTarget::Missing => true,
+        ServedTarget::Missing | ServedTarget::Invalid(_) => true,
     };
     if let Some(pages) = route.error_pages.as_ref().filter(|_| !has_endpoints) {
         return Ok(pages);
@@ -399,6 +451,10 @@ pub(crate) fn upstream<'a>(
         ServedTarget::Missing => Err(answer::error(
             StatusCode::NOT_FOUND,
             "the backend is not supported",
+        )),
+        ServedTarget::Invalid(_) => Err(answer::error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the reference to the backend is invalid",
         )),
     }
 }

@@ -1,6 +1,6 @@
 //! Decides whether a request may reach its backend, and answers those that need none.
 
-use headgate_model::ingress::Sources;
+use headgate_model::edge::{Redirect, Sources};
 use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     client::Client,
     cors,
     limits::Admission,
-    rewrite::location,
+    rewrite::{location, redirected},
     variables::Variables,
 };
 
@@ -93,8 +93,7 @@ pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>>
     let cors = policy.cors.as_ref().filter(|_| cors::is_preflight(parts))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    let origin = parts.headers.get(header::ORIGIN);
-    cors::allow_preflight(cors, origin, response.headers_mut());
+    cors::allow_preflight(cors, &parts.headers, response.headers_mut());
     Some(response)
 }
 
@@ -102,9 +101,16 @@ pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>>
 pub(crate) fn local_response(call: &Call, parts: &Parts) -> Option<Response<Body>> {
     let policy = call.route.policy();
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if let Some(redirect) = &policy.redirect {
-        let location = Variables::of(call, parts, target).render(&redirect.location);
-        return Some(answer::redirect(redirect.code, &location));
+    match &policy.redirect {
+        Some(Redirect::Location { location, code }) => {
+            let location = Variables::of(call, parts, target).render(location);
+            return Some(answer::redirect(*code, &location));
+        }
+        Some(Redirect::Parts(to)) => {
+            let location = redirected(to, call, target);
+            return Some(answer::redirect(to.code, &location));
+        }
+        None => {}
     }
     if let Some(root) = policy.app_root.as_ref().filter(|_| call.path == "/") {
         return Some(answer::redirect(302, root));

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use headgate_model::ingress::HeaderEdit;
+use headgate_model::edge::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use crate::{
@@ -232,7 +232,9 @@ pub(crate) fn remove_lookalikes(headers: &mut HeaderMap, changes: &[HeaderEdit])
 /// Whether changes concern a header.
 pub(crate) fn edits(changes: &[HeaderEdit], name: &str) -> bool {
     changes.iter().any(|edit| match edit {
-        HeaderEdit::Set(edited, _) | HeaderEdit::Remove(edited) => edited == name,
+        HeaderEdit::Set(edited, _) | HeaderEdit::Add(edited, _) | HeaderEdit::Remove(edited) => {
+            edited == name
+        }
     })
 }
 
@@ -243,6 +245,12 @@ pub(crate) fn edit(headers: &mut HeaderMap, changes: &[HeaderEdit]) {
             HeaderEdit::Set(name, value) => {
                 if let Ok(name) = HeaderName::try_from(name.as_str()) {
                     insert(headers, name, value);
+                }
+            }
+            HeaderEdit::Add(name, value) => {
+                let name = HeaderName::try_from(name.as_str());
+                if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+                    headers.append(name, value);
                 }
             }
             HeaderEdit::Remove(name) => drop(headers.remove(name.as_str())),
@@ -260,7 +268,7 @@ pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::ingress::HeaderEdit;
+    use headgate_model::edge::HeaderEdit;
     use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
     use super::{ForwardedInfo, clean_trailers, edit, set_forwarded, strip_hop_by_hop, upgrade};

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use headgate_model::ingress::{Condition, PathMatch, Route, for_host};
+use headgate_model::edge::{Condition, HostMode, PathMatch, Route};
 use http::request::Parts;
 
 use crate::message::{RequestHead, parameters};
@@ -10,6 +10,7 @@ use crate::message::{RequestHead, parameters};
 /// Routes of all hosts. `T` is a route with the state that serves it.
 #[derive(Debug)]
 pub(crate) struct Index<T> {
+    mode: HostMode,
     hosts: HashMap<String, HostIndex<T>>,
     default: Option<Arc<T>>,
 }
@@ -28,9 +29,9 @@ struct HostIndex<T> {
 /// How the route of a request was found.
 #[derive(Debug)]
 pub(crate) struct RouteSearch<'a, T> {
-    /// The host whose routes decide, as rules write it.
+    /// The host whose routes decide, as rules write it: that of the selected one, else the best.
     pub(crate) host: Option<&'a str>,
-    /// Its routes before the selected one, or all of them, and why each does not match.
+    /// The routes before the selected one, or all of them, and why each does not match.
     pub(crate) passed: Vec<(&'a T, Lack<'a>)>,
     /// Whether the default is selected.
     pub(crate) is_default: bool,
@@ -46,18 +47,21 @@ pub(crate) enum Lack<'a> {
 impl<T: AsRef<Route>> Index<T> {
     /// Indexes routes. Of the routes of a host the first that matches is selected.
     pub(crate) fn new(
+        mode: HostMode,
         hosts: impl Iterator<Item = (String, Vec<Arc<T>>)>,
         default: Option<Arc<T>>,
     ) -> Self {
         let hosts = hosts.map(|(host, routes)| (host, HostIndex::new(routes)));
         Self {
+            mode,
             hosts: hosts.collect(),
             default,
         }
     }
 
     /// Returns the route of a request. The host decides first: an exact one before a wildcard, then
-    /// rules without host. A request that none of its rules match gets the default.
+    /// rules without host; with [`HostMode::Suffix`] a worse one is tried if no route of a better one
+    /// matches. A request that no route matches gets the default.
     pub(crate) fn find(
         &self,
         head: &RequestHead<'_>,
@@ -68,8 +72,8 @@ impl<T: AsRef<Route>> Index<T> {
             let mut conditions = route.conditions.iter();
             conditions.all(|condition| holds(condition, head, parts, client))
         };
-        let host = self.host(&head.host);
-        let found = host.and_then(|(_, host)| host.find(&head.path, holds));
+        let mut hosts = self.hosts(&head.host);
+        let found = hosts.find_map(|(_, host)| host.find(&head.path, holds));
         found.or(self.default.as_ref())
     }
 
@@ -85,16 +89,23 @@ impl<T: AsRef<Route>> Index<T> {
             let both = selected.zip(other);
             both.is_some_and(|(selected, other)| Arc::ptr_eq(selected, other))
         };
-        let host = self.host(&head.host);
-        let routes = host.into_iter().flat_map(|(_, host)| &host.routes);
-        let before = routes.take_while(|route| !is(Some(route)));
-        let passed = before.filter_map(|route| {
-            let lack = lack((**route).as_ref(), head, parts, client)?;
-            Some((route.as_ref(), lack))
-        });
+        let mut passed = Vec::new();
+        let mut decides = None;
+        for (name, host) in self.hosts(&head.host) {
+            decides = decides.or(Some(name.as_str()));
+            let before = host.routes.iter().take_while(|route| !is(Some(route)));
+            passed.extend(before.filter_map(|route| {
+                let lack = lack((**route).as_ref(), head, parts, client)?;
+                Some((route.as_ref(), lack))
+            }));
+            if host.routes.iter().any(|route| is(Some(route))) {
+                decides = Some(name.as_str());
+                break;
+            }
+        }
         RouteSearch {
-            host: host.map(|(name, _)| name.as_str()),
-            passed: passed.collect(),
+            host: decides,
+            passed,
             is_default: is(self.default.as_ref()),
         }
     }
@@ -115,9 +126,11 @@ impl<T: AsRef<Route>> Index<T> {
         self.hosts.contains_key(host)
     }
 
-    fn host(&self, name: &str) -> Option<(&String, &HostIndex<T>)> {
-        let named = for_host(name, |host| self.hosts.get_key_value(host));
-        named.or_else(|| self.hosts.get_key_value(""))
+    /// Returns the hosts whose routes decide about requests for a host, the best first.
+    fn hosts<'a>(&'a self, name: &str) -> impl Iterator<Item = (&'a String, &'a HostIndex<T>)> {
+        let most = self.mode.most_tried();
+        let hosts = self.mode.all(name, |host| self.hosts.get_key_value(host));
+        hosts.take(most)
     }
 }
 
@@ -195,6 +208,10 @@ fn holds(condition: &Condition, head: &RequestHead<'_>, parts: &Parts, client: I
         }
         Condition::Query(name, text) => {
             parameters(head.query, name).any(|value| text.matches(&value))
+        }
+        Condition::FirstQuery(name, text) => {
+            let mut values = parameters(head.query, name);
+            values.next().is_some_and(|value| text.matches(&value))
         }
         Condition::Source(networks) => networks.iter().any(|network| network.contains(&client)),
     }

@@ -1,10 +1,10 @@
-//! Serves what [`Routes`](headgate_model::ingress::Routes) say: an HTTP proxy that knows neither
+//! Serves an [`Edge`](headgate_model::edge::Edge): an HTTP proxy that knows neither
 //! Kubernetes nor BPF.
 //!
 //! ```text
 //! client ─► server (TLS, PROXY protocol) ─► forward ─► upstream (balancing, connections) ─► endpoint
 //!                                              │
-//!                    index, guard, limits, canary, prepare, mirror, cors, compress
+//!                    index, guard, limits, choice, prepare, mirror, cors, compress
 //! ```
 //!
 //! A request sees one configuration from its start to its end. New routes take effect with the next
@@ -17,7 +17,10 @@
 //!
 //! use headgate_model::{
 //!     NamespacedName,
-//!     ingress::{Host, PathMatch, Policy, Route, Routes, Target, UpstreamKey},
+//!     edge::{
+//!         Edge, Host, Listener, PathMatch, Policy, Route, RouteOrigin, Target, UpstreamKey,
+//!         WeightedTarget,
+//!     },
 //! };
 //! use headgate_proxy::{Proxy, Scheme, Settings};
 //! use tokio::net::TcpListener;
@@ -30,10 +33,10 @@
 //!     policy: Arc::default(),
 //! };
 //! let route = Route {
-//!     ingress: NamespacedName::new("shop", "main"),
+//!     origin: RouteOrigin::ingress(NamespacedName::new("shop", "main")),
 //!     path: PathMatch::Prefix("/shop".into()),
 //!     conditions: Vec::new(),
-//!     target: Target::Upstream(backend.clone()),
+//!     targets: WeightedTarget::only(Target::Upstream(backend.clone())),
 //!     canary: None,
 //!     policy: Arc::new(Policy::default()),
 //! };
@@ -41,13 +44,13 @@
 //!     asks_certificate: false,
 //!     routes: vec![Arc::new(route)],
 //! };
-//! let routes = Routes {
+//! let edge = Edge::from(Listener {
 //!     hosts: [("shop.example.com".into(), host)].into(),
-//!     ..Routes::default()
-//! };
+//!     ..Listener::default()
+//! });
 //!
 //! let proxy = Arc::new(Proxy::new(Settings::default())?);
-//! let refusals = proxy.serve(&routes);
+//! let refusals = proxy.serve(&edge);
 //! assert!(refusals.is_empty());
 //! proxy.place(&backend, &BTreeMap::from([("127.0.0.1:8080".parse()?, 1)]));
 //!
@@ -80,7 +83,7 @@ mod serving;
 mod answer;
 mod auth;
 mod call;
-mod canary;
+mod choice;
 mod compress;
 mod cors;
 mod error_pages;
@@ -122,13 +125,13 @@ mod reach;
 pub use access_log::{AccessLog, LogFormat};
 pub use body::{Body, BodyError};
 pub use explain::{AnswerRow, ExplainRequest, Explanation, HostMatch, PassedRow};
+pub use headgate_model::edge::Scheme;
 pub use proxy::{Proxy, Settings};
-pub use server::Scheme;
 pub use serving::Endpoints;
-pub use stats::{Answers, BUCKETS};
+pub use stats::{Answers, BUCKETS, Counted};
 pub use stream::Tunnel;
 pub use table::{AnswersRow, BackendRow, CertificateRow, EndpointRow, RouteRow, Table};
-pub use tls::facts::CertificateKind;
+pub use tls::{facts::CertificateKind, store::check_certificate};
 pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,

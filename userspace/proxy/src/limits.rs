@@ -10,7 +10,7 @@ use std::{
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota};
-use headgate_model::ingress::{Limits, Rate};
+use headgate_model::edge::{Limits, Rate};
 
 /// Clients per rate above which clients with a full quota are removed. While more are active, clients
 /// share as many quotas.
@@ -152,7 +152,7 @@ fn whole(client: IpAddr) -> IpAddr {
 mod tests {
     use std::{net::IpAddr, sync::Arc, time::Duration};
 
-    use headgate_model::ingress::{Limits, Rate};
+    use headgate_model::edge::{Limits, Rate};
 
     use super::Limiter;
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
-use headgate_model::ingress::path;
+use headgate_model::edge::path;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version, header, request::Parts,
     uri::PathAndQuery,

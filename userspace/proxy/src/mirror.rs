@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,20 +18,22 @@ use crate::{
     client::Client,
     message::copy,
     observed::{FrameObserver, Observed, PolledFrame},
-    upstream::PickInput,
+    upstream::{PickInput, Upstream},
 };
 
 /// Capacity of the queue for the mirror, in frames of at most 32 KiB.
 const MAX_WAITING: usize = 64;
 
-/// Sends a copy of the request to the mirror of its route, for the configured percentage of requests.
+/// Sends copies of a request to the mirrors of its route, to each for its share of the requests.
 pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) {
-    let Some((upstream, percent)) = &call.route.mirror else {
-        return;
-    };
-    if fastrand::u8(..100) >= *percent {
-        return;
+    for (upstream, share) in &call.route.mirrors {
+        if fastrand::u32(..share.whole.max(1)) < share.part {
+            send_copy(upstream, call, client, request);
+        }
     }
+}
+
+fn send_copy(upstream: &Arc<Upstream>, call: &Call, client: &Client, request: &mut Request<Body>) {
     let mut copy = copy(request);
     if request.body().in_memory().is_none() {
         let (sender, receiver) = Channel::new(MAX_WAITING);

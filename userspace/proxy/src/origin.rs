@@ -36,7 +36,7 @@ impl Origin {
     /// The origin of a request with these headers. `Forwarded` (RFC 7239) is not read.
     pub(crate) fn of(connection: &Client, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         let peer = connection.peer.ip();
-        let port = connection.local.port();
+        let port = connection.port();
         if !contains(trusted, peer) {
             return Self {
                 client: peer,

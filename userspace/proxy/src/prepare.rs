@@ -1,6 +1,6 @@
 //! The request that a backend gets.
 
-use headgate_model::ingress::Template;
+use headgate_model::edge::Template;
 use http::{HeaderValue, header, request::Parts};
 
 use crate::{

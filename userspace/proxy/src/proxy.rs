@@ -1,23 +1,26 @@
 //! The proxy: its settings, its routes and the endpoints of their backends.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use headgate_model::{
-    NamespacedName, Refusal,
-    ingress::{Routes, UpstreamKey},
+    Refusal,
+    edge::{Edge, GatewayPort, UpstreamKey},
 };
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
-use tokio_rustls::rustls::ServerConfig;
 
 use crate::{
     access_log::AccessLog,
     reach::Reach,
-    serving::{CertificateResolver, Endpoints, Serving},
-    stats::Answers,
-    tls::server::server_config,
+    serving::{Endpoints, Serving},
+    stats::{Answers, Counted},
     trace::{SpanCounts, Tracer},
     upstream::{UpstreamState, Upstreams},
 };
@@ -83,9 +86,6 @@ pub struct Proxy {
     pub(crate) settings: Settings,
     pub(crate) serving: Arc<ArcSwap<Serving>>,
     upstreams: Upstreams,
-    pub(crate) tls: Arc<ServerConfig>,
-    /// For hosts that ask clients for a certificate.
-    pub(crate) asking_tls: Arc<ServerConfig>,
     /// One permit for each connection of a client.
     pub(crate) connections: Arc<Semaphore>,
 }
@@ -105,19 +105,17 @@ impl Proxy {
                 settings.max_connections.min(Semaphore::MAX_PERMITS),
             )),
             settings,
-            tls: server_config(Arc::new(CertificateResolver(serving.clone())), false)?,
-            asking_tls: server_config(Arc::new(CertificateResolver(serving.clone())), true)?,
             serving,
             upstreams: Upstreams::new(workers),
         })
     }
 
-    /// Serves these routes from the next request on. Returns what it refused of them, e.g. an invalid
+    /// Serves these listeners from the next request on. Returns what it refused of them, e.g. an invalid
     /// certificate. Upstreams that no route names are dropped.
-    pub fn serve(&self, routes: &Routes) -> Vec<Refusal> {
-        let (next, refusals) = self.serving.load().update(routes, &self.upstreams);
+    pub fn serve(&self, edge: &Edge) -> Vec<Refusal> {
+        let (next, refusals) = self.serving.load().update(edge, &self.upstreams);
         self.serving.store(Arc::new(next));
-        let used: BTreeSet<&UpstreamKey> = routes.upstreams().collect();
+        let used: BTreeSet<&UpstreamKey> = edge.upstreams().collect();
         self.upstreams.retain(|key| used.contains(key));
         refusals
     }
@@ -125,6 +123,12 @@ impl Proxy {
     /// Sets the endpoints of a backend, from the next request on.
     pub fn place(&self, key: &UpstreamKey, endpoints: &Endpoints) {
         self.upstreams.update(key, endpoints);
+    }
+
+    /// Returns the ports of this node at which connections for ports of Gateways arrive, see
+    /// [`Self::listen_for`].
+    pub fn gateway_ports(&self) -> BTreeMap<u16, GatewayPort> {
+        self.serving.load().target_ports()
     }
 
     /// Returns the state of every backend.
@@ -139,12 +143,12 @@ impl Proxy {
         most.saturating_sub(self.connections.available_permits())
     }
 
-    /// Returns the response counters of every Ingress.
-    pub fn answers(&self) -> Vec<(NamespacedName, Answers)> {
+    /// Returns the response counters of every Ingress, and of every rule of every listener.
+    pub fn answers(&self) -> Vec<(Counted, Answers)> {
         let serving = self.serving.load();
         let stats = serving.stats.iter();
         stats
-            .map(|(ingress, stats)| (ingress.clone(), stats.read()))
+            .map(|(counted, stats)| (counted.clone(), stats.read()))
             .collect()
     }
 

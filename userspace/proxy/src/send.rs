@@ -1,9 +1,10 @@
 //! Sends a request to an endpoint, and retries it if that is allowed.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration};
 
-use headgate_model::ingress::Retry;
+use headgate_model::edge::{Resend, Retry, RouteKind};
 use http::{Method, Request, Response, StatusCode};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::{
@@ -19,7 +20,10 @@ use crate::{
 /// Why no endpoint answered.
 pub(crate) enum Failure {
     NoEndpoint(NoEndpoint),
-    Send(SendError),
+    /// The time for all tries is over.
+    Late,
+    /// The last error, and whether the route is of a Gateway.
+    Send(SendError, bool),
 }
 
 impl Failure {
@@ -28,16 +32,22 @@ impl Failure {
             Self::NoEndpoint(why) => {
                 answer::error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string())
             }
-            Self::Send(error) if error.kind == ErrorKind::Timeout => answer::error(
-                StatusCode::GATEWAY_TIMEOUT,
-                "the endpoint did not respond in time",
-            ),
-            Self::Send(error) if error.kind == ErrorKind::Body => {
+            Self::Late => late(),
+            Self::Send(error, _) if error.kind == ErrorKind::Timeout => late(),
+            Self::Send(error, _) if error.kind == ErrorKind::Body => {
                 answer::error(StatusCode::BAD_REQUEST, "the request body ended early")
             }
-            Self::Send(_) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
+            Self::Send(error, true) if error.kind == ErrorKind::Connect => {
+                answer::error(StatusCode::SERVICE_UNAVAILABLE, "the endpoint failed")
+            }
+            Self::Send(..) => answer::error(StatusCode::BAD_GATEWAY, "the endpoint failed"),
         }
     }
+}
+
+fn late() -> Response<Body> {
+    let why = "the endpoint did not respond in time";
+    answer::error(StatusCode::GATEWAY_TIMEOUT, why)
 }
 
 /// Sends a request to an endpoint, and to others if the failure allows a retry. The endpoint depends on what
@@ -51,29 +61,40 @@ pub(crate) async fn send(
 ) -> Result<(Response<Body>, Pick, Delivery), Failure> {
     let begin = Instant::now();
     let policy = call.route.policy();
+    let retry = &policy.retry;
+    let end = policy.timeouts.total.map(|total| call.begin + total);
+    let is_of_gateway = (*call.route).as_ref().origin.kind != RouteKind::Ingress;
     let ends = Some((client.peer, client.local));
     let mut tried = Vec::new();
+    let has_next = |tried: &[_]| retry.same_endpoint || upstream.has_other(tried);
     loop {
+        let mut timeouts = policy.timeouts;
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Failure::Late);
+        }
+        timeouts.per_try = [timeouts.per_try, left].into_iter().flatten().min();
         let pick = upstream.pick(asked, &tried);
         let pick = pick.map_err(Failure::NoEndpoint)?;
         tried.push(pick.address());
         if let Some(trace) = &call.trace {
             trace.begin_attempt(upstream, &pick, request.headers_mut());
         }
-        let is_last = tried.len() >= policy.retry.tries as usize;
-        let may_repeat = !is_last && may_repeat(request.method(), &policy.retry);
-        // An error gives back a request that is in memory; a response does not.
-        let needs_spare = may_repeat && !policy.retry.on_codes.is_empty();
+        let is_last = tried.len() >= retry.tries as usize;
+        let may_repeat = !is_last && may_repeat(request.method(), retry);
+        // An error gives back a request that is in memory; a response and the end of a try do not.
+        let is_kept = retry.on_codes.is_empty() && timeouts.per_try.is_none();
+        let needs_spare = may_repeat && !is_kept;
         let is_short = needs_spare && request.body().in_memory().is_some();
-        let spare = is_short.then(|| copy(&request));
-        let sent = upstream.send(&pick, request, &policy.timeouts, ends).await;
+        let mut spare = is_short.then(|| copy(&request));
+        let sent = upstream.send(&pick, request, &timeouts, ends).await;
         if let Some(trace) = &call.trace {
             trace.record_result(&sent);
         }
         request = match sent {
             Ok(response) => {
-                let is_bad = policy.retry.on_codes.contains(&response.status().as_u16());
-                match spare.filter(|_| is_bad && upstream.has_other(&tried)) {
+                let is_bad = retry.on_codes.contains(&response.status().as_u16());
+                match spare.filter(|_| is_bad && has_next(&tried)) {
                     Some(spare) => spare,
                     None => {
                         let sent = Delivery {
@@ -90,22 +111,34 @@ pub(crate) async fn send(
                 debug!(upstream = %upstream.key(), endpoint = %pick.address(), %error, "request failed");
                 let is_retried = match error.kind {
                     // An endpoint that is slow would only be slow again.
-                    ErrorKind::Timeout => policy.retry.on_timeout && upstream.has_other(&tried),
-                    _ => policy.retry.on_error,
+                    ErrorKind::Timeout => retry.on_timeout && has_next(&tried),
+                    _ => retry.on_error,
                 };
-                let again = error.request.take();
+                let again = error.request.take().or_else(|| spare.take());
                 let is_allowed = is_retried && !is_last && (may_repeat || !error.is_sent);
                 match again.filter(|_| is_allowed) {
                     Some(again) => again,
-                    None => return Err(Failure::Send(error)),
+                    None => return Err(Failure::Send(error, is_of_gateway)),
                 }
             }
         };
+        wait(retry.backoff, end).await;
+    }
+}
+
+/// Waits before the next try, at most until `end`.
+async fn wait(backoff: Duration, end: Option<Instant>) {
+    if !backoff.is_zero() {
+        let next = Instant::now() + backoff;
+        sleep_until(end.map_or(next, |end| end.min(next))).await;
     }
 }
 
 /// Whether requests with a method may be sent again after an endpoint may have acted on them.
 pub(crate) fn may_repeat(method: &Method, retry: &Retry) -> bool {
-    let is_idempotent = method.is_safe() || matches!(*method, Method::PUT | Method::DELETE);
-    is_idempotent || retry.non_idempotent
+    match retry.resend {
+        Resend::Never => false,
+        Resend::Idempotent => method.is_safe() || matches!(*method, Method::PUT | Method::DELETE),
+        Resend::Always => true,
+    }
 }

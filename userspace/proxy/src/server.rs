@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use headgate_model::ingress::Timeouts;
+use headgate_model::edge::{GatewayPort, Scheme, Timeouts};
 use http::{Request, StatusCode, Version};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,7 +28,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, rustls::server::Acceptor};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, server::Acceptor},
+};
 use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::{
@@ -72,27 +75,34 @@ const KEEP_ALIVE_IDLE: u32 = 60;
 const KEEP_ALIVE_INTERVAL: u32 = 15;
 const KEEP_ALIVE_PROBES: u32 = 4;
 
+/// What is done with a TLS connection.
+enum Handling {
+    Decrypt(Arc<ServerConfig>),
+    Pass(Arc<Upstream>),
+    /// No listener is for its host.
+    Close,
+}
+
 /// The response to plain HTTP on the port of HTTPS.
 const PLAIN: &str = "400 Bad Request: this port expects HTTPS\n";
 
-/// The protocol of a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// HTTP.
-    Http,
-    /// HTTP over TLS, and TLS that is passed to a backend without decryption.
-    Https,
+/// What the connections of a listening socket are for.
+enum Place {
+    /// Ingresses.
+    Ingress(Scheme),
+    /// A port of a Gateway, which says what clients speak.
+    Gateway(Arc<GatewayPort>),
 }
 
 /// What the connections of a listener share.
 struct Listening {
     proxy: Arc<Proxy>,
-    scheme: Scheme,
+    place: Place,
     rules: http2::Builder<TokioExecutor>,
 }
 
 impl Proxy {
-    /// Serves connections of a listener until `stop` is ready. Then it accepts connections for one
+    /// Serves connections of a listener for Ingresses until `stop` is ready. Then it accepts connections for one
     /// more second, ends each connection after its next response, and returns once all have ended,
     /// after 30 s at the latest.
     ///
@@ -103,10 +113,32 @@ impl Proxy {
         scheme: Scheme,
         stop: impl Future<Output = ()>,
     ) {
+        self.accept_at(listener, Place::Ingress(scheme), stop).await;
+    }
+
+    /// Serves connections for a port of a Gateway as [`Self::listen`] does for Ingresses. The listeners of
+    /// the port that are served at the time of a connection say what clients speak; without any it is
+    /// closed.
+    pub async fn listen_for(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        gateway: GatewayPort,
+        stop: impl Future<Output = ()>,
+    ) {
+        let place = Place::Gateway(Arc::new(gateway));
+        self.accept_at(listener, place, stop).await;
+    }
+
+    async fn accept_at(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        place: Place,
+        stop: impl Future<Output = ()>,
+    ) {
         set_options(&listener, self.settings.answer_timeout);
         let listening = Arc::new(Listening {
             proxy: self.clone(),
-            scheme,
+            place,
             rules: rules(),
         });
         let (stopping, is_stopping) = watch::channel(false);
@@ -211,7 +243,14 @@ impl Listening {
     ) -> Result<(), BodyError> {
         let proxy = &self.proxy;
         let mut read = BytesMut::new();
-        let mut is_secure = self.scheme == Scheme::Https;
+        let (scheme, gateway) = match &self.place {
+            Place::Ingress(scheme) => (*scheme, None),
+            Place::Gateway(gateway) => match proxy.serving.load().port(gateway) {
+                Some(port) => (port.scheme, Some(gateway.clone())),
+                None => return Ok(()),
+            },
+        };
+        let mut is_secure = scheme == Scheme::Https;
         if proxy.settings.has_proxy_header(ends.0.ip()) {
             let header = proxy_protocol::read(&mut stream, &mut read);
             if let Some(named) = timeout(HELLO_TIMEOUT, header).await?? {
@@ -222,7 +261,8 @@ impl Listening {
         let (peer, local) = ends;
         let mut client = Client::new(peer, local, is_secure);
         client.permit = Some(permit);
-        if self.scheme == Scheme::Http {
+        client.gateway = gateway;
+        if scheme == Scheme::Http {
             return self.serve_http(client, stream, read, stopping).await;
         }
         if read.is_empty() {
@@ -232,24 +272,47 @@ impl Listening {
         if read.first().is_some_and(u8::is_ascii_alphabetic) {
             return self.answer_plain(&client, stream).await;
         }
-        let mut config = &proxy.tls;
-        if proxy.serving.load().needs_name() {
-            let name = timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??;
-            let serving = proxy.serving.load_full();
-            let passed = name.as_ref().and_then(|name| serving.passthrough(name));
-            if let Some(upstream) = passed.cloned() {
-                drop(serving);
+        let needs_name = client.gateway.is_some() || proxy.serving.load().ingress.needs_name();
+        let name = match needs_name {
+            true => timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??,
+            false => None,
+        };
+        let config = match self.shake(client.gateway.as_deref(), name.as_deref()) {
+            Handling::Decrypt(config) => config,
+            Handling::Pass(upstream) => {
                 return pass(&upstream, peer, Prefixed::new(read, stream)).await;
             }
-            if serving.asks_certificate(name.as_deref()) {
-                config = &proxy.asking_tls;
-            }
-        }
-        let accept = TlsAcceptor::from(config.clone()).accept(Prefixed::new(read, stream));
+            Handling::Close => return Ok(()),
+        };
+        let accept = TlsAcceptor::from(config).accept(Prefixed::new(read, stream));
         let stream = timeout(HELLO_TIMEOUT, accept).await??;
+        client.is_encrypted = true;
         client.handshake = Handshake::of(stream.get_ref().1);
         self.serve_http(client, stream, BytesMut::new(), stopping)
             .await
+    }
+
+    /// Returns what is done with a TLS connection for a host.
+    fn shake(&self, gateway: Option<&GatewayPort>, name: Option<&str>) -> Handling {
+        let serving = self.proxy.serving.load();
+        let listener = match gateway {
+            None => Some(&serving.ingress),
+            Some(gateway) => {
+                let port = serving.port(gateway);
+                let found = port.and_then(|port| port.listener(name.unwrap_or_default()));
+                found.map(|listener| &**listener)
+            }
+        };
+        let Some(listener) = listener else {
+            return Handling::Close;
+        };
+        if let Some(upstream) = name.and_then(|name| listener.passthrough(name)) {
+            return Handling::Pass(upstream.clone());
+        }
+        Handling::Decrypt(match listener.asks_certificate(name) {
+            true => listener.tls.asking.clone(),
+            false => listener.tls.silent.clone(),
+        })
     }
 
     /// Answers a request without TLS, as nginx does.

@@ -7,15 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use arc_swap::ArcSwap;
 use headgate_model::{
-    NamespacedName, ObjectName, Refusal,
-    ingress::{Auth, CanaryRule, Policy, Route, Routes, Target, UpstreamKey, for_host},
+    ObjectName, Refusal,
+    edge::{
+        Auth, CanaryRule, Edge, GatewayPort, HostMode, Listener, Policy, PortListeners, Route,
+        RouteOrigin, Scheme, Share, Target, UpstreamKey, for_host,
+    },
 };
-use tokio_rustls::rustls::{
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use tracing::warn;
 
 use crate::{
     auth::Authenticator,
@@ -23,38 +22,66 @@ use crate::{
     index::Index,
     limits::Limiter,
     reach::Reach,
-    stats::Stats,
-    tls::{server::server_name, store::CertificateStore},
+    stats::{Counted, Stats},
+    tls::{server::TlsSettings, store::CertificateStore},
     upstream::{Upstream, Upstreams},
 };
 
 /// One configuration. A request sees the same one from its start to its end.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    pub(crate) index: Index<ServedRoute>,
-    pub(crate) certificates: CertificateStore,
-    /// Hosts with TLS passthrough.
-    pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
-    /// Hosts, exact or with `*.`, and whether clients are asked for a certificate. Empty if no client
-    /// is.
-    asks_certificate: HashMap<String, bool>,
+    /// For connections that are not to a port of a Gateway.
+    pub(crate) ingress: ServedListener,
+    gateways: HashMap<GatewayPort, ServedPort>,
     /// By their rules, so that their caches survive an update of routes.
     authenticators: Authenticators,
-    limiters: HashMap<NamespacedName, Arc<Limiter>>,
-    pub(crate) stats: HashMap<NamespacedName, Arc<Stats>>,
+    limiters: HashMap<RouteOrigin, Arc<Limiter>>,
+    pub(crate) stats: HashMap<Counted, Arc<Stats>>,
     /// What authenticators may ask.
     reach: Reach,
 }
 
 type Authenticators = BTreeMap<Vec<Auth>, Arc<Authenticator>>;
 
+/// The listeners of a port of a Gateway.
+#[derive(Debug)]
+pub(crate) struct ServedPort {
+    pub(crate) scheme: Scheme,
+    target_port: u16,
+    /// By hostname.
+    listeners: HashMap<String, Arc<ServedListener>>,
+}
+
+impl ServedPort {
+    /// Returns the listener for a host: the best one alone, so that no request is for two.
+    pub(crate) fn listener(&self, host: &str) -> Option<&Arc<ServedListener>> {
+        let mut listeners = HostMode::Suffix.all(host, |name| self.listeners.get(name));
+        listeners.next()
+    }
+}
+
+/// A listener with the state that serves it.
+#[derive(Debug)]
+pub(crate) struct ServedListener {
+    pub(crate) name: String,
+    pub(crate) index: Index<ServedRoute>,
+    pub(crate) certificates: Arc<CertificateStore>,
+    pub(crate) tls: TlsSettings,
+    /// Hosts with TLS passthrough.
+    pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
+    /// Hosts, exact or with `*.`, and whether clients are asked for a certificate. Empty if no client
+    /// is.
+    asks_certificate: HashMap<String, bool>,
+}
+
 /// A route with the state that serves it.
 #[derive(Debug)]
 pub(crate) struct ServedRoute {
     route: Arc<Route>,
-    pub(crate) target: ServedTarget,
+    /// As the targets of the route.
+    pub(crate) targets: Vec<ServedTarget>,
     pub(crate) canary: Option<(Vec<CanaryRule>, ServedTarget)>,
-    pub(crate) mirror: Option<(Arc<Upstream>, u8)>,
+    pub(crate) mirrors: Vec<(Arc<Upstream>, Share)>,
     pub(crate) error_pages: Option<Arc<Upstream>>,
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) limiter: Option<Arc<Limiter>>,
@@ -67,6 +94,7 @@ pub(crate) enum ServedTarget {
     Upstream(Arc<Upstream>),
     Unavailable,
     Missing,
+    Invalid(String),
 }
 
 impl ServedRoute {
@@ -81,12 +109,10 @@ impl ServedRoute {
         guards.is_some_and(|guards| guards.reserves(name)) || headers::edits(edits, name)
     }
 
-    /// The key of its upstream.
+    /// The key of its first upstream.
     pub(crate) fn key(&self) -> Option<&UpstreamKey> {
-        match &self.route.target {
-            Target::Upstream(key) => Some(key),
-            Target::Unavailable | Target::Missing => None,
-        }
+        let mut targets = self.route.targets.iter();
+        targets.find_map(|weighted| weighted.target.upstream())
     }
 
     /// Returns the route alone, for longer use.
@@ -108,11 +134,17 @@ impl Serving {
     ///
     /// Fails if no certificate can be made.
     pub(crate) fn new(reach: Reach) -> Result<Self> {
+        let certificates = Arc::new(CertificateStore::with_own()?);
         Ok(Self {
-            index: Index::new(std::iter::empty(), None),
-            certificates: CertificateStore::new()?,
-            passthrough: HashMap::new(),
-            asks_certificate: HashMap::new(),
+            ingress: ServedListener {
+                name: String::new(),
+                index: Index::new(HostMode::OneLabel, std::iter::empty(), None),
+                tls: TlsSettings::new(certificates.clone())?,
+                certificates,
+                passthrough: HashMap::new(),
+                asks_certificate: HashMap::new(),
+            },
+            gateways: HashMap::new(),
             authenticators: Authenticators::new(),
             limiters: HashMap::new(),
             stats: HashMap::new(),
@@ -120,89 +152,178 @@ impl Serving {
         })
     }
 
-    /// Returns the configuration for `routes`, and what was refused of them, e.g. an invalid
-    /// certificate. Connections to backends, and usage of limits, are kept.
-    pub(crate) fn update(&self, routes: &Routes, upstreams: &Upstreams) -> (Self, Vec<Refusal>) {
-        let mut refusals = Vec::new();
-        let certificates = self.certificates.update(routes, &mut refusals);
-        let mut authenticators = Authenticators::new();
-        let (mut limiters, mut stats) = (HashMap::new(), HashMap::new());
-        let mut serve = |route: &Arc<Route>| {
-            let known = self.stats.get(&route.ingress);
-            let stats: &Arc<Stats> = stats
-                .entry(route.ingress.clone())
-                .or_insert_with(|| known.cloned().unwrap_or_default());
-            let mut served = served(route, stats.clone(), upstreams);
-            served.authenticator = self.authenticator(route, &mut authenticators, &mut refusals);
-            served.limiter = self.limiter(route, &mut limiters);
-            Arc::new(served)
+    /// Returns the configuration for `edge`, and what was refused of it, e.g. an invalid certificate.
+    /// Connections to backends, and usage of limits, are kept.
+    pub(crate) fn update(&self, edge: &Edge, upstreams: &Upstreams) -> (Self, Vec<Refusal>) {
+        let mut update = Update {
+            old: self,
+            upstreams,
+            refusals: Vec::new(),
+            authenticators: Authenticators::new(),
+            limiters: HashMap::new(),
+            stats: HashMap::new(),
         };
-        let default = routes.default.as_ref().map(&mut serve);
-        let hosts: Vec<_> = routes
+        let ingress = update.listener(None, &edge.ingress, &self.ingress);
+        let gateways = edge.gateways.iter();
+        let gateways = gateways.map(|(key, port)| (key.clone(), update.port(key, port)));
+        let gateways = gateways.collect();
+        let next = Self {
+            ingress,
+            gateways,
+            authenticators: update.authenticators,
+            limiters: update.limiters,
+            stats: update.stats,
+            reach: self.reach.clone(),
+        };
+        (next, update.refusals)
+    }
+
+    /// Returns the listeners of a port of a Gateway.
+    pub(crate) fn port(&self, key: &GatewayPort) -> Option<&ServedPort> {
+        self.gateways.get(key)
+    }
+
+    /// Returns the ports at which connections for ports of Gateways arrive.
+    pub(crate) fn target_ports(&self) -> BTreeMap<u16, GatewayPort> {
+        let ports = self.gateways.iter();
+        let ports = ports.map(|(key, port)| (port.target_port, key.clone()));
+        ports.collect()
+    }
+
+    /// Returns all listeners, those of Ingresses first.
+    pub(crate) fn listeners(
+        &self,
+    ) -> impl Iterator<Item = (Option<&GatewayPort>, &str, &ServedListener)> {
+        let mut ports: Vec<_> = self.gateways.iter().collect();
+        ports.sort_by_key(|(key, _)| *key);
+        let gateways = ports.into_iter().flat_map(|(key, port)| {
+            let mut listeners: Vec<_> = port.listeners.iter().collect();
+            listeners.sort_by_key(|(hostname, _)| *hostname);
+            let named = listeners.into_iter();
+            named.map(move |(hostname, listener)| (Some(key), hostname.as_str(), &**listener))
+        });
+        std::iter::once((None, "", &self.ingress)).chain(gateways)
+    }
+}
+
+/// An update of what is served.
+struct Update<'a> {
+    old: &'a Serving,
+    upstreams: &'a Upstreams,
+    refusals: Vec<Refusal>,
+    authenticators: Authenticators,
+    limiters: HashMap<RouteOrigin, Arc<Limiter>>,
+    stats: HashMap<Counted, Arc<Stats>>,
+}
+
+impl Update<'_> {
+    fn port(&mut self, key: &GatewayPort, port: &PortListeners) -> ServedPort {
+        let old = self.old.gateways.get(key);
+        let mut listeners = HashMap::new();
+        for listener in &port.listeners {
+            let known = old.and_then(|old| old.listeners.get(&listener.hostname));
+            let made = match known {
+                Some(known) => Ok(self.listener(Some(key), listener, known)),
+                None => {
+                    ServedListener::empty().map(|empty| self.listener(Some(key), listener, &empty))
+                }
+            };
+            match made {
+                Ok(made) => drop(listeners.insert(listener.hostname.clone(), Arc::new(made))),
+                Err(error) => warn!(%error, port = %key, listener = listener.name, "not served"),
+            }
+        }
+        ServedPort {
+            scheme: port.scheme,
+            target_port: port.target_port,
+            listeners,
+        }
+    }
+
+    fn listener(
+        &mut self,
+        port: Option<&GatewayPort>,
+        listener: &Listener,
+        old: &ServedListener,
+    ) -> ServedListener {
+        let certificates = Arc::new(old.certificates.update(listener, &mut self.refusals));
+        let mut serve = |route: &Arc<Route>| self.route(port, &listener.name, route);
+        let default = listener.default.as_ref().map(&mut serve);
+        let hosts: Vec<_> = listener
             .hosts
             .iter()
             .map(|(name, host)| (name.clone(), host.routes.iter().map(&mut serve).collect()))
             .collect();
-        let passthrough = routes.passthrough.iter();
-        let next = Self {
-            index: Index::new(hosts.into_iter(), default),
+        let passthrough = listener.passthrough.iter();
+        ServedListener {
+            name: listener.name.clone(),
+            index: Index::new(listener.mode, hosts.into_iter(), default),
+            tls: old.tls.with(certificates.clone()),
             certificates,
             passthrough: passthrough
-                .map(|(host, key)| (host.clone(), upstreams.ensure(key)))
+                .map(|(host, key)| (host.clone(), self.upstreams.ensure(key)))
                 .collect(),
-            asks_certificate: asks_certificate(routes),
-            authenticators,
-            limiters,
-            stats,
-            reach: self.reach.clone(),
+            asks_certificate: asks_certificate(listener),
+        }
+    }
+
+    fn route(
+        &mut self,
+        port: Option<&GatewayPort>,
+        listener: &str,
+        route: &Arc<Route>,
+    ) -> Arc<ServedRoute> {
+        let key = Counted {
+            port: port.cloned(),
+            listener: listener.to_owned(),
+            origin: route.origin.clone(),
         };
-        (next, refusals)
+        let known = self.old.stats.get(&key);
+        let stats = self.stats.entry(key);
+        let stats = stats.or_insert_with(|| known.cloned().unwrap_or_default());
+        let mut served = served(route, stats.clone(), self.upstreams);
+        served.authenticator = self.authenticator(route);
+        served.limiter = self.limiter(route);
+        Arc::new(served)
     }
 
     /// Returns one authenticator for all routes with equal rules. Invalid rules reject every request.
-    fn authenticator(
-        &self,
-        route: &Route,
-        authenticators: &mut Authenticators,
-        refusals: &mut Vec<Refusal>,
-    ) -> Option<Arc<Authenticator>> {
+    fn authenticator(&mut self, route: &Route) -> Option<Arc<Authenticator>> {
         let auth = &route.policy.auth;
         if auth.is_empty() {
             return None;
         }
-        let known = authenticators.get(auth);
-        if let Some(known) = known.or_else(|| self.authenticators.get(auth)).cloned() {
-            authenticators.insert(auth.clone(), known.clone());
+        let known = self.authenticators.get(auth);
+        let known = known.or_else(|| self.old.authenticators.get(auth));
+        if let Some(known) = known.cloned() {
+            self.authenticators.insert(auth.clone(), known.clone());
             return Some(known);
         }
-        match Authenticator::new(auth, &self.reach) {
+        match Authenticator::new(auth, &self.old.reach) {
             Ok(made) => {
                 let made = Arc::new(made);
-                authenticators.insert(auth.clone(), made.clone());
+                self.authenticators.insert(auth.clone(), made.clone());
                 Some(made)
             }
             Err(error) => {
-                let object = ObjectName::Ingress(route.ingress.clone());
+                let object = ObjectName::Ingress(route.origin.name.clone());
                 let field = "metadata.annotations[auth-…]";
                 let refusal = Refusal::new(object, field, format!("{error:#}"));
-                if !refusals.contains(&refusal) {
-                    refusals.push(refusal);
+                if !self.refusals.contains(&refusal) {
+                    self.refusals.push(refusal);
                 }
                 Some(Arc::new(Authenticator::closed()))
             }
         }
     }
 
-    /// Returns one limiter for all routes of an Ingress, the previous one if its limits are unchanged.
-    fn limiter(
-        &self,
-        route: &Route,
-        limiters: &mut HashMap<NamespacedName, Arc<Limiter>>,
-    ) -> Option<Arc<Limiter>> {
+    /// Returns one limiter for all routes of a rule, or of an Ingress: the previous one if its limits are
+    /// unchanged.
+    fn limiter(&mut self, route: &Route) -> Option<Arc<Limiter>> {
         let limits = &route.policy.limits;
         let known = [
-            limiters.get(&route.ingress),
-            self.limiters.get(&route.ingress),
+            self.limiters.get(&route.origin),
+            self.old.limiters.get(&route.origin),
         ];
         let kept = known
             .into_iter()
@@ -212,8 +333,23 @@ impl Serving {
             Some(known) => known.clone(),
             None => Arc::new(Limiter::new(limits)?),
         };
-        limiters.insert(route.ingress.clone(), limiter.clone());
+        self.limiters.insert(route.origin.clone(), limiter.clone());
         Some(limiter)
+    }
+}
+
+impl ServedListener {
+    /// A listener of a Gateway without routes.
+    fn empty() -> Result<Self> {
+        let certificates = Arc::new(CertificateStore::default());
+        Ok(Self {
+            name: String::new(),
+            index: Index::new(HostMode::Suffix, std::iter::empty(), None),
+            tls: TlsSettings::new(certificates.clone())?,
+            certificates,
+            passthrough: HashMap::new(),
+            asks_certificate: HashMap::new(),
+        })
     }
 
     /// Whether the handling of TLS connections depends on their host.
@@ -239,8 +375,8 @@ impl Serving {
     }
 }
 
-fn asks_certificate(routes: &Routes) -> HashMap<String, bool> {
-    let hosts = routes.hosts.iter();
+fn asks_certificate(listener: &Listener) -> HashMap<String, bool> {
+    let hosts = listener.hosts.iter();
     let hosts: HashMap<_, _> = hosts
         .map(|(name, host)| (name.clone(), host.asks_certificate))
         .collect();
@@ -255,32 +391,25 @@ fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> Serve
         Target::Upstream(key) => ServedTarget::Upstream(upstreams.ensure(key)),
         Target::Unavailable => ServedTarget::Unavailable,
         Target::Missing => ServedTarget::Missing,
+        Target::Invalid(why) => ServedTarget::Invalid(why.clone()),
     };
-    let mirror = route.policy.mirror.as_ref();
+    let targets = route.targets.iter();
+    let mirrors = route.policy.mirrors.iter();
     let pages = route.policy.error_pages.as_ref();
     ServedRoute {
-        target: target(&route.target),
+        targets: targets.map(|weighted| target(&weighted.target)).collect(),
         canary: route
             .canary
             .as_ref()
             .map(|canary| (canary.rules.clone(), target(&canary.target))),
         error_pages: pages.map(|pages| upstreams.ensure(&pages.upstream)),
-        mirror: mirror.map(|mirror| (upstreams.ensure(&mirror.upstream), mirror.percent)),
+        mirrors: mirrors
+            .map(|mirror| (upstreams.ensure(&mirror.upstream), mirror.share))
+            .collect(),
         authenticator: None,
         limiter: None,
         stats,
         route: route.clone(),
-    }
-}
-
-/// Finds the certificate of a host in the current configuration.
-#[derive(Debug)]
-pub(crate) struct CertificateResolver(pub(crate) Arc<ArcSwap<Serving>>);
-
-impl ResolvesServerCert for CertificateResolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let name = server_name(&hello);
-        Some(self.0.load().certificates.find(name.as_deref()).clone())
     }
 }
 

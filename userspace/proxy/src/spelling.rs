@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use headgate_model::ingress::{Auth, Policy, path};
+use headgate_model::edge::{Auth, Policy, path};
 use http::request::Parts;
 
 use crate::{

@@ -1,10 +1,11 @@
-//! Responses of each Ingress, counted by status and time.
+//! Responses of each Ingress and each rule, counted by status and time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use headgate_model::edge::{GatewayPort, RouteOrigin};
 use http::StatusCode;
 
 /// Upper bounds of response times, in seconds.
@@ -23,7 +24,18 @@ pub const BUCKETS: [f64; 12] = [
     f64::INFINITY,
 ];
 
-/// Counters of one Ingress. They never decrease.
+/// What requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Counted {
+    /// The port of the Gateway; `None` for Ingresses.
+    pub port: Option<GatewayPort>,
+    /// The name of the listener; empty for Ingresses.
+    pub listener: String,
+    /// The Ingress or the rule.
+    pub origin: RouteOrigin,
+}
+
+/// Counters of one Ingress or rule. They never decrease.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// By the first digit of the status.
@@ -32,7 +44,7 @@ pub(crate) struct Stats {
     microseconds: AtomicU64,
 }
 
-/// A copy of the counters of one Ingress.
+/// A copy of the counters of one Ingress or rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Answers {
     /// Responses by the first digit of their status.

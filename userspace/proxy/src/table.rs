@@ -1,16 +1,14 @@
 //! What the proxy serves, as a table for operators.
 
-use headgate_model::ingress::{Route, UpstreamKey};
+use headgate_model::edge::{GatewayPort, Route, UpstreamKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    choice::{self, Chosen},
     proxy::Proxy,
-    serving::{ServedRoute, ServedTarget},
-    tls::{
-        facts::{CertificateFacts, CertificateKind},
-        store::CertificateStore,
-    },
+    serving::{ServedListener, ServedRoute, ServedTarget, Serving},
+    tls::facts::{CertificateFacts, CertificateKind},
     upstream::{EndpointState, UpstreamState},
     words,
 };
@@ -39,9 +37,12 @@ pub struct RouteRow {
     pub path: String,
     /// Conditions that must hold as well.
     pub conditions: Vec<String>,
-    /// The Ingress that defines it; empty for TLS passthrough.
+    /// The listener of a Gateway that it is for, by Gateway, port and name; `None` for Ingresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// The Ingress that defines it, or kind, name and rule of another object; empty for TLS passthrough.
     pub ingress: String,
-    /// Service and port, or `none` with the reason.
+    /// Service and port, or `none` with the reason; several with their weights.
     pub target: String,
     /// The target of the canary.
     pub canary: Option<String>,
@@ -100,10 +101,13 @@ pub struct EndpointRow {
     pub time_ms: f64,
 }
 
-/// Responses of an Ingress.
+/// Responses of an Ingress or a rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswersRow {
-    /// The Ingress.
+    /// The listener of a Gateway; `None` for Ingresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// The Ingress, or kind, name and rule of another object.
     pub ingress: String,
     /// Responses by the first digit of their status.
     pub by_class: [u64; 6],
@@ -115,33 +119,31 @@ impl Proxy {
     /// Returns what the proxy serves now.
     pub fn table(&self) -> Table {
         let serving = self.serving.load();
-        let routes = serving.index.routes();
         let answers = self
             .answers()
             .into_iter()
-            .map(|(ingress, answers)| AnswersRow {
-                ingress: ingress.to_string(),
+            .map(|(counted, answers)| AnswersRow {
+                listener: listener(counted.port.as_ref(), &counted.listener),
+                ingress: words::origin(&counted.origin),
                 by_class: answers.by_class,
                 seconds: answers.seconds,
             });
         let mut answers: Vec<AnswersRow> = answers.collect();
-        answers.sort_by(|a, b| a.ingress.cmp(&b.ingress));
-        let passed = serving.passthrough.iter().map(|(host, upstream)| RouteRow {
-            host: host.clone(),
-            path: "TLS passthrough".into(),
-            conditions: Vec::new(),
-            ingress: String::new(),
-            target: upstream.key().to_string(),
-            canary: None,
-            front: Vec::new(),
+        answers.sort_by(|a, b| (&a.listener, &a.ingress).cmp(&(&b.listener, &b.ingress)));
+        let rows = serving.listeners().flat_map(|(port, _, served)| {
+            let listener = listener(port, &served.name);
+            let mut rows = passed_rows(served);
+            let routes = served.index.routes();
+            rows.extend(routes.map(|(host, route)| route_row(host, route)));
+            rows.into_iter().map(move |row| RouteRow {
+                listener: listener.clone(),
+                ..row
+            })
         });
-        let mut passed: Vec<RouteRow> = passed.collect();
-        passed.sort_by(|a, b| a.host.cmp(&b.host));
-        let routes = routes.map(|(host, route)| route_row(host, route));
         Table {
             time: Timestamp::now(),
-            routes: passed.into_iter().chain(routes).collect(),
-            certificates: certificate_rows(&serving.certificates),
+            routes: rows.collect(),
+            certificates: certificate_rows(&serving),
             backends: self.upstreams().iter().map(backend_row).collect(),
             answers,
         }
@@ -149,12 +151,43 @@ impl Proxy {
 
     /// Returns the certificates that clients are shown, by Secret.
     pub fn certificates(&self) -> Vec<CertificateRow> {
-        certificate_rows(&self.serving.load().certificates)
+        certificate_rows(&self.serving.load())
     }
 }
 
-fn certificate_rows(store: &CertificateStore) -> Vec<CertificateRow> {
-    let facts = store.facts().into_iter();
+/// The name of a listener of a port.
+pub(crate) fn listener(port: Option<&GatewayPort>, name: &str) -> Option<String> {
+    port.map(|port| format!("{port} {name}"))
+}
+
+/// The hosts with TLS passthrough.
+fn passed_rows(listener: &ServedListener) -> Vec<RouteRow> {
+    let passed = listener.passthrough.iter();
+    let rows = passed.map(|(host, upstream)| RouteRow {
+        host: host.clone(),
+        path: "TLS passthrough".into(),
+        conditions: Vec::new(),
+        listener: None,
+        ingress: String::new(),
+        target: upstream.key().to_string(),
+        canary: None,
+        front: Vec::new(),
+    });
+    let mut rows: Vec<RouteRow> = rows.collect();
+    rows.sort_by(|a, b| a.host.cmp(&b.host));
+    rows
+}
+
+fn certificate_rows(serving: &Serving) -> Vec<CertificateRow> {
+    let facts = serving.listeners().flat_map(|(port, hostname, listener)| {
+        let mut facts = listener.certificates.facts();
+        for one in facts.iter_mut().filter(|_| port.is_some()) {
+            // Listeners of Gateways have certificates for all of their hosts.
+            let names = one.hosts.iter_mut().filter(|host| host.is_empty());
+            names.for_each(|host| hostname.clone_into(host));
+        }
+        facts
+    });
     let mut rows: Vec<CertificateRow> = facts.map(certificate_row).collect();
     rows.sort_by(|a, b| (a.kind, &a.secret, &a.hosts).cmp(&(b.kind, &b.secret, &b.hosts)));
     rows
@@ -185,10 +218,26 @@ pub(crate) fn route_row(host: Option<&str>, served: &ServedRoute) -> RouteRow {
         host: host.map_or_else(|| "default".into(), words::host),
         path: words::path(&route.path),
         conditions: route.conditions.iter().map(words::condition).collect(),
-        ingress: route.ingress.to_string(),
-        target: target(&served.target),
+        listener: None,
+        ingress: words::origin(&route.origin),
+        target: targets(served),
         canary: served.canary.as_ref().map(|(_, canary)| target(canary)),
         front: words::front(&route.policy),
+    }
+}
+
+/// The targets of a route that get requests: the one, or all with their weights.
+fn targets(served: &ServedRoute) -> String {
+    let chosen: Vec<Chosen<'_>> = choice::weighted(served).collect();
+    match &chosen[..] {
+        [] if served.policy().redirect.is_some() => "none: a redirect".into(),
+        [] => "none: the backend is not supported".into(),
+        [only] => target(only.target),
+        several => {
+            let texts = several.iter();
+            let texts = texts.map(|one| format!("{} {}", one.weight(), target(one.target)));
+            texts.collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
@@ -197,6 +246,7 @@ pub(crate) fn target(target: &ServedTarget) -> String {
         ServedTarget::Upstream(upstream) => upstream.key().to_string(),
         ServedTarget::Unavailable => "none: the Service or its port is missing".into(),
         ServedTarget::Missing => "none: the backend is not supported".into(),
+        ServedTarget::Invalid(why) => format!("none: {why}"),
     }
 }
 

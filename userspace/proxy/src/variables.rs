@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use headgate_model::ingress::{PathMatch, Template, Variable, path};
+use headgate_model::edge::{PathMatch, Template, Variable, path};
 use http::{HeaderMap, request::Parts};
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -173,7 +173,7 @@ impl<'a> Variables<'a> {
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::ingress::{PathMatch, Pattern, Template};
+    use headgate_model::edge::{PathMatch, Pattern, Template};
     use http::{HeaderMap, HeaderValue};
 
     use super::Variables;

@@ -1,12 +1,20 @@
 //! Texts about routes and backends for operators.
 
-use headgate_model::ingress::{
-    Auth, Balance, Condition, Cors, HashBy, Limits, PathMatch, Policy, Rate, Rewrite, Sources,
-    Text, UpstreamPolicy,
+use headgate_model::edge::{
+    Auth, Balance, Condition, Cors, CorsOrigins, HashBy, Limits, PathChange, PathMatch, Policy,
+    Rate, Redirect, Rewrite, RouteKind, RouteOrigin, Share, Sources, Text, UpstreamPolicy,
 };
 use ipnet::IpNet;
 
 use crate::upstream::EndpointHealth;
+
+/// Returns the name of an Ingress, or kind, name and rule of another object.
+pub(crate) fn origin(origin: &RouteOrigin) -> String {
+    match origin.kind {
+        RouteKind::Ingress => origin.name.to_string(),
+        RouteKind::HttpRoute | RouteKind::GrpcRoute => origin.to_string(),
+    }
+}
 
 pub(crate) fn host(name: &str) -> String {
     match name {
@@ -28,7 +36,9 @@ pub(crate) fn condition(condition: &Condition) -> String {
     match condition {
         Condition::Method(wanted) => format!("method{}", text(wanted)),
         Condition::Header(name, wanted) => format!("header {name}{}", text(wanted)),
-        Condition::Query(name, wanted) => format!("parameter {name}{}", text(wanted)),
+        Condition::Query(name, wanted) | Condition::FirstQuery(name, wanted) => {
+            format!("parameter {name}{}", text(wanted))
+        }
         Condition::Source(networks) => format!("from {}", list(networks)),
     }
 }
@@ -61,17 +71,54 @@ pub(crate) fn front(policy: &Policy) -> Vec<String> {
             .iter()
             .map(|auth| format!("needs {}", proof(auth))),
     );
-    let redirect = policy.redirect.as_ref();
-    words.extend(redirect.map(|to| format!("redirects to {} ({})", to.location, to.code)));
+    words.extend(policy.redirect.as_ref().map(redirect));
     let root = policy.app_root.as_ref();
     words.extend(root.map(|root| format!("redirects / to {root}")));
     words.extend(limits(&policy.limits));
     words.extend(policy.rewrite.iter().map(rewrite));
+    words.extend(
+        policy
+            .path
+            .as_ref()
+            .map(|change| format!("rewrites {}", path_change(change))),
+    );
     let pages = policy.error_pages.as_ref();
     words.extend(pages.map(|pages| format!("error pages of {}", pages.upstream)));
-    let mirror = policy.mirror.as_ref();
-    words.extend(mirror.map(|copy| format!("copies {} % to {}", copy.percent, copy.upstream)));
+    let mirrors = policy.mirrors.iter();
+    words.extend(mirrors.map(|copy| format!("copies {} to {}", share(copy.share), copy.upstream)));
     words
+}
+
+/// Returns a part of the requests.
+pub(crate) fn share(share: Share) -> String {
+    match share {
+        Share { part, whole: 100 } => format!("{part} %"),
+        Share { part, whole } if part == whole => "100 %".into(),
+        Share { part, whole } => format!("{part} of {whole}"),
+    }
+}
+
+fn redirect(redirect: &Redirect) -> String {
+    match redirect {
+        Redirect::Location { location, code } => format!("redirects to {location} ({code})"),
+        Redirect::Parts(to) => {
+            let scheme = to
+                .scheme
+                .map(|scheme| format!("scheme {}", scheme.as_str()));
+            let host = to.host.as_ref().map(|host| format!("host {host}"));
+            let port = to.port.map(|port| format!("port {port}"));
+            let path = to.path.as_ref().map(path_change);
+            let parts: Vec<String> = [scheme, host, port, path].into_iter().flatten().collect();
+            format!("redirects to {} ({})", parts.join(", "), to.code)
+        }
+    }
+}
+
+fn path_change(change: &PathChange) -> String {
+    match change {
+        PathChange::Full(path) => format!("path {path}"),
+        PathChange::Prefix(prefix) => format!("prefix {prefix}"),
+    }
 }
 
 fn rewrite(rule: &Rewrite) -> String {
@@ -110,11 +157,11 @@ pub(crate) fn proof(auth: &Auth) -> &'static str {
 }
 
 fn cors(cors: &Cors) -> String {
-    if cors.origins.is_empty() {
+    let CorsOrigins::Listed(origins) = &cors.origins else {
         return "CORS for every origin".into();
-    }
-    let origins = cors.origins.iter().map(|origin| {
-        let wildcard = if origin.is_wildcard { "*." } else { "" };
+    };
+    let origins = origins.iter().map(|origin| {
+        let wildcard = if origin.wildcard.is_some() { "*." } else { "" };
         format!("{}{wildcard}{}", origin.scheme, origin.host)
     });
     format!("CORS for {}", origins.collect::<Vec<_>>().join(", "))

@@ -10,9 +10,10 @@ use std::{
 use anyhow::Result;
 use headgate_model::{
     NamespacedName,
+    edge::{Edge, PortName, UpstreamPort, UpstreamService},
     ingress::{
         Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, Objects, PathType,
-        PortName, UpstreamPort, UpstreamService, routes,
+        routes,
     },
 };
 use headgate_proxy::{Proxy, Scheme, Settings};
@@ -48,9 +49,10 @@ impl Setup {
             },
         );
         assert_eq!(routes.refusals, []);
+        let edge = Edge::from(routes.listener);
         for proxy in &proxies {
-            proxy.serve(&routes);
-            for key in routes.upstreams() {
+            proxy.serve(&edge);
+            for key in edge.upstreams() {
                 proxy.place(key, &BTreeMap::from([(backend.address, 1)]));
             }
         }
@@ -90,6 +92,7 @@ fn objects() -> Objects {
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,
+            app_protocol: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,

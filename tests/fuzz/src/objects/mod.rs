@@ -35,7 +35,7 @@ fn runner() -> Result<Runner> {
     let alone_routes = route(read(Interest::Ingress));
     assert_eq!(refusals, []);
     assert_eq!(alone_routes.refusals, []);
-    assert!(!alone.frontends.is_empty() && alone_routes.hosts.contains_key(GOOD_HOST));
+    assert!(!alone.frontends.is_empty() && alone_routes.listener.hosts.contains_key(GOOD_HOST));
     Ok(Box::new(move |input| {
         let bad = folder.path().join("input.yaml");
         fs::write(&bad, input).expect("a file to be written");
@@ -55,13 +55,21 @@ fn runner() -> Result<Runner> {
         assert_eq!(backwards.0, desired, "the order of events matters");
         let routes = route(read(Interest::Ingress));
         assert_eq!(
-            routes.hosts.get(GOOD_HOST).map(|host| &host.routes),
-            alone_routes.hosts.get(GOOD_HOST).map(|host| &host.routes),
+            routes
+                .listener
+                .hosts
+                .get(GOOD_HOST)
+                .map(|host| &host.routes),
+            alone_routes
+                .listener
+                .hosts
+                .get(GOOD_HOST)
+                .map(|host| &host.routes),
             "routes of {GOOD_HOST}"
         );
         assert_eq!(
-            routes.certificates.get(GOOD_HOST),
-            alone_routes.certificates.get(GOOD_HOST)
+            routes.listener.certificates.get(GOOD_HOST),
+            alone_routes.listener.certificates.get(GOOD_HOST)
         );
         refusals.extend(routes.refusals);
         for refusal in &refusals {

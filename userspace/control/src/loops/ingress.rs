@@ -9,9 +9,8 @@ use std::{
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal,
-    ingress::{
-        IngressOptions, Objects, Routes, UpstreamKey, UpstreamService, endpoints, routes, serves,
-    },
+    edge::{Edge, UpstreamKey, UpstreamService, endpoints},
+    ingress::{IngressOptions, Objects, Routes, routes, serves},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -31,9 +30,9 @@ pub type Endpoints = BTreeMap<SocketAddr, u32>;
 
 /// A proxy, as the loop sees it.
 pub trait Serve {
-    /// Replaces the routes. Backends that the new routes do not name are no longer used. Returns
+    /// Replaces what is served. Backends that it does not name are no longer used. Returns
     /// what it refuses, by object and field, for example an invalid certificate.
-    fn serve(&mut self, routes: Routes) -> Vec<Refusal>;
+    fn serve(&mut self, edge: Edge) -> Vec<Refusal>;
 
     /// Replaces the endpoints of a backend. A new backend gets its endpoints before routes name it,
     /// so that no request finds it empty.
@@ -192,18 +191,19 @@ impl<S: Serve> Router<S> {
         if self.routes.as_ref() == Some(&routes) {
             return;
         }
-        let keys: BTreeSet<&UpstreamKey> = routes.upstreams().collect();
+        let edge = Edge::from(routes.listener.clone());
+        let keys: BTreeSet<&UpstreamKey> = edge.upstreams().collect();
         for key in &keys {
             self.place(key);
         }
-        self.unserved = self.server.serve(routes.clone());
+        self.unserved = self.server.serve(edge.clone());
         for placed in self.placed.values_mut() {
             placed.retain(|key, _| keys.contains(key));
         }
         self.placed.retain(|_, placed| !placed.is_empty());
         info!(
             ingresses = routes.served.len(),
-            hosts = routes.hosts.len(),
+            hosts = routes.listener.hosts.len(),
             backends = keys.len(),
             refusals = routes.refusals.len() + self.unserved.len(),
             "routed"
@@ -214,7 +214,7 @@ impl<S: Serve> Router<S> {
 
     /// Gives the server the endpoints of a backend, unless it has them.
     fn place(&mut self, key: &UpstreamKey) {
-        let now = endpoints(&self.objects, key);
+        let now = endpoints(&self.objects.services, &self.objects.slices, key);
         let placed = self.placed.entry(key.service.clone()).or_default();
         if placed.get(key) != Some(&now) {
             placed.insert(key.clone(), now.clone());

@@ -51,6 +51,7 @@ impl Intake {
             Event::Ingress(..) => return count(Kind::Ingress, event, status),
             Event::IngressClass(..) => return count(Kind::IngressClass, event, status),
             Event::Secret(..) => return count(Kind::Secret, event, status),
+            Event::Gateway(_) => return count(Kind::Gateway, event, status),
         }
         None
     }

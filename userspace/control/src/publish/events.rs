@@ -105,7 +105,8 @@ async fn publish(
         ObjectName::IngressClass(name) => {
             reference(Api::<IngressClass>::all(client.clone()), name).await?
         }
-        ObjectName::Node(_) | ObjectName::File(_) => None,
+        // What is wrong with objects of the Gateway API is in their statuses.
+        ObjectName::Node(_) | ObjectName::File(_) | ObjectName::Gateway(..) => None,
     };
     // A deleted object needs no Event.
     let Some(found) = found else {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal, Service,
-    ingress::{Ingress, IngressClass, Secret, UpstreamService},
+    edge::{Secret, UpstreamService},
+    gateway::object::Change,
+    ingress::{Ingress, IngressClass},
 };
 
 /// A kind of object that a source lists.
@@ -22,7 +24,47 @@ pub enum Kind {
     IngressClass,
     /// Secrets.
     Secret,
+    /// GatewayClasses.
+    GatewayClass,
+    /// Gateways.
+    Gateway,
+    /// ListenerSets.
+    ListenerSet,
+    /// HTTPRoutes.
+    HttpRoute,
+    /// GRPCRoutes.
+    GrpcRoute,
+    /// TLSRoutes.
+    TlsRoute,
+    /// TCPRoutes.
+    TcpRoute,
+    /// UDPRoutes.
+    UdpRoute,
+    /// ReferenceGrants.
+    ReferenceGrant,
+    /// BackendTLSPolicies.
+    BackendTlsPolicy,
+    /// Namespaces.
+    Namespace,
+    /// ConfigMaps.
+    ConfigMap,
 }
+
+/// Kinds that only the Gateway API uses.
+const GATEWAY_KINDS: [Kind; 12] = [
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::ListenerSet,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
+    Kind::UdpRoute,
+    Kind::ReferenceGrant,
+    Kind::BackendTlsPolicy,
+    Kind::Namespace,
+    Kind::ConfigMap,
+];
 
 impl Kind {
     /// Parses the `kind` of a manifest.
@@ -34,8 +76,35 @@ impl Kind {
             "Ingress" => Some(Self::Ingress),
             "IngressClass" => Some(Self::IngressClass),
             "Secret" => Some(Self::Secret),
-            _ => None,
+            _ => {
+                let mut kinds = GATEWAY_KINDS.into_iter();
+                kinds.find(|kind| kind.gateway_name() == Some(name))
+            }
         }
+    }
+
+    /// The name of a kind that only the Gateway API uses.
+    fn gateway_name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::UdpRoute => "UDPRoute",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::Namespace => "Namespace",
+            Self::ConfigMap => "ConfigMap",
+            _ => return None,
+        })
+    }
+
+    /// Whether only the Gateway API uses the kind.
+    pub(crate) fn is_of_gateways(self) -> bool {
+        GATEWAY_KINDS.contains(&self)
     }
 
     /// The object of this kind and name.
@@ -47,19 +116,34 @@ impl Kind {
             Self::Ingress => ObjectName::Ingress(name.clone()),
             Self::IngressClass => ObjectName::IngressClass(name.name.clone()),
             Self::Secret => ObjectName::Secret(name.clone()),
+            other => ObjectName::Gateway(other.gateway_name().unwrap_or_default(), name.clone()),
         }
     }
 
     /// The event that deletes an object.
     pub(crate) fn gone(self, name: NamespacedName, interest: Interest) -> Event {
         match self {
-            Self::Service if interest == Interest::Ingress => Event::Upstream(name, None),
-            Self::Service => Event::Service(name, None),
+            Self::Service if interest == Interest::Services => Event::Service(name, None),
+            Self::Service => Event::Upstream(name, None),
             Self::EndpointSlice => Event::Slice(name, None),
             Self::Node => Event::Node(NodeState::default()),
             Self::Ingress => Event::Ingress(name, None),
             Self::IngressClass => Event::IngressClass(name.name.clone(), None),
             Self::Secret => Event::Secret(name, None),
+            Self::GatewayClass => {
+                Event::Gateway(Change::GatewayClass(name.name.clone(), None).into())
+            }
+            Self::Namespace => Event::Gateway(Change::Namespace(name.name.clone(), None).into()),
+            Self::Gateway => Event::Gateway(Change::Gateway(name, None).into()),
+            Self::ListenerSet => Event::Gateway(Change::ListenerSet(name, None).into()),
+            Self::HttpRoute => Event::Gateway(Change::HttpRoute(name, None).into()),
+            Self::GrpcRoute => Event::Gateway(Change::GrpcRoute(name, None).into()),
+            Self::TlsRoute => Event::Gateway(Change::TlsRoute(name, None).into()),
+            Self::TcpRoute => Event::Gateway(Change::TcpRoute(name, None).into()),
+            Self::UdpRoute => Event::Gateway(Change::UdpRoute(name, None).into()),
+            Self::ReferenceGrant => Event::Gateway(Change::ReferenceGrant(name, None).into()),
+            Self::BackendTlsPolicy => Event::Gateway(Change::BackendTlsPolicy(name, None).into()),
+            Self::ConfigMap => Event::Gateway(Change::ConfigMap(name, None).into()),
         }
     }
 }
@@ -72,6 +156,8 @@ pub enum Interest {
     /// What routes of a proxy are made from. An Ingress may name any Service, so this includes
     /// headless Services and those with another `service.kubernetes.io/service-proxy-name`.
     Ingress,
+    /// What the verdicts and routes of the Gateway API are made from, and those of Ingresses.
+    Gateways,
 }
 
 /// Which Services an agent serves, if another service proxy serves the others.
@@ -108,6 +194,25 @@ impl Interest {
                 Kind::IngressClass,
                 Kind::Secret,
             ],
+            Self::Gateways => &[
+                Kind::Service,
+                Kind::EndpointSlice,
+                Kind::Ingress,
+                Kind::IngressClass,
+                Kind::Secret,
+                Kind::GatewayClass,
+                Kind::Gateway,
+                Kind::ListenerSet,
+                Kind::HttpRoute,
+                Kind::GrpcRoute,
+                Kind::TlsRoute,
+                Kind::TcpRoute,
+                Kind::UdpRoute,
+                Kind::ReferenceGrant,
+                Kind::BackendTlsPolicy,
+                Kind::Namespace,
+                Kind::ConfigMap,
+            ],
         }
     }
 }
@@ -139,6 +244,8 @@ pub enum Event {
     IngressClass(String, Option<IngressClass>),
     /// Upserts or deletes a Secret.
     Secret(NamespacedName, Option<Secret>),
+    /// Upserts or deletes an object that only the Gateway API uses.
+    Gateway(Box<Change>),
     /// Every object of a kind was sent at least once.
     Listed(Kind),
     /// Replaces what is refused of an object; empty if everything is accepted.

@@ -12,9 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_model::{NamespacedName, ObjectName, Refusal};
+use headgate_model::{NamespacedName, ObjectName, Refusal, gateway::object::GROUP};
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Node, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Node, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -27,7 +27,7 @@ use tokio::{sync::mpsc, time::sleep};
 use yaml_serde::Value;
 
 use crate::source::{
-    convert::{self, Object, PROXY_NAME},
+    convert::{self, Custom, Object, PROXY_NAME},
     event::{Event, Interest, Kind, Served},
 };
 
@@ -342,7 +342,8 @@ impl Reader {
             None => return problems.push(file_problem(path, "a document has no `kind`")),
         };
         // Manifests of an application have objects of many other kinds.
-        let Some(kind) = kind.filter(|kind| self.interest.kinds().contains(kind)) else {
+        let is_wanted = |kind: &Kind| self.interest.kinds().contains(kind) && kind.has(&document);
+        let Some(kind) = kind.filter(is_wanted) else {
             return;
         };
         let checked = check_as(kind, &document);
@@ -360,6 +361,19 @@ impl Reader {
         ));
         if let Some((key, value)) = before.get_key_value(&(kind, name)) {
             objects.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+impl Kind {
+    /// Whether a document is of this kind: other API groups have kinds of the same names as the Gateway API.
+    fn has(self, document: &Value) -> bool {
+        let version = document.get("apiVersion").and_then(Value::as_str);
+        let group = version.and_then(|version| version.split_once('/'));
+        match self {
+            Self::Namespace | Self::ConfigMap => group.is_none(),
+            other if other.is_of_gateways() => group.is_none_or(|(group, _)| group == GROUP),
+            _ => true,
         }
     }
 }
@@ -433,6 +447,18 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
         Kind::Ingress => check::<Ingress>(document),
         Kind::IngressClass => check::<IngressClass>(document),
         Kind::Secret => check::<Secret>(document),
+        Kind::Namespace => check::<Namespace>(document),
+        Kind::ConfigMap => check::<ConfigMap>(document),
+        Kind::GatewayClass => check::<Custom<convert::GatewayClass>>(document),
+        Kind::Gateway => check::<Custom<convert::Gateway>>(document),
+        Kind::ListenerSet => check::<Custom<convert::ListenerSet>>(document),
+        Kind::HttpRoute => check::<Custom<convert::HttpRoute>>(document),
+        Kind::GrpcRoute => check::<Custom<convert::GrpcRoute>>(document),
+        Kind::TlsRoute => check::<Custom<convert::TlsRoute>>(document),
+        Kind::TcpRoute => check::<Custom<convert::TcpRoute>>(document),
+        Kind::UdpRoute => check::<Custom<convert::UdpRoute>>(document),
+        Kind::ReferenceGrant => check::<Custom<convert::ReferenceGrant>>(document),
+        Kind::BackendTlsPolicy => check::<Custom<convert::BackendTlsPolicy>>(document),
     }
 }
 
@@ -449,5 +475,17 @@ fn events_of(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
         Kind::Ingress => events_as::<Ingress>(interest, value),
         Kind::IngressClass => events_as::<IngressClass>(interest, value),
         Kind::Secret => events_as::<Secret>(interest, value),
+        Kind::Namespace => events_as::<Namespace>(interest, value),
+        Kind::ConfigMap => events_as::<ConfigMap>(interest, value),
+        Kind::GatewayClass => events_as::<Custom<convert::GatewayClass>>(interest, value),
+        Kind::Gateway => events_as::<Custom<convert::Gateway>>(interest, value),
+        Kind::ListenerSet => events_as::<Custom<convert::ListenerSet>>(interest, value),
+        Kind::HttpRoute => events_as::<Custom<convert::HttpRoute>>(interest, value),
+        Kind::GrpcRoute => events_as::<Custom<convert::GrpcRoute>>(interest, value),
+        Kind::TlsRoute => events_as::<Custom<convert::TlsRoute>>(interest, value),
+        Kind::TcpRoute => events_as::<Custom<convert::TcpRoute>>(interest, value),
+        Kind::UdpRoute => events_as::<Custom<convert::UdpRoute>>(interest, value),
+        Kind::ReferenceGrant => events_as::<Custom<convert::ReferenceGrant>>(interest, value),
+        Kind::BackendTlsPolicy => events_as::<Custom<convert::BackendTlsPolicy>>(interest, value),
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 mod events;
+mod gateways;
 mod input;
 mod kube;
 mod order;

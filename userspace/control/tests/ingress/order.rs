@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use headgate_control::{Event, IngressStatus, Interest, Kind, run_ingress};
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, NamespacedName, Protocol,
+    edge::{PortName, Secret, UpstreamPort, UpstreamService},
     ingress::{
         Ingress, IngressBackend, IngressClass, IngressOptions, IngressPath, IngressRule, PathType,
-        PortName, Secret, UpstreamPort, UpstreamService,
     },
 };
 use tokio::{
@@ -129,6 +129,7 @@ fn service(service: &str, port: u16, port_name: &str) -> Event {
         ports: vec![UpstreamPort {
             name: port_name.into(),
             port,
+            app_protocol: None,
         }],
         cluster_ips: Vec::new(),
         is_external: false,

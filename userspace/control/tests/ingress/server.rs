@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 use headgate_control::{Endpoints, Serve};
 use headgate_model::{
     ObjectName, Refusal,
-    ingress::{Routes, Target, UpstreamKey},
+    edge::{Edge, Target, UpstreamKey},
 };
 use tokio::sync::watch;
 
@@ -15,7 +15,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What a server received.
 #[derive(Clone, Default)]
 pub(crate) struct Received {
-    pub(crate) routes: Option<Routes>,
+    pub(crate) edge: Option<Edge>,
     places: BTreeMap<UpstreamKey, Endpoints>,
     /// Each call, in order.
     pub(crate) calls: Vec<String>,
@@ -25,19 +25,19 @@ impl Received {
     /// One line for each route and each certificate.
     pub(crate) fn dump(&self) -> String {
         let mut lines = String::new();
-        let Some(routes) = &self.routes else {
+        let Some(edge) = &self.edge else {
             return "nothing\n".into();
         };
-        for (host, at) in &routes.hosts {
+        for (host, at) in &edge.ingress.hosts {
             for route in &at.routes {
-                let target = match &route.target {
+                let target = match &route.targets[0].target {
                     Target::Upstream(key) => format!("{key} {}", list(&self.places[key])),
                     other => format!("{other:?}"),
                 };
                 writeln!(lines, "{host} {} {target}", route.path).unwrap();
             }
         }
-        for (host, certificate) in &routes.certificates {
+        for (host, certificate) in &edge.ingress.certificates {
             let chain = String::from_utf8_lossy(&certificate.chain);
             writeln!(lines, "{host} certificate {chain}").unwrap();
         }
@@ -54,8 +54,8 @@ fn list(endpoints: &Endpoints) -> String {
 pub(crate) struct Server(pub(crate) watch::Sender<Received>);
 
 impl Serve for Server {
-    fn serve(&mut self, routes: Routes) -> Vec<Refusal> {
-        let certificates = routes.certificates.values();
+    fn serve(&mut self, edge: Edge) -> Vec<Refusal> {
+        let certificates = edge.ingress.certificates.values();
         let bad = certificates.filter(|certificate| certificate.chain == b"bad");
         let refusals = bad.map(|certificate| {
             let object = ObjectName::Secret(certificate.secret.clone());
@@ -63,15 +63,15 @@ impl Serve for Server {
         });
         let refusals = refusals.collect();
         self.0.send_modify(|received| {
-            for key in routes.upstreams() {
+            for key in edge.upstreams() {
                 assert!(
                     received.places.contains_key(key),
                     "{key} was not placed before"
                 );
             }
-            let hosts: Vec<&str> = routes.hosts.keys().map(String::as_str).collect();
+            let hosts: Vec<&str> = edge.ingress.hosts.keys().map(String::as_str).collect();
             received.calls.push(format!("serve {}", hosts.join(" ")));
-            received.routes = Some(routes);
+            received.edge = Some(edge);
         });
         refusals
     }

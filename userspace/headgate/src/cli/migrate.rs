@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal, RefusalKind,
+    edge::Secret,
     ingress::{
-        Ingress, IngressOptions, NGINX, OWN, Objects, Routes, Secret, Support, is_settings, routes,
+        Ingress, IngressOptions, NGINX, OWN, Objects, Routes, Support, is_settings, routes,
         setting, support,
     },
 };
@@ -229,7 +230,7 @@ fn judge(ingress: Ingress, objects: &Objects) -> (Vec<Refusal>, Option<String>) 
     routes
         .refusals
         .retain(|refusal| refusal.kind != RefusalKind::MainIngress);
-    let mut all = routes.hosts.values().flat_map(|host| &host.routes);
+    let mut all = routes.listener.hosts.values().flat_map(|host| &host.routes);
     let closed = all.find_map(|route| route.policy.closed.clone());
     (routes.refusals, closed)
 }

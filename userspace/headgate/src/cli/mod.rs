@@ -5,6 +5,8 @@ mod cleanup;
 mod connections;
 mod doctor;
 mod explain;
+#[cfg(feature = "proxy")]
+mod gateways;
 mod migrate;
 mod monitor;
 mod output;
@@ -22,6 +24,8 @@ pub(crate) use cleanup::cleanup;
 pub(crate) use connections::{ConntrackArgs, affinity, conntrack, nat};
 pub(crate) use doctor::{DoctorArgs, doctor};
 pub(crate) use explain::{ExplainArgs, explain};
+#[cfg(feature = "proxy")]
+pub(crate) use gateways::{GatewaysArgs, gateways};
 pub(crate) use migrate::{MigrateArgs, migrate};
 pub(crate) use monitor::{MonitorArgs, monitor};
 pub(crate) use output::OutputArgs;
@@ -29,7 +33,7 @@ pub(crate) use output::OutputArgs;
 pub(crate) use probe::{ProbeArgs, probe};
 pub(crate) use replace_kube_proxy::replace_kube_proxy;
 #[cfg(feature = "proxy")]
-pub(crate) use routes::{ProxyTableArgs, certificates, routes};
+pub(crate) use routes::{ProxyTableArgs, RoutesArgs, certificates, routes};
 pub(crate) use services::{backends, services};
 pub(crate) use status::{counters, drops, maps, status};
 #[cfg(feature = "top")]

@@ -16,10 +16,10 @@ pub(crate) struct OutputArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
-    /// Only rows of Services, Ingresses or Secrets in this namespace
+    /// Only rows of Services, Ingresses, Secrets, Gateways or routes in this namespace
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Only rows of Services, Ingresses or Secrets with this name
+    /// Only rows of Services, Ingresses, Secrets, Gateways or routes with this name
     #[arg(long)]
     name: Option<String>,
     /// Only rows with this address
@@ -36,13 +36,16 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// Fields of rows that name an object.
+const OBJECTS: [&str; 5] = ["service", "ingress", "secret", "gateway", "route"];
+
 impl OutputArgs {
     /// Whether the filters select a row. With a namespace or name, rows of no object are left out;
     /// with an address, rows without an address.
     pub(crate) fn selects(&self, row: &Value) -> bool {
         let many = row["services"].as_array().into_iter().flatten();
         let mut services = many
-            .chain([&row["service"], &row["ingress"], &row["secret"]])
+            .chain(OBJECTS.map(|field| &row[field]))
             .filter_map(|text| text.as_str()?.split_once('/'));
         let is_wanted = |wanted: &Option<String>, part: &str| {
             wanted.as_ref().is_none_or(|wanted| part == wanted)

@@ -1,13 +1,18 @@
 //! Routes and certificates of a proxy.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 use headgate_proxy::{BackendRow, CertificateRow, EndpointRow, Explanation, Table};
 use serde::Serialize;
 
-use super::output::{Format, OutputArgs, print, print_rows};
+use super::{
+    gateways,
+    output::{Format, OutputArgs, print, print_rows},
+};
 use crate::{
-    proxy::client::{CLIENT, HEADER, METHOD, ProxyAddress, URL, ask},
+    proxy::client::{CLIENT, GATEWAY, HEADER, METHOD, ProxyAddress, URL, ask},
     view::days,
 };
 
@@ -17,6 +22,16 @@ pub(crate) struct ProxyTableArgs {
     output: OutputArgs,
     #[command(flatten)]
     proxy: ProxyAddress,
+}
+
+#[derive(Args)]
+pub(crate) struct RoutesArgs {
+    /// Show the routes of Gateways in this folder of manifests, and why one is not attached, instead of what the
+    /// proxy serves
+    #[arg(long, value_name = "DIR", conflicts_with = "proxy")]
+    source: Option<PathBuf>,
+    #[command(flatten)]
+    table: ProxyTableArgs,
 }
 
 /// A request to explain.
@@ -33,6 +48,9 @@ pub(crate) struct RequestArgs {
     /// Address of the client; default: 127.0.0.1
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
+    /// Port of a Gateway that the client connects to; default: those of Ingresses
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT")]
+    gateway: Option<String>,
     #[command(flatten)]
     proxy: ProxyAddress,
 }
@@ -45,7 +63,11 @@ struct CertificateWithDays {
     days_left: Option<i64>,
 }
 
-pub(crate) fn routes(args: &ProxyTableArgs) -> Result<()> {
+pub(crate) fn routes(args: &RoutesArgs) -> Result<()> {
+    if let Some(source) = &args.source {
+        return gateways::routes(source, &args.table.output);
+    }
+    let args = &args.table;
     let table: Table = ask(args.proxy, "/table", &[])?;
     let header = ["host", "path", "ingress", "target", "front"];
     let wide = ["conditions", "canary"];
@@ -81,6 +103,7 @@ pub(super) fn explain(request: &RequestArgs, format: Format) -> Result<()> {
             .map(|header| (HEADER, header.as_str())),
     );
     words.extend(request.from.iter().map(|client| (CLIENT, client.as_str())));
+    words.extend(request.gateway.iter().map(|port| (GATEWAY, port.as_str())));
     let explained: Explanation = ask(request.proxy, "/explain", &words)?;
     print(format, &explained, || text(&explained))
 }

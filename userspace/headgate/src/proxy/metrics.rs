@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use anyhow::Result;
 use headgate_control::IngressStatus;
-use headgate_model::NamespacedName;
-use headgate_proxy::{Answers, BUCKETS, CertificateRow, EndpointHealth, Proxy, SpanCounts};
+use headgate_model::edge::RouteKind;
+use headgate_proxy::{
+    Answers, BUCKETS, CertificateRow, Counted, EndpointHealth, Proxy, SpanCounts,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, NoLabelSet, text::encode},
@@ -44,9 +46,9 @@ const GAUGES: [Reader<IngressStatus>; 4] = [
     },
 ];
 
-/// Durations of requests by Ingress.
+/// Durations of requests by Ingress or rule.
 #[derive(Debug)]
-struct Durations(Vec<(NamespacedName, Answers)>);
+struct Durations(Vec<(Counted, Answers)>);
 
 /// All metrics in the text format.
 pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
@@ -68,14 +70,34 @@ pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
     Ok(text)
 }
 
-fn labels(ingress: &NamespacedName) -> Labels {
-    vec![
-        ("namespace", ingress.namespace.clone()),
-        ("ingress", ingress.name.clone()),
-    ]
+/// What names an Ingress, or a rule of a listener of a Gateway.
+fn labels(counted: &Counted) -> Labels {
+    let Counted {
+        port,
+        listener,
+        origin,
+    } = counted;
+    let kind = match origin.kind {
+        RouteKind::Ingress => "ingress",
+        RouteKind::HttpRoute => "httproute",
+        RouteKind::GrpcRoute => "grpcroute",
+    };
+    let mut labels = vec![
+        ("namespace", origin.name.namespace.clone()),
+        (kind, origin.name.name.clone()),
+    ];
+    labels.extend(origin.rule.clone().map(|rule| ("rule", rule)));
+    if let Some(port) = port {
+        labels.extend([
+            ("gateway", port.gateway.to_string()),
+            ("port", port.port.to_string()),
+            ("listener", listener.clone()),
+        ]);
+    }
+    labels
 }
 
-fn requests(answers: &[(NamespacedName, Answers)]) -> Metric {
+fn requests(answers: &[(Counted, Answers)]) -> Metric {
     let requests = answers.iter().flat_map(|(ingress, answers)| {
         let classes = answers.by_class.iter().enumerate().skip(1);
         classes.map(|(class, count)| {
@@ -86,7 +108,7 @@ fn requests(answers: &[(NamespacedName, Answers)]) -> Metric {
     });
     Metric::counter(
         "headgate_proxy_requests",
-        "Requests by Ingress and class of the status code.",
+        "Requests by Ingress, or by Gateway, listener, route and rule, and class of the status code.",
         requests,
     )
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    Ingress, PathMatch, Policy, Redirect, Route, Target, Template,
+    Ingress,
     annotations::Settings,
     candidate::PathCandidate,
     owners::{belongs, www_of},
     rules::Builder,
 };
+use crate::edge::{PathMatch, Policy, Redirect, Route, RouteOrigin, Template};
 
 impl Builder<'_> {
     /// Copies the routes of an Ingress to its aliases, unless these have rules of their own. If its
@@ -39,7 +40,7 @@ impl Builder<'_> {
         let mut copies: Vec<PathCandidate> = Vec::new();
         for rule in &ingress.rules {
             let candidates = self.hosts.get(&rule.host).into_iter().flatten();
-            for own in candidates.filter(|known| known.route.ingress == ingress.name) {
+            for own in candidates.filter(|known| known.route.origin.name == ingress.name) {
                 if !copies.iter().any(|copy| copy.is_same(own)) {
                     let mut copy = own.clone();
                     copy.route.policy = policy.clone();
@@ -67,7 +68,7 @@ impl Builder<'_> {
             let candidates = self.hosts.entry(rule.host.clone()).or_default();
             let root = candidates.iter().filter(|one| one.route.path.matches("/"));
             let first = root.min_by_key(|one| one.rank());
-            if first.is_none_or(|first| first.route.ingress != ingress.name) {
+            if first.is_none_or(|first| first.route.origin.name != ingress.name) {
                 let route = Route {
                     path: PathMatch::Exact("/".into()),
                     ..local_route(ingress, settings, site.policy)
@@ -114,10 +115,10 @@ impl Builder<'_> {
 /// A route that needs no backend.
 fn local_route(ingress: &Ingress, settings: &Settings, policy: Arc<Policy>) -> Route {
     Route {
-        ingress: ingress.name.clone(),
+        origin: RouteOrigin::ingress(ingress.name.clone()),
         path: PathMatch::Prefix(String::new()),
         conditions: settings.conditions.clone(),
-        target: Target::Missing,
+        targets: Vec::new(),
         canary: None,
         policy,
     }
@@ -126,7 +127,7 @@ fn local_route(ingress: &Ingress, settings: &Settings, policy: Arc<Policy>) -> R
 /// The policy of a redirect, with the guards of its Ingress.
 fn www_policy(settings: &Settings, host: &str) -> Policy {
     Policy {
-        redirect: Some(Redirect {
+        redirect: Some(Redirect::Location {
             location: Template::to_host(host),
             code: 308,
         }),

@@ -3,13 +3,14 @@
 use crate::{RefusalKind, refusal::Reason};
 
 use super::{
-    Canary, CanaryRule, Ingress, IngressPath, Target,
+    Ingress, IngressPath,
     annotations::Settings,
     candidate::PathCandidate,
     cookie_path::with_cookie_path,
     owners::belongs,
     rules::{Builder, path_match, written},
 };
+use crate::edge::{Canary, CanaryRule, Target};
 
 impl Builder<'_> {
     /// Sends some requests of routes with the same host, path and conditions to the canary's
@@ -73,7 +74,7 @@ impl Builder<'_> {
             is_path
                 && main.written == written(path)
                 && main.route.conditions == settings.conditions
-                && main.route.ingress.namespace == canary.name.namespace
+                && main.route.origin.name.namespace == canary.name.namespace
         };
         let candidates = self.hosts.get_mut(host);
         candidates.into_iter().flatten().find(is_main)

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use super::{PathMatch, Route};
+use crate::edge::{PathMatch, Route};
 
 /// A route of a host, with what its rank depends on.
 #[derive(Clone)]
@@ -31,7 +31,8 @@ impl PathCandidate {
     /// Whether another one must not be added: it is for the same requests, or of another namespace
     /// and would take some of these.
     pub(super) fn excludes(&self, other: &Self) -> bool {
-        let is_same_namespace = self.route.ingress.namespace == other.route.ingress.namespace;
+        let is_same_namespace =
+            self.route.origin.name.namespace == other.route.origin.name.namespace;
         match is_same_namespace {
             true => self.is_same(other),
             false => !self.is_root() && self.route.path.overlaps(&other.route.path),

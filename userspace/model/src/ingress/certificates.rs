@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::NamespacedName;
 
-use super::{Certificate, Ingress, Objects, owners::Age};
+use super::{Ingress, Objects, owners::Age};
+use crate::edge::Certificate;
 
 /// Who names hosts in `spec.tls`, those of older Ingresses first.
 #[derive(Debug, Default)]

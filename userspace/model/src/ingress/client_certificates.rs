@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{NamespacedName, Refusal};
 
-use super::{Auth, ClientCertificates, PathMatch, Policy, Route};
+use crate::edge::{Auth, ClientCertificates, PathMatch, Policy, Route};
 
 /// Path of ACME HTTP-01 (RFC 8555, 8.3); must be reachable without a client certificate.
 pub(super) const ACME: &str = "/.well-known/acme-challenge/";
@@ -16,8 +16,9 @@ pub(super) fn demand_on_all(
     owner: Option<&NamespacedName>,
     refusals: &mut Vec<Refusal>,
 ) -> bool {
-    let is_owners =
-        |route: &&&mut Route| owner.is_none_or(|owner| owner.namespace == route.ingress.namespace);
+    let is_owners = |route: &&&mut Route| {
+        owner.is_none_or(|owner| owner.namespace == route.origin.name.namespace)
+    };
     let demanded = routes
         .iter()
         .filter(is_owners)
@@ -33,7 +34,7 @@ pub(super) fn demand_on_all(
                 let policy: &mut Policy = Arc::make_mut(&mut route.policy);
                 policy.closed.get_or_insert(reason.into());
                 let field = "metadata.annotations[auth-tls-secret]".into();
-                let refusal = Refusal::ingress(&route.ingress, field, reason);
+                let refusal = Refusal::ingress(&route.origin.name, field, reason);
                 if !refusals.contains(&refusal) {
                     refusals.push(refusal);
                 }

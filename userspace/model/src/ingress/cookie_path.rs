@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{PathMatch, UpstreamPolicy};
+use crate::edge::{PathMatch, UpstreamPolicy};
 
 /// Returns a policy whose cookie, if it has none of its own, has the path of a rule: other rules of the
 /// host may be for other Services, whose cookies have the same name.

@@ -1,9 +1,9 @@
 //! With `--share-hosts`: paths that Ingresses of other namespaces add to a host.
 
 use super::{
-    Ingress, PathMatch, annotations::Settings, client_certificates::ACME, owners::belongs,
-    rules::Builder,
+    Ingress, annotations::Settings, client_certificates::ACME, owners::belongs, rules::Builder,
 };
+use crate::edge::PathMatch;
 
 impl Builder<'_> {
     /// Adds the rules of an Ingress for hosts of other namespaces, or refuses them.

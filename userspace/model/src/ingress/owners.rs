@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::NamespacedName;
 
-use super::{Ingress, annotations::Settings, for_host};
+use super::{Ingress, annotations::Settings};
+use crate::edge::for_host;
 
 /// The order of Ingresses: by creation time, then by name.
 pub(super) type Age = (i64, NamespacedName);

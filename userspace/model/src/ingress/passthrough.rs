@@ -2,10 +2,8 @@
 
 use std::collections::btree_map::Entry;
 
-use super::{
-    Ingress, IngressBackend, Sources, Target, annotations::Settings, owners::belongs,
-    rules::Builder,
-};
+use super::{Ingress, IngressBackend, annotations::Settings, owners::belongs, rules::Builder};
+use crate::edge::{Sources, Target};
 
 impl Builder<'_> {
     /// Adds the hosts of an Ingress. A host belongs to the oldest Ingress that has it.
@@ -73,7 +71,7 @@ impl Builder<'_> {
         let Target::Upstream(key) = target else {
             return;
         };
-        match self.routes.passthrough.entry(host.to_owned()) {
+        match self.routes.listener.passthrough.entry(host.to_owned()) {
             Entry::Vacant(vacant) => {
                 vacant.insert(key);
             }

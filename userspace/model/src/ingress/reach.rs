@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Auth, Introspection, Jwt, JwtKeys};
+use crate::edge::{Auth, Introspection, Jwt, JwtKeys};
 
 /// Returns the annotation that names an address of the node, with the reason, as error. Names of hosts
 /// are checked by the proxy when it connects.

@@ -10,17 +10,18 @@ use ipnet::IpNet;
 use crate::{NamespacedName, ObjectName, Refusal, refusal::Reason};
 
 use super::{
-    Auth, ErrorPages, Host, Ingress, IngressBackend, IngressOptions, IngressPath, Mirror, Objects,
-    PathMatch, PathType, Pattern, Policy, PortName, Route, Routes, Target, UpstreamPolicy,
+    Ingress, IngressBackend, IngressOptions, IngressPath, Objects, PathType, Routes,
     annotations::{self, Context, Settings},
     candidate::PathCandidate,
     certificates::{TlsHosts, certificate},
     class::{refuse_parameters, serves},
     client_certificates,
     cookie_path::with_cookie_path,
-    endpoints::upstream,
     owners::{Owners, age, belongs},
-    path,
+};
+use crate::edge::{
+    Auth, ErrorPages, Host, Mirror, PathMatch, Pattern, Policy, PortName, Route, RouteOrigin,
+    Share, Target, UpstreamPolicy, WeightedTarget, path, upstream,
 };
 
 /// Returns the routes of all Ingresses. If several ask for the same host and path, the oldest wins.
@@ -204,7 +205,7 @@ impl Builder<'_> {
         let candidates = self.hosts.entry(site.host.into()).or_default();
         match candidates.iter().find(|older| older.excludes(&candidate)) {
             Some(older) => {
-                let owner = &older.route.ingress;
+                let owner = &older.route.origin.name;
                 let reason = format!("{} of host `{}` belongs to {owner}", path.path, site.host);
                 self.refuse(site.ingress, format!("{field}.path"), reason);
             }
@@ -267,7 +268,9 @@ impl Builder<'_> {
             let conditions = &known.route.conditions;
             known.is_root() && (conditions.is_empty() || *conditions == site.settings.conditions)
         };
-        candidates.find(takes_all).map(|known| &known.route.ingress)
+        candidates
+            .find(takes_all)
+            .map(|known| &known.route.origin.name)
     }
 
     fn candidate(
@@ -283,14 +286,14 @@ impl Builder<'_> {
         } = site;
         PathCandidate {
             route: Route {
-                ingress: ingress.name.clone(),
+                origin: RouteOrigin::ingress(ingress.name.clone()),
                 conditions: settings.conditions.clone(),
-                target: self.target(
+                targets: WeightedTarget::only(self.target(
                     ingress,
                     backend,
                     &with_cookie_path(&settings.upstream, &path),
                     field,
-                ),
+                )),
                 path,
                 canary: None,
                 policy: site.policy.clone(),
@@ -316,7 +319,7 @@ impl Builder<'_> {
             }
             IngressBackend::Service { name, port } => {
                 let service = NamespacedName::new(&ingress.name.namespace, name);
-                match upstream(self.objects, &service, port, policy) {
+                match upstream(&self.objects.services, &service, port, policy) {
                     Ok(key) => Target::Upstream(key),
                     Err(reason) => {
                         self.refuse(ingress, format!("{field}.service"), reason);
@@ -336,7 +339,7 @@ impl Builder<'_> {
         let is_secure = self.is_secure(host);
         let mut policy = Policy {
             to_https: settings.force_ssl_redirect || settings.ssl_redirect && is_secure,
-            mirror: self.mirror(ingress, settings),
+            mirrors: self.mirror(ingress, settings).into_iter().collect(),
             error_pages: self.error_pages(ingress, settings),
             ..settings.policy.clone()
         };
@@ -374,10 +377,10 @@ impl Builder<'_> {
         let (service, port, percent) = settings.mirror.as_ref()?;
         let service = NamespacedName::new(&ingress.name.namespace, service);
         let port = PortName::Number(*port);
-        match upstream(self.objects, &service, &port, &Arc::default()) {
+        match upstream(&self.objects.services, &service, &port, &Arc::default()) {
             Ok(upstream) => Some(Mirror {
                 upstream,
-                percent: *percent,
+                share: Share::percent(*percent),
             }),
             Err(reason) => {
                 self.refuse(ingress, settings.field("mirror-service"), reason);
@@ -392,7 +395,7 @@ impl Builder<'_> {
         let found = self.objects.services.get(&service);
         let port = found.and_then(|found| Some(found.ports.first()?.port));
         let port = PortName::Number(port.unwrap_or(80));
-        match upstream(self.objects, &service, &port, &Arc::default()) {
+        match upstream(&self.objects.services, &service, &port, &Arc::default()) {
             Ok(upstream) => Some(ErrorPages {
                 upstream,
                 codes: codes.clone(),
@@ -407,7 +410,7 @@ impl Builder<'_> {
     fn add_defaults(&mut self, options: &IngressOptions) {
         if let Some((service, port)) = &options.default_backend {
             let port = PortName::Number(*port);
-            let target = match upstream(self.objects, service, &port, &Arc::default()) {
+            let target = match upstream(&self.objects.services, service, &port, &Arc::default()) {
                 Ok(key) => Target::Upstream(key),
                 Err(Reason(kind, reason)) => {
                     let object = ObjectName::Service(service.clone());
@@ -416,18 +419,20 @@ impl Builder<'_> {
                     Target::Unavailable
                 }
             };
-            self.routes.default = Some(Arc::new(Route {
-                ingress: service.clone(),
+            self.routes.listener.default = Some(Arc::new(Route {
+                origin: RouteOrigin::ingress(service.clone()),
                 path: PathMatch::Prefix(String::new()),
                 conditions: Vec::new(),
-                target,
+                targets: WeightedTarget::only(target),
                 canary: None,
                 policy: Arc::default(),
             }));
         }
         if let Some(name) = &options.default_certificate {
             match certificate(self.objects, name) {
-                Ok(certificate) => self.routes.default_certificate = Some(Arc::new(certificate)),
+                Ok(certificate) => {
+                    self.routes.listener.default_certificate = Some(Arc::new(certificate))
+                }
                 Err(reason) => {
                     let object = ObjectName::Secret(name.clone());
                     let refusal = Refusal::new(object, "--default-certificate", reason);
@@ -451,7 +456,7 @@ impl Builder<'_> {
             let in_order = candidates
                 .into_iter()
                 .map(|candidate| Arc::new(candidate.route));
-            routes.hosts.insert(
+            routes.listener.hosts.insert(
                 host,
                 Host {
                     asks_certificate,

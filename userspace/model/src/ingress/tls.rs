@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crate::NamespacedName;
 
 use super::{
-    Certificate, Ingress,
+    Ingress,
     certificates::{certificate, named_hosts},
-    for_host,
     owners::{Age, age, belongs},
     rules::Builder,
 };
+use crate::edge::{Certificate, for_host};
 
 impl Builder<'_> {
     /// Adds `spec.tls` of an Ingress. A host keeps the certificate of an older Ingress, and gets none
@@ -58,10 +58,13 @@ impl Builder<'_> {
         certificate: &Arc<Certificate>,
         age: &Age,
     ) -> Result<(), String> {
-        match self.routes.certificates.get(&host) {
+        match self.routes.listener.certificates.get(&host) {
             None => {
                 self.tls.certified.insert(host.clone(), age.clone());
-                self.routes.certificates.insert(host, certificate.clone());
+                self.routes
+                    .listener
+                    .certificates
+                    .insert(host, certificate.clone());
                 Ok(())
             }
             Some(older) if older.secret == certificate.secret => Ok(()),
@@ -103,10 +106,10 @@ impl Builder<'_> {
             withheld.push((host.clone(), next, age.1.clone(), reason));
         }
         for (host, next, certifier, reason) in withheld {
-            let certificates = &mut self.routes.certificates;
+            let certificates = &mut self.routes.listener.certificates;
             match next.and_then(|key| certificates.get(&key)).cloned() {
                 Some(certificate) => drop(certificates.insert(host, certificate)),
-                None => drop(self.routes.withheld.insert(host)),
+                None => drop(self.routes.listener.withheld.insert(host)),
             }
             self.refuse_by_name(&certifier, "spec.tls".into(), reason);
         }

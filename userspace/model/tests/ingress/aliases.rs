@@ -1,4 +1,5 @@
-use headgate_model::ingress::{Ingress, Redirect, Routes, Template};
+use headgate_model::edge::{Redirect, Template};
+use headgate_model::ingress::{Ingress, Routes};
 
 use crate::build::{Build, Prefix, answer, fields, find, get, ingress, refusals, routes_of};
 
@@ -67,7 +68,7 @@ fn l18_an_alias_with_a_port_or_an_inner_wildcard_is_refused() {
         let routes = routes_of([
             site("a", "foo.com", "web").note("server-alias", &format!("x.com,{alias},"))
         ]);
-        let known = routes.hosts.keys().collect::<Vec<_>>();
+        let known = routes.listener.hosts.keys().collect::<Vec<_>>();
         assert_eq!(known, ["foo.com"], "{alias:?}");
     }
 }
@@ -86,7 +87,7 @@ fn l18_www_redirects_in_both_directions() {
     let www = |host: &str| site("a", host, "web").note("from-to-www-redirect", "true");
     for (host, other) in [("foo.com", "www.foo.com"), ("www.foo.com", "foo.com")] {
         let routes = routes_of([www(host)]);
-        let expected = Redirect {
+        let expected = Redirect::Location {
             location: template(&format!("$scheme://{host}$request_uri")),
             code: 308,
         };
@@ -94,7 +95,7 @@ fn l18_www_redirects_in_both_directions() {
         assert_eq!(redirect(&routes, host), None);
     }
     for host in ["", "*.foo.com"] {
-        assert_eq!(routes_of([www(host)]).hosts.len(), 1, "{host}");
+        assert_eq!(routes_of([www(host)]).listener.hosts.len(), 1, "{host}");
     }
 }
 
@@ -141,7 +142,10 @@ fn l18_redirects_have_a_location_and_a_code() {
             asking = asking.note(key, value);
         }
         let redirect = redirect(&routes_of([asking]), "foo.com");
-        redirect.map(|redirect| (redirect.location.to_string(), redirect.code))
+        match redirect? {
+            Redirect::Location { location, code } => Some((location.to_string(), code)),
+            Redirect::Parts(_) => None,
+        }
     };
     let to = |place: &str, code| Some((place.to_owned(), code));
     let permanent = ("permanent-redirect", place);

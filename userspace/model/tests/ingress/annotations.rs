@@ -1,4 +1,5 @@
-use headgate_model::ingress::{ANNOTATIONS, Ingress, Policy, Routes, UpstreamPolicy};
+use headgate_model::edge::{Policy, UpstreamPolicy};
+use headgate_model::ingress::{ANNOTATIONS, Ingress, Routes};
 
 use crate::build::{
     Build, Prefix, annotation, fields, find, get, ingress, name, objects, refusals, routes_of,
@@ -17,7 +18,7 @@ pub(crate) fn policy(routes: &Routes) -> &Policy {
 }
 
 pub(crate) fn upstream(routes: &Routes) -> &UpstreamPolicy {
-    &routes.upstreams().next().unwrap().policy
+    &routes.listener.upstreams().next().unwrap().policy
 }
 
 /// Not a number, a word, a list, a pattern or a line of a header.
@@ -152,7 +153,7 @@ fn l16_a_missing_reference_is_refused_by_its_key() {
         assert_eq!(fields(&routes), [&*field]);
         let is_guard = key.ends_with("secret") || key.ends_with("verify");
         assert_eq!(policy(&routes).closed.is_some(), is_guard, "{key}");
-        assert_eq!(policy(&routes).mirror, None);
+        assert_eq!(policy(&routes).mirrors, []);
     }
 }
 

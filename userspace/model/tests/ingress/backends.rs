@@ -5,14 +5,12 @@ use std::{
 
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, Protocol,
-    ingress::{
-        Ingress, IngressBackend, IngressOptions, Objects, PortName, Target, UpstreamKey,
-        UpstreamService, endpoints, routes,
-    },
+    edge::{PortName, UpstreamKey, UpstreamService, endpoints},
+    ingress::{Ingress, IngressBackend, IngressOptions, Objects, routes},
 };
 
 use crate::build::{
-    Build, Prefix, answer, find, get, ingress, name, objects, refusals, routes_of, service,
+    Build, Prefix, answer, find, get, ingress, name, objects, refusals, routes_of, service, target,
 };
 
 /// One path whose backend is this port of `many`, and that Service.
@@ -40,10 +38,8 @@ fn l08_ports_are_found_by_name_and_number() {
         (PortName::Number(81), None),
     ] {
         let routes = routes(&world(asked.clone()), &IngressOptions::default());
-        let found = match &find(&routes, &get("foo.com", "/")).unwrap().target {
-            Target::Upstream(key) => Some(key.port),
-            Target::Unavailable | Target::Missing => None,
-        };
+        let found = target(find(&routes, &get("foo.com", "/")).unwrap());
+        let found = found.upstream().map(|key| key.port);
         assert_eq!(found, expected, "{asked}");
         let reason = format!(
             "Ingress default/a: spec.rules[0].http.paths[0].backend.service: \
@@ -124,8 +120,8 @@ fn places(
     let mut objects = with_slices(world(PortName::Number(80)), slices);
     change(objects.ingresses.get_mut(&name("a")).unwrap());
     let routes = routes(&objects, &IngressOptions::default());
-    let keys: Vec<&UpstreamKey> = routes.upstreams().collect();
-    endpoints(&objects, keys[0])
+    let keys: Vec<&UpstreamKey> = routes.listener.upstreams().collect();
+    endpoints(&objects.services, &objects.slices, keys[0])
 }
 
 fn texts(places: &BTreeMap<SocketAddr, u32>) -> Vec<String> {

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use headgate_model::{
     NamespacedName,
+    edge::{Condition, PortName, Route, Secret, Target, UpstreamPort, UpstreamService},
     ingress::{
-        Condition, Ingress, IngressBackend, IngressClass, IngressOptions, IngressPath, IngressRule,
-        IngressTls, Objects, PathType, PortName, Route, Routes, Secret, Target, UpstreamPort,
-        UpstreamService, routes,
+        Ingress, IngressBackend, IngressClass, IngressOptions, IngressPath, IngressRule,
+        IngressTls, Objects, PathType, Routes, routes,
     },
 };
 
@@ -27,6 +27,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
     let ports = ports.iter().map(|(name, port)| UpstreamPort {
         name: (*name).into(),
         port: *port,
+        app_protocol: None,
     });
     UpstreamService {
         uid: "4c1e".into(),
@@ -186,7 +187,7 @@ impl Request<'_> {
                 let mut headers = self.headers.iter();
                 headers.any(|(known, value)| known == name && text.matches(value))
             }
-            Condition::Query(name, text) => {
+            Condition::Query(name, text) | Condition::FirstQuery(name, text) => {
                 let mut query = self.query.iter();
                 query.any(|(known, value)| known == name && text.matches(value))
             }
@@ -197,21 +198,30 @@ impl Request<'_> {
 
 /// The route of a request: the host decides, then the first route whose path and conditions match.
 pub(crate) fn find<'a>(routes: &'a Routes, request: &Request<'_>) -> Option<&'a Route> {
-    let host = routes.host(request.host);
-    let mut known = host.into_iter().flat_map(|host| &host.routes);
+    let hosts = routes.listener.hosts(request.host);
+    let mut known = hosts.flat_map(|host| &host.routes);
     let found = known.find(|route| {
         let mut conditions = route.conditions.iter();
         route.path.matches(request.path) && conditions.all(|one| request.meets(one))
     });
-    found.or(routes.default.as_ref()).map(|route| &**route)
+    found
+        .or(routes.listener.default.as_ref())
+        .map(|route| &**route)
+}
+
+/// The one target of a route of an Ingress; none for a route that needs no backend.
+pub(crate) fn target(route: &Route) -> &Target {
+    let mut targets = route.targets.iter();
+    targets.next().map_or(&Target::Missing, |only| &only.target)
 }
 
 /// The Service that answers, or the status code without one.
 pub(crate) fn answer_to(routes: &Routes, request: &Request<'_>) -> String {
-    match find(routes, request).map(|route| &route.target) {
+    match find(routes, request).map(target) {
         Some(Target::Upstream(key)) => key.service.name.clone(),
         Some(Target::Unavailable) => "503".into(),
         Some(Target::Missing) | None => "404".into(),
+        Some(Target::Invalid(_)) => "500".into(),
     }
 }
 

@@ -1,4 +1,5 @@
-use headgate_model::ingress::{CanaryRule, Ingress, Routes, Target};
+use headgate_model::edge::{CanaryRule, Target};
+use headgate_model::ingress::{Ingress, Routes};
 
 use crate::build::{Build, Exact, Prefix, answer, fields, find, get, ingress, refusals, routes_of};
 
@@ -87,7 +88,7 @@ fn l13_a_canary_takes_requests_only_from_its_namespace() {
 #[test]
 fn l13_a_canary_alone_serves_nothing() {
     let routes = routes_of([canary_of("c").note("server-alias", "bar.com").rest("rest")]);
-    assert!(routes.hosts.is_empty());
+    assert!(routes.listener.hosts.is_empty());
     assert_eq!(
         fields(&routes),
         ["spec.defaultBackend", "spec.rules[0].http.paths[0].path"]
@@ -101,7 +102,7 @@ fn l13_an_older_canary_does_not_own_the_host() {
     assert_eq!(canary(&routes, "/").unwrap().0, "default/new");
     let passing = main_of("a").created(2).note("ssl-passthrough", "true");
     let routes = routes_of([canary_of("c").created(1), passing]);
-    assert!(routes.passthrough.contains_key("foo.com"));
+    assert!(routes.listener.passthrough.contains_key("foo.com"));
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn l13_a_canary_is_for_routes_with_its_conditions() {
     let beta = |ingress: Ingress| ingress.note("/match-headers", "beta");
     let mains = [beta(main_of("a").created(1)), main_of("b")];
     let routes = routes_of(mains.into_iter().chain([canary_of("c")]));
-    let host = &routes.hosts["foo.com"];
+    let host = &routes.listener.hosts["foo.com"];
     let [conditional, plain] = &host.routes[..] else {
         panic!("{host:?}");
     };

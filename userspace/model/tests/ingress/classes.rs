@@ -33,7 +33,7 @@ fn world(ingress: Ingress) -> Objects {
 }
 
 fn served(routes: &Routes) -> bool {
-    assert_eq!(routes.served.is_empty(), routes.hosts.is_empty());
+    assert_eq!(routes.served.is_empty(), routes.listener.hosts.is_empty());
     !routes.served.is_empty()
 }
 

@@ -1,14 +1,13 @@
 //! Where ingress-nginx's template has an exception, so have we.
 
-use headgate_model::ingress::{
-    Host, Ingress, IngressOptions, PathMatch, Routes, Sticky, Target, routes,
-};
+use headgate_model::edge::{CorsOrigins, Host, PathMatch, Sticky, Target};
+use headgate_model::ingress::{Ingress, IngressOptions, Routes, routes};
 
 use crate::{
     annotations::{policy, site, upstream},
     build::{
         Build, Exact, ImplementationSpecific, Prefix, answer, fields, find, get, ingress, objects,
-        refusals, routes_of,
+        refusals, routes_of, target,
     },
 };
 
@@ -147,7 +146,10 @@ fn l108_variables_of_nginx_are_known_and_others_are_named() {
 fn l97_app_root_is_for_the_host() {
     let root = |routes: &Routes| {
         let route = find(routes, &get("foo.com", "/"))?.clone();
-        Some((route.ingress.name.clone(), route.policy.app_root.clone()))
+        Some((
+            route.origin.name.name.clone(),
+            route.policy.app_root.clone(),
+        ))
     };
     let jenkins = || {
         ingress("jenkins")
@@ -165,7 +167,7 @@ fn l97_app_root_is_for_the_host() {
     assert_eq!(answer(&both, "foo.com", "/x"), "api");
     assert!(both.refusals.is_empty());
     let own = jenkins().rule("foo.com", Prefix, "/", "web");
-    let hosts = routes_of([own]).hosts;
+    let hosts = routes_of([own]).listener.hosts;
     assert_eq!(hosts["foo.com"].routes.len(), 2, "its own rule redirects");
     let guarded = jenkins().note("denylist-source-range", "0.0.0.0/0");
     let route = find(&routes_of([guarded]), &get("foo.com", "/"))
@@ -182,7 +184,7 @@ fn l97_app_root_is_for_the_host() {
 /// The cookie of the backend that gets a path.
 fn cookie(host: &Host, path: &str) -> Sticky {
     let route = host.routes.iter().find(|route| route.path.matches(path));
-    match &route.unwrap().target {
+    match target(route.unwrap()) {
         Target::Upstream(key) => key.policy.sticky.clone().unwrap(),
         other => panic!("{other:?}"),
     }
@@ -196,7 +198,7 @@ fn l98_the_path_of_an_affinity_cookie_is_that_of_the_rule() {
         .rule("foo.com", Exact, "/one", "api")
         .note("affinity", "cookie");
     let routes = routes_of([two.clone()]);
-    let path = |routes: &Routes, asked| cookie(&routes.hosts["foo.com"], asked).path;
+    let path = |routes: &Routes, asked| cookie(&routes.listener.hosts["foo.com"], asked).path;
     assert_eq!(path(&routes, "/x"), "/");
     assert_eq!(path(&routes, "/api/x"), "/api");
     assert_eq!(path(&routes, "/one"), "/one");
@@ -240,7 +242,7 @@ fn l141_the_key_of_an_affinity_cookie_is_the_id_of_its_service() {
             ..IngressOptions::default()
         };
         let routes = routes(&objects, &options);
-        ["/", "/api"].map(|path| cookie(&routes.hosts["foo.com"], path).secret)
+        ["/", "/api"].map(|path| cookie(&routes.listener.hosts["foo.com"], path).secret)
     };
     assert_eq!(keys("4c1e"), ["4c1e", "4c1e"]);
     // A manifest may have no id: the key is never empty, nor the same for two Services.
@@ -262,7 +264,7 @@ fn l99_every_origin_never_comes_with_credentials() {
     };
     for notes in [&[][..], &[("cors-allow-origin", "*")]] {
         let (found, refused) = cors(notes);
-        assert!(found.origins.is_empty() && !found.credentials && refused.is_empty());
+        assert!(found.origins == CorsOrigins::All && !found.credentials && refused.is_empty());
     }
     let (found, refused) = cors(&[("cors-allow-credentials", "true")]);
     assert!(!found.credentials);

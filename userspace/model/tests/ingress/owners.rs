@@ -96,9 +96,19 @@ fn l94_an_ingress_of_another_namespace_gets_nothing_of_a_host() {
     ] {
         let before = read([victim()]);
         let after = read([victim(), attack.clone()]);
-        assert_eq!(before.host("foo.com"), after.host("foo.com"), "{attack:?}");
-        assert!(!after.certificates.contains_key("foo.com"), "{attack:?}");
-        assert!(!after.passthrough.contains_key("foo.com"), "{attack:?}");
+        assert_eq!(
+            before.listener.hosts("foo.com").next(),
+            after.listener.hosts("foo.com").next(),
+            "{attack:?}"
+        );
+        assert!(
+            !after.listener.certificates.contains_key("foo.com"),
+            "{attack:?}"
+        );
+        assert!(
+            !after.listener.passthrough.contains_key("foo.com"),
+            "{attack:?}"
+        );
         let about = after.refusals.iter().find(|one| one.field == field);
         let reason = &about
             .unwrap_or_else(|| panic!("{:?}", after.refusals))
@@ -118,8 +128,8 @@ fn l94_hosts_of_annotations_belong_to_their_ingress_too() {
         let alone = read([victim.clone()]);
         let taking = attacker().rule(host, Prefix, "/", "api").tls(&[host], "s");
         let routes = read([victim.clone(), taking]);
-        assert_eq!(alone.hosts, routes.hosts);
-        assert!(routes.certificates.is_empty());
+        assert_eq!(alone.listener.hosts, routes.listener.hosts);
+        assert!(routes.listener.certificates.is_empty());
         assert_eq!(fields(&routes), ["spec.tls[0].hosts", "spec.rules[0].host"]);
         let own = ingress("own").rule(host, Prefix, "/", "new");
         let routes = read([victim, own]);
@@ -140,7 +150,7 @@ fn l94_rules_without_host_and_default_backends_belong_to_the_oldest_too() {
         ] {
             let routes = read([older.clone(), taking]);
             assert_eq!(answer(&routes, "any.com", "/x"), "web");
-            assert!(routes.certificates.is_empty());
+            assert!(routes.listener.certificates.is_empty());
             assert!(refusals(&routes)[0].contains("default/a"));
         }
         let named = attacker().rule("foo.com", Prefix, "/", "api");
@@ -162,7 +172,7 @@ fn l94_an_exact_host_is_its_own_beside_a_wildcard() {
     assert!(routes.refusals.is_empty());
     // A certificate alone would be for the wildcard's routes.
     let routes = read([wide, attacker().tls(&["x.foo.com"], "s")]);
-    assert!(routes.certificates.is_empty());
+    assert!(routes.listener.certificates.is_empty());
     assert_eq!(fields(&routes), ["spec.tls[0].hosts"]);
 }
 
@@ -174,7 +184,7 @@ fn l94_a_younger_wildcard_neither_certifies_nor_redirects_nor_serves_a_host() {
         .tls(&["*.foo.com"], "s");
     let routes = read([exact(), wide.clone()]);
     assert_eq!(answer(&routes, "x.foo.com", "/"), "404");
-    assert!(routes.withheld.contains("x.foo.com"));
+    assert!(routes.listener.withheld.contains("x.foo.com"));
     let route = |routes: &Routes| find(routes, &get("x.foo.com", "/only")).unwrap().clone();
     assert!(!route(&routes).policy.to_https);
     assert!(
@@ -202,7 +212,10 @@ fn l94_a_younger_wildcard_neither_certifies_nor_redirects_nor_serves_a_host() {
     }
     let certifying_all = attacker().tls(&[], "s");
     let routes = read([exact(), certifying_all]);
-    assert!(routes.withheld.contains("x.foo.com") && routes.withheld.contains("foo.com"));
+    assert!(
+        routes.listener.withheld.contains("x.foo.com")
+            && routes.listener.withheld.contains("foo.com")
+    );
 }
 
 #[test]
@@ -239,7 +252,11 @@ fn l95_with_shared_hosts_other_namespaces_add_plain_paths() {
         add(ImplementationSpecific, "/blog/.*").note("use-regex", "true"),
     ] {
         let routes = read_shared([owner(), refused.clone()]);
-        assert_eq!(routes.hosts, read_shared([owner()]).hosts, "{refused:?}");
+        assert_eq!(
+            routes.listener.hosts,
+            read_shared([owner()]).listener.hosts,
+            "{refused:?}"
+        );
         assert_eq!(fields(&routes), ["spec.rules[0].http.paths[0].path"]);
         assert!(refusals(&routes)[0].contains("default/victim"));
     }
@@ -249,7 +266,7 @@ fn l95_with_shared_hosts_other_namespaces_add_plain_paths() {
 fn l95_with_shared_hosts_what_is_the_hosts_stays_its_owners() {
     let add = || attacker().rule("foo.com", Prefix, "/blog", "api");
     let demanding = read_shared([victim(), add().note("auth-tls-secret", "s")]);
-    let host = demanding.host("foo.com").unwrap();
+    let host = demanding.listener.hosts("foo.com").next().unwrap();
     assert!(!host.asks_certificate);
     let closed = |path| {
         let route = find(&demanding, &get("foo.com", path)).unwrap();
@@ -257,7 +274,7 @@ fn l95_with_shared_hosts_what_is_the_hosts_stays_its_owners() {
     };
     assert!(closed("/blog") && !closed("/"));
     let certifying = read_shared([victim(), add().tls(&["foo.com"], "s")]);
-    assert!(certifying.certificates.is_empty());
+    assert!(certifying.listener.certificates.is_empty());
     // What the owner demands holds for all paths of its host.
     let owner = victim().note("auth-tls-secret", "s");
     let routes = read_shared([owner, add()]);

@@ -9,7 +9,7 @@ fn passing(text: &str, host: &str, service: &str) -> Ingress {
 }
 
 fn passed(routes: &Routes) -> Vec<String> {
-    let passed = routes.passthrough.iter();
+    let passed = routes.listener.passthrough.iter();
     passed.map(|(host, key)| format!("{host}={key}")).collect()
 }
 
@@ -69,14 +69,14 @@ fn l12_a_younger_ingress_still_has_plain_requests_of_the_host() {
 #[test]
 fn l12_a_rule_without_host_is_not_passed_through() {
     let routes = routes_of([passing("a", "", "web")]);
-    assert!(routes.passthrough.is_empty());
+    assert!(routes.listener.passthrough.is_empty());
     assert_eq!(fields(&routes), ["spec.rules[0].host"]);
 }
 
 #[test]
 fn l12_a_backend_that_is_missing_is_refused() {
     let routes = routes_of([passing("a", "foo.com", "missing")]);
-    assert!(routes.passthrough.is_empty());
+    assert!(routes.listener.passthrough.is_empty());
     assert_eq!(
         fields(&routes),
         ["spec.rules[0].http.paths[0].backend.service"]
@@ -86,7 +86,7 @@ fn l12_a_backend_that_is_missing_is_refused() {
 #[test]
 fn l12_the_secret_of_a_host_is_not_used() {
     let routes = routes_of([passing("a", "foo.com", "web").tls(&["foo.com"], "gone")]);
-    assert!(routes.certificates.is_empty());
+    assert!(routes.listener.certificates.is_empty());
     assert!(routes.refusals.is_empty());
     let younger = ingress("b")
         .created(200)
@@ -106,10 +106,10 @@ fn l12_guards_that_need_decrypted_requests_close() {
         ("/match-source", "10.0.0.0/8"),
     ] {
         let routes = routes_of([passing("a", "foo.com", "web").note(key, value)]);
-        assert!(routes.passthrough.is_empty(), "{key}");
+        assert!(routes.listener.passthrough.is_empty(), "{key}");
         let field = "metadata.annotations[nginx.ingress.kubernetes.io/ssl-passthrough]";
         assert_eq!(fields(&routes), [field], "{key}");
     }
     let unread = passing("a", "foo.com", "web").note("auth-url", "https://sso.example.com");
-    assert!(routes_of([unread]).passthrough.is_empty());
+    assert!(routes_of([unread]).listener.passthrough.is_empty());
 }

@@ -1,8 +1,8 @@
 use std::cmp::Reverse;
 
+use headgate_model::edge::{Certificate, for_host};
 use headgate_model::ingress::{
-    Certificate, Ingress, IngressBackend, IngressOptions, Objects, PathType, Routes, for_host,
-    routes,
+    Ingress, IngressBackend, IngressOptions, Objects, PathType, Routes, routes,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -87,9 +87,9 @@ fn read(objects: &Objects) -> Routes {
 
 /// The certificate that clients of a host are shown, as the proxy finds it.
 fn certificate<'a>(routes: &'a Routes, host: &str) -> Option<&'a Certificate> {
-    let certificates = &routes.certificates;
+    let certificates = &routes.listener.certificates;
     let known = |host: &str| match certificates.get(host) {
-        None => routes.withheld.contains(host).then_some(None),
+        None => routes.listener.withheld.contains(host).then_some(None),
         known => Some(known),
     };
     let named = for_host(host, known).unwrap_or_else(|| certificates.get(""));
@@ -175,8 +175,8 @@ proptest! {
         let (one, other) = (named(|index| format!("a{index}")), named(|index| format!("z{}", 9 - index)));
         prop_assert_eq!(answers(&one), answers(&other));
         prop_assert_eq!(one.refusals.len(), other.refusals.len());
-        prop_assert_eq!(one.certificates, other.certificates);
-        prop_assert_eq!(one.passthrough, other.passthrough);
+        prop_assert_eq!(one.listener.certificates, other.listener.certificates);
+        prop_assert_eq!(one.listener.passthrough, other.listener.passthrough);
     }
 
     #[test]
@@ -188,17 +188,17 @@ proptest! {
         let other = note.into_iter().fold(other, |other, key| other.note(key, "true"));
         let before = read(&world(ingresses.clone()));
         let after = read(&world(ingresses.into_iter().chain([other])));
-        for (host, routes) in &before.hosts {
-            prop_assert_eq!(Some(routes), after.hosts.get(host));
+        for (host, routes) in &before.listener.hosts {
+            prop_assert_eq!(Some(routes), after.listener.hosts.get(host));
         }
         for host in ASKED {
-            prop_assert_eq!(before.host(host), after.host(host));
+            prop_assert_eq!(before.listener.hosts(host).next(), after.listener.hosts(host).next());
         }
-        for (host, certificate) in &before.certificates {
-            prop_assert_eq!(Some(certificate), after.certificates.get(host));
+        for (host, certificate) in &before.listener.certificates {
+            prop_assert_eq!(Some(certificate), after.listener.certificates.get(host));
         }
-        for (host, key) in &before.passthrough {
-            prop_assert_eq!(Some(key), after.passthrough.get(host));
+        for (host, key) in &before.listener.passthrough {
+            prop_assert_eq!(Some(key), after.listener.passthrough.get(host));
         }
         for refusal in &before.refusals {
             prop_assert!(after.refusals.contains(refusal));
@@ -215,17 +215,17 @@ proptest! {
         let read = |ingresses: Vec<Ingress>| routes(&world(ingresses), &options);
         let both = ingresses.iter().cloned().chain([other.created(9)]).collect();
         let (before, after) = (read(ingresses), read(both));
-        for (name, host) in &before.hosts {
-            let now = &after.hosts[name];
+        for (name, host) in &before.listener.hosts {
+            let now = &after.listener.hosts[name];
             prop_assert_eq!(host.asks_certificate, now.asks_certificate);
             let (guests, own): (Vec<_>, Vec<_>) = now.routes.iter().cloned()
-                .partition(|route| route.ingress.namespace == "team");
+                .partition(|route| route.origin.name.namespace == "team");
             prop_assert_eq!(&host.routes, &own);
             prop_assert!(shares || guests.is_empty());
             prop_assert_eq!(certificate(&before, name), certificate(&after, name), "{}", name);
         }
-        for (host, key) in &before.passthrough {
-            prop_assert_eq!(Some(key), after.passthrough.get(host));
+        for (host, key) in &before.listener.passthrough {
+            prop_assert_eq!(Some(key), after.listener.passthrough.get(host));
         }
     }
 
@@ -239,7 +239,7 @@ proptest! {
             objects.services.remove(&name(service));
         }
         let routes = read(&objects);
-        for key in routes.upstreams() {
+        for key in routes.listener.upstreams() {
             let service = objects.services.get(&key.service);
             let has_port = service.is_some_and(|service| service.ports.iter().any(|port| port.port == key.port));
             prop_assert!(has_port, "{}", key);

@@ -24,7 +24,7 @@ fn read(objects: &Objects) -> Routes {
 
 /// Host and Secret of each certificate.
 fn shown(routes: &Routes) -> Vec<String> {
-    let certificates = routes.certificates.iter();
+    let certificates = routes.listener.certificates.iter();
     let text = |(host, certificate): (&String, _)| format!("{host}={certificate:?}");
     certificates.map(text).collect()
 }
@@ -56,7 +56,7 @@ fn l10_a_secret_is_for_the_hosts_that_are_named_or_those_of_the_rules() {
 #[test]
 fn l10_a_certificate_is_chain_and_key_of_the_secret() {
     let routes = read(&world([site("a").tls(&["foo.com"], "s")], &["s"]));
-    let certificate = &routes.certificates["foo.com"];
+    let certificate = &routes.listener.certificates["foo.com"];
     assert_eq!(certificate.chain, b"tls.crt");
     assert_eq!(certificate.key, b"tls.key");
 }
@@ -103,7 +103,7 @@ fn l10_a_secret_of_another_namespace_cannot_be_used() {
     for text in ["s", "team/s"] {
         let objects = world([site("a").tls(&["foo.com"], text)], &["team/s"]);
         let routes = read(&objects);
-        assert!(routes.certificates.is_empty());
+        assert!(routes.listener.certificates.is_empty());
         assert_eq!(fields(&routes), ["spec.tls[0].secretName"]);
     }
     let verified = site("a")
@@ -123,10 +123,10 @@ fn l10_the_default_certificate_is_that_of_the_command_line() {
         };
         routes(&world([site("a")], &["team/s"]), &options)
     };
-    let found = with("team/s").default_certificate.unwrap();
+    let found = with("team/s").listener.default_certificate.unwrap();
     assert_eq!(format!("{found:?}"), "Certificate(team/s)");
     let missing = with("gone");
-    assert!(missing.default_certificate.is_none());
+    assert!(missing.listener.default_certificate.is_none());
     assert_eq!(
         refusals(&missing),
         ["Secret default/gone: --default-certificate: there is no Secret default/gone"]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use headgate_model::ingress::{
-    ANNOTATIONS, Balance, HashBy, HeaderEdit, Origin, Policy, Rate, Retry, Template,
-    UpstreamPolicy, UpstreamProtocol,
+use headgate_model::edge::{
+    Balance, CorsList, CorsOrigin, CorsOrigins, HashBy, HeaderEdit, HostMode, Policy, Rate, Resend,
+    Retry, Share, Template, UpstreamPolicy, UpstreamProtocol,
 };
+use headgate_model::ingress::ANNOTATIONS;
 
 use crate::{
     annotations::{policy, site, upstream},
@@ -57,25 +58,26 @@ fn l19_cors_has_the_defaults_of_ingress_nginx() {
     let on = ("enable-cors", "true");
     assert_eq!(policy_of(&[("cors-max-age", "5")]).cors, None);
     let cors = policy_of(&[on]).cors.unwrap();
-    assert!(cors.origins.is_empty() && !cors.credentials);
+    assert!(cors.origins == CorsOrigins::All && !cors.credentials);
     assert_eq!(cors.max_age_s, 1_728_000);
-    assert_eq!(cors.methods, "GET, PUT, POST, DELETE, PATCH, OPTIONS");
+    let methods = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
+    assert_eq!(cors.methods, CorsList::Listed(methods.into()));
     let origins = |text| {
         policy_of(&[on, ("cors-allow-origin", text)])
             .cors
             .unwrap()
             .origins
     };
-    let origin = |is_wildcard, host: &str| Origin {
+    let origin = |is_wildcard: bool, host: &str| CorsOrigin {
         scheme: "https://".into(),
-        is_wildcard,
+        wildcard: is_wildcard.then_some(HostMode::OneLabel),
         host: host.into(),
     };
     assert_eq!(
         origins("https://a.com:8443, HTTPS://*.B.com"),
-        [origin(false, "a.com:8443"), origin(true, "b.com")]
+        CorsOrigins::Listed(vec![origin(false, "a.com:8443"), origin(true, "b.com")])
     );
-    assert!(origins("https://a.com, *").is_empty(), "every origin");
+    assert_eq!(origins("https://a.com, *"), CorsOrigins::All);
 }
 
 #[test]
@@ -195,7 +197,7 @@ fn l19_retry_annotations_are_read() {
         Retry {
             on_timeout: true,
             on_codes: vec![502],
-            non_idempotent: true,
+            resend: Resend::Always,
             ..none
         }
     );
@@ -225,14 +227,17 @@ fn l19_headers_are_set_and_removed() {
 #[test]
 fn l19_a_mirror_gets_all_or_a_part() {
     let mirror = ("/mirror-service", "api:80");
-    let of = |notes: &[(&str, &str)]| policy_of(notes).mirror.unwrap();
-    assert_eq!(of(&[mirror]).percent, 100);
-    assert_eq!(of(&[mirror, ("/mirror-percent", "5")]).percent, 5);
+    let of = |notes: &[(&str, &str)]| policy_of(notes).mirrors.remove(0);
+    assert_eq!(of(&[mirror]).share, Share::percent(100));
+    assert_eq!(
+        of(&[mirror, ("/mirror-percent", "5")]).share,
+        Share::percent(5)
+    );
     assert_eq!(of(&[mirror]).upstream.to_string(), "default/api:80");
     let mut team = site(&[mirror]);
     team.name = name("team/a");
     let routes = routes_of([team]);
-    let mirror = policy(&routes).mirror.as_ref().unwrap();
+    let mirror = &policy(&routes).mirrors[0];
     assert_eq!(mirror.upstream.to_string(), "team/api:80");
 }
 

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use anyhow::{Context, Result, ensure};
-use headgate_model::ingress::ApiKey;
+use headgate_model::edge::ApiKey;
 use http::{HeaderName, Uri, request::Parts, uri::PathAndQuery};
 
 use crate::message::parameters;
@@ -91,7 +91,7 @@ impl ApiKeyCheck {
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::ingress::{ApiKey, Auth, Hidden};
+    use headgate_model::edge::{ApiKey, Auth, Hidden};
 
     use super::super::{
         Authenticator,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_model::ingress::Basic;
+use headgate_model::edge::Basic;
 use http::request::Parts;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -103,7 +103,7 @@ pub(super) fn challenge(realm: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::ingress::{Auth, Basic, Hidden};
+    use headgate_model::edge::{Auth, Basic, Hidden};
 
     use super::super::{
         htpasswd::PasswordHash,

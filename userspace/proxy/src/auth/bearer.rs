@@ -1,6 +1,6 @@
 //! Bearer tokens (RFC 6750).
 
-use headgate_model::ingress::Claims;
+use headgate_model::edge::Claims;
 use http::{HeaderMap, Response};
 use serde_json::Value;
 

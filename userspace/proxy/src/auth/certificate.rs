@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use headgate_model::ingress::{ClientCertificates, Verify};
+use headgate_model::edge::{ClientCertificates, Verify};
 use http::{HeaderMap, HeaderName, Response, StatusCode, request::Parts};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_rustls::rustls::{

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use headgate_model::ingress::Claims;
+use headgate_model::edge::Claims;
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -125,7 +125,7 @@ fn text(claim: &Value) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use headgate_model::ingress::Claims;
+    use headgate_model::edge::Claims;
     use http::HeaderMap;
     use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use headgate_model::ingress::External;
+use headgate_model::edge::External;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
     request::Parts,
@@ -170,7 +170,7 @@ fn passed_on(response: Response<Bytes>) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use axum::{Router, extract::Request as AxumRequest, routing::any};
-    use headgate_model::ingress::{Auth, External, Template};
+    use headgate_model::edge::{Auth, External, Template};
     use http::{HeaderMap, Response, StatusCode};
 
     use crate::{fetch::Fetch, reach::Reach};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use headgate_model::ingress::Introspection;
+use headgate_model::edge::Introspection;
 use http::{Request, request::Parts};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ mod tests {
     };
 
     use axum::{Form, Json, Router, routing::post};
-    use headgate_model::ingress::{Auth, Claims, Hidden, Introspection, Server};
+    use headgate_model::edge::{Auth, Claims, Hidden, Introspection, Server};
     use http::{HeaderMap, StatusCode};
     use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! JSON Web Tokens (RFC 7519).
 
 use anyhow::Result;
-use headgate_model::ingress::{Claims, Jwt};
+use headgate_model::edge::{Claims, Jwt};
 use http::request::Parts;
 
 use crate::reach::Reach;
@@ -41,7 +41,7 @@ mod tests {
     };
 
     use axum::{Router, routing::get};
-    use headgate_model::ingress::{Auth, Claims, Hidden, Jwt, JwtKeys, Server};
+    use headgate_model::edge::{Auth, Claims, Hidden, Jwt, JwtKeys, Server};
     use jsonwebtoken::{
         Algorithm, EncodingKey, Header, encode,
         jwk::{Jwk, JwkSet},

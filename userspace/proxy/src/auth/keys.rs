@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use headgate_model::ingress::JwtKeys;
+use headgate_model::edge::JwtKeys;
 use jsonwebtoken::{
     DecodingKey, Header, Validation, decode, decode_header,
     jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse},

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use headgate_model::ingress::{Hidden, Ldap, LdapEntry};
+use headgate_model::edge::{Hidden, Ldap, LdapEntry};
 use http::{Uri, request::Parts};
 use ldap3::{
     LdapConnAsync, LdapConnSettings, LdapResult, Scope, SearchEntry, StdStream, dn_escape,
@@ -160,7 +160,7 @@ mod tests {
         time::Duration,
     };
 
-    use headgate_model::ingress::{Auth, Hidden, Ldap, LdapEntry, Server};
+    use headgate_model::edge::{Auth, Hidden, Ldap, LdapEntry, Server};
     use tempfile::TempDir;
     use tokio::net::TcpSocket;
 

@@ -28,7 +28,7 @@ mod tests;
 use std::{fmt, net::IpAddr};
 
 use anyhow::Result;
-use headgate_model::ingress::{Auth, PathMatch};
+use headgate_model::edge::{Auth, PathMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use tracing::warn;
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use headgate_model::ingress::Hidden;
+use headgate_model::edge::Hidden;
 use http::{Request, header};
 use http_body_util::Full;
 

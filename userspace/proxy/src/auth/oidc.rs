@@ -16,7 +16,7 @@ use aws_lc_rs::{
     digest::{SHA256, digest},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use headgate_model::ingress::Oidc;
+use headgate_model::edge::Oidc;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

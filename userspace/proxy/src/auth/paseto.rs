@@ -1,7 +1,7 @@
 //! PASETO tokens of version 4, signed (`public`) or encrypted (`local`).
 
 use anyhow::{Result, anyhow};
-use headgate_model::ingress::{Claims, Paseto, PasetoKey};
+use headgate_model::edge::{Claims, Paseto, PasetoKey};
 use http::request::Parts;
 use pasetors::{
     Local, Public,
@@ -68,7 +68,7 @@ impl PasetoCheck {
 mod tests {
     use std::time::Duration;
 
-    use headgate_model::ingress::{Auth, Claims, Hidden, Paseto, PasetoKey};
+    use headgate_model::edge::{Auth, Claims, Hidden, Paseto, PasetoKey};
     use pasetors::{
         keys::{AsymmetricKeyPair, Generate, SymmetricKey},
         paserk::FormatAsPaserk,

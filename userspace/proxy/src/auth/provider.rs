@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use headgate_model::ingress::{Claims, Oidc};
+use headgate_model::edge::{Claims, Oidc};
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use serde::Deserialize;

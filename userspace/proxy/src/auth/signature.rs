@@ -12,7 +12,7 @@ use std::{
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, HMAC_SHA384, HMAC_SHA512, Key};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use headgate_model::ingress::{Hidden, Hmac};
+use headgate_model::edge::{Hidden, Hmac};
 use http::{Version, request::Parts};
 
 use super::{CheckResult, USER, credentials, set_header, target, unauthorized};
@@ -144,7 +144,7 @@ mod tests {
 
     use aws_lc_rs::hmac::{self, HMAC_SHA256, HMAC_SHA512, Key};
     use base64::{Engine, engine::general_purpose::STANDARD};
-    use headgate_model::ingress::{Auth, Hidden, Hmac};
+    use headgate_model::edge::{Auth, Hidden, Hmac};
 
     use super::super::tests::{authenticator, authorize, request};
 

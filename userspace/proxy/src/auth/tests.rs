@@ -4,7 +4,7 @@ use std::mem;
 
 use axum::Router;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use headgate_model::ingress::{Auth, Basic, Hidden, PathMatch};
+use headgate_model::edge::{Auth, Basic, Hidden, PathMatch};
 use http::{
     HeaderName, Request, Response,
     request::{Builder, Parts},

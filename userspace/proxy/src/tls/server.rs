@@ -6,11 +6,48 @@ use anyhow::Result;
 use tokio_rustls::rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
-    server::{ClientHello, ResolvesServerCert},
+    server::ClientHello,
     version::{TLS12, TLS13},
 };
 
-use super::{provider::provider, verifier::AnyCertificate};
+use super::{provider::provider, store::CertificateStore, verifier::AnyCertificate};
+
+/// The settings of a listener, with session tickets of its own: sessions of other listeners do not
+/// continue here.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsSettings {
+    /// For clients that are not asked for a certificate.
+    pub(crate) silent: Arc<ServerConfig>,
+    /// For those that are.
+    pub(crate) asking: Arc<ServerConfig>,
+}
+
+impl TlsSettings {
+    /// New settings.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no key for tickets can be generated.
+    pub(crate) fn new(certificates: Arc<CertificateStore>) -> Result<Self> {
+        Ok(Self {
+            silent: server_config(certificates.clone(), false)?,
+            asking: server_config(certificates, true)?,
+        })
+    }
+
+    /// The same settings for other certificates.
+    pub(crate) fn with(&self, certificates: Arc<CertificateStore>) -> Self {
+        let with = |config: &ServerConfig| {
+            let mut config = config.clone();
+            config.cert_resolver = certificates.clone();
+            Arc::new(config)
+        };
+        Self {
+            silent: with(&self.silent),
+            asking: with(&self.asking),
+        }
+    }
+}
 
 /// Returns settings for TLS 1.2 and 1.3 with HTTP/2 and HTTP/1.1, with session tickets. If
 /// `requests_certificate`, the handshake accepts any client certificate; requests are checked later.
@@ -18,8 +55,8 @@ use super::{provider::provider, verifier::AnyCertificate};
 /// # Errors
 ///
 /// Fails if no key for tickets can be generated.
-pub(crate) fn server_config(
-    certificates: Arc<dyn ResolvesServerCert>,
+fn server_config(
+    certificates: Arc<CertificateStore>,
     requests_certificate: bool,
 ) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider())

@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, Result};
 use headgate_model::{
     NamespacedName, ObjectName, Refusal,
-    ingress::{Certificate, Routes, for_host},
+    edge::{Certificate, Listener, for_host},
 };
 use jiff::Timestamp;
 use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -22,16 +23,18 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::{
     facts::{CertificateFacts, CertificateKind},
     provider::provider,
+    server::server_name,
 };
 
-/// Certificates of all hosts.
+/// Certificates of all hosts of a listener.
+#[derive(Default)]
 pub(crate) struct CertificateStore {
     hosts: HashMap<String, Known>,
     /// Hosts that get the default instead of a certificate for more hosts.
     withheld: BTreeSet<String>,
     default: Option<Known>,
-    /// Signed by the proxy, for hosts without a certificate.
-    fallback: Arc<CertifiedKey>,
+    /// Signed by the proxy, for hosts without a certificate. Without it their handshakes fail.
+    fallback: Option<Arc<CertifiedKey>>,
 }
 
 /// A certificate of the routes, and the key that rustls uses.
@@ -43,19 +46,19 @@ impl CertificateStore {
     /// # Errors
     ///
     /// Fails if no key can be generated.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn with_own() -> Result<Self> {
         Ok(Self {
-            hosts: HashMap::new(),
-            withheld: BTreeSet::new(),
-            default: None,
-            fallback: Arc::new(self_signed().context("cannot make a certificate")?),
+            fallback: Some(Arc::new(
+                self_signed().context("cannot make a certificate")?,
+            )),
+            ..Self::default()
         })
     }
 
-    /// Returns the store for `routes`. An invalid certificate is refused, and its host keeps the
+    /// Returns the store for `listener`. An invalid certificate is refused, and its host keeps the
     /// previous one. An expired certificate is reported and used: the client decides, as the clock of
     /// this node may be wrong.
-    pub(crate) fn update(&self, routes: &Routes, refusals: &mut Vec<Refusal>) -> Self {
+    pub(crate) fn update(&self, listener: &Listener, refusals: &mut Vec<Refusal>) -> Self {
         // A Secret is parsed once and refused once, for all of its hosts.
         let mut made: BTreeMap<NamespacedName, Option<Known>> = BTreeMap::new();
         let mut make = |new: &Arc<Certificate>, old: Option<&Known>| {
@@ -67,16 +70,16 @@ impl CertificateStore {
             made.as_ref().or(old).cloned()
         };
         let mut hosts = HashMap::new();
-        for (host, certificate) in &routes.certificates {
+        for (host, certificate) in &listener.certificates {
             if let Some(known) = make(certificate, self.hosts.get(host)) {
                 hosts.insert(host.clone(), known);
             }
         }
-        let default = routes.default_certificate.as_ref();
+        let default = listener.default_certificate.as_ref();
         let next = Self {
             default: default.and_then(|new| make(new, self.default.as_ref())),
             hosts,
-            withheld: routes.withheld.clone(),
+            withheld: listener.withheld.clone(),
             fallback: self.fallback.clone(),
         };
         refusals.extend(made.values().flatten().filter_map(ended));
@@ -85,8 +88,9 @@ impl CertificateStore {
 
     /// Returns the certificate for a host: an exact one, one with `*.`, that of Ingresses without
     /// host, the default, the proxy's own.
-    pub(crate) fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
-        self.known(name).map_or(&self.fallback, |(_, key)| key)
+    pub(crate) fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let known = self.known(name).map(|(_, key)| key);
+        known.or(self.fallback.as_ref())
     }
 
     fn known(&self, name: Option<&str>) -> Option<&Known> {
@@ -122,13 +126,22 @@ impl CertificateStore {
                 None => all.push(one),
             }
         }
-        all.push(match &self.default {
+        let fallback = self.fallback.as_ref();
+        all.extend(match &self.default {
             Some((certificate, key)) => {
-                facts(CertificateKind::Default, Some(&certificate.secret), key)
+                let secret = Some(&certificate.secret);
+                Some(facts(CertificateKind::Default, secret, key))
             }
-            None => facts(CertificateKind::SelfSigned, None, &self.fallback),
+            None => fallback.map(|key| facts(CertificateKind::SelfSigned, None, key)),
         });
         all
+    }
+}
+
+impl ResolvesServerCert for CertificateStore {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = server_name(&hello);
+        self.find(name.as_deref()).cloned()
     }
 }
 
@@ -199,6 +212,16 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         _ => None,
     };
     names.into_iter().flatten().filter_map(text).collect()
+}
+
+/// Checks a certificate with its key.
+///
+/// # Errors
+///
+/// If chain or key are not PEM, or do not belong together.
+pub fn check_certificate(certificate: &Certificate) -> Result<(), String> {
+    let checked = certified_key(certificate).map(drop);
+    checked.map_err(|error| format!("{error:#}"))
 }
 
 /// Parses chain and key, and checks that they match.

@@ -171,7 +171,7 @@ mod tests {
 
     use headgate_model::{
         NamespacedName,
-        ingress::{Certificate, Routes},
+        edge::{Certificate, Listener},
     };
     use tokio::io::duplex;
     use tokio_rustls::{
@@ -199,16 +199,16 @@ mod tests {
             chain: CHAIN.into(),
             key: KEY.into(),
         });
-        let routes = Routes {
+        let listener = Listener {
             certificates: [("a.test".into(), certificate)].into(),
-            ..Routes::default()
+            ..Listener::default()
         };
         let mut refusals = Vec::new();
-        let store = CertificateStore::new()
+        let store = CertificateStore::with_own()
             .unwrap()
-            .update(&routes, &mut refusals);
+            .update(&listener, &mut refusals);
         assert_eq!(refusals, []);
-        let shown = store.find(Some("a.test")).clone();
+        let shown = store.find(Some("a.test")).unwrap().clone();
         for version in [&TLS12, &TLS13] {
             let server = ServerConfig::builder_with_provider(provider())
                 .with_protocol_versions(&[version])

@@ -5,7 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use headgate_model::ingress::{PathMatch, Route};
+use headgate_model::edge::{PathMatch, Route, RouteKind};
 use http::{Method, StatusCode, Version};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
@@ -93,7 +93,12 @@ fn server_span(record: &Record) -> Span {
         attributes.text("server.address", host);
         attributes.text("client.address", &client.to_string());
         attributes.text("http.route", &path);
-        attributes.text("headgate.ingress", &route.ingress.to_string());
+        match route.origin.kind {
+            RouteKind::Ingress => {
+                attributes.text("headgate.ingress", &route.origin.name.to_string());
+            }
+            _ => attributes.text("headgate.route", &route.origin.to_string()),
+        }
     }
     if let Some(status) = record.status {
         attributes.number("http.response.status_code", status.as_u16());

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use headgate_model::ingress::{Route, UpstreamKey};
+use headgate_model::edge::{Route, UpstreamKey};
 use http::{
     HeaderMap, HeaderName, Method, Response, StatusCode, Version, header::USER_AGENT,
     request::Parts,

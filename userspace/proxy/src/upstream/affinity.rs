@@ -3,7 +3,7 @@
 use std::{collections::HashMap, hash::Hasher, net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
-use headgate_model::ingress::{Balance, HashBy, Sticky, UpstreamPolicy};
+use headgate_model::edge::{Balance, HashBy, Sticky, UpstreamPolicy};
 use http::{HeaderMap, HeaderValue};
 use siphasher::sip::SipHasher13;
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::{UpstreamKey, UpstreamProtocol};
+use headgate_model::edge::{UpstreamKey, UpstreamProtocol};
 use http::{HeaderValue, uri::Scheme};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use tokio::{

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::OutlierPolicy;
+use headgate_model::edge::OutlierPolicy;
 use http::StatusCode;
 use tokio::time::Instant;
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error, mem, net::SocketAddr, pin::pin};
 
-use headgate_model::ingress::Timeouts;
+use headgate_model::edge::Timeouts;
 use http::{Request, Response, StatusCode, header::UPGRADE};
 use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};

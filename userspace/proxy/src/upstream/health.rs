@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::OutlierPolicy;
+use headgate_model::edge::OutlierPolicy;
 use tokio::time::Instant;
 
 use super::EndpointHealth;

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
-use headgate_model::ingress::Timeouts;
+use headgate_model::edge::Timeouts;
 use http::{Method, Request, StatusCode, response::Parts};
 use hyper::body::{Frame, SizeHint};
 use tokio::{

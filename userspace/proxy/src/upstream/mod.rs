@@ -1,6 +1,6 @@
 //! Upstreams: picks an endpoint of a Service port for each request and sends the request to it.
 //!
-//! [`Upstreams`] keeps one [`Upstream`] for each [`UpstreamKey`](headgate_model::ingress::UpstreamKey)
+//! [`Upstreams`] keeps one [`Upstream`] for each [`UpstreamKey`](headgate_model::edge::UpstreamKey)
 //! across configuration changes. An upstream picks an endpoint ([`Upstream::pick`]), counts the
 //! request while it is in flight, and sends it ([`Upstream::send`]) on a pooled or a new connection.
 //! It knows neither Kubernetes nor routes, and does not retry: the caller decides about that.

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use headgate_model::ingress::path::decoded;
+use headgate_model::edge::path::decoded;
 use http::{HeaderMap, HeaderValue, Request, header::HOST};
 
 use super::endpoint::Endpoint;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{
@@ -15,17 +16,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use headgate_model::ingress::{Timeouts, UpstreamKey};
+use headgate_model::edge::{Timeouts, UpstreamKey};
 use http::{Request, Response, StatusCode};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 
 use super::{
-    NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, affinity, connect,
+    ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, affinity, connect,
     connect::Dialer,
     endpoint::{Endpoint, UpstreamShared},
+    error::TimedOut,
     exchange::exchange,
     reply::Leased,
     set::EndpointSet,
@@ -164,10 +166,20 @@ impl Upstream {
     ) -> Result<Response<Body>, SendError> {
         let begin = Instant::now();
         let endpoint = pick.endpoint();
-        match exchange(&self.dialer, endpoint, request, timeouts, client).await {
+        let end = timeouts.per_try.map(|longest| begin + longest);
+        let mut sent = pin!(exchange(&self.dialer, endpoint, request, timeouts, client));
+        let sent = match end {
+            None => sent.await,
+            Some(end) => match timeout_at(end, sent.as_mut()).await {
+                Ok(sent) => sent,
+                Err(_elapsed) => Err(late()),
+            },
+        };
+        match sent {
             Ok(response) => {
                 endpoint.record_response(response.status(), begin.elapsed());
-                Ok(with_body(response, pick, timeouts.read))
+                let idle = IdleTimeout::new(timeouts.read);
+                Ok(with_body(response, pick, idle, end))
             }
             Err(error) => {
                 if error.kind.is_endpoint_fault() && self.dialer.error().is_none() {
@@ -251,8 +263,23 @@ fn is_panic(unhealthy: usize, set: &EndpointSet) -> bool {
     unhealthy * 2 > set.endpoints.len()
 }
 
+/// The error of a try whose time is over.
+fn late() -> SendError {
+    SendError {
+        kind: ErrorKind::Timeout,
+        is_sent: true,
+        request: None,
+        source: TimedOut("response").into(),
+    }
+}
+
 /// Wraps the response body so that the request counts as in flight until the body is dropped.
-fn with_body(response: Response<Leased>, pick: &Pick, read_timeout: Duration) -> Response<Body> {
+fn with_body(
+    response: Response<Leased>,
+    pick: &Pick,
+    idle: IdleTimeout,
+    end: Option<Instant>,
+) -> Response<Body> {
     response.map(|mut body| {
         use hyper::body::Body as _;
         if let Leased::Tunnel(tunnel) = body {
@@ -263,6 +290,7 @@ fn with_body(response: Response<Leased>, pick: &Pick, read_timeout: Duration) ->
             body.end(in_flight.endpoint());
             return Body::empty();
         }
-        Reply::new(body, in_flight, IdleTimeout::new(read_timeout)).into()
+        let end = end.map(|end| Box::pin(sleep_until(end)));
+        Reply::new(body, in_flight, idle, end).into()
     })
 }

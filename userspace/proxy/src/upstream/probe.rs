@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use headgate_model::ingress::{Probe, Timeouts};
+use headgate_model::edge::{Probe, Timeouts};
 use http::{HeaderValue, Request, header::USER_AGENT};
 use http_body_util::{BodyExt, Limited};
 use tokio::time::{sleep, timeout};
@@ -54,6 +54,7 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Resul
         connect: probe.timeout,
         read: probe.timeout,
         send: probe.timeout,
+        ..Timeouts::default()
     };
     let sent = exchange(&upstream.dialer, endpoint, request.into(), &timeouts, None).await;
     let response = sent.map_err(|error| error.to_string())?;

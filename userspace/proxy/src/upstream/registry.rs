@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::UpstreamKey;
+use headgate_model::edge::UpstreamKey;
 use tokio::time::{Instant, sleep};
 
 use super::{Upstream, UpstreamState, probe};

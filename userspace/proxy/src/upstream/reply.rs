@@ -1,6 +1,7 @@
 //! The body of a response, and whether its connection returns to the pool.
 
 use std::{
+    future::Future,
     mem,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
 
 use super::{
     endpoint::Endpoint, error::TimedOut, http1::Http1Conn, http2::Http2Stream, pick::InFlight,
@@ -82,14 +84,22 @@ pub struct Reply {
     body: Leased,
     in_flight: InFlight,
     idle_timeout: IdleTimeout,
+    /// The time for the whole response.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Reply {
-    pub(super) fn new(body: Leased, in_flight: InFlight, idle_timeout: IdleTimeout) -> Self {
+    pub(super) fn new(
+        body: Leased,
+        in_flight: InFlight,
+        idle_timeout: IdleTimeout,
+        end: Option<Pin<Box<Sleep>>>,
+    ) -> Self {
         Self {
             body,
             in_flight,
             idle_timeout,
+            end,
         }
     }
 
@@ -120,6 +130,12 @@ impl HttpBody for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(end) = &mut this.end
+            && end.as_mut().poll(context).is_ready()
+        {
+            let error = this.fail(TimedOut("end of the response").into());
+            return Poll::Ready(Some(Err(error)));
+        }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             return this.poll_timeout(context).map(|error| Some(Err(error)));
         };

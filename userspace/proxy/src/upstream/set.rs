@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use headgate_model::ingress::{Balance, UpstreamPolicy};
+use headgate_model::edge::{Balance, UpstreamPolicy};
 use tokio::time::Instant;
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use headgate_model::ingress::UpstreamKey;
+use headgate_model::edge::UpstreamKey;
 
 /// A snapshot of an upstream.
 #[derive(Clone, Debug)]

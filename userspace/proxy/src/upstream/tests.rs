@@ -9,7 +9,7 @@ use std::{
 
 use headgate_model::{
     NamespacedName,
-    ingress::{Balance, HashBy, OutlierPolicy, Sticky, Timeouts, UpstreamKey, UpstreamPolicy},
+    edge::{Balance, HashBy, OutlierPolicy, Sticky, Timeouts, UpstreamKey, UpstreamPolicy},
 };
 use http::{Request, StatusCode, header::COOKIE};
 use tokio::time::advance;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::poll_fn;
-use headgate_model::ingress::Timeouts;
+use headgate_model::edge::Timeouts;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{

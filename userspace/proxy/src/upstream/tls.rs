@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headgate_model::ingress::{UpstreamKey, UpstreamProtocol, UpstreamTls};
+use headgate_model::edge::{UpstreamKey, UpstreamProtocol, UpstreamTls};
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},

@@ -2,7 +2,7 @@
 
 use headgate_model::{
     NamespacedName,
-    ingress::{Auth, ClientCertificates, Pattern, Template, Verify},
+    edge::{Auth, ClientCertificates, Pattern, Template, Verify},
 };
 use http_body_util::Empty;
 use rcgen::{

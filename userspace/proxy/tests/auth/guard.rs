@@ -11,9 +11,9 @@ use std::{
 use axum::{Json, Router};
 use headgate_model::{
     NamespacedName,
-    ingress::{
-        ApiKey, Auth, Basic, Claims, Cors, Hidden, Introspection, Limits, Mirror, Policy, Rate,
-        Redirect, Routes, Server, Template, UpstreamKey,
+    edge::{
+        ApiKey, Auth, Basic, Claims, Cors, CorsList, CorsOrigins, Hidden, Introspection, Limits,
+        Listener, Mirror, Policy, Rate, Redirect, Server, Share, Template, UpstreamKey,
     },
 };
 use http::Request;
@@ -107,7 +107,7 @@ async fn l72_auth_with_invalid_settings_never_reaches_the_backend() {
         ..Policy::default()
     };
     for (policy, refusals) in [(closed, 0), (broken, 1)] {
-        let setup = Setup::with(policy, Routes::default()).await;
+        let setup = Setup::with(policy, Listener::default()).await;
         assert_eq!(setup.refusals, refusals);
         for builder in [
             request("/"),
@@ -128,7 +128,7 @@ async fn l72_auth_with_invalid_settings_never_reaches_the_backend() {
 #[tokio::test]
 async fn l73_auth_comes_before_redirects_and_body_limits() {
     let redirect = Policy {
-        redirect: Some(Redirect {
+        redirect: Some(Redirect::Location {
             location: Template::plain("https://else.example/"),
             code: 301,
         }),
@@ -139,14 +139,14 @@ async fn l73_auth_comes_before_redirects_and_body_limits() {
         ..guarded()
     };
     for policy in [redirect, root] {
-        let setup = Setup::with(policy, Routes::default()).await;
+        let setup = Setup::with(policy, Listener::default()).await;
         let denied = setup.get(request("/")).await;
         assert_eq!(denied.status(), 401);
         assert!(!denied.headers().contains_key("location"));
         let sent = setup.get(request("/").header("x-api-key", "right")).await;
         assert!(sent.status().is_redirection());
     }
-    let setup = Setup::with(guarded(), Routes::default()).await;
+    let setup = Setup::with(guarded(), Listener::default()).await;
     let large = request("/").header("content-length", "999999999");
     assert_eq!(setup.get(large).await.status(), 401);
 }
@@ -159,13 +159,13 @@ async fn l73_auth_comes_before_mirrors() {
         policy: Default::default(),
     };
     let policy = Policy {
-        mirror: Some(Mirror {
+        mirrors: vec![Mirror {
             upstream,
-            percent: 100,
-        }),
+            share: Share::ALL,
+        }],
         ..guarded()
     };
-    let setup = Setup::with(policy, Routes::default()).await;
+    let setup = Setup::with(policy, Listener::default()).await;
     for _ in 0..5 {
         assert_eq!(setup.get(request("/")).await.status(), 401);
     }
@@ -183,16 +183,16 @@ async fn l73_auth_is_not_required_for_preflights_and_https_redirects() {
     let policy = Policy {
         to_https: true,
         cors: Some(Cors {
-            origins: Vec::new(),
-            methods: "GET".into(),
-            headers: "X-API-Key".into(),
+            origins: CorsOrigins::All,
+            methods: CorsList::Listed("GET".into()),
+            headers: CorsList::Listed("X-API-Key".into()),
             expose: None,
             credentials: false,
             max_age_s: 1,
         }),
         ..guarded()
     };
-    let setup = Setup::with(policy, Routes::default()).await;
+    let setup = Setup::with(policy, Listener::default()).await;
     assert_eq!(setup.plain(request("/")).await.status(), 308);
     let preflight = request("/")
         .method("OPTIONS")
@@ -229,7 +229,7 @@ async fn l46_limits_count_before_passwords_are_checked() {
         },
         ..Policy::default()
     };
-    let setup = Setup::with(policy, Routes::default()).await;
+    let setup = Setup::with(policy, Listener::default()).await;
     // `ada` with `wrong`, then with `secret`.
     let (wrong, right) = ("Basic YWRhOndyb25n", "Basic YWRhOnNlY3JldA==");
     for (client, password, expected) in [

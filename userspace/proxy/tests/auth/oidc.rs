@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headgate_idp::{CLIENT, Fault, Idp, SECRET};
-use headgate_model::ingress::{Auth, Claims, Hidden, Introspection, Jwt, JwtKeys, Oidc, Server};
+use headgate_model::edge::{Auth, Claims, Hidden, Introspection, Jwt, JwtKeys, Oidc, Server};
 use reqwest::{Client, Response, redirect::Policy};
 use tokio_rustls::rustls::{ClientConfig, crypto::aws_lc_rs};
 

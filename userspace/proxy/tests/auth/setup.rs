@@ -13,7 +13,10 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use headgate_model::{
     NamespacedName,
-    ingress::{Auth, Certificate, Host, PathMatch, Policy, Route, Routes, Target, UpstreamKey},
+    edge::{
+        Auth, Certificate, Edge, Host, Listener, PathMatch, Policy, Route, RouteOrigin, Target,
+        UpstreamKey, WeightedTarget,
+    },
 };
 use headgate_proxy::{Proxy, Scheme, Settings};
 use http::{HeaderMap, Request, Response};
@@ -42,7 +45,7 @@ pub(crate) struct Setup {
     pub(crate) hits: Arc<AtomicUsize>,
     pub(crate) refusals: usize,
     proxy: Arc<Proxy>,
-    routes: Routes,
+    edge: Edge,
     pub(crate) roots: RootCertStore,
 }
 
@@ -55,10 +58,10 @@ impl Setup {
             auth: vec![auth],
             ..Policy::default()
         };
-        Self::with(policy, Routes::default()).await
+        Self::with(policy, Listener::default()).await
     }
 
-    pub(crate) async fn with(policy: Policy, routes: Routes) -> Self {
+    pub(crate) async fn with(policy: Policy, listener: Listener) -> Self {
         let hits = Arc::<AtomicUsize>::default();
         let backend = backend(hits.clone()).await;
         let key = UpstreamKey {
@@ -74,11 +77,11 @@ impl Setup {
             chain: made.cert.pem().into(),
             key: made.signing_key.serialize_pem().into(),
         });
-        let routes = Routes {
+        let edge = Edge::from(Listener {
             hosts: hosts(policy, &key),
             certificates: HOSTS.map(|host| (host.into(), certificate.clone())).into(),
-            ..routes
-        };
+            ..listener
+        });
         // The OpenID provider is on loopback, as are the clients.
         let loopback = vec!["127.0.0.0/8".parse().unwrap()];
         let settings = Settings {
@@ -87,8 +90,8 @@ impl Setup {
             ..Settings::default()
         };
         let proxy = Arc::new(Proxy::new(settings).unwrap());
-        let refusals = proxy.serve(&routes).len();
-        for key in routes.upstreams() {
+        let refusals = proxy.serve(&edge).len();
+        for key in edge.upstreams() {
             proxy.place(key, &[(backend, 1)].into());
         }
         Self {
@@ -97,14 +100,14 @@ impl Setup {
             hits,
             refusals,
             proxy,
-            routes,
+            edge,
             roots,
         }
     }
 
     /// Serves the same routes again.
     pub(crate) fn reload(&self) {
-        self.proxy.serve(&self.routes);
+        self.proxy.serve(&self.edge);
     }
 
     /// Sends a request over TLS with this server name; the request may name another host.
@@ -157,10 +160,10 @@ fn hosts(policy: Policy, key: &UpstreamKey) -> BTreeMap<String, Host> {
     let host = |policy, asks_certificate| Host {
         asks_certificate,
         routes: vec![Arc::new(Route {
-            ingress: NamespacedName::new("shop", "web"),
+            origin: RouteOrigin::ingress(NamespacedName::new("shop", "web")),
             path: PathMatch::Prefix(String::new()),
             conditions: Vec::new(),
-            target: Target::Upstream(key.clone()),
+            targets: WeightedTarget::only(Target::Upstream(key.clone())),
             canary: None,
             policy: Arc::new(policy),
         })],

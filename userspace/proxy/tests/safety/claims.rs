@@ -1,6 +1,6 @@
 //! Headers and trailers in which a client claims to be another one.
 
-use headgate_model::ingress::Secret;
+use headgate_model::edge::Secret;
 use headgate_proxy::Settings;
 
 use crate::{

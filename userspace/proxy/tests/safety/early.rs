@@ -8,7 +8,8 @@ use std::{
     },
 };
 
-use headgate_model::ingress::{NGINX, Secret};
+use headgate_model::edge::Secret;
+use headgate_model::ingress::NGINX;
 use headgate_proxy::Settings;
 use http::Response;
 use tokio::{

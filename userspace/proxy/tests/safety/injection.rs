@@ -2,7 +2,8 @@
 
 use headgate_model::{
     NamespacedName, Refusal,
-    ingress::{ANNOTATIONS, IngressBackend, NGINX, OWN, PortName},
+    edge::PortName,
+    ingress::{ANNOTATIONS, IngressBackend, NGINX, OWN},
 };
 use headgate_proxy::Settings;
 

@@ -9,9 +9,10 @@ use std::{
 
 use headgate_model::{
     NamespacedName, Refusal,
+    edge::{Edge, PortName, Secret, UpstreamPort, UpstreamService},
     ingress::{
         Ingress, IngressBackend, IngressOptions, IngressPath, IngressRule, IngressTls, Objects,
-        PathType, PortName, Secret, UpstreamPort, UpstreamService, routes,
+        PathType, routes,
     },
 };
 use headgate_proxy::{Proxy, Scheme, Settings};
@@ -58,8 +59,9 @@ impl Setup {
         };
         let routes = routes(objects, &options);
         let mut refusals = routes.refusals.clone();
-        refusals.extend(self.proxy.serve(&routes));
-        for key in routes.upstreams() {
+        let edge = Edge::from(routes.listener);
+        refusals.extend(self.proxy.serve(&edge));
+        for key in edge.upstreams() {
             let backend = match key.service.name.as_str() {
                 "admin" => &self.admin,
                 _ => &self.web,
@@ -145,6 +147,7 @@ fn service() -> UpstreamService {
         ports: vec![UpstreamPort {
             name: "http".into(),
             port: 80,
+            app_protocol: None,
         }],
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,

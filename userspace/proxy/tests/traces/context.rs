@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use headgate_model::ingress::Policy;
+use headgate_model::edge::Policy;
 use headgate_proxy::{AccessLog, LogFormat, Settings, TraceSettings};
 use http::HeaderMap;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;

@@ -1,6 +1,6 @@
 //! Export of spans to a collector, and its failures.
 
-use headgate_model::ingress::Policy;
+use headgate_model::edge::Policy;
 use headgate_proxy::{Settings, SpanCounts, TraceSettings};
 use http::StatusCode;
 

@@ -10,7 +10,10 @@ use axum::{Router, extract::Request as Asked};
 use bytes::Bytes;
 use headgate_model::{
     NamespacedName,
-    ingress::{Host, PathMatch, Policy, Route, Routes, Target, UpstreamKey},
+    edge::{
+        Edge, Host, Listener, PathMatch, Policy, Route, RouteOrigin, Target, UpstreamKey,
+        WeightedTarget,
+    },
 };
 use headgate_proxy::{Proxy, Scheme, Settings, TraceSettings, Tracer};
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -131,12 +134,12 @@ fn key() -> UpstreamKey {
     }
 }
 
-fn routes(policy: Policy) -> Routes {
+fn routes(policy: Policy) -> Edge {
     let route = Route {
-        ingress: NamespacedName::new("shop", "main"),
+        origin: RouteOrigin::ingress(NamespacedName::new("shop", "main")),
         path: PathMatch::Prefix("/shop".into()),
         conditions: Vec::new(),
-        target: Target::Upstream(key()),
+        targets: WeightedTarget::only(Target::Upstream(key())),
         canary: None,
         policy: Arc::new(policy),
     };
@@ -144,10 +147,10 @@ fn routes(policy: Policy) -> Routes {
         asks_certificate: false,
         routes: vec![Arc::new(route)],
     };
-    Routes {
+    Edge::from(Listener {
         hosts: [("a.test".into(), host)].into(),
-        ..Routes::default()
-    }
+        ..Listener::default()
+    })
 }
 
 async fn listen(proxy: &Arc<Proxy>) -> SocketAddr {

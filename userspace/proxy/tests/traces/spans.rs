@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headgate_model::ingress::{Policy, Retry};
+use headgate_model::edge::{Policy, Retry};
 use http::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{
     Span, span::SpanKind, status::StatusCode as SpanStatus,

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::join_all;
-use headgate_model::ingress::{UpstreamPolicy, UpstreamProtocol};
+use headgate_model::edge::{UpstreamPolicy, UpstreamProtocol};
 use headgate_proxy::{Body, ErrorKind};
 use http::{
     Request, Response, StatusCode,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use headgate_model::ingress::{Timeouts, UpstreamProtocol};
+use headgate_model::edge::{Timeouts, UpstreamProtocol};
 use headgate_proxy::{Body, ErrorKind, SendError};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -27,6 +27,7 @@ fn patient() -> Timeouts {
         connect: LONG,
         read: LONG,
         send: LONG,
+        ..Timeouts::default()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use headgate_model::ingress::{Probe, UpstreamPolicy};
+use headgate_model::edge::{Probe, UpstreamPolicy};
 use headgate_proxy::{Body, EndpointHealth};
 use http::Response;
 

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc};
 
 use futures::future::join_all;
-use headgate_model::ingress::UpstreamProtocol;
+use headgate_model::edge::UpstreamProtocol;
 use headgate_proxy::{Body, ErrorKind};
 use http::{HeaderMap, Request, Response};
 use hyper::{

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use headgate_model::ingress::{UpstreamPolicy, UpstreamProtocol};
+use headgate_model::edge::{UpstreamPolicy, UpstreamProtocol};
 use headgate_proxy::Body;
 use http::Response;
 use tokio::io::AsyncReadExt;

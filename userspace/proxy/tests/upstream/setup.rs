@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, channel::mpsc, future::ready, stream};
 use headgate_model::{
     NamespacedName,
-    ingress::{Timeouts, UpstreamKey, UpstreamPolicy, UpstreamProtocol},
+    edge::{Timeouts, UpstreamKey, UpstreamPolicy, UpstreamProtocol},
 };
 use headgate_proxy::{
     Body, EndpointState, Pick, PickInput, SendError, Upstream, UpstreamState, Upstreams,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use headgate_model::ingress::{UpstreamPolicy, UpstreamProtocol, UpstreamTls};
+use headgate_model::edge::{UpstreamPolicy, UpstreamProtocol, UpstreamTls};
 use headgate_proxy::{Body, ErrorKind};
 use http::{
     Request, Response, Version,

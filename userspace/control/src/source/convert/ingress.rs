@@ -6,9 +6,9 @@
 
 use headgate_model::{
     NamespacedName,
+    edge::{PortName, Secret},
     ingress::{
         Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, PathType,
-        PortName, Secret,
     },
 };
 use k8s_openapi::api::{core::v1 as core, networking::v1 as networking};

@@ -1,6 +1,7 @@
 //! Converts Kubernetes objects to the model. Invalid fields are refused; the rest of the object
 //! stays in effect.
 
+mod gateway;
 mod ingress;
 mod names;
 mod node;
@@ -20,7 +21,14 @@ use serde::de::DeserializeOwned;
 
 use crate::source::event::{Event, Interest, Kind};
 
-pub(crate) use {ingress::SKIPPED_SECRETS, names::host};
+pub(crate) use {
+    gateway::{
+        BackendTlsPolicy, Custom, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet,
+        ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+    },
+    ingress::SKIPPED_SECRETS,
+    names::host,
+};
 
 pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of headless Services and their slices.
@@ -70,7 +78,9 @@ impl Object for Service {
                 let service = service::service(self, name.clone(), refusals);
                 Event::Service(name, service)
             }
-            Interest::Ingress => Event::Upstream(name, Some(service::upstream(self, refusals))),
+            Interest::Ingress | Interest::Gateways => {
+                Event::Upstream(name, Some(service::upstream(self, refusals)))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use headgate_model::{
     NamespacedName, Scope, Service, ServicePort,
-    ingress::{UpstreamPort, UpstreamService},
+    edge::{UpstreamPort, UpstreamService},
 };
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
@@ -75,6 +75,7 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Upstr
             Some(UpstreamPort {
                 name: port.name.clone().unwrap_or_default(),
                 port: refusals.keep(&field, port_number(port.port))?,
+                app_protocol: port.app_protocol.clone(),
             })
         });
     UpstreamService {

@@ -21,7 +21,7 @@ pub(super) fn slice(
 ) -> Option<EndpointSlice> {
     let labels = object.labels();
     let service = labels.get(SERVICE_NAME)?;
-    let is_for_ingress = interest == Interest::Ingress;
+    let is_for_ingress = interest != Interest::Services;
     let is_headless = labels.contains_key(HEADLESS);
     if is_headless && !is_for_ingress || object.address_type == "FQDN" {
         return None;

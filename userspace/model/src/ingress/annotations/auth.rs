@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Pattern, Template, Variable, Verify};
+use crate::edge::{Pattern, Template, Variable, Verify};
 
 use super::{
     Annotation,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::NamespacedName;
 
-use super::super::{
+use crate::edge::{
     ApiKey, Auth, Basic, Claims, ClientCertificates, External, Hidden, Hmac, Introspection, Jwt,
     JwtKeys, Ldap, LdapEntry, Oidc, Paseto, PasetoKey, Pattern, Secret, Server, Template, Verify,
 };

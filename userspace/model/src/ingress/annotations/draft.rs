@@ -6,9 +6,11 @@ use ipnet::IpNet;
 
 use crate::NamespacedName;
 
-use super::super::{
-    CanaryRule, Condition, Cors, HashBy, IngressPath, Limits, Objects, Origin, Pattern, Policy,
-    Probe, Rate, Redirect, Sticky, Template, Text, UpstreamPolicy, UpstreamProtocol, reach,
+use super::super::{IngressPath, Objects, reach};
+use crate::edge::{
+    Balance, CanaryRule, Condition, Cors, CorsList, CorsOrigin, CorsOrigins, HashBy, Limits,
+    Pattern, Policy, Probe, Rate, Redirect, Secret, Sticky, Template, Text, UpstreamPolicy,
+    UpstreamProtocol,
 };
 
 use super::auth_draft::AuthDraft;
@@ -73,7 +75,7 @@ pub(in super::super) struct Draft {
 #[derive(Debug, Default)]
 pub(super) struct CorsDraft {
     pub(super) is_on: bool,
-    pub(super) origins: Vec<Origin>,
+    pub(super) origins: Vec<CorsOrigin>,
     pub(super) methods: Option<String>,
     pub(super) headers: Option<String>,
     pub(super) expose: Option<String>,
@@ -197,7 +199,7 @@ impl Draft {
         let redirects = [temporal, permanent].into_iter();
         self.policy.redirect = redirects
             .filter_map(|(location, code, default)| {
-                Some(Redirect {
+                Some(Redirect::Location {
                     location: location?,
                     code: code.unwrap_or(default),
                 })
@@ -214,9 +216,12 @@ impl Draft {
         let cors = std::mem::take(&mut self.cors);
         let is_for_all = cors.origins.is_empty();
         self.policy.cors = cors.is_on.then(|| Cors {
-            origins: cors.origins,
-            methods: cors.methods.unwrap_or_else(|| CORS_METHODS.into()),
-            headers: cors.headers.unwrap_or_else(|| CORS_HEADERS.into()),
+            origins: match is_for_all {
+                true => CorsOrigins::All,
+                false => CorsOrigins::Listed(cors.origins),
+            },
+            methods: CorsList::Listed(cors.methods.unwrap_or_else(|| CORS_METHODS.into())),
+            headers: CorsList::Listed(cors.headers.unwrap_or_else(|| CORS_HEADERS.into())),
             expose: cors.expose,
             // Otherwise every page could read what the client's cookies protect.
             credentials: !is_for_all && cors.credentials.unwrap_or(true),
@@ -277,7 +282,7 @@ impl Draft {
             name: cookie.name.unwrap_or_else(|| STICKY_COOKIE.into()),
         });
         if let Some(by) = self.hash.take() {
-            self.upstream.balance = super::super::Balance::Hash(by);
+            self.upstream.balance = Balance::Hash(by);
         }
         self.upstream.probe = self.probe_path.take().map(|path| Probe {
             path,
@@ -353,11 +358,7 @@ impl CookieDraft {
 
 impl Context<'_> {
     /// A Secret in the namespace of the Ingress; others are refused.
-    pub(super) fn secret(
-        &self,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Result<&super::super::Secret, String> {
+    pub(super) fn secret(&self, namespace: Option<&str>, name: &str) -> Result<&Secret, String> {
         let own = &self.ingress.namespace;
         if namespace.is_some_and(|namespace| namespace != own) {
             return Err(format!("only Secrets of namespace {own} can be used"));

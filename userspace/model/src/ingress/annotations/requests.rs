@@ -1,6 +1,6 @@
 //! Annotations about requests.
 
-use super::super::{Condition, HeaderEdit, Origin, Pattern, Retry, Text};
+use crate::edge::{Condition, CorsOrigin, HeaderEdit, HostMode, Pattern, Resend, Retry, Text};
 
 use super::{
     Annotation,
@@ -404,7 +404,7 @@ fn retry(text: &str) -> Result<Retry, String> {
         match word {
             "error" => retry.on_error = true,
             "timeout" => retry.on_timeout = true,
-            "non_idempotent" => retry.non_idempotent = true,
+            "non_idempotent" => retry.resend = Resend::Always,
             "off" => {}
             _ => retry.on_codes.push(retry_code(word)?),
         }
@@ -436,17 +436,17 @@ fn header_edits(text: &str) -> Result<Vec<HeaderEdit>, String> {
     lines.map(edit).collect()
 }
 
-fn origin(text: &str) -> Result<Origin, String> {
+fn origin(text: &str) -> Result<CorsOrigin, String> {
     let (scheme, rest) = text
         .split_once("://")
         .ok_or(format!("`{text}` is not an origin"))?;
-    let (is_wildcard, rest) = match rest.strip_prefix("*.") {
-        Some(rest) => (true, rest),
-        None => (false, rest),
+    let (wildcard, rest) = match rest.strip_prefix("*.") {
+        Some(rest) => (Some(HostMode::OneLabel), rest),
+        None => (None, rest),
     };
-    Ok(Origin {
+    Ok(CorsOrigin {
         scheme: token(scheme)?.to_ascii_lowercase() + "://",
-        is_wildcard,
+        wildcard,
         host: host(rest)?,
     })
 }

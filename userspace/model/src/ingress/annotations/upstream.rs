@@ -1,6 +1,6 @@
 //! Annotations about backends.
 
-use super::super::{Balance, HashBy, Template, UpstreamProtocol, Variable};
+use crate::edge::{Balance, HashBy, Template, UpstreamProtocol, Variable};
 
 use super::{
     Annotation,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::super::{Rewrite, Template};
+use crate::edge::{Rewrite, Template};
 
 /// As Go reads them (`strconv.ParseBool`), and as nginx does.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

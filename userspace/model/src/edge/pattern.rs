@@ -44,7 +44,7 @@ impl Pattern {
     }
 
     /// Returns the pattern of a path as it was written.
-    pub(super) fn as_written(&self) -> &str {
+    pub(crate) fn as_written(&self) -> &str {
         let text = self.0.as_str();
         let inner = text
             .strip_prefix("^(?:")

@@ -4,18 +4,21 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use crate::{EndpointSlice, NamespacedName, Protocol, RefusalKind, refusal::Reason};
 
-use super::{
-    Objects, PortName, Sticky, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService,
-};
+use super::{PortName, Sticky, UpstreamKey, UpstreamPolicy, UpstreamPort, UpstreamService};
+
+/// Services by name, headless ones as well.
+pub type Services = BTreeMap<NamespacedName, UpstreamService>;
+/// EndpointSlices, by Service and name.
+pub type Slices = BTreeMap<NamespacedName, BTreeMap<NamespacedName, EndpointSlice>>;
 
 /// Finds a port of a Service by name or number.
-pub(super) fn upstream(
-    objects: &Objects,
+pub(crate) fn upstream(
+    services: &Services,
     service: &NamespacedName,
     port: &PortName,
     policy: &Arc<UpstreamPolicy>,
 ) -> Result<UpstreamKey, Reason> {
-    let found = objects.services.get(service);
+    let found = services.get(service);
     let missing = || {
         Reason(
             RefusalKind::Service,
@@ -56,8 +59,12 @@ pub(super) fn upstream(
 
 /// Returns the addresses of a backend with their weights: ready endpoints, or without ready ones
 /// those that still serve while they terminate (KEP-1669).
-pub fn endpoints(objects: &Objects, key: &UpstreamKey) -> BTreeMap<SocketAddr, u32> {
-    let Some(service) = objects.services.get(&key.service) else {
+pub fn endpoints(
+    services: &Services,
+    slices: &Slices,
+    key: &UpstreamKey,
+) -> BTreeMap<SocketAddr, u32> {
+    let Some(service) = services.get(&key.service) else {
         return BTreeMap::new();
     };
     let mut ports = service.ports.iter();
@@ -67,7 +74,7 @@ pub fn endpoints(objects: &Objects, key: &UpstreamKey) -> BTreeMap<SocketAddr, u
     if key.policy.by_cluster_ip {
         return cluster_ips(service, port.port);
     }
-    let slices = objects.slices.get(&key.service);
+    let slices = slices.get(&key.service);
     let slices: Vec<&EndpointSlice> = slices.into_iter().flat_map(BTreeMap::values).collect();
     let places = |is_wanted: fn(&crate::Endpoint) -> bool| {
         let mut places = BTreeMap::new();

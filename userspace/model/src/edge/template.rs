@@ -53,7 +53,7 @@ impl Template {
     }
 
     /// The same path and query at another host.
-    pub(super) fn to_host(host: &str) -> Self {
+    pub(crate) fn to_host(host: &str) -> Self {
         Self(vec![
             Part::Variable(Variable::Scheme),
             Part::Text(format!("://{host}")),
@@ -105,7 +105,7 @@ impl Template {
     }
 
     /// Returns the scheme and authority of an address: what is before its path.
-    pub(super) fn authority(&self) -> Self {
+    pub(crate) fn authority(&self) -> Self {
         let mut before = Vec::new();
         let mut slashes = 0;
         for part in &self.0 {
@@ -129,7 +129,7 @@ impl Template {
     }
 
     /// Replaces `$host` by a name.
-    pub(super) fn fill_in_host(&mut self, host: &str) {
+    pub(crate) fn fill_in_host(&mut self, host: &str) {
         for part in &mut self.0 {
             if *part == Part::Variable(Variable::Host) {
                 *part = Part::Text(host.into());

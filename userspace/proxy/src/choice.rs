@@ -1,6 +1,6 @@
-//! Which requests of a route go to its canary.
+//! Which target of a route gets a request.
 
-use headgate_model::ingress::CanaryRule;
+use headgate_model::edge::{CanaryRule, Route, WeightedTarget};
 use http::HeaderMap;
 
 use crate::{
@@ -14,12 +14,58 @@ type Weight = (u32, u32);
 const ALL: Weight = (1, 1);
 const NONE: Weight = (0, 1);
 
-/// Selects the target of a request.
-pub(crate) fn target<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> &'a ServedTarget {
+/// The target of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen<'a> {
+    pub(crate) target: &'a ServedTarget,
+    /// As the route has it, with changes to headers; `None` for a canary.
+    pub(crate) weighted: Option<&'a WeightedTarget>,
+}
+
+/// Selects the target of a request: the canary if its rules say so, else one by weight. `None` if no
+/// target has any weight.
+pub(crate) fn choose<'a>(route: &'a ServedRoute, headers: &HeaderMap) -> Option<Chosen<'a>> {
     match &route.canary {
-        Some((rules, canary)) if is_canary(rules, headers) => canary,
-        _ => &route.target,
+        Some((rules, target)) if is_canary(rules, headers) => Some(Chosen {
+            target,
+            weighted: None,
+        }),
+        _ => by_weight(route, |total| fastrand::u64(..total)),
     }
+}
+
+/// Returns the targets of a route that get requests.
+pub(crate) fn weighted(route: &ServedRoute) -> impl Iterator<Item = Chosen<'_>> {
+    let model: &Route = route.as_ref();
+    let targets = model.targets.iter().zip(&route.targets);
+    let weighted = targets.filter(|(weighted, _)| weighted.weight > 0);
+    weighted.map(|(weighted, target)| Chosen {
+        target,
+        weighted: Some(weighted),
+    })
+}
+
+impl Chosen<'_> {
+    pub(crate) fn weight(&self) -> u64 {
+        self.weighted.map_or(0, |weighted| weighted.weight.into())
+    }
+}
+
+/// Selects the target that has the number that `draw` gives of all.
+fn by_weight(route: &ServedRoute, draw: impl Fn(u64) -> u64) -> Option<Chosen<'_>> {
+    let mut targets = weighted(route);
+    let first = targets.next()?;
+    let Some(second) = targets.next() else {
+        return Some(first);
+    };
+    let total = weighted(route).map(|chosen| chosen.weight()).sum();
+    let mut number = draw(total);
+    let mut all = [first, second].into_iter().chain(targets);
+    all.find(|chosen| {
+        let is_it = number < chosen.weight();
+        number = number.saturating_sub(chosen.weight());
+        is_it
+    })
 }
 
 /// Returns the part of the requests with these headers that goes to the canary. The first rule that
@@ -58,7 +104,7 @@ fn always_or_never(text: &str) -> Option<Weight> {
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::ingress::{CanaryRule, Text};
+    use headgate_model::edge::{CanaryRule, Text};
     use http::{HeaderMap, HeaderValue};
 
     use super::is_canary;

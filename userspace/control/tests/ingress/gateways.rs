@@ -1,0 +1,120 @@
+//! Objects of the Gateway API in manifests.
+
+use std::fs;
+
+use headgate_control::{Event, Interest, manifests};
+use headgate_model::{
+    ObjectName,
+    gateway::object::{Change, Objects},
+};
+
+/// The objects of a manifest, and what is refused.
+fn read(text: &str) -> (Objects, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.yaml"), text).unwrap();
+    let mut objects = Objects::default();
+    let mut refused = Vec::new();
+    for event in manifests::read(folder.path(), Interest::Gateways, "") {
+        match event {
+            Event::Gateway(change) => drop(objects.apply(*change)),
+            Event::Refused(_, refusals) => {
+                let texts = refusals.iter().map(|one| one.reason.clone());
+                refused.extend(texts);
+            }
+            _ => {}
+        }
+    }
+    (objects, refused)
+}
+
+#[test]
+fn g14_manifests_have_all_kinds() {
+    let kinds = [
+        ("GatewayClass", "controllerName: a"),
+        ("Gateway", "gatewayClassName: a, listeners: []"),
+        ("ListenerSet", "parentRef: {name: a}, listeners: []"),
+        ("HTTPRoute", "rules: []"),
+        ("GRPCRoute", "rules: []"),
+        ("TLSRoute", "rules: []"),
+        ("TCPRoute", "rules: []"),
+        ("UDPRoute", "rules: []"),
+        ("ReferenceGrant", "from: [], to: []"),
+        (
+            "BackendTLSPolicy",
+            "targetRefs: [], validation: {hostname: a}",
+        ),
+    ];
+    let mut text = String::new();
+    for (kind, spec) in kinds {
+        text += &format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n\
+             metadata: {{name: a, namespace: shop, generation: 2, uid: u}}\nspec: {{{spec}}}\n---\n"
+        );
+    }
+    text += "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: a}}}\n---\n";
+    text += "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {ca.crt: x}}\n---\n";
+    // A kind of the same name in another group.
+    text += "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: other}, spec: {servers: []}}\n";
+    let (objects, refused) = read(&text);
+    assert_eq!(refused, Vec::<String>::new());
+    let counts = [
+        objects.classes.len(),
+        objects.gateways.len(),
+        objects.listener_sets.len(),
+        objects.http_routes.len(),
+        objects.grpc_routes.len(),
+        objects.tls_routes.len(),
+        objects.tcp_routes.len(),
+        objects.udp_routes.len(),
+        objects.grants.len(),
+        objects.backend_tls.len(),
+        objects.namespaces.len(),
+        objects.config_maps.len(),
+    ];
+    assert_eq!(counts, [1; 12]);
+    let gateway = objects.gateways.values().next().unwrap();
+    assert_eq!((&*gateway.meta.uid, gateway.meta.generation), ("u", 2));
+    assert_eq!(objects.namespaces["shop"]["team"], "a");
+}
+
+#[test]
+fn g14_errors_of_manifests_name_object_and_field() {
+    for (object, reason) in [
+        (
+            "kind: Gateway\nspec: {listeners: []}",
+            "missing field `gatewayClassName`",
+        ),
+        (
+            "kind: HTTPRoute\nspec: {rules: [{match: []}]}",
+            "unknown field spec.rules.0.match",
+        ),
+        (
+            "kind: HTTPRoute\nspec: {rules: [{filters: [{}]}]}",
+            "missing field `type`",
+        ),
+    ] {
+        let (_, refused) = read(&format!("{object}\nmetadata: {{name: a}}\n"));
+        assert!(
+            refused.iter().any(|one| one.contains(reason)),
+            "{refused:?}"
+        );
+    }
+    let (objects, refused) = read("kind: Gateway\nmetadata: {name: a}\n");
+    assert_eq!(
+        (refused, objects.gateways.len()),
+        (vec!["is missing".to_owned()], 0)
+    );
+}
+
+#[test]
+fn g18_a_removed_manifest_removes_its_objects() {
+    let mut objects = Objects::default();
+    let (found, _) = read("kind: HTTPRoute\nmetadata: {name: a}\nspec: {}\n");
+    let (name, route) = found.http_routes.into_iter().next().unwrap();
+    assert!(objects.apply(Change::HttpRoute(name.clone(), Some(route.clone()))));
+    assert!(!objects.apply(Change::HttpRoute(name.clone(), Some(route))));
+    assert!(objects.apply(Change::HttpRoute(name.clone(), None)));
+    assert!(!objects.apply(Change::HttpRoute(name.clone(), None)));
+    let object = ObjectName::Gateway("HTTPRoute", name);
+    assert_eq!(object.to_string(), "HTTPRoute default/a");
+}

@@ -1,0 +1,260 @@
+//! Gateways and their routes, as a controller judges the manifests of a folder.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use headgate_control::{Event, Interest, manifests};
+use headgate_model::{
+    NamespacedName, Refusal,
+    edge::{Secret, Services},
+    gateway::{
+        GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
+        object::ListenerSpec, resolve,
+    },
+};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::output::{OutputArgs, print_rows};
+
+#[derive(Args)]
+pub(crate) struct GatewaysArgs {
+    /// Folder with manifests; its sub-folders are read too
+    #[arg(long, value_name = "DIR")]
+    source: PathBuf,
+    /// Network whose addresses Gateways get; may be repeated
+    #[arg(long = "address-pool", value_name = "CIDR")]
+    pools: Vec<IpNet>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// A listener of a Gateway.
+#[derive(Serialize)]
+struct ListenerRow {
+    gateway: String,
+    /// The ListenerSet that has the listener, if it is not the Gateway.
+    set: Option<String>,
+    class: String,
+    addresses: Vec<String>,
+    listener: String,
+    port: i32,
+    protocol: String,
+    hostname: String,
+    kinds: Vec<&'static str>,
+    /// Number of routes that are accepted here.
+    routes: usize,
+    /// Conditions of the Gateway or the ListenerSet, as `True/Accepted`, by type.
+    object: BTreeMap<&'static str, String>,
+    /// Conditions of the listener.
+    conditions: BTreeMap<&'static str, String>,
+    /// `Programmed`, or the reason why it is not.
+    state: String,
+    /// What is wrong.
+    message: Vec<String>,
+}
+
+/// A route at one of its parents.
+#[derive(Serialize)]
+struct RouteRow {
+    kind: &'static str,
+    route: String,
+    parent: String,
+    /// Conditions, as `True/Accepted`, by type.
+    conditions: BTreeMap<&'static str, String>,
+    /// `Accepted`, or the reason why it is not.
+    accepted: String,
+    /// `ResolvedRefs`, or the reason why a reference is not valid.
+    references: String,
+    /// What is wrong.
+    message: Vec<String>,
+}
+
+/// Prints the listeners of a folder.
+pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
+    let input = Input::read(&args.source)?;
+    let resolved = input.resolve(&args.pools);
+    let header = [
+        "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
+    ];
+    let wide = ["set", "class", "addresses", "kinds"];
+    print_rows(&args.output, &header, &wide, &input.listeners(&resolved))
+}
+
+/// Prints the routes of a folder.
+pub(super) fn routes(source: &Path, output: &OutputArgs) -> Result<()> {
+    let resolved = Input::read(source)?.resolve(&[]);
+    let rows = resolved.routes.iter().flat_map(|((kind, name), verdict)| {
+        let parents = verdict.parents.iter();
+        parents.map(|(parent, conditions)| RouteRow {
+            kind: kind.name(),
+            route: name.to_string(),
+            parent: parent.to_string(),
+            accepted: state(conditions, "Accepted"),
+            references: state(conditions, "ResolvedRefs"),
+            message: messages(conditions),
+            conditions: by_type(conditions),
+        })
+    });
+    let rows: Vec<RouteRow> = rows.collect();
+    let header = [
+        "kind",
+        "route",
+        "parent",
+        "accepted",
+        "references",
+        "message",
+    ];
+    print_rows(output, &header, &[], &rows)
+}
+
+/// The objects of a folder.
+#[derive(Default)]
+struct Input {
+    objects: Objects,
+    secrets: BTreeMap<NamespacedName, Secret>,
+    services: Services,
+    options: GatewayOptions,
+}
+
+impl Input {
+    /// Reads a folder; prints what is refused.
+    fn read(folder: &Path) -> Result<Self> {
+        manifests::files(folder).with_context(|| folder.display().to_string())?;
+        let mut input = Self {
+            options: GatewayOptions {
+                check_certificate: headgate_proxy::check_certificate,
+                ..GatewayOptions::default()
+            },
+            ..Self::default()
+        };
+        for event in manifests::read(folder, Interest::Gateways, "") {
+            match event {
+                Event::Gateway(change) => drop(input.objects.apply(*change)),
+                Event::Secret(name, Some(secret)) => drop(input.secrets.insert(name, secret)),
+                Event::Upstream(name, Some(service)) => {
+                    drop(input.services.insert(name, service));
+                }
+                Event::Refused(_, refusals) => refusals.iter().for_each(print_refusal),
+                _ => {}
+            }
+        }
+        Ok(input)
+    }
+
+    fn resolve(&self, pools: &[IpNet]) -> Resolved {
+        resolve(&World {
+            objects: &self.objects,
+            secrets: &self.secrets,
+            services: &self.services,
+            addresses: &assign(&self.objects, &self.options, pools),
+            target_ports: &BTreeMap::new(),
+            options: &self.options,
+        })
+    }
+
+    /// Listeners of Gateways, each followed by those of its ListenerSets.
+    fn listeners(&self, resolved: &Resolved) -> Vec<ListenerRow> {
+        let mut rows = Vec::new();
+        for (name, verdict) in &resolved.verdicts {
+            let Some(gateway) = self.objects.gateways.get(name) else {
+                continue;
+            };
+            let addresses = verdict.addresses.iter().map(|one| one.value.clone());
+            let addresses: Vec<String> = addresses.collect();
+            let own = Group {
+                gateway: name,
+                set: None,
+                class: &gateway.spec.gateway_class_name,
+                addresses: &addresses,
+                conditions: &verdict.conditions,
+            };
+            own.add(&gateway.spec.listeners, &verdict.listeners, &mut rows);
+            for (set_name, set) in &self.objects.listener_sets {
+                let is_here = set.spec.parent_ref.target(&set_name.namespace) == *name;
+                if let Some(verdict) = resolved.listener_sets.get(set_name).filter(|_| is_here) {
+                    let group = Group {
+                        set: Some(set_name),
+                        conditions: &verdict.conditions,
+                        ..own
+                    };
+                    group.add(&set.spec.listeners, &verdict.listeners, &mut rows);
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// What the listeners of an object have in common.
+struct Group<'a> {
+    gateway: &'a NamespacedName,
+    set: Option<&'a NamespacedName>,
+    class: &'a str,
+    addresses: &'a [String],
+    conditions: &'a [Verdict],
+}
+
+impl Group<'_> {
+    fn add(
+        &self,
+        specs: &[ListenerSpec],
+        verdicts: &[ListenerVerdict],
+        rows: &mut Vec<ListenerRow>,
+    ) {
+        for verdict in verdicts {
+            let Some(spec) = specs.iter().find(|spec| spec.name == verdict.name) else {
+                continue;
+            };
+            rows.push(ListenerRow {
+                gateway: self.gateway.to_string(),
+                set: self.set.map(ToString::to_string),
+                class: self.class.into(),
+                addresses: self.addresses.to_vec(),
+                listener: spec.name.clone(),
+                port: spec.port,
+                protocol: spec.protocol.to_string(),
+                hostname: spec.hostname.clone().unwrap_or_default(),
+                kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
+                routes: verdict.attached_routes,
+                object: by_type(self.conditions),
+                conditions: by_type(&verdict.conditions),
+                state: state(&verdict.conditions, "Programmed"),
+                message: messages(self.conditions.iter().chain(&verdict.conditions)),
+            });
+        }
+    }
+}
+
+fn print_refusal(refusal: &Refusal) {
+    eprintln!("headgate: {refusal}");
+}
+
+fn by_type(conditions: &[Verdict]) -> BTreeMap<&'static str, String> {
+    let pairs = conditions.iter().map(|one| {
+        let status = if one.is_true { "True" } else { "False" };
+        (one.type_, format!("{status}/{}", one.reason))
+    });
+    pairs.collect()
+}
+
+/// The reason of a condition.
+fn state(conditions: &[Verdict], type_: &str) -> String {
+    let found = conditions.iter().find(|one| one.type_ == type_);
+    found.map_or_else(String::new, |one| one.reason.into())
+}
+
+/// The texts of all conditions that have one, each once.
+fn messages<'a>(conditions: impl IntoIterator<Item = &'a Verdict>) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for one in conditions {
+        if !one.message.is_empty() && !texts.contains(&one.message) {
+            texts.push(one.message.clone());
+        }
+    }
+    texts
+}

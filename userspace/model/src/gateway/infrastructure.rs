@@ -1,0 +1,98 @@
+//! What a controller makes for each Gateway: a Service with its addresses, and EndpointSlices with the proxies
+//! of all nodes, so that the datapath of Services brings connections to the proxies.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{
+    Resolved,
+    object::{Meta, Objects},
+    ports::hash,
+};
+use crate::{Family, NamespacedName};
+
+/// Label of everything that is made for a Gateway.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Longest name of a Service, and longest value of a label.
+const LONGEST: usize = 63;
+
+/// What is made for a Gateway. All of it is owned by the Gateway, in its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Infrastructure {
+    /// Name and `uid` of the owner.
+    pub owner: (NamespacedName, String),
+    /// Name of the Service; the names of its slices begin with it.
+    pub service: NamespacedName,
+    /// Labels of all objects.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of all objects.
+    pub annotations: BTreeMap<String, String>,
+    /// TCP ports: that of clients and that of proxies.
+    pub ports: BTreeMap<u16, u16>,
+    /// Addresses of proxies with their nodes, by family: a slice each.
+    pub proxies: BTreeMap<Family, Vec<(IpAddr, String)>>,
+}
+
+/// Returns what is made for our Gateways that serve a port; `nodes` are addresses of nodes with a proxy, by
+/// the name of the node.
+pub fn infrastructure(
+    objects: &Objects,
+    resolved: &Resolved,
+    nodes: &BTreeMap<String, Vec<IpAddr>>,
+) -> BTreeMap<NamespacedName, Infrastructure> {
+    let mut proxies: BTreeMap<Family, Vec<(IpAddr, String)>> = BTreeMap::new();
+    for (node, addresses) in nodes {
+        for address in addresses {
+            let family = proxies.entry(Family::of(*address)).or_default();
+            family.push((*address, node.clone()));
+        }
+    }
+    let mut all: BTreeMap<NamespacedName, Infrastructure> = BTreeMap::new();
+    for (port, listeners) in &resolved.gateways {
+        let Some(gateway) = objects.gateways.get(&port.gateway) else {
+            continue;
+        };
+        let made = all.entry(port.gateway.clone()).or_insert_with(|| {
+            let wanted = gateway.spec.infrastructure.clone().unwrap_or_default();
+            let mut labels = wanted.labels;
+            labels.insert(GATEWAY_NAME.into(), shortened(&gateway.meta.name.name));
+            Infrastructure {
+                owner: (gateway.meta.name.clone(), gateway.meta.uid.clone()),
+                service: service_name(&gateway.meta),
+                labels,
+                annotations: wanted.annotations,
+                ports: BTreeMap::new(),
+                proxies: proxies.clone(),
+            }
+        });
+        made.ports.insert(port.port, listeners.target_port);
+    }
+    all
+}
+
+/// The name of the Service: a DNS label that begins with a letter.
+fn service_name(meta: &Meta) -> NamespacedName {
+    let name = &meta.name.name;
+    let label = format!("gateway-{name}");
+    let is_label = !name.contains('.') && label.len() <= LONGEST;
+    let label = match is_label {
+        true => label,
+        false => with_hash(&label.replace('.', "-"), name),
+    };
+    NamespacedName::new(&meta.name.namespace, &label)
+}
+
+/// A name as the value of a label.
+fn shortened(name: &str) -> String {
+    match name.len() <= LONGEST {
+        true => name.into(),
+        false => with_hash(name, name),
+    }
+}
+
+/// The start of a text, with a hash that keeps it unique.
+fn with_hash(text: &str, name: &str) -> String {
+    let hash = format!("-{:016x}", hash(name));
+    let start = text.len().min(LONGEST - hash.len());
+    let start = text.get(..start).unwrap_or_default();
+    format!("{}{hash}", start.trim_end_matches(['-', '.']))
+}

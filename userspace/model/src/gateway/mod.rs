@@ -1,0 +1,117 @@
+//! The Gateway API: what a proxy serves, and what the statuses say, made from Kubernetes objects.
+//!
+//! Everything here is a pure function without clock or I/O. The proxy, the controller and the commands
+//! call the same ones, so a status says what is served.
+
+mod addresses;
+mod attach;
+mod backend;
+mod backend_tls;
+mod filters;
+mod grpc;
+mod hostname;
+mod http;
+mod infrastructure;
+mod listeners;
+pub mod object;
+mod ports;
+mod problem;
+mod reference;
+mod resolve;
+mod rules;
+mod site;
+mod status;
+mod verdicts;
+
+use std::collections::BTreeMap;
+
+pub use addresses::{Addresses, assign};
+pub use hostname::intersect;
+pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure};
+pub use listeners::{Conflict, Holder, Listener, RouteKind};
+pub use object::Objects;
+pub use problem::Problem;
+pub use reference::{Referent, Referrer, permits};
+pub use resolve::{Resolved, resolve};
+pub use status::{
+    ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Merge, RouteVerdict, Verdict,
+};
+
+use crate::{
+    NamespacedName,
+    edge::{Certificate, GatewayPort, Secret, Services},
+};
+use object::{FromNamespaces, Gateway, GatewayClass, LabelSelector};
+
+/// Options that apply to all Gateways.
+#[derive(Clone, Debug)]
+pub struct GatewayOptions {
+    /// `spec.controllerName` of the GatewayClasses that are served.
+    pub controller: String,
+    /// Version of the installed CRDs, as `v1.6.1`, if it is known.
+    pub bundle_version: Option<String>,
+    /// Returns why a certificate and its key cannot be used.
+    pub check_certificate: fn(&Certificate) -> Result<(), String>,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            controller: "headgate.io/gateway".into(),
+            bundle_version: None,
+            check_certificate: |_| Ok(()),
+        }
+    }
+}
+
+impl GatewayOptions {
+    /// Returns whether a GatewayClass is ours.
+    fn owns(&self, class: &GatewayClass) -> bool {
+        class.spec.controller_name == self.controller
+    }
+
+    /// Returns whether a Gateway is of a class of ours.
+    pub fn serves(&self, objects: &Objects, gateway: &Gateway) -> bool {
+        let class = objects.classes.get(&gateway.spec.gateway_class_name);
+        class.is_some_and(|class| self.owns(class))
+    }
+}
+
+/// Everything that statuses and routes are made from.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// Objects of the Gateway API.
+    pub objects: &'a Objects,
+    /// Secrets.
+    pub secrets: &'a BTreeMap<NamespacedName, Secret>,
+    /// Services.
+    pub services: &'a Services,
+    /// Addresses of Gateways.
+    pub addresses: &'a Addresses,
+    /// Target ports that were chosen before.
+    pub target_ports: &'a BTreeMap<GatewayPort, u16>,
+    /// Options.
+    pub options: &'a GatewayOptions,
+}
+
+impl World<'_> {
+    /// Whether a namespace is one of those that an object of the namespace `own` names.
+    fn selects(
+        &self,
+        from: &FromNamespaces,
+        selector: Option<&LabelSelector>,
+        own: &str,
+        namespace: &str,
+    ) -> bool {
+        match from {
+            FromNamespaces::All => true,
+            FromNamespaces::Same => own == namespace,
+            FromNamespaces::Selector => {
+                let labels = self.objects.namespaces.get(namespace);
+                let both = selector.zip(labels);
+                both.is_some_and(|(selector, labels)| selector.selects(labels))
+            }
+            FromNamespaces::None | FromNamespaces::Other(_) => false,
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Changes of objects.
+
+use std::collections::BTreeMap;
+
+use super::{
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, L4Route, ListenerSet, Objects,
+    ReferenceGrant, TlsRoute,
+};
+use crate::NamespacedName;
+
+/// Upserts (`Some`) or deletes (`None`) an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A GatewayClass.
+    GatewayClass(String, Option<GatewayClass>),
+    /// A Gateway.
+    Gateway(NamespacedName, Option<Gateway>),
+    /// A ListenerSet.
+    ListenerSet(NamespacedName, Option<ListenerSet>),
+    /// An HTTPRoute.
+    HttpRoute(NamespacedName, Option<HttpRoute>),
+    /// A GRPCRoute.
+    GrpcRoute(NamespacedName, Option<GrpcRoute>),
+    /// A TLSRoute.
+    TlsRoute(NamespacedName, Option<TlsRoute>),
+    /// A TCPRoute.
+    TcpRoute(NamespacedName, Option<L4Route>),
+    /// A UDPRoute.
+    UdpRoute(NamespacedName, Option<L4Route>),
+    /// A ReferenceGrant.
+    ReferenceGrant(NamespacedName, Option<ReferenceGrant>),
+    /// A BackendTLSPolicy.
+    BackendTlsPolicy(NamespacedName, Option<BackendTlsPolicy>),
+    /// Labels of a Namespace.
+    Namespace(String, Option<BTreeMap<String, String>>),
+    /// Data of a ConfigMap.
+    ConfigMap(NamespacedName, Option<BTreeMap<String, String>>),
+}
+
+impl Objects {
+    /// Applies a change; returns whether an object differs afterwards.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::GatewayClass(name, new) => put(&mut self.classes, name, new),
+            Change::Gateway(name, new) => put(&mut self.gateways, name, new),
+            Change::ListenerSet(name, new) => put(&mut self.listener_sets, name, new),
+            Change::HttpRoute(name, new) => put(&mut self.http_routes, name, new),
+            Change::GrpcRoute(name, new) => put(&mut self.grpc_routes, name, new),
+            Change::TlsRoute(name, new) => put(&mut self.tls_routes, name, new),
+            Change::TcpRoute(name, new) => put(&mut self.tcp_routes, name, new),
+            Change::UdpRoute(name, new) => put(&mut self.udp_routes, name, new),
+            Change::ReferenceGrant(name, new) => put(&mut self.grants, name, new),
+            Change::BackendTlsPolicy(name, new) => put(&mut self.backend_tls, name, new),
+            Change::Namespace(name, new) => put(&mut self.namespaces, name, new),
+            Change::ConfigMap(name, new) => put(&mut self.config_maps, name, new),
+        }
+    }
+}
+
+/// Sets or removes a value; returns whether that changed anything.
+fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
+    match value {
+        Some(value) if map.get(&key) == Some(&value) => false,
+        Some(value) => {
+            map.insert(key, value);
+            true
+        }
+        None => map.remove(&key).is_some(),
+    }
+}

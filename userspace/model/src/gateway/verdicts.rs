@@ -1,0 +1,238 @@
+//! Verdicts about classes, Gateways and ListenerSets.
+
+use super::{
+    Holder, Listener, Problem, RouteKind, World,
+    object::{GatewayClass, ListenerProtocol},
+    site::{Site, Sites},
+    status::{ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Verdict},
+};
+use crate::NamespacedName;
+
+/// Version of the API that is known, without its patch level.
+const VERSION: &str = "v1.6.";
+
+/// Features that the controller claims, in ascending order.
+const FEATURES: &[&str] = &[
+    "GRPCRoute",
+    "Gateway",
+    "GatewayHTTPListenerIsolation",
+    "GatewayPort8080",
+    "HTTPRoute",
+    "HTTPRouteBackendRequestHeaderModification",
+    "HTTPRouteHostRewrite",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRoutePathRedirect",
+    "HTTPRoutePathRewrite",
+    "HTTPRoutePortRedirect",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteResponseHeaderModification",
+    "HTTPRouteSchemeRedirect",
+    "ReferenceGrant",
+];
+
+/// The verdict about a class of ours.
+pub(super) fn class(world: &World<'_>, class: &GatewayClass) -> ClassVerdict {
+    let version = world.options.bundle_version.as_deref();
+    let unknown = version.filter(|version| !version.starts_with(VERSION));
+    let unknown = unknown.map(|version| {
+        let message = format!("version {version} of the API is not known, only {VERSION}x");
+        Problem::new("UnsupportedVersion", message)
+    });
+    ClassVerdict {
+        conditions: vec![
+            Verdict::of("Accepted", parameters(class).as_ref()),
+            Verdict::of("SupportedVersion", unknown.as_ref()),
+        ],
+        features: FEATURES,
+    }
+}
+
+/// Why a class is not accepted.
+pub(super) fn parameters(class: &GatewayClass) -> Option<Problem> {
+    let parameters = class.spec.parameters_ref.as_ref()?;
+    let message = format!(
+        "spec.parametersRef: {} {} is not supported",
+        parameters.kind, parameters.name
+    );
+    Some(Problem::new("InvalidParameters", message))
+}
+
+/// Numbers of routes that are attached to the listeners of a site.
+pub(super) type Attached<'a> = &'a [usize];
+
+/// The verdict about a Gateway.
+pub(super) fn gateway(
+    world: &World<'_>,
+    sites: &Sites<'_>,
+    site: &Site<'_>,
+    attached: Attached<'_>,
+) -> GatewayVerdict {
+    let holder = Holder::Gateway(site.gateway.meta.name.clone());
+    let own: Vec<&Listener<'_>> = of(site, &holder).map(|(_, listener)| listener).collect();
+    let invalid = invalid(&own);
+    let accepted = match (&site.refusal, &invalid) {
+        (Some(problem), _) => Verdict::no("Accepted", problem),
+        (None, Some(problem)) if !site.is_accepted() => Verdict::no("Accepted", problem),
+        (None, Some(problem)) => Verdict {
+            is_true: true,
+            ..Verdict::no("Accepted", problem)
+        },
+        (None, None) => Verdict::of("Accepted", None),
+    };
+    let unusable = unusable(world, site);
+    GatewayVerdict {
+        conditions: vec![accepted, Verdict::of("Programmed", unusable.as_ref())],
+        addresses: world.addresses.of(&site.gateway.meta.name).to_vec(),
+        listener_sets: sites.accepted_sets(site),
+        listeners: listeners(world, site, &holder, attached),
+    }
+}
+
+/// The verdict about a ListenerSet of one of our Gateways.
+pub(super) fn listener_set(
+    world: &World<'_>,
+    site: &Site<'_>,
+    name: &NamespacedName,
+    is_allowed: bool,
+    attached: Attached<'_>,
+) -> ListenerSetVerdict {
+    let holder = Holder::ListenerSet(name.clone());
+    let own: Vec<&Listener<'_>> = of(site, &holder).map(|(_, listener)| listener).collect();
+    let gateway = &site.gateway.meta.name;
+    let invalid = invalid(&own);
+    let refusal = if !is_allowed {
+        let message = format!("Gateway {gateway} does not allow this ListenerSet");
+        Some(Problem::new("NotAllowed", message))
+    } else if !site.is_accepted() {
+        let message = format!("Gateway {gateway} is not accepted");
+        Some(Problem::new("ParentNotAccepted", message))
+    } else {
+        let has_valid = own.iter().any(|listener| listener.is_accepted());
+        invalid.clone().filter(|_| !has_valid)
+    };
+    let accepted = match (&refusal, invalid) {
+        (None, Some(problem)) => Verdict {
+            is_true: true,
+            ..Verdict::no("Accepted", &problem)
+        },
+        (refusal, _) => Verdict::of("Accepted", refusal.as_ref()),
+    };
+    let pending = pending(world, site);
+    let programmed = Verdict::of("Programmed", refusal.as_ref().or(pending.as_ref()));
+    ListenerSetVerdict {
+        conditions: vec![accepted, programmed],
+        listeners: listeners(world, site, &holder, attached),
+    }
+}
+
+/// The listeners of an object, with their index in the site.
+fn of<'a, 'b>(
+    site: &'b Site<'a>,
+    holder: &'b Holder,
+) -> impl Iterator<Item = (usize, &'b Listener<'a>)> {
+    let all = site.listeners.iter().enumerate();
+    all.filter(move |(_, listener)| listener.holder == *holder)
+}
+
+/// Which listeners of an object are not accepted.
+fn invalid(listeners: &[&Listener<'_>]) -> Option<Problem> {
+    let invalid = listeners.iter().filter(|listener| !listener.is_accepted());
+    let names: Vec<&str> = invalid.map(|one| one.spec.name.as_str()).collect();
+    let message = || format!("listeners that are not accepted: {}", names.join(", "));
+    (!names.is_empty()).then(|| Problem::new("ListenersNotValid", message()))
+}
+
+/// Why a Gateway is not programmed.
+fn unusable(world: &World<'_>, site: &Site<'_>) -> Option<Problem> {
+    let name = &site.gateway.meta.name;
+    if !site.is_accepted() {
+        return Some(Problem::new("Invalid", "the Gateway is not accepted"));
+    }
+    let problem = world.addresses.problem(name);
+    problem.cloned().or_else(|| {
+        let none = world.addresses.of(name).is_empty();
+        none.then(|| Problem::new("AddressNotAssigned", "the Gateway has no address yet"))
+    })
+}
+
+/// Why the listeners of a Gateway cannot be reached.
+fn pending(world: &World<'_>, site: &Site<'_>) -> Option<Problem> {
+    let problem = unusable(world, site)?;
+    let reason = if site.is_accepted() {
+        "Pending"
+    } else {
+        "Invalid"
+    };
+    Some(Problem { reason, ..problem })
+}
+
+fn listeners(
+    world: &World<'_>,
+    site: &Site<'_>,
+    holder: &Holder,
+    attached: Attached<'_>,
+) -> Vec<ListenerVerdict> {
+    let pending = pending(world, site);
+    of(site, holder)
+        .map(|(index, listener)| ListenerVerdict {
+            name: listener.spec.name.clone(),
+            kinds: listener.kinds.clone(),
+            attached_routes: attached.get(index).copied().unwrap_or_default(),
+            conditions: conditions(listener, pending.as_ref()),
+        })
+        .collect()
+}
+
+fn conditions(listener: &Listener<'_>, pending: Option<&Problem>) -> Vec<Verdict> {
+    let conflict = listener.conflict.map(|conflict| {
+        let message = format!(
+            "port {}: another listener has a protocol that cannot share it, or the same host name",
+            listener.spec.port
+        );
+        Problem::new(conflict.reason(), message)
+    });
+    let refusal = conflict.as_ref().or(listener.refusal.as_ref());
+    let unserved = || {
+        let invalid = listener.unresolved.as_ref();
+        let message = invalid.map(|problem| problem.message.clone());
+        Problem::new("Invalid", message.unwrap_or_default())
+    };
+    let programmed = match (&conflict, listener.is_served()) {
+        (Some(problem), _) => Verdict::no("Programmed", problem),
+        (None, false) => Verdict::no("Programmed", &unserved()),
+        (None, true) => Verdict::of("Programmed", pending.or(not_yet(listener).as_ref())),
+    };
+    let conflicted = match &conflict {
+        Some(problem) => Verdict {
+            is_true: true,
+            ..Verdict::no("Conflicted", problem)
+        },
+        None => Verdict {
+            is_true: false,
+            ..Verdict::yes("Conflicted", "NoConflicts")
+        },
+    };
+    vec![
+        Verdict::of("Accepted", refusal),
+        conflicted,
+        Verdict::of("ResolvedRefs", listener.unresolved.as_ref()),
+        programmed,
+    ]
+}
+
+/// Why a listener that could be served is not: its protocol has no routes in a proxy yet.
+fn not_yet(listener: &Listener<'_>) -> Option<Problem> {
+    let is_http = matches!(
+        listener.spec.protocol,
+        ListenerProtocol::Http | ListenerProtocol::Https
+    );
+    let kinds: Vec<&str> = listener
+        .kinds
+        .iter()
+        .map(|kind| RouteKind::name(*kind))
+        .collect();
+    let message = || format!("{} is not served yet", kinds.join(", "));
+    (!is_http).then(|| Problem::new("Pending", message()))
+}

@@ -1,0 +1,13 @@
+//! What a proxy does for Gateways, from connection to backend: a proxy with ports of Gateways, backends
+//! that echo what they get, and clients with and without TLS.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+mod backends;
+mod client;
+mod cors;
+mod filters;
+mod matching;
+mod setup;
+mod timers;
+mod tls;
+mod worlds;
