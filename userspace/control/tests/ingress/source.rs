@@ -49,7 +49,11 @@ impl Source {
         let (sender, events) = mpsc::channel(64);
         match self {
             Self::Manifests(folder) => {
-                let follow = manifests::follow_ingresses(folder.path().to_owned(), sender);
+                let follow = manifests::follow_ingresses(
+                    folder.path().to_owned(),
+                    Interest::Ingress,
+                    sender,
+                );
                 tokio::spawn(async move { follow.await.unwrap() });
             }
             Self::Api(server) => {
@@ -114,7 +118,7 @@ impl Proxy {
         let (status_sender, mut status) = watch::channel(IngressStatus::default());
         let run = run_ingress(
             events,
-            options,
+            options.into(),
             Server(sender),
             status_sender,
             std::future::pending(),
