@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::common::{CLUSTER_V4, CLUSTER_V6, headgate, names, on, pods_over_http, prefix};
-use headgate_netns::{Cluster, Layout, SERVICE, slices, udp};
+use headgate_netns::{Cluster, Layout, SERVICE, rules::load_nftables, slices, udp};
 
 /// How the agents of a test learn where endpoints are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,7 @@ fn services_work(name: &str, layout: Layout, node_names: NodeNames, options: &[&
         }
         }";
         for node in &cluster.nodes {
-            let status = node.netns.command("nft", None).arg(marks).status();
-            assert!(status.unwrap().success());
+            load_nftables(&node.netns, marks).unwrap();
         }
     }
     let mut endpoints = slices(&[(1, 1), (2, 1)]);

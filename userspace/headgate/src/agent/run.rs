@@ -62,13 +62,11 @@ async fn serve(config: AgentConfig) -> Result<()> {
     } = config;
     let pins = hooks.pins.clone();
     let first = node::read(&node_config.selection)?;
-    let is_alone = !node_config.served.is_part();
-    for leftover in kube_proxy::find()
-        .leftovers
-        .into_iter()
-        .filter(|_| is_alone)
-    {
-        warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
+    // Beside kube-proxy, its rules are no leftovers.
+    if !node_config.served.is_part() {
+        for leftover in kube_proxy::find().leftovers {
+            warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
+        }
     }
     let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
     let mut hooks = Hooks::load(hooks, datapath, &first)?;

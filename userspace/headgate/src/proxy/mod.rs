@@ -2,6 +2,7 @@
 
 mod args;
 pub(crate) mod client;
+mod gateway_ports;
 mod inspect;
 mod listening;
 mod metrics;

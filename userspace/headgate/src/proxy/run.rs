@@ -37,6 +37,7 @@ use tracing::{info, warn};
 use super::page;
 use super::{
     args::{AccessLogFormat, ProxyArgs},
+    gateway_ports::{GatewayPorts, Wanted},
     inspect, listening, metrics, probes, sandbox,
 };
 use crate::{
@@ -46,7 +47,7 @@ use crate::{
 };
 
 /// Connections that may wait to be accepted.
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 /// How long to wait before the agent's map is opened again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Events of the source that wait for the loop.
@@ -82,6 +83,7 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
     let (sender, events) = mpsc::channel(EVENTS);
     let (status, statuses) = watch::channel(IngressStatus::default());
     let (listening, is_listening) = watch::channel(false);
+    let (ports, wanted) = watch::channel(Wanted::new());
     let metrics = {
         let (proxy, statuses) = (proxy.clone(), statuses.clone());
         move || metrics::text(&proxy, &statuses.borrow())
@@ -97,13 +99,13 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
     );
     #[cfg(not(feature = "page"))]
     let page = pending::<()>();
-    let (options, served) = (ingress_options(args), ServedProxy(proxy.clone()));
+    let (options, served) = (ingress_options(args), ServedProxy(proxy.clone(), ports));
     tokio::select! {
         () = run_ingress(events, options, served, status, pending()) => Ok(()),
         result = follow_source(args, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
-        result = listen(pins, args, &proxy, statuses.clone(), &listening) => result,
+        result = listen(pins, args, &proxy, statuses.clone(), &listening, &wanted) => result,
         () = probes::serve_probes(probed, statuses.clone(), is_listening) => Ok(()),
         () = http::serve(args.metrics_bind_address, inspected) => Ok(()),
         () = page => Ok(()),
@@ -187,12 +189,19 @@ async fn publish_addresses(
     publish(client, addresses, namespaces, statuses).await;
 }
 
-/// The proxy for the loop.
-struct ServedProxy(Arc<Proxy>);
+/// The proxy for the loop, and the ports at which it listens for Gateways.
+struct ServedProxy(Arc<Proxy>, watch::Sender<Wanted>);
 
 impl Serve for ServedProxy {
     fn serve(&mut self, edge: Edge) -> Vec<Refusal> {
-        self.0.serve(&edge)
+        let refusals = self.0.serve(&edge);
+        self.1.send_if_modified(|known| {
+            let ports = self.0.gateway_ports();
+            let is_other = *known != ports;
+            *known = ports;
+            is_other
+        });
+        refusals
     }
 
     fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints) {
@@ -208,6 +217,7 @@ async fn listen(
     proxy: &Arc<Proxy>,
     mut statuses: Statuses,
     listening: &watch::Sender<bool>,
+    wanted: &watch::Receiver<Wanted>,
 ) -> Result<()> {
     let signal = process::stop_signal()?;
     let mut signal = std::pin::pin!(signal);
@@ -229,8 +239,10 @@ async fn listen(
         let (proxy, stopped, ended) = (proxy.clone(), stopped.clone(), ended.clone());
         let mut finished = finished.clone();
         let reports = ended.clone();
+        let (addresses, wanted) = (args.bind_addresses.clone(), wanted.clone());
+        let gateways = GatewayPorts::new(proxy.clone(), addresses, wanted, number == 1);
         let serve = async move {
-            let accepted = accept(proxy, listeners, stopped).await;
+            let accepted = accept(proxy, listeners, gateways, stopped).await;
             // Fails if the process ends.
             drop(ended.send(accepted).await);
             // Connections to endpoints that this worker has opened serve requests of the others.
@@ -272,6 +284,7 @@ async fn listen(
 async fn accept(
     proxy: Arc<Proxy>,
     listeners: Listeners,
+    gateways: GatewayPorts,
     stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let mut servers = JoinSet::new();
@@ -286,6 +299,7 @@ async fn accept(
             proxy.listen(listener, scheme, stop).await;
         });
     }
+    gateways.serve(stopped).await;
     servers.join_all().await;
     Ok(())
 }
@@ -356,7 +370,7 @@ fn bound(mut address: SocketAddr, workers: usize) -> io::Result<Vec<net::TcpList
     Ok(listeners)
 }
 
-fn unbound(address: SocketAddr) -> io::Result<TcpSocket> {
+pub(super) fn unbound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

@@ -36,12 +36,15 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 /// The Gateway of most tests.
 pub(crate) const GATEWAY: &str = "main";
 
+/// Target and headers of a request that a backend got.
+pub(crate) type Seen = (String, Vec<(String, String)>);
+
 /// A backend: its name, and the requests that it got.
 #[derive(Clone, Debug)]
 pub(crate) struct Backend {
     name: Arc<str>,
     pub(crate) hits: Arc<AtomicUsize>,
-    pub(crate) seen: Arc<Mutex<Vec<(String, Vec<(String, String)>)>>>,
+    pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 /// A proxy and its backends.
@@ -167,11 +170,7 @@ impl Setup {
     }
 
     /// Waits until a backend has got this number of requests, and returns them: target and headers.
-    pub(crate) async fn seen(
-        &self,
-        backend: &str,
-        count: usize,
-    ) -> Vec<(String, Vec<(String, String)>)> {
+    pub(crate) async fn seen(&self, backend: &str, count: usize) -> Vec<Seen> {
         let (_, backend) = &self.backends[backend];
         loop {
             let seen = backend.seen.lock().unwrap().clone();
