@@ -9,7 +9,8 @@ use std::{
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal,
-    edge::{Edge, UpstreamKey, UpstreamService, endpoints},
+    edge::{Edge, GatewayPort, PortListeners, UpstreamKey, UpstreamService, endpoints},
+    gateway::{self, Addresses, GatewayOptions, World, resolve},
     ingress::{IngressOptions, Objects, Routes, routes, serves},
 };
 use tokio::{
@@ -40,15 +41,16 @@ pub trait Serve {
 }
 
 /// Runs until `shutdown`, or until the source is gone. Events that arrive together are handled in
-/// one pass.
+/// one pass. Gateways are served if their options are given.
 pub async fn run_ingress(
     mut events: mpsc::Receiver<Event>,
     options: IngressOptions,
+    gateways: Option<GatewayOptions>,
     server: impl Serve,
     status: watch::Sender<IngressStatus>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let mut router = Router::new(server, options);
+    let mut router = Router::new(server, options, gateways);
     let mut shutdown = std::pin::pin!(shutdown);
     let give_up = Instant::now() + LIST_TIMEOUT;
     loop {
@@ -77,6 +79,8 @@ struct Router<S> {
     server: S,
     options: IngressOptions,
     objects: Objects,
+    gateways: Option<GatewayOptions>,
+    gateway_objects: gateway::Objects,
     /// The Service of each slice.
     slices: BTreeMap<NamespacedName, NamespacedName>,
     intake: Intake,
@@ -86,6 +90,8 @@ struct Router<S> {
     touched: BTreeSet<NamespacedName>,
     /// The routes that are served; `None` before the first.
     routes: Option<Routes>,
+    /// What is served of Gateways.
+    ports: BTreeMap<GatewayPort, PortListeners>,
     /// The endpoints that the server has, by Service and backend.
     placed: BTreeMap<NamespacedName, BTreeMap<UpstreamKey, Endpoints>>,
     /// What the server refused.
@@ -94,16 +100,23 @@ struct Router<S> {
 }
 
 impl<S: Serve> Router<S> {
-    fn new(server: S, options: IngressOptions) -> Self {
+    fn new(server: S, options: IngressOptions, gateways: Option<GatewayOptions>) -> Self {
+        let interest = match gateways {
+            Some(_) => Interest::Gateways,
+            None => Interest::Ingress,
+        };
         Self {
             server,
             options,
             objects: Objects::default(),
+            gateways,
+            gateway_objects: gateway::Objects::default(),
             slices: BTreeMap::new(),
-            intake: Intake::new(Interest::Ingress),
+            intake: Intake::new(interest),
             is_stale: true,
             touched: BTreeSet::new(),
             routes: None,
+            ports: BTreeMap::new(),
             placed: BTreeMap::new(),
             unserved: Vec::new(),
             status: IngressStatus::default(),
@@ -121,6 +134,9 @@ impl<S: Serve> Router<S> {
             }
             Some(Event::Secret(name, secret)) => {
                 self.is_stale |= put(&mut self.objects.secrets, name, secret);
+            }
+            Some(Event::Gateway(change)) => {
+                self.is_stale |= self.gateway_objects.apply(*change);
             }
             Some(Event::Upstream(name, service)) => self.set_service(name, service),
             Some(Event::Slice(name, slice)) => self.set_slice(name, slice),
@@ -188,10 +204,14 @@ impl<S: Serve> Router<S> {
 
     fn route(&mut self) {
         let routes = routes(&self.objects, &self.options);
-        if self.routes.as_ref() == Some(&routes) {
+        let ports = self.gateway_ports();
+        if self.routes.as_ref() == Some(&routes) && self.ports == ports {
             return;
         }
-        let edge = Edge::from(routes.listener.clone());
+        let edge = Edge {
+            gateways: ports.clone(),
+            ..Edge::from(routes.listener.clone())
+        };
         let keys: BTreeSet<&UpstreamKey> = edge.upstreams().collect();
         for key in &keys {
             self.place(key);
@@ -204,12 +224,31 @@ impl<S: Serve> Router<S> {
         info!(
             ingresses = routes.served.len(),
             hosts = routes.listener.hosts.len(),
+            gateway_ports = edge.gateways.len(),
             backends = keys.len(),
             refusals = routes.refusals.len() + self.unserved.len(),
             "routed"
         );
         self.status.ingresses.clone_from(&routes.served);
         self.routes = Some(routes);
+        self.ports = ports;
+    }
+
+    /// What is served of Gateways.
+    fn gateway_ports(&self) -> BTreeMap<GatewayPort, PortListeners> {
+        let resolved = self.gateways.as_ref().map(|options| {
+            resolve(&World {
+                objects: &self.gateway_objects,
+                secrets: &self.objects.secrets,
+                services: &self.objects.services,
+                // What is served does not depend on these.
+                addresses: &Addresses::default(),
+                // Every node chooses the same ones.
+                target_ports: &BTreeMap::new(),
+                options,
+            })
+        });
+        resolved.unwrap_or_default().gateways
     }
 
     /// Gives the server the endpoints of a backend, unless it has them.

@@ -58,18 +58,18 @@ pub async fn follow(
     .await
 }
 
-/// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets.
+/// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets, with
+/// [`Interest::Gateways`] also for the Gateway API.
 ///
 /// # Errors
 ///
 /// If the folder cannot be watched.
-pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
-    follow_as(
-        folder,
-        Reader::new(Interest::Ingress, "", Served::default()),
-        events,
-    )
-    .await
+pub async fn follow_ingresses(
+    folder: PathBuf,
+    interest: Interest,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    follow_as(folder, Reader::new(interest, "", Served::default()), events).await
 }
 
 /// Returns the manifests of a folder and its sub-folders; of a file, itself. Skips hidden folders.

@@ -33,6 +33,7 @@ impl Loop {
         tokio::spawn(run_ingress(
             receiver,
             IngressOptions::default(),
+            None,
             Server(sender),
             status_sender,
             std::future::pending(),

@@ -8,7 +8,7 @@ use std::{
 
 use headgate_apiserver::{ApiServer, Options};
 use headgate_control::{Event, IngressStatus, Interest, kube as api, manifests, run_ingress};
-use headgate_model::ingress::IngressOptions;
+use headgate_model::{gateway::GatewayOptions, ingress::IngressOptions};
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     discovery::v1::EndpointSlice,
@@ -45,17 +45,22 @@ impl Source {
     }
 
     /// Sends the objects to a receiver.
-    pub(crate) fn follow(&self, namespaces: &BTreeSet<String>) -> mpsc::Receiver<Event> {
+    pub(crate) fn follow(
+        &self,
+        namespaces: &BTreeSet<String>,
+        interest: Interest,
+    ) -> mpsc::Receiver<Event> {
         let (sender, events) = mpsc::channel(64);
         match self {
             Self::Manifests(folder) => {
-                let follow = manifests::follow_ingresses(folder.path().to_owned(), sender);
+                let follow =
+                    manifests::follow_ingresses(folder.path().to_owned(), interest, sender);
                 tokio::spawn(async move { follow.await.unwrap() });
             }
             Self::Api(server) => {
                 let (client, namespaces) = (client(server), namespaces.clone());
                 tokio::spawn(async move {
-                    api::follow_ingresses(client, &namespaces, sender).await;
+                    api::follow_ingresses(client, &namespaces, interest, sender).await;
                 });
             }
         }
@@ -64,8 +69,12 @@ impl Source {
 
     /// Every event until every kind is listed.
     pub(crate) async fn list(&self) -> Vec<Event> {
-        let mut events = self.follow(&BTreeSet::new());
-        let mut missing = BTreeSet::from_iter(Interest::Ingress.kinds());
+        self.list_for(Interest::Ingress).await
+    }
+
+    pub(crate) async fn list_for(&self, interest: Interest) -> Vec<Event> {
+        let mut events = self.follow(&BTreeSet::new(), interest);
+        let mut missing = BTreeSet::from_iter(interest.kinds());
         let mut received = Vec::new();
         while !missing.is_empty() {
             let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
@@ -105,7 +114,12 @@ impl Proxy {
     }
 
     pub(crate) async fn over(source: Source, namespaces: BTreeSet<String>) -> Self {
-        let events = source.follow(&namespaces);
+        // The API server has no custom resources.
+        let (interest, gateways) = match source {
+            Source::Manifests(_) => (Interest::Gateways, Some(GatewayOptions::default())),
+            Source::Api(_) => (Interest::Ingress, None),
+        };
+        let events = source.follow(&namespaces, interest);
         let options = IngressOptions {
             namespaces,
             ..IngressOptions::default()
@@ -115,6 +129,7 @@ impl Proxy {
         let run = run_ingress(
             events,
             options,
+            gateways,
             Server(sender),
             status_sender,
             std::future::pending(),

@@ -18,6 +18,10 @@ pub(crate) struct ProxyArgs {
     /// Serve Ingresses of IngressClasses with this `spec.controller`
     #[arg(long, default_value = "headgate.io/ingress")]
     pub(super) controller: String,
+    /// Serve Gateways of GatewayClasses with this `spec.controllerName` as well, as `headgate.io/gateway`; default:
+    /// no Gateways
+    #[arg(long, value_name = "CONTROLLER")]
+    pub(super) gateway_controller: Option<String>,
     /// Serve Ingresses without a class as well
     #[arg(long)]
     pub(super) without_class: bool,

@@ -14,13 +14,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use headgate_control::{
-    Endpoints, IngressStatus, Publish, Serve, kube as kube_source, manifests, publish, report,
-    run_ingress,
+    Endpoints, IngressStatus, Interest, Publish, Serve, kube as kube_source, manifests, publish,
+    report, run_ingress,
 };
 use headgate_dataplane::Steering;
 use headgate_model::{
     Refusal,
     edge::{Edge, UpstreamKey},
+    gateway::GatewayOptions,
     ingress::IngressOptions,
 };
 use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, work};
@@ -100,8 +101,9 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
     #[cfg(not(feature = "page"))]
     let page = pending::<()>();
     let (options, served) = (ingress_options(args), ServedProxy(proxy.clone(), ports));
+    let gateways = gateway_options(args);
     tokio::select! {
-        () = run_ingress(events, options, served, status, pending()) => Ok(()),
+        () = run_ingress(events, options, gateways, served, status, pending()) => Ok(()),
         result = follow_source(args, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
@@ -118,13 +120,17 @@ async fn follow_source(
     sender: mpsc::Sender<headgate_control::Event>,
     statuses: Statuses,
 ) -> Result<()> {
+    let interest = match args.gateway_controller {
+        Some(_) => Interest::Gateways,
+        None => Interest::Ingress,
+    };
     if let Some(folder) = &args.common.source {
-        return manifests::follow_ingresses(folder.clone(), sender).await;
+        return manifests::follow_ingresses(folder.clone(), interest, sender).await;
     }
     let client = api_servers::client(None).await?;
     let namespaces = namespaces(args);
     tokio::join!(
-        kube_source::follow_ingresses(client.clone(), &namespaces, sender),
+        kube_source::follow_ingresses(client.clone(), &namespaces, interest, sender),
         report(client.clone(), &args.common.node_name, statuses.clone()),
         publish_addresses(client, args, &namespaces, statuses.clone()),
     );
@@ -168,6 +174,16 @@ fn ingress_options(args: &ProxyArgs) -> IngressOptions {
         default_backend: args.default_backend.clone(),
         default_certificate: args.default_certificate.clone(),
     }
+}
+
+/// `None` if Gateways are not served.
+fn gateway_options(args: &ProxyArgs) -> Option<GatewayOptions> {
+    let controller = args.gateway_controller.clone()?;
+    Some(GatewayOptions {
+        controller,
+        check_certificate: headgate_proxy::check_certificate,
+        ..GatewayOptions::default()
+    })
 }
 
 fn namespaces(args: &ProxyArgs) -> BTreeSet<String> {
