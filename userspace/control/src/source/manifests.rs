@@ -58,8 +58,7 @@ pub async fn follow(
     .await
 }
 
-/// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets, with
-/// [`Interest::Gateways`] also for the Gateway API.
+/// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets.
 ///
 /// # Errors
 ///
@@ -69,7 +68,8 @@ pub async fn follow_ingresses(
     interest: Interest,
     events: mpsc::Sender<Event>,
 ) -> Result<()> {
-    follow_as(folder, Reader::new(interest, "", Served::default()), events).await
+    let reader = Reader::new(interest, "", Served::default());
+    follow_as(folder, reader, events).await
 }
 
 /// Returns the manifests of a folder and its sub-folders; of a file, itself. Skips hidden folders.

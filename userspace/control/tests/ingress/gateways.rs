@@ -8,7 +8,7 @@ use headgate_model::{
     gateway::object::{Change, Objects},
 };
 
-use crate::source::{Proxy, Source, rule, web};
+use crate::source::{Source, web};
 
 /// The objects of a manifest, and what is refused.
 fn read(text: &str) -> (Objects, Vec<String>) {
@@ -119,59 +119,6 @@ fn g18_a_removed_manifest_removes_its_objects() {
     assert!(!objects.apply(Change::HttpRoute(name.clone(), None)));
     let object = ObjectName::Gateway("HTTPRoute", name);
     assert_eq!(object.to_string(), "HTTPRoute default/a");
-}
-
-const GATEWAY: &str = "
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: headgate}
-spec: {controllerName: headgate.io/gateway}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: shop}
-spec: {gatewayClassName: headgate, listeners: [{name: a, port: 80, protocol: HTTP}]}
-";
-
-/// An HTTPRoute to a Service.
-fn route(service: &str) -> String {
-    format!(
-        "---
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: shop}}
-spec:
-  parentRefs: [{{name: shop}}]
-  hostnames: [shop.example]
-  rules: [{{backendRefs: [{{name: {service}, port: 80}}]}}]
-"
-    )
-}
-
-#[tokio::test]
-async fn g18_g140_gateways_are_served_beside_ingresses_and_followed() {
-    let mut proxy = Proxy::on_manifests().await;
-    let services = web("one", "10.244.1.1") + &web("two", "10.244.1.2");
-    proxy.write("services.yaml", &services).await;
-    let class = crate::source::our_class();
-    let ingress =
-        crate::source::ingress("web", &format!("rules: [{}]", rule("web.example", "one")));
-    proxy.write("ingress.yaml", &(class + &ingress)).await;
-    let own = "web.example / default/one:80 [10.244.1.1:8080]\n";
-    proxy.serves(own).await;
-    proxy
-        .write("gateway.yaml", &(GATEWAY.to_owned() + &route("one")))
-        .await;
-    let served = "default/shop:80 shop.example / default/one:80 [10.244.1.1:8080]\n";
-    proxy.serves(&format!("{own}{served}")).await;
-    proxy
-        .write("gateway.yaml", &(GATEWAY.to_owned() + &route("two")))
-        .await;
-    let served = "default/shop:80 shop.example / default/two:80 [10.244.1.2:8080]\n";
-    proxy.serves(&format!("{own}{served}")).await;
-    proxy.write("gateway.yaml", GATEWAY).await;
-    proxy.serves(own).await;
 }
 
 #[tokio::test]

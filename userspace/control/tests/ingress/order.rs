@@ -32,8 +32,7 @@ impl Loop {
         let (status_sender, status) = watch::channel(IngressStatus::default());
         tokio::spawn(run_ingress(
             receiver,
-            IngressOptions::default(),
-            None,
+            IngressOptions::default().into(),
             Server(sender),
             status_sender,
             std::future::pending(),

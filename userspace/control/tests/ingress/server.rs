@@ -37,18 +37,6 @@ impl Received {
                 writeln!(lines, "{host} {} {target}", route.path).unwrap();
             }
         }
-        for (port, entry) in &edge.gateways {
-            let hosts = entry.listeners.iter().flat_map(|one| &one.hosts);
-            for (host, at) in hosts {
-                for route in &at.routes {
-                    let targets = route.targets.iter().filter_map(|one| one.target.upstream());
-                    let targets: Vec<String> = targets
-                        .map(|key| format!(" {key} {}", list(&self.places[key])))
-                        .collect();
-                    writeln!(lines, "{port} {host} {}{}", route.path, targets.concat()).unwrap();
-                }
-            }
-        }
         for (host, certificate) in &edge.ingress.certificates {
             let chain = String::from_utf8_lossy(&certificate.chain);
             writeln!(lines, "{host} certificate {chain}").unwrap();

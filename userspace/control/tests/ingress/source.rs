@@ -8,7 +8,7 @@ use std::{
 
 use headgate_apiserver::{ApiServer, Options};
 use headgate_control::{Event, IngressStatus, Interest, kube as api, manifests, run_ingress};
-use headgate_model::{gateway::GatewayOptions, ingress::IngressOptions};
+use headgate_model::ingress::IngressOptions;
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     discovery::v1::EndpointSlice,
@@ -114,12 +114,7 @@ impl Proxy {
     }
 
     pub(crate) async fn over(source: Source, namespaces: BTreeSet<String>) -> Self {
-        // The API server has no custom resources.
-        let (interest, gateways) = match source {
-            Source::Manifests(_) => (Interest::Gateways, Some(GatewayOptions::default())),
-            Source::Api(_) => (Interest::Ingress, None),
-        };
-        let events = source.follow(&namespaces, interest);
+        let events = source.follow(&namespaces, Interest::Ingress);
         let options = IngressOptions {
             namespaces,
             ..IngressOptions::default()
@@ -128,8 +123,7 @@ impl Proxy {
         let (status_sender, mut status) = watch::channel(IngressStatus::default());
         let run = run_ingress(
             events,
-            options,
-            gateways,
+            options.into(),
             Server(sender),
             status_sender,
             std::future::pending(),

@@ -12,7 +12,7 @@ use super::{
     output::{Format, OutputArgs, print, print_rows},
 };
 use crate::{
-    proxy::client::{CLIENT, HEADER, METHOD, ProxyAddress, URL, ask},
+    proxy::client::{CLIENT, GATEWAY, HEADER, METHOD, ProxyAddress, URL, ask},
     view::days,
 };
 
@@ -48,6 +48,9 @@ pub(crate) struct RequestArgs {
     /// Address of the client; default: 127.0.0.1
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
+    /// Port of a Gateway that the client connects to; default: those of Ingresses
+    #[arg(long, value_name = "NAMESPACE/NAME:PORT")]
+    gateway: Option<String>,
     #[command(flatten)]
     proxy: ProxyAddress,
 }
@@ -100,6 +103,7 @@ pub(super) fn explain(request: &RequestArgs, format: Format) -> Result<()> {
             .map(|header| (HEADER, header.as_str())),
     );
     words.extend(request.from.iter().map(|client| (CLIENT, client.as_str())));
+    words.extend(request.gateway.iter().map(|port| (GATEWAY, port.as_str())));
     let explained: Explanation = ask(request.proxy, "/explain", &words)?;
     print(format, &explained, || text(&explained))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 
-pub(crate) use super::question::{CLIENT, HEADER, METHOD, URL};
+pub(crate) use super::question::{CLIENT, GATEWAY, HEADER, METHOD, URL};
 use crate::{
     http::{ListenAddress, client},
     view::Versioned,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use headgate_model::{NamespacedName, edge::GatewayPort};
 use headgate_proxy::ExplainRequest;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
@@ -12,14 +13,15 @@ pub(crate) const URL: &str = "url";
 pub(crate) const METHOD: &str = "method";
 pub(crate) const HEADER: &str = "header";
 pub(crate) const CLIENT: &str = "client";
+pub(crate) const GATEWAY: &str = "gateway";
 
 /// Parses the parameters, or returns a line that names the wrong one. Empty parameters are ignored.
 pub(super) fn parse(words: &[(String, String)]) -> Result<ExplainRequest, String> {
     let words = || words.iter().filter(|(_, text)| !text.trim().is_empty());
     for (name, _) in words() {
-        if ![URL, METHOD, HEADER, CLIENT].contains(&name.as_str()) {
+        if ![URL, METHOD, HEADER, CLIENT, GATEWAY].contains(&name.as_str()) {
             return Err(format!(
-                "{name} is not a parameter: there are url, method, header and client"
+                "{name} is not a parameter: there are url, method, header, client and gateway"
             ));
         }
     }
@@ -36,7 +38,7 @@ pub(super) fn parse(words: &[(String, String)]) -> Result<ExplainRequest, String
         host,
         path,
         is_tls,
-        gateway: None,
+        gateway: one(GATEWAY)?.map(gateway).transpose()?,
         method: one(METHOD)?.map_or(Ok(Method::GET), method)?,
         headers: headers(words().filter(|(name, _)| name == HEADER))?,
         client: one(CLIENT)?.map_or(Ok(Ipv4Addr::LOCALHOST.into()), client)?,
@@ -66,6 +68,18 @@ fn method(text: &str) -> Result<Method, String> {
 fn client(text: &str) -> Result<IpAddr, String> {
     let parsed = text.parse();
     parsed.map_err(|_why| format!("{CLIENT} {text:?} is not an address, for example 192.0.2.7"))
+}
+
+fn gateway(text: &str) -> Result<GatewayPort, String> {
+    let parsed = || {
+        let (gateway, port) = text.rsplit_once(':')?;
+        let (namespace, name) = gateway.split_once('/')?;
+        Some(GatewayPort {
+            gateway: NamespacedName::new(namespace, name),
+            port: port.parse().ok()?,
+        })
+    };
+    parsed().ok_or_else(|| format!("{GATEWAY} {text:?} is not NAMESPACE/NAME:PORT"))
 }
 
 fn headers<'a>(words: impl Iterator<Item = &'a (String, String)>) -> Result<HeaderMap, String> {
@@ -102,6 +116,8 @@ mod tests {
         assert_eq!(question.method, "PUT");
         assert_eq!(question.client.to_string(), "::1");
         assert_eq!(question.headers.get_all("x-a").iter().count(), 2);
+        let gateway = ask(&[url, ("gateway", "infra/web:80")]).unwrap().gateway;
+        assert_eq!(gateway.unwrap().to_string(), "infra/web:80");
         let plain = ask(&[("url", "http://a"), headers[2]]).unwrap();
         assert_eq!((plain.is_tls, plain.path.as_str()), (false, "/"));
         assert_eq!(plain.method, "GET");
@@ -124,6 +140,7 @@ mod tests {
                 "header \"X-A\" is not NAME: VALUE",
             ),
             (&[url, ("header", "X A: b")], "header \"X A: b\" is not"),
+            (&[url, ("gateway", "web:80")], "gateway \"web:80\" is not"),
             (&[url, ("from", "::1")], "from is not a parameter"),
         ] {
             let line = ask(words).unwrap_err();

@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use headgate_control::{
-    Endpoints, IngressStatus, Interest, Publish, Serve, kube as kube_source, manifests, publish,
-    report, run_ingress,
+    EdgeOptions, Endpoints, IngressStatus, Interest, Publish, Serve, kube as kube_source,
+    manifests, publish, report, run_ingress,
 };
 use headgate_dataplane::Steering;
 use headgate_model::{
@@ -24,7 +24,9 @@ use headgate_model::{
     gateway::GatewayOptions,
     ingress::IngressOptions,
 };
-use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, work};
+use headgate_proxy::{
+    AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, check_certificate, work,
+};
 use kube::Client;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -100,11 +102,11 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
     );
     #[cfg(not(feature = "page"))]
     let page = pending::<()>();
-    let (options, served) = (ingress_options(args), ServedProxy(proxy.clone(), ports));
-    let gateways = gateway_options(args);
+    let (options, served) = (edge_options(args), ServedProxy(proxy.clone(), ports));
+    let interest = options.interest();
     tokio::select! {
-        () = run_ingress(events, options, gateways, served, status, pending()) => Ok(()),
-        result = follow_source(args, sender, statuses.clone()) => {
+        () = run_ingress(events, options, served, status, pending()) => Ok(()),
+        result = follow_source(args, interest, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
         result = listen(pins, args, &proxy, statuses.clone(), &listening, &wanted) => result,
@@ -117,13 +119,10 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
 /// Sends the loop what the Kubernetes API or the folder of manifests holds.
 async fn follow_source(
     args: &ProxyArgs,
+    interest: Interest,
     sender: mpsc::Sender<headgate_control::Event>,
     statuses: Statuses,
 ) -> Result<()> {
-    let interest = match args.gateway_controller {
-        Some(_) => Interest::Gateways,
-        None => Interest::Ingress,
-    };
     if let Some(folder) = &args.common.source {
         return manifests::follow_ingresses(folder.clone(), interest, sender).await;
     }
@@ -164,6 +163,21 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
     })
 }
 
+/// Gateways are served from manifests only.
+fn edge_options(args: &ProxyArgs) -> EdgeOptions {
+    // An API server needs a role for them.
+    let has_gateways = args.gateways || args.common.source.is_some();
+    let gateways = has_gateways.then(|| GatewayOptions {
+        controller: args.gateway_controller.clone(),
+        check_certificate,
+        ..GatewayOptions::default()
+    });
+    EdgeOptions {
+        ingress: ingress_options(args),
+        gateways,
+    }
+}
+
 fn ingress_options(args: &ProxyArgs) -> IngressOptions {
     IngressOptions {
         controller: args.controller.clone(),
@@ -174,16 +188,6 @@ fn ingress_options(args: &ProxyArgs) -> IngressOptions {
         default_backend: args.default_backend.clone(),
         default_certificate: args.default_certificate.clone(),
     }
-}
-
-/// `None` if Gateways are not served.
-fn gateway_options(args: &ProxyArgs) -> Option<GatewayOptions> {
-    let controller = args.gateway_controller.clone()?;
-    Some(GatewayOptions {
-        controller,
-        check_certificate: headgate_proxy::check_certificate,
-        ..GatewayOptions::default()
-    })
 }
 
 fn namespaces(args: &ProxyArgs) -> BTreeSet<String> {

@@ -65,9 +65,12 @@ async fn g96_each_try_ends_in_time() {
 #[tokio::test]
 async fn g97_a_response_that_began_is_cut() {
     for is_total in [true, false] {
-        let setup = setup("web", |policy| match is_total {
-            true => policy.timeouts.total = Some(SHORT),
-            false => policy.timeouts.per_try = Some(SHORT),
+        let setup = setup("web", |policy| {
+            policy.timeouts.read = LONG;
+            match is_total {
+                true => policy.timeouts.total = Some(SHORT),
+                false => policy.timeouts.per_try = Some(SHORT),
+            }
         })
         .await;
         let asked = get("a.test", "/slow").body(Default::default()).unwrap();

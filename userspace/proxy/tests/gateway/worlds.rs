@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use headgate_model::edge::{Host, Listener, Policy, RouteOrigin, Scheme};
+use headgate_model::{
+    NamespacedName,
+    edge::{GatewayPort, Host, Listener, Policy, RouteOrigin, Scheme},
+};
+use headgate_proxy::ExplainRequest;
+use http::{HeaderMap, Method, uri::PathAndQuery};
 use tokio::net::TcpListener;
 
 use crate::{
     client::{get, send_to},
-    setup::{Setup, listener, route},
+    setup::{RouteExt, Setup, exact, listener, prefix, route, to, weighted},
 };
 
 #[tokio::test]
@@ -70,7 +75,7 @@ async fn g18_listeners_that_go_serve_nothing_more() {
 async fn g64_the_best_listener_alone_has_the_request() {
     let of = |hostname: &str, path: &str| {
         let route = route(&format!("at{}", path.replace('/', "-")));
-        let route = crate::setup::RouteExt::at(route, crate::setup::prefix(path));
+        let route = route.at(prefix(path));
         listener(hostname, [("", vec![route])])
     };
     let setup = Setup::http(vec![
@@ -101,8 +106,49 @@ async fn g64_the_best_listener_alone_has_the_request() {
 }
 
 #[tokio::test]
+async fn g64_g92_explanations_name_host_rule_and_weights() {
+    let targets = vec![weighted(9, to("one")), weighted(1, to("two"))];
+    let own = listener("*.a.test", [("", vec![route("both").targets(targets)])]);
+    let setup = Setup::http(vec![own]).await;
+    let explain = |host: &str, port: u16| {
+        let explained = setup.proxy.explain(&ExplainRequest {
+            host: host.into(),
+            path: PathAndQuery::from_static("/x"),
+            method: Method::GET,
+            headers: HeaderMap::new(),
+            client: "192.0.2.1".parse().unwrap(),
+            is_tls: false,
+            gateway: Some(GatewayPort {
+                gateway: NamespacedName::new("infra", "main"),
+                port,
+            }),
+        });
+        (explained.steps.join("\n"), explained.answer)
+    };
+    let (steps, answer) = explain("x.a.test", 80);
+    assert!(answer.is_none());
+    for step in [
+        "the route for every path of HTTPRoute shop/both rule 0 matches",
+        "9 of 10 such requests go to shop/one:80",
+        "it goes to the one endpoint of shop/one:80",
+    ] {
+        assert!(steps.contains(step), "{steps}");
+    }
+    for (host, port) in [("a.test", 80), ("x.a.test", 81)] {
+        let (_, answer) = explain(host, port);
+        assert_eq!(answer.unwrap().status, 404, "{host} {port}");
+    }
+    let rows = setup.proxy.table().routes;
+    assert_eq!(
+        rows[0].listener.as_deref(),
+        Some("infra/main:80 for-*.a.test")
+    );
+    assert_eq!(rows[0].ingress, "HTTPRoute shop/both rule 0");
+    assert_eq!(rows[0].target, "9 shop/one:80, 1 shop/two:80");
+}
+
+#[tokio::test]
 async fn g65_a_rule_of_a_worse_host_is_taken_if_none_of_a_better_matches() {
-    use crate::setup::{RouteExt, exact};
     let own = listener(
         "",
         [

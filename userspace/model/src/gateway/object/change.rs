@@ -10,6 +10,10 @@ use crate::NamespacedName;
 
 /// Upserts (`Some`) or deletes (`None`) an object.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a change is boxed wherever it waits"
+)]
 pub enum Change {
     /// A GatewayClass.
     GatewayClass(String, Option<GatewayClass>),
