@@ -129,7 +129,7 @@ async fn follow_source(
     let client = api_servers::client(None).await?;
     let namespaces = namespaces(args);
     tokio::join!(
-        kube_source::follow_ingresses(client.clone(), &namespaces, sender),
+        kube_source::follow_ingresses(client.clone(), &namespaces, interest, sender),
         report(client.clone(), &args.common.node_name, statuses.clone()),
         publish_addresses(client, args, &namespaces, statuses.clone()),
     );
@@ -165,7 +165,9 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
 
 /// Gateways are served from manifests only.
 fn edge_options(args: &ProxyArgs) -> EdgeOptions {
-    let gateways = args.common.source.as_ref().map(|_folder| GatewayOptions {
+    // An API server needs a role for them.
+    let has_gateways = args.gateways || args.common.source.is_some();
+    let gateways = has_gateways.then(|| GatewayOptions {
         controller: args.gateway_controller.clone(),
         check_certificate,
         ..GatewayOptions::default()
