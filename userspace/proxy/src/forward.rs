@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use headgate_model::edge::{RouteKind, Scheme};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
@@ -321,6 +322,12 @@ pub(crate) fn listener<'a>(
         return Ok(&serving.ingress);
     };
     let port = serving.port(gateway);
+    // The protocol of the port may have changed since the client connected.
+    if port.is_some_and(|port| (port.scheme == Scheme::Https) != client.is_encrypted) {
+        client.is_closing.store(true, Ordering::Relaxed);
+        let why = "the port has another protocol now: connect again";
+        return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
+    }
     let none = || answer::error(StatusCode::NOT_FOUND, "no listener for this host");
     let listener = port.and_then(|port| port.listener(host)).ok_or_else(none)?;
     let name = client.handshake.server_name.as_deref().unwrap_or_default();
@@ -379,7 +386,7 @@ async fn forward(
     };
     let mut request = Box::new(Request::from_parts(parts, body));
     mirror(call, client, &mut request);
-    if let Some(weighted) = weighted {
+    if let Some(weighted) = weighted.filter(|weighted| !weighted.request_headers.is_empty()) {
         let headers = request.headers_mut();
         headers::remove_lookalikes(headers, &weighted.request_headers);
         headers::edit(headers, &weighted.request_headers);
@@ -427,12 +434,14 @@ pub(crate) fn upstream<'a>(
     route: &'a ServedRoute,
     chosen: Option<Chosen<'a>>,
 ) -> Result<&'a Arc<Upstream>, Response<Body>> {
+    // For gRPC this is UNAVAILABLE, and 500 would be UNKNOWN.
+    let invalid = match (*route).as_ref().origin.kind {
+        RouteKind::GrpcRoute => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
     let target = match chosen {
         Some(chosen) => chosen.target,
-        None => {
-            let why = "the rule has no backend";
-            return Err(answer::error(StatusCode::INTERNAL_SERVER_ERROR, why));
-        }
+        None => return Err(answer::error(invalid, "the rule has no backend")),
     };
     let has_endpoints = match target {
         ServedTarget::Upstream(upstream) => upstream.has_endpoints(),
@@ -453,7 +462,7 @@ pub(crate) fn upstream<'a>(
             "the backend is not supported",
         )),
         ServedTarget::Invalid(_) => Err(answer::error(
-            StatusCode::INTERNAL_SERVER_ERROR,
+            invalid,
             "the reference to the backend is invalid",
         )),
     }

@@ -158,6 +158,10 @@ fn name(text: &str) -> Option<Cow<'_, str>> {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     let host = host.strip_suffix('.').unwrap_or(host);
+    // RFC 1035, 2.3.4: 255 octets on the wire.
+    if host.len() > 253 {
+        return None;
+    }
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let is_name = |host: &str| host.bytes().all(is_fit) && !host.split('.').any(str::is_empty);
     let is_valid = match address {
@@ -274,6 +278,8 @@ mod tests {
             ("]evil[.w.example.com", None),
             ("[::1", None),
             ("[::1].example.com", None),
+            (&"a.".repeat(127), Some(&"a.".repeat(127)[..253])),
+            (&"a.".repeat(128), None),
             ("[a.example.com]", None),
             ("::1", None),
             ("a..b", None),

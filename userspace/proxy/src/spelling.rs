@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use headgate_model::edge::{Auth, Policy, path};
+use headgate_model::edge::{Auth, Policy, Route, Target, path};
 use http::request::Parts;
 
 use crate::{
@@ -39,9 +39,7 @@ pub(crate) fn sent(
             query: head.query,
         };
         let other = index.find(&head, parts, client);
-        other.is_none_or(|other| {
-            is_open(other.policy()) || rules(other.policy()) == rules(route.policy())
-        })
+        other.is_none_or(|other| is_open(other.as_ref()) || rules(other.as_ref()) == rules(route))
     };
     let is_safe = |path: &str| {
         (!asks_service(route.policy()) || path::is_unambiguous(path))
@@ -58,16 +56,27 @@ pub(crate) fn sent(
 }
 
 /// The access rules of a route.
-fn rules(policy: &Policy) -> impl PartialEq + '_ {
+fn rules(route: &ServedRoute) -> impl PartialEq + '_ {
+    (of_policy(route.policy()), is_closed(route))
+}
+
+fn of_policy(policy: &Policy) -> impl PartialEq + '_ {
     let limits = &policy.limits;
     let limits = (&limits.rates, limits.concurrent, &limits.exempt);
     (&policy.closed, &policy.sources, &policy.auth, limits)
 }
 
 /// Whether a route has no access rules.
-fn is_open(policy: &Policy) -> bool {
+fn is_open(route: &ServedRoute) -> bool {
     let open = Policy::default();
-    rules(policy) == rules(&open)
+    of_policy(route.policy()) == of_policy(&open) && !is_closed(route)
+}
+
+/// Whether a route sends nothing to a backend: it may have a guard that cannot be applied.
+fn is_closed(route: &ServedRoute) -> bool {
+    let route: &Route = route.as_ref();
+    let mut targets = route.targets.iter();
+    !route.targets.is_empty() && targets.all(|one| matches!(one.target, Target::Invalid(_)))
 }
 
 /// Whether another service decides by the path, which it is sent.

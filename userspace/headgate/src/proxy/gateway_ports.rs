@@ -5,6 +5,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use headgate_model::edge::GatewayPort;
@@ -13,10 +14,14 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::{AbortHandle, JoinSet},
+    time::sleep,
 };
 use tracing::{info, warn};
 
 use super::run::{BACKLOG, unbound};
+
+/// Pause before ports that could not be opened are tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The ports of this node at which connections for ports of Gateways arrive.
 pub(super) type Wanted = BTreeMap<u16, GatewayPort>;
@@ -57,9 +62,10 @@ impl GatewayPorts {
         let mut stop = std::pin::pin!(stop.wait_for(|is_stopped| *is_stopped));
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
-            self.follow(&wanted, &stopped);
+            let is_complete = self.follow(&wanted, &stopped);
             tokio::select! {
                 _ = &mut stop => break,
+                () = sleep(RETRY), if !is_complete => {}
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         break;
@@ -71,7 +77,8 @@ impl GatewayPorts {
         while self.servers.join_next().await.is_some() {}
     }
 
-    fn follow(&mut self, wanted: &Wanted, stopped: &watch::Receiver<bool>) {
+    /// Opens and closes sockets; returns whether all are open that are wanted.
+    fn follow(&mut self, wanted: &Wanted, stopped: &watch::Receiver<bool>) -> bool {
         self.open.retain(|port, (gateway, servers)| {
             let is_wanted = wanted.get(port) == Some(gateway);
             if !is_wanted {
@@ -95,13 +102,13 @@ impl GatewayPorts {
                         info!(%gateway, port, "listening for a Gateway");
                     }
                 }
-                // Tried again with the next change.
                 Err(error) if self.is_first => {
                     warn!(%error, %gateway, port, "cannot listen for a Gateway");
                 }
                 Err(_) => {}
             }
         }
+        self.open.len() == wanted.len()
     }
 
     fn spawn(

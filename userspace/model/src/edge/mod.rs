@@ -27,6 +27,7 @@ pub use endpoints::{Services, Slices, endpoints};
 pub use host::{HostMode, for_host};
 pub use listener::{Certificate, Edge, GatewayPort, Host, Listener, PortListeners, Scheme};
 pub use pattern::Pattern;
+pub(crate) use policy::is_framing;
 pub use policy::{
     ErrorPages, HeaderEdit, Limits, Mirror, PathChange, Policy, Rate, Redirect, RedirectParts,
     Resend, Retry, Rewrite, Share, Sources, Timeouts,

@@ -204,6 +204,27 @@ pub struct Rewrite {
     pub is_redirect: bool,
 }
 
+/// Fields that decide where a message ends, how it is sent, or where it goes: they cannot be set.
+const FRAMING: [&str; 12] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether a field, in lower case, decides where a message ends, how it is sent, or where it goes.
+pub(crate) fn is_framing(name: &str) -> bool {
+    FRAMING.contains(&name)
+}
+
 /// A change to headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderEdit {

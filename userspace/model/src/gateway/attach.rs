@@ -34,7 +34,9 @@ pub(super) struct Place {
 /// The outcome at one parent of a route.
 pub(super) struct Attachment<'a> {
     pub(super) parent: &'a ParentRef,
-    pub(super) result: Result<Vec<Place>, Problem>,
+    /// Listeners that the route is for, also if it is refused: its requests must not get to other routes.
+    pub(super) places: Vec<Place>,
+    pub(super) result: Result<(), Problem>,
 }
 
 /// Attaches routes, those of older objects first.
@@ -63,17 +65,20 @@ impl Attacher {
                 continue;
             }
             let places = self.places(world, sites, route, parent, &gateway, &holder);
-            let result = places.and_then(|places| match &route.refusal {
-                Some(problem) => Err(problem.clone()),
-                None => Ok(places),
+            let (places, result) = match (places, &route.refusal) {
+                (Ok(places), None) => (places, Ok(())),
+                (Ok(places), Some(problem)) => (places, Err(problem.clone())),
+                (Err(problem), _) => (Vec::new(), Err(problem)),
+            };
+            attachments.push(Attachment {
+                parent,
+                places,
+                result,
             });
-            attachments.push(Attachment { parent, result });
         }
         // After all parents: a route does not conflict with itself.
-        for place in attachments
-            .iter()
-            .flat_map(|one| one.result.iter().flatten())
-        {
+        let accepted = attachments.iter().filter(|one| one.result.is_ok());
+        for place in accepted.flat_map(|one| &one.places) {
             let names = self.names.entry((place.gateway.clone(), place.listener));
             let names = names.or_default().entry(route.kind).or_default();
             names.extend(place.hostnames.iter().cloned());

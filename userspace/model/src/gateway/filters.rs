@@ -4,14 +4,14 @@ use super::{
     Problem,
     backend::Backends,
     object::{
-        CorsFilter, Filter, FilterType, HeaderModifier, HeaderValue, PathModifier,
-        PathModifierType, RequestMirror, RequestRedirect,
+        CorsFilter, Filter, FilterType, HeaderModifier, PathModifier, PathModifierType,
+        RequestMirror, RequestRedirect,
     },
     rules::{Changes, unsupported},
 };
 use crate::edge::{
     Cors, CorsList, CorsOrigin, CorsOrigins, HeaderEdit, HostMode, Mirror, PathChange, Redirect,
-    RedirectParts, Scheme, Share,
+    RedirectParts, Scheme, Share, is_framing,
 };
 
 /// The filters of a rule.
@@ -57,11 +57,11 @@ fn add(filter: &Filter, changes: &mut Changes, backends: &mut Backends<'_>) -> R
     match &filter.type_ {
         FilterType::RequestHeaderModifier => {
             let modifier = filter.request_header_modifier.as_ref();
-            changes.request_headers = edits(modifier.ok_or_else(missing)?);
+            changes.request_headers = edits(modifier.ok_or_else(missing)?, &["host"])?;
         }
         FilterType::ResponseHeaderModifier => {
             let modifier = filter.response_header_modifier.as_ref();
-            changes.response_headers = edits(modifier.ok_or_else(missing)?);
+            changes.response_headers = edits(modifier.ok_or_else(missing)?, &[])?;
         }
         FilterType::RequestMirror => {
             let mirror = filter.request_mirror.as_ref().ok_or_else(missing)?;
@@ -107,10 +107,10 @@ pub(super) fn of_backend(
             &filter.response_header_modifier,
         ) {
             (FilterType::RequestHeaderModifier, Some(modifier), _) => {
-                request.extend(edits(modifier));
+                request.extend(edits(modifier, &["host"])?);
             }
             (FilterType::ResponseHeaderModifier, _, Some(modifier)) => {
-                response.extend(edits(modifier));
+                response.extend(edits(modifier, &[])?);
             }
             (other, ..) => {
                 return Err(unsupported(format!(
@@ -122,15 +122,34 @@ pub(super) fn of_backend(
     Ok((request, response))
 }
 
-fn edits(modifier: &HeaderModifier) -> Vec<HeaderEdit> {
-    let pair = |header: &HeaderValue| (header.name.to_ascii_lowercase(), header.value.clone());
-    let set = modifier.set.iter().map(pair);
-    let set = set.map(|(name, value)| HeaderEdit::Set(name, value));
-    let add = modifier.add.iter().map(pair);
-    let add = add.map(|(name, value)| HeaderEdit::Add(name, value));
-    let remove = modifier.remove.iter();
-    let remove = remove.map(|name| HeaderEdit::Remove(name.to_ascii_lowercase()));
-    set.chain(add).chain(remove).collect()
+/// Changes to headers. Fields that say how a message is sent are not to be changed (RFC 9110, 7.6.1), but for those in
+/// `settable`, which can be set and removed. Of a name that is set twice the first counts.
+fn edits(modifier: &HeaderModifier, settable: &[&str]) -> Result<Vec<HeaderEdit>, Problem> {
+    let checked = |name: &str, is_added: bool| {
+        let name = name.to_ascii_lowercase();
+        let is_framing = is_framing(&name) && (is_added || !settable.contains(&name.as_str()));
+        match is_framing {
+            true => Err(unsupported(format!("`{name}` cannot be changed"))),
+            false => Ok(name),
+        }
+    };
+    let mut edits: Vec<HeaderEdit> = Vec::new();
+    for header in &modifier.set {
+        let name = checked(&header.name, false)?;
+        let is_known =
+            |edit: &HeaderEdit| matches!(edit, HeaderEdit::Set(known, _) if *known == name);
+        if !edits.iter().any(is_known) {
+            edits.push(HeaderEdit::Set(name, header.value.clone()));
+        }
+    }
+    for header in &modifier.add {
+        let name = checked(&header.name, true)?;
+        edits.push(HeaderEdit::Add(name, header.value.clone()));
+    }
+    for name in &modifier.remove {
+        edits.push(HeaderEdit::Remove(checked(name, false)?));
+    }
+    Ok(edits)
 }
 
 /// Adds a mirror. One that is not valid is reported, and requests are sent without it.
@@ -190,13 +209,17 @@ fn parts(redirect: &RequestRedirect) -> Result<RedirectParts, Problem> {
 }
 
 fn path_change(modifier: &PathModifier) -> Result<PathChange, Problem> {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    // The API requires no slash at the begin, and without one the result would be no path.
+    let path = |value: &Option<String>| match value.as_deref().unwrap_or_default() {
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/{path}"),
+    };
     match &modifier.type_ {
         PathModifierType::ReplaceFullPath => {
-            Ok(PathChange::Full(text(&modifier.replace_full_path)))
+            Ok(PathChange::Full(path(&modifier.replace_full_path)))
         }
         PathModifierType::ReplacePrefixMatch => {
-            Ok(PathChange::Prefix(text(&modifier.replace_prefix_match)))
+            Ok(PathChange::Prefix(path(&modifier.replace_prefix_match)))
         }
         PathModifierType::Other(other) => Err(unsupported(format!(
             "path modifier {other} is not supported"

@@ -116,6 +116,11 @@ fn timeouts(timeouts: &RouteTimeouts) -> Result<Timeouts, Problem> {
     })
 }
 
+/// The most times that a request is sent again. The API has no upper bound.
+const MOST_ATTEMPTS: i64 = 32;
+/// The least time between two tries, if a rule does not say.
+const LEAST_BACKOFF: Duration = Duration::from_millis(5);
+
 fn retry(retry: &RuleRetry) -> Result<Retry, Problem> {
     let codes = retry.codes.iter().map(|code| {
         let number = u16::try_from(*code).ok();
@@ -123,7 +128,7 @@ fn retry(retry: &RuleRetry) -> Result<Retry, Problem> {
         number.ok_or_else(|| unsupported(format!("retry code {code} is not 400 to 599")))
     });
     let attempts = retry.attempts.unwrap_or(1);
-    let attempts = u32::try_from(attempts)
+    let attempts = u32::try_from(attempts.min(MOST_ATTEMPTS))
         .map_err(|_negative| unsupported(format!("{attempts} is not a number of attempts")))?;
     let backoff = retry.backoff.as_deref().map(duration).transpose()?;
     Ok(Retry {
@@ -133,7 +138,7 @@ fn retry(retry: &RuleRetry) -> Result<Retry, Problem> {
         on_codes: codes.collect::<Result<_, _>>()?,
         resend: Resend::Always,
         same_endpoint: true,
-        backoff: backoff.unwrap_or_default(),
+        backoff: backoff.unwrap_or(LEAST_BACKOFF),
     })
 }
 

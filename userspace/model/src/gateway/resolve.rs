@@ -1,9 +1,6 @@
 //! From objects to what a proxy serves and what statuses say.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Listener, RouteKind, World,
@@ -159,15 +156,18 @@ impl Resolver<'_> {
             refusal: judged.refusal.clone(),
         };
         let attachments = self.attacher.attach(self.world, self.sites, &candidate);
-        let mut places: BTreeSet<&Place> = BTreeSet::new();
+        // Whether the route is accepted there.
+        let mut places: BTreeMap<&Place, bool> = BTreeMap::new();
         let mut verdict = RouteVerdict::default();
         for attachment in &attachments {
             let mut conditions = vec![
                 Verdict::of("Accepted", attachment.result.as_ref().err()),
                 Verdict::of("ResolvedRefs", judged.unresolved.as_ref()),
             ];
-            if let Ok(found) = &attachment.result {
-                places.extend(found);
+            for place in &attachment.places {
+                *places.entry(place).or_default() |= attachment.result.is_ok();
+            }
+            if attachment.result.is_ok() {
                 // Only while it holds.
                 conditions.extend(judged.partial.iter().map(|problem| Verdict {
                     is_true: true,
@@ -178,11 +178,11 @@ impl Resolver<'_> {
                 .parents
                 .push((attachment.parent.clone(), conditions));
         }
-        for place in places {
+        for (place, is_accepted) in places {
             let listeners = self.sites.listeners(&place.gateway).len();
             let attached = self.attached.entry(place.gateway.clone());
             let attached = attached.or_insert_with(|| vec![0; listeners]);
-            attached[place.listener] += 1;
+            attached[place.listener] += usize::from(is_accepted);
             let hosts = self.hosts.entry(place.gateway.clone()).or_default();
             let hosts = hosts.entry(place.listener).or_default();
             for hostname in &place.hostnames {

@@ -347,7 +347,15 @@ fn g14_g82_rules_with_odd_values_are_dropped() {
             "{rule}"
         );
         assert_eq!(http(&resolved, "r", "PartiallyInvalid"), [""], "{rule}");
-        assert!(find(&resolved, &get("h", "/")).is_none());
+        // A filter that is not understood may be a guard: its requests go to no other route.
+        let is_closed = rule.contains("filters") && reason == "UnsupportedValue";
+        let closed = is_closed.then(|| "500".to_owned());
+        let asked = find(&resolved, &get("h", "/"));
+        assert_eq!(
+            asked.map(|_| answer(&resolved, &get("h", "/"))),
+            closed,
+            "{rule}"
+        );
         let good = format!(
             "{{name: good, matches: [{{path: {{value: /good}}}}], {}}}",
             to("web")
@@ -412,6 +420,61 @@ fn g86_a_filter_that_is_not_known_never_lets_requests_pass() {
         "{backendRefs: [{name: web, port: 80, filters: [{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}]}]}",
     );
     assert!(matches!(route.targets[0].target, Target::Invalid(_)));
+}
+
+/// Also if the route has no other rule, and another route has the same path.
+#[test]
+fn g86_a_refused_route_keeps_its_requests() {
+    let mut cluster = with_rules(&format!(
+        "{{matches: [{{path: {{value: /admin}}}}], filters: [{{type: Guard}}], {}}}",
+        to("web")
+    ));
+    cluster.add(&format!(
+        "
+kind: HTTPRoute
+metadata: {{name: other, generation: 1, creationTimestamp: 20}}
+spec: {{parentRefs: [{{name: web}}], rules: [{{{}}}]}}
+",
+        to("api")
+    ));
+    let resolved = cluster.resolve();
+    assert_eq!(answer(&resolved, &get("h", "/admin")), "500");
+    assert_eq!(answer(&resolved, &get("h", "/")), "api");
+    assert_eq!(http(&resolved, "r", "Accepted"), ["False/UnsupportedValue"]);
+}
+
+#[test]
+fn g75_g76_fields_of_framing_cannot_be_changed() {
+    let modified = |kind: &str, modifier: &str| {
+        let field = format!("{}{}", kind[..1].to_lowercase(), &kind[1..]);
+        let filter = format!("{{type: {kind}, {field}: {modifier}}}");
+        let resolved = with_rules(&format!("{{filters: [{filter}], {}}}", to("web"))).resolve();
+        answer(&resolved, &get("h", "/"))
+    };
+    let (request, response) = ("RequestHeaderModifier", "ResponseHeaderModifier");
+    for (kind, modifier, expected) in [
+        (
+            request,
+            "{set: [{name: Content-Length, value: '9'}]}",
+            "500",
+        ),
+        (
+            request,
+            "{add: [{name: transfer-encoding, value: chunked}]}",
+            "500",
+        ),
+        (request, "{remove: [Content-Length]}", "500"),
+        (request, "{add: [{name: host, value: b}]}", "500"),
+        (request, "{set: [{name: Host, value: b}]}", "web"),
+        (
+            response,
+            "{set: [{name: Content-Length, value: '9'}]}",
+            "500",
+        ),
+        (response, "{set: [{name: Connection, value: close}]}", "500"),
+    ] {
+        assert_eq!(modified(kind, modifier), expected, "{kind} {modifier}");
+    }
 }
 
 #[test]
@@ -493,6 +556,12 @@ fn g80_g81_rewrites() {
     );
     assert_eq!(prefix.path, Some(PathChange::Prefix("/x/".into())));
     assert_eq!(prefix.host.unwrap().to_string(), "b.example");
+    for (written, path) in [("x", "/x"), ("''", "/")] {
+        let bare = policy(&format!(
+            "{{type: URLRewrite, urlRewrite: {{path: {{type: ReplaceFullPath, replaceFullPath: {written}}}}}}}"
+        ));
+        assert_eq!(bare.path, Some(PathChange::Full(path.into())));
+    }
 }
 
 #[test]
@@ -660,6 +729,8 @@ fn g95_g96_g98_g99_g100_timeouts_and_retries() {
     );
     assert!(retry.on_error && retry.on_timeout && retry.same_endpoint);
     assert_eq!(policy("retry: {attempts: 0}").retry.tries, 1);
+    let many = policy("retry: {attempts: 3000000000}").retry;
+    assert!(many.tries < 100 && !many.backoff.is_zero(), "{many:?}");
     // G101.
     assert_eq!(policy("name: a").retry.resend, Resend::Never);
 }

@@ -66,13 +66,13 @@ pub struct Meta {
     pub created_s: Option<i64>,
 }
 
-/// The order of objects: by creation time, then by name.
-pub(super) type Age = (i64, NamespacedName);
+/// The order of objects: by creation time, then by `namespace/name`.
+pub(super) type Age = (i64, String);
 
 impl Meta {
     /// Returns the age; objects without a creation time count as the youngest.
     pub(super) fn age(&self) -> Age {
-        (self.created_s.unwrap_or(i64::MAX), self.name.clone())
+        (self.created_s.unwrap_or(i64::MAX), self.name.to_string())
     }
 }
 

@@ -134,7 +134,7 @@ pub struct RuleRetry {
     /// Status codes after which the request is sent again.
     pub codes: Vec<i32>,
     /// How often it is sent again.
-    pub attempts: Option<i32>,
+    pub attempts: Option<i64>,
     /// Least time between two requests.
     pub backoff: Option<String>,
 }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::edge::{Rewrite, Template};
+use crate::edge::{Rewrite, Template, is_framing};
 
 /// As Go reads them (`strconv.ParseBool`), and as nginx does.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
@@ -94,26 +94,10 @@ pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     not_empty(networks)
 }
 
-/// Fields that decide where a message ends, how it is sent, or where it goes: they cannot be set.
-const FRAMING: [&str; 12] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// The name of a header that may be set, in lower case.
 pub(super) fn settable(text: &str) -> Result<String, String> {
     let name = token(text)?.to_ascii_lowercase();
-    match FRAMING.contains(&name.as_str()) {
+    match is_framing(&name) {
         true => Err(format!("`{name}` cannot be set")),
         false => Ok(name),
     }
