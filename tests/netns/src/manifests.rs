@@ -44,6 +44,9 @@ pub fn slices(pods: &[(u8, u8)]) -> String {
 /// Ingresses with two hosts for `web`, one of them over TLS with the Secret `shop-tls`.
 pub const INGRESSES: &str = include_str!("../../../deploy/examples/ingress.yaml");
 
+/// A Gateway with an HTTPRoute for `web` and `canary`.
+pub const GATEWAY: &str = include_str!("../../../deploy/examples/gateway.yaml");
+
 /// A certificate for some hosts, signed by its own authority.
 #[derive(Debug)]
 pub struct Certificate {

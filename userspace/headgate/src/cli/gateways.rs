@@ -10,7 +10,7 @@ use clap::Args;
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, Refusal,
-    edge::{Secret, Services},
+    edge::{GatewayPort, PortListeners, Secret, Services},
     gateway::{
         GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
         object::ListenerSpec, resolve,
@@ -43,6 +43,8 @@ struct ListenerRow {
     addresses: Vec<String>,
     listener: String,
     port: i32,
+    /// The port of the nodes at which proxies serve it.
+    node_port: Option<u16>,
     protocol: String,
     hostname: String,
     kinds: Vec<&'static str>,
@@ -81,7 +83,7 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
     let header = [
         "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
     ];
-    let wide = ["set", "class", "addresses", "kinds"];
+    let wide = ["set", "class", "addresses", "node_port", "kinds"];
     print_rows(&args.output, &header, &wide, &input.listeners(&resolved))
 }
 
@@ -172,6 +174,7 @@ impl Input {
                 class: &gateway.spec.gateway_class_name,
                 addresses: &addresses,
                 conditions: &verdict.conditions,
+                ports: &resolved.gateways,
             };
             own.add(&gateway.spec.listeners, &verdict.listeners, &mut rows);
             for (set_name, set) in &self.objects.listener_sets {
@@ -197,9 +200,18 @@ struct Group<'a> {
     class: &'a str,
     addresses: &'a [String],
     conditions: &'a [Verdict],
+    ports: &'a BTreeMap<GatewayPort, PortListeners>,
 }
 
 impl Group<'_> {
+    fn node_port(&self, port: i32) -> Option<u16> {
+        let port = GatewayPort {
+            gateway: self.gateway.clone(),
+            port: u16::try_from(port).ok()?,
+        };
+        Some(self.ports.get(&port)?.target_port)
+    }
+
     fn add(
         &self,
         specs: &[ListenerSpec],
@@ -217,6 +229,7 @@ impl Group<'_> {
                 addresses: self.addresses.to_vec(),
                 listener: spec.name.clone(),
                 port: spec.port,
+                node_port: self.node_port(spec.port),
                 protocol: spec.protocol.to_string(),
                 hostname: spec.hostname.clone().unwrap_or_default(),
                 kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
