@@ -50,7 +50,8 @@ fn is_known(data: usize, data_end: usize) -> bool {
 }
 
 /// One look-up at XDP.
-#[xdp]
+// All XDP programs are in one section, which the loader renames for older kernels.
+#[xdp(frags)]
 fn hg_baseline_lookup(context: XdpContext) -> u32 {
     match is_known(context.data(), context.data_end()) {
         true => xdp_action::XDP_TX,

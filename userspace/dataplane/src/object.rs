@@ -43,8 +43,9 @@ fn built() -> Result<Cow<'static, [u8]>, Error> {
     Ok(Cow::Owned(bytes))
 }
 
-/// Changes the object for kernels before 5.18: the name of a section asks for frames in several buffers, and these
-/// kernels refuse its programs. The name may be the end of another one (`.relxdp.frags`), which is cut as well.
+/// Changes the object for kernels before 5.18: the name of the XDP programs' section asks for frames in several buffers,
+/// and these kernels refuse its programs. Everything that names the section is changed alike: the end of
+/// `.relxdp.frags`, and the debug information (BTF). So no other section may have the new name.
 fn without_frags(mut object: Vec<u8>) -> Vec<u8> {
     const NAME: &[u8] = b"xdp.frags\0";
     let names = object.windows(NAME.len()).enumerate();
@@ -57,4 +58,16 @@ fn without_frags(mut object: Vec<u8>) -> Vec<u8> {
         }
     }
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_frags;
+
+    #[test]
+    fn s175_older_kernels_get_programs_for_one_buffer() {
+        let object = b"\0.relxdp.frags\0xdp.frags\0xdp_frags\0classifier\0".to_vec();
+        let wanted = b"\0.relxdp\0frags\0xdp\0frags\0xdp_frags\0classifier\0";
+        assert_eq!(without_frags(object), wanted);
+    }
 }

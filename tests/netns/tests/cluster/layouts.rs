@@ -171,6 +171,12 @@ fn s176_xdp_sends_to_other_devices() {
         cluster.start_agent_with(index, XDP).unwrap();
     }
     let node = &cluster.nodes[0];
+    let (_, status) = headgate(node, &["status"]);
+    for device in ["eth0: ", "eth1: "] {
+        let mut lines = status.lines().map(str::trim);
+        let line = lines.find(|line| line.starts_with(device)).unwrap();
+        assert!(line.contains("hg_xdp_external"), "{line}");
+    }
     let (v4, v6) = (node.v4, node.v6);
     let ask = || {
         for address in [on(v4, 30007), on(v6, 30007)] {

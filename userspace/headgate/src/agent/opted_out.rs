@@ -19,13 +19,18 @@ pub(super) async fn follow(config: &NodeConfig, cgroups: &Path, pins: &Path) -> 
     if !config.pods_opt_out {
         return pending().await;
     }
-    let mut maps = Maps::open_writable(pins)?;
+    let mut writer = Writer {
+        maps: Maps::open_writable(pins)?,
+        root: cgroups,
+        written: None,
+        failure: None,
+    };
     let client = api_servers::client(config.api_servers_file.as_deref()).await?;
     let (sender, mut pods) = watch::channel(None);
     let write = async {
         loop {
             let wanted = pods.borrow_and_update().clone();
-            let is_complete = wanted.is_none_or(|wanted| write(&mut maps, cgroups, &wanted));
+            let is_complete = wanted.is_none_or(|wanted| writer.write(&wanted));
             tokio::select! {
                 changed = pods.changed() => if changed.is_err() {
                     return;
@@ -38,17 +43,38 @@ pub(super) async fn follow(config: &NodeConfig, cgroups: &Path, pins: &Path) -> 
     pending().await
 }
 
-/// Writes the cgroups of these pods; false if one has no cgroup yet, or the map cannot be written.
-fn write(maps: &mut Maps<ReadWrite>, root: &Path, pods: &BTreeSet<String>) -> bool {
-    let find = |uid: &String| pod_cgroup(root, uid).ok().flatten();
-    let cgroups: BTreeSet<u64> = pods.iter().filter_map(find).collect();
-    if let Err(error) = write_left_cgroups(maps, &cgroups) {
-        warn!(%error, "sockets of pods that opted out are balanced");
-        return false;
+/// Writes cgroups of pods.
+struct Writer<'a> {
+    maps: Maps<ReadWrite>,
+    /// The cgroup that all pods are in.
+    root: &'a Path,
+    written: Option<BTreeSet<u64>>,
+    /// The last error that was logged.
+    failure: Option<String>,
+}
+
+impl Writer<'_> {
+    /// Writes the cgroups of these pods; false if one has no cgroup yet, or the map cannot be written.
+    fn write(&mut self, pods: &BTreeSet<String>) -> bool {
+        let find = |uid: &String| pod_cgroup(self.root, uid).ok().flatten();
+        let found: BTreeSet<u64> = pods.iter().filter_map(find).collect();
+        let is_complete = found.len() == pods.len();
+        if self.written.as_ref() == Some(&found) {
+            return is_complete;
+        }
+        if let Err(error) = write_left_cgroups(&mut self.maps, &found) {
+            let error = error.to_string();
+            if self.failure.as_ref() != Some(&error) {
+                warn!(error, "sockets of pods that have opted out are balanced");
+            }
+            self.failure = Some(error);
+            return false;
+        }
+        info!(
+            pods = found.len(),
+            "sockets of pods are left to their packets"
+        );
+        (self.written, self.failure) = (Some(found), None);
+        is_complete
     }
-    info!(
-        pods = cgroups.len(),
-        "sockets of pods are left to their packets"
-    );
-    cgroups.len() == pods.len()
 }
