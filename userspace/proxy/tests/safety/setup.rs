@@ -174,7 +174,7 @@ pub(crate) fn add_secret(objects: &mut Objects, secret: &str, chain: &str, key: 
 
 /// Waits until a condition holds, while other tasks run.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
-    let held = tokio::time::timeout(Duration::from_secs(20), async {
+    let held = tokio::time::timeout(Duration::from_secs(60), async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
