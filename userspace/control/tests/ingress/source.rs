@@ -49,11 +49,7 @@ impl Source {
         let (sender, events) = mpsc::channel(64);
         match self {
             Self::Manifests(folder) => {
-                let follow = manifests::follow_ingresses(
-                    folder.path().to_owned(),
-                    Interest::Ingress,
-                    sender,
-                );
+                let follow = manifests::follow_ingresses(folder.path().to_owned(), sender);
                 tokio::spawn(async move { follow.await.unwrap() });
             }
             Self::Api(server) => {
@@ -118,7 +114,7 @@ impl Proxy {
         let (status_sender, mut status) = watch::channel(IngressStatus::default());
         let run = run_ingress(
             events,
-            options.into(),
+            options,
             Server(sender),
             status_sender,
             std::future::pending(),

@@ -18,9 +18,6 @@ pub(crate) struct ProxyArgs {
     /// Serve Ingresses of IngressClasses with this `spec.controller`
     #[arg(long, default_value = "headgate.io/ingress")]
     pub(super) controller: String,
-    /// Serve Gateways of GatewayClasses with this `spec.controllerName`
-    #[arg(long, default_value = "headgate.io/gateway")]
-    pub(super) gateway_controller: String,
     /// Serve Ingresses without a class as well
     #[arg(long)]
     pub(super) without_class: bool,
