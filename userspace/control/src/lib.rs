@@ -6,7 +6,7 @@
 //!
 //! manifests ─┐          ┌─► Reconciler: Planner ─► diff ─► Dataplane
 //!            ├─► Event ─┤     └─► Status ─────────────────────────────► Events
-//! kube ──────┘          └─► Router: Objects ─► routes, endpoints ─► Serve
+//! kube ──────┘          └─► Router: Objects ─► Edge, endpoints ─► Serve
 //!                             └─► IngressStatus ──────────────────────► Events, Ingress status
 //! ```
 //!
@@ -44,7 +44,7 @@ mod publish;
 mod source;
 
 pub use loops::{
-    ingress::{Endpoints, Serve, run_ingress},
+    ingress::{EdgeOptions, Endpoints, Serve, run_ingress},
     reconcile::{Inputs, Outputs, Reconciler, run},
     status::{Failure, IngressStatus, Pass, SourceStatus, Status},
 };

@@ -9,8 +9,9 @@ use std::{
 
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal,
-    edge::{Edge, UpstreamKey, UpstreamService, endpoints},
-    ingress::{IngressOptions, Objects, Routes, routes, serves},
+    edge::{Edge, GatewayPort, PortListeners, UpstreamKey, UpstreamService, endpoints},
+    gateway::{self, Addresses, GatewayOptions, World, resolve},
+    ingress::{IngressOptions, Objects, routes, serves},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -39,11 +40,40 @@ pub trait Serve {
     fn place(&mut self, key: &UpstreamKey, endpoints: Endpoints);
 }
 
+/// What a proxy serves.
+#[derive(Clone, Debug)]
+pub struct EdgeOptions {
+    /// Options of Ingresses.
+    pub ingress: IngressOptions,
+    /// Options of Gateways; `None` if they are not served. Then the source need not send their objects.
+    pub gateways: Option<GatewayOptions>,
+}
+
+impl From<IngressOptions> for EdgeOptions {
+    /// Ingresses alone.
+    fn from(ingress: IngressOptions) -> Self {
+        Self {
+            ingress,
+            gateways: None,
+        }
+    }
+}
+
+impl EdgeOptions {
+    /// Returns which objects are needed.
+    pub fn interest(&self) -> Interest {
+        match self.gateways {
+            Some(_) => Interest::Gateways,
+            None => Interest::Ingress,
+        }
+    }
+}
+
 /// Runs until `shutdown`, or until the source is gone. Events that arrive together are handled in
 /// one pass.
 pub async fn run_ingress(
     mut events: mpsc::Receiver<Event>,
-    options: IngressOptions,
+    options: EdgeOptions,
     server: impl Serve,
     status: watch::Sender<IngressStatus>,
     shutdown: impl Future<Output = ()>,
@@ -75,8 +105,9 @@ pub async fn run_ingress(
 /// State of the loop.
 struct Router<S> {
     server: S,
-    options: IngressOptions,
+    options: EdgeOptions,
     objects: Objects,
+    gateway_objects: gateway::Objects,
     /// The Service of each slice.
     slices: BTreeMap<NamespacedName, NamespacedName>,
     intake: Intake,
@@ -84,8 +115,10 @@ struct Router<S> {
     is_stale: bool,
     /// Services whose endpoints may have changed.
     touched: BTreeSet<NamespacedName>,
-    /// The routes that are served; `None` before the first.
-    routes: Option<Routes>,
+    /// What is served; `None` before the first.
+    served: Option<Edge>,
+    /// What Ingresses cannot have.
+    refusals: Vec<Refusal>,
     /// The endpoints that the server has, by Service and backend.
     placed: BTreeMap<NamespacedName, BTreeMap<UpstreamKey, Endpoints>>,
     /// What the server refused.
@@ -94,16 +127,18 @@ struct Router<S> {
 }
 
 impl<S: Serve> Router<S> {
-    fn new(server: S, options: IngressOptions) -> Self {
+    fn new(server: S, options: EdgeOptions) -> Self {
         Self {
             server,
+            intake: Intake::new(options.interest()),
             options,
             objects: Objects::default(),
+            gateway_objects: gateway::Objects::default(),
             slices: BTreeMap::new(),
-            intake: Intake::new(Interest::Ingress),
             is_stale: true,
             touched: BTreeSet::new(),
-            routes: None,
+            served: None,
+            refusals: Vec::new(),
             placed: BTreeMap::new(),
             unserved: Vec::new(),
             status: IngressStatus::default(),
@@ -122,6 +157,7 @@ impl<S: Serve> Router<S> {
             Some(Event::Secret(name, secret)) => {
                 self.is_stale |= put(&mut self.objects.secrets, name, secret);
             }
+            Some(Event::Gateway(change)) => self.is_stale |= self.gateway_objects.apply(*change),
             Some(Event::Upstream(name, service)) => self.set_service(name, service),
             Some(Event::Slice(name, slice)) => self.set_slice(name, slice),
             // Sources send other objects to an agent only.
@@ -187,11 +223,16 @@ impl<S: Serve> Router<S> {
     }
 
     fn route(&mut self) {
-        let routes = routes(&self.objects, &self.options);
-        if self.routes.as_ref() == Some(&routes) {
+        let routes = routes(&self.objects, &self.options.ingress);
+        self.status.ingresses = routes.served;
+        self.refusals = routes.refusals;
+        let edge = Edge {
+            ingress: routes.listener,
+            gateways: self.gateways(),
+        };
+        if self.served.as_ref() == Some(&edge) {
             return;
         }
-        let edge = Edge::from(routes.listener.clone());
         let keys: BTreeSet<&UpstreamKey> = edge.upstreams().collect();
         for key in &keys {
             self.place(key);
@@ -202,14 +243,33 @@ impl<S: Serve> Router<S> {
         }
         self.placed.retain(|_, placed| !placed.is_empty());
         info!(
-            ingresses = routes.served.len(),
-            hosts = routes.listener.hosts.len(),
+            ingresses = self.status.ingresses.len(),
+            hosts = edge.ingress.hosts.len(),
+            gateway_ports = edge.gateways.len(),
             backends = keys.len(),
-            refusals = routes.refusals.len() + self.unserved.len(),
+            refusals = self.refusals.len() + self.unserved.len(),
             "routed"
         );
-        self.status.ingresses.clone_from(&routes.served);
-        self.routes = Some(routes);
+        self.served = Some(edge);
+    }
+
+    /// The listeners of Gateways. Ports that are served keep their target ports.
+    fn gateways(&self) -> BTreeMap<GatewayPort, PortListeners> {
+        let Some(options) = &self.options.gateways else {
+            return BTreeMap::new();
+        };
+        let served = self.served.iter().flat_map(|edge| &edge.gateways);
+        let target_ports = served.map(|(port, listeners)| (port.clone(), listeners.target_port));
+        resolve(&World {
+            objects: &self.gateway_objects,
+            secrets: &self.objects.secrets,
+            services: &self.objects.services,
+            // They matter to statuses only.
+            addresses: &Addresses::default(),
+            target_ports: &target_ports.collect(),
+            options,
+        })
+        .gateways
     }
 
     /// Gives the server the endpoints of a backend, unless it has them.
@@ -226,8 +286,8 @@ impl<S: Serve> Router<S> {
         let objects = self.intake.refused.iter();
         let refused = objects.filter(|(object, _)| self.is_ours(object));
         let refused = refused.flat_map(|(_, refusals)| refusals);
-        let routes = self.routes.iter().flat_map(|routes| &routes.refusals);
-        let refusals = refused.chain(routes).chain(&self.unserved).cloned();
+        let refusals = refused.chain(&self.refusals);
+        let refusals = refusals.chain(&self.unserved).cloned();
         let refusals: Vec<Refusal> = refusals.collect();
         log_new(&refusals, &self.status.refusals);
         self.status.refusals = refusals;
@@ -239,7 +299,7 @@ impl<S: Serve> Router<S> {
             return true;
         };
         let ingress = self.objects.ingresses.get(name);
-        ingress.is_some_and(|ingress| serves(ingress, &self.objects.classes, &self.options))
+        ingress.is_some_and(|ingress| serves(ingress, &self.objects.classes, &self.options.ingress))
     }
 }
 

@@ -15,7 +15,7 @@ use headgate_model::NamespacedName;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{Node, Secret, Service},
+        core::v1::{ConfigMap, Namespace, Node, Secret, Service},
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass},
     },
@@ -32,7 +32,7 @@ use tower::service_fn;
 use tracing::instrument;
 
 use crate::source::{
-    convert::{self, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
+    convert::{self, Custom, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
     event::{Event, Interest, Kind, Served},
 };
 
@@ -62,15 +62,21 @@ pub async fn follow(client: Client, node: &str, served: &Served, events: mpsc::S
     );
 }
 
-/// Sends what the API server has of Ingresses, IngressClasses, Services, EndpointSlices and
-/// Secrets, now and after each change. Returns when the receiver is gone. If `namespaces` is not
-/// empty, sends no request about other namespaces.
+/// Sends what the API server has of Ingresses, IngressClasses, Services, EndpointSlices and Secrets, with
+/// [`Interest::Gateways`] also of the Gateway API, now and after each change. Returns when the receiver is
+/// gone. If `namespaces` is not empty, sends no request about objects of other namespaces.
 pub async fn follow_ingresses(
     client: Client,
     namespaces: &BTreeSet<String>,
+    interest: Interest,
     events: mpsc::Sender<Event>,
 ) {
-    let source = Source::new(Interest::Ingress, events);
+    let source = Source::new(interest, events);
+    let gateways = async {
+        if interest == Interest::Gateways {
+            source.watch_gateways(&client, namespaces).await;
+        }
+    };
     let wanted = SKIPPED_SECRETS.map(|type_| format!("type!={type_}"));
     let secrets = watcher::Config::default().fields(&wanted.join(","));
     futures::join!(
@@ -79,6 +85,7 @@ pub async fn follow_ingresses(
         source.watch(&client, apis::<Service>(namespaces), any()),
         source.watch(&client, apis::<EndpointSlice>(namespaces), any()),
         source.watch(&client, apis::<Secret>(namespaces), secrets),
+        gateways,
     );
 }
 
@@ -141,6 +148,31 @@ impl Source {
             events,
             failing: Mutex::default(),
         }
+    }
+
+    /// Watches what only the Gateway API uses.
+    async fn watch_gateways(&self, client: &Client, namespaces: &BTreeSet<String>) {
+        macro_rules! watch {
+            ($($kind:ident),+) => {
+                futures::join!(
+                    self.watch(client, vec![Api::<Custom<convert::GatewayClass>>::all], any()),
+                    self.watch(client, vec![Api::<Namespace>::all], any()),
+                    self.watch(client, apis::<ConfigMap>(namespaces), any()),
+                    $(self.watch(client, apis::<Custom<convert::$kind>>(namespaces), any())),+
+                )
+            };
+        }
+        watch!(
+            Gateway,
+            ListenerSet,
+            HttpRoute,
+            GrpcRoute,
+            TlsRoute,
+            TcpRoute,
+            UdpRoute,
+            ReferenceGrant,
+            BackendTlsPolicy
+        );
     }
 
     /// Watches a kind in several namespaces.
@@ -229,6 +261,12 @@ impl Watch<'_> {
                     self.step(event).await?;
                 }
                 Ok(None) => return Ok(()),
+                // The custom resource is not installed: an empty list, asked for again after the back-off.
+                Err(error) if K::KIND.is_of_gateways() && is_absent(&error) => {
+                    self.recover().await?;
+                    self.listed.clear();
+                    self.end_list(K::KIND).await?;
+                }
                 Err(error) => self.fail(K::KIND, &error).await?,
             }
         }
@@ -303,6 +341,15 @@ impl Watch<'_> {
         self.source
             .send(kind.gone(name, self.source.interest))
             .await
+    }
+}
+
+/// Whether the API server does not know a kind.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }
 

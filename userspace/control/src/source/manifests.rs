@@ -63,13 +63,13 @@ pub async fn follow(
 /// # Errors
 ///
 /// If the folder cannot be watched.
-pub async fn follow_ingresses(folder: PathBuf, events: mpsc::Sender<Event>) -> Result<()> {
-    follow_as(
-        folder,
-        Reader::new(Interest::Ingress, "", Served::default()),
-        events,
-    )
-    .await
+pub async fn follow_ingresses(
+    folder: PathBuf,
+    interest: Interest,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    let reader = Reader::new(interest, "", Served::default());
+    follow_as(folder, reader, events).await
 }
 
 /// Returns the manifests of a folder and its sub-folders; of a file, itself. Skips hidden folders.

@@ -8,6 +8,8 @@ use headgate_model::{
     gateway::object::{Change, Objects},
 };
 
+use crate::source::{Source, web};
+
 /// The objects of a manifest, and what is refused.
 fn read(text: &str) -> (Objects, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
@@ -117,4 +119,19 @@ fn g18_a_removed_manifest_removes_its_objects() {
     assert!(!objects.apply(Change::HttpRoute(name.clone(), None)));
     let object = ObjectName::Gateway("HTTPRoute", name);
     assert_eq!(object.to_string(), "HTTPRoute default/a");
+}
+
+#[tokio::test]
+async fn g13_kinds_that_are_not_installed_are_empty_lists() {
+    let source = Source::api(headgate_apiserver::Options::default()).await;
+    let Source::Api(server) = &source else {
+        panic!("it runs on an API server");
+    };
+    server.apply_yaml(&web("one", "10.244.1.1")).unwrap();
+    // Returns when every kind is listed.
+    let events = source.list_for(Interest::Gateways).await;
+    let is_service = |event: &&Event| matches!(event, Event::Upstream(..));
+    assert_eq!(events.iter().filter(is_service).count(), 1);
+    let fails = |event: &Event| matches!(event, Event::Connected(Err(_)));
+    assert!(!events.iter().any(fails));
 }

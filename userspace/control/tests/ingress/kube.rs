@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use headgate_apiserver::{Attributes, Options};
-use headgate_control::Event;
+use headgate_control::{Event, Interest};
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
     networking::v1::Ingress,
@@ -130,7 +130,7 @@ async fn l56_a_forbidden_watch_is_reported_while_it_fails() {
     let Source::Api(server) = &source else {
         unreachable!("it is one");
     };
-    let mut events = source.follow(&BTreeSet::new());
+    let mut events = source.follow(&BTreeSet::new(), Interest::Ingress);
     let mut connected = Vec::new();
     let mut until = async |is_last: fn(&Event) -> bool| {
         loop {

@@ -32,7 +32,7 @@ impl Loop {
         let (status_sender, status) = watch::channel(IngressStatus::default());
         tokio::spawn(run_ingress(
             receiver,
-            IngressOptions::default(),
+            IngressOptions::default().into(),
             Server(sender),
             status_sender,
             std::future::pending(),

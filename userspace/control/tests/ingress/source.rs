@@ -45,17 +45,22 @@ impl Source {
     }
 
     /// Sends the objects to a receiver.
-    pub(crate) fn follow(&self, namespaces: &BTreeSet<String>) -> mpsc::Receiver<Event> {
+    pub(crate) fn follow(
+        &self,
+        namespaces: &BTreeSet<String>,
+        interest: Interest,
+    ) -> mpsc::Receiver<Event> {
         let (sender, events) = mpsc::channel(64);
         match self {
             Self::Manifests(folder) => {
-                let follow = manifests::follow_ingresses(folder.path().to_owned(), sender);
+                let follow =
+                    manifests::follow_ingresses(folder.path().to_owned(), interest, sender);
                 tokio::spawn(async move { follow.await.unwrap() });
             }
             Self::Api(server) => {
                 let (client, namespaces) = (client(server), namespaces.clone());
                 tokio::spawn(async move {
-                    api::follow_ingresses(client, &namespaces, sender).await;
+                    api::follow_ingresses(client, &namespaces, interest, sender).await;
                 });
             }
         }
@@ -64,8 +69,12 @@ impl Source {
 
     /// Every event until every kind is listed.
     pub(crate) async fn list(&self) -> Vec<Event> {
-        let mut events = self.follow(&BTreeSet::new());
-        let mut missing = BTreeSet::from_iter(Interest::Ingress.kinds());
+        self.list_for(Interest::Ingress).await
+    }
+
+    pub(crate) async fn list_for(&self, interest: Interest) -> Vec<Event> {
+        let mut events = self.follow(&BTreeSet::new(), interest);
+        let mut missing = BTreeSet::from_iter(interest.kinds());
         let mut received = Vec::new();
         while !missing.is_empty() {
             let event = timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
@@ -105,7 +114,7 @@ impl Proxy {
     }
 
     pub(crate) async fn over(source: Source, namespaces: BTreeSet<String>) -> Self {
-        let events = source.follow(&namespaces);
+        let events = source.follow(&namespaces, Interest::Ingress);
         let options = IngressOptions {
             namespaces,
             ..IngressOptions::default()
@@ -114,7 +123,7 @@ impl Proxy {
         let (status_sender, mut status) = watch::channel(IngressStatus::default());
         let run = run_ingress(
             events,
-            options,
+            options.into(),
             Server(sender),
             status_sender,
             std::future::pending(),

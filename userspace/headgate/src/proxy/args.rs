@@ -18,6 +18,13 @@ pub(crate) struct ProxyArgs {
     /// Serve Ingresses of IngressClasses with this `spec.controller`
     #[arg(long, default_value = "headgate.io/ingress")]
     pub(super) controller: String,
+    /// Serve Gateways of the cluster as well, which needs a role that may read them; those of a folder are
+    /// always served
+    #[arg(long)]
+    pub(super) gateways: bool,
+    /// Serve Gateways of GatewayClasses with this `spec.controllerName`
+    #[arg(long, default_value = "headgate.io/gateway")]
+    pub(super) gateway_controller: String,
     /// Serve Ingresses without a class as well
     #[arg(long)]
     pub(super) without_class: bool,

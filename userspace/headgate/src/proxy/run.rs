@@ -14,16 +14,19 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use headgate_control::{
-    Endpoints, IngressStatus, Publish, Serve, kube as kube_source, manifests, publish, report,
-    run_ingress,
+    EdgeOptions, Endpoints, IngressStatus, Interest, Publish, Serve, kube as kube_source,
+    manifests, publish, report, run_ingress,
 };
 use headgate_dataplane::Steering;
 use headgate_model::{
     Refusal,
     edge::{Edge, UpstreamKey},
+    gateway::GatewayOptions,
     ingress::IngressOptions,
 };
-use headgate_proxy::{AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, work};
+use headgate_proxy::{
+    AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, check_certificate, work,
+};
 use kube::Client;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -99,10 +102,11 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
     );
     #[cfg(not(feature = "page"))]
     let page = pending::<()>();
-    let (options, served) = (ingress_options(args), ServedProxy(proxy.clone(), ports));
+    let (options, served) = (edge_options(args), ServedProxy(proxy.clone(), ports));
+    let interest = options.interest();
     tokio::select! {
         () = run_ingress(events, options, served, status, pending()) => Ok(()),
-        result = follow_source(args, sender, statuses.clone()) => {
+        result = follow_source(args, interest, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
         result = listen(pins, args, &proxy, statuses.clone(), &listening, &wanted) => result,
@@ -115,16 +119,17 @@ async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
 /// Sends the loop what the Kubernetes API or the folder of manifests holds.
 async fn follow_source(
     args: &ProxyArgs,
+    interest: Interest,
     sender: mpsc::Sender<headgate_control::Event>,
     statuses: Statuses,
 ) -> Result<()> {
     if let Some(folder) = &args.common.source {
-        return manifests::follow_ingresses(folder.clone(), sender).await;
+        return manifests::follow_ingresses(folder.clone(), interest, sender).await;
     }
     let client = api_servers::client(None).await?;
     let namespaces = namespaces(args);
     tokio::join!(
-        kube_source::follow_ingresses(client.clone(), &namespaces, sender),
+        kube_source::follow_ingresses(client.clone(), &namespaces, interest, sender),
         report(client.clone(), &args.common.node_name, statuses.clone()),
         publish_addresses(client, args, &namespaces, statuses.clone()),
     );
@@ -156,6 +161,21 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
         body_timeout: Duration::from_secs(args.client_body_timeout),
         answer_timeout: Duration::from_secs(args.client_answer_timeout),
     })
+}
+
+/// Gateways are served from manifests only.
+fn edge_options(args: &ProxyArgs) -> EdgeOptions {
+    // An API server needs a role for them.
+    let has_gateways = args.gateways || args.common.source.is_some();
+    let gateways = has_gateways.then(|| GatewayOptions {
+        controller: args.gateway_controller.clone(),
+        check_certificate,
+        ..GatewayOptions::default()
+    });
+    EdgeOptions {
+        ingress: ingress_options(args),
+        gateways,
+    }
 }
 
 fn ingress_options(args: &ProxyArgs) -> IngressOptions {
