@@ -10,7 +10,7 @@ use clap::Args;
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     NamespacedName, Refusal,
-    edge::{Secret, Services},
+    edge::{GatewayPort, PortListeners, Secret, Services},
     gateway::{
         GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
         object::ListenerSpec, resolve,
@@ -45,6 +45,8 @@ struct ListenerRow {
     port: i32,
     protocol: String,
     hostname: String,
+    /// The port of nodes that its connections arrive at; `null` if it is not served.
+    target_port: Option<u16>,
     kinds: Vec<&'static str>,
     /// Number of routes that are accepted here.
     routes: usize,
@@ -81,7 +83,7 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
     let header = [
         "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
     ];
-    let wide = ["set", "class", "addresses", "kinds"];
+    let wide = ["target_port", "set", "class", "addresses", "kinds"];
     print_rows(&args.output, &header, &wide, &input.listeners(&resolved))
 }
 
@@ -167,6 +169,7 @@ impl Input {
             let addresses = verdict.addresses.iter().map(|one| one.value.clone());
             let addresses: Vec<String> = addresses.collect();
             let own = Group {
+                served: &resolved.gateways,
                 gateway: name,
                 set: None,
                 class: &gateway.spec.gateway_class_name,
@@ -192,6 +195,7 @@ impl Input {
 
 /// What the listeners of an object have in common.
 struct Group<'a> {
+    served: &'a BTreeMap<GatewayPort, PortListeners>,
     gateway: &'a NamespacedName,
     set: Option<&'a NamespacedName>,
     class: &'a str,
@@ -200,6 +204,21 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
+    /// The port of nodes for a listener.
+    fn target_port(&self, spec: &ListenerSpec) -> Option<u16> {
+        let port = GatewayPort {
+            gateway: self.gateway.clone(),
+            port: u16::try_from(spec.port).ok()?,
+        };
+        let label = match self.set {
+            None => spec.name.clone(),
+            Some(set) => format!("{set}/{}", spec.name),
+        };
+        let entry = self.served.get(&port)?;
+        let is_served = entry.listeners.iter().any(|one| one.name == label);
+        is_served.then_some(entry.target_port)
+    }
+
     fn add(
         &self,
         specs: &[ListenerSpec],
@@ -219,6 +238,7 @@ impl Group<'_> {
                 port: spec.port,
                 protocol: spec.protocol.to_string(),
                 hostname: spec.hostname.clone().unwrap_or_default(),
+                target_port: self.target_port(spec),
                 kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
                 routes: verdict.attached_routes,
                 object: by_type(self.conditions),
