@@ -3,7 +3,10 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use object::build::elf::Builder;
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 use crate::{setup, sh};
 
@@ -67,6 +70,12 @@ fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
         section.delete = name.starts_with(b".debug_");
     }
     builder.delete_orphans();
+    // LLVM has one section for both kinds of names, and the writer wants two.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
     let mut stripped = Vec::new();
     builder.write(&mut stripped)?;
     Ok(stripped)

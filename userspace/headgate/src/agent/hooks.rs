@@ -1,17 +1,22 @@
 //! Programs of the agent: loaded, attached, and attached again where they are lost.
 
-use std::collections::{BTreeMap, BTreeSet};
 #[cfg(feature = "trace")]
 use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    thread::{self, JoinHandle},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use headgate_abi::DatapathConfig;
 use headgate_dataplane::{
-    Device, Feature, Programs, Role, Steering, attach_cgroup, attach_egress, attach_ingress,
-    attach_lookup, attached, detach_others, is_attached, load, write_sources,
+    Device, Error, Feature, Larger, MapSizes, Maps, Programs, ReadWrite, Role, Steering,
+    attach_cgroup, attach_egress, attach_ingress, attach_lookup, attached, detach_others, grow,
+    is_attached, load, write_sources,
 };
 #[cfg(feature = "trace")]
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{task, time::sleep};
 use tracing::{info, instrument, warn};
 
 use super::{
@@ -23,6 +28,9 @@ use super::{
 #[cfg(feature = "trace")]
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Programs over larger maps, and the configuration that they have.
+type Prepared = Result<(DatapathConfig, Programs, Larger), Error>;
+
 /// Loaded and attached programs.
 pub(super) struct Hooks {
     config: HookConfig,
@@ -30,10 +38,14 @@ pub(super) struct Hooks {
     programs: Programs,
     /// Configuration that the programs were loaded with.
     loaded: DatapathConfig,
+    /// What the programs were attached for last.
+    facts: Facts,
+    /// Prepares larger maps.
+    preparation: Option<JoinHandle<Prepared>>,
     /// How the programs of each device were attached last.
     known: BTreeMap<Device, String>,
     #[cfg(feature = "trace")]
-    log: Option<JoinHandle<()>>,
+    log: Option<task::JoinHandle<()>>,
 }
 
 impl Hooks {
@@ -53,6 +65,8 @@ impl Hooks {
         let mut hooks = Self {
             programs: load(&config.pins, &loaded, &settings.sizes)?,
             loaded,
+            facts: facts.clone(),
+            preparation: None,
             known: BTreeMap::new(),
             config,
             settings,
@@ -75,7 +89,48 @@ impl Hooks {
             #[cfg(feature = "trace")]
             self.follow_log()?;
         }
-        self.attach(facts)
+        self.facts = facts.clone();
+        self.attach(facts)?;
+        Ok(())
+    }
+
+    /// Replaces the maps that the agent writes by larger ones, of at least these sizes, with the same contents, and
+    /// returns them; no packet meets other contents. `None` while they, and programs, are prepared by a thread.
+    pub(super) fn grow(&mut self, sizes: &MapSizes) -> Result<Option<Maps<ReadWrite>>> {
+        let Some(preparation) = self.preparation.take_if(|running| running.is_finished()) else {
+            if self.preparation.is_none() {
+                let (pins, config) = (self.config.pins.clone(), self.loaded);
+                let (sizes, most) = (*sizes, self.settings.most_map_bytes);
+                let former = self.programs.loaded();
+                self.preparation = Some(thread::spawn(move || {
+                    let (programs, larger) = grow(&pins, &config, &sizes, most, &former)?;
+                    Ok((config, programs, larger))
+                }));
+            }
+            return Ok(None);
+        };
+        let prepared = preparation.join().map_err(|_panic| anyhow!("a panic"))?;
+        let (config, programs, larger) = prepared?;
+        // The node's addresses may have changed meanwhile.
+        if config != self.loaded {
+            return Ok(None);
+        }
+        larger.copy()?;
+        let former = mem::replace(&mut self.programs, programs);
+        let facts = self.facts.clone();
+        let attached = self.attach(&facts).and_then(|failed| {
+            ensure!(failed == 0, "{failed} devices did not get new programs");
+            Ok(())
+        });
+        if let Err(error) = attached {
+            self.programs = former;
+            self.attach(&facts)?;
+            return Err(error);
+        }
+        larger.keep()?;
+        #[cfg(feature = "trace")]
+        self.follow_log()?;
+        Ok(Some(Maps::open_writable(&self.config.pins)?))
     }
 
     /// Attaches again what is missing: TC filters, which others may remove and which end with their qdisc, and
@@ -93,7 +148,8 @@ impl Hooks {
             return Ok(());
         }
         warn!(devices = lost.join(","), "programs are missing");
-        self.attach(facts)
+        self.attach(facts)?;
+        Ok(())
     }
 
     /// Prints what the programs log, if they are a trace build.
@@ -131,8 +187,10 @@ impl Hooks {
             .collect()
     }
 
+    /// Attaches the programs to all devices; returns how many devices failed.
     #[instrument(skip_all, fields(devices = facts.devices.len()))]
-    fn attach(&mut self, facts: &Facts) -> Result<()> {
+    fn attach(&mut self, facts: &Facts) -> Result<usize> {
+        let mut failed = 0;
         let devices = &self.devices(facts);
         let (pins, how) = (&self.config.pins, self.config.tc_attach);
         if let Err(error) = write_sources(pins, &facts.sources) {
@@ -151,6 +209,7 @@ impl Hooks {
         for device in devices {
             if let Err(error) = attach_egress(&mut self.programs, pins, device, how) {
                 warn!(device = device.name, %error, "cannot attach to egress");
+                failed += 1;
             }
         }
         for device in devices {
@@ -162,12 +221,15 @@ impl Hooks {
                     }
                     self.known.insert(device.clone(), how);
                 }
-                Err(error) => warn!(device = device.name, %error, "cannot attach to ingress"),
+                Err(error) => {
+                    warn!(device = device.name, %error, "cannot attach to ingress");
+                    failed += 1;
+                }
             }
         }
         self.known.retain(|device, _| devices.contains(device));
         detach_others(pins, devices, self.config.proxy_user.is_some())?;
-        Ok(())
+        Ok(failed)
     }
 }
 
