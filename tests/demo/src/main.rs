@@ -315,7 +315,7 @@ fn show_gateway(cluster: &Cluster) -> Result<()> {
     show.args(["gateways", "-o", "json", "--source"]);
     let listeners = show.arg(cluster.manifests()).output()?;
     let listeners: Value = serde_json::from_slice(&listeners.stdout)?;
-    let port = &listeners["items"][0]["node_port"];
+    let port = &listeners["items"][0]["target_port"];
     ensure!(port.is_u64(), "the Gateway is not served: {listeners}");
     let gateway = GATEWAY_SERVICE
         .replace("VIP", &GATEWAY_IP.to_string())

@@ -24,6 +24,7 @@ use crate::{
     origin::Origin,
     proxy::Proxy,
     rewrite::rewrite,
+    routing,
     serving::{ServedRoute, Serving},
     table::{BackendRow, RouteRow, backend_row, route_row, target},
     upstream::Upstream,
@@ -170,7 +171,7 @@ impl Proxy {
         let mut client = client(question);
         client.gateway = question.gateway.clone().map(Arc::new);
         if let Err(why) = receive(&mut parts) {
-            explained.answer(forward::refuse(&client, why));
+            explained.answer(routing::refuse(&client, why));
             return explained;
         }
         let host = RequestHead::of(&parts).map(|head| head.host.into_owned());
@@ -182,7 +183,7 @@ impl Proxy {
             client.handshake.server_name = host.ok();
         }
         let origin = Origin::of(&client, &parts.headers, &self.settings.trusted);
-        let call = forward::route(&serving, &client, origin, Instant::now(), &parts);
+        let call = routing::route(&serving, &client, origin, Instant::now(), &parts);
         let call = match call {
             Ok(call) => Some(call),
             Err(response) => {
@@ -191,7 +192,7 @@ impl Proxy {
             }
         };
         if let Ok(head) = RequestHead::of(&parts) {
-            let listener = forward::listener(&serving, &client, &head.host);
+            let listener = routing::listener(&serving, &client, &head.host);
             if let Ok(listener) = listener {
                 let search = listener.index.search(&head, &parts, origin.client);
                 explain_host(&search, &mut explained);
@@ -235,7 +236,7 @@ fn explain_tls(
     let Ok(head) = RequestHead::of(parts) else {
         return false;
     };
-    let Ok(listener) = forward::listener(serving, client, &head.host) else {
+    let Ok(listener) = routing::listener(serving, client, &head.host) else {
         explained.step("no listener is for this host: the connection is closed");
         return true;
     };

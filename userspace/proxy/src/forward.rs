@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use headgate_model::edge::{RouteKind, Scheme};
+use headgate_model::edge::RouteKind;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
@@ -28,7 +28,7 @@ use crate::{
     headers,
     held::Held,
     limits::Admission,
-    message::{Misunderstood, RequestHead, receive},
+    message::receive,
     mirror::mirror,
     observed::Observed,
     origin::Origin,
@@ -36,9 +36,9 @@ use crate::{
     proxy::Proxy,
     received::Received,
     rewrite::rewrite,
+    routing::{refuse, route},
     send::send,
-    serving::{ServedListener, ServedRoute, ServedTarget, Serving},
-    spelling,
+    serving::{ServedRoute, ServedTarget},
     trace::{Arrival, Trace},
     upload::{self, UploadEnd, upload},
     upstream::{Pick, PickInput, Upstream},
@@ -264,85 +264,6 @@ fn trace(
         since,
     };
     tracer.begin(arrival, call.map(Call::routed), parts)
-}
-
-/// Returns the response to a request that the proxy cannot understand. The connection ends with it: it
-/// is unknown where the next request begins.
-pub(crate) fn refuse(client: &Client, why: Misunderstood) -> Response<Body> {
-    client.is_closing.store(true, Ordering::Relaxed);
-    let status = match why {
-        Misunderstood::Method => StatusCode::METHOD_NOT_ALLOWED,
-        Misunderstood::Long => StatusCode::URI_TOO_LONG,
-        Misunderstood::Coding => StatusCode::NOT_IMPLEMENTED,
-        Misunderstood::Host
-        | Misunderstood::Hosts
-        | Misunderstood::Path
-        | Misunderstood::Readings => StatusCode::BAD_REQUEST,
-    };
-    answer::error(status, &why.to_string())
-}
-
-/// Returns a received request with its route.
-pub(crate) fn route(
-    serving: &Serving,
-    client: &Client,
-    origin: Origin,
-    begin: Instant,
-    parts: &Parts,
-) -> Result<Call, Response<Body>> {
-    let head = RequestHead::of(parts).map_err(|why| refuse(client, why))?;
-    let index = &listener(serving, client, &head.host)?.index;
-    let route = index.find(&head, parts, origin.client);
-    let none = || answer::error(StatusCode::NOT_FOUND, "no rule for this host and path");
-    let route = route.ok_or_else(none)?;
-    let spelling = spelling::sent(index, &head, parts, origin.client, route);
-    Ok(Call {
-        route: route.clone(),
-        origin,
-        host: head.host.into_owned(),
-        path: head.path.into_owned(),
-        spelling: spelling.map_err(|why| refuse(client, why))?,
-        trace: None,
-        begin,
-    })
-}
-
-/// Returns the listener for a request. Over TLS it must be the one that the handshake was for
-/// (RFC 9110, 15.5.20).
-#[allow(
-    clippy::result_large_err,
-    reason = "a response is moved once, either way"
-)]
-pub(crate) fn listener<'a>(
-    serving: &'a Serving,
-    client: &Client,
-    host: &str,
-) -> Result<&'a ServedListener, Response<Body>> {
-    let Some(gateway) = &client.gateway else {
-        return Ok(&serving.ingress);
-    };
-    let port = serving.port(gateway);
-    // The protocol of the port may have changed since the client connected.
-    if port.is_some_and(|port| (port.scheme == Scheme::Https) != client.is_encrypted) {
-        client.is_closing.store(true, Ordering::Relaxed);
-        let why = "the port has another protocol now: connect again";
-        return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
-    }
-    let none = || answer::error(StatusCode::NOT_FOUND, "no listener for this host");
-    let listener = port.and_then(|port| port.listener(host)).ok_or_else(none)?;
-    let name = client.handshake.server_name.as_deref().unwrap_or_default();
-    let shaken = port.filter(|_| client.is_encrypted);
-    let is_other = shaken.is_some_and(|port| {
-        let other = port.listener(name);
-        other.is_none_or(|other| !Arc::ptr_eq(other, listener))
-    });
-    match is_other {
-        true => Err(answer::error(
-            StatusCode::MISDIRECTED_REQUEST,
-            "the connection is for another listener",
-        )),
-        false => Ok(listener),
-    }
 }
 
 /// Sends a request to a backend.

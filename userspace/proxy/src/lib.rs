@@ -66,6 +66,7 @@
 mod activity;
 mod client;
 mod connection;
+mod handshake;
 mod http1;
 mod opened;
 mod proxy_protocol;
@@ -97,6 +98,7 @@ mod mirror;
 mod origin;
 mod prepare;
 mod rewrite;
+mod routing;
 mod send;
 mod spelling;
 mod upstream;

@@ -1,5 +1,5 @@
 //! Counts the requests that arrive over an HTTP/2 connection, before the HTTP library reads them: of those that it
-//! refuses it tells nothing.
+//! refuses it reports nothing.
 
 use std::{
     io,

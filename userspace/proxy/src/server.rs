@@ -28,10 +28,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{ServerConfig, server::Acceptor},
-};
+use tokio_rustls::TlsAcceptor;
 use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::{
@@ -41,19 +38,18 @@ use crate::{
     client::Client,
     connection::{self, After, LAST_IDLE, MAX_HEAD, Stopping},
     forward,
+    handshake::{Handling, hello},
     opened::Opened,
     proxy::Proxy,
     proxy_protocol,
     received::Received,
     stream::{Lingering, Prefixed, Stream, Tunnel},
-    tls::{facts::Handshake, server::server_name},
+    tls::facts::Handshake,
     upstream::{PickInput, Upstream},
 };
 
 /// Longest time for a TLS handshake, and for the header of the PROXY protocol.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest ClientHello, in bytes.
-const MAX_HELLO: usize = 64 << 10;
 /// How long connections are accepted after a stop: the next process may have begun only now.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long requests in progress may take after that.
@@ -74,14 +70,6 @@ const SEND_BUFFER: usize = 64 << 10;
 const KEEP_ALIVE_IDLE: u32 = 60;
 const KEEP_ALIVE_INTERVAL: u32 = 15;
 const KEEP_ALIVE_PROBES: u32 = 4;
-
-/// What is done with a TLS connection.
-enum Handling {
-    Decrypt(Arc<ServerConfig>),
-    Pass(Arc<Upstream>),
-    /// No listener is for its host.
-    Close,
-}
 
 /// The response to plain HTTP on the port of HTTPS.
 const PLAIN: &str = "400 Bad Request: this port expects HTTPS\n";
@@ -277,7 +265,7 @@ impl Listening {
             true => timeout(HELLO_TIMEOUT, hello(&mut stream, &mut read)).await??,
             false => None,
         };
-        let config = match self.shake(client.gateway.as_deref(), name.as_deref()) {
+        let config = match Handling::of(proxy, client.gateway.as_deref(), name.as_deref()) {
             Handling::Decrypt(config) => config,
             Handling::Pass(upstream) => {
                 return pass(&upstream, peer, Prefixed::new(read, stream)).await;
@@ -290,29 +278,6 @@ impl Listening {
         client.handshake = Handshake::of(stream.get_ref().1);
         self.serve_http(client, stream, BytesMut::new(), stopping)
             .await
-    }
-
-    /// Returns what is done with a TLS connection for a host.
-    fn shake(&self, gateway: Option<&GatewayPort>, name: Option<&str>) -> Handling {
-        let serving = self.proxy.serving.load();
-        let listener = match gateway {
-            None => Some(&serving.ingress),
-            Some(gateway) => {
-                let port = serving.port(gateway);
-                let found = port.and_then(|port| port.listener(name.unwrap_or_default()));
-                found.map(|listener| &**listener)
-            }
-        };
-        let Some(listener) = listener else {
-            return Handling::Close;
-        };
-        if let Some(upstream) = name.and_then(|name| listener.passthrough(name)) {
-            return Handling::Pass(upstream.clone());
-        }
-        Handling::Decrypt(match listener.asks_certificate(name) {
-            true => listener.tls.asking.clone(),
-            false => listener.tls.silent.clone(),
-        })
     }
 
     /// Answers a request without TLS, as nginx does.
@@ -412,29 +377,6 @@ impl Listening {
 async fn last_idle(activity: &Activity) {
     sleep(LAST_IDLE).await;
     activity.idle(LAST_IDLE).await;
-}
-
-/// Reads a ClientHello into `read`, and returns the server name in it.
-async fn hello(stream: &mut TcpStream, read: &mut BytesMut) -> io::Result<Option<String>> {
-    let mut acceptor = Acceptor::default();
-    let mut fed = 0;
-    loop {
-        let mut rest = read.get(fed..).unwrap_or_default();
-        while !rest.is_empty() {
-            acceptor.read_tls(&mut rest)?;
-        }
-        fed = read.len();
-        match acceptor.accept() {
-            Ok(None) if fed > MAX_HELLO => return Err(io::ErrorKind::InvalidData.into()),
-            Ok(None) => {}
-            Ok(Some(accepted)) => return Ok(server_name(&accepted.client_hello())),
-            // The handshake that follows reports the error to the client.
-            Err(_) => return Ok(None),
-        }
-        if stream.read_buf(read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
 }
 
 /// Joins a client with an endpoint.

@@ -43,10 +43,10 @@ struct ListenerRow {
     addresses: Vec<String>,
     listener: String,
     port: i32,
-    /// The port of the nodes at which proxies serve it.
-    node_port: Option<u16>,
     protocol: String,
     hostname: String,
+    /// The port of nodes that its connections arrive at; `null` if it is not served.
+    target_port: Option<u16>,
     kinds: Vec<&'static str>,
     /// Number of routes that are accepted here.
     routes: usize,
@@ -83,7 +83,7 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
     let header = [
         "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
     ];
-    let wide = ["set", "class", "addresses", "node_port", "kinds"];
+    let wide = ["target_port", "set", "class", "addresses", "kinds"];
     print_rows(&args.output, &header, &wide, &input.listeners(&resolved))
 }
 
@@ -169,12 +169,12 @@ impl Input {
             let addresses = verdict.addresses.iter().map(|one| one.value.clone());
             let addresses: Vec<String> = addresses.collect();
             let own = Group {
+                served: &resolved.gateways,
                 gateway: name,
                 set: None,
                 class: &gateway.spec.gateway_class_name,
                 addresses: &addresses,
                 conditions: &verdict.conditions,
-                ports: &resolved.gateways,
             };
             own.add(&gateway.spec.listeners, &verdict.listeners, &mut rows);
             for (set_name, set) in &self.objects.listener_sets {
@@ -195,21 +195,28 @@ impl Input {
 
 /// What the listeners of an object have in common.
 struct Group<'a> {
+    served: &'a BTreeMap<GatewayPort, PortListeners>,
     gateway: &'a NamespacedName,
     set: Option<&'a NamespacedName>,
     class: &'a str,
     addresses: &'a [String],
     conditions: &'a [Verdict],
-    ports: &'a BTreeMap<GatewayPort, PortListeners>,
 }
 
 impl Group<'_> {
-    fn node_port(&self, port: i32) -> Option<u16> {
+    /// The port of nodes for a listener.
+    fn target_port(&self, spec: &ListenerSpec) -> Option<u16> {
         let port = GatewayPort {
             gateway: self.gateway.clone(),
-            port: u16::try_from(port).ok()?,
+            port: u16::try_from(spec.port).ok()?,
         };
-        Some(self.ports.get(&port)?.target_port)
+        let label = match self.set {
+            None => spec.name.clone(),
+            Some(set) => format!("{set}/{}", spec.name),
+        };
+        let entry = self.served.get(&port)?;
+        let is_served = entry.listeners.iter().any(|one| one.name == label);
+        is_served.then_some(entry.target_port)
     }
 
     fn add(
@@ -229,9 +236,9 @@ impl Group<'_> {
                 addresses: self.addresses.to_vec(),
                 listener: spec.name.clone(),
                 port: spec.port,
-                node_port: self.node_port(spec.port),
                 protocol: spec.protocol.to_string(),
                 hostname: spec.hostname.clone().unwrap_or_default(),
+                target_port: self.target_port(spec),
                 kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
                 routes: verdict.attached_routes,
                 object: by_type(self.conditions),

@@ -70,7 +70,7 @@ pub(crate) fn routes(args: &RoutesArgs) -> Result<()> {
     let args = &args.table;
     let table: Table = ask(args.proxy, "/table", &[])?;
     let header = ["host", "path", "ingress", "target", "front"];
-    let wide = ["conditions", "canary"];
+    let wide = ["listener", "conditions", "canary"];
     print_rows(&args.output, &header, &wide, &table.routes)
 }
 

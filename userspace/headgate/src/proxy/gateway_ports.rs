@@ -56,7 +56,7 @@ impl GatewayPorts {
     }
 
     /// Serves the ports until it is stopped, then ends as [`Proxy::listen`] does. A port that goes accepts
-    /// no more connections; those that it has go on.
+    /// no more connections; those that it has continue.
     pub(super) async fn serve(mut self, stopped: watch::Receiver<bool>) {
         let mut stop = stopped.clone();
         let mut stop = std::pin::pin!(stop.wait_for(|is_stopped| *is_stopped));

@@ -163,7 +163,7 @@ fn settings(args: &ProxyArgs) -> Result<Settings> {
     })
 }
 
-/// Gateways are served from manifests only.
+/// Gateways of manifests are served without a flag.
 fn edge_options(args: &ProxyArgs) -> EdgeOptions {
     // An API server needs a role for them.
     let has_gateways = args.gateways || args.common.source.is_some();

@@ -52,7 +52,7 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// When to try another endpoint.
     pub retry: Retry,
-    /// Backends that get a copy of requests, each by itself.
+    /// Backends that get copies of requests, each for its own share.
     pub mirrors: Vec<Mirror>,
     /// Backend that stands in for others.
     pub error_pages: Option<ErrorPages>,

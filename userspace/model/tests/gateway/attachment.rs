@@ -228,7 +228,7 @@ spec:
 }
 
 #[test]
-fn g39_g41_sets_have_listeners_of_their_own() {
+fn g39_g41_g43_sets_have_listeners_of_their_own() {
     let mut cluster = cluster(&GATEWAY.replace(
         "  listeners:",
         "  allowedListeners: {namespaces: {from: All}}\n  listeners:",
@@ -277,6 +277,16 @@ spec: {{parentRefs: [{parent}]}}
         ("default/gateway", "True/Accepted"),
     ] {
         assert_eq!(http(&resolved, place, "Accepted"), [accepted], "{place}");
+    }
+    // Served as ports of the Gateway; names may be those of its own listeners.
+    let served = resolved.gateways.iter().flat_map(|(port, entry)| {
+        let listeners = entry.listeners.iter();
+        listeners.map(|one| (port.to_string(), one.name.clone(), one.hosts.len()))
+    });
+    let served: Vec<(String, String, usize)> = served.collect();
+    for (port, label) in [(9000, "team/set/own"), (9001, "team/set/a")] {
+        let expected = (format!("default/web:{port}"), label.to_owned(), 1);
+        assert!(served.contains(&expected), "{served:?}");
     }
     let listeners = &resolved.listener_sets[&name("team/set")].listeners;
     let counts: Vec<usize> = listeners.iter().map(|one| one.attached_routes).collect();

@@ -117,7 +117,7 @@ spec:
 }
 
 #[test]
-fn g32_g33_the_gateway_wins_over_sets_and_older_sets_over_younger_ones() {
+fn g32_g33_g36_g38_the_gateway_wins_over_sets_and_older_sets_over_younger_ones() {
     let of = |host: &str| format!("{{name: x, port: 80, protocol: HTTP, hostname: {host}}}");
     let sets = [
         // Loses against the Gateway.

@@ -178,7 +178,7 @@ impl Http1Conn {
     fn has_ended(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let mut transport = self.transport.lock();
-        // A task that has done much in its turn would be told that nothing is there.
+        // A task that has done much in its turn would see that nothing is there.
         let fill = unconstrained(poll_fn(|context| transport.poll_fill(context)));
         pin!(fill).poll(&mut context).is_ready()
     }
