@@ -325,9 +325,9 @@ fn show_gateway(cluster: &Cluster) -> Result<()> {
     let route = format!("route add {GATEWAY_IP}/32 via {}", node.v4);
     cluster.client.batch(&route)?;
     println!(
-        "The same proxies serve a Gateway with an HTTPRoute: nine of ten requests for web, one for canary, which is \n\
-         web-{NODES}-{PODS} alone. Without a cluster nobody makes the Service with the Gateway's address, so the demo \
-         does."
+        "The same proxies serve a Gateway and an HTTPRoute. Of ten requests nine are for web, and one for canary, \
+         whose\nonly pod is web-{NODES}-{PODS}. In a cluster the Gateway's Service has its address; here the demo \
+         makes one."
     );
     let curl = |options: &[&str], path: &str| -> Result<String> {
         let mut curl = cluster.client.command("curl", None);
