@@ -3,6 +3,10 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 use crate::{setup, sh};
 
@@ -50,9 +54,29 @@ fn object_with(toolchain: setup::Toolchain, features: &[&str]) -> Result<()> {
     sh::run(toolchain.cargo("build").args(features))?;
     let root = sh::root();
     let built = fs::read(root.join(BUILT)).with_context(|| format!("no {BUILT}"))?;
+    let built = without_dwarf(&built).with_context(|| format!("cannot strip {BUILT}"))?;
     // An object that did not change must not rebuild what embeds it.
     if fs::read(root.join(OBJECT)).ok().as_deref() != Some(&built) {
         fs::write(root.join(OBJECT), built)?;
     }
     Ok(())
+}
+
+/// Returns the object without DWARF, which only the linker needs: it makes BTF of it. That is three quarters of it.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.strip_prefix(b".rel").unwrap_or(&section.name);
+        section.delete = name.starts_with(b".debug_");
+    }
+    builder.delete_orphans();
+    // LLVM has one section for both kinds of names, and the writer wants two.
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }

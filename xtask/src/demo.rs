@@ -32,7 +32,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     sh::run(&mut sh::command(
         "cargo build --package headgate --package headgate-netns --package headgate-demo --bins",
     ))?;
-    eprintln!("built in {} s", start.elapsed().as_secs());
+    eprintln!(
+        "built in {} s, CPU {} s",
+        start.elapsed().as_secs(),
+        sh::cpu_seconds()
+    );
     let mut demo = sh::command("target/debug/headgate-demo");
     if options.keep {
         demo.arg("--keep");

@@ -51,6 +51,18 @@ impl Run {
         slowest.truncate(count);
         slowest
     }
+
+    /// The sum of the tests' seconds by package, the largest first.
+    pub(crate) fn by_package(&self) -> Vec<(&str, f64)> {
+        let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+        for (name, test) in &self.tests {
+            let package = name.split([':', ' ']).next().unwrap_or_default();
+            *sums.entry(package).or_default() += test.seconds;
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by(|one, other| other.1.total_cmp(&one.1));
+        sums
+    }
 }
 
 /// Runs the tests that these arguments of `cargo nextest run` select.

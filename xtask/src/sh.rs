@@ -4,9 +4,15 @@ use std::{
     env,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::LazyLock,
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -59,9 +65,21 @@ pub(crate) fn output(line: &str) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Prints a heading.
+/// When the first heading was printed.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Prints a heading, and the time and the CPU time (of all commands that have ended) until here.
 pub(crate) fn heading(text: &str) {
-    eprintln!("\n== {text}");
+    let seconds = START.elapsed().as_secs();
+    eprintln!("\n== {text}  (after {seconds} s, CPU {} s)", cpu_seconds());
+}
+
+/// CPU time of the commands that have ended, in seconds; 0 if the kernel does not say.
+pub(crate) fn cpu_seconds() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN);
+    usage.map_or(0, |usage| {
+        usage.user_time().num_seconds() + usage.system_time().num_seconds()
+    })
 }
 
 fn show(command: &Command) -> String {

@@ -105,13 +105,21 @@ fn summarize(run: &nextest::Run, skips: &[String], start: Instant) {
     for (name, seconds) in run.slowest(10) {
         eprintln!("{seconds:>8.1} s  {name}");
     }
+    sh::heading("test time by package");
+    for (package, seconds) in run.by_package() {
+        eprintln!("{seconds:>8.1} s  {package}");
+    }
     if !skips.is_empty() {
         sh::heading("skipped");
         for skip in skips {
             eprintln!("  {skip}");
         }
     }
-    eprintln!("\nfinished in {} s", start.elapsed().as_secs());
+    eprintln!(
+        "\nfinished in {} s, CPU {} s",
+        start.elapsed().as_secs(),
+        sh::cpu_seconds()
+    );
     let failed = run.failed();
     println!(
         "{} passed, {failed} failed, {} skipped",

@@ -185,11 +185,14 @@ impl Peers {
 
     /// Writes the entry of `self.key`, if it is not there yet.
     #[inline(always)]
-    fn put(&self, entry: &SocketEntry) {
+    fn put(&self, entry: &SocketEntry, is_unconnected: bool) {
         // SAFETY: see `find`; here the entry is compared at once.
         let present = unsafe { SOCKETS.get(self.key) };
         if present == Some(entry) {
             return;
+        }
+        if is_unconnected {
+            self.show(entry.backend, entry.backend_port);
         }
         let is_replaced = present.is_some_and(|old| {
             (old.frontend, old.frontend_port) != (entry.frontend, entry.frontend_port)
@@ -247,10 +250,7 @@ fn forward(peer: &SocketAddress<'_>, last: Option<(u32, BackendEntry)>, peers: &
             REFUSE
         }
         Decision::Backend { service, id, entry } => {
-            if is_unconnected {
-                peers.show(entry.address, entry.port);
-            }
-            peers.put(&SocketEntry {
+            let remembered = SocketEntry {
                 frontend: wanted.address,
                 backend: entry.address,
                 frontend_port: wanted.port,
@@ -260,7 +260,8 @@ fn forward(peer: &SocketAddress<'_>, last: Option<(u32, BackendEntry)>, peers: &
                 zero: [0; 2],
                 service,
                 backend_id: id,
-            });
+            };
+            peers.put(&remembered, is_unconnected);
             count_socket(Reason::SocketTranslated);
             peer.set(entry.address, entry.port);
             ALLOW

@@ -302,7 +302,7 @@ pub fn iptables(services: &[Service]) -> String {
     )
 }
 
-/// Loads commands of [`nftables`].
+/// Loads commands of nft(8), as those of [`nftables`].
 pub fn load_nftables(netns: &Netns, text: &str) -> Result<()> {
     feed(netns, "nft", &["-f", "-"], text)
 }

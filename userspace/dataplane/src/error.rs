@@ -56,6 +56,17 @@ pub enum Error {
         /// Name of the map.
         name: &'static str,
     },
+    /// The maps may not become as large as needed.
+    #[error("the maps would take {wanted} MiB, and may take {most} (--max-map-memory)")]
+    MemoryLimit {
+        /// Memory that they would take, in MiB.
+        wanted: u64,
+        /// Memory that they may take, in MiB.
+        most: u64,
+    },
+    /// The maps could not be replaced by larger ones.
+    #[error("cannot replace the maps by larger ones: {0:#}")]
+    Grow(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A pin could not be made or read.
     #[error("cannot use pin {}: {source}", path.display())]
     Pin {

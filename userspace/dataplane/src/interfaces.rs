@@ -22,7 +22,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use crate::netlink::Netlink;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Number of the interface. Another interface with the same name has another number.
     pub index: u32,
@@ -109,7 +109,6 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
 fn interface(link: LinkMessage) -> Interface {
     let mut interface = Interface {
         index: link.header.index,
-        name: String::new(),
         kind: match link.header.link_layer_type {
             LinkLayerType::Loopback => InterfaceKind::Loopback,
             LinkLayerType::Ether
@@ -124,12 +123,7 @@ fn interface(link: LinkMessage) -> Interface {
             _ => InterfaceKind::Foreign,
         },
         has_link_header: link.header.link_layer_type == LinkLayerType::Ether,
-        controller: None,
-        leads_elsewhere: false,
-        addresses: Vec::new(),
-        has_router: false,
-        has_network: false,
-        has_host: false,
+        ..Interface::default()
     };
     for attribute in link.attributes {
         match attribute {

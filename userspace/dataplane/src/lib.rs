@@ -25,6 +25,7 @@ mod clsact;
 mod entries;
 mod error;
 mod foreign;
+mod grow;
 mod interfaces;
 mod kernel;
 mod left_cgroups;
@@ -59,6 +60,7 @@ pub use attach::{
 pub use entries::Entries;
 pub use error::Error;
 pub use foreign::foreign_programs;
+pub use grow::{Larger, grow};
 pub use headgate_abi::DatapathConfig;
 pub use interfaces::{Interface, InterfaceKind, interfaces, sources_with_rules};
 pub use kernel::{Feature, OLDEST_KERNEL};

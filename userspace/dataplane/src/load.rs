@@ -1,6 +1,9 @@
 //! Loads the object over the maps that are pinned already.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -16,12 +19,14 @@ use headgate_abi::{DatapathConfig, names};
 
 use crate::{
     error::Error,
+    grow::Larger,
     kernel, object,
     pin::{pin_folder, typed},
     sys,
 };
 
-/// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned.
+/// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned. Those that
+/// the agent writes become larger when they are full ([`grow`](crate::grow)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Frontends, and their addresses.
@@ -34,6 +39,8 @@ pub struct MapSizes {
     pub slots: u32,
     /// Source ranges of all Services together.
     pub source_ranges: u32,
+    /// Pairs of a Service with affinity and a backend.
+    pub members: u32,
     /// Clients of Services with affinity.
     pub affinities: u32,
     /// Connection entries, two for each connection.
@@ -50,10 +57,30 @@ impl Default for MapSizes {
             backends: 1 << 17,
             slots: 1 << 20,
             source_ranges: 1 << 16,
+            members: 1 << 17,
             affinities: 1 << 16,
             connections: 1 << 18,
             sockets: 1 << 16,
         }
+    }
+}
+
+impl MapSizes {
+    /// The sizes of the maps that the agent writes.
+    pub(crate) fn of_agent(&self) -> [(&'static str, u32); 11] {
+        [
+            (names::FRONTENDS, self.frontends),
+            (names::ADDRESSES, self.frontends),
+            (names::SOURCE_RANGES, self.source_ranges),
+            (names::AFFINITY_MEMBERS, self.members),
+            (names::SERVICES, self.services),
+            (names::SERVICE_LABELS, self.services),
+            (names::SERVICE_TRAFFIC, self.services),
+            (names::BACKENDS, self.backends),
+            (names::LOCAL_BACKENDS, self.backends),
+            (names::BACKEND_TRAFFIC, self.backends),
+            (names::SLOTS, self.slots),
+        ]
     }
 }
 
@@ -77,47 +104,78 @@ pub fn host_netns_cookie() -> u64 {
 /// If there is no object, or the kernel lacks a feature or refuses a map, or a map pinned below `pins` is of
 /// another kind.
 pub fn load(pins: &Path, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
-    let helpers = kernel::helpers();
-    let object = object::read(&helpers)?;
     let folder = pin_folder(pins);
-    fs::create_dir_all(&folder).map_err(|source| Error::Pin {
-        path: folder.clone(),
-        source,
-    })?;
-    sys::lift_memory_limit();
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global(names::CONFIG, config, true)
-        .override_global(names::HELPERS, &helpers, true)
-        .map_max_entries(names::FRONTENDS, sizes.frontends)
-        .map_max_entries(names::ADDRESSES, sizes.frontends)
-        .map_max_entries(names::SOURCE_RANGES, sizes.source_ranges)
-        .map_max_entries(names::AFFINITY, sizes.affinities)
-        .map_max_entries(names::AFFINITY_MEMBERS, sizes.backends)
-        .map_max_entries(names::SERVICES, sizes.services)
-        .map_max_entries(names::SERVICE_LABELS, sizes.services)
-        .map_max_entries(names::SERVICE_TRAFFIC, sizes.services)
-        .map_max_entries(names::BACKENDS, sizes.backends)
-        .map_max_entries(names::LOCAL_BACKENDS, sizes.backends)
-        .map_max_entries(names::BACKEND_TRAFFIC, sizes.backends)
-        .map_max_entries(names::SLOTS, sizes.slots)
-        .map_max_entries(names::CONNTRACK, sizes.connections)
-        .map_max_entries(names::SOCKETS, sizes.sockets);
-    for name in names::MAPS {
-        loader.map_pin_path(name, folder.join(name));
-    }
-    let ebpf = loader
-        .load(&object)
-        .map_err(|source| Error::Load(Box::new(source)))?;
+    make_folder(&folder)?;
+    // An agent that ended while maps became larger may have left some.
+    Larger::below(&folder).discard()?;
+    let ebpf = load_with(config, sizes, |name| folder.join(name))?;
     let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
     let result = loaded.set(0, config, 0);
     result.map_err(|source| Error::map(names::LOADED, source))?;
     Ok(Programs::new(ebpf))
 }
 
+/// Reads the object over maps that are pinned at these paths, or are created there.
+pub(crate) fn load_with(
+    config: &DatapathConfig,
+    sizes: &MapSizes,
+    pin: impl Fn(&str) -> PathBuf,
+) -> Result<Ebpf, Error> {
+    let helpers = kernel::helpers();
+    let object = object::read(&helpers)?;
+    sys::lift_memory_limit();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::CONFIG, config, true)
+        .override_global(names::HELPERS, &helpers, true)
+        .map_max_entries(names::AFFINITY, sizes.affinities)
+        .map_max_entries(names::CONNTRACK, sizes.connections)
+        .map_max_entries(names::SOCKETS, sizes.sockets);
+    for (name, size) in sizes.of_agent() {
+        loader.map_max_entries(name, size);
+    }
+    for name in names::MAPS {
+        loader.map_pin_path(name, pin(name));
+    }
+    let ebpf = loader.load(&object);
+    ebpf.map_err(|source| Error::Load(Box::new(source)))
+}
+
+pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {
+    fs::create_dir_all(folder).map_err(|source| Error::Pin {
+        path: folder.to_owned(),
+        source,
+    })
+}
+
 impl Programs {
     pub(crate) fn new(ebpf: Ebpf) -> Self {
         Self { ebpf }
+    }
+
+    /// The names of the programs that are loaded.
+    pub fn loaded(&self) -> Vec<String> {
+        let programs = self.ebpf.programs();
+        let loaded = programs.filter(|(_, program)| program.fd().is_ok());
+        loaded.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Loads these programs.
+    pub(crate) fn load_all(&mut self, names: &[String]) -> Result<(), Error> {
+        for (name, program) in self.ebpf.programs_mut() {
+            if names.iter().any(|wanted| wanted == name) {
+                let loaded = match program {
+                    Program::Xdp(program) => program.load(),
+                    Program::SchedClassifier(program) => program.load(),
+                    Program::SkLookup(program) => program.load(),
+                    Program::CgroupSock(program) => program.load(),
+                    Program::CgroupSockAddr(program) => program.load(),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                };
+                loaded.map_err(|source| Error::program(name, source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns a program of this kind, loaded.

@@ -271,17 +271,22 @@ fn count<T>(mut entries: impl Iterator<Item = Result<T, Error>>) -> Result<usize
 
 fn usage(folder: &Path, name: &'static str, entries: usize) -> Result<Usage, Error> {
     let data = open(folder, name)?;
-    let info = data.info().map_err(|source| Error::map(name, source))?;
     Ok(Usage {
         name,
         entries: entries as u64,
-        capacity: info.max_entries(),
+        capacity: capacity(&data, name)?,
         bytes: memory(&data).unwrap_or(0),
     })
 }
 
+/// Returns the most entries of a map.
+pub(crate) fn capacity(map: &MapData, name: &str) -> Result<u32, Error> {
+    let info = map.info().map_err(|source| Error::map(name, source))?;
+    Ok(info.max_entries())
+}
+
 /// Returns the memory of a map in bytes (`memlock` of proc_pid_fdinfo(5)).
-fn memory(map: &MapData) -> Option<u64> {
+pub(crate) fn memory(map: &MapData) -> Option<u64> {
     let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).ok()?;
     let line = text

@@ -93,7 +93,7 @@ impl MemoryMaps {
             backends: MemoryArray::new(names::BACKENDS, backends, Default::default(), &observer),
             local_backends: MemoryHash::new(names::LOCAL_BACKENDS, backends, &observer),
             source_ranges: MemoryHash::new(names::SOURCE_RANGES, sizes.source_ranges, &observer),
-            members: MemoryHash::new(names::AFFINITY_MEMBERS, backends, &observer),
+            members: MemoryHash::new(names::AFFINITY_MEMBERS, sizes.members, &observer),
             connections: MemoryHash::new(names::CONNTRACK, sizes.connections, &observer),
             sockets: MemoryHash::new(names::SOCKETS, sizes.sockets, &observer),
             service_traffic: MemoryArray::new(

@@ -27,6 +27,13 @@ impl Slots {
         }
     }
 
+    /// Adds slots at the end, up to this capacity.
+    pub(crate) fn grow(&mut self, capacity: u32) {
+        let count = capacity.saturating_sub(self.capacity);
+        let first = std::mem::replace(&mut self.capacity, capacity);
+        self.release(SlotRange { first, count });
+    }
+
     /// Starts again from the ranges that are in use. Ranges in quarantine stay there.
     pub(crate) fn restore(&mut self, mut used: Vec<SlotRange>) {
         used.extend(self.quarantine.iter().map(|(_, range)| *range));
@@ -110,6 +117,14 @@ mod tests {
             slots.release(range);
         }
         assert_eq!(slots.take(10).unwrap().first, 0);
+    }
+
+    #[test]
+    fn more_slots_join_the_last_gap() {
+        let mut slots = Slots::new(4);
+        slots.take(3).unwrap();
+        slots.grow(9);
+        assert_eq!(slots.take(6).unwrap().first, 3);
     }
 
     #[test]

@@ -40,12 +40,9 @@ pub(crate) async fn client(file: Option<&Path>) -> Result<Client> {
     const FAILED: &str = "cannot find the Kubernetes API";
     let hosts = env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default();
     let port = env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".into());
-    let has_kubeconfig = Config::from_kubeconfig(&KubeConfigOptions::default())
-        .await
-        .is_ok();
     let mut config;
     let mut servers;
-    if hosts.contains(',') && !has_kubeconfig {
+    if hosts.contains(',') && !has_kubeconfig().await {
         config = Config::incluster_dns().context(FAILED)?;
         servers = urls(&hosts, &port);
     } else {
@@ -63,17 +60,14 @@ pub(crate) async fn client(file: Option<&Path>) -> Result<Client> {
     }
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let namespace = config.default_namespace.clone();
-    let clients = servers.iter().map(|server| {
+    let servers = servers.into_iter().map(|name| {
         let mut config = config.clone();
-        config.cluster_url = server
-            .parse()
-            .with_context(|| format!("API server {server}"))?;
-        Client::try_from(config).context(FAILED)
+        config.cluster_url = name.parse().with_context(|| format!("API server {name}"))?;
+        let client = Client::try_from(config).context(FAILED)?;
+        Ok(Server { name, client })
     });
-    let clients = clients.collect::<Result<Vec<Client>>>()?;
     let servers = Arc::new(Servers {
-        names: servers,
-        clients,
+        all: servers.collect::<Result<Vec<Server>>>()?,
         current: AtomicUsize::new(0),
     });
     let send = move |request| {
@@ -81,6 +75,11 @@ pub(crate) async fn client(file: Option<&Path>) -> Result<Client> {
         async move { servers.send(request).await }
     };
     Ok(Client::new(service_fn(send), namespace))
+}
+
+async fn has_kubeconfig() -> bool {
+    let options = KubeConfigOptions::default();
+    Config::from_kubeconfig(&options).await.is_ok()
 }
 
 /// The URLs of the API servers that the environment names.
@@ -96,10 +95,15 @@ fn urls(hosts: &str, port: &str) -> Vec<String> {
         .collect()
 }
 
-/// API servers of one cluster.
+/// An API server.
+struct Server {
+    name: String,
+    client: Client,
+}
+
+/// API servers of one cluster: at least one.
 struct Servers {
-    names: Vec<String>,
-    clients: Vec<Client>,
+    all: Vec<Server>,
     current: AtomicUsize,
 }
 
@@ -111,12 +115,9 @@ impl Servers {
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, kube::Error> {
         let used = self.current.load(Ordering::Relaxed);
-        let client = self.clients.get(used).or(self.clients.first());
-        let Some(client) = client else {
-            unreachable!("there are several")
-        };
-        let result = client.send(request).await;
-        let next = (used + 1) % self.clients.len();
+        let next = (used + 1) % self.all.len();
+        let [server, other] = [used, next].map(|number| &self.all[number]);
+        let result = server.client.send(request).await;
         let order = Ordering::Relaxed;
         if let Err(error) = &result
             && self
@@ -124,8 +125,7 @@ impl Servers {
                 .compare_exchange(used, next, order, order)
                 .is_ok()
         {
-            let names = self.names.get(used).zip(self.names.get(next));
-            let (from, to) = names.unwrap_or((&self.names[0], &self.names[0]));
+            let (from, to) = (&server.name, &other.name);
             warn!(%error, server = from, next = to, "an API server does not answer; asking another one");
         }
         result

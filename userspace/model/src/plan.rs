@@ -288,6 +288,16 @@ pub trait Dataplane {
         Limits::default()
     }
 
+    /// Makes the maps larger, until they hold at least this much; returns how much they hold, or `None` while that is
+    /// prepared: then it is to be called again.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot become larger. They then hold as much as before.
+    fn grow(&mut self, _wanted: &Limits) -> Result<Option<Limits>, Self::Error> {
+        Ok(Some(self.limits()))
+    }
+
     /// Checks that the maps can be written. A full map can.
     ///
     /// # Errors

@@ -116,6 +116,23 @@ impl Planner {
         }
     }
 
+    /// Whether the maps cannot hold everything, as of the last [`Planner::update`].
+    pub fn is_short(&self) -> bool {
+        self.granted.is_some()
+    }
+
+    /// Returns larger limits, if the present ones hold little more than what is asked for, or less.
+    pub fn lacking(&self) -> Option<Limits> {
+        self.limits.enlarged(&self.asked, &self.sums)
+    }
+
+    /// Replaces what the maps hold; returns whether it differs. Then the next [`Planner::update`] decides again.
+    pub fn set_limits(&mut self, limits: Limits) -> bool {
+        let differs = self.limits != limits;
+        self.limits = limits;
+        differs
+    }
+
     /// Upserts (`Some`) or deletes (`None`) a Service.
     pub fn set_service(&mut self, name: &NamespacedName, service: Option<Service>) {
         if replace(&mut self.services, name, service) {

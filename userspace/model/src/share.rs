@@ -71,6 +71,34 @@ impl Limits {
         size.filter(|size| *size >= list).unwrap_or(list)
     }
 
+    /// Returns limits that hold what is asked for and as much again, if less than a quarter of these is left: larger maps
+    /// take a while.
+    pub(crate) fn enlarged(&self, asked: &Desired, sums: &Sums) -> Option<Self> {
+        let (Amounts(needed), Amounts(usable)) = (Amounts::asked(asked, sums), self.usable());
+        let mut larger = self.clone();
+        for (at, limit) in larger.all().into_iter().enumerate() {
+            if needed[at] > usable[at] - usable[at] / 4 {
+                let factor = if at == SLOTS { 3 } else { 2 };
+                let room = needed[at].saturating_mul(factor).next_multiple_of(STEP);
+                *limit = u32::try_from(room).unwrap_or(u32::MAX).max(*limit);
+            }
+        }
+        (larger != *self).then_some(larger)
+    }
+
+    /// The limits in the order of [`NAMES`].
+    fn all(&mut self) -> [&mut u32; 7] {
+        [
+            &mut self.frontends,
+            &mut self.addresses,
+            &mut self.services,
+            &mut self.backends,
+            &mut self.slots,
+            &mut self.source_ranges,
+            &mut self.members,
+        ]
+    }
+
     /// What may be in use. A service that changes has its old and its new backends, source ranges and
     /// table at once, and ids and slots rest before they are used again: for this an eighth of each
     /// map stays free, and half of the slots.
@@ -93,17 +121,34 @@ impl Limits {
 struct Amounts([u64; 7]);
 
 const NAMES: [&str; 7] = [
-    "frontends (--max-frontends)",
-    "addresses (--max-frontends)",
-    "services (--max-services)",
-    "backends (--max-backends)",
-    "slots (--max-slots)",
+    "frontends",
+    "addresses",
+    "services",
+    "backends",
+    "slots",
     "source ranges",
-    "backends of services with session affinity (--max-backends)",
+    "backends of services with session affinity",
 ];
 const SLOTS: usize = 4;
 
+/// Limits are enlarged to a multiple of this.
+const STEP: u64 = 1 << 10;
+
 impl Amounts {
+    /// What all Services ask for, with the tables that they ask for.
+    fn asked(asked: &Desired, sums: &Sums) -> Self {
+        let [_, ranges, members] = sums.least;
+        Self([
+            asked.frontends.len() as u64,
+            asked.addresses.len() as u64,
+            asked.services.len() as u64,
+            asked.backends.len() as u64,
+            sums.slots,
+            ranges,
+            members,
+        ])
+    }
+
     fn of_service(spec: &ServiceSpec) -> Self {
         let backends = spec.backends.len() as u64;
         let members = match spec.affinity_timeout_s {
@@ -169,19 +214,12 @@ pub(crate) fn grant(
     created_s: impl Fn(&NamespacedName) -> i64,
 ) -> Option<Granted> {
     let usable = limits.usable();
-    let [slots, ranges, members] = sums.least;
-    let total = Amounts([
-        asked.frontends.len() as u64,
-        asked.addresses.len() as u64,
-        asked.services.len() as u64,
-        asked.backends.len() as u64,
-        slots,
-        ranges,
-        members,
-    ]);
-    if total.fits(&usable) && sums.slots <= usable.0[SLOTS] {
+    let mut total = Amounts::asked(asked, sums);
+    if total.fits(&usable) {
         return None;
     }
+    // Every Service gets the slots of a plain list before any gets a table.
+    [total.0[SLOTS], ..] = sums.least;
     let mut granted = Granted::default();
     let mut used = Amounts::default();
     if total.fits(&usable) {
@@ -369,8 +407,8 @@ fn refusals(
     }
     let refusals = refused.iter().map(|(name, count)| {
         let reason = format!(
-            "{count} of {} frontends are not served: this node has no capacity for more {short}, \
-             and others of the same or a smaller share are older",
+            "{count} of {} frontends are not served: this node has no capacity for more {short} \
+             (--max-map-memory), and others of the same or a smaller share are older",
             all[name]
         );
         Refusal::new(ObjectName::Service((*name).clone()), "spec.ports", reason)

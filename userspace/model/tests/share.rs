@@ -314,3 +314,31 @@ fn s145_without_slots_for_a_table_a_service_is_served_from_a_plain_list() {
     };
     assert!(desired.frontends.contains_key(&frontend));
 }
+
+/// Larger limits are asked for before the present ones are reached, and hold everything.
+#[test]
+fn s190_maps_become_larger_before_they_are_full() {
+    const MANY: u8 = 100;
+    let limits = Limits {
+        frontends: 64,
+        addresses: 64,
+        services: 64,
+        backends: 64,
+        ..Limits::default()
+    };
+    let mut planner = planner(&limits);
+    let mut times = 0;
+    for number in 0..MANY {
+        Wish::new("default", &format!("s{number}"), number.into(), number).add(&mut planner);
+        planner.update();
+        assert!(!planner.is_short(), "Service {number}");
+        if let Some(larger) = planner.lacking() {
+            assert!(planner.set_limits(larger));
+            planner.update();
+            assert_eq!(planner.lacking(), None);
+            times += 1;
+        }
+    }
+    assert!((1..=4).contains(&times), "each map once, not {times} times");
+    assert_eq!(served(planner.desired()).len(), usize::from(MANY));
+}

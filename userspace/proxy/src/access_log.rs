@@ -133,10 +133,16 @@ impl Entry {
         }
     }
 
-    /// The line of a request that the HTTP library refused: nothing of it is known.
-    pub(crate) fn refused(log: Arc<AccessLog>, client: IpAddr, status: StatusCode) -> Self {
+    /// The line of a request that was refused before it was read: nothing of it is known.
+    pub(crate) fn refused(
+        log: Arc<AccessLog>,
+        client: IpAddr,
+        version: Version,
+        status: StatusCode,
+    ) -> Self {
         Self {
             target: "-".into(),
+            version,
             status: Some(status),
             ..Self::unknown(log, client)
         }

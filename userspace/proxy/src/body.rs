@@ -3,17 +3,26 @@
 use std::{
     error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use crate::{stream::Tunnel, upstream::Reply};
 
 /// Any error of a body.
 pub type BodyError = Box<dyn Error + Send + Sync>;
+
+/// Reads the next frame of a body over HTTP/2.
+pub(crate) fn poll_incoming(
+    body: &mut Incoming,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let frame = ready!(Pin::new(body).poll_frame(context));
+    Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+}
 
 /// A body of a request or response.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use futures::future::poll_fn;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use tokio::sync::watch;
 
 use crate::{
@@ -282,7 +282,8 @@ impl Connection<'_> {
     async fn refuse(&self, why: BadMessage) -> io::Result<()> {
         let status = why.status();
         if let Some(log) = &self.proxy.settings.log {
-            Entry::refused(log.clone(), self.client.peer.ip(), status).write(0);
+            let client = self.client.peer.ip();
+            Entry::refused(log.clone(), client, Version::HTTP_11, status).write(0);
         }
         self.client.is_unread.store(true, Ordering::Relaxed);
         let (mut head, ()) = Response::new(()).into_parts();

@@ -64,6 +64,7 @@ mod activity;
 mod client;
 mod connection;
 mod http1;
+mod opened;
 mod proxy_protocol;
 mod server;
 mod stream;

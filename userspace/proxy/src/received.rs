@@ -2,13 +2,16 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use crate::{body::BodyError, http1::Shared};
+use crate::{
+    body::{BodyError, poll_incoming},
+    http1::Shared,
+};
 
 /// The body of a client's request.
 pub(crate) enum Received {
@@ -34,10 +37,7 @@ impl HttpBody for Received {
                 Some(body) => body.poll_frame(context),
                 None => Poll::Ready(Some(Err("the request has ended".into()))),
             },
-            Self::Http2(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Self::Http2(body) => poll_incoming(body, context),
         }
     }
 
@@ -59,10 +59,8 @@ impl HttpBody for Received {
             Self::Empty => SizeHint::with_exact(0),
             Self::Http1(connection, message) => {
                 let mut connection = connection.lock();
-                let remaining = connection
-                    .body_of(*message)
-                    .and_then(|body| body.remaining());
-                remaining.map(SizeHint::with_exact).unwrap_or_default()
+                let body = connection.body_of(*message);
+                body.map(|body| body.size_hint()).unwrap_or_default()
             }
             Self::Http2(body) => body.size_hint(),
         }

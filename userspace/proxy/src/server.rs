@@ -6,13 +6,16 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::AsFd,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::BytesMut;
 use headgate_model::ingress::Timeouts;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use nix::sys::socket::{
@@ -35,6 +38,7 @@ use crate::{
     client::Client,
     connection::{self, After, LAST_IDLE, MAX_HEAD, Stopping},
     forward,
+    opened::Opened,
     proxy::Proxy,
     proxy_protocol,
     received::Received,
@@ -252,7 +256,8 @@ impl Listening {
     async fn answer_plain(&self, client: &Client, stream: TcpStream) -> Result<(), BodyError> {
         if let Some(log) = &self.proxy.settings.log {
             let status = StatusCode::BAD_REQUEST;
-            Entry::refused(log.clone(), client.peer.ip(), status).write(PLAIN.len() as u64);
+            let entry = Entry::refused(log.clone(), client.peer.ip(), Version::HTTP_11, status);
+            entry.write(PLAIN.len() as u64);
         }
         let mut stream = Lingering::new(stream, Arc::new(AtomicBool::new(true)));
         let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n";
@@ -289,10 +294,34 @@ impl Listening {
         &self,
         client: Arc<Client>,
         stream: Tunnel,
+        stopping: Stopping,
+    ) -> Result<(), BodyError> {
+        let (opened, read) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(0));
+        let stream = Opened::new(stream, opened.clone());
+        let ended = self.serve_streams(&client, stream, &read, stopping).await;
+        if let Some(log) = &self.proxy.settings.log {
+            let unread = opened
+                .load(Ordering::Relaxed)
+                .saturating_sub(read.load(Ordering::Relaxed));
+            for _ in 0..unread {
+                let (client, status) = (client.peer.ip(), StatusCode::BAD_REQUEST);
+                Entry::refused(log.clone(), client, Version::HTTP_2, status).write(0);
+            }
+        }
+        ended
+    }
+
+    /// Serves the streams of an HTTP/2 connection, and counts the requests that the HTTP library can read.
+    async fn serve_streams(
+        &self,
+        client: &Arc<Client>,
+        stream: Opened<Tunnel>,
+        read: &AtomicU64,
         mut stopping: Stopping,
     ) -> Result<(), BodyError> {
         let proxy = &self.proxy;
         let service = service_fn(|request: Request<Incoming>| {
+            read.fetch_add(1, Ordering::Relaxed);
             let (proxy, client) = (proxy.clone(), client.clone());
             let request = request.map(Received::Http2);
             async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request).await) }

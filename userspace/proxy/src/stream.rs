@@ -48,6 +48,7 @@ macro_rules! write_to_stream {
         }
     };
 }
+pub(crate) use write_to_stream;
 
 /// A connection of any kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

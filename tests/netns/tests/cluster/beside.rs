@@ -3,14 +3,7 @@
 use std::{net::TcpStream, time::Duration};
 
 use crate::common::{BALANCER, CLUSTER_V4, cluster, names, on, pods_over_http};
-use headgate_netns::{Netns, Node, get};
-
-/// Gives the rules to nft.
-fn rules(node: &Node, text: &str) {
-    let mut nft = node.netns.command("nft", None);
-    let status = nft.arg(text).status().unwrap();
-    assert!(status.success(), "{text}");
-}
+use headgate_netns::{Netns, get, rules::load_nftables};
 
 /// Whether a connection opens within a second.
 fn opens(from: &Netns, address: std::net::SocketAddr) -> bool {
@@ -29,8 +22,8 @@ fn s170_policies_for_pods_of_the_node_see_the_client() {
         panic!("two pods")
     };
     let frontends = [on(node.v4, 30080), on(BALANCER, 80)];
-    rules(
-        node,
+    load_nftables(
+        &node.netns,
         &format!(
             "table inet np {{
                 chain forward {{
@@ -40,13 +33,14 @@ fn s170_policies_for_pods_of_the_node_see_the_client() {
             }}",
             pod.v4, other.v4
         ),
-    );
+    )
+    .unwrap();
     for frontend in frontends {
         assert!(!opens(&cluster.client, frontend), "{frontend}");
         assert!(opens(&other.netns, frontend), "{frontend}");
     }
     assert!(opens(&other.netns, on(CLUSTER_V4, 80)));
-    rules(node, "flush table inet np");
+    load_nftables(&node.netns, "flush table inet np").unwrap();
     for frontend in frontends {
         let found = pods_over_http(&cluster.client, frontend);
         assert_eq!(found, names(&["web-1-1"]));
@@ -63,8 +57,8 @@ fn s171_host_ports_and_masquerading_of_network_plugins_work() {
     let [pod, other] = &node.pods[..] else {
         panic!("two pods")
     };
-    rules(
-        node,
+    load_nftables(
+        &node.netns,
         &format!(
             "table ip plugins {{
                 chain prerouting {{
@@ -82,7 +76,8 @@ fn s171_host_ports_and_masquerading_of_network_plugins_work() {
             }}",
             other.v4
         ),
-    );
+    )
+    .unwrap();
     let v4 = node.v4;
     let answer = |from: &Netns, address| from.run(move || get(address).unwrap());
     // The host port, from outside and from a pod, and a node port beside it.
@@ -110,8 +105,8 @@ fn s172_firewall_with_trusted_pods_serves_node_ports() {
         return;
     };
     for node in &cluster.nodes {
-        rules(
-            node,
+        load_nftables(
+            &node.netns,
             "table inet guard {
                 chain input {
                     type filter hook input priority filter + 10; policy drop;
@@ -128,7 +123,8 @@ fn s172_firewall_with_trusted_pods_serves_node_ports() {
                     ip daddr 10.244.0.0/16 accept
                 }
             }",
-        );
+        )
+        .unwrap();
     }
     let both = names(&["web-1-1", "web-2-1"]);
     let node = &cluster.nodes[0];

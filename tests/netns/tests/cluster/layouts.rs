@@ -6,7 +6,7 @@ use crate::common::{
     CLUSTER_V4, CLUSTER_V6, count, eventually, headgate, names, on, pods_over_http, prefix,
     turn_offload_off,
 };
-use headgate_netns::{Cluster, Layout, Netns, SERVICE, slices, udp};
+use headgate_netns::{Cluster, Layout, Netns, SERVICE, rules::load_nftables, slices, udp};
 
 /// How the agents of a test learn where endpoints are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,7 @@ fn services_work(name: &str, layout: Layout, node_names: NodeNames, options: &[&
         }
         }";
         for node in &cluster.nodes {
-            let status = node.netns.command("nft", None).arg(marks).status();
-            assert!(status.unwrap().success());
+            load_nftables(&node.netns, marks).unwrap();
         }
     }
     let mut endpoints = slices(&[(1, 1), (2, 1)]);

@@ -10,7 +10,7 @@ use crate::common::{
     BALANCER, CLUSTER_V4, CLUSTER_V6, DSR, SNAT, cluster, cluster_with, cluster_without_agents,
     doctor, eventually, headgate, names, on, pods_over_http, turn_offload_off,
 };
-use headgate_netns::{Process, SERVICE, http, slices, udp};
+use headgate_netns::{Process, SERVICE, http, rules::load_nftables, slices, udp};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -92,9 +92,7 @@ fn firewalls_see_both_directions(name: &str, forwarding: &[&str]) {
         return;
     };
     for node in &cluster.nodes {
-        let mut nft = node.netns.command("nft", None);
-        let status = nft.arg(STRICT).status().unwrap();
-        assert!(status.success());
+        load_nftables(&node.netns, STRICT).unwrap();
     }
     let node = &cluster.nodes[0];
     let both = names(&["web-1-1", "web-2-1"]);

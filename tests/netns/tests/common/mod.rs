@@ -130,10 +130,15 @@ pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
 }
 
 /// Waits until `condition` holds, at most 20 s.
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(Duration::from_secs(20), what, condition);
+}
+
+/// Waits at most this long.
+pub(crate) fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        assert!(start.elapsed() < limit, "never: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod sizes;
 mod takeover;
 
 use std::{
@@ -547,7 +548,8 @@ fn fault_maps_are_full() {
         cluster
             .write("slices.yaml", &slices(&[(1, 1), (1, 2)]))
             .unwrap();
-        cluster.start_agent_with(0, &[option, capacity]).unwrap();
+        let options = [option, capacity, "--max-map-memory", "0"];
+        cluster.start_agent_with(0, &options).unwrap();
         let node = &cluster.nodes[0];
         let web = on(node.v4, 30080);
         let load = Load::new()

@@ -29,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(8);
 /// Longest time between two signs of life.
 const BEAT: Duration = Duration::from_secs(10);
+/// Interval between two looks whether larger maps are ready.
+const GROWTH: Duration = Duration::from_millis(50);
 /// Interval between comparisons of the maps with what was written.
 const AUDIT: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,10 @@ pub struct Reconciler<D> {
     is_full: bool,
     /// Changes that were not made. Each pass tries them again.
     failed: BTreeMap<Key, Failure>,
+    /// Whether larger maps are prepared.
+    is_growing: bool,
+    /// The earliest time to make the maps larger, after that has failed.
+    next_growth: Option<Instant>,
     started: SystemTime,
     /// Times of the endpoint changes that the next pass programs.
     triggers: Vec<SystemTime>,
@@ -64,6 +70,8 @@ impl<D: Dataplane> Reconciler<D> {
             intake: Intake::new(Interest::Services),
             is_full: true,
             failed: BTreeMap::new(),
+            is_growing: false,
+            next_growth: None,
             started: SystemTime::now(),
             triggers: Vec::new(),
             status: Status::default(),
@@ -149,6 +157,20 @@ impl<D: Dataplane> Reconciler<D> {
     pub fn reconcile(&mut self) -> Pass {
         let start = Instant::now();
         let mut touched = self.planner.update();
+        while self.grow() {
+            self.planner.update();
+            self.is_full = true;
+        }
+        if self.is_growing && self.planner.is_short() {
+            // Larger maps hold everything in a moment: until then no Service loses what it has.
+            self.is_full = true;
+            return Pass {
+                took: start.elapsed(),
+                latencies: Vec::new(),
+                failures: self.failed.len(),
+                sweep: self.step_sweep().unwrap_or(Sweep::Done),
+            };
+        }
         if std::mem::take(&mut self.is_full) {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
@@ -172,7 +194,7 @@ impl<D: Dataplane> Reconciler<D> {
                 "programmed"
             );
         }
-        if !self.status.is_synced && self.is_listed() {
+        if !self.status.is_synced && self.is_listed() && !self.is_growing {
             info!(
                 services = self.actual.services.len(),
                 backends = self.actual.backends.len(),
@@ -181,6 +203,39 @@ impl<D: Dataplane> Reconciler<D> {
             );
         }
         self.end_pass(start, sweep)
+    }
+
+    /// Makes the maps larger if they cannot hold everything; returns whether that was done.
+    fn grow(&mut self) -> bool {
+        let now = Instant::now();
+        self.is_growing = false;
+        let Some(wanted) = self.planner.lacking() else {
+            return false;
+        };
+        if self.next_growth.is_some_and(|next| now < next) {
+            return false;
+        }
+        match self.dataplane.grow(&wanted) {
+            Ok(Some(limits)) => {
+                self.next_growth = None;
+                let is_larger = self.planner.set_limits(limits);
+                if is_larger {
+                    info!(took = ?now.elapsed(), "the maps are larger");
+                }
+                is_larger
+            }
+            Ok(None) => {
+                self.is_growing = true;
+                false
+            }
+            Err(error) => {
+                if self.next_growth.is_none() {
+                    warn!(%error, "the maps cannot become larger");
+                }
+                self.next_growth = Some(now + AUDIT);
+                false
+            }
+        }
     }
 
     /// Logs new failures and their end, and keeps the time of those that the last pass had already.
@@ -233,7 +288,7 @@ impl<D: Dataplane> Reconciler<D> {
         };
         let health_checks = &self.planner.desired().health_checks;
         self.status.health_checks.clone_from(health_checks);
-        self.status.is_synced = self.is_listed();
+        self.status.is_synced |= self.is_listed() && !self.is_growing;
         self.status.services = self.actual.services.len();
         self.status.backends = self.actual.backends.len();
         self.status.frontends = self.actual.frontends.len();
@@ -402,6 +457,9 @@ pub async fn run<D: Dataplane>(
             } else if is_retry || retry.is_none() {
                 retry = Some(Instant::now() + delay);
                 delay = (delay * 2).min(LAST_RETRY);
+            }
+            if reconciler.is_growing {
+                retry = Some(Instant::now() + GROWTH);
             }
             sweep = time_of(pass.sweep);
             // The receiver may be gone.

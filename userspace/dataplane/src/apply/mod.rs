@@ -19,12 +19,19 @@ use headgate_model::{Change, Dataplane, Limits, Restored, Sweep};
 use ipnet::IpNet;
 
 use self::sweep::{Removed, RunningSweep};
-use crate::{error::Error, slots::Slots, sockets::Connected, store::AgentMaps};
+use crate::{
+    array::ReadWrite, error::Error, load::MapSizes, maps::Maps, slots::Slots, sockets::Connected,
+    store::AgentMaps,
+};
+
+/// Replaces the maps by larger ones and returns them; `None` while these are prepared.
+type Grow = Box<dyn FnMut(&MapSizes) -> Result<Option<Maps<ReadWrite>>, Error>>;
 
 /// Writes the maps, each change in an order that a packet may come between any two writes of.
 #[allow(missing_debug_implementations, reason = "the maps have none")]
 pub struct MapWriter {
     maps: AgentMaps,
+    grow: Option<Grow>,
     seed: u32,
     table_size: u32,
     slots: Slots,
@@ -53,6 +60,7 @@ impl MapWriter {
         Self {
             slots: Slots::new(maps.slots.len()),
             maps,
+            grow: None,
             seed,
             table_size,
             ranges: BTreeMap::new(),
@@ -63,6 +71,19 @@ impl MapWriter {
             next_sweep: Instant::now(),
             is_new: true,
         }
+    }
+}
+
+impl MapWriter {
+    /// Lets the maps become larger by `grow`: it replaces them by maps of at least the sizes that it gets, with the
+    /// same contents, and returns these, or `None` while it prepares them.
+    #[must_use]
+    pub fn growing(
+        mut self,
+        grow: impl FnMut(&MapSizes) -> Result<Option<Maps<ReadWrite>>, Error> + 'static,
+    ) -> Self {
+        self.grow = Some(Box::new(grow));
+        self
     }
 }
 
@@ -83,6 +104,26 @@ impl Dataplane for MapWriter {
             members: maps.capacities.members,
             tables: sizes.filter(|size| *size >= self.table_size).collect(),
         }
+    }
+
+    fn grow(&mut self, wanted: &Limits) -> Result<Option<Limits>, Error> {
+        if let Some(grow) = &mut self.grow {
+            let sizes = MapSizes {
+                frontends: wanted.frontends.max(wanted.addresses),
+                services: wanted.services.saturating_add(1),
+                backends: wanted.backends.saturating_add(1),
+                slots: wanted.slots,
+                source_ranges: wanted.source_ranges,
+                members: wanted.members,
+                ..MapSizes::default()
+            };
+            let Some(maps) = grow(&sizes)? else {
+                return Ok(None);
+            };
+            self.maps = maps.into();
+            self.slots.grow(self.maps.slots.len());
+        }
+        Ok(Some(self.limits()))
     }
 
     fn check(&mut self) -> Result<(), Error> {

@@ -36,6 +36,7 @@ fn maps() -> MemoryMaps {
         frontends: 64,
         services: 64,
         backends: 64,
+        members: 64,
         slots: 1 << 16,
         source_ranges: 64,
         affinities: 64,

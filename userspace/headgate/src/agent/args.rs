@@ -106,16 +106,20 @@ pub(crate) struct AgentArgs {
     /// Maximum number of clients of Services with session affinity
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_affinities: u32,
-    /// Maximum number of frontends
+    /// Memory, in MiB, that the maps of frontends, services, backends and slots may take. If the cluster has more of
+    /// these than the options below say, the maps become larger. What does not fit is refused, the youngest first
+    #[arg(long, value_name = "MIB", default_value_t = 1 << 10)]
+    pub(super) max_map_memory: u32,
+    /// Frontends that there is room for at first
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_frontends: u32,
-    /// Maximum number of services, one for each port, IP family and traffic policy of a Service
+    /// Services that there is room for at first, one for each port, IP family and traffic policy of a Service
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_services: u32,
-    /// Maximum number of backends
+    /// Backends that there is room for at first
     #[arg(long, default_value_t = 1 << 17)]
     pub(super) max_backends: u32,
-    /// Maximum number of slots of all services together
+    /// Slots of all services together that there is room for at first
     #[arg(long, default_value_t = 1 << 22)]
     pub(super) max_slots: u32,
 }

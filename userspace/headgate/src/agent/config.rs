@@ -58,6 +58,8 @@ pub(super) struct DatapathSettings {
     leaves_pods: PodSockets,
     timeouts: Timeouts,
     pub(super) sizes: MapSizes,
+    /// Memory that the maps may take which the agent writes, in bytes.
+    pub(super) most_map_bytes: u64,
 }
 
 /// Where programs are attached.
@@ -186,6 +188,7 @@ impl DatapathSettings {
                 SocketScope::Host => PodSockets::ALL,
             },
             timeouts: timeouts(args),
+            most_map_bytes: u64::from(args.max_map_memory) << 20,
             sizes: MapSizes {
                 frontends: args.max_frontends,
                 services: args.max_services,
@@ -194,6 +197,7 @@ impl DatapathSettings {
                 affinities: args.max_affinities,
                 connections: args.max_connections,
                 source_ranges: SOURCE_RANGES,
+                members: args.max_backends,
                 sockets: args.max_sockets,
             },
         })

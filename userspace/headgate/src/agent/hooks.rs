@@ -1,18 +1,22 @@
 //! Programs of the agent: loaded, attached, and attached again where they are lost.
 
-use std::collections::BTreeMap;
 #[cfg(feature = "trace")]
 use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    mem,
+    thread::{self, JoinHandle},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use headgate_abi::{DatapathConfig, names};
 use headgate_dataplane::{
-    Attached, Attachment, Device, Feature, Programs, Role, Steering, attach_cgroup, attach_egress,
-    attach_ingress, attach_lookup, attached, detach_others, is_attached, load, write_sources,
-    write_xdp_targets, xdp_targets,
+    Attached, Attachment, Device, Error, Feature, Larger, MapSizes, Maps, Programs, ReadWrite,
+    Role, Steering, attach_cgroup, attach_egress, attach_ingress, attach_lookup, attached,
+    detach_others, grow, is_attached, load, write_sources, write_xdp_targets, xdp_targets,
 };
 #[cfg(feature = "trace")]
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{task, time::sleep};
 use tracing::{info, instrument, warn};
 
 use super::{
@@ -24,6 +28,9 @@ use super::{
 #[cfg(feature = "trace")]
 const LOG_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Programs over larger maps, and the configuration that they have.
+type Prepared = Result<(DatapathConfig, Programs, Larger), Error>;
+
 /// Loaded and attached programs.
 pub(super) struct Hooks {
     config: HookConfig,
@@ -31,10 +38,14 @@ pub(super) struct Hooks {
     programs: Programs,
     /// Configuration that the programs were loaded with.
     loaded: DatapathConfig,
+    /// What the programs were attached for last.
+    facts: Facts,
+    /// Prepares larger maps.
+    preparation: Option<JoinHandle<Prepared>>,
     /// How the programs of each device were attached last.
     known: BTreeMap<Device, Attached>,
     #[cfg(feature = "trace")]
-    log: Option<JoinHandle<()>>,
+    log: Option<task::JoinHandle<()>>,
 }
 
 impl Hooks {
@@ -54,6 +65,8 @@ impl Hooks {
         let mut hooks = Self {
             programs: load(&config.pins, &loaded, &settings.sizes)?,
             loaded,
+            facts: facts.clone(),
+            preparation: None,
             known: BTreeMap::new(),
             config,
             settings,
@@ -76,7 +89,48 @@ impl Hooks {
             #[cfg(feature = "trace")]
             self.follow_log()?;
         }
-        self.attach(facts)
+        self.facts = facts.clone();
+        self.attach(facts)?;
+        Ok(())
+    }
+
+    /// Replaces the maps that the agent writes by larger ones, of at least these sizes, with the same contents, and
+    /// returns them; no packet meets other contents. `None` while they, and programs, are prepared by a thread.
+    pub(super) fn grow(&mut self, sizes: &MapSizes) -> Result<Option<Maps<ReadWrite>>> {
+        let Some(preparation) = self.preparation.take_if(|running| running.is_finished()) else {
+            if self.preparation.is_none() {
+                let (pins, config) = (self.config.pins.clone(), self.loaded);
+                let (sizes, most) = (*sizes, self.settings.most_map_bytes);
+                let former = self.programs.loaded();
+                self.preparation = Some(thread::spawn(move || {
+                    let (programs, larger) = grow(&pins, &config, &sizes, most, &former)?;
+                    Ok((config, programs, larger))
+                }));
+            }
+            return Ok(None);
+        };
+        let prepared = preparation.join().map_err(|_panic| anyhow!("a panic"))?;
+        let (config, programs, larger) = prepared?;
+        // The node's addresses may have changed meanwhile.
+        if config != self.loaded {
+            return Ok(None);
+        }
+        larger.copy()?;
+        let former = mem::replace(&mut self.programs, programs);
+        let facts = self.facts.clone();
+        let attached = self.attach(&facts).and_then(|failed| {
+            ensure!(failed == 0, "{failed} devices did not get new programs");
+            Ok(())
+        });
+        if let Err(error) = attached {
+            self.programs = former;
+            self.attach(&facts)?;
+            return Err(error);
+        }
+        larger.keep()?;
+        #[cfg(feature = "trace")]
+        self.follow_log()?;
+        Ok(Some(Maps::open_writable(&self.config.pins)?))
     }
 
     /// Attaches again what is missing: TC filters, which others may remove and which end with their qdisc, links of
@@ -91,7 +145,8 @@ impl Hooks {
             .collect();
         if !lost.is_empty() {
             warn!(devices = lost.join(","), "programs are missing");
-            return self.attach(facts);
+            self.attach(facts)?;
+            return Ok(());
         }
         for device in devices.iter().filter(|device| lacks_xdp(&attached, device)) {
             self.attach_ingress(device);
@@ -117,7 +172,8 @@ impl Hooks {
         Ok(())
     }
 
-    fn attach_ingress(&mut self, device: &Device) {
+    /// Attaches the programs for what comes in on a device; returns whether that worked.
+    fn attach_ingress(&mut self, device: &Device) -> bool {
         let (pins, how) = (&self.config.pins, self.config.tc_attach);
         match attach_ingress(&mut self.programs, pins, device, how) {
             Ok(attached) => {
@@ -125,13 +181,19 @@ impl Hooks {
                 if before != Some(attached) {
                     info!(device = device.name, ?attached, "attached");
                 }
+                true
             }
-            Err(error) => warn!(device = device.name, %error, "cannot attach to ingress"),
+            Err(error) => {
+                warn!(device = device.name, %error, "cannot attach to ingress");
+                false
+            }
         }
     }
 
+    /// Attaches the programs to all devices; returns how many devices failed.
     #[instrument(skip_all, fields(devices = facts.devices.len()))]
-    fn attach(&mut self, facts: &Facts) -> Result<()> {
+    fn attach(&mut self, facts: &Facts) -> Result<usize> {
+        let mut failed = 0;
         let devices = &facts.devices_by(&self.loaded);
         let (pins, how) = (&self.config.pins.clone(), self.config.tc_attach);
         if let Err(error) = write_sources(pins, &facts.sources) {
@@ -150,15 +212,16 @@ impl Hooks {
         for device in devices {
             if let Err(error) = attach_egress(&mut self.programs, pins, device, how) {
                 warn!(device = device.name, %error, "cannot attach to egress");
+                failed += 1;
             }
         }
         for device in devices {
-            self.attach_ingress(device);
+            failed += usize::from(!self.attach_ingress(device));
         }
         self.known.retain(|device, _| devices.contains(device));
         detach_others(pins, devices, self.config.proxy_user.is_some())?;
         self.connect();
-        Ok(())
+        Ok(failed)
     }
 
     /// Lets XDP send frames of other devices to those that have XDP, if their drivers take such frames. That may

@@ -60,8 +60,8 @@ pub(crate) struct Facts {
     /// Addresses of the external devices. The first of each family is the source address for remote
     /// hosts.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Addresses of each external device by its number, those that the kernel prefers as sources first.
-    pub(crate) sources: BTreeMap<u32, Vec<IpAddr>>,
+    /// What the node sends from by each external device, by its number: IPv4, IPv6.
+    pub(crate) sources: BTreeMap<u32, [Option<IpAddr>; 2]>,
     /// Addresses of all devices, but loopback and link-local ones.
     pub(crate) held: BTreeSet<IpAddr>,
     /// Single addresses of external devices (/32, /128) beside those that the node sends from.
@@ -76,8 +76,7 @@ pub(crate) struct Facts {
 impl Facts {
     /// The first address of each family: IPv4, IPv6.
     pub(super) fn primary(&self) -> [Option<IpAddr>; 2] {
-        [IpAddr::is_ipv4, IpAddr::is_ipv6]
-            .map(|is_wanted| self.addresses.iter().copied().find(is_wanted))
+        firsts(self.addresses.iter().copied())
     }
 
     /// The addresses that are the node's own: all that it holds but single addresses of external devices that it does
@@ -142,19 +141,17 @@ impl Facts {
             if place == (Place::External { is_doubtful: true }) {
                 facts.doubtful.push(interface.name.clone());
             }
-            if is_external {
-                let mut is_first = [true, true];
-                for network in &addresses {
-                    let first = &mut is_first[usize::from(network.addr().is_ipv6())];
-                    let is_single = network.prefix_len() == network.max_prefix_len();
-                    if !std::mem::replace(first, false) && is_single {
-                        facts.virtual_addresses.insert(network.addr());
-                    }
-                }
-            }
             if is_external && !addresses.is_empty() {
-                let sources = addresses.iter().map(|network| network.addr());
-                facts.sources.insert(interface.index, sources.collect());
+                let sources = firsts(addresses.iter().map(|network| network.addr()));
+                let is_virtual = |network: &&&IpNet| {
+                    let is_single = network.prefix_len() == network.max_prefix_len();
+                    is_single && !sources.contains(&Some(network.addr()))
+                };
+                let virtuals = addresses.iter().filter(is_virtual);
+                facts
+                    .virtual_addresses
+                    .extend(virtuals.map(|network| network.addr()));
+                facts.sources.insert(interface.index, sources);
             }
             facts.devices.insert(Device {
                 name: interface.name.clone(),
@@ -169,6 +166,11 @@ impl Facts {
         }
         facts
     }
+}
+
+/// The first address of each family: IPv4, IPv6.
+fn firsts(addresses: impl Iterator<Item = IpAddr> + Clone) -> [Option<IpAddr>; 2] {
+    [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|is_wanted| addresses.clone().find(is_wanted))
 }
 
 fn matches(globs: &[String], name: &str) -> bool {
@@ -351,12 +353,7 @@ mod tests {
             name: name.into(),
             kind,
             has_link_header: true,
-            controller: None,
-            leads_elsewhere: false,
-            addresses: Vec::new(),
-            has_router: false,
-            has_network: false,
-            has_host: false,
+            ..Interface::default()
         };
         for word in words.split_whitespace() {
             match word.split_once('=') {

@@ -1,12 +1,12 @@
 //! The running agent: a source, the maps, and the loop between them.
 
-use std::{future::pending, path::Path, time::Duration};
+use std::{cell::RefCell, future::pending, path::Path, rc::Rc, time::Duration};
 
 use anyhow::{Result, bail};
 use headgate_control::{
     Inputs, Outputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
 };
-use headgate_dataplane::{MapWriter, Maps, StateFile};
+use headgate_dataplane::{Error, MapWriter, Maps, StateFile};
 use headgate_model::Node;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -62,18 +62,22 @@ async fn serve(config: AgentConfig) -> Result<()> {
     } = config;
     let (pins, cgroup) = (hooks.pins.clone(), hooks.cgroup.clone());
     let first = node::read(&node_config.selection)?;
-    let is_alone = !node_config.served.is_part();
-    for leftover in kube_proxy::find()
-        .leftovers
-        .into_iter()
-        .filter(|_| is_alone)
-    {
-        warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
+    // Beside kube-proxy, its rules are no leftovers.
+    if !node_config.served.is_part() {
+        for leftover in kube_proxy::find().leftovers {
+            warn!(%leftover, "kube-proxy left rules: `headgate replace-kube-proxy` removes them");
+        }
     }
     let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
-    let mut hooks = Hooks::load(hooks, datapath, &first)?;
+    // The loop that writes the maps and the one that attaches programs share the thread, and never hold it over a wait.
+    let hooks = Rc::new(RefCell::new(Hooks::load(hooks, datapath, &first)?));
     let takeover = TakingOver::begin(&pins)?;
     let writer = MapWriter::new(Maps::open_writable(&pins)?, seed, maglev_size);
+    let growing = hooks.clone();
+    let writer = writer.growing(move |sizes| {
+        let grown = growing.borrow_mut().grow(sizes);
+        grown.map_err(|error| Error::Grow(error.into()))
+    });
 
     let (nodes, node) = watch::channel(node_config.node(&first));
     let (publish, facts) = watch::channel(first);
@@ -102,7 +106,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
             Ok(())
         }
         () = node::follow(&node_config.selection, publish) => Ok(()),
-        () = follow_devices(&mut hooks, &node_config, facts, &nodes, &hangups) => Ok(()),
+        () = follow_devices(&hooks, &node_config, facts, &nodes, &hangups) => Ok(()),
         result = follow_source(&node_config, sender, statuses.clone()) => {
             result.and_then(|()| bail!("the source ended"))
         }
@@ -152,7 +156,7 @@ async fn follow_source(
 /// Keeps the programs attached as devices and addresses change, after SIGHUP, and once a minute. An
 /// error is logged, and the work repeated: attached programs continue.
 async fn follow_devices(
-    hooks: &mut Hooks,
+    hooks: &RefCell<Hooks>,
     config: &NodeConfig,
     mut facts: watch::Receiver<Facts>,
     nodes: &watch::Sender<Node>,
@@ -177,8 +181,8 @@ async fn follow_devices(
             nodes.send_replace(config.node(&now));
         }
         let result = match is_changed || is_failing {
-            true => hooks.follow(&now),
-            false => hooks.review(&now),
+            true => hooks.borrow_mut().follow(&now),
+            false => hooks.borrow_mut().review(&now),
         };
         if let Err(error) = &result
             && !is_failing

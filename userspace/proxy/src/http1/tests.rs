@@ -360,16 +360,7 @@ async fn l170_requests_are_refused_or_read_as_by_hyper() {
         let ours = by_us(bytes.clone(), maker.0.usize(1..64)).await;
         let theirs = by_hyper(bytes.clone()).await;
         for (place, one) in ours.iter().enumerate() {
-            let other = theirs.get(place);
-            let is_equal = other.is_some_and(|other| match one.body {
-                ReadBody::Whole(..) => one == other,
-                ReadBody::Refused => (&one.line, &one.headers) == (&other.line, &other.headers),
-            });
-            assert!(
-                is_equal,
-                "seed {seed}: {one:?}\n{other:?}\n{}",
-                shown(&bytes)
-            );
+            assert_same(seed, one, theirs.get(place), &bytes);
             whole += usize::from(one.body != ReadBody::Refused);
         }
     }
@@ -391,18 +382,23 @@ async fn l170_responses_are_refused_or_read_as_by_hyper() {
             continue;
         };
         let other = response_by_hyper(bytes.clone(), &method).await;
-        let is_equal = other.as_ref().is_some_and(|other| match one.body {
-            ReadBody::Whole(..) => one == *other,
-            ReadBody::Refused => (&one.line, &one.headers) == (&other.line, &other.headers),
-        });
-        assert!(
-            is_equal,
-            "seed {seed}: {one:?}\n{other:?}\n{}",
-            shown(&bytes)
-        );
+        assert_same(seed, &one, other.as_ref(), &bytes);
         whole += usize::from(one.body != ReadBody::Refused);
     }
     assert!(whole > RUNS as usize / 10, "{whole} responses were read");
+}
+
+/// Asserts that a message was read as the other one, but for a body that is refused.
+fn assert_same(seed: u64, one: &Seen, other: Option<&Seen>, bytes: &[u8]) {
+    let is_equal = other.is_some_and(|other| match one.body {
+        ReadBody::Whole(..) => one == other,
+        ReadBody::Refused => (&one.line, &one.headers) == (&other.line, &other.headers),
+    });
+    assert!(
+        is_equal,
+        "seed {seed}: {one:?}\n{other:?}\n{}",
+        shown(bytes)
+    );
 }
 
 async fn response_by_us(bytes: Vec<u8>, method: &Method, piece: usize) -> Option<Seen> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncReadExt, AsyncWrite, empty};
 
 use super::{body::Decoder, head::Lines};
@@ -45,6 +45,8 @@ pub(crate) struct Transport {
     pub(crate) owes_continue: bool,
     /// Whether the stream may hold bytes of the last write, as TLS does.
     is_unflushed: bool,
+    /// Whether anything was written since this was last cleared.
+    pub(crate) has_written: bool,
     /// Whether the other end cannot get the rest of a message.
     pub(crate) is_broken: bool,
     /// Whether the body failed that another task sends.
@@ -66,6 +68,7 @@ impl Transport {
             next_read: MIN_READ,
             owes_continue: false,
             is_unflushed: false,
+            has_written: false,
             is_broken: false,
             is_upload_failed: false,
             reader: None,
@@ -155,9 +158,10 @@ impl Transport {
         self.decoder.has_ended()
     }
 
-    /// The number of bytes of the body that are missing, if it is known.
-    pub(crate) fn remaining(&self) -> Option<u64> {
-        self.decoder.remaining()
+    /// What is missing of the body, as far as it is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        let remaining = self.decoder.remaining();
+        remaining.map(SizeHint::with_exact).unwrap_or_default()
     }
 
     /// Ready once the other end has closed the connection, although all of its message was read. Reads at
@@ -176,6 +180,11 @@ impl Transport {
     /// ended as well.
     pub(crate) fn end_message(&mut self) -> bool {
         self.message += 1;
+        self.skip_read()
+    }
+
+    /// Skips what was read of a body. Returns whether the body has ended.
+    fn skip_read(&mut self) -> bool {
         while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
         self.decoder.has_ended()
     }
@@ -184,16 +193,13 @@ impl Transport {
     /// body has ended.
     pub(crate) fn skip_body(&mut self, context: &mut Context<'_>) -> bool {
         let mut left = MAX_READ;
-        loop {
-            while let Ok(Some(_)) = self.decoder.decode(&mut self.input) {}
-            if self.decoder.has_ended() {
-                return true;
-            }
+        while !self.skip_read() {
             match self.poll_fill(context) {
                 Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
                 _ => return false,
             }
         }
+        true
     }
 
     /// Reads the next frame of a body.
@@ -246,7 +252,7 @@ impl Transport {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.output.advance(count),
             }
-            self.is_unflushed = true;
+            (self.is_unflushed, self.has_written) = (true, true);
         }
         if self.is_unflushed {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;

@@ -19,10 +19,10 @@ use super::{
     target,
     timeout::response_head,
 };
-use crate::{body::Body, message::copy};
+use crate::{body::Body, http1::BadMessage, message::copy};
 
-/// Sends a request on a pooled connection or a new one. If the endpoint had closed the pooled
-/// connection before any of the request was sent, sends it on a new one.
+/// Sends a request on a pooled connection or a new one. If nothing of it could be sent on the pooled
+/// connection, because the endpoint had closed it, sends it on a new one.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ async fn send_http1(
         Ok(Err(source)) => {
             return Err(SendError {
                 kind: kind(progress.as_deref()),
-                is_sent: true,
+                is_sent: conn.has_begun(),
                 request: again,
                 source,
             });
@@ -111,6 +111,15 @@ async fn send_http1(
         Err(timed_out) => return Err(late(timed_out, again)),
     };
     let body = match parts.status {
+        // What is left of the request would become a part of the other protocol.
+        StatusCode::SWITCHING_PROTOCOLS if !conn.is_sent() => {
+            return Err(SendError {
+                kind: ErrorKind::Broken,
+                is_sent: true,
+                request: again,
+                source: BadMessage::Invalid.into(),
+            });
+        }
         StatusCode::SWITCHING_PROTOCOLS => Leased::Tunnel(conn.take_tunnel()),
         _ => {
             conn.detach_upload();

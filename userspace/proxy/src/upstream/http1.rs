@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
+    future::Future,
     io::{self, ErrorKind::UnexpectedEof},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -15,9 +16,9 @@ use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use headgate_model::ingress::Timeouts;
 use http::{Method, Request, StatusCode, response::Parts};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use tokio::{
-    task::AbortHandle,
+    task::{AbortHandle, coop::unconstrained},
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -84,7 +85,11 @@ impl Http1Conn {
         timeouts: &Timeouts,
     ) -> Result<Result<Parts, BodyError>, TimedOut> {
         let size = Size::of(&body);
-        let encoder = request_head(self.transport.lock().output.flat(), request, size);
+        let encoder = {
+            let transport = &mut *self.transport.lock();
+            transport.has_written = false;
+            request_head(transport.output.flat(), request, size)
+        };
         self.upload = Outgoing::new(body, encoder);
         let method = request.method().clone();
         let Self {
@@ -109,6 +114,16 @@ impl Http1Conn {
         }))
     }
 
+    /// Whether the endpoint may have got a part of the request.
+    pub(super) fn has_begun(&self) -> bool {
+        self.transport.lock().has_written
+    }
+
+    /// Whether the whole request was sent.
+    pub(super) fn is_sent(&self) -> bool {
+        self.upload.is_none() && self.transport.lock().is_flushed()
+    }
+
     /// Reads the next frame of the response's body.
     pub(super) fn poll_frame(
         &mut self,
@@ -126,14 +141,14 @@ impl Http1Conn {
         self.transport.lock().is_read()
     }
 
-    /// The number of bytes of the response's body that are missing, if it is known.
-    pub(super) fn remaining(&self) -> Option<u64> {
-        self.transport.lock().remaining()
+    /// What is missing of the response's body, as far as it is known.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.transport.lock().size_hint()
     }
 
     /// Sends the rest of the request, if there is any, in a task: whether or not the response is read.
     pub(super) fn detach_upload(&mut self) {
-        if self.upload.is_none() && self.transport.lock().is_flushed() {
+        if self.is_sent() {
             return;
         }
         let (mut upload, transport) = (self.upload.take(), self.transport.clone());
@@ -162,7 +177,10 @@ impl Http1Conn {
     /// without waiting.
     fn has_ended(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
-        self.transport.lock().poll_fill(&mut context).is_ready()
+        let mut transport = self.transport.lock();
+        // A task that has done much in its turn would be told that nothing is there.
+        let fill = unconstrained(poll_fn(|context| transport.poll_fill(context)));
+        pin!(fill).poll(&mut context).is_ready()
     }
 }
 

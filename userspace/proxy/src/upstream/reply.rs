@@ -14,7 +14,10 @@ use super::{
     endpoint::Endpoint, error::TimedOut, http1::Http1Conn, http2::Http2Stream, pick::InFlight,
     timeout::IdleTimeout,
 };
-use crate::{body::BodyError, stream::Tunnel};
+use crate::{
+    body::{BodyError, poll_incoming},
+    stream::Tunnel,
+};
 
 /// A response body with its connection.
 #[derive(Debug)]
@@ -50,10 +53,7 @@ impl HttpBody for Leased {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Http1(conn, _) => conn.poll_frame(context),
-            Self::Http2(body, _) => {
-                let frame = ready!(Pin::new(body).poll_frame(context));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Self::Http2(body, _) => poll_incoming(body, context),
             Self::Tunnel(_) | Self::Ended => Poll::Ready(None),
         }
     }
@@ -68,10 +68,7 @@ impl HttpBody for Leased {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Http1(conn, _) => conn
-                .remaining()
-                .map(SizeHint::with_exact)
-                .unwrap_or_default(),
+            Self::Http1(conn, _) => conn.size_hint(),
             Self::Http2(body, _) => body.size_hint(),
             Self::Tunnel(_) | Self::Ended => SizeHint::with_exact(0),
         }

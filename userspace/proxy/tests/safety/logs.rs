@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     client::Client,
-    frames::{self, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
+    frames::{self, CONTINUATION, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame},
     setup::{Setup, objects, until},
 };
 
@@ -108,6 +108,48 @@ async fn l140_refused_requests_are_logged() {
     client.rest().await;
     until("a line", || written.lines().len() == 1).await;
     assert_eq!(written.lines()[0]["status"], 431);
+}
+
+/// The HTTP library answers these requests itself, or resets their streams.
+#[tokio::test]
+async fn l140_requests_that_the_http2_library_refuses_are_logged() {
+    let (setup, written) = logging().await;
+    let long = "x".repeat(120);
+    let large: Vec<(&str, &str)> = (0..600).map(|_| ("x", long.as_str())).collect();
+    for (malformed, is_last) in [
+        (
+            frames::request("GET", "/a", &[("connection", "close")]),
+            false,
+        ),
+        // The names of fields have no capitals: the whole connection ends.
+        (frames::request("GET", "/a", &[("Upper", "case")]), true),
+        (frames::request("GET", "/a", &large), true),
+    ] {
+        let mut client = frames::connect(setup.http).await;
+        let mut parts = malformed.chunks(16 << 10).peekable();
+        let (mut kind, mut flags) = (HEADERS, END_STREAM);
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                flags |= END_HEADERS;
+            }
+            client.send(frame(kind, flags, 1, part)).await;
+            (kind, flags) = (CONTINUATION, 0);
+        }
+        if !is_last {
+            let good = frames::request("GET", "/a", &[]);
+            let flags = END_HEADERS | END_STREAM;
+            client.send(frame(HEADERS, flags, 3, &good)).await;
+            until("a line", || !written.lines().is_empty()).await;
+            assert_eq!(written.take()["status"], 200);
+        }
+        drop(client);
+        until("a line", || !written.lines().is_empty()).await;
+        let refused = written.take();
+        assert_eq!(refused["status"], 400, "{refused}");
+        assert_eq!(refused["method"], "-", "{refused}");
+        assert_eq!(refused["protocol"], "HTTP/2.0", "{refused}");
+        assert_eq!(refused["client"], "127.0.0.1", "{refused}");
+    }
 }
 
 /// With the status that nginx uses, 499.

@@ -23,10 +23,9 @@ pub(super) fn service(
 ) -> Option<Service> {
     let spec = object.spec.clone().unwrap_or_default();
     let labels = object.labels();
-    let is_ours = !labels.contains_key(HEADLESS);
-    let is_headless = spec.cluster_ip.as_deref() == Some("None");
+    let is_headless = labels.contains_key(HEADLESS) || spec.cluster_ip.as_deref() == Some("None");
     let type_ = spec.type_.as_deref().unwrap_or("ClusterIP");
-    if !is_ours || is_headless || type_ == "ExternalName" {
+    if is_headless || type_ == "ExternalName" {
         return None;
     }
     let has_node_ports = matches!(type_, "NodePort" | "LoadBalancer");

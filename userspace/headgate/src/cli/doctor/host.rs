@@ -151,6 +151,7 @@ fn load_all(folder: &Path) -> Result<usize, Error> {
         backends: FEW,
         slots: FEW,
         source_ranges: FEW,
+        members: FEW,
         affinities: FEW,
         connections: FEW,
         sockets: FEW,
