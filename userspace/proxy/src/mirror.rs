@@ -4,12 +4,14 @@ use std::{
     mem,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::{Body as _, Frame};
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::debug;
 
 use crate::{
@@ -24,6 +26,12 @@ use crate::{
 /// Capacity of the queue for the mirror, in frames of at most 32 KiB.
 const MAX_WAITING: usize = 64;
 
+/// The longest time for a copy and the head of its response, whatever the timeouts of the route are.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Copies that may be on their way at once, of all routes. Further ones are left out.
+static COPIES: Semaphore = Semaphore::const_new(1024);
+
 /// Sends copies of a request to the mirrors of its route, to each for its share of the requests.
 pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) {
     for (upstream, share) in &call.route.mirrors {
@@ -34,6 +42,10 @@ pub(crate) fn mirror(call: &Call, client: &Client, request: &mut Request<Body>) 
 }
 
 fn send_copy(upstream: &Arc<Upstream>, call: &Call, client: &Client, request: &mut Request<Body>) {
+    let Ok(permit) = COPIES.try_acquire() else {
+        debug!(upstream = %upstream.key(), "request not mirrored: too many copies");
+        return;
+    };
     let mut copy = copy(request);
     if request.body().in_memory().is_none() {
         let (sender, receiver) = Channel::new(MAX_WAITING);
@@ -44,11 +56,16 @@ fn send_copy(upstream: &Arc<Upstream>, call: &Call, client: &Client, request: &m
     let (upstream, ends) = (upstream.clone(), (client.peer, client.local));
     let (client, timeouts) = (call.origin.client, call.route.policy().timeouts);
     tokio::spawn(async move {
+        let _permit = permit;
         let picked = upstream.pick(&PickInput::new(client, &copy), &[]);
         if let Ok(pick) = picked {
-            let sent = upstream.send(&pick, copy, &timeouts, Some(ends)).await;
-            if let Err(error) = sent {
-                debug!(upstream = %upstream.key(), %error, "mirrored request failed");
+            let sent = upstream.send(&pick, copy, &timeouts, Some(ends));
+            match timeout(LONGEST, sent).await {
+                Ok(Ok(_discarded)) => {}
+                Ok(Err(error)) => {
+                    debug!(upstream = %upstream.key(), %error, "mirrored request failed");
+                }
+                Err(_elapsed) => debug!(upstream = %upstream.key(), "the mirror does not answer"),
             }
         }
     });

@@ -167,12 +167,18 @@ impl Upstream {
         let begin = Instant::now();
         let endpoint = pick.endpoint();
         let end = timeouts.per_try.map(|longest| begin + longest);
+        let mut is_blameless = false;
+        // The time of a body that is on its way is the client's as well.
+        let is_streamed = request.body().in_memory().is_none();
         let mut sent = pin!(exchange(&self.dialer, endpoint, request, timeouts, client));
         let sent = match end {
             None => sent.await,
             Some(end) => match timeout_at(end, sent.as_mut()).await {
                 Ok(sent) => sent,
-                Err(_elapsed) => Err(late()),
+                Err(_elapsed) => {
+                    is_blameless = is_streamed;
+                    Err(late())
+                }
             },
         };
         match sent {
@@ -182,7 +188,8 @@ impl Upstream {
                 Ok(with_body(response, pick, idle, end))
             }
             Err(error) => {
-                if error.kind.is_endpoint_fault() && self.dialer.error().is_none() {
+                let is_fault = error.kind.is_endpoint_fault() && !is_blameless;
+                if is_fault && self.dialer.error().is_none() {
                     endpoint.record_failure(&error.to_string(), begin.elapsed());
                 }
                 Err(error)

@@ -133,8 +133,11 @@ impl HttpBody for Reply {
         if let Some(end) = &mut this.end
             && end.as_mut().poll(context).is_ready()
         {
-            let error = this.fail(TimedOut("end of the response").into());
-            return Poll::Ready(Some(Err(error)));
+            // No failure of the endpoint: the client may have read slowly. But the connection may be dead.
+            if let Leased::Http2(_, stream) = mem::replace(&mut this.body, Leased::Ended) {
+                stream.retire();
+            }
+            return Poll::Ready(Some(Err(TimedOut("end of the response").into())));
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             return this.poll_timeout(context).map(|error| Some(Err(error)));
