@@ -156,7 +156,7 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// Fails without a response; see [`ErrorKind`](super::ErrorKind).
+    /// Fails without a response; see [`ErrorKind`].
     pub async fn send(
         &self,
         pick: &Pick,
