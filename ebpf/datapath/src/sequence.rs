@@ -101,7 +101,7 @@ pub enum Standing {
 /// Judges a segment by the entries of both directions, and takes over what fits of its numbers: `own` is the entry
 /// of its sender, `peer` that of the other end.
 ///
-/// VERIFIER: the conditions are [`Truth`]s. With branches, the verifier would walk what follows once for each
+/// VERIFIER: the conditions are numbers (`truth.rs`). With branches, the verifier would walk what follows once for each
 /// combination of them, a third of all that it walks.
 #[inline(always)]
 pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: bool) -> Standing {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned. Those that
-/// the agent writes become larger when they are full ([`grow`](crate::grow)).
+/// the agent writes become larger when they are full ([`grow()`](crate::grow())).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Frontends, and their addresses.
