@@ -273,6 +273,11 @@ proptest! {
             }
             let mut now = rest.resolve();
             let verdict = before.routes[&(*kind, name.clone())].clone();
+            // One that is not understood keeps its requests: they get an error.
+            let mut conditions = verdict.parents.iter().map(|(_, one)| condition(one, "Accepted"));
+            if conditions.any(|reason| reason.ends_with("UnsupportedValue")) {
+                now.gateways.clone_from(&before.gateways);
+            }
             now.routes.insert((*kind, name.clone()), verdict);
             prop_assert_eq!(&now, &before);
         }
