@@ -102,7 +102,7 @@ pub enum Standing {
 /// of its sender, `peer` that of the other end.
 ///
 /// VERIFIER: the conditions are numbers (`truth.rs`). With branches, the verifier would walk what follows once for each
-/// combination of them, a third of all that it walks.
+/// combination of them: a third of all that it walks at XDP, and half at TC egress.
 #[inline(always)]
 pub fn judge(own: &mut CtEntry, peer: &mut CtEntry, parsed: &Parsed, is_reply: bool) -> Standing {
     let (segment, flags) = (&parsed.segment, parsed.flags);

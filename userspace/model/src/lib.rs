@@ -15,6 +15,7 @@ mod ids;
 pub mod ingress;
 mod plan;
 mod planner;
+mod put;
 mod refusal;
 mod service;
 mod share;
@@ -31,6 +32,7 @@ pub use plan::{
     HealthCheck, Restored, ServiceId, ServiceSpec, Sweep,
 };
 pub use planner::{Planner, Touched};
+pub use put::put;
 pub use refusal::{ObjectName, Refusal, RefusalKind};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort};
 pub use share::Limits;

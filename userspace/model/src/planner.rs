@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Actual, AddressSpec, Backend, Contribution, Desired, EndpointSlice, Frontend, FrontendKind,
     FrontendSpec, Limits, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
-    contribution,
+    contribution, put,
     share::{self, Granted, Sums},
 };
 
@@ -135,7 +135,7 @@ impl Planner {
 
     /// Upserts (`Some`) or deletes (`None`) a Service.
     pub fn set_service(&mut self, name: &NamespacedName, service: Option<Service>) {
-        if replace(&mut self.services, name, service) {
+        if put(&mut self.services, name, service) {
             self.dirty.insert(name.clone());
         }
     }
@@ -152,7 +152,7 @@ impl Planner {
             let slice_of = (new.service.clone(), name.clone());
             self.slices_of.insert(slice_of);
         }
-        replace(&mut self.slices, name, slice);
+        put(&mut self.slices, name, slice);
     }
 
     /// Returns an EndpointSlice.
@@ -295,7 +295,7 @@ impl Planner {
             let winner = first.map(|(_, (_, spec))| spec.clone());
             let age = first.map(|((_, age), _)| age);
             let is_contested = ownerships.any(|((_, other), _)| Some(other) != age);
-            replace(&mut self.asked.frontends, frontend, winner);
+            put(&mut self.asked.frontends, frontend, winner);
             if is_contested {
                 self.contested.insert(*frontend);
             } else {
@@ -312,7 +312,7 @@ impl Planner {
         for address in &touched.addresses {
             let specs = of(&self.holders, *address, first_name()).map(|(_, spec)| *spec);
             let spec = specs.reduce(AddressSpec::and);
-            replace(&mut self.asked.addresses, address, spec);
+            put(&mut self.asked.addresses, address, spec);
         }
     }
 
@@ -360,22 +360,4 @@ fn of<K: Ord + Copy, R: Ord, V>(
     let entries = map.range((key, least)..);
     let entries = entries.take_while(move |((first, _), _)| *first == key);
     entries.map(|((_, rest), value)| (rest, value))
-}
-
-/// Sets or removes a value; returns whether that changed anything.
-fn replace<K: Ord + Clone, V: PartialEq>(
-    map: &mut BTreeMap<K, V>,
-    key: &K,
-    value: Option<V>,
-) -> bool {
-    match value {
-        Some(value) => {
-            let is_new = map.get(key) != Some(&value);
-            if is_new {
-                map.insert(key.clone(), value);
-            }
-            is_new
-        }
-        None => map.remove(key).is_some(),
-    }
 }

@@ -12,6 +12,7 @@ use headgate_model::{
     edge::{Edge, GatewayPort, PortListeners, UpstreamKey, UpstreamService, endpoints},
     gateway::{self, Addresses, GatewayOptions, World, resolve},
     ingress::{IngressOptions, Objects, routes, serves},
+    put,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -149,13 +150,13 @@ impl<S: Serve> Router<S> {
     fn note(&mut self, event: Event) {
         match self.intake.note(event, &mut self.status.source) {
             Some(Event::Ingress(name, ingress)) => {
-                self.is_stale |= put(&mut self.objects.ingresses, name, ingress);
+                self.is_stale |= put(&mut self.objects.ingresses, &name, ingress);
             }
             Some(Event::IngressClass(name, class)) => {
-                self.is_stale |= put(&mut self.objects.classes, name, class);
+                self.is_stale |= put(&mut self.objects.classes, &name, class);
             }
             Some(Event::Secret(name, secret)) => {
-                self.is_stale |= put(&mut self.objects.secrets, name, secret);
+                self.is_stale |= put(&mut self.objects.secrets, &name, secret);
             }
             Some(Event::Gateway(change)) => self.is_stale |= self.gateway_objects.apply(*change),
             Some(Event::Upstream(name, service)) => self.set_service(name, service),
@@ -166,7 +167,7 @@ impl<S: Serve> Router<S> {
     }
 
     fn set_service(&mut self, name: NamespacedName, service: Option<UpstreamService>) {
-        if put(&mut self.objects.services, name.clone(), service) {
+        if put(&mut self.objects.services, &name, service) {
             self.is_stale = true;
             self.touched.insert(name);
         }
@@ -300,17 +301,5 @@ impl<S: Serve> Router<S> {
         };
         let ingress = self.objects.ingresses.get(name);
         ingress.is_some_and(|ingress| serves(ingress, &self.objects.classes, &self.options.ingress))
-    }
-}
-
-/// Sets or removes a value; returns whether that changed anything.
-fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
-    match value {
-        Some(value) if map.get(&key) == Some(&value) => false,
-        Some(value) => {
-            map.insert(key, value);
-            true
-        }
-        None => map.remove(&key).is_some(),
     }
 }

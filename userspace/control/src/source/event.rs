@@ -50,8 +50,13 @@ pub enum Kind {
     ConfigMap,
 }
 
-/// Kinds that only the Gateway API uses.
-const GATEWAY_KINDS: [Kind; 12] = [
+/// Kinds that a proxy needs: those of Ingresses, then those that only the Gateway API uses.
+const PROXY_KINDS: &[Kind] = &[
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Ingress,
+    Kind::IngressClass,
+    Kind::Secret,
     Kind::GatewayClass,
     Kind::Gateway,
     Kind::ListenerSet,
@@ -65,6 +70,7 @@ const GATEWAY_KINDS: [Kind; 12] = [
     Kind::Namespace,
     Kind::ConfigMap,
 ];
+const INGRESS_KINDS: &[Kind] = PROXY_KINDS.split_at(5).0;
 
 impl Kind {
     /// Parses the `kind` of a manifest.
@@ -77,14 +83,14 @@ impl Kind {
             "IngressClass" => Some(Self::IngressClass),
             "Secret" => Some(Self::Secret),
             _ => {
-                let mut kinds = GATEWAY_KINDS.into_iter();
+                let mut kinds = PROXY_KINDS.iter().copied();
                 kinds.find(|kind| kind.gateway_name() == Some(name))
             }
         }
     }
 
     /// The name of a kind that only the Gateway API uses.
-    fn gateway_name(self) -> Option<&'static str> {
+    pub(crate) fn gateway_name(self) -> Option<&'static str> {
         Some(match self {
             Self::GatewayClass => "GatewayClass",
             Self::Gateway => "Gateway",
@@ -104,7 +110,7 @@ impl Kind {
 
     /// Whether only the Gateway API uses the kind.
     pub(crate) fn is_of_gateways(self) -> bool {
-        GATEWAY_KINDS.contains(&self)
+        self.gateway_name().is_some()
     }
 
     /// The object of this kind and name.
@@ -187,32 +193,8 @@ impl Interest {
     pub fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Services => &[Kind::Service, Kind::EndpointSlice, Kind::Node],
-            Self::Ingress => &[
-                Kind::Service,
-                Kind::EndpointSlice,
-                Kind::Ingress,
-                Kind::IngressClass,
-                Kind::Secret,
-            ],
-            Self::Gateways => &[
-                Kind::Service,
-                Kind::EndpointSlice,
-                Kind::Ingress,
-                Kind::IngressClass,
-                Kind::Secret,
-                Kind::GatewayClass,
-                Kind::Gateway,
-                Kind::ListenerSet,
-                Kind::HttpRoute,
-                Kind::GrpcRoute,
-                Kind::TlsRoute,
-                Kind::TcpRoute,
-                Kind::UdpRoute,
-                Kind::ReferenceGrant,
-                Kind::BackendTlsPolicy,
-                Kind::Namespace,
-                Kind::ConfigMap,
-            ],
+            Self::Ingress => INGRESS_KINDS,
+            Self::Gateways => PROXY_KINDS,
         }
     }
 }

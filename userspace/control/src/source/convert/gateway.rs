@@ -32,8 +32,6 @@ pub(crate) trait CustomKind: Clone + Debug + Default + Send + Sync + 'static {
     type Scope;
     /// Its kind.
     const KIND: Kind;
-    /// The name of the kind.
-    const NAME: &'static str;
     /// Its name in paths.
     const PLURAL: &'static str;
     /// The version that is read.
@@ -77,7 +75,7 @@ impl<K: CustomKind> kube::Resource for Custom<K> {
     type Scope = K::Scope;
 
     fn kind(_: &()) -> Cow<'_, str> {
-        K::NAME.into()
+        K::KIND.gateway_name().unwrap_or_default().into()
     }
 
     fn group(_: &()) -> Cow<'_, str> {
@@ -122,8 +120,8 @@ impl<K: CustomKind> Object for Custom<K> {
 
 /// Defines a kind of custom resource.
 macro_rules! custom {
-    ($kind:ident, $name:literal, $plural:literal, $version:literal, $spec:ty, $status:ty, $scope:ty, $key:expr) => {
-        #[doc = concat!("A ", $name, ".")]
+    ($kind:ident, $plural:literal, $version:literal, $spec:ty, $status:ty, $scope:ty, $key:expr) => {
+        #[doc = concat!("A ", stringify!($kind), ".")]
         #[derive(Clone, Copy, Debug, Default)]
         pub(crate) struct $kind;
 
@@ -132,7 +130,6 @@ macro_rules! custom {
             type Status = $status;
             type Scope = $scope;
             const KIND: Kind = Kind::$kind;
-            const NAME: &'static str = $name;
             const PLURAL: &'static str = $plural;
             const VERSION: &'static str = $version;
 
@@ -142,10 +139,9 @@ macro_rules! custom {
             }
         }
     };
-    ($kind:ident, $name:literal, $plural:literal, $version:literal, $spec:ty, $status:ty) => {
+    ($kind:ident, $plural:literal, $version:literal, $spec:ty, $status:ty) => {
         custom!(
             $kind,
-            $name,
             $plural,
             $version,
             $spec,
@@ -158,7 +154,6 @@ macro_rules! custom {
 
 custom!(
     GatewayClass,
-    "GatewayClass",
     "gatewayclasses",
     "v1",
     GatewayClassSpec,
@@ -166,65 +161,21 @@ custom!(
     ClusterResourceScope,
     |name| name.name.clone()
 );
-custom!(
-    Gateway,
-    "Gateway",
-    "gateways",
-    "v1",
-    GatewaySpec,
-    GatewayStatus
-);
+custom!(Gateway, "gateways", "v1", GatewaySpec, GatewayStatus);
 custom!(
     ListenerSet,
-    "ListenerSet",
     "listenersets",
     "v1",
     ListenerSetSpec,
     ListenerSetStatus
 );
-custom!(
-    HttpRoute,
-    "HTTPRoute",
-    "httproutes",
-    "v1",
-    HttpRouteSpec,
-    RouteStatus
-);
-custom!(
-    GrpcRoute,
-    "GRPCRoute",
-    "grpcroutes",
-    "v1",
-    GrpcRouteSpec,
-    RouteStatus
-);
-custom!(
-    TlsRoute,
-    "TLSRoute",
-    "tlsroutes",
-    "v1",
-    TlsRouteSpec,
-    RouteStatus
-);
-custom!(
-    TcpRoute,
-    "TCPRoute",
-    "tcproutes",
-    "v1",
-    L4RouteSpec,
-    RouteStatus
-);
-custom!(
-    UdpRoute,
-    "UDPRoute",
-    "udproutes",
-    "v1",
-    L4RouteSpec,
-    RouteStatus
-);
+custom!(HttpRoute, "httproutes", "v1", HttpRouteSpec, RouteStatus);
+custom!(GrpcRoute, "grpcroutes", "v1", GrpcRouteSpec, RouteStatus);
+custom!(TlsRoute, "tlsroutes", "v1", TlsRouteSpec, RouteStatus);
+custom!(TcpRoute, "tcproutes", "v1", L4RouteSpec, RouteStatus);
+custom!(UdpRoute, "udproutes", "v1", L4RouteSpec, RouteStatus);
 custom!(
     ReferenceGrant,
-    "ReferenceGrant",
     "referencegrants",
     // Storage version of the CRD, which older ones have as well.
     "v1beta1",
@@ -233,7 +184,6 @@ custom!(
 );
 custom!(
     BackendTlsPolicy,
-    "BackendTLSPolicy",
     "backendtlspolicies",
     "v1",
     BackendTlsPolicySpec,

@@ -6,7 +6,7 @@ use super::{
     BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, L4Route, ListenerSet, Objects,
     ReferenceGrant, TlsRoute,
 };
-use crate::NamespacedName;
+use crate::{NamespacedName, put};
 
 /// Upserts (`Some`) or deletes (`None`) an object.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,30 +45,18 @@ impl Objects {
     /// Applies a change; returns whether an object differs afterwards.
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
-            Change::GatewayClass(name, new) => put(&mut self.classes, name, new),
-            Change::Gateway(name, new) => put(&mut self.gateways, name, new),
-            Change::ListenerSet(name, new) => put(&mut self.listener_sets, name, new),
-            Change::HttpRoute(name, new) => put(&mut self.http_routes, name, new),
-            Change::GrpcRoute(name, new) => put(&mut self.grpc_routes, name, new),
-            Change::TlsRoute(name, new) => put(&mut self.tls_routes, name, new),
-            Change::TcpRoute(name, new) => put(&mut self.tcp_routes, name, new),
-            Change::UdpRoute(name, new) => put(&mut self.udp_routes, name, new),
-            Change::ReferenceGrant(name, new) => put(&mut self.grants, name, new),
-            Change::BackendTlsPolicy(name, new) => put(&mut self.backend_tls, name, new),
-            Change::Namespace(name, new) => put(&mut self.namespaces, name, new),
-            Change::ConfigMap(name, new) => put(&mut self.config_maps, name, new),
+            Change::GatewayClass(name, new) => put(&mut self.classes, &name, new),
+            Change::Gateway(name, new) => put(&mut self.gateways, &name, new),
+            Change::ListenerSet(name, new) => put(&mut self.listener_sets, &name, new),
+            Change::HttpRoute(name, new) => put(&mut self.http_routes, &name, new),
+            Change::GrpcRoute(name, new) => put(&mut self.grpc_routes, &name, new),
+            Change::TlsRoute(name, new) => put(&mut self.tls_routes, &name, new),
+            Change::TcpRoute(name, new) => put(&mut self.tcp_routes, &name, new),
+            Change::UdpRoute(name, new) => put(&mut self.udp_routes, &name, new),
+            Change::ReferenceGrant(name, new) => put(&mut self.grants, &name, new),
+            Change::BackendTlsPolicy(name, new) => put(&mut self.backend_tls, &name, new),
+            Change::Namespace(name, new) => put(&mut self.namespaces, &name, new),
+            Change::ConfigMap(name, new) => put(&mut self.config_maps, &name, new),
         }
-    }
-}
-
-/// Sets or removes a value; returns whether that changed anything.
-fn put<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> bool {
-    match value {
-        Some(value) if map.get(&key) == Some(&value) => false,
-        Some(value) => {
-            map.insert(key, value);
-            true
-        }
-        None => map.remove(&key).is_some(),
     }
 }
