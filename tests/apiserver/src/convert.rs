@@ -1,4 +1,7 @@
-//! Events exist in two API groups: they are stored as `v1` and translated to `events.k8s.io/v1`.
+//! Objects that exist in several versions are stored in one.
+//!
+//! Events exist in two API groups: they are stored as `v1` and translated to `events.k8s.io/v1`. The
+//! versions of a custom resource differ only by their name.
 
 use serde_json::{Value, json};
 
@@ -38,6 +41,9 @@ pub(crate) fn to_stored(resource: &Resource, mut object: Value) -> Value {
         );
         object["apiVersion"] = json!("v1");
     }
+    if let Some(custom) = resource.custom() {
+        object["apiVersion"] = json!(custom.stored);
+    }
     object
 }
 
@@ -46,6 +52,9 @@ pub(crate) fn from_stored(resource: &Resource, mut object: Value) -> Value {
     if is_translated(resource) {
         rename(&mut object, EVENT_FIELDS.iter().copied());
         object["apiVersion"] = json!("events.k8s.io/v1");
+    }
+    if resource.custom().is_some() {
+        object["apiVersion"] = json!(resource.api_version());
     }
     object
 }
@@ -60,9 +69,9 @@ mod tests {
         let events = find("events.k8s.io", "v1", "events").unwrap();
         let new =
             json!({"apiVersion": "events.k8s.io/v1", "note": "n", "regarding": {"name": "a"}});
-        let stored = to_stored(events, new.clone());
+        let stored = to_stored(&events, new.clone());
         assert_eq!(stored["message"], "n");
         assert_eq!(stored["apiVersion"], "v1");
-        assert_eq!(from_stored(events, stored), new);
+        assert_eq!(from_stored(&events, stored), new);
     }
 }

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::negotiate::accepted;
-use crate::resource::{RESOURCES, Resource, group_versions};
+use crate::resource::{Resource, Resources};
 
 /// The Kubernetes release that is imitated.
 pub(crate) const MINOR: &str = "36";
@@ -39,18 +39,6 @@ pub(crate) fn wants_aggregated(accept: &str) -> Option<&'static str> {
         })
 }
 
-fn groups() -> impl Iterator<Item = (&'static str, &'static str)> {
-    group_versions()
-        .into_iter()
-        .filter(|(group, _)| !group.is_empty())
-}
-
-fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
-    RESOURCES
-        .iter()
-        .filter(move |r| r.group == group && r.version == version)
-}
-
 const VERBS: &[&str] = &[
     "create",
     "delete",
@@ -64,15 +52,23 @@ const VERBS: &[&str] = &[
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// `/api` or `/apis` in the aggregated form.
-pub(crate) fn aggregated(core: bool) -> Value {
-    let items: Vec<Value> = group_versions()
+pub(crate) fn aggregated(resources: &Resources, core: bool) -> Value {
+    let version = |group: &str, version: &str| {
+        let served: Vec<Value> = resources
+            .of(group, version)
+            .map(|resource| aggregated_resource(resource))
+            .collect();
+        json!({"version": version, "resources": served, "freshness": "Current"})
+    };
+    let items: Vec<Value> = resources
+        .groups()
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
-        .map(|(group, version)| {
-            let resources: Vec<Value> = of(group, version).map(aggregated_resource).collect();
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions.iter().map(|v| version(group, v)).collect();
             json!({
                 "metadata": {"name": group, "creationTimestamp": null},
-                "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
+                "versions": versions,
             })
         })
         .collect();
@@ -93,6 +89,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "singularResource": resource.singular,
         "verbs": VERBS,
         "shortNames": resource.short_names,
+        "categories": resource.categories(),
     });
     if resource.status {
         document["subresources"] =
@@ -110,40 +107,50 @@ pub(crate) fn core_versions() -> Value {
     })
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let entry = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [entry], "preferredVersion": entry})
+fn api_group(group: &str, versions: &[&str]) -> Value {
+    let entries: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version}))
+        .collect();
+    json!({"name": group, "versions": entries, "preferredVersion": entries.first()})
 }
 
 /// `/apis`.
-pub(crate) fn group_list() -> Value {
-    let groups: Vec<Value> = groups().map(|(g, v)| api_group(g, v)).collect();
+pub(crate) fn group_list(resources: &Resources) -> Value {
+    let groups: Vec<Value> = resources
+        .groups()
+        .iter()
+        .filter(|(group, _)| !group.is_empty())
+        .map(|(group, versions)| api_group(group, versions))
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
-pub(crate) fn group(name: &str) -> Option<Value> {
-    let (group, version) = groups().find(|(group, _)| *group == name)?;
-    let mut document = api_group(group, version);
+pub(crate) fn group(resources: &Resources, name: &str) -> Option<Value> {
+    let groups = resources.groups();
+    let (group, versions) = groups.iter().find(|(group, _)| *group == name)?;
+    let mut document = api_group(group, versions);
     document["kind"] = json!("APIGroup");
     document["apiVersion"] = json!("v1");
     Some(document)
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`.
-pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
-    let mut resources = Vec::new();
-    for resource in of(group, version) {
-        resources.push(json!({
+pub(crate) fn resource_list(resources: &Resources, group: &str, version: &str) -> Option<Value> {
+    let mut listed = Vec::new();
+    for resource in resources.of(group, version) {
+        listed.push(json!({
             "name": resource.plural,
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
             "verbs": VERBS,
             "shortNames": resource.short_names,
+            "categories": resource.categories(),
         }));
         if resource.status {
-            resources.push(json!({
+            listed.push(json!({
                 "name": format!("{}/status", resource.plural),
                 "singularName": "",
                 "namespaced": resource.namespaced,
@@ -157,12 +164,12 @@ pub(crate) fn resource_list(group: &str, version: &str) -> Option<Value> {
     } else {
         format!("{group}/{version}")
     };
-    (!resources.is_empty()).then(|| {
+    (!listed.is_empty()).then(|| {
         json!({
             "kind": "APIResourceList",
             "apiVersion": "v1",
             "groupVersion": group_version,
-            "resources": resources,
+            "resources": listed,
         })
     })
 }
@@ -175,10 +182,14 @@ fn root(group: &str, version: &str) -> String {
     }
 }
 
+fn group_versions(resources: &Resources) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let groups = resources.groups().into_iter();
+    groups.flat_map(|(group, versions)| versions.into_iter().map(move |version| (group, version)))
+}
+
 /// `/openapi/v3`.
-pub(crate) fn openapi_v3_index() -> Value {
-    let paths: serde_json::Map<String, Value> = group_versions()
-        .into_iter()
+pub(crate) fn openapi_v3_index(resources: &Resources) -> Value {
+    let paths: serde_json::Map<String, Value> = group_versions(resources)
         .map(|(group, version)| {
             let root = root(group, version);
             let url = format!("/openapi/v3/{root}?hash=0");
@@ -198,12 +209,11 @@ pub(crate) fn openapi_v2() -> Value {
 }
 
 /// `/openapi/v3/<root>`.
-pub(crate) fn openapi_v3(wanted: &str) -> Option<Value> {
-    let (group, version) = group_versions()
-        .into_iter()
-        .find(|(group, version)| root(group, version) == wanted)?;
+pub(crate) fn openapi_v3(resources: &Resources, wanted: &str) -> Option<Value> {
+    let (group, version) =
+        group_versions(resources).find(|(group, version)| root(group, version) == wanted)?;
     let mut paths = serde_json::Map::new();
-    for resource in of(group, version) {
+    for resource in resources.of(group, version) {
         let scope = if resource.namespaced {
             "/namespaces/{namespace}"
         } else {

@@ -46,6 +46,29 @@ impl Cause {
         }
     }
 
+    pub(crate) fn wrong_type(field: impl Into<String>, value: &Value, why: &str) -> Self {
+        Self {
+            reason: "FieldValueTypeInvalid",
+            ..Self::invalid(field, value, why)
+        }
+    }
+
+    pub(crate) fn too_long(field: impl Into<String>, limit: u64) -> Self {
+        Self {
+            reason: "FieldValueTooLong",
+            field: field.into(),
+            message: format!("Too long: may not be more than {limit} bytes"),
+        }
+    }
+
+    pub(crate) fn too_many(field: impl Into<String>, count: &Value, limit: u64) -> Self {
+        Self {
+            reason: "FieldValueTooMany",
+            field: field.into(),
+            message: format!("Too many: {count}: must have at most {limit} items"),
+        }
+    }
+
     pub(crate) fn duplicate(field: impl Into<String>, value: &Value) -> Self {
         Self {
             reason: "FieldValueDuplicate",
@@ -129,12 +152,8 @@ impl ApiError {
         error
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
-        Self::plain(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )
+    pub(crate) fn method_not_allowed(why: &str) -> Self {
+        Self::plain(405, "MethodNotAllowed", why)
     }
 
     pub(crate) fn not_acceptable(offered: &str) -> Self {

@@ -15,15 +15,15 @@ use tokio::sync::oneshot;
 
 use crate::allocation::Allocations;
 use crate::convert;
+use crate::deletion::Preconditions;
 use crate::error::ApiError;
 use crate::faults::Faults;
 use crate::handler::Shared;
-use crate::operations::{self, FieldValidation, Preconditions, Write};
+use crate::operations::{self, FieldValidation, Write};
 use crate::options::{Options, StartError};
 use crate::patch::PatchKind;
-use crate::resource::{self, Resource};
 use crate::server::Listener;
-use crate::storage::Store;
+use crate::storage::{State, Store};
 use crate::tls::{self, Identity};
 
 /// A running server. Dropping it closes the socket and every connection.
@@ -74,6 +74,10 @@ impl ApiServer {
             open_watches: Arc::new(AtomicUsize::new(0)),
             requests: Mutex::default(),
         });
+        let collects_garbage = options.collects_garbage;
+        shared
+            .store
+            .with(|state| state.collects_garbage = collects_garbage);
         let acceptor = identity
             .as_ref()
             .map(|identity| identity.acceptor())
@@ -251,7 +255,8 @@ impl ApiServer {
 
     /// [`Self::apply`] of a JSON value with `apiVersion` and `kind`.
     pub fn apply_value(&self, mut object: Value) -> Result<Value, ApiError> {
-        let resource = resource::of_object(&object).ok_or_else(|| {
+        let known = |state: &mut State| state.resources.of_object(&object).cloned();
+        let resource = &*self.shared.store.with(known).ok_or_else(|| {
             ApiError::bad_request(format!(
                 "no such kind: {} {}",
                 object["apiVersion"], object["kind"]
@@ -302,28 +307,41 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Option<K> {
-        let resource = of::<K>()?;
-        let namespace = if resource.namespaced { namespace } else { "" };
-        let found = self
-            .shared
-            .store
-            .with(|state| operations::get(state, resource, namespace, name));
-        typed(found.ok()?)
+        typed(self.get_value(K::API_VERSION, K::KIND, namespace, name)?)
+    }
+
+    /// [`Self::get`] by `apiVersion` and `kind`, for custom resources.
+    pub fn get_value(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Value> {
+        self.shared.store.with(|state| {
+            let resource = &*state.resources.of_kind(api_version, kind).cloned()?;
+            let namespace = if resource.namespaced { namespace } else { "" };
+            operations::get(state, resource, namespace, name).ok()
+        })
     }
 
     /// All objects of a kind, in all namespaces.
     pub fn list<K: k8s_openapi::Resource + DeserializeOwned>(&self) -> Vec<K> {
-        let Some(resource) = of::<K>() else {
-            return Vec::new();
-        };
-        let objects = self
-            .shared
-            .store
-            .with(|state| state.list(resource.table, None));
-        let objects = objects
-            .iter()
-            .map(|o| convert::from_stored(resource, Value::clone(o)));
-        objects.filter_map(typed).collect()
+        let objects = self.list_values(K::API_VERSION, K::KIND);
+        objects.into_iter().filter_map(typed).collect()
+    }
+
+    /// [`Self::list`] by `apiVersion` and `kind`, for custom resources.
+    pub fn list_values(&self, api_version: &str, kind: &str) -> Vec<Value> {
+        self.shared.store.with(|state| {
+            let Some(resource) = state.resources.of_kind(api_version, kind).cloned() else {
+                return Vec::new();
+            };
+            let objects = state.list(resource.table, None).into_iter();
+            objects
+                .map(|object| convert::from_stored(&resource, Value::clone(&object)))
+                .collect()
+        })
     }
 
     /// Deletes an object.
@@ -332,20 +350,26 @@ impl ApiServer {
         namespace: &str,
         name: &str,
     ) -> Result<(), ApiError> {
-        let resource = of::<K>().ok_or_else(ApiError::no_such_path)?;
-        let namespace = if resource.namespaced { namespace } else { "" };
-        let only_if = Preconditions::default();
+        self.delete_value(K::API_VERSION, K::KIND, namespace, name)
+    }
+
+    /// [`Self::delete`] by `apiVersion` and `kind`, for custom resources.
+    pub fn delete_value(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), ApiError> {
         self.shared.store.with(|state| {
-            let write = Write::default();
-            write
-                .delete(state, resource, namespace, name, &only_if)
+            let resource = state.resources.of_kind(api_version, kind).cloned();
+            let resource = &*resource.ok_or_else(ApiError::no_such_path)?;
+            let namespace = if resource.namespaced { namespace } else { "" };
+            Write::default()
+                .delete(state, resource, namespace, name, &Preconditions::default())
                 .map(|_| ())
         })
     }
-}
-
-fn of<K: k8s_openapi::Resource>() -> Option<&'static Resource> {
-    resource::find(K::GROUP, K::VERSION, K::URL_PATH_SEGMENT)
 }
 
 fn typed<K: DeserializeOwned>(object: Value) -> Option<K> {

@@ -16,13 +16,15 @@ use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 
 use crate::convert;
+use crate::deletion::{Deleted, Preconditions};
 use crate::discovery;
 use crate::error::ApiError;
 use crate::faults::Faults;
 use crate::negotiate::Shape;
-use crate::operations::{self, Deleted, Preconditions, Write, Written};
+use crate::operations::{self, Write, Written};
 use crate::patch::PatchKind;
 use crate::request::{Continue, ListVersion, Query, Target};
+use crate::resource::Resources;
 use crate::selector::Selector;
 use crate::storage::Store;
 use crate::watch::{self, Start, WatchRequest};
@@ -172,7 +174,8 @@ fn route(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
         _ => {}
     }
     authenticate(shared, asked)?;
-    if let Some(answer) = discover(&segments, asked) {
+    let resources = shared.store.with(|state| state.resources.clone());
+    if let Some(answer) = discover(&resources, &segments, asked) {
         return answer;
     }
     if segments
@@ -185,7 +188,7 @@ fn route(shared: &Shared, asked: &Asked) -> Result<Response<Body>, ApiError> {
     {
         return review(shared, asked);
     }
-    let target = Target::parse(&segments).ok_or_else(ApiError::no_such_path)?;
+    let target = Target::parse(&resources, &segments).ok_or_else(ApiError::no_such_path)?;
     serve(shared, asked, target)
 }
 
@@ -225,24 +228,28 @@ fn authenticate(shared: &Shared, asked: &Asked) -> Result<(), ApiError> {
     }
 }
 
-fn discover(segments: &[&str], asked: &Asked) -> Option<Result<Response<Body>, ApiError>> {
+fn discover(
+    resources: &Resources,
+    segments: &[&str],
+    asked: &Asked,
+) -> Option<Result<Response<Body>, ApiError>> {
     let accept = asked.header(ACCEPT);
     let answer = match segments {
         ["api" | "apis"] => {
             let core = segments == ["api"];
             if let Some(media_type) = discovery::wants_aggregated(accept) {
-                let body = discovery::aggregated(core).to_string();
+                let body = discovery::aggregated(resources, core).to_string();
                 return Some(Ok(full(200, media_type, body)));
             }
             Some(if core {
                 discovery::core_versions()
             } else {
-                discovery::group_list()
+                discovery::group_list(resources)
             })
         }
-        ["api", version] => discovery::resource_list("", version),
-        ["apis", group] => discovery::group(group),
-        ["apis", group, version] => discovery::resource_list(group, version),
+        ["api", version] => discovery::resource_list(resources, "", version),
+        ["apis", group] => discovery::group(resources, group),
+        ["apis", group, version] => discovery::resource_list(resources, group, version),
         ["openapi", "v2"] => {
             // Older clients accept only protobuf, and continue without this document after a 406.
             if Shape::negotiate(accept, None).is_err() {
@@ -250,8 +257,8 @@ fn discover(segments: &[&str], asked: &Asked) -> Option<Result<Response<Body>, A
             }
             Some(discovery::openapi_v2())
         }
-        ["openapi", "v3"] => Some(discovery::openapi_v3_index()),
-        ["openapi", "v3", root @ ..] => discovery::openapi_v3(&root.join("/")),
+        ["openapi", "v3"] => Some(discovery::openapi_v3_index(resources)),
+        ["openapi", "v3", root @ ..] => discovery::openapi_v3(resources, &root.join("/")),
         _ => return None,
     };
     let answer = answer.ok_or_else(ApiError::no_such_path);
@@ -269,7 +276,9 @@ fn verb(asked: &Asked, target: &Target) -> Result<&'static str, ApiError> {
         ("PATCH", true) => Ok("patch"),
         ("DELETE", true) if target.subresource.is_none() => Ok("delete"),
         ("DELETE", false) => Ok("deletecollection"),
-        _ => Err(ApiError::method_not_allowed()),
+        _ => Err(ApiError::method_not_allowed(
+            "the server does not allow this method on the requested resource",
+        )),
     }
 }
 
@@ -294,7 +303,7 @@ fn authorize(shared: &Shared, asked: &Asked, target: &Target, verb: &str) -> Res
         None => "at the cluster scope".to_owned(),
     };
     let name = target.name.as_deref().unwrap_or_default();
-    Err(ApiError::forbidden(target.resource, name, verb, &scope))
+    Err(ApiError::forbidden(&target.resource, name, verb, &scope))
 }
 
 fn serve(shared: &Shared, asked: &Asked, target: Target) -> Result<Response<Body>, ApiError> {
@@ -307,7 +316,7 @@ fn serve(shared: &Shared, asked: &Asked, target: Target) -> Result<Response<Body
         .or_default() += 1;
     authorize(shared, asked, &target, verb)?;
     let shape = Shape::negotiate(asked.header(ACCEPT), asked.query.get("includeObject"))?;
-    let resource = target.resource;
+    let resource = &*target.resource;
     let name = target.name.as_deref().unwrap_or_default();
     let write = Write {
         validation: asked.query.field_validation()?,
@@ -344,8 +353,7 @@ fn serve(shared: &Shared, asked: &Asked, target: Target) -> Result<Response<Body
             Ok(write_response(&target, shape, written))
         }
         "patch" => {
-            let kind = PatchKind::from_media_type(asked.media_type())
-                .ok_or_else(|| ApiError::unsupported_media_type(PatchKind::MEDIA_TYPES))?;
+            let kind = PatchKind::of(resource, asked.media_type())?;
             if kind == PatchKind::Apply && write.manager.is_empty() {
                 return Err(ApiError::bad_request(
                     "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
@@ -369,7 +377,7 @@ fn serve(shared: &Shared, asked: &Asked, target: Target) -> Result<Response<Body
 }
 
 fn write_response(target: &Target, shape: Shape, written: Written) -> Response<Body> {
-    let object = shape.object(target.resource, written.object, true);
+    let object = shape.object(&target.resource, written.object, true);
     let mut response = json_response(if written.created { 201 } else { 200 }, &object);
     for warning in &written.warnings {
         let text = format!("299 - {}", json!(warning));
@@ -389,7 +397,7 @@ fn preconditions(options: &Value) -> Preconditions {
 }
 
 fn delete_response(target: &Target, shape: Shape, deleted: Deleted) -> Response<Body> {
-    let resource = target.resource;
+    let resource = &*target.resource;
     match deleted {
         Deleted::Marked(object) => json_response(200, &shape.object(resource, object, true)),
         Deleted::Gone(object) if resource.returns_deleted => {
@@ -417,7 +425,7 @@ fn delete_response(target: &Target, shape: Shape, deleted: Deleted) -> Response<
 fn selector(asked: &Asked, target: &Target) -> Result<Selector, ApiError> {
     let query = &asked.query;
     let (labels, fields) = (query.get("labelSelector"), query.get("fieldSelector"));
-    Selector::parse(target.resource, labels, fields)
+    Selector::parse(&target.resource, labels, fields)
 }
 
 fn list(
@@ -426,7 +434,7 @@ fn list(
     target: &Target,
     shape: Shape,
 ) -> Result<Response<Body>, ApiError> {
-    let resource = target.resource;
+    let resource = &*target.resource;
     let namespace = target.namespace.as_deref();
     let selector = selector(asked, target)?;
     let wanted = asked.query.list_version()?;
@@ -483,7 +491,7 @@ fn delete_collection(
     shape: Shape,
     write: &Write,
 ) -> Result<Response<Body>, ApiError> {
-    let resource = target.resource;
+    let resource = &*target.resource;
     let selector = selector(asked, target)?;
     let (version, deleted) = shared.store.with(|state| {
         let mut deleted = Vec::new();

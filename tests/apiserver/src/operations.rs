@@ -1,6 +1,6 @@
 //! The writing verbs, between a decoded request and the store.
 //!
-//! Every write goes through [`Write::finish`]: decode, keep what clients may not set, default,
+//! Every write but a deletion goes through [`Write::finish`]: decode, keep what clients may not set, default,
 //! validate, compare, store. All of it runs under the store's lock, so that a write is atomic.
 
 use std::sync::Arc;
@@ -8,7 +8,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::convert;
+use crate::defaults::{complete, initial_status};
+use crate::definitions;
+use crate::deletion;
 use crate::error::ApiError;
+use crate::garbage;
 use crate::patch::{self, PatchKind};
 use crate::resource::Resource;
 use crate::service;
@@ -39,21 +43,6 @@ pub(crate) struct Written {
     pub(crate) object: Value,
     pub(crate) created: bool,
     pub(crate) warnings: Vec<String>,
-}
-
-/// The outcome of a DELETE.
-pub(crate) enum Deleted {
-    /// The object is deleted; this was its last state.
-    Gone(Value),
-    /// The object has finalizers and is marked as deleted.
-    Marked(Value),
-}
-
-/// `preconditions` of DeleteOptions.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Preconditions {
-    pub(crate) uid: Option<String>,
-    pub(crate) resource_version: Option<String>,
 }
 
 pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> Key {
@@ -180,6 +169,11 @@ impl Write {
         if resource.namespaced {
             namespace_exists(state, namespace)?;
         }
+        if definitions::is_terminating(state, resource.table) {
+            return Err(ApiError::method_not_allowed(
+                "create not allowed while custom resource definition is terminating",
+            ));
+        }
         self.finish(state, resource, &key, None, object)
     }
 
@@ -263,6 +257,14 @@ impl Write {
         old: Option<Arc<Value>>,
         object: Value,
     ) -> Result<Written, ApiError> {
+        // The definition of a custom resource may have been deleted since the request was routed.
+        if state
+            .resources
+            .find(resource.group, resource.version, resource.plural)
+            .is_none()
+        {
+            return Err(ApiError::no_such_path());
+        }
         let (decoded, warnings) = self.decode(resource, object)?;
         let mut next = convert::to_stored(resource, decoded);
         match &old {
@@ -279,23 +281,35 @@ impl Write {
                 }
             }
         }
+        let mut causes = Vec::new();
         if !self.status_only {
-            let mut causes = validation::check(resource, &next, old.as_deref());
-            causes.extend(match resource.plural {
+            causes.extend(validation::check(resource, &next, old.as_deref()));
+            causes.extend(match resource.table {
                 "services" => service::admit(key, &mut next, old.as_deref(), &state.allocations),
                 _ => {
                     complete(resource, &mut next);
                     Vec::new()
                 }
             });
-            if !causes.is_empty() {
-                return Err(ApiError::invalid(resource, &key.name, &causes));
+        }
+        if let Some(custom) = resource.custom() {
+            custom.schema.complete(&mut next);
+            causes.extend(custom.schema.check(&next, old.as_deref()));
+        }
+        let mut defined = None;
+        if resource.table == definitions::TABLE {
+            match definitions::admit(&mut next, old.as_deref()) {
+                Ok(resources) => defined = resources,
+                Err(refused) => causes.extend(refused),
             }
         }
-        drop_nulls(&mut next);
+        if !causes.is_empty() {
+            return Err(ApiError::invalid(resource, &key.name, &causes));
+        }
+        drop_nulls(resource, &mut next);
         if let Some(old) = old.as_deref().filter(|_| resource.generation) {
             let generation = old["metadata"]["generation"].as_u64().unwrap_or(1);
-            let same = wanted(old) == wanted(&next);
+            let same = wanted(resource, old) == wanted(resource, &next);
             next["metadata"]["generation"] = json!(if same { generation } else { generation + 1 });
         }
         let unchanged = old.as_deref().is_some_and(|old| {
@@ -309,11 +323,18 @@ impl Write {
         let object = if unchanged || self.dry_run {
             next
         } else if released {
-            state.remove(key);
+            deletion::remove(state, resource, key);
             next
         } else {
-            Value::clone(&*state.put(key, next))
+            let stored = Value::clone(&*state.put(key, next));
+            if let Some(defined) = defined {
+                state.resources.replace(&key.name, defined);
+            }
+            stored
         };
+        if !self.dry_run {
+            garbage::collect(state);
+        }
         Ok(Written {
             object: convert::from_stored(resource, object),
             created: old.is_none(),
@@ -390,77 +411,22 @@ impl Write {
         }
         Ok(())
     }
-
-    pub(crate) fn delete(
-        &self,
-        state: &mut State,
-        resource: &Resource,
-        namespace: &str,
-        name: &str,
-        only_if: &Preconditions,
-    ) -> Result<Deleted, ApiError> {
-        let key = key(resource, namespace, name);
-        let Some(old) = state.get(&key).cloned() else {
-            return Err(ApiError::not_found(resource, name));
-        };
-        let metadata = &old["metadata"];
-        for (what, wanted, found) in [
-            ("UID", &only_if.uid, &metadata["uid"]),
-            (
-                "ResourceVersion",
-                &only_if.resource_version,
-                &metadata["resourceVersion"],
-            ),
-        ] {
-            if let Some(wanted) = wanted
-                && found != wanted
-            {
-                return Err(ApiError::conflict(
-                    resource,
-                    name,
-                    &format!(
-                        "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated"
-                    ),
-                ));
-            }
-        }
-        let held = metadata["finalizers"]
-            .as_array()
-            .is_some_and(|f| !f.is_empty());
-        if held {
-            let mut marked = Value::clone(&old);
-            if marked["metadata"]["deletionTimestamp"].is_null() {
-                marked["metadata"]["deletionTimestamp"] = json!(now());
-                marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-                if !self.dry_run {
-                    marked = Value::clone(&*state.put(&key, marked));
-                }
-            }
-            return Ok(Deleted::Marked(convert::from_stored(resource, marked)));
-        }
-        if !self.dry_run {
-            state.remove(&key);
-            if resource.plural == "namespaces" {
-                empty_namespace(state, name);
-            }
-        }
-        let last = Value::clone(&old);
-        Ok(Deleted::Gone(convert::from_stored(resource, last)))
-    }
 }
 
-/// Everything except metadata and status: `generation` counts changes of it.
-fn wanted(object: &Value) -> Value {
+/// Everything except metadata and, if it is written apart, status: `generation` counts changes of it.
+fn wanted(resource: &Resource, object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(object) = object.as_object_mut() {
         object.remove("metadata");
-        object.remove("status");
+        if resource.status {
+            object.remove("status");
+        }
     }
     object
 }
 
 fn namespace_exists(state: &State, namespace: &str) -> Result<(), ApiError> {
-    let Some(namespaces) = crate::resource::find("", "v1", "namespaces") else {
+    let Some(namespaces) = state.resources.find("", "v1", "namespaces") else {
         return Ok(());
     };
     match state.get(&key(namespaces, "", namespace)) {
@@ -469,82 +435,26 @@ fn namespace_exists(state: &State, namespace: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Deletes the objects of a namespace at once, as the namespace controller does later.
-fn empty_namespace(state: &mut State, namespace: &str) {
-    let mut seen = Vec::new();
-    for resource in crate::resource::RESOURCES.iter().filter(|r| r.namespaced) {
-        if seen.contains(&resource.table) {
-            continue;
-        }
-        seen.push(resource.table);
-        for object in state.list(resource.table, Some(namespace)) {
-            let name = object["metadata"]["name"].as_str().unwrap_or_default();
-            state.remove(&key(resource, namespace, name));
+/// Removes fields that are null. In a custom resource only its schema can do so, below the metadata: fields
+/// may be nullable.
+fn drop_nulls(resource: &Resource, object: &mut Value) {
+    if resource.custom().is_none() {
+        drop_all_nulls(object);
+    } else if let Some(fields) = object.as_object_mut() {
+        fields.retain(|_, field| !field.is_null());
+        if let Some(metadata) = fields.get_mut("metadata") {
+            drop_all_nulls(metadata);
         }
     }
 }
 
-fn initial_status(resource: &Resource) -> Value {
-    match resource.plural {
-        "services" | "ingresses" => json!({"loadBalancer": {}}),
-        "namespaces" => json!({"phase": "Active"}),
-        "pods" => json!({"phase": "Pending"}),
-        _ => json!({}),
-    }
-}
-
-/// Defaults of kinds other than Service.
-fn complete(resource: &Resource, object: &mut Value) {
-    match resource.plural {
-        "namespaces" => {
-            let name = object["metadata"]["name"].clone();
-            if !object["metadata"]["labels"].is_object() {
-                object["metadata"]["labels"] = json!({});
-            }
-            object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name;
-        }
-        "secrets" => {
-            if object["type"].is_null() {
-                object["type"] = json!("Opaque");
-            }
-            write_string_data(object);
-        }
-        "endpointslices" => {
-            for port in object["ports"].as_array_mut().into_iter().flatten() {
-                for (field, default) in [("name", ""), ("protocol", "TCP")] {
-                    if port[field].is_null() {
-                        port[field] = json!(default);
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Moves `stringData`, which is write-only, base64-encoded into `data`.
-fn write_string_data(secret: &mut Value) {
-    use base64::Engine as _;
-    let Some(plain) = secret.as_object_mut().and_then(|s| s.remove("stringData")) else {
-        return;
-    };
-    for (name, text) in plain.as_object().into_iter().flatten() {
-        let text = text.as_str().unwrap_or_default();
-        if !secret["data"].is_object() {
-            secret["data"] = json!({});
-        }
-        secret["data"][name] = json!(base64::engine::general_purpose::STANDARD.encode(text));
-    }
-}
-
-/// Removes fields that are null.
-fn drop_nulls(value: &mut Value) {
+fn drop_all_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, field| !field.is_null());
-            fields.values_mut().for_each(drop_nulls);
+            fields.values_mut().for_each(drop_all_nulls);
         }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        Value::Array(items) => items.iter_mut().for_each(drop_all_nulls),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

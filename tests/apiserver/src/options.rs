@@ -51,6 +51,9 @@ pub struct Options {
     /// Create the Service `kubernetes`, with the first cluster address, as the API does, and its
     /// EndpointSlice, unless the server listens on loopback, which is not a valid endpoint.
     pub kubernetes_service: bool,
+    /// Delete objects whose `ownerReferences` all name objects that do not exist, as the controller manager
+    /// does. The real server of [`crate::TestServer`] runs without one, and ignores this.
+    pub collects_garbage: bool,
     /// Decides about each request for a resource. `None` allows everything.
     pub authorize: Option<Authorize>,
 }
@@ -73,6 +76,7 @@ impl Default for Options {
             bookmark_interval: Duration::from_secs(10),
             history: 100_000,
             kubernetes_service: true,
+            collects_garbage: false,
             authorize: None,
         }
     }

@@ -8,6 +8,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::resource::Resource;
 
 /// The kind of a PATCH, from its `Content-Type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +20,21 @@ pub(crate) enum PatchKind {
 }
 
 impl PatchKind {
-    pub(crate) const MEDIA_TYPES: &'static str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
-
-    pub(crate) fn from_media_type(media_type: &str) -> Option<Self> {
+    /// Custom resources have no Go type that says how to merge lists, so there is no strategic merge.
+    pub(crate) fn of(resource: &Resource, media_type: &str) -> Result<Self, ApiError> {
+        const CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+        const BUILT_IN: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+        let is_custom = resource.custom().is_some();
         match media_type {
-            "application/json-patch+json" => Some(Self::Json),
-            "application/merge-patch+json" => Some(Self::Merge),
-            "application/strategic-merge-patch+json" => Some(Self::Strategic),
-            "application/apply-patch+yaml" => Some(Self::Apply),
-            _ => None,
+            "application/json-patch+json" => Ok(Self::Json),
+            "application/merge-patch+json" => Ok(Self::Merge),
+            "application/strategic-merge-patch+json" if !is_custom => Ok(Self::Strategic),
+            "application/apply-patch+yaml" => Ok(Self::Apply),
+            _ => Err(ApiError::unsupported_media_type(if is_custom {
+                CUSTOM
+            } else {
+                BUILT_IN
+            })),
         }
     }
 }

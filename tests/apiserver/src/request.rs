@@ -1,6 +1,7 @@
 //! Parsing of the paths and queries of the API.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,33 +10,33 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::operations::FieldValidation;
-use crate::resource::{self, Resource};
+use crate::resource::{Resource, Resources};
 use crate::watch::Start;
 
 /// The object or collection of a path.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Arc<Resource>,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) subresource: Option<String>,
 }
 
 impl Target {
-    pub(crate) fn parse(segments: &[&str]) -> Option<Self> {
+    pub(crate) fn parse(resources: &Resources, segments: &[&str]) -> Option<Self> {
         let (group, version, rest) = match segments {
             ["api", version, rest @ ..] => ("", *version, rest),
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => return None,
         };
         if let ["namespaces", namespace, plural, more @ ..] = rest
-            && let Some(resource) = resource::find(group, version, plural)
+            && let Some(resource) = resources.find(group, version, plural)
             && resource.namespaced
         {
             return Self::of(resource, Some((*namespace).to_owned()), more);
         }
         let (plural, more) = rest.split_first()?;
-        let resource = resource::find(group, version, plural)?;
+        let resource = resources.find(group, version, plural)?;
         // The path of a namespaced object needs the namespace.
         if resource.namespaced && !more.is_empty() {
             return None;
@@ -43,7 +44,7 @@ impl Target {
         Self::of(resource, None, more)
     }
 
-    fn of(resource: &'static Resource, namespace: Option<String>, more: &[&str]) -> Option<Self> {
+    fn of(resource: &Arc<Resource>, namespace: Option<String>, more: &[&str]) -> Option<Self> {
         let (name, subresource) = match more {
             [] => (None, None),
             [name] => (Some((*name).to_owned()), None),
@@ -53,7 +54,7 @@ impl Target {
             _ => return None,
         };
         Some(Self {
-            resource,
+            resource: Arc::clone(resource),
             namespace,
             name,
             subresource,
@@ -213,7 +214,7 @@ mod tests {
 
     fn parse(path: &str) -> Option<(String, Option<String>, Option<String>, bool)> {
         let segments: Vec<&str> = path.split('/').collect();
-        let target = Target::parse(&segments)?;
+        let target = Target::parse(&Resources::built_in(), &segments)?;
         let status = target.subresource.is_some();
         Some((
             target.resource.plural.to_owned(),

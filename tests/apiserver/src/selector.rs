@@ -182,7 +182,7 @@ mod tests {
 
     fn matches(labels: &str, object: &Value) -> bool {
         let services = find("", "v1", "services").unwrap();
-        Selector::parse(services, Some(labels), None)
+        Selector::parse(&services, Some(labels), None)
             .unwrap()
             .matches(object)
     }
@@ -214,18 +214,18 @@ mod tests {
         let services = find("", "v1", "services").unwrap();
         for labels in ["a in b", "app within (a)", "in (a)", "a b"] {
             assert!(
-                Selector::parse(services, Some(labels), None).is_err(),
+                Selector::parse(&services, Some(labels), None).is_err(),
                 "{labels}"
             );
         }
-        assert!(Selector::parse(services, None, Some("spec.ports=1")).is_err());
+        assert!(Selector::parse(&services, None, Some("spec.ports=1")).is_err());
     }
 
     #[test]
     fn field_selectors_compare_names() {
         let services = find("", "v1", "services").unwrap();
         let selector = Selector::parse(
-            services,
+            &services,
             None,
             Some("metadata.name=a,metadata.namespace!=b"),
         )

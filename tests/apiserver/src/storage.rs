@@ -1,7 +1,8 @@
 //! Objects and their history: one counter, one map, one log of changes.
 //!
 //! The log makes watches, exact lists and paging consistent. `compact` removes its oldest part; a request
-//! for an older version fails as expired. This module knows nothing about kinds, HTTP or validity.
+//! for an older version fails as expired. This module knows nothing about kinds, HTTP or validity: it
+//! holds the list of resources for the others, since a write of a definition changes both at once.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::allocation::Allocations;
 use crate::error::ApiError;
+use crate::resource::Resources;
 
 /// The key of an object. The order is the order of lists: by namespace, then name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,6 +42,10 @@ pub(crate) struct State {
     pub(crate) allocations: Allocations,
     /// The last patch of each field manager, from server-side apply.
     pub(crate) applied: HashMap<(Key, String), Value>,
+    /// The resources that are served. Stored CustomResourceDefinitions change them.
+    pub(crate) resources: Resources,
+    /// Objects without a living owner are deleted.
+    pub(crate) collects_garbage: bool,
 }
 
 impl State {
@@ -101,6 +107,15 @@ impl State {
         {
             self.log.pop_front();
         }
+    }
+
+    /// All objects of all tables.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
+        self.objects.iter()
+    }
+
+    pub(crate) fn has_objects(&self, table: &'static str) -> bool {
+        self.range(table, None).next().is_some()
     }
 
     /// The objects of a table, of one namespace or of all.
@@ -187,6 +202,8 @@ impl Store {
                 history,
                 allocations,
                 applied: HashMap::new(),
+                resources: Resources::built_in(),
+                collects_garbage: false,
             }),
             version: watch::Sender::new(0),
         }

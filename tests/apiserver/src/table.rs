@@ -1,31 +1,78 @@
 //! Tables for `kubectl get`: objects as rows, with the columns of the API.
 
+use std::borrow::Cow;
+
+use jsonpath_rust::JsonPath as _;
 use serde_json::{Value, json};
 
 use crate::negotiate::{RowObject, metadata_of};
 use crate::resource::Resource;
 
-/// A column, and the function that fills it.
-struct Column {
-    name: &'static str,
+/// A column, and how it is filled.
+pub(crate) struct Column {
+    name: Cow<'static, str>,
     /// 0 is always shown, 1 only by `-o wide`.
     priority: u8,
-    cell: fn(&Value) -> String,
+    cell: Cell,
+}
+
+enum Cell {
+    BuiltIn(fn(&Value) -> String),
+    /// The first value at a JSON path (RFC 9535).
+    Path {
+        path: String,
+        is_date: bool,
+    },
 }
 
 const fn column(name: &'static str, cell: fn(&Value) -> String) -> Column {
     Column {
-        name,
+        name: Cow::Borrowed(name),
         priority: 0,
-        cell,
+        cell: Cell::BuiltIn(cell),
     }
 }
 
 const fn wide(name: &'static str, cell: fn(&Value) -> String) -> Column {
     Column {
-        name,
+        name: Cow::Borrowed(name),
         priority: 1,
-        cell,
+        cell: Cell::BuiltIn(cell),
+    }
+}
+
+impl Column {
+    /// The columns of a version of a CustomResourceDefinition.
+    pub(crate) fn of_version(version: &Value) -> Vec<Self> {
+        let columns = items(&version["additionalPrinterColumns"]);
+        let mut all = vec![NAME];
+        all.extend(columns.map(|column| {
+            Self {
+                name: Cow::Owned(text(&column["name"])),
+                priority: column["priority"]
+                    .as_u64()
+                    .map_or(0, |number| u8::from(number > 0)),
+                cell: Cell::Path {
+                    path: format!("${}", text(&column["jsonPath"])),
+                    is_date: column["type"] == "date",
+                },
+            }
+        }));
+        if all.len() == 1 {
+            all.push(AGE);
+        }
+        all
+    }
+
+    fn cell(&self, object: &Value) -> String {
+        match &self.cell {
+            Cell::BuiltIn(cell) => cell(object),
+            Cell::Path { path, is_date } => match object.query(path).as_deref() {
+                Ok([value, ..]) if *is_date => age(value),
+                Ok([value, ..]) => text(value),
+                Ok([]) | Err(_) => String::new(),
+            },
+        }
     }
 }
 
@@ -164,8 +211,11 @@ static EVENTS: &[Column] = &[
     wide("Name", |o| text(&o["metadata"]["name"])),
 ];
 
-fn columns(resource: &Resource) -> &'static [Column] {
-    match resource.plural {
+fn columns(resource: &Resource) -> &[Column] {
+    if let Some(custom) = resource.custom() {
+        return &custom.columns;
+    }
+    match resource.table {
         "services" => SERVICES,
         "endpointslices" => ENDPOINT_SLICES,
         "endpoints" => ENDPOINTS,
@@ -194,7 +244,7 @@ pub(crate) fn render(
     let rows: Vec<Value> = objects
         .into_iter()
         .map(|object| {
-            let cells: Vec<String> = columns.iter().map(|c| (c.cell)(&object)).collect();
+            let cells: Vec<String> = columns.iter().map(|c| c.cell(&object)).collect();
             match rows {
                 RowObject::None => json!({"cells": cells}),
                 RowObject::Metadata => json!({"cells": cells, "object": metadata_of(object)}),
@@ -394,7 +444,7 @@ fn duration(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{RESOURCES, find};
+    use crate::resource::{Resources, find};
 
     #[test]
     fn ages_read_as_kubectl_shows_them() {
@@ -421,7 +471,7 @@ mod tests {
             "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "selector": {"app": "web"},
                      "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]},
         });
-        let table = render(services, vec![service], &json!({}), RowObject::None, true);
+        let table = render(&services, vec![service], &json!({}), RowObject::None, true);
         let cells = &table["rows"][0]["cells"];
         assert_eq!(cells[1], "LoadBalancer");
         assert_eq!(cells[2], "10.96.0.1");
@@ -432,8 +482,37 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_a_definition_show_the_first_value_at_their_path() {
+        let columns = Column::of_version(&json!({"additionalPrinterColumns": [
+            {"name": "Class", "type": "string", "jsonPath": ".spec.class"},
+            {"name": "Address", "type": "string", "jsonPath": ".status.addresses[*].value"},
+            {"name": "Ready", "type": "string", "priority": 1,
+             "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"},
+            {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        ]}));
+        let object = json!({
+            "metadata": {"name": "a", "creationTimestamp": jiff::Timestamp::now().to_string()},
+            "spec": {"class": "c"},
+            "status": {"addresses": [{"value": "10.0.0.1"}, {"value": "10.0.0.2"}],
+                       "conditions": [{"type": "Other", "status": "False"},
+                                      {"type": "Ready", "status": "True"}]},
+        });
+        let cells: Vec<String> = columns.iter().map(|c| c.cell(&object)).collect();
+        assert_eq!(cells[..4], ["a", "c", "10.0.0.1", "True"]);
+        assert!(cells[4].ends_with('s'), "{cells:?}");
+        assert_eq!(columns[3].priority, 1);
+        let empty: Vec<String> = columns.iter().map(|c| c.cell(&json!({}))).collect();
+        assert_eq!(empty, [""; 5]);
+        let names: Vec<String> = Column::of_version(&json!({}))
+            .iter()
+            .map(|c| c.name.to_string())
+            .collect();
+        assert_eq!(names, ["Name", "Age"]);
+    }
+
+    #[test]
     fn an_empty_object_of_any_kind_has_a_row() {
-        for resource in RESOURCES {
+        for resource in Resources::built_in().iter() {
             let table = render(
                 resource,
                 vec![json!({})],

@@ -32,7 +32,7 @@ pub(crate) fn check(resource: &Resource, object: &Value, old: Option<&Value>) ->
     let mut causes = Vec::new();
     let name = &object["metadata"]["name"];
     let text = name.as_str().unwrap_or_default();
-    let valid = match resource.plural {
+    let valid = match resource.table {
         // Checked with the rest of the Service.
         "services" => true,
         "namespaces" => is_dns1123_label(text),
@@ -45,7 +45,7 @@ pub(crate) fn check(resource: &Resource, object: &Value, old: Option<&Value>) ->
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
         ));
     }
-    if resource.plural == "endpointslices" {
+    if resource.table == "endpointslices" {
         check_endpoint_slice(object, old, &mut causes);
     }
     causes
@@ -127,7 +127,7 @@ mod tests {
         let slices = find("discovery.k8s.io", "v1", "endpointslices").unwrap();
         let slice = json!({"metadata": {"name": "a"}, "addressType": "IPv4",
                            "endpoints": [{"addresses": ["fd00::1"]}, {"addresses": ["10.0.0.1"]}]});
-        let causes = check(slices, &slice, None);
+        let causes = check(&slices, &slice, None);
         assert_eq!(causes.len(), 1);
         assert_eq!(causes[0].field, "endpoints[0].addresses[0]");
     }

@@ -38,7 +38,7 @@ pub(crate) enum Start {
 
 /// The parameters of a watch.
 pub(crate) struct WatchRequest {
-    pub(crate) resource: &'static Resource,
+    pub(crate) resource: Arc<Resource>,
     pub(crate) namespace: Option<String>,
     pub(crate) selector: Selector,
     pub(crate) shape: Shape,
@@ -125,10 +125,10 @@ enum Wake {
 
 impl Watch {
     fn begin(&mut self) {
-        let resource = self.request.resource;
+        let table = self.request.resource.table;
         let (version, existing) = self.store.with(|state| {
             let namespace = self.request.namespace.as_deref();
-            (state.version(), state.list(resource.table, namespace))
+            (state.version(), state.list(table, namespace))
         });
         self.position = match self.request.start {
             Start::After(after) => after,
@@ -211,17 +211,20 @@ impl Watch {
         if self.finished {
             return;
         }
-        let table = self.request.resource.table;
+        let resource = &self.request.resource;
         let result = self.store.with(|state| {
-            let changes = state.since(table, self.position)?;
-            Ok::<_, ApiError>((state.version(), changes))
+            let changes = state.since(resource.table, self.position)?;
+            let is_served = state.resources.serves(resource);
+            Ok::<_, ApiError>((state.version(), changes, is_served))
         });
         match result {
-            Ok((version, changes)) => {
+            Ok((version, changes, is_served)) => {
                 for change in &changes {
                     self.change(change);
                 }
                 self.position = version;
+                // A changed or deleted definition closes the watches of its resources.
+                self.finished = !is_served;
             }
             Err(error) => self.fail(&error),
         }
@@ -250,7 +253,7 @@ impl Watch {
     }
 
     fn event(&mut self, kind: &str, object: Value) {
-        let resource = self.request.resource;
+        let resource = &self.request.resource;
         let object = convert::from_stored(resource, object);
         let object = self
             .request
@@ -264,7 +267,7 @@ impl Watch {
         if self.finished {
             return;
         }
-        let resource = self.request.resource;
+        let resource = &self.request.resource;
         let mut object = json!({
             "kind": resource.kind,
             "apiVersion": resource.api_version(),
