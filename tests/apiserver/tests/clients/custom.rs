@@ -79,7 +79,10 @@ async fn kubectl_applies_definitions_and_their_objects() {
             r#"{"spec": {}}"#,
         ])
         .unwrap_err();
-    assert!(refused.contains("UnsupportedMediaType"), "{refused}");
+    assert!(
+        refused.contains("strategic-merge-patch+json is not supported"),
+        "{refused}"
+    );
     kubectl
         .run(&[
             "patch",
