@@ -271,8 +271,12 @@ impl ApiServer {
             Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
             _ => "default".to_owned(),
         };
-        let status = object.as_object_mut().and_then(|o| o.remove("status"));
-        let status = status.filter(|status| resource.status && !status.is_null());
+        // Without the subresource, the status is a part of the object.
+        let status = object
+            .as_object_mut()
+            .filter(|_| resource.status)
+            .and_then(|fields| fields.remove("status"))
+            .filter(|status| !status.is_null());
         let write = Write {
             validation: FieldValidation::Strict,
             manager: "headgate-apiserver".to_owned(),

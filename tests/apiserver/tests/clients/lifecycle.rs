@@ -98,6 +98,11 @@ async fn a_changed_definition_closes_watches_and_keeps_objects() {
         .unwrap();
     assert_eq!(changed.data["status"]["addresses"][0]["value"], "192.0.2.1");
     assert_eq!(changed.metadata.generation, Some(2));
+    let mut applied = serde_json::to_value(gateway("a", &listener())).unwrap();
+    applied["status"] = json!({"addresses": [{"value": "192.0.2.2"}]});
+    let applied = server.apply_value(applied).unwrap();
+    assert_eq!(applied["status"]["addresses"][0]["value"], "192.0.2.2");
+    assert_eq!(applied["metadata"]["generation"], 3);
     let definition: CustomResourceDefinition = server.get("", DEFINITION).unwrap();
     assert_eq!(definition.metadata.generation, Some(2));
 }
