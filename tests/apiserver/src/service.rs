@@ -240,7 +240,20 @@ fn check(service: &Value, old: Option<&Value>) -> Vec<Cause> {
         check_cluster_ips(spec, old.map(|o| &o["spec"]), &mut causes);
         check_ports(spec, &mut causes);
     }
+    if let Some(old) = old.map(|old| &old["spec"]) {
+        check_class(spec, old, &mut causes);
+    }
     causes
+}
+
+/// The class of a load balancer stays as long as the Service has one.
+fn check_class(spec: &Value, old: &Value, causes: &mut Vec<Cause>) {
+    let is_balanced = |spec: &Value| spec["type"] == "LoadBalancer";
+    let (before, class) = (&old["loadBalancerClass"], &spec["loadBalancerClass"]);
+    if is_balanced(old) && is_balanced(spec) && before != class {
+        let field = "spec.loadBalancerClass";
+        causes.push(Cause::invalid(field, class, "may not change once set"));
+    }
 }
 
 fn check_external_name(spec: &Value, causes: &mut Vec<Cause>) {

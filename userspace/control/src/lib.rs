@@ -14,6 +14,7 @@
 //!   from them.
 //! - `loops`: [`run`] programs a dataplane, [`run_ingress`] routes a proxy. Events that arrive
 //!   together are one pass.
+//! - `controller`: [`run_controller`] writes statuses of Gateways, and makes Services for them.
 //! - `publish`: [`report`] writes Events, [`publish()`] the status of Ingresses.
 //!
 //! This crate knows Kubernetes and no BPF.
@@ -39,10 +40,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod controller;
 mod loops;
 mod publish;
 mod source;
 
+pub use controller::{ControllerOptions, ControllerStatus, lead, run_controller};
 pub use loops::{
     ingress::{EdgeOptions, Endpoints, Serve, run_ingress},
     reconcile::{Inputs, Outputs, Reconciler, run},

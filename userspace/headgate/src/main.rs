@@ -4,6 +4,8 @@
 mod agent;
 mod api_servers;
 mod cli;
+#[cfg(feature = "proxy")]
+mod controller;
 mod explain;
 mod http;
 mod kube_proxy;
@@ -41,6 +43,9 @@ enum Command {
     /// Serve Ingresses
     #[cfg(feature = "proxy")]
     Proxy(Box<proxy::ProxyArgs>),
+    /// Write statuses of Gateways, and make a Service for each, once for the whole cluster
+    #[cfg(feature = "proxy")]
+    Controller(controller::ControllerArgs),
     /// Check whether a proxy on this machine runs, or accepts connections
     #[cfg(feature = "proxy")]
     Probe(cli::ProbeArgs),
@@ -53,7 +58,7 @@ enum Command {
     /// Show the routes of the proxy in order of precedence, and the policies of each
     #[cfg(feature = "proxy")]
     Routes(cli::RoutesArgs),
-    /// Show the listeners of Gateways in a folder of manifests, and what is wrong with each
+    /// Show the listeners of Gateways, and what is wrong with each
     #[cfg(feature = "proxy")]
     Gateways(cli::GatewaysArgs),
     /// Show the certificates of the proxy, and when they expire
@@ -109,7 +114,7 @@ impl Command {
         match self {
             Self::Agent(_) => true,
             #[cfg(feature = "proxy")]
-            Self::Proxy(_) => true,
+            Self::Proxy(_) | Self::Controller(_) => true,
             _ => false,
         }
     }
@@ -136,6 +141,8 @@ fn run(Arguments { pins, command }: Arguments) -> Result<ExitCode> {
         Command::Agent(args) => agent::run(pins, *args),
         #[cfg(feature = "proxy")]
         Command::Proxy(args) => proxy::run(pins, &args),
+        #[cfg(feature = "proxy")]
+        Command::Controller(args) => controller::run(&args),
         #[cfg(feature = "proxy")]
         Command::Probe(args) => cli::probe(&args),
         Command::Status(args) => cli::status(pins, &args),

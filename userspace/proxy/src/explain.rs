@@ -240,6 +240,18 @@ fn explain_tls(
         explained.step("no listener is for this host: the connection is closed");
         return true;
     };
+    if let Some(streams) = &listener.streams {
+        let backend = streams.backend(&head.host);
+        explained.step(match (backend, streams.is_decrypted) {
+            (None, _) => "no backend is for this host: the connection is closed",
+            (Some(_), true) => "the backend gets the decrypted bytes of the connection",
+            (Some(_), false) => "TLS passthrough: the backend gets the connection as it is",
+        });
+        if let Some(upstream) = backend {
+            explained.send(upstream);
+        }
+        return true;
+    }
     if let Some(upstream) = listener.passthrough(&head.host) {
         explained.step("TLS passthrough: the backend gets the connection as it is");
         explained.send(upstream);
@@ -248,6 +260,9 @@ fn explain_tls(
     let secret = listener.certificates.secret(Some(&head.host));
     explained.step(match secret {
         Some(secret) => format!("TLS shows the certificate of Secret {secret}"),
+        None if client.gateway.is_some() => {
+            "the handshake fails: the listener has no certificate".into()
+        }
         None => "TLS shows a self-signed certificate, which no client trusts".into(),
     });
     if listener.asks_certificate(Some(&head.host)) {

@@ -142,10 +142,9 @@ impl fmt::Debug for Fetch {
 ///
 /// Fails if `authorities` is not PEM or has no certificate.
 pub(crate) fn tls_config(authorities: Option<&[u8]>) -> Result<Arc<ClientConfig>> {
-    static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let roots = match authorities {
         Some(pem) => Arc::new(read_roots(pem)?),
-        None => SYSTEM.get_or_init(|| Arc::new(system_roots())).clone(),
+        None => system_roots(),
     };
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
@@ -171,7 +170,13 @@ pub(crate) fn read_roots(pem: &[u8]) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-fn system_roots() -> RootCertStore {
+/// Returns the authorities of the system, which are read once.
+pub(crate) fn system_roots() -> Arc<RootCertStore> {
+    static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    SYSTEM.get_or_init(|| Arc::new(read_system_roots())).clone()
+}
+
+fn read_system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {
         warn!(%error, "cannot read an authority of the system");

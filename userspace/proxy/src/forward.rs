@@ -192,7 +192,7 @@ async fn respond(
     end_if_waiting();
     let page = page.as_ref();
     let response = finish(forwarded.response, version, Some(&call), page, client);
-    call.route.stats.count(response.status(), begin.elapsed());
+    call.route.count(response.status(), begin.elapsed());
     if let Some(entry) = pending.entry() {
         entry.sent = forwarded.sent;
     }

@@ -15,7 +15,9 @@ const MAX_HELLO: usize = 64 << 10;
 pub(crate) enum Handling {
     Decrypt(Arc<ServerConfig>),
     Pass(Arc<Upstream>),
-    /// No listener is for its host.
+    /// Decrypt, and pass the bytes.
+    Relay(Arc<Upstream>, Arc<ServerConfig>),
+    /// No listener is for its host, or no backend.
     Close,
 }
 
@@ -34,6 +36,16 @@ impl Handling {
         let Some(listener) = listener else {
             return Self::Close;
         };
+        if let Some(streams) = &listener.streams {
+            let backend = name.and_then(|name| streams.backend(name)).cloned();
+            return match backend {
+                Some(upstream) if streams.is_decrypted => {
+                    Self::Relay(upstream, listener.tls.silent.clone())
+                }
+                Some(upstream) => Self::Pass(upstream),
+                None => Self::Close,
+            };
+        }
         if let Some(upstream) = name.and_then(|name| listener.passthrough(name)) {
             return Self::Pass(upstream.clone());
         }

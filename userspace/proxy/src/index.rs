@@ -121,6 +121,12 @@ impl<T: AsRef<Route>> Index<T> {
         routes.chain(self.default.iter().map(|route| (None, route.as_ref())))
     }
 
+    /// Returns all routes of hosts, in no order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
+        let routes = self.hosts.values().flat_map(|host| &host.routes);
+        routes.map(AsRef::as_ref)
+    }
+
     /// Returns whether there are rules for exactly this host, as rules write it.
     pub(crate) fn has_host(&self, host: &str) -> bool {
         self.hosts.contains_key(host)

@@ -70,6 +70,7 @@ mod handshake;
 mod http1;
 mod opened;
 mod proxy_protocol;
+mod relay;
 mod server;
 mod stream;
 mod tls;
@@ -133,7 +134,10 @@ pub use serving::Endpoints;
 pub use stats::{Answers, BUCKETS, Counted};
 pub use stream::Tunnel;
 pub use table::{AnswersRow, BackendRow, CertificateRow, EndpointRow, RouteRow, Table};
-pub use tls::{facts::CertificateKind, store::check_certificate};
+pub use tls::{
+    facts::CertificateKind,
+    store::{check_authorities, check_certificate},
+};
 pub use trace::{SpanCounts, TraceSettings, Tracer};
 pub use upstream::{
     EndpointHealth, EndpointState, ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError,

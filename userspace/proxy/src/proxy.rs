@@ -143,7 +143,7 @@ impl Proxy {
         most.saturating_sub(self.connections.available_permits())
     }
 
-    /// Returns the response counters of every Ingress, and of every rule of every listener.
+    /// Returns the response counters of every Ingress, every rule and every listener.
     pub fn answers(&self) -> Vec<(Counted, Answers)> {
         let serving = self.serving.load();
         let stats = serving.stats.iter();

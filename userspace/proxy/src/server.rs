@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use headgate_model::edge::{GatewayPort, Scheme, Timeouts};
+use headgate_model::edge::{GatewayPort, Scheme};
 use http::{Request, StatusCode, Version};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +23,7 @@ use nix::sys::socket::{
     sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay, TcpUserTimeout},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
@@ -43,9 +43,9 @@ use crate::{
     proxy::Proxy,
     proxy_protocol,
     received::Received,
+    relay::{pass, relay},
     stream::{Lingering, Prefixed, Stream, Tunnel},
     tls::facts::Handshake,
-    upstream::{PickInput, Upstream},
 };
 
 /// Longest time for a TLS handshake, and for the header of the PROXY protocol.
@@ -270,6 +270,10 @@ impl Listening {
             Handling::Pass(upstream) => {
                 return pass(&upstream, peer, Prefixed::new(read, stream)).await;
             }
+            Handling::Relay(upstream, config) => {
+                let stream = Prefixed::new(read, stream);
+                return relay(&upstream, peer, config, stream, HELLO_TIMEOUT).await;
+            }
             Handling::Close => return Ok(()),
         };
         let accept = TlsAcceptor::from(config).accept(Prefixed::new(read, stream));
@@ -377,18 +381,4 @@ impl Listening {
 async fn last_idle(activity: &Activity) {
     sleep(LAST_IDLE).await;
     activity.idle(LAST_IDLE).await;
-}
-
-/// Joins a client with an endpoint.
-async fn pass(
-    upstream: &Arc<Upstream>,
-    peer: SocketAddr,
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
-) -> Result<(), BodyError> {
-    let no_request = Request::new(());
-    let input = PickInput::new(peer.ip(), &no_request);
-    let pick = upstream.pick(&input, &[])?;
-    let mut backend = upstream.connect(&pick, &Timeouts::default()).await?;
-    copy_bidirectional(&mut client, &mut backend).await?;
-    Ok(())
 }

@@ -4,9 +4,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use headgate_model::{
     ObjectName, Refusal,
     edge::{
@@ -14,6 +15,7 @@ use headgate_model::{
         RouteOrigin, Scheme, Share, Target, UpstreamKey, for_host,
     },
 };
+use http::StatusCode;
 use tracing::warn;
 
 use crate::{
@@ -22,8 +24,12 @@ use crate::{
     index::Index,
     limits::Limiter,
     reach::Reach,
+    relay::ServedStreams,
     stats::{Counted, Stats},
-    tls::{server::TlsSettings, store::CertificateStore},
+    tls::{
+        server::TlsSettings,
+        store::{self, CertificateStore, Parsed},
+    },
     upstream::{Upstream, Upstreams},
 };
 
@@ -69,6 +75,10 @@ pub(crate) struct ServedListener {
     pub(crate) tls: TlsSettings,
     /// Hosts with TLS passthrough.
     pub(crate) passthrough: HashMap<String, Arc<Upstream>>,
+    /// Where connections go whose requests are not read.
+    pub(crate) streams: Option<ServedStreams>,
+    /// What it is made from, if nothing of that was refused.
+    model: Option<Arc<Listener>>,
     /// Hosts, exact or with `*.`, and whether clients are asked for a certificate. Empty if no client
     /// is.
     asks_certificate: HashMap<String, bool>,
@@ -85,7 +95,9 @@ pub(crate) struct ServedRoute {
     pub(crate) error_pages: Option<Arc<Upstream>>,
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) limiter: Option<Arc<Limiter>>,
-    pub(crate) stats: Arc<Stats>,
+    stats: Arc<Stats>,
+    /// Those of the listener, if it is one of a Gateway.
+    listener_stats: Option<Arc<Stats>>,
 }
 
 /// The destination of requests.
@@ -115,6 +127,14 @@ impl ServedRoute {
         targets.find_map(|weighted| weighted.target.upstream())
     }
 
+    /// Counts a response.
+    pub(crate) fn count(&self, status: StatusCode, took: Duration) {
+        self.stats.count(status, took);
+        if let Some(stats) = &self.listener_stats {
+            stats.count(status, took);
+        }
+    }
+
     /// Returns the route alone, for longer use.
     pub(crate) fn model(&self) -> &Arc<Route> {
         &self.route
@@ -142,6 +162,8 @@ impl Serving {
                 tls: TlsSettings::new(certificates.clone())?,
                 certificates,
                 passthrough: HashMap::new(),
+                streams: None,
+                model: None,
                 asks_certificate: HashMap::new(),
             },
             gateways: HashMap::new(),
@@ -159,6 +181,7 @@ impl Serving {
             old: self,
             upstreams,
             refusals: Vec::new(),
+            parsed: Parsed::new(),
             authenticators: Authenticators::new(),
             limiters: HashMap::new(),
             stats: HashMap::new(),
@@ -175,6 +198,7 @@ impl Serving {
             stats: update.stats,
             reach: self.reach.clone(),
         };
+        update.refusals.extend(store::ended(&update.parsed));
         (next, update.refusals)
     }
 
@@ -211,6 +235,7 @@ struct Update<'a> {
     old: &'a Serving,
     upstreams: &'a Upstreams,
     refusals: Vec<Refusal>,
+    parsed: Parsed,
     authenticators: Authenticators,
     limiters: HashMap<RouteOrigin, Arc<Limiter>>,
     stats: HashMap<Counted, Arc<Stats>>,
@@ -222,14 +247,19 @@ impl Update<'_> {
         let mut listeners = HashMap::new();
         for listener in &port.listeners {
             let known = old.and_then(|old| old.listeners.get(&listener.hostname));
-            let made = match known {
-                Some(known) => Ok(self.listener(Some(key), listener, known)),
-                None => {
-                    ServedListener::empty().map(|empty| self.listener(Some(key), listener, &empty))
+            let is_same = |known: &&Arc<ServedListener>| {
+                let model = known.model.as_ref();
+                model.is_some_and(|model| Arc::ptr_eq(model, listener))
+            };
+            let made = match known.filter(is_same) {
+                Some(known) => {
+                    self.keep(key, known);
+                    Ok(known.clone())
                 }
+                None => self.remake(key, listener, known),
             };
             match made {
-                Ok(made) => drop(listeners.insert(listener.hostname.clone(), Arc::new(made))),
+                Ok(made) => drop(listeners.insert(listener.hostname.clone(), made)),
                 Err(error) => warn!(%error, port = %key, listener = listener.name, "not served"),
             }
         }
@@ -240,14 +270,66 @@ impl Update<'_> {
         }
     }
 
+    fn remake(
+        &mut self,
+        port: &GatewayPort,
+        listener: &Arc<Listener>,
+        known: Option<&Arc<ServedListener>>,
+    ) -> Result<Arc<ServedListener>> {
+        let empty = match known {
+            Some(_) => None,
+            None => Some(ServedListener::empty()?),
+        };
+        let before = self.refusals.len();
+        let old = known.map(|known| &**known).or(empty.as_ref());
+        let old = old.context("no listener")?;
+        let mut made = self.listener(Some(port), listener, old);
+        made.model = (self.refusals.len() == before).then(|| listener.clone());
+        Ok(Arc::new(made))
+    }
+
+    /// Keeps a listener as it is, with all that it shares with others.
+    fn keep(&mut self, port: &GatewayPort, listener: &ServedListener) {
+        listener.certificates.keep(&mut self.parsed);
+        let counted = Counted::Listener(port.clone(), listener.name.clone());
+        if let Some(stats) = self.old.stats.get(&counted) {
+            self.stats.insert(counted, stats.clone());
+        }
+        for served in listener.index.all() {
+            let origin = &served.route.origin;
+            let counted = Counted::Rule(origin.clone());
+            let stats = self.stats.entry(counted);
+            stats.or_insert_with(|| served.stats.clone());
+            if let Some(authenticator) = &served.authenticator {
+                let auth = served.route.policy.auth.clone();
+                self.authenticators.insert(auth, authenticator.clone());
+            }
+            if let Some(limiter) = &served.limiter {
+                self.limiters.insert(origin.clone(), limiter.clone());
+            }
+        }
+    }
+
     fn listener(
         &mut self,
         port: Option<&GatewayPort>,
         listener: &Listener,
         old: &ServedListener,
     ) -> ServedListener {
-        let certificates = Arc::new(old.certificates.update(listener, &mut self.refusals));
-        let mut serve = |route: &Arc<Route>| self.route(port, &listener.name, route);
+        let certificates = old
+            .certificates
+            .update(listener, &mut self.parsed, &mut self.refusals);
+        let certificates = Arc::new(certificates);
+        let tls = old
+            .tls
+            .of(listener, certificates.clone())
+            .unwrap_or_else(|error| {
+                warn!(%error, listener = listener.name, "TLS connections are refused");
+                old.tls.closed()
+            });
+        let counted = port.map(|port| Counted::Listener(port.clone(), listener.name.clone()));
+        let stats = counted.map(|counted| self.stats(counted));
+        let mut serve = |route: &Arc<Route>| self.route(stats.as_ref(), route);
         let default = listener.default.as_ref().map(&mut serve);
         let hosts: Vec<_> = listener
             .hosts
@@ -255,33 +337,33 @@ impl Update<'_> {
             .map(|(name, host)| (name.clone(), host.routes.iter().map(&mut serve).collect()))
             .collect();
         let passthrough = listener.passthrough.iter();
+        let streams = listener.streams.as_ref();
         ServedListener {
             name: listener.name.clone(),
             index: Index::new(listener.mode, hosts.into_iter(), default),
-            tls: old.tls.with(certificates.clone()),
+            tls,
             certificates,
             passthrough: passthrough
                 .map(|(host, key)| (host.clone(), self.upstreams.ensure(key)))
                 .collect(),
+            streams: streams.map(|streams| ServedStreams::new(streams, self.upstreams)),
+            model: None,
             asks_certificate: asks_certificate(listener),
         }
     }
 
-    fn route(
-        &mut self,
-        port: Option<&GatewayPort>,
-        listener: &str,
-        route: &Arc<Route>,
-    ) -> Arc<ServedRoute> {
-        let key = Counted {
-            port: port.cloned(),
-            listener: listener.to_owned(),
-            origin: route.origin.clone(),
-        };
-        let known = self.old.stats.get(&key);
-        let stats = self.stats.entry(key);
+    /// The counters of a rule or a listener: those that it had.
+    fn stats(&mut self, counted: Counted) -> Arc<Stats> {
+        let known = self.old.stats.get(&counted);
+        let stats = self.stats.entry(counted);
         let stats = stats.or_insert_with(|| known.cloned().unwrap_or_default());
-        let mut served = served(route, stats.clone(), self.upstreams);
+        stats.clone()
+    }
+
+    fn route(&mut self, listener: Option<&Arc<Stats>>, route: &Arc<Route>) -> Arc<ServedRoute> {
+        let stats = self.stats(Counted::Rule(route.origin.clone()));
+        let mut served = served(route, stats, self.upstreams);
+        served.listener_stats = listener.cloned();
         served.authenticator = self.authenticator(route);
         served.limiter = self.limiter(route);
         Arc::new(served)
@@ -348,6 +430,8 @@ impl ServedListener {
             tls: TlsSettings::new(certificates.clone())?,
             certificates,
             passthrough: HashMap::new(),
+            streams: None,
+            model: None,
             asks_certificate: HashMap::new(),
         })
     }
@@ -408,6 +492,7 @@ fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> Serve
             .collect(),
         authenticator: None,
         limiter: None,
+        listener_stats: None,
         stats,
         route: route.clone(),
     }

@@ -1,4 +1,4 @@
-//! Responses of each Ingress and each rule, counted by status and time.
+//! Responses of each Ingress, rule and listener, counted by status and time.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -24,18 +24,17 @@ pub const BUCKETS: [f64; 12] = [
     f64::INFINITY,
 ];
 
-/// What requests are counted by.
+/// What requests are counted by. A request counts for its rule and for its listener: counters for each pair would
+/// be as many as there are rules times listeners.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Counted {
-    /// The port of the Gateway; `None` for Ingresses.
-    pub port: Option<GatewayPort>,
-    /// The name of the listener; empty for Ingresses.
-    pub listener: String,
-    /// The Ingress or the rule.
-    pub origin: RouteOrigin,
+pub enum Counted {
+    /// An Ingress or a rule.
+    Rule(RouteOrigin),
+    /// A listener of a port of a Gateway, by name.
+    Listener(GatewayPort, String),
 }
 
-/// Counters of one Ingress or rule. They never decrease.
+/// Counters of an Ingress, a rule or a listener. They never decrease.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     /// By the first digit of the status.
@@ -44,7 +43,7 @@ pub(crate) struct Stats {
     microseconds: AtomicU64,
 }
 
-/// A copy of the counters of one Ingress or rule.
+/// A copy of the counters of an Ingress, a rule or a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Answers {
     /// Responses by the first digit of their status.

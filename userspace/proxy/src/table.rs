@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     choice::{self, Chosen},
     proxy::Proxy,
+    relay::ServedStream,
     serving::{ServedListener, ServedRoute, ServedTarget, Serving},
+    stats::Counted,
     tls::facts::{CertificateFacts, CertificateKind},
     upstream::{EndpointState, UpstreamState},
     words,
@@ -24,7 +26,7 @@ pub struct Table {
     pub certificates: Vec<CertificateRow>,
     /// Backends by Service and port.
     pub backends: Vec<BackendRow>,
-    /// Responses by Ingress.
+    /// Responses by Ingress and rule.
     pub answers: Vec<AnswersRow>,
 }
 
@@ -104,9 +106,6 @@ pub struct EndpointRow {
 /// Responses of an Ingress or a rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswersRow {
-    /// The listener of a Gateway; `None` for Ingresses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub listener: Option<String>,
     /// The Ingress, or kind, name and rule of another object.
     pub ingress: String,
     /// Responses by the first digit of their status.
@@ -119,17 +118,19 @@ impl Proxy {
     /// Returns what the proxy serves now.
     pub fn table(&self) -> Table {
         let serving = self.serving.load();
-        let answers = self
-            .answers()
-            .into_iter()
-            .map(|(counted, answers)| AnswersRow {
-                listener: listener(counted.port.as_ref(), &counted.listener),
-                ingress: words::origin(&counted.origin),
+        let answers = self.answers().into_iter().filter_map(|(counted, answers)| {
+            // Requests of a listener are those of its rules.
+            let Counted::Rule(origin) = counted else {
+                return None;
+            };
+            Some(AnswersRow {
+                ingress: words::origin(&origin),
                 by_class: answers.by_class,
                 seconds: answers.seconds,
-            });
+            })
+        });
         let mut answers: Vec<AnswersRow> = answers.collect();
-        answers.sort_by(|a, b| (&a.listener, &a.ingress).cmp(&(&b.listener, &b.ingress)));
+        answers.sort_by(|a, b| a.ingress.cmp(&b.ingress));
         let rows = serving.listeners().flat_map(|(port, _, served)| {
             let listener = listener(port, &served.name);
             let mut rows = passed_rows(served);
@@ -160,7 +161,7 @@ pub(crate) fn listener(port: Option<&GatewayPort>, name: &str) -> Option<String>
     port.map(|port| format!("{port} {name}"))
 }
 
-/// The hosts with TLS passthrough.
+/// The hosts whose connections are passed without a look at their requests.
 fn passed_rows(listener: &ServedListener) -> Vec<RouteRow> {
     let passed = listener.passthrough.iter();
     let rows = passed.map(|(host, upstream)| RouteRow {
@@ -174,8 +175,44 @@ fn passed_rows(listener: &ServedListener) -> Vec<RouteRow> {
         front: Vec::new(),
     });
     let mut rows: Vec<RouteRow> = rows.collect();
+    if let Some(streams) = &listener.streams {
+        let path = match streams.is_decrypted {
+            true => "TLS, decrypted",
+            false => "TLS passthrough",
+        };
+        rows.extend(streams.hosts().map(|(host, stream)| RouteRow {
+            host: words::host(host),
+            path: path.into(),
+            conditions: Vec::new(),
+            listener: None,
+            ingress: words::origin(&stream.origin),
+            target: stream_targets(stream),
+            canary: None,
+            front: Vec::new(),
+        }));
+    }
     rows.sort_by(|a, b| a.host.cmp(&b.host));
     rows
+}
+
+fn stream_targets(stream: &ServedStream) -> String {
+    let targets = stream.targets.iter().map(|(weight, upstream)| {
+        let target = match upstream {
+            Some(upstream) => upstream.key().to_string(),
+            None => "none: the reference to the backend is invalid".into(),
+        };
+        (weight, target)
+    });
+    let targets: Vec<(&u64, String)> = targets.collect();
+    match &targets[..] {
+        [] => "none: no backend has a weight".into(),
+        [(_, only)] => only.clone(),
+        several => {
+            let texts = several.iter();
+            let texts = texts.map(|(weight, target)| format!("{weight} {target}"));
+            texts.collect::<Vec<_>>().join(", ")
+        }
+    }
 }
 
 fn certificate_rows(serving: &Serving) -> Vec<CertificateRow> {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use headgate_model::edge::RouteKind;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame};
@@ -38,7 +39,8 @@ pub(crate) struct UploadLimits {
     remaining: Option<u64>,
     /// Whose reserved headers trailers must not have.
     route: Arc<ServedRoute>,
-    silence: IdleTimeout,
+    /// `None` if the client may be silent.
+    silence: Option<IdleTimeout>,
     end: Arc<UploadEnd>,
     /// Cleared once the whole body was read.
     is_unread: Arc<AtomicBool>,
@@ -97,6 +99,9 @@ pub(crate) fn upload(
         true => Body::empty(),
         false => {
             let (route, is_unread) = (call.route.clone(), client.is_unread.clone());
+            // A call may be silent on both sides.
+            let is_call = route.model().origin.kind == RouteKind::GrpcRoute;
+            let longest = (!is_call).then_some(longest);
             let upload = Upload::limited(body, route, longest, end.clone(), is_unread);
             Body::boxed(upload)
         }
@@ -123,18 +128,18 @@ pub(crate) async fn keep_if_short(
 }
 
 impl Upload {
-    /// Limits a body to the size that its route allows, and to silences of `longest`.
+    /// Limits a body to the size that its route allows, and to silences of `longest`, if it is given.
     fn limited(
         body: Received,
         route: Arc<ServedRoute>,
-        longest: Duration,
+        longest: Option<Duration>,
         end: Arc<UploadEnd>,
         is_unread: Arc<AtomicBool>,
     ) -> Self {
         let limits = UploadLimits {
             remaining: route.policy().limits.body_bytes,
             route,
-            silence: IdleTimeout::new(longest),
+            silence: longest.map(IdleTimeout::new),
             end,
             is_unread,
         };
@@ -147,7 +152,10 @@ impl UploadLimits {
         if self.end.is_answered.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        ready!(self.silence.poll_elapsed(context));
+        let Some(silence) = &mut self.silence else {
+            return Poll::Pending;
+        };
+        ready!(silence.poll_elapsed(context));
         self.end.is_late.store(true, Ordering::Relaxed);
         Poll::Ready("the client is silent".into())
     }
@@ -180,7 +188,9 @@ impl FrameObserver<Received> for UploadLimits {
         let Poll::Ready(frame) = polled else {
             return self.poll_silence(context).map(|error| Some(Err(error)));
         };
-        self.silence.reset();
+        if let Some(silence) = &mut self.silence {
+            silence.reset();
+        }
         if frame.is_none() || body.is_end_stream() {
             self.is_unread.store(false, Ordering::Relaxed);
         }

@@ -12,7 +12,7 @@ use crate::upstream::EndpointHealth;
 pub(crate) fn origin(origin: &RouteOrigin) -> String {
     match origin.kind {
         RouteKind::Ingress => origin.name.to_string(),
-        RouteKind::HttpRoute | RouteKind::GrpcRoute => origin.to_string(),
+        RouteKind::HttpRoute | RouteKind::GrpcRoute | RouteKind::TlsRoute => origin.to_string(),
     }
 }
 

@@ -94,6 +94,7 @@ fn objects() -> Objects {
             port: 80,
             app_protocol: None,
         }],
+        udp_ports: Vec::new(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,
     };

@@ -9,23 +9,25 @@ use std::{
 
 use gtmpl::{Context, FuncError, Template, Value as Go};
 use k8s_openapi::api::{
-    apps::v1::DaemonSet,
+    apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Service, ServiceAccount},
     networking::v1::IngressClass,
-    rbac::v1::{ClusterRole, ClusterRoleBinding},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 /// Environment variable with the path of a real `helm` to render with.
 const HELM: &str = "HELM";
-const TEMPLATES: [&str; 6] = [
+const TEMPLATES: [&str; 8] = [
     "rbac.yaml",
     "config.yaml",
     "daemonset.yaml",
     "proxy-rbac.yaml",
     "proxy-service.yaml",
     "proxy-daemonset.yaml",
+    "gateway-rbac.yaml",
+    "gateway-controller.yaml",
 ];
 
 fn deploy() -> PathBuf {
@@ -188,6 +190,10 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
             "ClusterRoleBinding" => checked::<ClusterRoleBinding>(document),
             "Service" => checked::<Service>(document),
             "IngressClass" => checked::<IngressClass>(document),
+            "Deployment" => checked::<Deployment>(document),
+            "Role" => checked::<Role>(document),
+            "RoleBinding" => checked::<RoleBinding>(document),
+            "GatewayClass" => serde_json::to_value(document).unwrap(),
             other => panic!("unexpected kind {other}"),
         };
         (key, value)
@@ -252,6 +258,41 @@ fn chart_renders_the_same_as_the_kustomize_base() {
 #[test]
 fn chart_with_ingress_renders_the_same_as_its_overlay() {
     assert_renders(&json!({"ingress": {"enabled": true}}), "ingress", 11);
+}
+
+#[test]
+fn chart_with_gateways_renders_the_same_as_its_overlay() {
+    let values = json!({"ingress": {"enabled": true}, "gateway": {"enabled": true}});
+    assert_renders(&values, "gateway", 20);
+}
+
+#[test]
+fn values_reach_the_controller() {
+    let values = json!({
+        "apiServer": {"host": "192.0.2.10"},
+        "ingress": {"enabled": true},
+        "gateway": {
+            "enabled": true,
+            "addressPools": ["192.0.2.0/24", "2001:db8::/120"],
+            "replicas": 1,
+            "extraArgs": ["--log-format=json"],
+        },
+    });
+    assert_eq!(complaints(&values), Vec::<String>::new());
+    let made = objects(&render(&values));
+    let spec = &made["Deployment/headgate-controller"]["spec"];
+    assert_eq!(spec["replicas"], 1);
+    let words = [
+        "controller",
+        "--address-pool=192.0.2.0/24",
+        "--address-pool=2001:db8::/120",
+        "--log-format=json",
+    ];
+    let container = &spec["template"]["spec"]["containers"][0];
+    assert_eq!(container["args"], json!(words));
+    // Nobody would serve them.
+    let alone = json!({"apiServer": {"host": "192.0.2.10"}, "gateway": {"enabled": true}});
+    assert_ne!(complaints(&alone), Vec::<String>::new());
 }
 
 /// The pod can be replaced without a gap, and has no other rights than it needs.

@@ -36,7 +36,7 @@ const RBAC: &str = include_str!("../../../../deploy/base/rbac.yaml");
 const DAEMONSET: &str = include_str!("../../../../deploy/base/daemonset.yaml");
 
 /// The object of a kind and name in a manifest. Fails if the API lacks a field.
-fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
+pub(crate) fn object<K: DeserializeOwned>(text: &str, kind: &str, name: &str) -> K {
     let documents = yaml_serde::Deserializer::from_str(text)
         .map(|document| yaml_serde::Value::deserialize(document).unwrap());
     let mut wanted = documents.filter(|document| {
@@ -71,10 +71,10 @@ fn allows(role: &ClusterRole, request: &Attributes) -> bool {
     })
 }
 
-type Requests = Arc<Mutex<Vec<Attributes>>>;
+pub(crate) type Requests = Arc<Mutex<Vec<Attributes>>>;
 
 /// Serves an API that allows what a role allows; returns the requests that it gets.
-fn serve_role(cluster: &mut Cluster, role: &ClusterRole) -> Requests {
+pub(crate) fn serve_role(cluster: &mut Cluster, role: &ClusterRole) -> Requests {
     let asked = Requests::default();
     let (log, enforced) = (asked.clone(), role.clone());
     cluster
@@ -86,7 +86,7 @@ fn serve_role(cluster: &mut Cluster, role: &ClusterRole) -> Requests {
     asked
 }
 
-fn api(cluster: &Cluster) -> &ApiServer {
+pub(crate) fn api(cluster: &Cluster) -> &ApiServer {
     match &cluster.api {
         Some(TestServer::StandIn(api)) => api,
         _ => unreachable!("the stand-in runs unless the real one is named"),
@@ -95,7 +95,7 @@ fn api(cluster: &Cluster) -> &ApiServer {
 
 /// Asserts that no request was refused, and that each permission of the role was used, except these
 /// verbs.
-fn assert_fits(role: &ClusterRole, asked: &Requests, spare: &[&str]) {
+pub(crate) fn assert_fits(role: &ClusterRole, asked: &Requests, spare: &[&str]) {
     let asked = asked.lock().unwrap();
     let refused: Vec<_> = asked
         .iter()

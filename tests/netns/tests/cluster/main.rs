@@ -10,6 +10,7 @@ mod common;
 mod deploy;
 mod doctor;
 mod dsr;
+mod gateways;
 mod ingress;
 mod layouts;
 mod migrate;

@@ -10,7 +10,7 @@ use std::{
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal,
     edge::{Edge, GatewayPort, PortListeners, UpstreamKey, UpstreamService, endpoints},
-    gateway::{self, Addresses, GatewayOptions, World, resolve},
+    gateway::{self, Addresses, GatewayOptions, Resolver, World, object::Difference},
     ingress::{IngressOptions, Objects, routes, serves},
     put,
 };
@@ -109,11 +109,14 @@ struct Router<S> {
     options: EdgeOptions,
     objects: Objects,
     gateway_objects: gateway::Objects,
+    resolver: Resolver,
     /// The Service of each slice.
     slices: BTreeMap<NamespacedName, NamespacedName>,
     intake: Intake,
     /// Whether something changed that routes are made from.
     is_stale: bool,
+    /// Whether something changed that routes of Ingresses are made from.
+    is_ingress_stale: bool,
     /// Services whose endpoints may have changed.
     touched: BTreeSet<NamespacedName>,
     /// What is served; `None` before the first.
@@ -135,8 +138,10 @@ impl<S: Serve> Router<S> {
             options,
             objects: Objects::default(),
             gateway_objects: gateway::Objects::default(),
+            resolver: Resolver::default(),
             slices: BTreeMap::new(),
             is_stale: true,
+            is_ingress_stale: true,
             touched: BTreeSet::new(),
             served: None,
             refusals: Vec::new(),
@@ -148,7 +153,16 @@ impl<S: Serve> Router<S> {
 
     /// Handles an event of the source.
     fn note(&mut self, event: Event) {
-        match self.intake.note(event, &mut self.status.source) {
+        let was_stale = std::mem::take(&mut self.is_stale);
+        let event = self.intake.note(event, &mut self.status.source);
+        let is_of_gateway = matches!(event, Some(Event::Gateway(_)));
+        self.apply(event);
+        self.is_ingress_stale |= self.is_stale && !is_of_gateway;
+        self.is_stale |= was_stale;
+    }
+
+    fn apply(&mut self, event: Option<Event>) {
+        match event {
             Some(Event::Ingress(name, ingress)) => {
                 self.is_stale |= put(&mut self.objects.ingresses, &name, ingress);
             }
@@ -158,7 +172,9 @@ impl<S: Serve> Router<S> {
             Some(Event::Secret(name, secret)) => {
                 self.is_stale |= put(&mut self.objects.secrets, &name, secret);
             }
-            Some(Event::Gateway(change)) => self.is_stale |= self.gateway_objects.apply(*change),
+            Some(Event::Gateway(change)) => {
+                self.is_stale |= self.gateway_objects.apply(*change) == Difference::Asked;
+            }
             Some(Event::Upstream(name, service)) => self.set_service(name, service),
             Some(Event::Slice(name, slice)) => self.set_slice(name, slice),
             // Sources send other objects to an agent only.
@@ -224,11 +240,18 @@ impl<S: Serve> Router<S> {
     }
 
     fn route(&mut self) {
-        let routes = routes(&self.objects, &self.options.ingress);
-        self.status.ingresses = routes.served;
-        self.refusals = routes.refusals;
+        let is_ingress_stale = std::mem::take(&mut self.is_ingress_stale);
+        let ingress = match self.served.as_ref().filter(|_| !is_ingress_stale) {
+            Some(served) => served.ingress.clone(),
+            None => {
+                let routes = routes(&self.objects, &self.options.ingress);
+                self.status.ingresses = routes.served;
+                self.refusals = routes.refusals;
+                routes.listener
+            }
+        };
         let edge = Edge {
-            ingress: routes.listener,
+            ingress,
             gateways: self.gateways(),
         };
         if self.served.as_ref() == Some(&edge) {
@@ -236,7 +259,10 @@ impl<S: Serve> Router<S> {
         }
         let keys: BTreeSet<&UpstreamKey> = edge.upstreams().collect();
         for key in &keys {
-            self.place(key);
+            // Those that are placed follow their Services and slices.
+            if !self.is_placed(key) {
+                self.place(key);
+            }
         }
         self.unserved = self.server.serve(edge.clone());
         for placed in self.placed.values_mut() {
@@ -254,23 +280,25 @@ impl<S: Serve> Router<S> {
         self.served = Some(edge);
     }
 
-    /// The listeners of Gateways. Ports that are served keep their target ports.
-    fn gateways(&self) -> BTreeMap<GatewayPort, PortListeners> {
+    /// The listeners of Gateways.
+    fn gateways(&mut self) -> BTreeMap<GatewayPort, PortListeners> {
         let Some(options) = &self.options.gateways else {
             return BTreeMap::new();
         };
-        let served = self.served.iter().flat_map(|edge| &edge.gateways);
-        let target_ports = served.map(|(port, listeners)| (port.clone(), listeners.target_port));
-        resolve(&World {
+        let world = World {
             objects: &self.gateway_objects,
             secrets: &self.objects.secrets,
             services: &self.objects.services,
             // They matter to statuses only.
             addresses: &Addresses::default(),
-            target_ports: &target_ports.collect(),
             options,
-        })
-        .gateways
+        };
+        self.resolver.resolve(&world).gateways
+    }
+
+    fn is_placed(&self, key: &UpstreamKey) -> bool {
+        let placed = self.placed.get(&key.service);
+        placed.is_some_and(|placed| placed.contains_key(key))
     }
 
     /// Gives the server the endpoints of a backend, unless it has them.

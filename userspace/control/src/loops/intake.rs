@@ -10,15 +10,15 @@ use crate::source::event::{Event, Interest, Kind};
 
 /// What a loop knows of its source.
 #[derive(Debug)]
-pub(super) struct Intake {
+pub(crate) struct Intake {
     /// Kinds that the source has not listed yet.
-    pub(super) missing: BTreeSet<Kind>,
+    pub(crate) missing: BTreeSet<Kind>,
     /// What the source refused, by object.
-    pub(super) refused: BTreeMap<ObjectName, Vec<Refusal>>,
+    pub(crate) refused: BTreeMap<ObjectName, Vec<Refusal>>,
 }
 
 impl Intake {
-    pub(super) fn new(interest: Interest) -> Self {
+    pub(crate) fn new(interest: Interest) -> Self {
         Self {
             missing: interest.kinds().iter().copied().collect(),
             refused: BTreeMap::new(),
@@ -26,7 +26,7 @@ impl Intake {
     }
 
     /// Handles an event of the source itself; returns an event of an object, which it counts.
-    pub(super) fn note(&mut self, event: Event, status: &mut SourceStatus) -> Option<Event> {
+    pub(crate) fn note(&mut self, event: Event, status: &mut SourceStatus) -> Option<Event> {
         match event {
             Event::Listed(kind) => {
                 self.missing.remove(&kind);

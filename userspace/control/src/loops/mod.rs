@@ -4,7 +4,7 @@ use std::time::Duration;
 
 mod failed;
 pub(crate) mod ingress;
-mod intake;
+pub(crate) mod intake;
 pub(crate) mod reconcile;
 pub(crate) mod status;
 

@@ -50,12 +50,12 @@ pub enum Kind {
     ConfigMap,
 }
 
-/// Kinds that a proxy needs: those of Ingresses, then those that only the Gateway API uses.
+/// Kinds that a proxy needs: those of Ingresses alone, those of both, then those that only the Gateway API uses.
 const PROXY_KINDS: &[Kind] = &[
-    Kind::Service,
     Kind::EndpointSlice,
     Kind::Ingress,
     Kind::IngressClass,
+    Kind::Service,
     Kind::Secret,
     Kind::GatewayClass,
     Kind::Gateway,
@@ -71,6 +71,8 @@ const PROXY_KINDS: &[Kind] = &[
     Kind::ConfigMap,
 ];
 const INGRESS_KINDS: &[Kind] = PROXY_KINDS.split_at(5).0;
+/// What verdicts need: routes name Services, and certificates are judged.
+const VERDICT_KINDS: &[Kind] = PROXY_KINDS.split_at(3).1;
 
 impl Kind {
     /// Parses the `kind` of a manifest.
@@ -164,6 +166,8 @@ pub enum Interest {
     Ingress,
     /// What the verdicts and routes of the Gateway API are made from, and those of Ingresses.
     Gateways,
+    /// What the verdicts of the Gateway API are made from.
+    Verdicts,
 }
 
 /// Which Services an agent serves, if another service proxy serves the others.
@@ -195,6 +199,7 @@ impl Interest {
             Self::Services => &[Kind::Service, Kind::EndpointSlice, Kind::Node],
             Self::Ingress => INGRESS_KINDS,
             Self::Gateways => PROXY_KINDS,
+            Self::Verdicts => VERDICT_KINDS,
         }
     }
 }
@@ -214,7 +219,7 @@ pub struct NodeState {
 pub enum Event {
     /// Upserts (`Some`) or deletes (`None`) a Service, for [`Interest::Services`].
     Service(NamespacedName, Option<Service>),
-    /// Upserts or deletes a Service, for [`Interest::Ingress`].
+    /// Upserts or deletes a Service, for other interests.
     Upstream(NamespacedName, Option<UpstreamService>),
     /// Upserts or deletes an EndpointSlice.
     Slice(NamespacedName, Option<EndpointSlice>),

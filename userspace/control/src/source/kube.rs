@@ -19,17 +19,18 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass},
     },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::sleep,
 };
 use tower::service_fn;
-use tracing::instrument;
+use tracing::{instrument, warn};
 
 use crate::source::{
     convert::{self, Custom, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
@@ -38,6 +39,8 @@ use crate::source::{
 
 /// A failing watch counts as recovered this long after a successful response without a new error.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Time between two questions for the version of the Gateway API.
+const VERSION_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The receiver of the events is gone; ends a watch.
 struct Closed;
@@ -77,16 +80,61 @@ pub async fn follow_ingresses(
             source.watch_gateways(&client, namespaces).await;
         }
     };
-    let wanted = SKIPPED_SECRETS.map(|type_| format!("type!={type_}"));
-    let secrets = watcher::Config::default().fields(&wanted.join(","));
     futures::join!(
         source.watch(&client, apis::<Ingress>(namespaces), any()),
         source.watch(&client, vec![Api::<IngressClass>::all], any()),
         source.watch(&client, apis::<Service>(namespaces), any()),
         source.watch(&client, apis::<EndpointSlice>(namespaces), any()),
-        source.watch(&client, apis::<Secret>(namespaces), secrets),
+        source.watch(&client, apis::<Secret>(namespaces), useful_secrets()),
         gateways,
     );
+}
+
+/// Sends what the API server has of the Gateway API, and of the Services and Secrets that it names, now and after
+/// each change. Returns when the receiver is gone.
+pub async fn follow_verdicts(client: Client, events: mpsc::Sender<Event>) {
+    let source = Source::new(Interest::Verdicts, events);
+    let all = BTreeSet::new();
+    futures::join!(
+        source.watch(&client, apis::<Service>(&all), any()),
+        source.watch(&client, apis::<Secret>(&all), useful_secrets()),
+        source.watch_gateways(&client, &all),
+    );
+}
+
+/// Keeps `version` equal to the version of the installed CRDs of the Gateway API, `None` if it is not known. Sends after
+/// the first answer, whatever it is. Asks once a minute, because CRDs seldom change. Ends with the receivers.
+pub async fn follow_bundle_version(client: Client, version: watch::Sender<Option<String>>) {
+    const CRD: &str = "gateways.gateway.networking.k8s.io";
+    const ANNOTATION: &str = "gateway.networking.k8s.io/bundle-version";
+    let api = Api::<CustomResourceDefinition>::all(client);
+    let mut is_first = true;
+    while !version.is_closed() {
+        match api.get_metadata_opt(CRD).await {
+            Ok(found) => {
+                let found = found.and_then(|crd| crd.annotations().get(ANNOTATION).cloned());
+                version.send_if_modified(|known| {
+                    let is_other = *known != found;
+                    *known = found;
+                    is_other || is_first
+                });
+            }
+            Err(error) => {
+                warn!(name = CRD, %error, "cannot read the version of the Gateway API");
+                if is_first {
+                    version.send_replace(None);
+                }
+            }
+        }
+        is_first = false;
+        sleep(VERSION_INTERVAL).await;
+    }
+}
+
+/// Without Secrets that nobody serves.
+fn useful_secrets() -> watcher::Config {
+    let wanted = SKIPPED_SECRETS.map(|type_| format!("type!={type_}"));
+    watcher::Config::default().fields(&wanted.join(","))
 }
 
 /// Without headless Services, and those of other proxies: the same as kube-proxy asks for.

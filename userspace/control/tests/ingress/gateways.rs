@@ -1,11 +1,11 @@
 //! Objects of the Gateway API in manifests.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     ObjectName,
-    gateway::object::{Change, Objects},
+    gateway::object::{Change, Difference, Objects},
 };
 
 use crate::source::{Source, web};
@@ -18,7 +18,9 @@ fn read(text: &str) -> (Objects, Vec<String>) {
     let mut refused = Vec::new();
     for event in manifests::read(folder.path(), Interest::Gateways, "") {
         match event {
-            Event::Gateway(change) => drop(objects.apply(*change)),
+            Event::Gateway(change) => {
+                objects.apply(*change);
+            }
             Event::Refused(_, refusals) => {
                 let texts = refusals.iter().map(|one| one.reason.clone());
                 refused.extend(texts);
@@ -113,10 +115,21 @@ fn g18_a_removed_manifest_removes_its_objects() {
     let mut objects = Objects::default();
     let (found, _) = read("kind: HTTPRoute\nmetadata: {name: a}\nspec: {}\n");
     let (name, route) = found.http_routes.into_iter().next().unwrap();
-    assert!(objects.apply(Change::HttpRoute(name.clone(), Some(route.clone()))));
-    assert!(!objects.apply(Change::HttpRoute(name.clone(), Some(route))));
-    assert!(objects.apply(Change::HttpRoute(name.clone(), None)));
-    assert!(!objects.apply(Change::HttpRoute(name.clone(), None)));
+    let route = Arc::unwrap_or_clone(route);
+    let mut written = route.clone();
+    written.meta.version = "2".into();
+    written.status.parents = Vec::new();
+    let steps = [
+        (Some(&route), Difference::Asked),
+        (Some(&route), Difference::None),
+        (Some(&written), Difference::Status),
+        (None, Difference::Asked),
+        (None, Difference::None),
+    ];
+    for (new, difference) in steps {
+        let change = Change::HttpRoute(name.clone(), new.cloned());
+        assert_eq!(objects.apply(change), difference);
+    }
     let object = ObjectName::Gateway("HTTPRoute", name);
     assert_eq!(object.to_string(), "HTTPRoute default/a");
 }

@@ -131,6 +131,7 @@ fn service(service: &str, port: u16, port_name: &str) -> Event {
             port,
             app_protocol: None,
         }],
+        udp_ports: Vec::new(),
         cluster_ips: Vec::new(),
         is_external: false,
     };

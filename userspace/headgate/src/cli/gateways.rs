@@ -1,33 +1,41 @@
-//! Gateways and their routes, as a controller judges the manifests of a folder.
+//! Gateways and their routes, as a controller judges those of the cluster or of a folder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use headgate_control::{Event, Interest, manifests};
+use headgate_control::{Event, Interest, kube as kube_source, manifests};
 use headgate_model::{
     NamespacedName, Refusal,
     edge::{GatewayPort, PortListeners, Secret, Services},
     gateway::{
-        GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
+        Addresses, GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
         object::ListenerSpec, resolve,
     },
 };
 use ipnet::IpNet;
 use serde::Serialize;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::output::{OutputArgs, print_rows};
+use crate::api_servers;
+
+/// Events of the source that wait to be read.
+const EVENTS: usize = 1024;
+/// How long the lists of the cluster may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub(crate) struct GatewaysArgs {
-    /// Folder with manifests; its sub-folders are read too
+    /// Read manifests from this folder and its sub-folders instead of the Kubernetes API
     #[arg(long, value_name = "DIR")]
-    source: PathBuf,
-    /// Network whose addresses Gateways get; may be repeated
-    #[arg(long = "address-pool", value_name = "CIDR")]
+    source: Option<PathBuf>,
+    /// Network whose addresses Gateways of a folder get; may be repeated
+    #[arg(long = "address-pool", value_name = "CIDR", requires = "source")]
     pools: Vec<IpNet>,
     #[command(flatten)]
     output: OutputArgs,
@@ -76,9 +84,12 @@ struct RouteRow {
     message: Vec<String>,
 }
 
-/// Prints the listeners of a folder.
+/// Prints the listeners of the cluster or of a folder.
 pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
-    let input = Input::read(&args.source)?;
+    let input = match &args.source {
+        Some(folder) => Input::read(folder)?,
+        None => Input::list()?,
+    };
     let resolved = input.resolve(&args.pools);
     let header = [
         "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
@@ -114,8 +125,7 @@ pub(super) fn routes(source: &Path, output: &OutputArgs) -> Result<()> {
     print_rows(output, &header, &[], &rows)
 }
 
-/// The objects of a folder.
-#[derive(Default)]
+/// The objects of the cluster or of a folder.
 struct Input {
     objects: Objects,
     secrets: BTreeMap<NamespacedName, Secret>,
@@ -127,16 +137,62 @@ impl Input {
     /// Reads a folder; prints what is refused.
     fn read(folder: &Path) -> Result<Self> {
         manifests::files(folder).with_context(|| folder.display().to_string())?;
+        let events = manifests::read(folder, Interest::Verdicts, "");
+        Ok(Self::new(events))
+    }
+
+    /// Reads the cluster; prints what is refused.
+    fn list() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let client = api_servers::client(None).await?;
+            let (sender, mut receiver) = mpsc::channel(EVENTS);
+            let follow = kube_source::follow_verdicts(client, sender);
+            let mut missing = BTreeSet::from_iter(Interest::Verdicts.kinds());
+            let mut events = Vec::new();
+            let mut trouble = None;
+            let list = async {
+                while let Some(event) = receiver.recv().await {
+                    match event {
+                        Event::Listed(kind) => drop(missing.remove(&kind)),
+                        Event::Connected(result) => trouble = result.err(),
+                        event => events.push(event),
+                    }
+                    if missing.is_empty() {
+                        return;
+                    }
+                }
+            };
+            let is_listed = tokio::select! {
+                listed = timeout(LIST_TIMEOUT, list) => listed.is_ok(),
+                () = follow => false,
+            };
+            match (is_listed, trouble) {
+                (true, _) => Ok(Self::new(events)),
+                (false, Some(trouble)) => bail!("cannot list the cluster: {trouble}"),
+                (false, None) => bail!("cannot list the cluster: no answer about {missing:?}"),
+            }
+        })
+    }
+
+    fn new(events: Vec<Event>) -> Self {
         let mut input = Self {
+            objects: Objects::default(),
+            secrets: BTreeMap::new(),
+            services: Services::new(),
             options: GatewayOptions {
                 check_certificate: headgate_proxy::check_certificate,
+                check_authorities: headgate_proxy::check_authorities,
                 ..GatewayOptions::default()
             },
-            ..Self::default()
         };
-        for event in manifests::read(folder, Interest::Gateways, "") {
+        for event in events {
             match event {
-                Event::Gateway(change) => drop(input.objects.apply(*change)),
+                Event::Gateway(change) => {
+                    input.objects.apply(*change);
+                }
                 Event::Secret(name, Some(secret)) => drop(input.secrets.insert(name, secret)),
                 Event::Upstream(name, Some(service)) => {
                     drop(input.services.insert(name, service));
@@ -145,16 +201,22 @@ impl Input {
                 _ => {}
             }
         }
-        Ok(input)
+        input
     }
 
+    /// Gateways keep the addresses in their statuses, which those of a cluster have.
     fn resolve(&self, pools: &[IpNet]) -> Resolved {
+        let mut addresses = assign(&self.objects, &self.options, pools, &Addresses::default());
+        if pools.is_empty() {
+            for (name, gateway) in &self.objects.gateways {
+                addresses.set(name.clone(), gateway.status.addresses.clone(), None);
+            }
+        }
         resolve(&World {
             objects: &self.objects,
             secrets: &self.secrets,
             services: &self.services,
-            addresses: &assign(&self.objects, &self.options, pools),
-            target_ports: &BTreeMap::new(),
+            addresses: &addresses,
             options: &self.options,
         })
     }

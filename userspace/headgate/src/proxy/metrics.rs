@@ -46,15 +46,27 @@ const GAUGES: [Reader<IngressStatus>; 4] = [
     },
 ];
 
+/// Requests of an Ingress or a rule.
+type Row = (Counted, Answers);
+
 /// Durations of requests by Ingress or rule.
 #[derive(Debug)]
 struct Durations(Vec<(Counted, Answers)>);
 
 /// All metrics in the text format.
 pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
-    let answers = proxy.answers();
+    let (rules, listeners) = by_listener(proxy.answers());
     let mut metrics = vec![
-        requests(&answers),
+        requests(
+            "headgate_proxy_requests",
+            "Requests by Ingress, or by route and rule, and class of the status code.",
+            &rules,
+        ),
+        requests(
+            "headgate_proxy_listener_requests",
+            "Requests by listener of a Gateway, and class of the status code. They are counted by rule as well.",
+            &listeners,
+        ),
         connections(proxy),
         endpoints(proxy),
         certificates(&proxy.certificates()),
@@ -64,40 +76,45 @@ pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
     metrics.extend(Metric::counters(&COUNTERS, status));
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(metrics)));
-    registry.register_collector(Box::new(Durations(answers)));
+    registry.register_collector(Box::new(Durations(rules)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-/// What names an Ingress, or a rule of a listener of a Gateway.
+/// What names an Ingress, a rule or a listener.
 fn labels(counted: &Counted) -> Labels {
-    let Counted {
-        port,
-        listener,
-        origin,
-    } = counted;
-    let kind = match origin.kind {
-        RouteKind::Ingress => "ingress",
-        RouteKind::HttpRoute => "httproute",
-        RouteKind::GrpcRoute => "grpcroute",
-    };
-    let mut labels = vec![
-        ("namespace", origin.name.namespace.clone()),
-        (kind, origin.name.name.clone()),
-    ];
-    labels.extend(origin.rule.clone().map(|rule| ("rule", rule)));
-    if let Some(port) = port {
-        labels.extend([
-            ("gateway", port.gateway.to_string()),
+    match counted {
+        Counted::Rule(origin) => {
+            let kind = match origin.kind {
+                RouteKind::Ingress => "ingress",
+                RouteKind::HttpRoute => "httproute",
+                RouteKind::GrpcRoute => "grpcroute",
+                RouteKind::TlsRoute => "tlsroute",
+            };
+            let mut labels = vec![
+                ("namespace", origin.name.namespace.clone()),
+                (kind, origin.name.name.clone()),
+            ];
+            labels.extend(origin.rule.clone().map(|rule| ("rule", rule)));
+            labels
+        }
+        Counted::Listener(port, listener) => vec![
+            ("namespace", port.gateway.namespace.clone()),
+            ("gateway", port.gateway.name.clone()),
             ("port", port.port.to_string()),
             ("listener", listener.clone()),
-        ]);
+        ],
     }
-    labels
 }
 
-fn requests(answers: &[(Counted, Answers)]) -> Metric {
+/// Counters of Ingresses and rules, and those of listeners.
+fn by_listener(answers: Vec<(Counted, Answers)>) -> (Vec<Row>, Vec<Row>) {
+    let is_rule = |(counted, _): &(Counted, Answers)| matches!(counted, Counted::Rule(_));
+    answers.into_iter().partition(is_rule)
+}
+
+fn requests(name: &'static str, help: &'static str, answers: &[(Counted, Answers)]) -> Metric {
     let requests = answers.iter().flat_map(|(ingress, answers)| {
         let classes = answers.by_class.iter().enumerate().skip(1);
         classes.map(|(class, count)| {
@@ -106,11 +123,7 @@ fn requests(answers: &[(Counted, Answers)]) -> Metric {
             (labels, *count)
         })
     });
-    Metric::counter(
-        "headgate_proxy_requests",
-        "Requests by Ingress, or by Gateway, listener, route and rule, and class of the status code.",
-        requests,
-    )
+    Metric::counter(name, help, requests)
 }
 
 fn connections(proxy: &Proxy) -> Metric {

@@ -21,11 +21,12 @@ use headgate_dataplane::Steering;
 use headgate_model::{
     Refusal,
     edge::{Edge, UpstreamKey},
-    gateway::GatewayOptions,
+    gateway::{GatewayOptions, can_be_target},
     ingress::IngressOptions,
 };
 use headgate_proxy::{
-    AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, check_certificate, work,
+    AccessLog, LogFormat, Proxy, Scheme, Settings, TraceSettings, Tracer, check_authorities,
+    check_certificate, work,
 };
 use kube::Client;
 use tokio::{
@@ -45,7 +46,7 @@ use super::{
 };
 use crate::{
     api_servers,
-    http::{self, health},
+    http::{self, ListenAddress, health},
     process,
 };
 
@@ -81,6 +82,15 @@ fn workers(args: &ProxyArgs) -> Result<usize> {
 }
 
 async fn serve(pins: &Path, args: &ProxyArgs) -> Result<()> {
+    if args.gateways
+        && let Some(port) = own_ports(args)
+            .into_iter()
+            .find(|port| can_be_target(*port))
+    {
+        bail!(
+            "port {port} is one of those that the controller gives to Gateways: choose another one"
+        );
+    }
     let node = &args.common.node_name;
     let proxy = Arc::new(Proxy::new(settings(args)?)?);
     let (sender, events) = mpsc::channel(EVENTS);
@@ -170,12 +180,29 @@ fn edge_options(args: &ProxyArgs) -> EdgeOptions {
     let gateways = has_gateways.then(|| GatewayOptions {
         controller: args.gateway_controller.clone(),
         check_certificate,
+        check_authorities,
+        reserved_ports: own_ports(args),
         ..GatewayOptions::default()
     });
     EdgeOptions {
         ingress: ingress_options(args),
         gateways,
     }
+}
+
+/// Ports of the node that this process listens on for other reasons than Gateways.
+fn own_ports(args: &ProxyArgs) -> BTreeSet<u16> {
+    let mut ports = BTreeSet::from([
+        args.http_port,
+        args.https_port,
+        args.metrics_bind_address.port(),
+    ]);
+    if let ListenAddress::Tcp(address) = &args.healthz_bind_address {
+        ports.insert(address.port());
+    }
+    #[cfg(feature = "page")]
+    ports.extend(args.common.page_bind_address.map(|address| address.port()));
+    ports
 }
 
 fn ingress_options(args: &ProxyArgs) -> IngressOptions {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::NamespacedName;
 
-use super::{HostMode, Route, Target, UpstreamKey};
+use super::{HostMode, Route, Streams, Target, UpstreamKey};
 
 /// Everything that a proxy serves. A connection to a port of a Gateway is for the listeners of this port
 /// only, every other one for Ingresses: they never see each other's requests.
@@ -29,7 +29,7 @@ impl Edge {
     /// Returns all listeners.
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         let ports = self.gateways.values();
-        let of_gateways = ports.flat_map(|port| &port.listeners);
+        let of_gateways = ports.flat_map(|port| &port.listeners).map(|one| &**one);
         std::iter::once(&self.ingress).chain(of_gateways)
     }
 }
@@ -67,7 +67,7 @@ pub struct PortListeners {
     /// What clients speak.
     pub scheme: Scheme,
     /// The listeners, each with another hostname.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<Arc<Listener>>,
 }
 
 /// The protocol of a port.
@@ -121,6 +121,28 @@ pub struct Listener {
     pub default_certificate: Option<Arc<Certificate>>,
     /// Hosts whose TLS connections are forwarded to a backend without decryption.
     pub passthrough: BTreeMap<String, UpstreamKey>,
+    /// What is asked of the certificates of clients; `None` if they are not asked for one.
+    pub client_check: Option<ClientCheck>,
+    /// Where TLS connections go, if their requests are not read.
+    pub streams: Option<Streams>,
+}
+
+/// What a listener asks of the certificates of clients.
+#[derive(Clone, PartialEq, Eq)]
+pub enum ClientCheck {
+    /// Clients are asked for one. They need none, and any is accepted.
+    Asked,
+    /// The handshake fails without one that these CA certificates (PEM) verify.
+    Required(Arc<[u8]>),
+}
+
+impl fmt::Debug for ClientCheck {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Asked => "Asked",
+            Self::Required(_) => "Required",
+        })
+    }
 }
 
 impl Listener {
@@ -143,7 +165,13 @@ impl Listener {
             keys.chain(mirrors)
                 .chain(pages.map(|pages| &pages.upstream))
         });
-        of_routes.chain(self.passthrough.values())
+        let streams = self
+            .streams
+            .iter()
+            .flat_map(|streams| streams.hosts.values());
+        of_routes
+            .chain(self.passthrough.values())
+            .chain(streams.flat_map(|stream| stream.upstreams()))
     }
 }
 

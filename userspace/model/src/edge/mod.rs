@@ -14,6 +14,7 @@ mod pattern;
 mod policy;
 mod route;
 mod service;
+mod stream;
 mod target;
 mod template;
 
@@ -25,7 +26,9 @@ pub use cors::{Cors, CorsList, CorsOrigin, CorsOrigins};
 pub(crate) use endpoints::upstream;
 pub use endpoints::{Services, Slices, endpoints};
 pub use host::{HostMode, for_host};
-pub use listener::{Certificate, Edge, GatewayPort, Host, Listener, PortListeners, Scheme};
+pub use listener::{
+    Certificate, ClientCheck, Edge, GatewayPort, Host, Listener, PortListeners, Scheme,
+};
 pub use pattern::Pattern;
 pub(crate) use policy::is_framing;
 pub use policy::{
@@ -36,8 +39,9 @@ pub use route::{
     Canary, CanaryRule, Condition, PathMatch, Route, RouteKind, RouteOrigin, Text, WeightedTarget,
 };
 pub use service::{PortName, Secret, UpstreamPort, UpstreamService};
+pub use stream::{Stream, Streams};
 pub use target::{
-    Balance, HashBy, OutlierPolicy, Probe, Sticky, Target, UpstreamKey, UpstreamPolicy,
-    UpstreamProtocol, UpstreamTls,
+    Balance, HashBy, OutlierPolicy, Probe, Sticky, SubjectName, Target, Trust, UpstreamKey,
+    UpstreamPolicy, UpstreamProtocol, UpstreamTls,
 };
 pub use template::{Template, Variable};

@@ -74,6 +74,8 @@ pub enum RouteKind {
     HttpRoute,
     /// `gateway.networking.k8s.io` GRPCRoute.
     GrpcRoute,
+    /// `gateway.networking.k8s.io` TLSRoute.
+    TlsRoute,
 }
 
 impl fmt::Display for RouteKind {
@@ -82,6 +84,7 @@ impl fmt::Display for RouteKind {
             Self::Ingress => "Ingress",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
         })
     }
 }

@@ -10,6 +10,8 @@ pub struct UpstreamService {
     pub uid: String,
     /// Its TCP ports.
     pub ports: Vec<UpstreamPort>,
+    /// Its UDP ports.
+    pub udp_ports: Vec<u16>,
     /// Cluster IPs of one or two families; empty if it is headless.
     pub cluster_ips: Vec<IpAddr>,
     /// Whether its type is `ExternalName`: it cannot be a backend.

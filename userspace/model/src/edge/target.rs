@@ -102,12 +102,35 @@ impl UpstreamProtocol {
 /// TLS towards endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UpstreamTls {
-    /// CA certificates (PEM) that verify endpoints; without them nothing is verified.
-    pub authorities: Option<Vec<u8>>,
-    /// Server name to send and verify; the Service's host name if not set.
+    /// What verifies the certificates of endpoints.
+    pub trust: Trust,
+    /// Server name to send and, without `names`, to verify; the Service's host name if not set.
     pub name: Option<String>,
+    /// Names of which one must be in the certificate of an endpoint, instead of the server name.
+    pub names: Vec<SubjectName>,
     /// Client certificate chain and key (PEM).
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What verifies the certificates of endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// Nothing.
+    #[default]
+    Unverified,
+    /// CA certificates of the system.
+    System,
+    /// These CA certificates (PEM).
+    Authorities(Vec<u8>),
+}
+
+/// A subject alternative name of a certificate (RFC 5280, 4.2.1.6).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SubjectName {
+    /// A DNS name; `*.` stands for one label.
+    Dns(String),
+    /// A URI.
+    Uri(String),
 }
 
 /// How the next endpoint is chosen.

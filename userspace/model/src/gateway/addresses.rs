@@ -39,9 +39,19 @@ impl Addresses {
     }
 }
 
-/// Gives addresses of a pool to our Gateways. Those that a Gateway has stay, then those that `spec` names are
-/// given, then free ones to the rest; older Gateways first.
-pub fn assign(objects: &Objects, options: &GatewayOptions, pool: &[IpNet]) -> Addresses {
+/// Gives addresses of a pool to our Gateways. Those that a Gateway has, by its status or in `held`, stay, then
+/// those that `spec` names are given, then free ones to the rest; older Gateways first.
+pub fn assign(
+    objects: &Objects,
+    options: &GatewayOptions,
+    pool: &[IpNet],
+    held: &Addresses,
+) -> Addresses {
+    let held = |gateway: &Gateway| -> BTreeSet<IpAddr> {
+        let all = held.of(&gateway.meta.name).iter();
+        let all = all.chain(&gateway.status.addresses);
+        all.filter_map(|one| one.value.parse().ok()).collect()
+    };
     let mut gateways: Vec<&Gateway> = objects
         .gateways
         .values()
@@ -51,9 +61,7 @@ pub fn assign(objects: &Objects, options: &GatewayOptions, pool: &[IpNet]) -> Ad
     let is_ours = |address: &IpAddr| pool.iter().any(|network| network.contains(address));
     let mut owners: BTreeMap<IpAddr, &NamespacedName> = BTreeMap::new();
     for gateway in &gateways {
-        let held = gateway.status.addresses.iter();
-        let held = held.filter_map(|one| one.value.parse::<IpAddr>().ok());
-        for address in held.filter(is_ours) {
+        for address in held(gateway).into_iter().filter(is_ours) {
             owners.entry(address).or_insert(&gateway.meta.name);
         }
     }
@@ -77,8 +85,7 @@ pub fn assign(objects: &Objects, options: &GatewayOptions, pool: &[IpNet]) -> Ad
         let (named, problem) = assigned.0.remove(name).unwrap_or_default();
         let mut given: BTreeSet<IpAddr> = BTreeSet::new();
         let missing = anonymous(gateway);
-        let held = gateway.status.addresses.iter();
-        let held = held.filter_map(|one| one.value.parse::<IpAddr>().ok());
+        let held = held(gateway).into_iter();
         let held = held.filter(|one| owners.get(one) == Some(&name));
         given.extend(
             held.filter(|one| !named.iter().any(|named| named.value == one.to_string()))

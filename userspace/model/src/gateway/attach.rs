@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Holder, Listener, Problem, RouteKind, World, hostname,
+    Holder, Listener, Problem, RouteKind, World,
+    hostname::{self, Hostnames},
     object::{GROUP, Meta, ParentRef},
     site::Sites,
 };
@@ -43,7 +44,7 @@ pub(super) struct Attachment<'a> {
 #[derive(Default)]
 pub(super) struct Attacher {
     /// Names of HTTPRoutes and GRPCRoutes, by Gateway and listener.
-    names: BTreeMap<(NamespacedName, usize), BTreeMap<RouteKind, Vec<String>>>,
+    names: BTreeMap<(NamespacedName, usize), BTreeMap<RouteKind, Hostnames>>,
 }
 
 impl Attacher {
@@ -58,7 +59,7 @@ impl Attacher {
         let mut attachments: Vec<Attachment<'a>> = Vec::new();
         for parent in route.parents {
             let is_known = |one: &Attachment<'_>| one.parent == parent;
-            let Some((gateway, holder)) = target(sites, route, parent) else {
+            let Some((gateway, holder)) = target(sites, route.meta, parent) else {
                 continue;
             };
             if attachments.iter().any(is_known) {
@@ -81,7 +82,7 @@ impl Attacher {
         for place in accepted.flat_map(|one| &one.places) {
             let names = self.names.entry((place.gateway.clone(), place.listener));
             let names = names.or_default().entry(route.kind).or_default();
-            names.extend(place.hostnames.iter().cloned());
+            place.hostnames.iter().for_each(|name| names.insert(name));
         }
         attachments
     }
@@ -96,10 +97,9 @@ impl Attacher {
         gateway: &NamespacedName,
         holder: &Holder,
     ) -> Result<Vec<Place>, Problem> {
-        let listeners = sites.listeners(gateway).iter().enumerate();
-        let meant: Vec<(usize, &Listener<'_>)> = listeners
-            .filter(|(_, one)| one.holder == *holder && is_meant(parent, one))
-            .collect();
+        let listeners = sites.listeners_of(gateway, holder);
+        let meant: Vec<(usize, &Listener<'_>)> =
+            listeners.filter(|(_, one)| is_meant(parent, one)).collect();
         if meant.is_empty() {
             let message = format!("{holder} has no such listener");
             return Err(Problem::new("NoMatchingParent", message));
@@ -155,20 +155,17 @@ impl Attacher {
         };
         let names = self.names.get(&(place.gateway.clone(), place.listener));
         let names = names.and_then(|names| names.get(&other));
-        names.into_iter().flatten().any(|name| {
-            let mut own = place.hostnames.iter();
-            own.any(|own| hostname::intersect(own, name).is_some())
-        })
+        names.is_some_and(|names| place.hostnames.iter().any(|own| names.meet(own)))
     }
 }
 
 /// The Gateway and the object that a parent names, if it is ours.
-fn target(
+pub(super) fn target(
     sites: &Sites<'_>,
-    route: &Candidate<'_>,
+    route: &Meta,
     parent: &ParentRef,
 ) -> Option<(NamespacedName, Holder)> {
-    let name = parent.target(&route.meta.name.namespace);
+    let name = parent.target(&route.name.namespace);
     match (parent.group.as_str(), parent.kind.as_str()) {
         (GROUP, "Gateway") if sites.has(&name) => Some((name.clone(), Holder::Gateway(name))),
         (GROUP, "ListenerSet") => {

@@ -1,97 +1,240 @@
 //! BackendTLSPolicies: TLS towards the endpoints of a Service.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
     Problem, World,
-    object::{BackendTlsPolicy, PolicyTarget},
+    certificates::Certificates,
+    object::{BackendTlsPolicy, BackendValidation, PolicyTarget, SubjectAltNameType},
 };
-use crate::{NamespacedName, edge::UpstreamTls};
+use crate::{
+    NamespacedName,
+    edge::{SubjectName, Trust, UpstreamTls},
+};
 
-/// Returns the TLS of a port of a Service; `None` if no policy is for it. Of several policies one for the
-/// port wins, then the older one.
-///
-/// # Errors
-///
-/// If the policy cannot be followed: requests must not be sent without it.
-pub(super) fn of_port(
-    world: &World<'_>,
-    service: &NamespacedName,
-    port: &str,
-) -> Result<Option<UpstreamTls>, Problem> {
-    let first = NamespacedName::new(&service.namespace, "");
-    let policies = world.objects.backend_tls.range(first..);
-    let policies = policies.take_while(|(name, _)| name.namespace == service.namespace);
-    let mut found: Option<(bool, &BackendTlsPolicy)> = None;
-    for (_, policy) in policies {
+/// All policies, by what they are for.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    /// By Service and the name of a port, or none for all ports: the policy that wins.
+    claims: BTreeMap<NamespacedName, BTreeMap<Option<String>, Claim>>,
+    pub(super) judged: BTreeMap<NamespacedName, JudgedPolicy>,
+}
+
+/// What a policy asks for, or why it cannot be followed.
+#[derive(Debug, PartialEq)]
+struct Claim {
+    policy: NamespacedName,
+    tls: Result<UpstreamTls, String>,
+}
+
+/// The verdict about a policy.
+#[derive(Debug)]
+pub(super) struct JudgedPolicy {
+    /// Services that it is for.
+    pub(super) services: BTreeSet<NamespacedName>,
+    /// Why it is not accepted.
+    pub(super) refusal: Option<Problem>,
+    /// The first reference that is not valid.
+    pub(super) unresolved: Option<Problem>,
+}
+
+impl Policies {
+    /// Judges all policies. Of several for a target the older one wins, then by name.
+    pub(super) fn new(world: &World<'_>, certificates: &mut Certificates) -> Self {
+        let mut policies: Vec<&BackendTlsPolicy> = world.objects.backend_tls.values().collect();
+        policies.sort_by_cached_key(|policy| policy.meta.age());
+        let mut all = Self::default();
+        for policy in policies {
+            all.add(world, certificates, policy);
+        }
+        all
+    }
+
+    fn add(
+        &mut self,
+        world: &World<'_>,
+        certificates: &mut Certificates,
+        policy: &BackendTlsPolicy,
+    ) {
+        let name = &policy.meta.name;
+        let mut read = Read::new(world, certificates, policy);
+        let mut services = BTreeSet::new();
         for target in &policy.spec.target_refs {
-            let Some(is_port) = means(target, service, port) else {
+            if !target.group.is_empty() || target.kind != "Service" {
                 continue;
+            }
+            let service = NamespacedName::new(&name.namespace, &target.name);
+            let section = section(target);
+            services.insert(service.clone());
+            let is_missing = |section: &String| {
+                let known = world.services.get(&service);
+                known.is_some_and(|known| !known.ports.iter().any(|port| port.name == *section))
             };
-            let rank = |(is_port, policy): (bool, &BackendTlsPolicy)| (!is_port, policy.meta.age());
-            if found.is_none_or(|known| rank((is_port, policy)) < rank(known)) {
-                found = Some((is_port, policy));
+            if let Some(section) = section.as_ref().filter(|section| is_missing(section)) {
+                let message = format!("Service {service} has no port {section}");
+                read.refuse("TargetNotFound", message);
+            }
+            let claims = self.claims.entry(service.clone()).or_default();
+            if let Some(winner) = claims.get(&section) {
+                let message = format!(
+                    "BackendTLSPolicy {} is for Service {service} as well, and comes first",
+                    winner.policy
+                );
+                read.refuse("Conflicted", message);
+                continue;
+            }
+            let tls = match &read.failure {
+                Some(reason) => Err(reason.clone()),
+                None => Ok(read.tls.clone()),
+            };
+            let claim = Claim {
+                policy: name.clone(),
+                tls,
+            };
+            claims.insert(section, claim);
+        }
+        let judged = JudgedPolicy {
+            services,
+            refusal: read.refusal,
+            unresolved: read.unresolved,
+        };
+        self.judged.insert(name.clone(), judged);
+    }
+
+    /// Whether other policies ask for the same.
+    pub(super) fn same_claims(&self, other: &Self) -> bool {
+        self.claims == other.claims
+    }
+
+    /// Whether a policy is for a Service.
+    pub(super) fn has(&self, service: &NamespacedName) -> bool {
+        self.claims.contains_key(service)
+    }
+
+    /// Returns the TLS of a port of a Service; `None` if no policy is for it. A policy for the port wins over
+    /// one for the Service.
+    ///
+    /// # Errors
+    ///
+    /// If the policy cannot be followed: requests must not be sent without it.
+    pub(super) fn of_port(
+        &self,
+        service: &NamespacedName,
+        port: &str,
+    ) -> Result<Option<&UpstreamTls>, Problem> {
+        let Some(claims) = self.claims.get(service) else {
+            return Ok(None);
+        };
+        let own = claims.get(&Some(port.to_owned()));
+        let Some(claim) = own.or_else(|| claims.get(&None)) else {
+            return Ok(None);
+        };
+        let failed = |reason: &String| {
+            let message = format!("BackendTLSPolicy {}: {reason}", claim.policy);
+            Problem::new("UnsupportedProtocol", message)
+        };
+        claim.tls.as_ref().map(Some).map_err(failed)
+    }
+}
+
+/// The port that a target names; `None` for all ports of the Service.
+fn section(target: &PolicyTarget) -> Option<String> {
+    target.section_name.clone().filter(|name| !name.is_empty())
+}
+
+/// What is read of a policy.
+struct Read {
+    tls: UpstreamTls,
+    /// Why no connection can be opened by it.
+    failure: Option<String>,
+    refusal: Option<Problem>,
+    unresolved: Option<Problem>,
+}
+
+impl Read {
+    fn new(world: &World<'_>, certificates: &mut Certificates, policy: &BackendTlsPolicy) -> Self {
+        let validation = &policy.spec.validation;
+        let mut read = Self {
+            tls: UpstreamTls {
+                name: Some(validation.hostname.clone()),
+                ..UpstreamTls::default()
+            },
+            failure: None,
+            refusal: None,
+            unresolved: None,
+        };
+        match validation.well_known_ca_certificates.as_deref() {
+            None => read.set_authorities(world, certificates, policy),
+            Some("System") => read.tls.trust = Trust::System,
+            Some(other) => {
+                let message = format!("wellKnownCACertificates {other} is not supported");
+                read.fail("Invalid", message);
             }
         }
-    }
-    let Some((_, policy)) = found else {
-        return Ok(None);
-    };
-    let tls = tls(world, policy).map_err(|reason| {
-        let message = format!("BackendTLSPolicy {}: {reason}", policy.meta.name);
-        Problem::new("UnsupportedProtocol", message)
-    });
-    tls.map(Some)
-}
-
-/// Whether a target means a port: by its own name, or with all ports of the Service.
-fn means(target: &PolicyTarget, service: &NamespacedName, port: &str) -> Option<bool> {
-    let is_service = target.group.is_empty() && target.kind == "Service";
-    if !is_service || target.name != service.name {
-        return None;
-    }
-    match target
-        .section_name
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
-        None => Some(false),
-        Some(section) => (section == port).then_some(true),
-    }
-}
-
-fn tls(world: &World<'_>, policy: &BackendTlsPolicy) -> Result<UpstreamTls, String> {
-    let validation = &policy.spec.validation;
-    if !validation.subject_alt_names.is_empty() {
-        return Err("validation.subjectAltNames is not supported yet".into());
-    }
-    if let Some(name) = &validation.well_known_ca_certificates {
-        return Err(format!(
-            "wellKnownCACertificates {name} is not supported yet"
-        ));
-    }
-    let mut authorities = Vec::new();
-    for reference in &validation.ca_certificate_refs {
-        if !reference.group.is_empty() || reference.kind != "ConfigMap" {
-            return Err(format!(
-                "{} {} is not a ConfigMap",
-                reference.kind, reference.name
-            ));
+        match names(validation) {
+            Ok(names) => read.tls.names = names,
+            Err(message) => read.fail("Invalid", message),
         }
-        let name = NamespacedName::new(&policy.meta.name.namespace, &reference.name);
-        let data = world.objects.config_maps.get(&name);
-        let data = data.ok_or_else(|| format!("there is no ConfigMap {name}"))?;
-        let certificates = data.get("ca.crt");
-        let certificates = certificates.filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
-        let certificates =
-            certificates.ok_or_else(|| format!("ConfigMap {name} has no certificate in ca.crt"))?;
-        authorities.extend_from_slice(certificates.as_bytes());
-        authorities.push(b'\n');
+        read
     }
-    if authorities.is_empty() {
-        return Err("it names no CA certificate".into());
+
+    fn set_authorities(
+        &mut self,
+        world: &World<'_>,
+        certificates: &mut Certificates,
+        policy: &BackendTlsPolicy,
+    ) {
+        let mut authorities = Vec::new();
+        for reference in &policy.spec.validation.ca_certificate_refs {
+            let found = if reference.group.is_empty() && reference.kind == "ConfigMap" {
+                let name = NamespacedName::new(&policy.meta.name.namespace, &reference.name);
+                let found = certificates.authorities(world, &name);
+                found.map_err(|reason| Problem::new("InvalidCACertificateRef", reason))
+            } else {
+                let message = format!("{} {} is not a ConfigMap", reference.kind, reference.name);
+                Err(Problem::new("InvalidKind", message))
+            };
+            match found {
+                Ok(pem) => {
+                    authorities.extend_from_slice(&pem);
+                    authorities.push(b'\n');
+                }
+                Err(problem) => self.unresolved = self.unresolved.take().or(Some(problem)),
+            }
+        }
+        if authorities.is_empty() {
+            let message = self.unresolved.as_ref().map(|one| one.message.clone());
+            let none = || "it names no CA certificate".into();
+            self.fail("NoValidCACertificate", message.unwrap_or_else(none));
+        }
+        self.tls.trust = Trust::Authorities(authorities);
     }
-    Ok(UpstreamTls {
-        authorities: Some(authorities),
-        name: Some(validation.hostname.clone()),
-        identity: None,
-    })
+
+    /// Refuses the policy; the first reason counts.
+    fn refuse(&mut self, reason: &'static str, message: String) {
+        self.refusal
+            .get_or_insert_with(|| Problem::new(reason, message));
+    }
+
+    /// Refuses the policy. Its Services get no requests.
+    fn fail(&mut self, reason: &'static str, message: String) {
+        self.failure.get_or_insert_with(|| message.clone());
+        self.refuse(reason, message);
+    }
+}
+
+fn names(validation: &BackendValidation) -> Result<Vec<SubjectName>, String> {
+    let names = validation.subject_alt_names.iter().map(|name| {
+        let (value, kind): (_, fn(String) -> SubjectName) = match &name.type_ {
+            SubjectAltNameType::Hostname => (&name.hostname, SubjectName::Dns),
+            SubjectAltNameType::Uri => (&name.uri, SubjectName::Uri),
+            SubjectAltNameType::Other(type_) => {
+                return Err(format!("subjectAltNames: type {type_} is not supported"));
+            }
+        };
+        let value = value.clone().filter(|value| !value.is_empty());
+        let missing = || format!("subjectAltNames: a {} has no value", name.type_);
+        value.map(kind).ok_or_else(missing)
+    });
+    names.collect()
 }

@@ -210,44 +210,52 @@ fn parts(redirect: &RequestRedirect) -> Result<RedirectParts, Problem> {
 
 fn path_change(modifier: &PathModifier) -> Result<PathChange, Problem> {
     // The API requires no slash at the begin, and without one the result would be no path.
-    let path = |value: &Option<String>| match value.as_deref().unwrap_or_default() {
-        path if path.starts_with('/') => path.to_owned(),
-        path => format!("/{path}"),
+    let path = |value: &Option<String>| match value.as_deref() {
+        None => Err(unsupported(format!("{} has no value", modifier.type_))),
+        Some(path) if path.starts_with('/') => Ok(path.to_owned()),
+        Some(path) => Ok(format!("/{path}")),
     };
-    match &modifier.type_ {
-        PathModifierType::ReplaceFullPath => {
-            Ok(PathChange::Full(path(&modifier.replace_full_path)))
+    match (
+        &modifier.type_,
+        &modifier.replace_full_path,
+        &modifier.replace_prefix_match,
+    ) {
+        (PathModifierType::ReplaceFullPath, full, None) => path(full).map(PathChange::Full),
+        (PathModifierType::ReplacePrefixMatch, None, prefix) => {
+            path(prefix).map(PathChange::Prefix)
         }
-        PathModifierType::ReplacePrefixMatch => {
-            Ok(PathChange::Prefix(path(&modifier.replace_prefix_match)))
-        }
-        PathModifierType::Other(other) => Err(unsupported(format!(
+        (PathModifierType::Other(other), ..) => Err(unsupported(format!(
             "path modifier {other} is not supported"
+        ))),
+        (type_, ..) => Err(unsupported(format!(
+            "path modifier {type_} has the value of another type"
         ))),
     }
 }
 
 fn cors(filter: &CorsFilter) -> Result<Cors, Problem> {
-    let credentials = filter.allow_credentials.unwrap_or_default();
     let is_any = |list: &[String]| list.iter().any(|one| one == "*");
-    let list = |list: &[String]| match (is_any(list), credentials) {
-        (true, true) => CorsList::Asked,
-        (true, false) => CorsList::Listed("*".into()),
-        (false, _) => CorsList::Listed(list.join(", ")),
+    // Never `*` itself: it allows neither credentials nor the header `Authorization` (Fetch, 3.3.3).
+    let list = |list: &[String]| match is_any(list) {
+        true => CorsList::Asked,
+        false => CorsList::Listed(list.join(", ")),
     };
-    let origins = match (is_any(&filter.allow_origins), credentials) {
-        (true, false) => CorsOrigins::All,
-        (true, true) => CorsOrigins::Each,
-        (false, _) => {
+    let origins = match is_any(&filter.allow_origins) {
+        true => CorsOrigins::Each,
+        false => {
             let origins = filter.allow_origins.iter().map(|text| origin(text));
             CorsOrigins::Listed(origins.collect::<Result<_, _>>()?)
         }
     };
+    let credentials = filter.allow_credentials.unwrap_or_default();
+    // `*` exposes nothing to requests with credentials.
+    let is_void = is_any(&filter.expose_headers) && credentials;
+    let exposed = !filter.expose_headers.is_empty() && !is_void;
     Ok(Cors {
         origins,
         methods: list(&filter.allow_methods),
         headers: list(&filter.allow_headers),
-        expose: (!filter.expose_headers.is_empty()).then(|| filter.expose_headers.join(", ")),
+        expose: exposed.then(|| filter.expose_headers.join(", ")),
         credentials,
         max_age_s: u32::try_from(filter.max_age).unwrap_or_default(),
     })

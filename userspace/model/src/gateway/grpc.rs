@@ -2,39 +2,71 @@
 
 use super::{
     Problem, World,
+    backend_tls::Policies,
+    http::NEVER,
     object::{GrpcMatch, GrpcMethodMatch, GrpcRoute, GrpcRule, MatchType},
-    rules::{self, Judged, Match, Rule, named, pattern, unsupported},
+    patterns::{Patterns, RoutePatterns},
+    rules::{self, Judged, Match, Rule, named, unsupported},
 };
-use crate::edge::{Condition, PathMatch, Policy, RouteKind};
+use crate::edge::{Condition, PathMatch, Policy, RouteKind, Timeouts};
 
 /// Judges the rules of a GRPCRoute.
-pub(super) fn judge(world: &World<'_>, route: &GrpcRoute) -> Judged {
+pub(super) fn judge(
+    world: &World<'_>,
+    policies: &Policies,
+    patterns: &mut Patterns,
+    route: &GrpcRoute,
+) -> Judged {
+    let mut patterns = RoutePatterns::new(patterns, &route.meta.name.namespace);
     let rules = route.spec.rules.iter().map(|rule| Rule {
         name: rule.name.as_deref().filter(|name| !name.is_empty()),
         filters: &rule.filters,
         backends: &rule.backend_refs,
-        matches: matches(rule),
+        matches: matches(&mut patterns, rule),
         policy: match rule.session_persistence.is_some() {
             true => Err(unsupported("sessionPersistence is not supported".into())),
-            false => Ok(Policy::neutral()),
+            false => Ok(policy()),
         },
     });
-    rules::judge(world, &route.meta, RouteKind::GrpcRoute, rules)
-}
-
-fn matches(rule: &GrpcRule) -> Result<Vec<Match>, Problem> {
-    if rule.matches.is_empty() {
-        return Ok(vec![call_match(&GrpcMatch::default())?]);
+    let judged = rules::judge(world, policies, &route.meta, RouteKind::GrpcRoute, rules);
+    Judged {
+        patterns: patterns.used,
+        ..judged
     }
-    rule.matches.iter().map(call_match).collect()
 }
 
-fn call_match(one: &GrpcMatch) -> Result<Match, Problem> {
+/// Calls may be silent: they last as long as client and endpoint want.
+fn policy() -> Policy {
+    let neutral = Policy::neutral();
+    Policy {
+        timeouts: Timeouts {
+            read: NEVER,
+            send: NEVER,
+            ..neutral.timeouts
+        },
+        ..neutral
+    }
+}
+
+fn matches(patterns: &mut RoutePatterns<'_>, rule: &GrpcRule) -> Result<Vec<Match>, Problem> {
+    if rule.matches.is_empty() {
+        return Ok(vec![call_match(patterns, &GrpcMatch::default())?]);
+    }
+    let matches = rule.matches.iter();
+    matches.map(|one| call_match(patterns, one)).collect()
+}
+
+fn call_match(patterns: &mut RoutePatterns<'_>, one: &GrpcMatch) -> Result<Match, Problem> {
     let (path, service, method) = match &one.method {
-        Some(method) => path(method)?,
+        Some(method) => path(patterns, method)?,
         None => (PathMatch::Prefix(String::new()), 0, 0),
     };
-    let headers = named(&one.headers, str::to_ascii_lowercase, Condition::Header)?;
+    let headers = named(
+        patterns,
+        &one.headers,
+        str::to_ascii_lowercase,
+        Condition::Header,
+    )?;
     Ok(Match {
         path,
         exactness: [service, method, headers.len(), 0, 0],
@@ -43,7 +75,10 @@ fn call_match(one: &GrpcMatch) -> Result<Match, Problem> {
 }
 
 /// The path of a call is `/service/method`. Returns the lengths of both as well.
-fn path(given: &GrpcMethodMatch) -> Result<(PathMatch, usize, usize), Problem> {
+fn path(
+    patterns: &mut RoutePatterns<'_>,
+    given: &GrpcMethodMatch,
+) -> Result<(PathMatch, usize, usize), Problem> {
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
     let (service, method) = (text(&given.service), text(&given.method));
     let lengths = (service.chars().count(), method.chars().count());
@@ -62,11 +97,11 @@ fn path(given: &GrpcMethodMatch) -> Result<(PathMatch, usize, usize), Problem> {
         (MatchType::Exact, false, true) => PathMatch::Prefix(format!("/{service}")),
         (MatchType::Exact, true, false) => {
             let method = regex_syntax::escape(&method);
-            PathMatch::Regex(pattern(&format!("/[^/]+/{method}"))?)
+            PathMatch::Regex(patterns.whole(&format!("/[^/]+/{method}"))?)
         }
         (MatchType::RegularExpression, ..) => {
             let text = format!("/{}/{}", any(&service), any(&method));
-            PathMatch::Regex(pattern(&text)?)
+            PathMatch::Regex(patterns.whole(&text)?)
         }
     };
     Ok((path, lengths.0, lengths.1))

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{
     Problem, World,
+    backend_tls::Policies,
     object::{HttpMatch, HttpRoute, HttpRule, PathMatchType, RouteTimeouts, RuleRetry},
-    rules::{self, Judged, Match, Rule, named, pattern, unsupported},
+    patterns::{Patterns, RoutePatterns},
+    rules::{self, Judged, Match, Rule, named, unsupported},
 };
 use crate::edge::{Condition, PathMatch, Policy, Resend, Retry, RouteKind, Text, Timeouts, path};
 
@@ -14,28 +16,39 @@ const METHODS: [&str; 9] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
 ];
 /// A time that no connection reaches.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Judges the rules of an HTTPRoute.
-pub(super) fn judge(world: &World<'_>, route: &HttpRoute) -> Judged {
+pub(super) fn judge(
+    world: &World<'_>,
+    policies: &Policies,
+    patterns: &mut Patterns,
+    route: &HttpRoute,
+) -> Judged {
+    let mut patterns = RoutePatterns::new(patterns, &route.meta.name.namespace);
     let rules = route.spec.rules.iter().map(|rule| Rule {
         name: rule.name.as_deref().filter(|name| !name.is_empty()),
         filters: &rule.filters,
         backends: &rule.backend_refs,
-        matches: matches(rule),
+        matches: matches(&mut patterns, rule),
         policy: policy(rule),
     });
-    rules::judge(world, &route.meta, RouteKind::HttpRoute, rules)
-}
-
-fn matches(rule: &HttpRule) -> Result<Vec<Match>, Problem> {
-    if rule.matches.is_empty() {
-        return Ok(vec![request_match(&HttpMatch::default())?]);
+    let judged = rules::judge(world, policies, &route.meta, RouteKind::HttpRoute, rules);
+    Judged {
+        patterns: patterns.used,
+        ..judged
     }
-    rule.matches.iter().map(request_match).collect()
 }
 
-fn request_match(one: &HttpMatch) -> Result<Match, Problem> {
+fn matches(patterns: &mut RoutePatterns<'_>, rule: &HttpRule) -> Result<Vec<Match>, Problem> {
+    if rule.matches.is_empty() {
+        return Ok(vec![request_match(patterns, &HttpMatch::default())?]);
+    }
+    let matches = rule.matches.iter();
+    matches.map(|one| request_match(patterns, one)).collect()
+}
+
+fn request_match(patterns: &mut RoutePatterns<'_>, one: &HttpMatch) -> Result<Match, Problem> {
     let given = one.path.clone().unwrap_or_default();
     let invalid = |reason| unsupported(format!("path `{}`: {reason}", given.value));
     let of_rule = || path::of_rule(&given.value).map_err(invalid);
@@ -50,15 +63,25 @@ fn request_match(one: &HttpMatch) -> Result<Match, Problem> {
             (PathMatch::Prefix(prefix.into()), prefix.chars().count())
         }
         PathMatchType::RegularExpression => {
-            let pattern = pattern(&given.value)?;
+            let pattern = patterns.whole(&given.value)?;
             (PathMatch::Regex(pattern), given.value.chars().count())
         }
         PathMatchType::Other(other) => {
             return Err(unsupported(format!("path match {other} is not supported")));
         }
     };
-    let headers = named(&one.headers, str::to_ascii_lowercase, Condition::Header)?;
-    let query = named(&one.query_params, str::to_owned, Condition::FirstQuery)?;
+    let headers = named(
+        patterns,
+        &one.headers,
+        str::to_ascii_lowercase,
+        Condition::Header,
+    )?;
+    let query = named(
+        patterns,
+        &one.query_params,
+        str::to_owned,
+        Condition::FirstQuery,
+    )?;
     let method = match one.method.as_deref() {
         Some(method) if !METHODS.contains(&method) => {
             return Err(unsupported(format!("method {method} is not supported")));

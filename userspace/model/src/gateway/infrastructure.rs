@@ -1,14 +1,14 @@
 //! What a controller makes for each Gateway: a Service with its addresses, and EndpointSlices with the proxies
 //! of all nodes, so that the datapath of Services brings connections to the proxies.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use super::{
     Resolved,
-    object::{Meta, Objects},
+    object::{Gateway, Meta, Objects},
     ports::hash,
 };
-use crate::{Family, NamespacedName};
+use crate::NamespacedName;
 
 /// Label of everything that is made for a Gateway.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -26,51 +26,45 @@ pub struct Infrastructure {
     pub labels: BTreeMap<String, String>,
     /// Annotations of all objects.
     pub annotations: BTreeMap<String, String>,
-    /// TCP ports: that of clients and that of proxies.
+    /// TCP ports: that of clients and that of proxies. Empty if the Gateway serves nothing now; what was made
+    /// stays then, because a load balancer could give another address later.
     pub ports: BTreeMap<u16, u16>,
-    /// Addresses of proxies with their nodes, by family: a slice each.
-    pub proxies: BTreeMap<Family, Vec<(IpAddr, String)>>,
 }
 
-/// Returns what is made for our Gateways that serve a port; `nodes` are addresses of nodes with a proxy, by
-/// the name of the node.
+/// Returns what is made for our Gateways.
 pub fn infrastructure(
     objects: &Objects,
     resolved: &Resolved,
-    nodes: &BTreeMap<String, Vec<IpAddr>>,
 ) -> BTreeMap<NamespacedName, Infrastructure> {
-    let mut proxies: BTreeMap<Family, Vec<(IpAddr, String)>> = BTreeMap::new();
-    for (node, addresses) in nodes {
-        for address in addresses {
-            let family = proxies.entry(Family::of(*address)).or_default();
-            family.push((*address, node.clone()));
-        }
-    }
-    let mut all: BTreeMap<NamespacedName, Infrastructure> = BTreeMap::new();
+    let ours = resolved.verdicts.keys();
+    let ours = ours.filter_map(|name| objects.gateways.get(name));
+    let mut all: BTreeMap<NamespacedName, Infrastructure> = ours
+        .map(|gateway| (gateway.meta.name.clone(), of(gateway)))
+        .collect();
     for (port, listeners) in &resolved.gateways {
-        let Some(gateway) = objects.gateways.get(&port.gateway) else {
-            continue;
-        };
-        let made = all.entry(port.gateway.clone()).or_insert_with(|| {
-            let wanted = gateway.spec.infrastructure.clone().unwrap_or_default();
-            let mut labels = wanted.labels;
-            labels.insert(GATEWAY_NAME.into(), shortened(&gateway.meta.name.name));
-            Infrastructure {
-                owner: (gateway.meta.name.clone(), gateway.meta.uid.clone()),
-                service: service_name(&gateway.meta),
-                labels,
-                annotations: wanted.annotations,
-                ports: BTreeMap::new(),
-                proxies: proxies.clone(),
-            }
-        });
-        made.ports.insert(port.port, listeners.target_port);
+        if let Some(made) = all.get_mut(&port.gateway) {
+            made.ports.insert(port.port, listeners.target_port);
+        }
     }
     all
 }
 
-/// The name of the Service: a DNS label that begins with a letter.
-fn service_name(meta: &Meta) -> NamespacedName {
+/// What is made for a Gateway, without ports.
+fn of(gateway: &Gateway) -> Infrastructure {
+    let wanted = gateway.spec.infrastructure.clone().unwrap_or_default();
+    let mut labels = wanted.labels;
+    labels.insert(GATEWAY_NAME.into(), shortened(&gateway.meta.name.name));
+    Infrastructure {
+        owner: (gateway.meta.name.clone(), gateway.meta.uid.clone()),
+        service: service_name(&gateway.meta),
+        labels,
+        annotations: wanted.annotations,
+        ports: BTreeMap::new(),
+    }
+}
+
+/// Returns the name of the Service of a Gateway: a DNS label that begins with a letter.
+pub fn service_name(meta: &Meta) -> NamespacedName {
     let name = &meta.name.name;
     let label = format!("gateway-{name}");
     let is_label = !name.contains('.') && label.len() <= LONGEST;

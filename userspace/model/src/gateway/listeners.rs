@@ -3,14 +3,19 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{
-    Problem, World, hostname,
+    Problem, World,
+    certificates::Certificates,
+    frontend, hostname,
     object::{
         AllowedRoutes, FromNamespaces, GROUP, Gateway, ListenerProtocol, ListenerSet, ListenerSpec,
         RouteGroupKind, TlsMode,
     },
-    reference::{Referrer, certificate},
+    reference::Referrer,
 };
-use crate::{NamespacedName, edge::Certificate};
+use crate::{
+    NamespacedName,
+    edge::{Certificate, ClientCheck},
+};
 
 /// A kind of route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,17 +128,27 @@ pub struct Listener<'a> {
     pub kinds: Vec<RouteKind>,
     /// The conflict with another listener that it does not win.
     pub conflict: Option<Conflict>,
+    /// Whether the conflict is with a listener of another object, which is served.
+    pub(super) loses: bool,
     /// Why it is not accepted, apart from a conflict.
     pub refusal: Option<Problem>,
     /// A reference or a kind of route that is not valid.
     pub unresolved: Option<Problem>,
     /// Valid certificates.
     pub certificates: Vec<Arc<Certificate>>,
+    /// What is asked of the certificates of clients.
+    pub client_check: Option<ClientCheck>,
 }
 
 impl<'a> Listener<'a> {
     /// Judges a listener, apart from conflicts.
-    fn new(world: &World<'_>, gateway: &Gateway, holder: Holder, spec: &'a ListenerSpec) -> Self {
+    fn new(
+        world: &World<'_>,
+        certificates: &mut Certificates,
+        gateway: &Gateway,
+        holder: Holder,
+        spec: &'a ListenerSpec,
+    ) -> Self {
         let port = u16::try_from(spec.port).unwrap_or_default();
         let mut listener = Self {
             holder,
@@ -142,19 +157,24 @@ impl<'a> Listener<'a> {
             hostname: hostname::normal(spec.hostname.as_deref().unwrap_or_default()),
             kinds: Vec::new(),
             conflict: None,
+            loses: false,
             refusal: None,
             unresolved: None,
             certificates: Vec::new(),
+            client_check: None,
         };
         if port == 0 {
             let message = format!("{} is not a port (1 to 65535)", spec.port);
             listener.refusal = Some(Problem::new("PortUnavailable", message));
         } else {
-            listener.refusal = unsupported(gateway, spec);
+            listener.refusal = unsupported(spec);
         }
         listener.set_kinds(&spec.allowed_routes);
         if listener.terminates_tls() {
-            listener.set_certificates(world);
+            listener.set_certificates(world, certificates);
+        }
+        if spec.protocol == ListenerProtocol::Https {
+            listener.set_client_check(world, certificates, gateway);
         }
         listener
     }
@@ -218,21 +238,39 @@ impl<'a> Listener<'a> {
         }
     }
 
-    fn set_certificates(&mut self, world: &World<'_>) {
+    fn set_certificates(&mut self, world: &World<'_>, known: &mut Certificates) {
+        const INVALID: &str = "InvalidCertificateRef";
         let references = self.spec.tls.iter().flat_map(|tls| &tls.certificate_refs);
         let mut problems = Vec::new();
         for reference in references {
-            match certificate(world, self.referrer(), reference) {
-                Ok(certificate) => self.certificates.push(Arc::new(certificate)),
+            match known.certificate(world, self.referrer(), reference, INVALID) {
+                Ok(certificate) => self.certificates.push(certificate),
                 Err(problem) => problems.push(problem),
             }
         }
         if self.certificates.is_empty() && problems.is_empty() {
             let message = "`tls.certificateRefs` names no certificate";
-            problems.push(Problem::new("InvalidCertificateRef", message));
+            problems.push(Problem::new(INVALID, message));
         }
         // A certificate that is missing matters more than a kind.
         self.unresolved = problems.into_iter().next().or(self.unresolved.take());
+    }
+
+    /// Sets what the Gateway asks of the certificates of clients of this port.
+    fn set_client_check(
+        &mut self,
+        world: &World<'_>,
+        certificates: &mut Certificates,
+        gateway: &Gateway,
+    ) {
+        let frontend::Validation {
+            check,
+            unresolved,
+            refusal,
+        } = frontend::validation(world, certificates, gateway, self.spec.port);
+        self.client_check = check;
+        self.refusal = self.refusal.take().or(refusal);
+        self.unresolved = unresolved.or(self.unresolved.take());
     }
 
     /// The object that has it, for references.
@@ -254,7 +292,7 @@ impl<'a> Listener<'a> {
 }
 
 /// What of a listener is not supported.
-fn unsupported(gateway: &Gateway, spec: &ListenerSpec) -> Option<Problem> {
+fn unsupported(spec: &ListenerSpec) -> Option<Problem> {
     let unsupported = |message: String| Some(Problem::new("UnsupportedValue", message));
     if let ListenerProtocol::Other(protocol) = &spec.protocol {
         let message = format!("protocol {protocol} is not supported");
@@ -263,30 +301,13 @@ fn unsupported(gateway: &Gateway, spec: &ListenerSpec) -> Option<Problem> {
     let mode = spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
     match (&spec.protocol, mode) {
         (_, Some(TlsMode::Other(mode))) => {
-            return unsupported(format!("`tls.mode` {mode} is not supported"));
+            unsupported(format!("`tls.mode` {mode} is not supported"))
         }
         (ListenerProtocol::Https, Some(TlsMode::Passthrough)) => {
-            return unsupported("`tls.mode` of HTTPS listeners must be Terminate".into());
+            unsupported("`tls.mode` of HTTPS listeners must be Terminate".into())
         }
-        _ => {}
+        _ => None,
     }
-    let frontend = gateway
-        .spec
-        .tls
-        .as_ref()
-        .and_then(|tls| tls.frontend.as_ref());
-    if spec.protocol == ListenerProtocol::Https
-        && let Some(frontend) = frontend
-    {
-        let mut ports = frontend.per_port.iter();
-        let own = ports.find(|one| one.port == spec.port);
-        let rules = own.map_or(&frontend.default, |one| &one.tls);
-        // Without the check connections would be admitted that the Gateway refuses.
-        if rules.validation.is_some() {
-            return unsupported("`spec.tls.frontend` of the Gateway is not supported yet".into());
-        }
-    }
-    None
 }
 
 /// Which listeners of a port can be served together.
@@ -359,6 +380,7 @@ impl Ports {
 /// do not change when the object is corrected.
 pub(super) fn listeners<'a>(
     world: &World<'_>,
+    certificates: &mut Certificates,
     gateway: &'a Gateway,
     sets: &[&'a ListenerSet],
 ) -> Vec<Listener<'a>> {
@@ -377,17 +399,19 @@ pub(super) fn listeners<'a>(
             !earlier.any(|one| one.name == spec.name)
         };
         let judged = specs.iter().enumerate().filter(is_first);
-        let judged = judged.map(|(_, spec)| Listener::new(world, gateway, holder.clone(), spec));
+        let judged = judged
+            .map(|(_, spec)| Listener::new(world, certificates, gateway, holder.clone(), spec));
         let mut judged: Vec<Listener<'_>> = judged.collect();
         let mut within = Ports::default();
         for listener in judged.iter_mut().filter(|one| one.port != 0) {
             listener.conflict = ports.conflict(listener, 0);
-            if listener.conflict.is_none() {
+            listener.loses = listener.conflict.is_some();
+            if !listener.loses {
                 within.add(listener);
             }
         }
         for listener in judged.iter_mut().filter(|one| one.port != 0) {
-            if listener.conflict.is_none() {
+            if !listener.loses {
                 ports.add(listener);
                 listener.conflict = within.conflict(listener, 1);
             }

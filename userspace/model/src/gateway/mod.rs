@@ -7,39 +7,49 @@ mod addresses;
 mod attach;
 mod backend;
 mod backend_tls;
+mod certificates;
 mod filters;
+mod frontend;
 mod grpc;
 mod hostname;
 mod http;
 mod infrastructure;
+mod l4;
 mod listeners;
 pub mod object;
+mod patterns;
 mod ports;
 mod problem;
 mod reference;
 mod resolve;
+mod resolver;
 mod rules;
 mod site;
 mod status;
+mod streams;
 mod verdicts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use addresses::{Addresses, assign};
 pub use hostname::intersect;
-pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure};
+pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure, service_name};
+pub use l4::{L4Backend, L4Listener, L4Target};
 pub use listeners::{Conflict, Holder, Listener, RouteKind};
 pub use object::Objects;
+pub use ports::can_be_target;
 pub use problem::Problem;
 pub use reference::{Referent, Referrer, permits};
-pub use resolve::{Resolved, resolve};
+pub use resolve::Resolved;
+pub use resolver::{Resolver, resolve};
 pub use status::{
-    ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Merge, RouteVerdict, Verdict,
+    ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Merge, PolicyVerdict,
+    RouteVerdict, Verdict,
 };
 
 use crate::{
     NamespacedName,
-    edge::{Certificate, GatewayPort, Secret, Services},
+    edge::{Certificate, Secret, Services},
 };
 use object::{FromNamespaces, Gateway, GatewayClass, LabelSelector};
 
@@ -52,6 +62,11 @@ pub struct GatewayOptions {
     pub bundle_version: Option<String>,
     /// Returns why a certificate and its key cannot be used.
     pub check_certificate: fn(&Certificate) -> Result<(), String>,
+    /// Returns why CA certificates (PEM) cannot be used.
+    pub check_authorities: fn(&[u8]) -> Result<(), String>,
+    /// Ports of nodes that are never target ports: those that a proxy of a folder of manifests listens on for other
+    /// reasons. Where a controller gives target ports, there are none.
+    pub reserved_ports: BTreeSet<u16>,
 }
 
 impl Default for GatewayOptions {
@@ -60,6 +75,8 @@ impl Default for GatewayOptions {
             controller: "headgate.io/gateway".into(),
             bundle_version: None,
             check_certificate: |_| Ok(()),
+            check_authorities: |_| Ok(()),
+            reserved_ports: BTreeSet::new(),
         }
     }
 }
@@ -88,8 +105,6 @@ pub struct World<'a> {
     pub services: &'a Services,
     /// Addresses of Gateways.
     pub addresses: &'a Addresses,
-    /// Target ports that were chosen before.
-    pub target_ports: &'a BTreeMap<GatewayPort, u16>,
     /// Options.
     pub options: &'a GatewayOptions,
 }

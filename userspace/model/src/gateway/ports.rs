@@ -10,32 +10,32 @@ use crate::edge::GatewayPort;
 const FIRST: u16 = 12000;
 const COUNT: u16 = 16000;
 
-/// Chooses a port for each port of a Gateway. Those that are known stay; others depend on the name alone,
-/// unless an older one has the same.
+/// Returns whether a port of a node can be a target port of a Gateway.
+pub fn can_be_target(port: u16) -> bool {
+    (FIRST..FIRST + COUNT).contains(&port)
+}
+
+/// Chooses a port for each port of a Gateway, none of those that are `reserved`. It depends on the name alone,
+/// unless an older one has the same: so all nodes choose alike, without a memory that some of them lack. The
+/// youngest get none if there are more than there are target ports.
 pub(super) fn target_ports(
     wanted: &BTreeMap<GatewayPort, Age>,
-    known: &BTreeMap<GatewayPort, u16>,
+    reserved: &BTreeSet<u16>,
 ) -> BTreeMap<GatewayPort, u16> {
-    let mut used = BTreeSet::new();
+    let mut used = reserved.clone();
     let mut chosen = BTreeMap::new();
-    let mut rest: Vec<(&Age, &GatewayPort)> = Vec::new();
-    for (port, age) in wanted {
-        match known.get(port) {
-            Some(target) if used.insert(*target) => {
-                chosen.insert(port.clone(), *target);
-            }
-            _ => rest.push((age, port)),
-        }
-    }
-    rest.sort();
-    for (_, port) in rest {
+    let mut ports: Vec<(&Age, &GatewayPort)> =
+        wanted.iter().map(|(port, age)| (age, port)).collect();
+    ports.sort();
+    for (_, port) in ports {
         // Lossless: the remainder is below `COUNT`.
         let first = u16::try_from(hash(&port.to_string()) % u64::from(COUNT)).unwrap_or_default();
         let mut candidates = (0..COUNT).map(|step| FIRST + (first + step) % COUNT);
-        if let Some(target) = candidates.find(|target| !used.contains(target)) {
-            used.insert(target);
-            chosen.insert(port.clone(), target);
-        }
+        let Some(target) = candidates.find(|target| !used.contains(target)) else {
+            break;
+        };
+        used.insert(target);
+        chosen.insert(port.clone(), target);
     }
     chosen
 }

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Problem, World,
-    object::{CertificateRef, ReferenceGrant},
-};
-use crate::{NamespacedName, edge::Certificate};
+use super::{Problem, object::ReferenceGrant};
+use crate::NamespacedName;
 
 /// The object that refers to another one.
 #[derive(Clone, Copy, Debug)]
@@ -56,47 +53,6 @@ pub fn permits(
                 && name.is_none_or(|name| *name == to.name.name)
         })
     })
-}
-
-/// Returns the certificate that a listener names.
-pub(super) fn certificate(
-    world: &World<'_>,
-    from: Referrer<'_>,
-    reference: &CertificateRef,
-) -> Result<Certificate, Problem> {
-    const INVALID: &str = "InvalidCertificateRef";
-    if !reference.group.is_empty() || reference.kind != "Secret" {
-        let kind = &reference.kind;
-        return Err(Problem::new(
-            INVALID,
-            format!("{kind} {} is not a Secret", reference.name),
-        ));
-    }
-    let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
-    let name = NamespacedName::new(namespace, &reference.name);
-    let to = Referent {
-        group: "",
-        kind: "Secret",
-        name: &name,
-    };
-    if !permits(&world.objects.grants, from, to) {
-        return Err(not_permitted("Secret", &name, from));
-    }
-    let invalid = |reason: String| Problem::new(INVALID, format!("Secret {name} {reason}"));
-    let secret = world.secrets.get(&name);
-    let secret = secret.ok_or_else(|| invalid("does not exist".into()))?;
-    let value = |key: &str| {
-        let value = secret.data.get(key).cloned();
-        value.ok_or_else(|| invalid(format!("has no {key}")))
-    };
-    let certificate = Certificate {
-        secret: name.clone(),
-        chain: value("tls.crt")?,
-        key: value("tls.key")?,
-    };
-    let checked = (world.options.check_certificate)(&certificate);
-    checked.map_err(|reason| invalid(format!("is not a certificate with its key: {reason}")))?;
-    Ok(certificate)
 }
 
 /// The problem of a reference that no grant permits.

@@ -1,21 +1,34 @@
 //! From objects to what a proxy serves and what statuses say.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    Listener, RouteKind, World,
-    attach::{Attacher, Candidate, Place},
-    grpc, http,
-    object::{Age, Meta, ParentRef},
+    L4Backend, L4Listener, L4Target, Listener, Problem, RouteKind, World,
+    attach::{Attacher, Attachment, Candidate, Place, target},
+    certificates::Certificates,
+    l4,
+    object::{
+        Age, GROUP, GrpcRoute, HttpRoute, L4Route, ListenerProtocol, Meta, ParentRef, TlsRoute,
+    },
     ports::target_ports,
+    resolver::Judge,
     rules::{Judged, Rank},
     site::{Site, Sites},
-    status::{ClassVerdict, GatewayVerdict, ListenerSetVerdict, RouteVerdict, Verdict},
+    status::{
+        ClassVerdict, GatewayVerdict, ListenerSetVerdict, PolicyVerdict, RouteVerdict, Verdict,
+    },
+    streams::{self, JudgedStream},
     verdicts,
 };
 use crate::{
-    NamespacedName,
-    edge::{self, GatewayPort, HostMode, PortListeners, Route, Scheme},
+    NamespacedName, Protocol,
+    edge::{
+        self, Certificate, GatewayPort, HostMode, PortListeners, Route, Scheme, Stream, Streams,
+        Target, UpstreamPolicy,
+    },
 };
 
 /// What a proxy serves of Gateways, and what the statuses of all objects say.
@@ -23,6 +36,8 @@ use crate::{
 pub struct Resolved {
     /// What a proxy serves.
     pub gateways: BTreeMap<GatewayPort, PortListeners>,
+    /// What TCP and UDP listeners ask for.
+    pub l4: BTreeMap<L4Listener, L4Target>,
     /// Verdicts about our GatewayClasses.
     pub classes: BTreeMap<String, ClassVerdict>,
     /// Verdicts about our Gateways.
@@ -31,26 +46,40 @@ pub struct Resolved {
     pub listener_sets: BTreeMap<NamespacedName, ListenerSetVerdict>,
     /// Verdicts about all routes. Routes without a parent of ours have an empty one.
     pub routes: BTreeMap<(RouteKind, NamespacedName), RouteVerdict>,
+    /// Verdicts about all BackendTLSPolicies. Those that no Gateway of ours uses have an empty one.
+    pub backend_tls: BTreeMap<NamespacedName, PolicyVerdict>,
 }
 
-/// Judges all objects. The same input gives the same output.
-pub fn resolve(world: &World<'_>) -> Resolved {
-    let sites = Sites::new(world);
-    let mut resolver = Resolver {
-        world,
+/// Judges all objects once.
+pub(super) fn pass(
+    world: &World<'_>,
+    certificates: &mut Certificates,
+    judge: &mut Judge<'_>,
+) -> Resolved {
+    let mut sites = Sites::new(world, certificates);
+    let target_ports = give_ports(world, &mut sites);
+    let mut pass = Pass {
         sites: &sites,
+        judge,
         attacher: Attacher::default(),
         attached: BTreeMap::new(),
         hosts: BTreeMap::new(),
+        streams: BTreeMap::new(),
+        l4: l4_listeners(&sites),
         routes: BTreeMap::new(),
+        users: BTreeMap::new(),
     };
     for route in candidates(world) {
-        resolver.add(route);
+        pass.add(world, route);
     }
-    let gateways = resolver.gateways();
-    let Resolver {
-        attached, routes, ..
-    } = resolver;
+    let gateways = pass.gateways(&target_ports);
+    let backend_tls = pass.policies();
+    let Pass {
+        attached,
+        routes,
+        l4,
+        ..
+    } = pass;
     let numbers = |name: &NamespacedName| attached.get(name).map_or(&[][..], Vec::as_slice);
     let classes = world.objects.classes.iter();
     let classes = classes.filter(|(_, class)| world.options.owns(class));
@@ -69,181 +98,469 @@ pub fn resolve(world: &World<'_>) -> Resolved {
     });
     Resolved {
         gateways,
+        l4: l4
+            .into_iter()
+            .map(|(key, target)| (key, target.unwrap_or_default()))
+            .collect(),
         classes: classes
             .map(|(name, class)| (name.clone(), verdicts::class(world, class)))
             .collect(),
         verdicts: verdicts.collect(),
         listener_sets: listener_sets.collect(),
         routes,
+        backend_tls,
     }
 }
 
+/// Gives target ports to the ports of proxies, also to those that are not served now: a Service may still send
+/// connections there. Listeners of a port that gets none are refused.
+fn give_ports(world: &World<'_>, sites: &mut Sites<'_>) -> BTreeMap<GatewayPort, u16> {
+    let mut ages: BTreeMap<GatewayPort, Age> = BTreeMap::new();
+    for (name, site) in &sites.sites {
+        let listeners = site.listeners.iter();
+        for listener in listeners.filter(|one| scheme(one).is_some()) {
+            let port = GatewayPort {
+                gateway: name.clone(),
+                port: listener.port,
+            };
+            ages.entry(port).or_insert_with(|| site.gateway.meta.age());
+        }
+    }
+    let reserved = &world.options.reserved_ports;
+    let ports = target_ports(&ages, reserved);
+    for port in ages.keys().filter(|port| !ports.contains_key(port)) {
+        let message = "all ports of the nodes that Gateways can have are in use";
+        let problem = Problem::new("PortUnavailable", message);
+        if let Some(site) = sites.sites.get_mut(&port.gateway) {
+            site.refuse_port(port.port, &problem);
+        }
+    }
+    ports
+}
+
+/// The listeners of TCP and UDP that are served.
+fn l4_listeners(sites: &Sites<'_>) -> BTreeMap<L4Listener, Option<L4Target>> {
+    let mut listeners = BTreeMap::new();
+    for (name, site) in &sites.sites {
+        let served = site.listeners.iter().filter(|one| site.serves(one));
+        listeners.extend(served.filter_map(|one| Some((l4_listener(name, one)?, None))));
+    }
+    listeners
+}
+
+fn l4_listener(gateway: &NamespacedName, listener: &Listener<'_>) -> Option<L4Listener> {
+    let protocol = match listener.spec.protocol {
+        ListenerProtocol::Tcp => Protocol::Tcp,
+        ListenerProtocol::Udp => Protocol::Udp,
+        _ => return None,
+    };
+    Some(L4Listener {
+        gateway: gateway.clone(),
+        port: listener.port,
+        protocol,
+    })
+}
+
 /// A route of any kind.
-struct AnyRoute<'a> {
-    kind: RouteKind,
-    meta: &'a Meta,
-    parents: &'a [ParentRef],
-    hostnames: &'a [String],
-    judged: Judged,
+#[derive(Clone, Copy)]
+enum AnyRoute<'a> {
+    Http(&'a Arc<HttpRoute>),
+    Grpc(&'a Arc<GrpcRoute>),
+    Tls(&'a TlsRoute),
+    L4(&'a L4Route, Protocol),
+}
+
+impl<'a> AnyRoute<'a> {
+    fn kind(self) -> RouteKind {
+        match self {
+            Self::Http(_) => RouteKind::Http,
+            Self::Grpc(_) => RouteKind::Grpc,
+            Self::Tls(_) => RouteKind::Tls,
+            Self::L4(_, Protocol::Tcp) => RouteKind::Tcp,
+            Self::L4(_, Protocol::Udp) => RouteKind::Udp,
+        }
+    }
+
+    fn meta(self) -> &'a Meta {
+        match self {
+            Self::Http(route) => &route.meta,
+            Self::Grpc(route) => &route.meta,
+            Self::Tls(route) => &route.meta,
+            Self::L4(route, _) => &route.meta,
+        }
+    }
+
+    fn parents(self) -> &'a [ParentRef] {
+        match self {
+            Self::Http(route) => &route.spec.parent_refs,
+            Self::Grpc(route) => &route.spec.parent_refs,
+            Self::Tls(route) => &route.spec.parent_refs,
+            Self::L4(route, _) => &route.spec.parent_refs,
+        }
+    }
+
+    fn hostnames(self) -> &'a [String] {
+        match self {
+            Self::Http(route) => &route.spec.hostnames,
+            Self::Grpc(route) => &route.spec.hostnames,
+            Self::Tls(route) => &route.spec.hostnames,
+            Self::L4(..) => &[],
+        }
+    }
 }
 
 /// All routes, older ones first.
 fn candidates<'a>(world: &World<'a>) -> Vec<AnyRoute<'a>> {
     let objects = world.objects;
-    let http = objects.http_routes.values().map(|route| AnyRoute {
-        kind: RouteKind::Http,
-        meta: &route.meta,
-        parents: &route.spec.parent_refs,
-        hostnames: &route.spec.hostnames,
-        judged: http::judge(world, route),
-    });
-    let grpc = objects.grpc_routes.values().map(|route| AnyRoute {
-        kind: RouteKind::Grpc,
-        meta: &route.meta,
-        parents: &route.spec.parent_refs,
-        hostnames: &route.spec.hostnames,
-        judged: grpc::judge(world, route),
-    });
-    let tls = objects.tls_routes.values().map(|route| AnyRoute {
-        kind: RouteKind::Tls,
-        meta: &route.meta,
-        parents: &route.spec.parent_refs,
-        hostnames: &route.spec.hostnames,
-        judged: Judged::default(),
-    });
-    let tcp = objects
-        .tcp_routes
-        .values()
-        .map(|route| (RouteKind::Tcp, route));
-    let udp = objects
-        .udp_routes
-        .values()
-        .map(|route| (RouteKind::Udp, route));
-    let l4 = tcp.chain(udp).map(|(kind, route)| AnyRoute {
-        kind,
-        meta: &route.meta,
-        parents: &route.spec.parent_refs,
-        hostnames: &[],
-        judged: Judged::default(),
-    });
-    let mut all: Vec<AnyRoute<'a>> = http.chain(grpc).chain(tls).chain(l4).collect();
-    all.sort_by_cached_key(|route| (route.meta.age(), route.kind));
+    let tcp = objects.tcp_routes.values();
+    let udp = objects.udp_routes.values();
+    let mut all: Vec<AnyRoute<'a>> = Vec::new();
+    all.extend(objects.http_routes.values().map(AnyRoute::Http));
+    all.extend(objects.grpc_routes.values().map(AnyRoute::Grpc));
+    all.extend(objects.tls_routes.values().map(AnyRoute::Tls));
+    all.extend(tcp.map(|route| AnyRoute::L4(route, Protocol::Tcp)));
+    all.extend(udp.map(|route| AnyRoute::L4(route, Protocol::Udp)));
+    all.sort_by_cached_key(|route| (route.meta().age(), route.kind()));
     all
 }
 
 /// Routes of a host of a listener, with their order.
 type Ranked = Vec<(Rank, Arc<Route>)>;
 
-struct Resolver<'a> {
-    world: &'a World<'a>,
+struct Pass<'a, 'b> {
     sites: &'a Sites<'a>,
+    judge: &'a mut Judge<'b>,
     attacher: Attacher,
     /// Number of attached routes, by Gateway and listener.
     attached: BTreeMap<NamespacedName, Vec<usize>>,
     /// Routes by Gateway, listener and host.
     hosts: BTreeMap<NamespacedName, BTreeMap<usize, BTreeMap<String, Ranked>>>,
+    /// TLSRoutes in the same way; of several for a host the oldest.
+    streams: BTreeMap<NamespacedName, BTreeMap<usize, BTreeMap<String, Arc<Stream>>>>,
+    l4: BTreeMap<L4Listener, Option<L4Target>>,
     routes: BTreeMap<(RouteKind, NamespacedName), RouteVerdict>,
+    /// Gateways whose routes use a Service with a BackendTLSPolicy.
+    users: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
 }
 
-impl Resolver<'_> {
-    fn add(&mut self, route: AnyRoute<'_>) {
-        let judged = route.judged;
+/// A route, judged.
+enum Outcome {
+    Requests(Arc<Judged>),
+    Stream(JudgedStream),
+    L4(Vec<L4Backend>, Option<Problem>),
+}
+
+impl Outcome {
+    fn unresolved(&self) -> Option<&Problem> {
+        match self {
+            Self::Requests(judged) => judged.unresolved.as_ref(),
+            Self::Stream(judged) => judged.unresolved.as_ref(),
+            Self::L4(_, unresolved) => unresolved.as_ref(),
+        }
+    }
+
+    fn requests(&self) -> Option<&Judged> {
+        match self {
+            Self::Requests(judged) => Some(judged),
+            Self::Stream(_) | Self::L4(..) => None,
+        }
+    }
+
+    /// Services that the route names.
+    fn services(&self) -> Vec<&NamespacedName> {
+        match self {
+            Self::Requests(judged) => judged.services.keys().collect(),
+            Self::Stream(judged) => judged.services.iter().collect(),
+            Self::L4(..) => Vec::new(),
+        }
+    }
+}
+
+impl Pass<'_, '_> {
+    fn add(&mut self, world: &World<'_>, route: AnyRoute<'_>) {
+        let (kind, meta) = (route.kind(), route.meta());
+        let key = (kind, meta.name.clone());
+        let mut parents = route.parents().iter();
+        // Other routes are not read: they belong to other controllers.
+        if !parents.any(|parent| target(self.sites, meta, parent).is_some()) {
+            self.routes.insert(key, RouteVerdict::default());
+            return;
+        }
+        let outcome = self.outcome(route);
         let candidate = Candidate {
-            kind: route.kind,
-            meta: route.meta,
-            parents: route.parents,
-            hostnames: route.hostnames,
-            refusal: judged.refusal.clone(),
+            kind,
+            meta,
+            parents: route.parents(),
+            hostnames: route.hostnames(),
+            refusal: outcome.requests().and_then(|judged| judged.refusal.clone()),
         };
-        let attachments = self.attacher.attach(self.world, self.sites, &candidate);
+        let attachments = self.attacher.attach(world, self.sites, &candidate);
         // Whether the route is accepted there.
         let mut places: BTreeMap<&Place, bool> = BTreeMap::new();
         let mut verdict = RouteVerdict::default();
         for attachment in &attachments {
-            let mut conditions = vec![
-                Verdict::of("Accepted", attachment.result.as_ref().err()),
-                Verdict::of("ResolvedRefs", judged.unresolved.as_ref()),
-            ];
             for place in &attachment.places {
                 *places.entry(place).or_default() |= attachment.result.is_ok();
             }
-            if attachment.result.is_ok() {
-                // Only while it holds.
-                conditions.extend(judged.partial.iter().map(|problem| Verdict {
-                    is_true: true,
-                    ..Verdict::no("PartiallyInvalid", problem)
-                }));
-            }
-            verdict
-                .parents
-                .push((attachment.parent.clone(), conditions));
+            let entry = (attachment.parent.clone(), conditions(attachment, &outcome));
+            verdict.parents.push(entry);
         }
         for (place, is_accepted) in places {
             let listeners = self.sites.listeners(&place.gateway).len();
             let attached = self.attached.entry(place.gateway.clone());
             let attached = attached.or_insert_with(|| vec![0; listeners]);
             attached[place.listener] += usize::from(is_accepted);
-            let hosts = self.hosts.entry(place.gateway.clone()).or_default();
-            let hosts = hosts.entry(place.listener).or_default();
-            for hostname in &place.hostnames {
-                let ranked = hosts.entry(hostname.clone()).or_default();
-                ranked.extend(judged.routes.iter().cloned());
+            if is_accepted {
+                self.note_users(place, &outcome);
             }
+            self.place(place, &outcome, is_accepted, &meta.name);
         }
-        let key = (route.kind, route.meta.name.clone());
         self.routes.insert(key, verdict);
     }
 
+    fn outcome(&mut self, route: AnyRoute<'_>) -> Outcome {
+        let (world, policies) = (self.judge.world, self.judge.policies);
+        match route {
+            AnyRoute::Http(route) => Outcome::Requests(self.judge.http(route)),
+            AnyRoute::Grpc(route) => Outcome::Requests(self.judge.grpc(route)),
+            AnyRoute::Tls(route) => Outcome::Stream(streams::judge(world, policies, route)),
+            AnyRoute::L4(route, protocol) => {
+                let (backends, unresolved) = l4::judge(world, policies, route, protocol);
+                Outcome::L4(backends, unresolved)
+            }
+        }
+    }
+
+    /// Serves a route at a listener.
+    fn place(
+        &mut self,
+        place: &Place,
+        outcome: &Outcome,
+        is_accepted: bool,
+        name: &NamespacedName,
+    ) {
+        let Some(site) = self.sites.sites.get(&place.gateway) else {
+            return;
+        };
+        let Some(listener) = site.listeners.get(place.listener) else {
+            return;
+        };
+        match outcome {
+            // Also of a refused route: its requests must not get to others.
+            Outcome::Requests(judged) => {
+                let hosts = self.hosts.entry(place.gateway.clone()).or_default();
+                let hosts = hosts.entry(place.listener).or_default();
+                for hostname in &place.hostnames {
+                    let ranked = hosts.entry(hostname.clone()).or_default();
+                    let routes = judged.routes.iter();
+                    ranked.extend(routes.map(|(rank, route)| (rank.clone(), shown(site, route))));
+                }
+            }
+            Outcome::Stream(judged) => {
+                let stream = match listener.terminates_tls() {
+                    true => shown_by(site, &judged.decrypted),
+                    false => judged.passed.clone(),
+                };
+                let hosts = self.streams.entry(place.gateway.clone()).or_default();
+                let hosts = hosts.entry(place.listener).or_default();
+                for hostname in &place.hostnames {
+                    let host = hosts.entry(hostname.clone());
+                    host.or_insert_with(|| stream.clone());
+                }
+            }
+            Outcome::L4(backends, _) if is_accepted => {
+                let key = l4_listener(&place.gateway, listener);
+                let target = key.and_then(|key| self.l4.get_mut(&key));
+                // The first route is the oldest.
+                if let Some(target @ None) = target {
+                    *target = Some(L4Target {
+                        route: Some(name.clone()),
+                        backends: backends.clone(),
+                    });
+                }
+            }
+            Outcome::L4(..) => {}
+        }
+    }
+
+    fn note_users(&mut self, place: &Place, outcome: &Outcome) {
+        let services = outcome.services().into_iter();
+        for service in services.filter(|service| self.judge.policies.has(service)) {
+            let users = self.users.entry(service.clone()).or_default();
+            users.insert(place.gateway.clone());
+        }
+    }
+
+    /// The verdicts about policies.
+    fn policies(&self) -> BTreeMap<NamespacedName, PolicyVerdict> {
+        let judged = self.judge.policies.judged.iter();
+        let verdicts = judged.map(|(name, policy)| {
+            let services = policy.services.iter();
+            let gateways = services.flat_map(|service| self.users.get(service));
+            let gateways: BTreeSet<&NamespacedName> = gateways.flatten().collect();
+            let conditions = [
+                Verdict::of("Accepted", policy.refusal.as_ref()),
+                Verdict::of("ResolvedRefs", policy.unresolved.as_ref()),
+            ];
+            let ancestors = gateways.into_iter().map(|gateway| {
+                let parent = ParentRef {
+                    group: GROUP.into(),
+                    kind: "Gateway".into(),
+                    namespace: Some(gateway.namespace.clone()),
+                    name: gateway.name.clone(),
+                    section_name: None,
+                    port: None,
+                };
+                (parent, conditions.to_vec())
+            });
+            let ancestors = ancestors.collect();
+            (name.clone(), PolicyVerdict { ancestors })
+        });
+        verdicts.collect()
+    }
+
     /// What a proxy serves.
-    fn gateways(&mut self) -> BTreeMap<GatewayPort, PortListeners> {
+    fn gateways(
+        &mut self,
+        target_ports: &BTreeMap<GatewayPort, u16>,
+    ) -> BTreeMap<GatewayPort, PortListeners> {
         let mut ports: BTreeMap<GatewayPort, PortListeners> = BTreeMap::new();
-        let mut ages: BTreeMap<GatewayPort, Age> = BTreeMap::new();
         for (name, site) in &self.sites.sites {
             let mut hosts = self.hosts.remove(name).unwrap_or_default();
+            let mut streams = self.streams.remove(name).unwrap_or_default();
             for (index, listener) in site.listeners.iter().enumerate() {
-                let Some(scheme) = scheme(site, listener) else {
-                    continue;
-                };
                 let port = GatewayPort {
                     gateway: name.clone(),
                     port: listener.port,
                 };
-                ages.insert(port.clone(), site.gateway.meta.age());
+                let (Some(scheme), Some(target_port), true) = (
+                    scheme(listener),
+                    target_ports.get(&port),
+                    site.serves(listener),
+                ) else {
+                    continue;
+                };
                 let entry = ports.entry(port).or_insert_with(|| PortListeners {
-                    target_port: 0,
+                    target_port: *target_port,
                     scheme,
                     listeners: Vec::new(),
                 });
                 let hosts = hosts.remove(&index).unwrap_or_default();
-                entry.listeners.push(served(listener, hosts));
+                let streams = streams.remove(&index).unwrap_or_default();
+                let served = served(listener, hosts, streams);
+                entry.listeners.push(Arc::new(served));
             }
         }
-        let targets = target_ports(&ages, self.world.target_ports);
-        // More ports than there are target ports are not served.
-        ports.retain(|port, entry| match targets.get(port) {
-            Some(target) => {
-                entry.target_port = *target;
-                true
-            }
-            None => false,
-        });
+        for (name, site) in &self.sites.sites {
+            close(name, site, &mut ports);
+        }
         ports
     }
 }
 
-/// The protocol of a listener that a proxy serves.
-fn scheme(site: &Site<'_>, listener: &Listener<'_>) -> Option<Scheme> {
-    let is_http =
-        listener.kinds.contains(&RouteKind::Http) || listener.kinds.contains(&RouteKind::Grpc);
-    let scheme = match listener.terminates_tls() {
-        true => Scheme::Https,
-        false => Scheme::Http,
+/// Adds the listeners that are not served to their ports, without hosts: requests for their host names must not
+/// get to a listener with a wildcard.
+fn close(name: &NamespacedName, site: &Site<'_>, ports: &mut BTreeMap<GatewayPort, PortListeners>) {
+    for listener in site.listeners.iter().filter(|one| !site.serves(one)) {
+        let key = GatewayPort {
+            gateway: name.clone(),
+            port: listener.port,
+        };
+        // What loses against another object takes nothing from it.
+        let port = ports.get_mut(&key).filter(|_| !listener.loses);
+        let Some(port) = port.filter(|port| Some(port.scheme) == scheme(listener)) else {
+            continue;
+        };
+        let mut known = port.listeners.iter();
+        if known.all(|known| known.hostname != listener.hostname) {
+            let closed = edge::Listener {
+                name: listener.label(),
+                hostname: listener.hostname.clone(),
+                mode: HostMode::Suffix,
+                ..edge::Listener::default()
+            };
+            port.listeners.push(Arc::new(closed));
+        }
+    }
+}
+
+/// The conditions of a route at a parent.
+fn conditions(attachment: &Attachment<'_>, outcome: &Outcome) -> Vec<Verdict> {
+    let mut conditions = vec![
+        Verdict::of("Accepted", attachment.result.as_ref().err()),
+        Verdict::of("ResolvedRefs", outcome.unresolved()),
+    ];
+    if attachment.result.is_ok() {
+        // Only while it holds.
+        let partial = outcome
+            .requests()
+            .and_then(|judged| judged.partial.as_ref());
+        conditions.extend(partial.map(|problem| Verdict {
+            is_true: true,
+            ..Verdict::no("PartiallyInvalid", problem)
+        }));
+    }
+    conditions
+}
+
+/// A route with the certificate that its Gateway shows to endpoints.
+fn shown(site: &Site<'_>, route: &Arc<Route>) -> Arc<Route> {
+    let Some(Ok(identity)) = &site.identity else {
+        return route.clone();
     };
-    (is_http && site.serves(listener)).then_some(scheme)
+    let mut changed = (**route).clone();
+    for weighted in &mut changed.targets {
+        show(identity, &mut weighted.target);
+    }
+    let has_mirrors = !changed.policy.mirrors.is_empty();
+    if has_mirrors {
+        for mirror in &mut Arc::make_mut(&mut changed.policy).mirrors {
+            set_identity(identity, &mut mirror.upstream.policy);
+        }
+    }
+    Arc::new(changed)
+}
+
+/// The same for connections.
+fn shown_by(site: &Site<'_>, stream: &Arc<Stream>) -> Arc<Stream> {
+    let Some(Ok(identity)) = &site.identity else {
+        return stream.clone();
+    };
+    let mut changed = (**stream).clone();
+    for weighted in &mut changed.targets {
+        show(identity, &mut weighted.target);
+    }
+    Arc::new(changed)
+}
+
+fn show(identity: &Certificate, target: &mut Target) {
+    if let Target::Upstream(key) = target {
+        set_identity(identity, &mut key.policy);
+    }
+}
+
+fn set_identity(identity: &Certificate, policy: &mut Arc<UpstreamPolicy>) {
+    if policy.protocol.is_tls() {
+        let pair = (identity.chain.clone(), identity.key.clone());
+        Arc::make_mut(policy).tls.identity = Some(pair);
+    }
+}
+
+/// The protocol of a listener that a proxy serves.
+fn scheme(listener: &Listener<'_>) -> Option<Scheme> {
+    match listener.spec.protocol {
+        ListenerProtocol::Http => Some(Scheme::Http),
+        ListenerProtocol::Https | ListenerProtocol::Tls => Some(Scheme::Https),
+        ListenerProtocol::Tcp | ListenerProtocol::Udp | ListenerProtocol::Other(_) => None,
+    }
 }
 
 /// A listener with its hosts.
-fn served(listener: &Listener<'_>, hosts: BTreeMap<String, Ranked>) -> edge::Listener {
+fn served(
+    listener: &Listener<'_>,
+    hosts: BTreeMap<String, Ranked>,
+    streams: BTreeMap<String, Arc<Stream>>,
+) -> edge::Listener {
     let hosts = hosts.into_iter().map(|(name, mut routes)| {
         routes.sort_by(|(one, _), (other, _)| one.cmp(other));
         let host = edge::Host {
@@ -252,12 +569,18 @@ fn served(listener: &Listener<'_>, hosts: BTreeMap<String, Ranked>) -> edge::Lis
         };
         (name, host)
     });
+    let is_tls = listener.spec.protocol == ListenerProtocol::Tls;
     edge::Listener {
         name: listener.label(),
         hostname: listener.hostname.clone(),
         mode: HostMode::Suffix,
         hosts: hosts.collect(),
         default_certificate: listener.certificates.first().cloned(),
+        client_check: listener.client_check.clone(),
+        streams: is_tls.then(|| Streams {
+            is_decrypted: listener.terminates_tls(),
+            hosts: streams,
+        }),
         ..edge::Listener::default()
     }
 }

@@ -1,17 +1,22 @@
 //! What HTTPRoutes and GRPCRoutes have in common: rules become routes of a proxy.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use super::{
     Problem, World,
-    backend::Backends,
+    backend::{Backends, Carried},
+    backend_tls::Policies,
     filters::{self, Filters},
-    object::{Age, BackendRef, Filter, MatchType, Meta, NamedMatch},
+    object::{Age, BackendRef, Filter, GROUP, MatchType, Meta, NamedMatch},
+    patterns::{RoutePatterns, Used},
     reference::Referrer,
 };
-use crate::edge::{
-    Condition, Cors, HeaderEdit, Mirror, PathChange, PathMatch, Pattern, Policy, Redirect, Route,
-    RouteKind, RouteOrigin, Target, Template, Text, WeightedTarget,
+use crate::{
+    NamespacedName,
+    edge::{
+        Condition, Cors, HeaderEdit, Mirror, PathChange, PathMatch, Policy, Redirect, Route,
+        RouteKind, RouteOrigin, Target, Template, Text, UpstreamService, WeightedTarget,
+    },
 };
 
 /// The reason of a value that is not known or not valid.
@@ -22,10 +27,14 @@ const UNSUPPORTED: &str = "UnsupportedValue";
 pub(super) type Rank = (Reverse<[usize; 5]>, Age, usize, usize);
 
 /// The rules of a route, judged.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Judged {
     /// Routes of a proxy.
     pub(super) routes: Vec<(Rank, Arc<Route>)>,
+    /// Services that are named, as they were.
+    pub(super) services: BTreeMap<NamespacedName, Option<UpstreamService>>,
+    /// Regular expressions.
+    pub(super) patterns: Used,
     /// The first reference that is not valid.
     pub(super) unresolved: Option<Problem>,
     /// Why no rule can be served.
@@ -56,21 +65,22 @@ pub(super) struct Match {
 /// Judges the rules of an object.
 pub(super) fn judge<'a>(
     world: &World<'_>,
+    policies: &Policies,
     meta: &Meta,
     kind: RouteKind,
     rules: impl Iterator<Item = Rule<'a>>,
 ) -> Judged {
     let kind_name = kind.to_string();
-    let mut backends = Backends {
-        world,
-        from: Referrer {
-            group: super::object::GROUP,
-            kind: &kind_name,
-            namespace: &meta.name.namespace,
-        },
-        is_grpc: kind == RouteKind::GrpcRoute,
-        problems: Vec::new(),
+    let from = Referrer {
+        group: GROUP,
+        kind: &kind_name,
+        namespace: &meta.name.namespace,
     };
+    let carried = match kind {
+        RouteKind::GrpcRoute => Carried::Grpc,
+        _ => Carried::Http,
+    };
+    let mut backends = Backends::new(world, policies, from, carried);
     let mut judged = Judged::default();
     let mut dropped: Vec<(String, Problem)> = Vec::new();
     let mut kept = 0;
@@ -92,6 +102,13 @@ pub(super) fn judge<'a>(
                 dropped.push((name, problem));
                 continue;
             }
+        };
+        let rule_filters = match rule_filters {
+            Filters::Valid(changes) if changes.replaces_prefix() && !is_prefix(&matches) => {
+                let why = "ReplacePrefixMatch needs exactly one match, of type PathPrefix";
+                Filters::Closed(unsupported(why.into()))
+            }
+            filters => filters,
         };
         let targets = match rule_filters {
             Filters::Valid(changes) => {
@@ -133,6 +150,7 @@ pub(super) fn judge<'a>(
             judged.routes.push((rank, Arc::new(route)));
         }
     }
+    judged.services = backends.services;
     judged.unresolved = backends.problems.into_iter().next();
     if let Some((_, first)) = dropped.first() {
         let names: Vec<&str> = dropped.iter().map(|(name, _)| name.as_str()).collect();
@@ -150,7 +168,10 @@ pub(super) fn judge<'a>(
 }
 
 /// The targets of a rule.
-fn targets(references: &[BackendRef], backends: &mut Backends<'_>) -> Vec<WeightedTarget> {
+pub(super) fn targets(
+    references: &[BackendRef],
+    backends: &mut Backends<'_>,
+) -> Vec<WeightedTarget> {
     let targets = references.iter().map(|reference| {
         let target = backends.target(reference);
         let (target, request_headers, response_headers) =
@@ -183,7 +204,23 @@ pub(super) struct Changes {
     pub(super) mirrors: Vec<Mirror>,
 }
 
+/// Whether requests match by one prefix of their path.
+fn is_prefix(matches: &[Match]) -> bool {
+    matches!(matches, [one] if matches!(one.path, PathMatch::Prefix(_)))
+}
+
 impl Changes {
+    /// Whether the part of the path that matched is replaced.
+    fn replaces_prefix(&self) -> bool {
+        let rewrite = self.rewrite.as_ref().and_then(|(path, _)| path.as_ref());
+        let redirect = match &self.redirect {
+            Some(Redirect::Parts(parts)) => parts.path.as_ref(),
+            _ => None,
+        };
+        let mut changes = rewrite.into_iter().chain(redirect);
+        changes.any(|change| matches!(change, PathChange::Prefix(_)))
+    }
+
     fn apply(self, policy: &mut Policy) {
         policy.request_headers = self.request_headers;
         policy.response_headers = self.response_headers;
@@ -199,6 +236,7 @@ impl Changes {
 
 /// Conditions on headers or query parameters: of one name twice the first counts.
 pub(super) fn named(
+    patterns: &mut RoutePatterns<'_>,
     matches: &[NamedMatch],
     normal: fn(&str) -> String,
     condition: fn(String, Text) -> Condition,
@@ -213,7 +251,7 @@ pub(super) fn named(
         names.push(name.clone());
         let text = match &one.type_ {
             MatchType::Exact => Text::OneOf(vec![one.value.clone()]),
-            MatchType::RegularExpression => Text::Regex(pattern(&one.value)?),
+            MatchType::RegularExpression => Text::Regex(patterns.whole(&one.value)?),
             MatchType::Other(type_) => {
                 return Err(unsupported(format!("match type {type_} is not supported")));
             }
@@ -221,12 +259,6 @@ pub(super) fn named(
         conditions.push(condition(name, text));
     }
     Ok(conditions)
-}
-
-/// A regular expression that matches whole texts.
-pub(super) fn pattern(text: &str) -> Result<Pattern, Problem> {
-    let parsed = Pattern::whole(text);
-    parsed.map_err(|reason| unsupported(format!("regular expression `{text}`: {reason}")))
 }
 
 pub(super) fn unsupported(message: String) -> Problem {

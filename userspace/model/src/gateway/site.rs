@@ -1,14 +1,20 @@
 //! Our Gateways with their ListenerSets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use super::{
     Holder, Listener, Problem, World,
+    certificates::Certificates,
     listeners::listeners,
     object::{AddressType, FromNamespaces, GROUP, Gateway, ListenerSet},
+    reference::Referrer,
     verdicts::parameters,
 };
-use crate::NamespacedName;
+use crate::{NamespacedName, edge::Certificate};
 
 /// A Gateway of ours, judged.
 pub(super) struct Site<'a> {
@@ -17,14 +23,68 @@ pub(super) struct Site<'a> {
     pub(super) refusal: Option<Problem>,
     /// Its own listeners, then those of the ListenerSets that it allows, in their order.
     pub(super) listeners: Vec<Listener<'a>>,
+    /// The listeners of each object.
+    holders: BTreeMap<Holder, Range<usize>>,
+    /// Whether it is accepted: with at least one listener of its own.
+    is_accepted: bool,
+    /// The certificate that endpoints are shown, or why there is none.
+    pub(super) identity: Option<Result<Arc<Certificate>, Problem>>,
 }
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    fn new(
+        gateway: &'a Gateway,
+        refusal: Option<Problem>,
+        listeners: Vec<Listener<'a>>,
+        identity: Option<Result<Arc<Certificate>, Problem>>,
+    ) -> Self {
+        let mut holders: BTreeMap<Holder, Range<usize>> = BTreeMap::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            let range = holders.entry(listener.holder.clone());
+            range.or_insert(index..index).end = index + 1;
+        }
+        let mut site = Self {
+            gateway,
+            refusal,
+            listeners,
+            holders,
+            is_accepted: false,
+            identity,
+        };
+        site.judge();
+        site
+    }
+
+    /// Judges whether it is accepted.
+    fn judge(&mut self) {
+        let own = Holder::Gateway(self.gateway.meta.name.clone());
+        let mut own = self.listeners_of(&own);
+        let has_accepted = own.any(|(_, listener)| listener.is_accepted());
+        drop(own);
+        self.is_accepted = self.refusal.is_none() && has_accepted;
+    }
+
     /// Whether it is accepted: with at least one listener of its own.
     pub(super) fn is_accepted(&self) -> bool {
-        let is_own = |one: &&Listener<'_>| matches!(one.holder, Holder::Gateway(_));
-        let mut own = self.listeners.iter().filter(is_own);
-        self.refusal.is_none() && own.any(Listener::is_accepted)
+        self.is_accepted
+    }
+
+    /// The listeners of an object, with their index.
+    pub(super) fn listeners_of(
+        &self,
+        holder: &Holder,
+    ) -> impl Iterator<Item = (usize, &Listener<'a>)> {
+        let range = self.holders.get(holder).cloned().unwrap_or_default();
+        let listeners = self.listeners.get(range.clone()).unwrap_or_default();
+        range.zip(listeners)
+    }
+
+    /// Refuses the listeners of a port.
+    pub(super) fn refuse_port(&mut self, port: u16, problem: &Problem) {
+        let listeners = self.listeners.iter_mut();
+        let concerned = listeners.filter(|one| one.port == port && one.is_served());
+        concerned.for_each(|one| one.refusal = Some(problem.clone()));
+        self.judge();
     }
 
     /// Whether a listener is served.
@@ -41,7 +101,7 @@ pub(super) struct Sites<'a> {
 }
 
 impl<'a> Sites<'a> {
-    pub(super) fn new(world: &World<'a>) -> Self {
+    pub(super) fn new(world: &World<'a>, certificates: &mut Certificates) -> Self {
         let objects = world.objects;
         let class = |gateway: &Gateway| objects.classes.get(&gateway.spec.gateway_class_name);
         let is_ours = |gateway: &&Gateway| world.options.serves(objects, gateway);
@@ -70,13 +130,13 @@ impl<'a> Sites<'a> {
         let sites = ours.into_iter().map(|(name, gateway)| {
             let mut sets = allowed.remove(name).unwrap_or_default();
             sets.sort_by_cached_key(|set| set.meta.age());
-            let site = Site {
+            let parameters = class(gateway).and_then(parameters);
+            let site = Site::new(
                 gateway,
-                refusal: class(gateway)
-                    .and_then(parameters)
-                    .or_else(|| refusal(gateway)),
-                listeners: listeners(world, gateway, &sets),
-            };
+                parameters.or_else(|| refusal(gateway)),
+                listeners(world, certificates, gateway, &sets),
+                identity(world, certificates, gateway),
+            );
             (name.clone(), site)
         });
         Self {
@@ -97,6 +157,16 @@ impl<'a> Sites<'a> {
     /// The listeners of a Gateway and its sets.
     pub(super) fn listeners(&self, gateway: &NamespacedName) -> &[Listener<'a>] {
         self.sites.get(gateway).map_or(&[], |site| &site.listeners)
+    }
+
+    /// The listeners of a Gateway that an object has, with their index.
+    pub(super) fn listeners_of(
+        &self,
+        gateway: &NamespacedName,
+        holder: &Holder,
+    ) -> impl Iterator<Item = (usize, &Listener<'a>)> {
+        let site = self.sites.get(gateway).into_iter();
+        site.flat_map(|site| site.listeners_of(holder))
     }
 
     /// Number of accepted ListenerSets of a Gateway.
@@ -144,4 +214,20 @@ fn allows_set(world: &World<'_>, gateway: &Gateway, set: &ListenerSet) -> bool {
     let from = namespaces.from.as_ref().unwrap_or(&FromNamespaces::None);
     let (own, namespace) = (&gateway.meta.name.namespace, &set.meta.name.namespace);
     world.selects(from, namespaces.selector.as_ref(), own, namespace)
+}
+
+/// The certificate that a Gateway shows to endpoints.
+fn identity(
+    world: &World<'_>,
+    certificates: &mut Certificates,
+    gateway: &Gateway,
+) -> Option<Result<Arc<Certificate>, Problem>> {
+    let backend = gateway.spec.tls.as_ref()?.backend.as_ref()?;
+    let reference = backend.client_certificate_ref.as_ref()?;
+    let from = Referrer {
+        group: GROUP,
+        kind: "Gateway",
+        namespace: &gateway.meta.name.namespace,
+    };
+    Some(certificates.certificate(world, from, reference, "InvalidClientCertificateRef"))
 }

@@ -3,13 +3,16 @@
 use super::{
     Problem, RouteKind,
     object::{
-        Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentRef,
-        ParentStatus, RouteStatus, StatusAddress, SupportedFeature,
+        AncestorStatus, Condition, GatewayClassStatus, GatewayStatus, ListenerSetStatus,
+        ListenerStatus, ParentRef, ParentStatus, PolicyStatus, RouteStatus, StatusAddress,
+        SupportedFeature,
     },
 };
 
 /// Largest number of entries in `parents`.
 const MAX_PARENTS: usize = 32;
+/// Largest number of entries in `ancestors`.
+const MAX_ANCESTORS: usize = 16;
 
 /// Types of conditions that the controller writes. Others stay as they are.
 const OF_CLASSES: [&str; 2] = ["Accepted", "SupportedVersion"];
@@ -21,6 +24,7 @@ const OF_GATEWAYS: [&str; 4] = [
 ];
 const OF_LISTENER_SETS: [&str; 2] = ["Accepted", "Programmed"];
 const OF_LISTENERS: [&str; 4] = ["Accepted", "Conflicted", "ResolvedRefs", "Programmed"];
+const OF_POLICIES: [&str; 2] = ["Accepted", "ResolvedRefs"];
 const OF_ROUTES: [&str; 3] = ["Accepted", "ResolvedRefs", "PartiallyInvalid"];
 
 /// A condition, before it is merged.
@@ -117,6 +121,13 @@ pub struct RouteVerdict {
     pub parents: Vec<(ParentRef, Vec<Verdict>)>,
 }
 
+/// The verdict about a BackendTLSPolicy, by Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyVerdict {
+    /// Gateways of ours whose routes use a Service of the policy.
+    pub ancestors: Vec<(ParentRef, Vec<Verdict>)>,
+}
+
 /// What a status is merged with besides the verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct Merge<'a> {
@@ -175,30 +186,77 @@ impl Merge<'_> {
         verdict: &RouteVerdict,
         controller: &str,
     ) -> Option<RouteStatus> {
-        let mut rest: Vec<&(ParentRef, Vec<Verdict>)> = verdict.parents.iter().collect();
-        let entry =
-            |(parent, verdicts): &(ParentRef, Vec<Verdict>), old: &[Condition]| ParentStatus {
-                parent_ref: parent.clone(),
-                controller_name: controller.into(),
-                conditions: self.conditions(old, verdicts, &OF_ROUTES),
-            };
-        let mut parents = Vec::new();
-        for known in &old.parents {
-            if known.controller_name != controller {
-                parents.push(known.clone());
+        let known = old.parents.iter();
+        let known = known.map(|one| (&one.controller_name, &one.parent_ref, &one.conditions));
+        let merged = self.entries(
+            known,
+            &verdict.parents,
+            (controller, &OF_ROUTES[..], MAX_PARENTS),
+        );
+        let parents = merged.into_iter();
+        let parents = parents.map(|(controller_name, parent_ref, conditions)| ParentStatus {
+            parent_ref,
+            controller_name,
+            conditions,
+        });
+        let new = RouteStatus {
+            parents: parents.collect(),
+        };
+        (new != *old).then_some(new)
+    }
+
+    /// Returns the status of a policy, or `None` if it is written already, as [`Merge::route`].
+    pub fn policy(
+        self,
+        old: &PolicyStatus,
+        verdict: &PolicyVerdict,
+        controller: &str,
+    ) -> Option<PolicyStatus> {
+        let known = old.ancestors.iter();
+        let known = known.map(|one| (&one.controller_name, &one.ancestor_ref, &one.conditions));
+        let limits = (controller, &OF_POLICIES[..], MAX_ANCESTORS);
+        let ancestors = self.entries(known, &verdict.ancestors, limits).into_iter();
+        let ancestors =
+            ancestors.map(
+                |(controller_name, ancestor_ref, conditions)| AncestorStatus {
+                    ancestor_ref,
+                    controller_name,
+                    conditions,
+                },
+            );
+        let new = PolicyStatus {
+            ancestors: ancestors.collect(),
+        };
+        (new != *old).then_some(new)
+    }
+
+    /// Merges entries of several controllers. Those of others stay where they are; of ours those without a
+    /// verdict are removed, and new ones follow up to a number.
+    fn entries<'a>(
+        self,
+        old: impl Iterator<Item = (&'a String, &'a ParentRef, &'a Vec<Condition>)>,
+        verdicts: &[(ParentRef, Vec<Verdict>)],
+        (controller, types, most): (&str, &[&str], usize),
+    ) -> Vec<(String, ParentRef, Vec<Condition>)> {
+        let mut rest: Vec<&(ParentRef, Vec<Verdict>)> = verdicts.iter().collect();
+        let entry = |(parent, verdicts): &(ParentRef, Vec<Verdict>), old: &[Condition]| {
+            let conditions = self.conditions(old, verdicts, types);
+            (controller.to_owned(), parent.clone(), conditions)
+        };
+        let mut merged = Vec::new();
+        for (writer, parent, conditions) in old {
+            if writer != controller {
+                merged.push((writer.clone(), parent.clone(), conditions.clone()));
                 continue;
             }
-            let same = rest
-                .iter()
-                .position(|(parent, _)| *parent == known.parent_ref);
+            let same = rest.iter().position(|(known, _)| known == parent);
             if let Some(index) = same {
-                parents.push(entry(rest.remove(index), &known.conditions));
+                merged.push(entry(rest.remove(index), conditions));
             }
         }
-        let capacity = MAX_PARENTS.saturating_sub(parents.len());
-        parents.extend(rest.into_iter().take(capacity).map(|one| entry(one, &[])));
-        let new = RouteStatus { parents };
-        (new != *old).then_some(new)
+        let capacity = most.saturating_sub(merged.len());
+        merged.extend(rest.into_iter().take(capacity).map(|one| entry(one, &[])));
+        merged
     }
 
     fn listeners(

@@ -1,7 +1,7 @@
 //! Verdicts about classes, Gateways and ListenerSets.
 
 use super::{
-    Holder, Listener, Problem, RouteKind, World,
+    Holder, Listener, Problem, RouteKind, World, frontend,
     object::{GatewayClass, ListenerProtocol},
     site::{Site, Sites},
     status::{ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Verdict},
@@ -13,9 +13,14 @@ const VERSION: &str = "v1.6.";
 
 /// Features that are served, in ascending order.
 const FEATURES: &[&str] = &[
+    "BackendTLSPolicy",
+    "BackendTLSPolicySANValidation",
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
@@ -48,6 +53,9 @@ const FEATURES: &[&str] = &[
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
+    "TLSRoute",
+    "TLSRouteModeMixed",
+    "TLSRouteModeTerminate",
 ];
 
 /// The verdict about a class of ours.
@@ -88,7 +96,8 @@ pub(super) fn gateway(
     attached: Attached<'_>,
 ) -> GatewayVerdict {
     let holder = Holder::Gateway(site.gateway.meta.name.clone());
-    let own: Vec<&Listener<'_>> = of(site, &holder).map(|(_, listener)| listener).collect();
+    let own = site.listeners_of(&holder);
+    let own: Vec<&Listener<'_>> = own.map(|(_, listener)| listener).collect();
     let invalid = invalid(&own);
     let accepted = match (&site.refusal, &invalid) {
         (Some(problem), _) => Verdict::no("Accepted", problem),
@@ -100,8 +109,18 @@ pub(super) fn gateway(
         (None, None) => Verdict::of("Accepted", None),
     };
     let unusable = unusable(world, site);
+    let mut conditions = vec![accepted, Verdict::of("Programmed", unusable.as_ref())];
+    if let Some(identity) = &site.identity {
+        conditions.push(Verdict::of("ResolvedRefs", identity.as_ref().err()));
+    }
+    if frontend::is_insecure(site.gateway) {
+        conditions.push(Verdict::yes(
+            "InsecureFrontendValidationMode",
+            "ConfigurationChanged",
+        ));
+    }
     GatewayVerdict {
-        conditions: vec![accepted, Verdict::of("Programmed", unusable.as_ref())],
+        conditions,
         addresses: world.addresses.of(&site.gateway.meta.name).to_vec(),
         listener_sets: sites.accepted_sets(site),
         listeners: listeners(world, site, &holder, attached),
@@ -117,7 +136,8 @@ pub(super) fn listener_set(
     attached: Attached<'_>,
 ) -> ListenerSetVerdict {
     let holder = Holder::ListenerSet(name.clone());
-    let own: Vec<&Listener<'_>> = of(site, &holder).map(|(_, listener)| listener).collect();
+    let own = site.listeners_of(&holder);
+    let own: Vec<&Listener<'_>> = own.map(|(_, listener)| listener).collect();
     let gateway = &site.gateway.meta.name;
     let invalid = invalid(&own);
     let refusal = if !is_allowed {
@@ -143,15 +163,6 @@ pub(super) fn listener_set(
         conditions: vec![accepted, programmed],
         listeners: listeners(world, site, &holder, attached),
     }
-}
-
-/// The listeners of an object, with their index in the site.
-fn of<'a, 'b>(
-    site: &'b Site<'a>,
-    holder: &'b Holder,
-) -> impl Iterator<Item = (usize, &'b Listener<'a>)> {
-    let all = site.listeners.iter().enumerate();
-    all.filter(move |(_, listener)| listener.holder == *holder)
 }
 
 /// Which listeners of an object are not accepted.
@@ -193,7 +204,7 @@ fn listeners(
     attached: Attached<'_>,
 ) -> Vec<ListenerVerdict> {
     let pending = pending(world, site);
-    of(site, holder)
+    site.listeners_of(holder)
         .map(|(index, listener)| ListenerVerdict {
             name: listener.spec.name.clone(),
             kinds: listener.kinds.clone(),
@@ -213,7 +224,7 @@ fn conditions(listener: &Listener<'_>, pending: Option<&Problem>) -> Vec<Verdict
     });
     let refusal = conflict.as_ref().or(listener.refusal.as_ref());
     let unserved = || {
-        let invalid = listener.unresolved.as_ref();
+        let invalid = listener.unresolved.as_ref().or(listener.refusal.as_ref());
         let message = invalid.map(|problem| problem.message.clone());
         Problem::new("Invalid", message.unwrap_or_default())
     };
@@ -240,11 +251,11 @@ fn conditions(listener: &Listener<'_>, pending: Option<&Problem>) -> Vec<Verdict
     ]
 }
 
-/// Why a listener that could be served is not: its protocol has no routes in a proxy yet.
+/// Why a listener that could be served is not: its protocol is not served yet.
 fn not_yet(listener: &Listener<'_>) -> Option<Problem> {
-    let is_http = matches!(
+    let is_of_kernel = matches!(
         listener.spec.protocol,
-        ListenerProtocol::Http | ListenerProtocol::Https
+        ListenerProtocol::Tcp | ListenerProtocol::Udp
     );
     let kinds: Vec<&str> = listener
         .kinds
@@ -252,5 +263,5 @@ fn not_yet(listener: &Listener<'_>) -> Option<Problem> {
         .map(|kind| RouteKind::name(*kind))
         .collect();
     let message = || format!("{} is not served yet", kinds.join(", "));
-    (!is_http).then(|| Problem::new("Pending", message()))
+    is_of_kernel.then(|| Problem::new("Pending", message()))
 }

@@ -1,12 +1,12 @@
 //! Objects from manifests, as the API server has them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use headgate_model::{
     NamespacedName,
     edge::{Secret, Services, UpstreamPort, UpstreamService},
     gateway::{
-        Addresses, GatewayOptions, Resolved, RouteKind, RouteVerdict, Verdict, World,
+        Addresses, GatewayOptions, Resolved, Resolver, RouteKind, RouteVerdict, Verdict, World,
         object::{Meta, Object, Objects, StatusAddress},
         resolve,
     },
@@ -64,6 +64,7 @@ pub(crate) fn object<S: DeserializeOwned, T: DeserializeOwned + Default>(
         meta: Meta {
             name: NamespacedName::new(namespace, &metadata.name),
             uid: metadata.uid,
+            version: String::new(),
             generation: metadata.generation,
             created_s: metadata.creation_timestamp,
         },
@@ -121,6 +122,7 @@ impl Cluster {
                 port: 80,
                 app_protocol: app_protocol.map(Into::into),
             }],
+            udp_ports: Vec::new(),
             cluster_ips: Vec::new(),
             is_external: false,
         };
@@ -129,6 +131,11 @@ impl Cluster {
 
     /// The verdicts and routes; every Gateway has an address.
     pub(crate) fn resolve(&self) -> Resolved {
+        self.resolve_again(&mut Resolver::default())
+    }
+
+    /// The same, by a resolver that knows what was there before.
+    pub(crate) fn resolve_again(&self, resolver: &mut Resolver) -> Resolved {
         let mut addresses = Addresses::default();
         for gateway in self.objects.gateways.keys() {
             let address = StatusAddress {
@@ -137,18 +144,21 @@ impl Cluster {
             };
             addresses.set(gateway.clone(), vec![address], None);
         }
-        self.resolve_with(&addresses)
+        resolver.resolve(&self.world(&addresses))
     }
 
     pub(crate) fn resolve_with(&self, addresses: &Addresses) -> Resolved {
-        resolve(&World {
+        resolve(&self.world(addresses))
+    }
+
+    fn world<'a>(&'a self, addresses: &'a Addresses) -> World<'a> {
+        World {
             objects: &self.objects,
             secrets: &self.secrets,
             services: &self.services,
             addresses,
-            target_ports: &BTreeMap::new(),
             options: &self.options,
-        })
+        }
     }
 
     pub(crate) fn add(&mut self, text: &str) {
@@ -180,8 +190,8 @@ impl Cluster {
             "GatewayClass" => drop(objects.classes.insert(short, object(value))),
             "Gateway" => put!(gateways),
             "ListenerSet" => put!(listener_sets),
-            "HTTPRoute" => put!(http_routes),
-            "GRPCRoute" => put!(grpc_routes),
+            "HTTPRoute" => drop(objects.http_routes.insert(name, Arc::new(object(value)))),
+            "GRPCRoute" => drop(objects.grpc_routes.insert(name, Arc::new(object(value)))),
             "TLSRoute" => put!(tls_routes),
             "TCPRoute" => put!(tcp_routes),
             "UDPRoute" => put!(udp_routes),

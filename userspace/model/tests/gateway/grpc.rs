@@ -92,6 +92,38 @@ fn g121_backends_speak_http2() {
     let route = find(&resolved, &get("h", "/a/b")).unwrap();
     let key = route.targets[0].target.upstream().unwrap();
     assert_eq!(key.policy.protocol, UpstreamProtocol::Grpc);
+    // Calls may be silent.
+    let day = std::time::Duration::from_secs(24 * 3600);
+    let timeouts = route.policy.timeouts;
+    assert!(timeouts.read > day && timeouts.send > day);
+}
+
+#[test]
+fn g93_g121_calls_are_not_sent_plain_to_backends_with_tls() {
+    for (app_protocol, is_served) in [
+        ("kubernetes.io/h2c", true),
+        ("grpc", true),
+        ("https", false),
+        ("kubernetes.io/wss", false),
+        ("kubernetes.io/ws", false),
+    ] {
+        let mut cluster = with_rules(&rule("", "app"));
+        cluster.add_service("app", Some(app_protocol));
+        let resolved = cluster.resolve();
+        let expected = if is_served { "app" } else { "500" };
+        assert_eq!(
+            answer(&resolved, &get("h", "/a/b")),
+            expected,
+            "{app_protocol}"
+        );
+        let conditions = &route(&resolved, RouteKind::Grpc, "r").parents[0].1;
+        let refs = condition(conditions, "ResolvedRefs");
+        assert_eq!(
+            refs == "False/UnsupportedProtocol",
+            !is_served,
+            "{app_protocol}"
+        );
+    }
 }
 
 #[test]

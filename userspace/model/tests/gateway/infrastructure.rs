@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
 
 use headgate_model::{
-    Family,
     edge::GatewayPort,
-    gateway::{GATEWAY_NAME, Infrastructure, World, infrastructure, resolve},
+    gateway::{GATEWAY_NAME, Infrastructure, infrastructure},
 };
 
 use crate::build::{Cluster, cluster, name};
@@ -23,12 +22,7 @@ spec:
 }
 
 fn made(cluster: &Cluster) -> Vec<Infrastructure> {
-    let node = |text: &str| text.parse().unwrap();
-    let nodes = [
-        ("n1".to_owned(), vec![node("10.0.0.1"), node("fd00::1")]),
-        ("n2".to_owned(), vec![node("10.0.0.2")]),
-    ];
-    let all = infrastructure(&cluster.objects, &cluster.resolve(), &nodes.into());
+    let all = infrastructure(&cluster.objects, &cluster.resolve());
     all.into_values().collect()
 }
 
@@ -45,18 +39,14 @@ fn g135_what_is_made_for_a_gateway() {
         ("shop", "c")
     );
     assert_eq!(one.ports.keys().collect::<Vec<_>>(), [&80, &8080]);
-    let v4: Vec<&str> = one.proxies[&Family::V4]
-        .iter()
-        .map(|(_, node)| &**node)
-        .collect();
-    assert_eq!(v4, ["n1", "n2"]);
-    assert_eq!(one.proxies[&Family::V6].len(), 1);
-    // Gateways that serve nothing need nothing.
+    // Of a Gateway that serves nothing, what was made stays.
     let odd = gateway(
         "web",
         "infrastructure: {parametersRef: {group: a, kind: B, name: c}}",
     );
-    assert!(made(&cluster(&odd)).is_empty());
+    let all = made(&cluster(&odd));
+    let [one] = &all[..] else { panic!("{all:?}") };
+    assert!(one.ports.is_empty());
 }
 
 #[test]
@@ -90,34 +80,33 @@ fn g137_target_ports_are_unique_and_stay() {
     let names: Vec<String> = (0..200).map(|number| format!("g{number}")).collect();
     let text: String = names.iter().map(|name| gateway(name, "")).collect();
     let cluster = cluster(&text);
-    let targets =
-        |known: &BTreeMap<GatewayPort, u16>, cluster: &Cluster| -> BTreeMap<GatewayPort, u16> {
-            let resolved = resolve(&World {
-                objects: &cluster.objects,
-                secrets: &cluster.secrets,
-                services: &cluster.services,
-                addresses: &Default::default(),
-                target_ports: known,
-                options: &cluster.options,
-            });
-            let ports = resolved.gateways.into_iter();
-            ports
-                .map(|(port, entry)| (port, entry.target_port))
-                .collect()
-        };
-    let first = targets(&BTreeMap::new(), &cluster);
+    let targets = |cluster: &Cluster| -> BTreeMap<GatewayPort, u16> {
+        let ports = cluster.resolve().gateways.into_iter();
+        ports
+            .map(|(port, entry)| (port, entry.target_port))
+            .collect()
+    };
+    let first = targets(&cluster);
     let mut values: Vec<u16> = first.values().copied().collect();
     values.sort_unstable();
     values.dedup();
     assert_eq!((first.len(), values.len()), (400, 400));
     assert!(values.iter().all(|port| (12000..28000).contains(port)));
-    // A Gateway that comes or goes moves none of the others that are known.
-    let mut fewer = cluster.clone();
-    fewer.objects.gateways.remove(&name("g7"));
-    for (port, target) in targets(&first, &fewer) {
-        assert_eq!(first[&port], target, "{port}");
+    // A Gateway moves none of those that are older.
+    let mut more = cluster.clone();
+    for number in 0..50 {
+        more.add(&gateway(&format!("young{number}"), ""));
     }
-    let fewer = targets(&BTreeMap::new(), &fewer);
-    let more = targets(&fewer, &cluster);
-    assert!(fewer.iter().all(|(port, target)| more[port] == *target));
+    let more = targets(&more);
+    assert_eq!(more.len(), 500);
+    assert!(first.iter().all(|(port, target)| more[port] == *target));
+    // One that serves nothing for a while keeps its ports, and moves nobody.
+    let mut broken = cluster.clone();
+    let one = broken.objects.gateways.get_mut(&name("g7")).unwrap();
+    let spec = &mut one.spec;
+    spec.listeners[1].name = spec.listeners[0].name.clone();
+    let served = targets(&broken);
+    assert!(served.len() < 400);
+    assert!(served.iter().all(|(port, target)| first[port] == *target));
+    assert_eq!(targets(&cluster), first);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use headgate_model::{
     edge::Target,
     gateway::{
-        Conflict, Holder, Merge, Referent, Referrer, Resolved, RouteKind,
+        Conflict, Holder, Merge, Referent, Referrer, Resolved, Resolver, RouteKind,
         object::{GatewayStatus, ListenerSetStatus, RouteStatus},
         permits,
     },
@@ -230,6 +230,17 @@ proptest! {
             cluster(&texts.join("\n---\n")).resolve()
         };
         prop_assert_eq!(once(texts), once(reversed));
+    }
+
+    /// Whatever was there before.
+    #[test]
+    fn a_resolver_that_is_used_again_gives_the_same_answer(texts in vec(any_objects(), 1..4)) {
+        let mut resolver = Resolver::default();
+        for text in texts.iter().chain(&texts) {
+            let cluster = cluster(text);
+            let again = cluster.resolve_again(&mut resolver);
+            prop_assert_eq!(again, cluster.resolve());
+        }
     }
 
     #[test]

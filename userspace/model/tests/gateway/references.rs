@@ -1,6 +1,13 @@
-use headgate_model::gateway::{Referent, Referrer, permits};
+use headgate_model::{
+    Endpoint, EndpointPort, EndpointSlice, Protocol,
+    edge::endpoints,
+    gateway::{Referent, Referrer, permits},
+};
 
-use crate::build::{cluster, name};
+use crate::{
+    build::{cluster, name},
+    request::{find, get},
+};
 
 #[test]
 fn g57_a_grant_lets_any_of_its_sources_refer_to_any_of_its_targets() {
@@ -61,5 +68,63 @@ spec:
         };
         let permitted = permits(&cluster.objects.grants, from, to);
         assert_eq!(permitted, expected, "{from:?} {to:?}");
+    }
+}
+
+#[test]
+fn g63_endpoints_are_those_of_slices_by_the_name_of_the_port() {
+    let mut cluster = cluster(
+        "
+kind: Gateway
+metadata: {name: web}
+spec: {gatewayClassName: headgate, listeners: [{name: a, port: 80, protocol: HTTP}]}
+---
+kind: HTTPRoute
+metadata: {name: r}
+spec: {parentRefs: [{name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+",
+    );
+    let slice = |ports: &[(&str, u16)], address: [u8; 4]| EndpointSlice {
+        service: name("web"),
+        ports: ports
+            .iter()
+            .map(|(name, port)| EndpointPort {
+                name: (*name).into(),
+                protocol: Protocol::Tcp,
+                port: *port,
+            })
+            .collect(),
+        endpoints: vec![Endpoint {
+            address: address.into(),
+            node: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone_hints: Vec::new(),
+            node_hints: Vec::new(),
+        }],
+        triggered: None,
+    };
+    let written = [
+        (
+            "one",
+            slice(&[("http", 8080), ("other", 9)], [192, 0, 2, 1]),
+        ),
+        // Another port of the same name.
+        ("two", slice(&[("http", 3000)], [192, 0, 2, 2])),
+        ("three", slice(&[("other", 80)], [192, 0, 2, 3])),
+    ];
+    let written = written.map(|(short, slice)| (name(short), slice));
+    let slices = [(name("web"), written.into())].into();
+    // Headless, and with an address.
+    for cluster_ips in [vec![], vec![[10, 96, 0, 1].into()]] {
+        let service = cluster.services.get_mut(&name("web")).unwrap();
+        service.cluster_ips = cluster_ips;
+        let resolved = cluster.resolve();
+        let route = find(&resolved, &get("h", "/")).unwrap();
+        let key = route.targets[0].target.upstream().unwrap();
+        let found = endpoints(&cluster.services, &slices, key);
+        let found: Vec<String> = found.keys().map(ToString::to_string).collect();
+        assert_eq!(found, ["192.0.2.1:8080", "192.0.2.2:3000"]);
     }
 }

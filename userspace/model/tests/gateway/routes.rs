@@ -5,7 +5,7 @@ use std::time::Duration;
 use headgate_model::{
     edge::{
         CorsList, CorsOrigins, HeaderEdit, HostMode, PathChange, Policy, Redirect, Resend, Route,
-        Scheme, Share, Target, UpstreamProtocol,
+        Scheme, Share, Target, Trust, UpstreamProtocol,
     },
     gateway::RouteKind,
 };
@@ -332,6 +332,14 @@ fn g14_g82_rules_with_odd_values_are_dropped() {
             "UnsupportedValue",
         ),
         (
+            "{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch}}}]}",
+            "UnsupportedValue",
+        ),
+        (
+            "{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replacePrefixMatch: /}}}]}",
+            "UnsupportedValue",
+        ),
+        (
             "{filters: [{type: RequestRedirect, requestRedirect: {}}, {type: URLRewrite, urlRewrite: {}}]}",
             "IncompatibleFilters",
         ),
@@ -565,6 +573,39 @@ fn g80_g81_rewrites() {
 }
 
 #[test]
+fn g14_g80_a_prefix_is_replaced_only_where_one_matched() {
+    let path = "path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}";
+    let exact = "{path: {type: Exact, value: /a}}";
+    let prefix = "{path: {value: /a}}";
+    let regex = "{path: {type: RegularExpression, value: '/a.*'}}";
+    for (matches, is_valid) in [
+        (String::new(), true),
+        (prefix.to_owned(), true),
+        ("{method: GET}".into(), true),
+        (exact.into(), false),
+        (regex.into(), false),
+        (format!("{prefix}, {{path: {{value: /b}}}}"), false),
+        (format!("{prefix}, {exact}"), false),
+    ] {
+        for filter in [
+            format!("{{type: URLRewrite, urlRewrite: {{{path}}}}}"),
+            format!("{{type: RequestRedirect, requestRedirect: {{{path}}}}}"),
+        ] {
+            let rule = format!(
+                "{{matches: [{matches}], filters: [{filter}], {}}}",
+                to("web")
+            );
+            let resolved = with_rules(&rule).resolve();
+            let expected = match is_valid {
+                true => "True/Accepted",
+                false => "False/UnsupportedValue",
+            };
+            assert_eq!(http(&resolved, "r", "Accepted"), [expected], "{rule}");
+        }
+    }
+}
+
+#[test]
 fn g83_g84_g85_mirrors() {
     let mirror = |settings: &str| format!("{{type: RequestMirror, requestMirror: {{{settings}}}}}");
     let to_api = "backendRef: {name: api, port: 80}";
@@ -654,7 +695,7 @@ fn g89_g90_g91_cross_origin_rules() {
     let all = cors("allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*']");
     assert_eq!(
         (all.origins, all.methods, all.max_age_s),
-        (CorsOrigins::All, listed("*"), 5)
+        (CorsOrigins::Each, CorsList::Asked, 5)
     );
     let trusted = cors(
         "allowOrigins: ['*'], allowMethods: ['*'], allowHeaders: ['*'], allowCredentials: true",
@@ -767,12 +808,7 @@ spec:
         (policy("a", "", "missing", ""), None),
         (policy("a", "", "empty", ""), None),
         (
-            policy(
-                "a",
-                "",
-                "ca",
-                ", subjectAltNames: [{type: Hostname, hostname: b}]",
-            ),
+            policy("a", "", "ca", ", subjectAltNames: [{type: Email}]"),
             None,
         ),
     ] {
@@ -792,7 +828,7 @@ spec:
         assert_eq!(name.as_deref(), expected, "{policies}");
         if let Some(key) = key {
             assert_eq!(key.policy.protocol, UpstreamProtocol::Https);
-            assert!(key.policy.tls.authorities.is_some());
+            assert!(matches!(key.policy.tls.trust, Trust::Authorities(_)));
         }
     }
     // A policy for another port, or of another namespace, is not for this one.

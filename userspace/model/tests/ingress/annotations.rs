@@ -1,4 +1,4 @@
-use headgate_model::edge::{Policy, UpstreamPolicy};
+use headgate_model::edge::{Policy, Trust, UpstreamPolicy};
 use headgate_model::ingress::{ANNOTATIONS, Ingress, Routes};
 
 use crate::build::{
@@ -170,7 +170,7 @@ fn l16_verified_backends_need_a_ca() {
         let routes = headgate_model::ingress::routes(&objects, &Default::default());
         assert_eq!(policy(&routes).closed.is_some(), closes, "{keys:?}");
         let tls = &upstream(&routes).tls;
-        assert_eq!(tls.authorities.is_some(), !closes);
+        assert_eq!(tls.trust != Trust::Unverified, !closes);
         assert_eq!(tls.identity.is_some(), !closes && keys.len() == 3);
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn service(ports: &[(&str, u16)]) -> UpstreamService {
     UpstreamService {
         uid: "4c1e".into(),
         ports: ports.collect(),
+        udp_ports: Vec::new(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,
     }

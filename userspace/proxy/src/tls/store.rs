@@ -25,6 +25,7 @@ use super::{
     provider::provider,
     server::server_name,
 };
+use crate::fetch::read_roots;
 
 /// Certificates of all hosts of a listener.
 #[derive(Default)]
@@ -37,8 +38,19 @@ pub(crate) struct CertificateStore {
     fallback: Option<Arc<CertifiedKey>>,
 }
 
-/// A certificate of the routes, and the key that rustls uses.
-type Known = (Arc<Certificate>, Arc<CertifiedKey>);
+/// A certificate of the routes.
+#[derive(Clone)]
+pub(crate) struct Known {
+    certificate: Arc<Certificate>,
+    /// What rustls uses.
+    key: Arc<CertifiedKey>,
+    /// The end of its validity, if it can be parsed.
+    end: Option<Timestamp>,
+}
+
+/// The certificates of an update by Secret; `None` for an invalid one. Each is parsed once and refused once,
+/// for all hosts of all listeners.
+pub(crate) type Parsed = BTreeMap<NamespacedName, Option<Known>>;
 
 impl CertificateStore {
     /// Contains only a certificate that the proxy signs.
@@ -58,12 +70,15 @@ impl CertificateStore {
     /// Returns the store for `listener`. An invalid certificate is refused, and its host keeps the
     /// previous one. An expired certificate is reported and used: the client decides, as the clock of
     /// this node may be wrong.
-    pub(crate) fn update(&self, listener: &Listener, refusals: &mut Vec<Refusal>) -> Self {
-        // A Secret is parsed once and refused once, for all of its hosts.
-        let mut made: BTreeMap<NamespacedName, Option<Known>> = BTreeMap::new();
+    pub(crate) fn update(
+        &self,
+        listener: &Listener,
+        parsed: &mut Parsed,
+        refusals: &mut Vec<Refusal>,
+    ) -> Self {
         let mut make = |new: &Arc<Certificate>, old: Option<&Known>| {
-            let made = made.entry(new.secret.clone());
-            let made = made.or_insert_with(|| match old.filter(|old| old.0 == *new) {
+            let made = parsed.entry(new.secret.clone());
+            let made = made.or_insert_with(|| match old.filter(|old| old.certificate == *new) {
                 Some(old) => Some(old.clone()),
                 None => known(new, refusals),
             });
@@ -76,20 +91,26 @@ impl CertificateStore {
             }
         }
         let default = listener.default_certificate.as_ref();
-        let next = Self {
+        Self {
             default: default.and_then(|new| make(new, self.default.as_ref())),
             hosts,
             withheld: listener.withheld.clone(),
             fallback: self.fallback.clone(),
-        };
-        refusals.extend(made.values().flatten().filter_map(ended));
-        next
+        }
+    }
+
+    /// Adds the certificates of a listener that stays as it is.
+    pub(crate) fn keep(&self, parsed: &mut Parsed) {
+        for known in self.hosts.values().chain(&self.default) {
+            let secret = known.certificate.secret.clone();
+            parsed.entry(secret).or_insert_with(|| Some(known.clone()));
+        }
     }
 
     /// Returns the certificate for a host: an exact one, one with `*.`, that of Ingresses without
     /// host, the default, the proxy's own.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
-        let known = self.known(name).map(|(_, key)| key);
+        let known = self.known(name).map(|known| &known.key);
         known.or(self.fallback.as_ref())
     }
 
@@ -105,17 +126,16 @@ impl CertificateStore {
 
     /// Returns the Secret of the certificate for a host; `None` for the proxy's own.
     pub(crate) fn secret(&self, name: Option<&str>) -> Option<&NamespacedName> {
-        let (certificate, _) = self.known(name)?;
-        Some(&certificate.secret)
+        Some(&self.known(name)?.certificate.secret)
     }
 
     /// Returns all certificates, hosts with the same one together. The proxy's own is included while
     /// clients are shown it.
     pub(crate) fn facts(&self) -> Vec<CertificateFacts> {
         let mut all: Vec<CertificateFacts> = Vec::new();
-        for (host, (certificate, key)) in &self.hosts {
-            let secret = Some(&certificate.secret);
-            let mut one = facts(CertificateKind::Hosts, secret, key);
+        for (host, known) in &self.hosts {
+            let secret = Some(&known.certificate.secret);
+            let mut one = facts(CertificateKind::Hosts, secret, &known.key);
             one.hosts.push(host.clone());
             let is_same = |other: &&mut CertificateFacts| {
                 (&other.secret, &other.names, other.not_after)
@@ -128,9 +148,9 @@ impl CertificateStore {
         }
         let fallback = self.fallback.as_ref();
         all.extend(match &self.default {
-            Some((certificate, key)) => {
-                let secret = Some(&certificate.secret);
-                Some(facts(CertificateKind::Default, secret, key))
+            Some(known) => {
+                let secret = Some(&known.certificate.secret);
+                Some(facts(CertificateKind::Default, secret, &known.key))
             }
             None => fallback.map(|key| facts(CertificateKind::SelfSigned, None, key)),
         });
@@ -153,7 +173,11 @@ impl fmt::Debug for CertificateStore {
 
 fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
     match certified_key(new) {
-        Ok(key) => Some((new.clone(), Arc::new(key))),
+        Ok(key) => Some(Known {
+            certificate: new.clone(),
+            end: end(&key),
+            key: Arc::new(key),
+        }),
         Err(error) => {
             let object = ObjectName::Secret(new.secret.clone());
             refusals.push(Refusal::new(object, "data", format!("{error:#}")));
@@ -162,14 +186,20 @@ fn known(new: &Arc<Certificate>, refusals: &mut Vec<Refusal>) -> Option<Known> {
     }
 }
 
-fn ended((certificate, key): &Known) -> Option<Refusal> {
-    let (_, parsed) = X509Certificate::from_der(key.cert.first()?).ok()?;
-    let end = not_after(&parsed)?;
-    (end < Timestamp::now()).then(|| {
-        let object = ObjectName::Secret(certificate.secret.clone());
+/// Returns the certificates that have expired.
+pub(crate) fn ended(parsed: &Parsed) -> impl Iterator<Item = Refusal> {
+    let now = Timestamp::now();
+    parsed.values().flatten().filter_map(move |known| {
+        let end = known.end.filter(|end| *end < now)?;
+        let object = ObjectName::Secret(known.certificate.secret.clone());
         let reason = format!("tls.crt expired at {end}; clients are still shown it");
-        Refusal::new(object, "data", reason)
+        Some(Refusal::new(object, "data", reason))
     })
+}
+
+fn end(key: &CertifiedKey) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(key.cert.first()?).ok()?;
+    not_after(&parsed)
 }
 
 fn not_after(certificate: &X509Certificate<'_>) -> Option<Timestamp> {
@@ -222,6 +252,17 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 pub fn check_certificate(certificate: &Certificate) -> Result<(), String> {
     let checked = certified_key(certificate).map(drop);
     checked.map_err(|error| format!("{error:#}"))
+}
+
+/// Checks CA certificates (PEM).
+///
+/// # Errors
+///
+/// If they are not PEM, there is none, or one is malformed.
+pub fn check_authorities(pem: &[u8]) -> Result<(), String> {
+    read_roots(pem)
+        .map(drop)
+        .map_err(|error| format!("{error:#}"))
 }
 
 /// Parses chain and key, and checks that they match.

@@ -9,6 +9,7 @@ use std::{
 
 use headgate_model::edge::{UpstreamKey, UpstreamProtocol};
 use http::{HeaderValue, uri::Scheme};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
 use ppp::v2::{Builder, Command, Protocol, Version};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
@@ -24,7 +25,12 @@ use super::{
     http1, http2,
     tls::{self, TlsConfigs},
 };
-use crate::{body::BodyError, server::keep_alive};
+use crate::{body::BodyError, server::keep_alive, stream::Stream};
+
+/// Longest time in milliseconds in which an endpoint of calls acknowledges no data (`TCP_USER_TIMEOUT`). Calls have no
+/// timeout, and the kernel itself would wait for a quarter of an hour. Pings would be no better: servers of gRPC
+/// close connections that send one more often than every five minutes.
+const CALLS_UNACKNOWLEDGED_MS: u32 = 120_000;
 
 /// Opens connections to the endpoints of one upstream.
 #[derive(Debug)]
@@ -164,8 +170,30 @@ impl Dialer {
         }
     }
 
+    /// Opens a connection for bytes of a client.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the endpoint refuses, or TLS fails.
+    pub(super) async fn open_bytes(&self, endpoint: &Endpoint) -> io::Result<Box<dyn Stream>> {
+        let tls = self.tls.as_ref().map(Result::as_ref).transpose();
+        let tls = tls.map_err(|error| io::Error::other(error.clone()))?;
+        let stream = tcp(endpoint.address).await?;
+        let Some(tls) = tls else {
+            return Ok(Box::new(stream));
+        };
+        let connector = TlsConnector::from(Arc::clone(&tls.bytes));
+        Ok(Box::new(connector.connect(tls.name.clone(), stream).await?))
+    }
+
     async fn open_tcp(&self, endpoint: &Endpoint, purpose: Purpose) -> io::Result<TcpStream> {
         let mut stream = tcp(endpoint.address).await?;
+        if matches!(
+            self.protocol,
+            UpstreamProtocol::Grpc | UpstreamProtocol::Grpcs
+        ) {
+            setsockopt(&stream, TcpUserTimeout, &CALLS_UNACKNOWLEDGED_MS)?;
+        }
         if self.sends_proxy_header {
             stream.write_all(&proxy_header(purpose.client)?).await?;
         }

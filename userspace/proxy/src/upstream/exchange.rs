@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{body::Body, http1::BadMessage, message::copy};
 
+/// Timeouts, and when the caller no longer waits.
+type Limits<'a> = (&'a Timeouts, Option<Instant>);
+
 /// Sends a request on a pooled connection or a new one. If nothing of it could be sent on the pooled
 /// connection, because the endpoint had closed it, sends it on a new one.
 ///
@@ -32,7 +35,7 @@ pub(super) async fn exchange(
     dialer: &Dialer,
     endpoint: &Endpoint,
     mut request: Box<Request<Body>>,
-    timeouts: &Timeouts,
+    timeouts: Limits<'_>,
     client: Option<(SocketAddr, SocketAddr)>,
 ) -> Result<Response<Leased>, SendError> {
     let mut purpose = Purpose {
@@ -54,7 +57,7 @@ pub(super) async fn exchange(
         purpose.may_reuse = false;
     }
     // Boxed: large and rarely polled; inlined it would grow the future of every request.
-    let connected = Box::pin(dialer.connect(endpoint, purpose, timeouts.connect)).await;
+    let connected = Box::pin(dialer.connect(endpoint, purpose, timeouts.0.connect)).await;
     match connected {
         Ok(conn) => send(dialer, conn, request, timeouts).await,
         Err(error) => Err(unsent(error, request)),
@@ -74,10 +77,10 @@ async fn send(
     dialer: &Dialer,
     conn: UpstreamConn,
     request: Box<Request<Body>>,
-    timeouts: &Timeouts,
+    timeouts: Limits<'_>,
 ) -> Result<Response<Leased>, SendError> {
     match conn {
-        UpstreamConn::Http1(conn) => send_http1(dialer, conn, request, timeouts).await,
+        UpstreamConn::Http1(conn) => send_http1(dialer, conn, request, timeouts.0).await,
         UpstreamConn::Http2(stream) => send_http2(dialer, stream, request, timeouts).await,
     }
 }
@@ -133,7 +136,7 @@ async fn send_http2(
     dialer: &Dialer,
     mut stream: http2::Http2Stream,
     mut request: Box<Request<Body>>,
-    timeouts: &Timeouts,
+    (timeouts, end): Limits<'_>,
 ) -> Result<Response<Leased>, SendError> {
     target::for_http2(&mut request, &dialer.host, dialer.scheme());
     let is_short = request.body().in_memory().is_some();
@@ -141,8 +144,11 @@ async fn send_http2(
     let request = request.map(RequestBody::recording);
     let progress = request.body().progress();
     let sent = stream.sender.try_send_request(request);
+    // The caller drops this future then.
+    stream.retire_at(end);
     let timer = pin!(sleep_until(Instant::now()));
     let sent = response_head(sent, progress.as_deref(), timeouts, timer).await;
+    stream.retire_at(None);
     if sent.is_err() {
         stream.retire();
     }

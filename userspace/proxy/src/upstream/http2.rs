@@ -87,6 +87,7 @@ impl Http2Conn {
         Http2Stream {
             sender: self.sender.clone(),
             streams: self.streams.clone(),
+            end: None,
         }
     }
 
@@ -126,9 +127,17 @@ impl Streams {
 pub(super) struct Http2Stream {
     pub(super) sender: http2::SendRequest<RequestBody>,
     streams: Arc<Streams>,
+    /// When the wait for the head of the response ends.
+    end: Option<Instant>,
 }
 
 impl Http2Stream {
+    /// Opens no more streams on this connection if this one is dropped after `end`: the endpoint did not
+    /// answer in time.
+    pub(super) fn retire_at(&mut self, end: Option<Instant>) {
+        self.end = end;
+    }
+
     /// Opens no more streams on this connection.
     pub(super) fn retire(&self) {
         self.streams.is_retired.store(true, Relaxed);
@@ -137,6 +146,9 @@ impl Http2Stream {
 
 impl Drop for Http2Stream {
     fn drop(&mut self) {
+        if self.end.is_some_and(|end| end <= Instant::now()) {
+            self.retire();
+        }
         if self.streams.open.fetch_sub(1, Relaxed) == 1 {
             *self.streams.used_at() = Instant::now();
         }

@@ -16,15 +16,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use headgate_model::edge::{Timeouts, UpstreamKey};
 use http::{Request, Response, StatusCode};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep_until, timeout, timeout_at},
-};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
-    ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, affinity, connect,
+    ErrorKind, NoEndpoint, Pick, PickInput, Reply, SendError, UpstreamState, affinity,
     connect::Dialer,
     endpoint::{Endpoint, UpstreamShared},
     error::TimedOut,
@@ -33,7 +31,11 @@ use super::{
     set::EndpointSet,
     timeout::IdleTimeout,
 };
-use crate::{body::Body, worker::PerWorker};
+use crate::{
+    body::Body,
+    stream::{Prefixed, Tunnel},
+    worker::PerWorker,
+};
 
 /// The endpoints of a Service port under one policy, their connections, counters and health.
 #[derive(Debug)]
@@ -170,7 +172,8 @@ impl Upstream {
         let mut is_blameless = false;
         // The time of a body that is on its way is the client's as well.
         let is_streamed = request.body().in_memory().is_none();
-        let mut sent = pin!(exchange(&self.dialer, endpoint, request, timeouts, client));
+        let exchanged = exchange(&self.dialer, endpoint, request, (timeouts, end), client);
+        let mut sent = pin!(exchanged);
         let sent = match end {
             None => sent.await,
             Some(end) => match timeout_at(end, sent.as_mut()).await {
@@ -197,21 +200,21 @@ impl Upstream {
         }
     }
 
-    /// Opens a TCP connection to the picked endpoint, for TLS passthrough.
+    /// Opens a connection to the picked endpoint for bytes of a client: TCP, or TLS if the policy says so.
     ///
     /// # Errors
     ///
-    /// Fails if the endpoint does not accept within the connect timeout.
-    pub async fn connect(&self, pick: &Pick, timeouts: &Timeouts) -> io::Result<TcpStream> {
+    /// Fails if the endpoint does not accept within the connect timeout, or TLS fails.
+    pub async fn connect(&self, pick: &Pick, timeouts: &Timeouts) -> io::Result<Tunnel> {
         let begin = Instant::now();
         let endpoint = pick.endpoint();
-        let connected = timeout(timeouts.connect, connect::tcp(endpoint.address)).await;
+        let connected = timeout(timeouts.connect, self.dialer.open_bytes(endpoint)).await;
         let connected = connected.unwrap_or_else(|elapsed| Err(elapsed.into()));
         match &connected {
             Ok(_) => endpoint.record_response(StatusCode::OK, begin.elapsed()),
             Err(error) => endpoint.record_failure(&error.to_string(), begin.elapsed()),
         }
-        connected
+        connected.map(|stream| Tunnel::new(Prefixed::new(Bytes::new(), stream)))
     }
 
     /// Replaces the endpoints. Those that stay keep their connections, counters and health.

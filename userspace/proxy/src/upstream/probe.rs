@@ -56,7 +56,14 @@ async fn check(upstream: &Upstream, endpoint: &Endpoint, probe: &Probe) -> Resul
         send: probe.timeout,
         ..Timeouts::default()
     };
-    let sent = exchange(&upstream.dialer, endpoint, request.into(), &timeouts, None).await;
+    let sent = exchange(
+        &upstream.dialer,
+        endpoint,
+        request.into(),
+        (&timeouts, None),
+        None,
+    )
+    .await;
     let response = sent.map_err(|error| error.to_string())?;
     let status = response.status().as_u16();
     if status >= 400 {

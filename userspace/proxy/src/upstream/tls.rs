@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headgate_model::edge::{UpstreamKey, UpstreamProtocol, UpstreamTls};
+use headgate_model::edge::{Trust, UpstreamKey, UpstreamProtocol, UpstreamTls};
 use tokio_rustls::rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
@@ -10,7 +10,13 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-use crate::tls::{provider::provider, verifier::Unverified};
+use crate::{
+    fetch::system_roots,
+    tls::{
+        provider::provider,
+        verifier::{Named, Unverified},
+    },
+};
 
 /// The TLS client configurations of an upstream.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(super) struct TlsConfigs {
     pub(super) any: Arc<ClientConfig>,
     /// Offers HTTP/1.1 only, for requests with `Upgrade`.
     pub(super) http1: Arc<ClientConfig>,
+    /// Offers no protocol, for connections that carry what clients send.
+    pub(super) bytes: Arc<ClientConfig>,
     /// The name that is sent (SNI) and verified.
     pub(super) name: ServerName<'static>,
 }
@@ -35,6 +43,7 @@ impl TlsConfigs {
         let server = ServerName::try_from(name.clone());
         let mut any = config(policy)?;
         let mut http1 = any.clone();
+        let bytes = Arc::new(any.clone());
         any.alpn_protocols = match key.policy.protocol {
             UpstreamProtocol::Https => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             UpstreamProtocol::Grpcs | UpstreamProtocol::Grpc | UpstreamProtocol::Http2 => {
@@ -46,6 +55,7 @@ impl TlsConfigs {
         Ok(Self {
             any: Arc::new(any),
             http1: Arc::new(http1),
+            bytes,
             name: server.map_err(|error| format!("name {name}: {error}"))?,
         })
     }
@@ -78,22 +88,31 @@ fn verifier(
     policy: &UpstreamTls,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ServerCertVerifier>, String> {
-    // Endpoints are not verified unless an Ingress names authorities for them.
-    let Some(authorities) = &policy.authorities else {
-        return Ok(Arc::new(Unverified::new()));
+    let roots = match &policy.trust {
+        Trust::Unverified => return Ok(Arc::new(Unverified::new())),
+        Trust::System => system_roots(),
+        Trust::Authorities(pem) => Arc::new(roots(pem)?),
     };
-    let mut roots = RootCertStore::empty();
-    let invalid = |error: String| format!("authorities: {error}");
-    for authority in certificates(authorities).map_err(invalid)? {
-        roots
-            .add(authority)
-            .map_err(|error| invalid(error.to_string()))?;
+    if !policy.names.is_empty() {
+        return Ok(Arc::new(Named::new(roots, policy.names.clone())));
     }
-    let builder = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+    let invalid = |error: String| format!("authorities: {error}");
+    let builder = WebPkiServerVerifier::builder_with_provider(roots, provider.clone());
     let verifier = builder
         .build()
         .map_err(|error| invalid(error.to_string()))?;
     Ok(verifier)
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let invalid = |error: String| format!("authorities: {error}");
+    for authority in certificates(pem).map_err(invalid)? {
+        roots
+            .add(authority)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    Ok(roots)
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

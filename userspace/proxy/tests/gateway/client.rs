@@ -18,7 +18,11 @@ use tokio::{
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName},
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    },
 };
 
 use crate::setup::Setup;
@@ -70,6 +74,9 @@ impl Got {
     }
 }
 
+/// A certificate of a client and its key.
+pub(crate) type ClientCertificate = (CertificateDer<'static>, Vec<u8>);
+
 /// A request to a host.
 pub(crate) fn get(host: &str, target: &str) -> http::request::Builder {
     Request::get(target).header("host", host)
@@ -114,21 +121,55 @@ impl Setup {
         port: u16,
         name: &str,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake_by(port, name, &self.client_config(None)).await
+    }
+
+    /// The settings of a client, perhaps with a certificate of its own.
+    pub(crate) fn client_config(&self, own: Option<&ClientCertificate>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for der in &self.roots {
             roots.add(der.clone()).unwrap();
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        Arc::new(match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::try_from(key.clone()).unwrap();
+                builder
+                    .with_client_auth_cert(vec![certificate.clone()], key)
+                    .unwrap()
+            }
+        })
+    }
+
+    async fn shake_by(
+        &self,
+        port: u16,
+        name: &str,
+        config: &Arc<ClientConfig>,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address(port)).await.unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        TlsConnector::from(Arc::new(config))
+        TlsConnector::from(config.clone())
             .connect(name, stream)
             .await
+    }
+
+    /// Sends a request over TLS with these settings. `None` if the handshake fails; in TLS 1.3 the client
+    /// learns that with the response.
+    pub(crate) async fn try_tls(
+        &self,
+        port: u16,
+        name: &str,
+        config: &Arc<ClientConfig>,
+    ) -> Option<Got> {
+        let stream = self.shake_by(port, name, config).await.ok()?;
+        let request = get(name, "/").body(Full::default()).unwrap();
+        exchange(stream, request).await.ok()
     }
 
     /// Sends a request over TLS to a port, with this server name.

@@ -8,6 +8,7 @@ mod cors;
 mod filters;
 mod matching;
 mod setup;
+mod streams;
 mod timers;
 mod tls;
 mod worlds;

@@ -45,6 +45,7 @@ pub(crate) struct Backend {
     name: Arc<str>,
     pub(crate) hits: Arc<AtomicUsize>,
     pub(crate) seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 /// A proxy and its backends.
@@ -71,8 +72,12 @@ impl Setup {
     }
 
     pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
         Self {
-            proxy: Arc::new(Proxy::new(Settings::default()).unwrap()),
+            proxy: Arc::new(Proxy::new(settings).unwrap()),
             ports: HashMap::new(),
             backends: BTreeMap::new(),
             roots: Vec::new(),
@@ -94,7 +99,7 @@ impl Setup {
         let listeners = PortListeners {
             target_port: port.port,
             scheme,
-            listeners,
+            listeners: listeners.into_iter().map(Arc::new).collect(),
         };
         self.edge.gateways.insert(port, listeners);
     }
@@ -150,6 +155,7 @@ impl Setup {
             name: name.into(),
             hits: Arc::default(),
             seen: Arc::default(),
+            connections: Arc::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -169,6 +175,12 @@ impl Setup {
         backend.hits.load(Ordering::SeqCst)
     }
 
+    /// Number of connections that a backend got.
+    pub(crate) fn connections(&self, backend: &str) -> usize {
+        let (_, backend) = &self.backends[backend];
+        backend.connections.load(Ordering::SeqCst)
+    }
+
     /// Waits until a backend has got this number of requests, and returns them: target and headers.
     pub(crate) async fn seen(&self, backend: &str, count: usize) -> Vec<Seen> {
         let (_, backend) = &self.backends[backend];
@@ -186,6 +198,7 @@ impl Setup {
 async fn answer_all(listener: TcpListener, backend: Backend) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
+        backend.connections.fetch_add(1, Ordering::SeqCst);
         let backend = backend.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let answered = answer(backend.clone(), request.map(Body::new));

@@ -1,13 +1,22 @@
 //! Timeouts and retries.
 
-use std::time::Duration;
+use std::{convert::Infallible, pin::pin, time::Duration};
 
-use headgate_model::edge::{Policy, Resend, Retry};
-use http::Method;
+use bytes::Bytes;
+use futures::FutureExt;
+use headgate_model::edge::{
+    Policy, Resend, Retry, Route, RouteKind, Scheme, UpstreamPolicy, UpstreamProtocol,
+};
+use headgate_proxy::Settings;
+use http::{Method, Request};
+use http_body_util::StreamBody;
+use hyper::{body::Frame, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 
 use crate::{
     client::{ask, get},
-    setup::{RouteExt, Setup, route, to, weighted},
+    setup::{RouteExt, Setup, listener, prefix, route, to, weighted, with},
 };
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -155,4 +164,65 @@ async fn g101_nothing_is_sent_twice_unless_a_route_says_so() {
         let got = setup.send(80, get("a.test", path)).await;
         assert_eq!((got.status.as_u16(), setup.hits("web")), (expected, hits));
     }
+}
+
+#[tokio::test]
+async fn g96_a_connection_whose_endpoint_does_not_answer_in_time_gets_no_more_requests() {
+    let http2 = UpstreamPolicy {
+        protocol: UpstreamProtocol::Http2,
+        ..UpstreamPolicy::default()
+    };
+    let route = route("web")
+        .targets(vec![weighted(1, with("web", http2))])
+        .policy(|policy| policy.timeouts.per_try = Some(SHORT));
+    let setup = Setup::routes(vec![route]).await;
+    for (path, status, connections) in [
+        ("/", 200, 1),
+        ("/", 200, 1),
+        ("/silent", 504, 1),
+        ("/", 200, 2),
+        ("/", 200, 2),
+    ] {
+        let got = setup.send(80, get("a.test", path)).await;
+        assert_eq!(got.status, status, "{path}");
+        assert_eq!(setup.connections("web"), connections, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn g121_calls_may_be_silent() {
+    let call = |kind: RouteKind, path: &str| -> Route {
+        let mut route = route("web").at(prefix(path));
+        route.origin.kind = kind;
+        route
+    };
+    let mut setup = Setup::with(Settings {
+        body_timeout: SHORT,
+        ..Settings::default()
+    });
+    let routes = vec![
+        call(RouteKind::GrpcRoute, "/silent"),
+        call(RouteKind::HttpRoute, ""),
+    ];
+    let all = listener("", [("", routes)]);
+    setup.add_port(crate::setup::GATEWAY, 80, Scheme::Http, vec![all]);
+    setup.serve().await;
+    let stream = TcpStream::connect(setup.address(80)).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    // A request whose body says nothing.
+    let send = |path: &str| {
+        let silent = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let request = Request::post(format!("http://a.test{path}"));
+        let request = request.body(StreamBody::new(silent)).unwrap();
+        let mut sender = sender.clone();
+        async move { sender.send_request(request).await.unwrap().status() }
+    };
+    let mut call = pin!(send("/silent"));
+    assert!(call.as_mut().now_or_never().is_none());
+    setup.seen("web", 1).await;
+    assert_eq!(send("/late/9").await, 408);
+    assert!(call.now_or_never().is_none());
 }

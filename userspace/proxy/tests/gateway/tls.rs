@@ -1,9 +1,12 @@
 //! TLS of clients.
 
-use headgate_model::edge::{Listener, Scheme};
+use std::sync::Arc;
+
+use headgate_model::edge::{ClientCheck, Listener, PortListeners, Scheme};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use crate::{
-    client::get,
+    client::{ClientCertificate, get},
     setup::{Setup, listener, route},
 };
 
@@ -70,4 +73,165 @@ async fn g102_a_listener_without_certificate_ends_the_handshake() {
     setup.add_port("main", 443, Scheme::Https, vec![bare]);
     setup.serve().await;
     assert!(setup.shake(443, "bare.test").await.is_err());
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn client_certificate(authority: &Authority) -> ClientCertificate {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["client".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
+    (certificate.der().clone(), key.serialize_der())
+}
+
+/// A listener at port 443, and what it asks of clients.
+struct Guarded {
+    setup: Setup,
+    listener: Listener,
+}
+
+impl Guarded {
+    fn new() -> Self {
+        let mut setup = Setup::new();
+        let listener = Listener {
+            default_certificate: Some(setup.certificate(&["a.test"])),
+            ..listener("", [("", vec![route("web")])])
+        };
+        Self { setup, listener }
+    }
+
+    async fn serve(&mut self, check: Option<ClientCheck>) {
+        self.listener.client_check = check;
+        let listeners = vec![self.listener.clone()];
+        self.setup.add_port("main", 443, Scheme::Https, listeners);
+        self.setup.serve().await;
+    }
+
+    /// Who answers a client with this certificate.
+    async fn answer(&self, own: Option<&ClientCertificate>) -> Option<String> {
+        let config = self.setup.client_config(own);
+        let got = self.setup.try_tls(443, "a.test", &config).await;
+        got.map(|got| got.by())
+    }
+}
+
+fn required(authority: &Authority) -> Option<ClientCheck> {
+    Some(ClientCheck::Required(authority.pem().into_bytes().into()))
+}
+
+#[tokio::test]
+async fn g105_only_clients_with_a_valid_certificate_finish_the_handshake() {
+    let (ours, theirs) = (authority(), authority());
+    let (good, bad) = (client_certificate(&ours), client_certificate(&theirs));
+    let mut guarded = Guarded::new();
+    guarded.serve(required(&ours)).await;
+    let web = || Some("web".to_owned());
+    assert_eq!(guarded.answer(Some(&good)).await, web());
+    assert_eq!(guarded.answer(Some(&bad)).await, None);
+    assert_eq!(guarded.answer(None).await, None);
+    // Other authorities: from the next connection on.
+    guarded.serve(required(&theirs)).await;
+    assert_eq!(guarded.answer(Some(&good)).await, None);
+    assert_eq!(guarded.answer(Some(&bad)).await, web());
+    guarded.serve(None).await;
+    assert_eq!(guarded.answer(None).await, web());
+}
+
+#[tokio::test]
+async fn g105_a_session_from_before_a_check_does_not_continue() {
+    let mut guarded = Guarded::new();
+    guarded.serve(None).await;
+    let config = guarded.setup.client_config(None);
+    let before = guarded.setup.try_tls(443, "a.test", &config).await;
+    assert_eq!(before.unwrap().by(), "web");
+    guarded.serve(required(&authority())).await;
+    // The client has a ticket.
+    assert!(
+        guarded
+            .setup
+            .try_tls(443, "a.test", &config)
+            .await
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn g105_g107_without_valid_authorities_no_handshake_succeeds() {
+    let ours = authority();
+    let mut guarded = Guarded::new();
+    guarded.serve(required(&ours)).await;
+    let good = client_certificate(&ours);
+    assert!(guarded.answer(Some(&good)).await.is_some());
+    let none = ClientCheck::Required(b"nothing".to_vec().into());
+    guarded.serve(Some(none)).await;
+    assert_eq!(guarded.answer(Some(&good)).await, None);
+    assert_eq!(guarded.answer(None).await, None);
+}
+
+#[tokio::test]
+async fn g106_with_insecure_fallback_any_certificate_or_none_is_accepted() {
+    let mut guarded = Guarded::new();
+    guarded.serve(Some(ClientCheck::Asked)).await;
+    let other = client_certificate(&authority());
+    for own in [None, Some(&other)] {
+        assert_eq!(guarded.answer(own).await.as_deref(), Some("web"));
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_stays_the_same_is_not_made_again() {
+    let mut guarded = Guarded::new();
+    guarded.serve(None).await;
+    let same: Vec<Arc<Listener>> = guarded
+        .setup
+        .edge
+        .gateways
+        .values()
+        .flat_map(|port: &PortListeners| port.listeners.clone())
+        .collect();
+    guarded.answer(None).await.unwrap();
+    // Another port, and this one as it was.
+    guarded.setup.add_port(
+        "main",
+        80,
+        Scheme::Http,
+        vec![listener("", [("", vec![route("web")])])],
+    );
+    guarded.setup.serve().await;
+    let port = guarded.setup.edge.gateways.values().next_back().unwrap();
+    assert!(Arc::ptr_eq(&port.listeners[0], &same[0]));
+    assert_eq!(guarded.answer(None).await.as_deref(), Some("web"));
+    let served = guarded.setup.send(80, get("a.test", "/")).await;
+    assert_eq!(served.by(), "web");
+    // Its counters are still there.
+    let listeners = guarded
+        .setup
+        .proxy
+        .answers()
+        .into_iter()
+        .filter_map(|(counted, answers)| {
+            let headgate_proxy::Counted::Listener(port, _) = counted else {
+                return None;
+            };
+            Some((port.port, answers.by_class[2]))
+        });
+    let mut listeners: Vec<(u16, u64)> = listeners.collect();
+    listeners.sort_unstable();
+    assert_eq!(listeners, [(80, 1), (443, 2)]);
+    let rules = guarded
+        .setup
+        .proxy
+        .answers()
+        .into_iter()
+        .filter_map(|(counted, answers)| {
+            let is_rule = matches!(counted, headgate_proxy::Counted::Rule(_));
+            is_rule.then_some(answers.by_class[2])
+        });
+    assert_eq!(rules.collect::<Vec<u64>>(), [3], "a rule is counted once");
 }

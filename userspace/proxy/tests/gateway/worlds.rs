@@ -1,10 +1,10 @@
 //! Gateways, their ports and listeners, and Ingresses beside them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use headgate_model::{
     NamespacedName,
-    edge::{GatewayPort, Host, Listener, Policy, RouteOrigin, Scheme},
+    edge::{Edge, GatewayPort, Host, Listener, Policy, PortListeners, RouteOrigin, Scheme},
 };
 use headgate_proxy::ExplainRequest;
 use http::{HeaderMap, Method, uri::PathAndQuery};
@@ -69,6 +69,45 @@ async fn g18_listeners_that_go_serve_nothing_more() {
     assert_eq!(by(&setup, "a.test").await, "404");
     assert_eq!(by(&setup, "b.test").await, "b");
     assert_eq!(by(&setup, "c.test").await, "c");
+}
+
+#[tokio::test]
+async fn g139_wildcards_of_ingresses_have_one_label_and_hosts_no_fallback() {
+    let of_ingress = |backend: &str, path: &str| {
+        let mut own = route(backend).at(prefix(path));
+        own.origin = RouteOrigin::ingress(own.origin.name);
+        Host {
+            asks_certificate: false,
+            routes: vec![Arc::new(own)],
+        }
+    };
+    let mut setup = Setup::new();
+    setup.edge.ingress = Listener {
+        hosts: [
+            ("x.a.test".into(), of_ingress("exact", "/only")),
+            ("*.a.test".into(), of_ingress("wide", "")),
+            ("*.test".into(), of_ingress("wider", "")),
+        ]
+        .into(),
+        ..Listener::default()
+    };
+    setup.serve().await;
+    let ingress = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = ingress.local_addr().unwrap();
+    let proxy = setup.proxy.clone();
+    let stop = std::future::pending();
+    tokio::spawn(async move { proxy.listen(ingress, Scheme::Http, stop).await });
+    for (host, path, expected) in [
+        ("x.a.test", "/only", "exact"),
+        ("x.a.test", "/", "404"),
+        ("z.a.test", "/", "wide"),
+        ("y.z.a.test", "/", "404"),
+        ("a.test", "/", "wider"),
+    ] {
+        let asked = get(host, path).body(Default::default()).unwrap();
+        let got = send_to(address, asked).await.unwrap();
+        assert_eq!(got.by(), expected, "{host}{path}");
+    }
 }
 
 #[tokio::test]
@@ -199,4 +238,38 @@ async fn g138_nothing_is_done_that_no_route_says() {
         got.header("access-control-allow-origin"),
         Some("https://backend")
     );
+}
+
+/// Prints how long a change takes at the proxy: `cargo nextest run --run-ignored only -E 'test(scale)' --no-capture`.
+#[tokio::test]
+#[ignore = "prints times"]
+async fn scale_of_a_change() {
+    const GATEWAYS: u16 = 1000;
+    let mut edge = Edge::default();
+    for number in 0..GATEWAYS {
+        let hosts: Vec<String> = (0..10).map(|host| format!("h{host}.example")).collect();
+        let hosts = hosts.iter().map(|host| (&**host, vec![route(host)]));
+        let port = GatewayPort {
+            gateway: NamespacedName::new("infra", &format!("g{number}")),
+            port: 80,
+        };
+        let listeners = PortListeners {
+            target_port: number + 1,
+            scheme: Scheme::Http,
+            listeners: vec![Arc::new(listener("", hosts))],
+        };
+        edge.gateways.insert(port, listeners);
+    }
+    let proxy = Setup::new().proxy;
+    let timed = |edge: &Edge| {
+        let begin = Instant::now();
+        assert_eq!(proxy.serve(edge), []);
+        begin.elapsed()
+    };
+    let first = timed(&edge);
+    let port = edge.gateways.values_mut().next().unwrap();
+    port.listeners = vec![Arc::new(listener("", [("", vec![route("other")])]))];
+    let changed = timed(&edge);
+    let ratio = first.as_secs_f64() / changed.as_secs_f64();
+    println!("first {first:?}, one listener changed {changed:?}, ratio {ratio:.1}");
 }

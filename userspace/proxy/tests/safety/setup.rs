@@ -149,6 +149,7 @@ fn service() -> UpstreamService {
             port: 80,
             app_protocol: None,
         }],
+        udp_ports: Vec::new(),
         cluster_ips: vec![IpAddr::from([10, 96, 0, 1])],
         is_external: false,
     }

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use headgate_model::edge::{UpstreamPolicy, UpstreamProtocol, UpstreamTls};
+use headgate_model::edge::{SubjectName, Trust, UpstreamPolicy, UpstreamProtocol, UpstreamTls};
 use headgate_proxy::{Body, ErrorKind};
 use http::{
     Request, Response, Version,
@@ -90,7 +90,7 @@ fn https(tls: UpstreamTls) -> UpstreamPolicy {
 
 fn trusting(authority: &Authority) -> UpstreamTls {
     UpstreamTls {
-        authorities: Some(authority.pem().into_bytes()),
+        trust: Trust::Authorities(authority.pem().into_bytes()),
         ..UpstreamTls::default()
     }
 }
@@ -108,6 +108,40 @@ async fn l42_certificate_is_verified() {
         assert_eq!(setup.read("/").await.1, "web.shop.svc 0 HTTP/1.1");
     }
     assert_eq!(server.accepted(), 1);
+}
+
+#[tokio::test]
+async fn g109_g110_one_of_several_names_must_be_in_the_certificate() {
+    let authority = authority();
+    let server = serve(&authority, no_client_auth(), &[]).await;
+    let dns = |name: &str| SubjectName::Dns(name.into());
+    let uri = SubjectName::Uri("spiffe://shop/web".into());
+    for (issuer, names, is_accepted) in [
+        (
+            &authority,
+            vec![dns("other.example"), dns("web.shop.svc")],
+            true,
+        ),
+        (&authority, vec![uri.clone(), dns("*.shop.svc")], true),
+        (&authority, vec![dns("other.example")], false),
+        (&authority, vec![uri], false),
+        (&self::authority(), vec![dns("web.shop.svc")], false),
+    ] {
+        let tls = UpstreamTls {
+            // Sent, and not verified.
+            name: Some("other.example".into()),
+            names: names.clone(),
+            ..trusting(issuer)
+        };
+        let setup = Setup::new(https(tls), &[server.address]);
+        match setup.get("/").await {
+            Ok(_) => assert!(is_accepted, "{names:?}"),
+            Err(error) => assert!(
+                !is_accepted && error.kind == ErrorKind::Tls,
+                "{names:?} {error}"
+            ),
+        }
+    }
 }
 
 #[tokio::test]
@@ -247,14 +281,14 @@ async fn l42_invalid_settings_fail_every_request() {
     let cases = [
         broken(
             UpstreamTls {
-                authorities: Some(b"nothing".to_vec()),
+                trust: Trust::Authorities(b"nothing".to_vec()),
                 ..UpstreamTls::default()
             },
             "authorities: no certificate",
         ),
         broken(
             UpstreamTls {
-                authorities: Some(bad.clone()),
+                trust: Trust::Authorities(bad.clone()),
                 ..UpstreamTls::default()
             },
             "authorities: ",

@@ -108,6 +108,7 @@ impl<K: CustomKind> Object for Custom<K> {
             meta: Meta {
                 name: name.clone(),
                 uid: self.metadata.uid.clone().unwrap_or_default(),
+                version: self.resource_version().unwrap_or_default(),
                 generation: self.metadata.generation.unwrap_or_default(),
                 created_s: self.creation_timestamp().map(|time| time.0.as_second()),
             },

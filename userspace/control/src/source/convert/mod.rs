@@ -78,7 +78,7 @@ impl Object for Service {
                 let service = service::service(self, name.clone(), refusals);
                 Event::Service(name, service)
             }
-            Interest::Ingress | Interest::Gateways => {
+            Interest::Ingress | Interest::Gateways | Interest::Verdicts => {
                 Event::Upstream(name, Some(service::upstream(self, refusals)))
             }
         }

@@ -78,9 +78,14 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Upstr
                 app_protocol: port.app_protocol.clone(),
             })
         });
+    let all = spec.ports.iter().flatten();
+    let udp = all.filter(|port| port.protocol.as_deref() == Some("UDP"));
     UpstreamService {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         ports: ports.collect(),
+        udp_ports: udp
+            .filter_map(|port| u16::try_from(port.port).ok())
+            .collect(),
         cluster_ips: cluster_ips(&spec, refusals),
         is_external: spec.type_.as_deref() == Some("ExternalName"),
     }

@@ -1,10 +1,10 @@
 //! Changes of objects.
 
-use std::collections::BTreeMap;
+use std::{borrow::Borrow, collections::BTreeMap};
 
 use super::{
-    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, L4Route, ListenerSet, Objects,
-    ReferenceGrant, TlsRoute,
+    BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, L4Route, ListenerSet, Object,
+    Objects, ReferenceGrant, TlsRoute,
 };
 use crate::{NamespacedName, put};
 
@@ -42,21 +42,61 @@ pub enum Change {
 }
 
 impl Objects {
-    /// Applies a change; returns whether an object differs afterwards.
-    pub fn apply(&mut self, change: Change) -> bool {
+    /// Applies a change; returns what differs afterwards.
+    pub fn apply(&mut self, change: Change) -> Difference {
         match change {
-            Change::GatewayClass(name, new) => put(&mut self.classes, &name, new),
-            Change::Gateway(name, new) => put(&mut self.gateways, &name, new),
-            Change::ListenerSet(name, new) => put(&mut self.listener_sets, &name, new),
-            Change::HttpRoute(name, new) => put(&mut self.http_routes, &name, new),
-            Change::GrpcRoute(name, new) => put(&mut self.grpc_routes, &name, new),
-            Change::TlsRoute(name, new) => put(&mut self.tls_routes, &name, new),
-            Change::TcpRoute(name, new) => put(&mut self.tcp_routes, &name, new),
-            Change::UdpRoute(name, new) => put(&mut self.udp_routes, &name, new),
-            Change::ReferenceGrant(name, new) => put(&mut self.grants, &name, new),
-            Change::BackendTlsPolicy(name, new) => put(&mut self.backend_tls, &name, new),
-            Change::Namespace(name, new) => put(&mut self.namespaces, &name, new),
-            Change::ConfigMap(name, new) => put(&mut self.config_maps, &name, new),
+            Change::GatewayClass(name, new) => put_object(&mut self.classes, &name, new),
+            Change::Gateway(name, new) => put_object(&mut self.gateways, &name, new),
+            Change::ListenerSet(name, new) => put_object(&mut self.listener_sets, &name, new),
+            Change::HttpRoute(name, new) => put_object(&mut self.http_routes, &name, new),
+            Change::GrpcRoute(name, new) => put_object(&mut self.grpc_routes, &name, new),
+            Change::TlsRoute(name, new) => put_object(&mut self.tls_routes, &name, new),
+            Change::TcpRoute(name, new) => put_object(&mut self.tcp_routes, &name, new),
+            Change::UdpRoute(name, new) => put_object(&mut self.udp_routes, &name, new),
+            Change::ReferenceGrant(name, new) => put_object(&mut self.grants, &name, new),
+            Change::BackendTlsPolicy(name, new) => put_object(&mut self.backend_tls, &name, new),
+            Change::Namespace(name, new) => asked(put(&mut self.namespaces, &name, new)),
+            Change::ConfigMap(name, new) => asked(put(&mut self.config_maps, &name, new)),
         }
     }
+}
+
+/// What differs after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Nothing.
+    None,
+    /// A status, or a version.
+    Status,
+    /// What an object asks for.
+    Asked,
+}
+
+fn asked(differs: bool) -> Difference {
+    match differs {
+        true => Difference::Asked,
+        false => Difference::None,
+    }
+}
+
+/// Upserts or deletes an object.
+fn put_object<K: Ord + Clone, S: PartialEq, T: PartialEq, W>(
+    objects: &mut BTreeMap<K, W>,
+    name: &K,
+    new: Option<Object<S, T>>,
+) -> Difference
+where
+    W: From<Object<S, T>> + Borrow<Object<S, T>>,
+{
+    let Some(new) = new else {
+        return asked(objects.remove(name).is_some());
+    };
+    let difference = match objects.get(name).map(Borrow::borrow) {
+        // It stays in its place, by which a resolver knows that it has judged it.
+        Some(old) if *old == new => return Difference::None,
+        Some(old) if old.asks_same(&new) => Difference::Status,
+        _ => Difference::Asked,
+    };
+    objects.insert(name.clone(), new.into());
+    difference
 }

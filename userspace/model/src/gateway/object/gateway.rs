@@ -21,14 +21,14 @@ pub struct GatewayClassSpec {
     pub description: Option<String>,
 }
 
-/// `status` of a GatewayClass.
+/// `status` of a GatewayClass. This and other statuses are written with all their lists, so that a merge patch
+/// (RFC 7396) replaces them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayClassStatus {
     /// Conditions.
     pub conditions: Vec<Condition>,
     /// Features that the controller supports, in ascending order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub supported_features: Vec<SupportedFeature>,
 }
 
@@ -288,7 +288,6 @@ pub struct ListenerSetSpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayStatus {
     /// Its addresses.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<StatusAddress>,
     /// Number of ListenerSets that are accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -296,7 +295,6 @@ pub struct GatewayStatus {
     /// Conditions.
     pub conditions: Vec<Condition>,
     /// Its listeners.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenerStatus>,
 }
 
@@ -337,6 +335,5 @@ pub struct ListenerSetStatus {
     /// Conditions.
     pub conditions: Vec<Condition>,
     /// Its listeners.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenerStatus>,
 }

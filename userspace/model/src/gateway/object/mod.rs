@@ -8,9 +8,9 @@ mod policy;
 mod route;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-pub use change::Change;
+pub use change::{Change, Difference};
 pub use filter::{
     AuthHeaders, CorsFilter, ExternalAuth, Filter, FilterType, ForwardBody, Fraction,
     HeaderModifier, HeaderValue, PathModifier, PathModifierType, RequestMirror, RequestRedirect,
@@ -53,6 +53,15 @@ pub struct Object<S, T = ()> {
     pub status: T,
 }
 
+impl<S: PartialEq, T> Object<S, T> {
+    /// Whether both ask for the same: neither the status nor the version counts.
+    pub(super) fn asks_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.meta, &other.meta);
+        let is_same = one.uid == two.uid && one.created_s == two.created_s;
+        is_same && one.name == two.name && self.spec == other.spec
+    }
+}
+
 /// What all objects have: a part of `metadata`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -60,6 +69,8 @@ pub struct Meta {
     pub name: NamespacedName,
     /// `uid`; may be empty in manifests.
     pub uid: String,
+    /// `resourceVersion`; empty in manifests.
+    pub version: String,
     /// `generation`: the number of changes of `spec`; 0 if it is not known.
     pub generation: i64,
     /// Creation time in seconds since 1970; `None` counts as the youngest.
@@ -105,9 +116,9 @@ pub struct Objects {
     /// ListenerSets.
     pub listener_sets: BTreeMap<NamespacedName, ListenerSet>,
     /// HTTPRoutes.
-    pub http_routes: BTreeMap<NamespacedName, HttpRoute>,
+    pub http_routes: BTreeMap<NamespacedName, Arc<HttpRoute>>,
     /// GRPCRoutes.
-    pub grpc_routes: BTreeMap<NamespacedName, GrpcRoute>,
+    pub grpc_routes: BTreeMap<NamespacedName, Arc<GrpcRoute>>,
     /// TLSRoutes.
     pub tls_routes: BTreeMap<NamespacedName, TlsRoute>,
     /// TCPRoutes.

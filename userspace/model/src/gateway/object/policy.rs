@@ -72,6 +72,7 @@ pub struct BackendValidation {
     #[serde(default)]
     pub ca_certificate_refs: Vec<LocalRef>,
     /// CA certificates by a name that stands for them, such as `System`.
+    #[serde(rename = "wellKnownCACertificates")]
     pub well_known_ca_certificates: Option<String>,
     /// The name that the Gateway sends and, without `subject_alt_names`, checks.
     pub hostname: String,

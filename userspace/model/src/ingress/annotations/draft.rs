@@ -9,7 +9,7 @@ use crate::NamespacedName;
 use super::super::{IngressPath, Objects, reach};
 use crate::edge::{
     Balance, CanaryRule, Condition, Cors, CorsList, CorsOrigin, CorsOrigins, HashBy, Limits,
-    Pattern, Policy, Probe, Rate, Redirect, Secret, Sticky, Template, Text, UpstreamPolicy,
+    Pattern, Policy, Probe, Rate, Redirect, Secret, Sticky, Template, Text, Trust, UpstreamPolicy,
     UpstreamProtocol,
 };
 
@@ -310,7 +310,7 @@ impl Draft {
         if self.tls_verify {
             let authorities = secret.data.get("ca.crt");
             let missing = || (SECRET, format!("Secret {name} has no ca.crt"));
-            tls.authorities = Some(authorities.ok_or_else(missing)?.clone());
+            tls.trust = Trust::Authorities(authorities.ok_or_else(missing)?.clone());
         }
         if let (Some(chain), Some(key)) = (secret.data.get("tls.crt"), secret.data.get("tls.key")) {
             tls.identity = Some((chain.clone(), key.clone()));
