@@ -161,7 +161,7 @@ pub(crate) fn listener(port: Option<&GatewayPort>, name: &str) -> Option<String>
     port.map(|port| format!("{port} {name}"))
 }
 
-/// The hosts whose connections are passed without a look at their requests.
+/// The hosts whose requests are not read.
 fn passed_rows(listener: &ServedListener) -> Vec<RouteRow> {
     let passed = listener.passthrough.iter();
     let rows = passed.map(|(host, upstream)| RouteRow {

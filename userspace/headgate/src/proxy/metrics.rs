@@ -46,16 +46,15 @@ const GAUGES: [Reader<IngressStatus>; 4] = [
     },
 ];
 
-/// Requests of an Ingress or a rule.
-type Row = (Counted, Answers);
-
 /// Durations of requests by Ingress or rule.
 #[derive(Debug)]
 struct Durations(Vec<(Counted, Answers)>);
 
 /// All metrics in the text format.
 pub(super) fn text(proxy: &Proxy, status: &IngressStatus) -> Result<String> {
-    let (rules, listeners) = by_listener(proxy.answers());
+    let is_rule = |(counted, _): &(Counted, Answers)| matches!(counted, Counted::Rule(_));
+    let answers = proxy.answers().into_iter();
+    let (rules, listeners): (Vec<_>, Vec<_>) = answers.partition(is_rule);
     let mut metrics = vec![
         requests(
             "headgate_proxy_requests",
@@ -106,12 +105,6 @@ fn labels(counted: &Counted) -> Labels {
             ("listener", listener.clone()),
         ],
     }
-}
-
-/// Counters of Ingresses and rules, and those of listeners.
-fn by_listener(answers: Vec<(Counted, Answers)>) -> (Vec<Row>, Vec<Row>) {
-    let is_rule = |(counted, _): &(Counted, Answers)| matches!(counted, Counted::Rule(_));
-    answers.into_iter().partition(is_rule)
 }
 
 fn requests(name: &'static str, help: &'static str, answers: &[(Counted, Answers)]) -> Metric {

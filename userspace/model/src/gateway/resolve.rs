@@ -8,15 +8,15 @@ use std::{
 use super::{
     L4Backend, L4Listener, L4Target, Listener, Problem, RouteKind, World,
     attach::{Attacher, Attachment, Candidate, Place, target},
+    candidates::{AnyRoute, candidates},
     certificates::Certificates,
     l4,
-    object::{
-        Age, GROUP, GrpcRoute, HttpRoute, L4Route, ListenerProtocol, Meta, ParentRef, TlsRoute,
-    },
+    object::{Age, GROUP, ListenerProtocol, ParentRef},
     ports::target_ports,
     resolver::Judge,
     rules::{Judged, Rank},
-    site::{Site, Sites},
+    served::{close, scheme, served, shown, shown_by},
+    site::Sites,
     status::{
         ClassVerdict, GatewayVerdict, ListenerSetVerdict, PolicyVerdict, RouteVerdict, Verdict,
     },
@@ -25,10 +25,7 @@ use super::{
 };
 use crate::{
     NamespacedName, Protocol,
-    edge::{
-        self, Certificate, GatewayPort, HostMode, PortListeners, Route, Scheme, Stream, Streams,
-        Target, UpstreamPolicy,
-    },
+    edge::{GatewayPort, PortListeners, Route, Stream},
 };
 
 /// What a proxy serves of Gateways, and what the statuses of all objects say.
@@ -161,71 +158,8 @@ fn l4_listener(gateway: &NamespacedName, listener: &Listener<'_>) -> Option<L4Li
     })
 }
 
-/// A route of any kind.
-#[derive(Clone, Copy)]
-enum AnyRoute<'a> {
-    Http(&'a Arc<HttpRoute>),
-    Grpc(&'a Arc<GrpcRoute>),
-    Tls(&'a TlsRoute),
-    L4(&'a L4Route, Protocol),
-}
-
-impl<'a> AnyRoute<'a> {
-    fn kind(self) -> RouteKind {
-        match self {
-            Self::Http(_) => RouteKind::Http,
-            Self::Grpc(_) => RouteKind::Grpc,
-            Self::Tls(_) => RouteKind::Tls,
-            Self::L4(_, Protocol::Tcp) => RouteKind::Tcp,
-            Self::L4(_, Protocol::Udp) => RouteKind::Udp,
-        }
-    }
-
-    fn meta(self) -> &'a Meta {
-        match self {
-            Self::Http(route) => &route.meta,
-            Self::Grpc(route) => &route.meta,
-            Self::Tls(route) => &route.meta,
-            Self::L4(route, _) => &route.meta,
-        }
-    }
-
-    fn parents(self) -> &'a [ParentRef] {
-        match self {
-            Self::Http(route) => &route.spec.parent_refs,
-            Self::Grpc(route) => &route.spec.parent_refs,
-            Self::Tls(route) => &route.spec.parent_refs,
-            Self::L4(route, _) => &route.spec.parent_refs,
-        }
-    }
-
-    fn hostnames(self) -> &'a [String] {
-        match self {
-            Self::Http(route) => &route.spec.hostnames,
-            Self::Grpc(route) => &route.spec.hostnames,
-            Self::Tls(route) => &route.spec.hostnames,
-            Self::L4(..) => &[],
-        }
-    }
-}
-
-/// All routes, older ones first.
-fn candidates<'a>(world: &World<'a>) -> Vec<AnyRoute<'a>> {
-    let objects = world.objects;
-    let tcp = objects.tcp_routes.values();
-    let udp = objects.udp_routes.values();
-    let mut all: Vec<AnyRoute<'a>> = Vec::new();
-    all.extend(objects.http_routes.values().map(AnyRoute::Http));
-    all.extend(objects.grpc_routes.values().map(AnyRoute::Grpc));
-    all.extend(objects.tls_routes.values().map(AnyRoute::Tls));
-    all.extend(tcp.map(|route| AnyRoute::L4(route, Protocol::Tcp)));
-    all.extend(udp.map(|route| AnyRoute::L4(route, Protocol::Udp)));
-    all.sort_by_cached_key(|route| (route.meta().age(), route.kind()));
-    all
-}
-
 /// Routes of a host of a listener, with their order.
-type Ranked = Vec<(Rank, Arc<Route>)>;
+pub(super) type Ranked = Vec<(Rank, Arc<Route>)>;
 
 struct Pass<'a, 'b> {
     sites: &'a Sites<'a>,
@@ -458,32 +392,6 @@ impl Pass<'_, '_> {
     }
 }
 
-/// Adds the listeners that are not served to their ports, without hosts: requests for their host names must not
-/// get to a listener with a wildcard.
-fn close(name: &NamespacedName, site: &Site<'_>, ports: &mut BTreeMap<GatewayPort, PortListeners>) {
-    for listener in site.listeners.iter().filter(|one| !site.serves(one)) {
-        let key = GatewayPort {
-            gateway: name.clone(),
-            port: listener.port,
-        };
-        // What loses against another object takes nothing from it.
-        let port = ports.get_mut(&key).filter(|_| !listener.loses);
-        let Some(port) = port.filter(|port| Some(port.scheme) == scheme(listener)) else {
-            continue;
-        };
-        let mut known = port.listeners.iter();
-        if known.all(|known| known.hostname != listener.hostname) {
-            let closed = edge::Listener {
-                name: listener.label(),
-                hostname: listener.hostname.clone(),
-                mode: HostMode::Suffix,
-                ..edge::Listener::default()
-            };
-            port.listeners.push(Arc::new(closed));
-        }
-    }
-}
-
 /// The conditions of a route at a parent.
 fn conditions(attachment: &Attachment<'_>, outcome: &Outcome) -> Vec<Verdict> {
     let mut conditions = vec![
@@ -501,86 +409,4 @@ fn conditions(attachment: &Attachment<'_>, outcome: &Outcome) -> Vec<Verdict> {
         }));
     }
     conditions
-}
-
-/// A route with the certificate that its Gateway shows to endpoints.
-fn shown(site: &Site<'_>, route: &Arc<Route>) -> Arc<Route> {
-    let Some(Ok(identity)) = &site.identity else {
-        return route.clone();
-    };
-    let mut changed = (**route).clone();
-    for weighted in &mut changed.targets {
-        show(identity, &mut weighted.target);
-    }
-    let has_mirrors = !changed.policy.mirrors.is_empty();
-    if has_mirrors {
-        for mirror in &mut Arc::make_mut(&mut changed.policy).mirrors {
-            set_identity(identity, &mut mirror.upstream.policy);
-        }
-    }
-    Arc::new(changed)
-}
-
-/// The same for connections.
-fn shown_by(site: &Site<'_>, stream: &Arc<Stream>) -> Arc<Stream> {
-    let Some(Ok(identity)) = &site.identity else {
-        return stream.clone();
-    };
-    let mut changed = (**stream).clone();
-    for weighted in &mut changed.targets {
-        show(identity, &mut weighted.target);
-    }
-    Arc::new(changed)
-}
-
-fn show(identity: &Certificate, target: &mut Target) {
-    if let Target::Upstream(key) = target {
-        set_identity(identity, &mut key.policy);
-    }
-}
-
-fn set_identity(identity: &Certificate, policy: &mut Arc<UpstreamPolicy>) {
-    if policy.protocol.is_tls() {
-        let pair = (identity.chain.clone(), identity.key.clone());
-        Arc::make_mut(policy).tls.identity = Some(pair);
-    }
-}
-
-/// The protocol of a listener that a proxy serves.
-fn scheme(listener: &Listener<'_>) -> Option<Scheme> {
-    match listener.spec.protocol {
-        ListenerProtocol::Http => Some(Scheme::Http),
-        ListenerProtocol::Https | ListenerProtocol::Tls => Some(Scheme::Https),
-        ListenerProtocol::Tcp | ListenerProtocol::Udp | ListenerProtocol::Other(_) => None,
-    }
-}
-
-/// A listener with its hosts.
-fn served(
-    listener: &Listener<'_>,
-    hosts: BTreeMap<String, Ranked>,
-    streams: BTreeMap<String, Arc<Stream>>,
-) -> edge::Listener {
-    let hosts = hosts.into_iter().map(|(name, mut routes)| {
-        routes.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let host = edge::Host {
-            asks_certificate: false,
-            routes: routes.into_iter().map(|(_, route)| route).collect(),
-        };
-        (name, host)
-    });
-    let is_tls = listener.spec.protocol == ListenerProtocol::Tls;
-    edge::Listener {
-        name: listener.label(),
-        hostname: listener.hostname.clone(),
-        mode: HostMode::Suffix,
-        hosts: hosts.collect(),
-        default_certificate: listener.certificates.first().cloned(),
-        client_check: listener.client_check.clone(),
-        streams: is_tls.then(|| Streams {
-            is_decrypted: listener.terminates_tls(),
-            hosts: streams,
-        }),
-        ..edge::Listener::default()
-    }
 }

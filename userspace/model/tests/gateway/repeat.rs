@@ -66,7 +66,7 @@ fn g70_regular_expressions_have_a_largest_size() {
         ("/a)|(b".into(), REFUSED),
     ] {
         let mut cluster = cluster(&gateway("web", HTTP));
-        cluster.add(&matching("default", "r", 1, &[pattern.clone()]));
+        cluster.add(&matching("default", "r", 1, std::slice::from_ref(&pattern)));
         let resolved = cluster.resolve();
         assert_eq!(accepted(&resolved, "r"), expected, "{pattern}");
     }
@@ -174,7 +174,7 @@ fn g25_ports_that_are_exhausted_are_unavailable() {
 }
 
 #[test]
-fn g30_g64_the_host_of_a_listener_that_is_not_served_is_nobodys() {
+fn g30_g64_the_host_of_a_listener_that_is_not_served_stays_closed() {
     let served = |listeners: &str, sets: &str| {
         let mut cluster = cluster(&gateway("web", listeners));
         cluster.add(sets);

@@ -138,8 +138,11 @@ fn g123_bad_backends_of_tls_routes_close_connections() {
     }
 }
 
-/// The route and the Services, with weights, of each TCP and UDP listener.
-fn l4(resolved: &Resolved) -> Vec<(Protocol, u16, String, Vec<(u32, String)>)> {
+/// Protocol and port of a listener, its route, and Services with weights.
+type L4Row = (Protocol, u16, String, Vec<(u32, String)>);
+
+/// The TCP and UDP listeners.
+fn l4(resolved: &Resolved) -> Vec<L4Row> {
     let all = resolved.l4.iter().map(|(key, target)| {
         let L4Listener {
             gateway,

@@ -125,7 +125,7 @@ fn g106_insecure_fallback_asks_and_is_shown_in_the_status() {
 }
 
 #[test]
-fn g107_authorities_that_are_not_valid_admit_nobody() {
+fn g107_authorities_that_are_not_valid_close_the_port() {
     for (references, resolved_refs, accepted) in [
         (
             map("no"),
@@ -299,12 +299,16 @@ fn g112_g115_policies_that_cannot_be_followed_send_nothing() {
         let resolved = cluster.resolve();
         assert_eq!(outcome(&resolved, "p"), expected, "{validation}");
         assert_eq!(tls(&resolved), None, "{validation}");
-        // The ConfigMap is mended.
+        // The ConfigMap is corrected.
         for name in ["no", "odd", "bad"] {
             cluster.config_map(name, CA);
         }
-        let is_mended = expected == invalid;
-        assert_eq!(tls(&cluster.resolve()).is_some(), is_mended, "{validation}");
+        let is_corrected = expected == invalid;
+        assert_eq!(
+            tls(&cluster.resolve()).is_some(),
+            is_corrected,
+            "{validation}"
+        );
     }
 }
 

@@ -12,10 +12,7 @@ use tokio_rustls::rustls::{
 
 use crate::{
     fetch::system_roots,
-    tls::{
-        provider::provider,
-        verifier::{Named, Unverified},
-    },
+    tls::{named::Named, provider::provider, verifier::Unverified},
 };
 
 /// The TLS client configurations of an upstream.
