@@ -10,7 +10,11 @@ use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Span;
 
-use crate::{activity::Activity, budget::Budget, tls::facts::Handshake};
+use crate::{
+    activity::Activity,
+    budget::Budget,
+    tls::{facts::Handshake, server::Demands},
+};
 
 /// The connection of a client, over which requests come.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct Client {
     /// Whether the connection to this proxy uses TLS.
     pub(crate) is_encrypted: bool,
     pub(crate) handshake: Handshake,
+    /// What the handshake demanded of the client.
+    pub(crate) demands: Option<Arc<Demands>>,
     /// The next response is the last.
     pub(crate) is_closing: AtomicBool,
     /// Whether part of the last request was not read.
@@ -48,6 +54,7 @@ impl Client {
             is_secure,
             is_encrypted: false,
             handshake: Handshake::default(),
+            demands: None,
             is_closing: AtomicBool::new(false),
             is_unread: Arc::default(),
             budget: Arc::default(),

@@ -7,13 +7,18 @@ use headgate_model::edge::GatewayPort;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::rustls::{ServerConfig, server::Acceptor};
 
-use crate::{proxy::Proxy, tls::server::server_name, upstream::Upstream};
+use crate::{
+    proxy::Proxy,
+    tls::server::{Demands, server_name},
+    upstream::Upstream,
+};
 
 /// Largest ClientHello, in bytes.
 const MAX_HELLO: usize = 64 << 10;
 /// What is done with a TLS connection.
 pub(crate) enum Handling {
-    Decrypt(Arc<ServerConfig>),
+    /// Decrypt; what the handshake demands of the client is kept.
+    Decrypt(Arc<ServerConfig>, Arc<Demands>),
     Pass(Arc<Upstream>),
     /// Decrypt, and pass the bytes.
     Relay(Arc<Upstream>, Arc<ServerConfig>),
@@ -49,10 +54,11 @@ impl Handling {
         if let Some(upstream) = name.and_then(|name| listener.passthrough(name)) {
             return Self::Pass(upstream.clone());
         }
-        Self::Decrypt(match listener.asks_certificate(name) {
+        let config = match listener.asks_certificate(name) {
             true => listener.tls.asking.clone(),
             false => listener.tls.silent.clone(),
-        })
+        };
+        Self::Decrypt(config, listener.tls.demands.clone())
     }
 }
 

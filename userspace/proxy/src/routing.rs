@@ -87,11 +87,20 @@ pub(crate) fn listener<'a>(
         let other = port.listener(name);
         other.is_none_or(|other| !Arc::ptr_eq(other, listener))
     });
-    match is_other {
-        true => Err(answer::error(
-            StatusCode::MISDIRECTED_REQUEST,
-            "the connection is for another listener",
-        )),
-        false => Ok(listener),
+    if is_other {
+        let why = "the connection is for another listener";
+        return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
     }
+    // A certificate that was not asked for, or is checked in another way now.
+    let met = client.demands.as_ref();
+    let is_stale = met.is_some_and(|met| {
+        let now = &listener.tls.demands;
+        !Arc::ptr_eq(met, now) && met != now
+    });
+    if is_stale {
+        client.is_closing.store(true, Ordering::Relaxed);
+        let why = "clients of this listener are checked in another way now: connect again";
+        return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
+    }
+    Ok(listener)
 }

@@ -266,7 +266,10 @@ impl Listening {
             false => None,
         };
         let config = match Handling::of(proxy, client.gateway.as_deref(), name.as_deref()) {
-            Handling::Decrypt(config) => config,
+            Handling::Decrypt(config, demands) => {
+                client.demands = Some(demands);
+                config
+            }
             Handling::Pass(upstream) => {
                 return pass(&upstream, peer, Prefixed::new(read, stream)).await;
             }

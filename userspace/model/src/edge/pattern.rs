@@ -57,7 +57,7 @@ impl Pattern {
     ///
     /// If `text` is not a regular expression.
     pub(crate) fn weight(text: &str) -> Result<u64, String> {
-        parse(text).map(|parsed| weight(&parsed))
+        parse(text).map(|parsed| total_weight(text, &parsed))
     }
 
     /// Returns the pattern of a path as it was written.
@@ -114,6 +114,16 @@ fn collect(parsed: &Hir, texts: &mut Vec<String>) -> Option<String> {
 /// Parses a text. One that closes more groups than it opens is refused: it would close the group around it.
 fn parse(text: &str) -> Result<Hir, String> {
     regex_syntax::parse(text).map_err(|error| last_line(&error.to_string()))
+}
+
+/// What a compiled expression costs besides its states, in states.
+const FIXED_WEIGHT: u64 = 200;
+
+/// The weight of an expression: its states, what each compiled one costs, and what reading its text costs.
+fn total_weight(text: &str, parsed: &Hir) -> u64 {
+    weight(parsed)
+        .saturating_add(FIXED_WEIGHT)
+        .saturating_add(text.len() as u64)
 }
 
 /// The number of states of an expression: one for each byte, range of characters and alternative, as often
@@ -202,7 +212,7 @@ fn compiled(
     };
     let regex = check(&parsed).and_then(|()| compile());
     // A form that is too large is compiled up to the limit.
-    let weight = weight(&parsed).min(SIZE_LIMIT as u64);
+    let weight = total_weight(text, &parsed).min(SIZE_LIMIT as u64);
     kept().keep(whole, regex.clone(), weight);
     regex
 }

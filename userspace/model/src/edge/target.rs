@@ -121,7 +121,7 @@ pub enum Trust {
     /// CA certificates of the system.
     System,
     /// These CA certificates (PEM).
-    Authorities(Vec<u8>),
+    Authorities(Arc<[u8]>),
 }
 
 /// A subject alternative name of a certificate (RFC 5280, 4.2.1.6).

@@ -12,6 +12,9 @@ use crate::{
     edge::{SubjectName, Trust, UpstreamTls},
 };
 
+/// Largest size of the CA certificates of a policy, in bytes: each backend of a route has them.
+const MAX_AUTHORITIES: usize = 256 << 10;
+
 /// All policies, by what they are for.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
@@ -185,7 +188,9 @@ impl Read {
         policy: &BackendTlsPolicy,
     ) {
         let mut authorities = Vec::new();
-        for reference in &policy.spec.validation.ca_certificate_refs {
+        let mut read = BTreeSet::new();
+        let references = policy.spec.validation.ca_certificate_refs.iter();
+        for reference in references.filter(|one| read.insert((&one.kind, &one.name))) {
             let found = if reference.group.is_empty() && reference.kind == "ConfigMap" {
                 let name = NamespacedName::new(&policy.meta.name.namespace, &reference.name);
                 let found = certificates.authorities(world, &name);
@@ -202,12 +207,17 @@ impl Read {
                 Err(problem) => self.unresolved = self.unresolved.take().or(Some(problem)),
             }
         }
+        if authorities.len() > MAX_AUTHORITIES {
+            let message = format!("it names more than {MAX_AUTHORITIES} bytes of CA certificates");
+            self.fail("NoValidCACertificate", message);
+            authorities.clear();
+        }
         if authorities.is_empty() {
             let message = self.unresolved.as_ref().map(|one| one.message.clone());
             let none = || "it names no CA certificate".into();
             self.fail("NoValidCACertificate", message.unwrap_or_else(none));
         }
-        self.tls.trust = Trust::Authorities(authorities);
+        self.tls.trust = Trust::Authorities(authorities.into());
     }
 
     /// Refuses the policy; the first reason counts.

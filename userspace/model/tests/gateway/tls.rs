@@ -250,7 +250,7 @@ fn g110_g113_g115_what_policies_verify() {
         SubjectName::Dns("a.b".into()),
         SubjectName::Uri("spiffe://a/b".into()),
     ];
-    let authorities = Trust::Authorities(format!("{CA}\n").into_bytes());
+    let authorities = Trust::Authorities(format!("{CA}\n").into_bytes().into());
     for (validation, trust, expected_names) in [
         (by_ca("ca"), authorities.clone(), vec![]),
         (

@@ -22,12 +22,12 @@ pub(crate) struct TlsSettings {
     pub(crate) silent: Arc<ServerConfig>,
     /// For those that are.
     pub(crate) asking: Arc<ServerConfig>,
-    demands: Demands,
+    pub(crate) demands: Arc<Demands>,
 }
 
 /// What all clients of a listener must do. A session that was begun otherwise must not continue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Demands {
+pub(crate) struct Demands {
     check: Option<ClientCheck>,
     /// Whether they speak what an endpoint understands, and not HTTP with this proxy.
     is_stream: bool,
@@ -61,7 +61,7 @@ impl TlsSettings {
         Ok(Self {
             silent: server_config(certificates.clone(), silent, is_stream)?,
             asking: server_config(certificates, asking, is_stream)?,
-            demands,
+            demands: Arc::new(demands),
         })
     }
 
@@ -79,7 +79,7 @@ impl TlsSettings {
             check: listener.client_check.clone(),
             is_stream: listener.streams.is_some(),
         };
-        match demands == self.demands {
+        match demands == *self.demands {
             true => Ok(self.with(certificates)),
             false => Self::demanding(certificates, demands),
         }

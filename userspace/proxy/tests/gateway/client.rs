@@ -146,7 +146,7 @@ impl Setup {
         })
     }
 
-    async fn shake_by(
+    pub(crate) async fn shake_by(
         &self,
         port: u16,
         name: &str,

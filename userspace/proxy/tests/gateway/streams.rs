@@ -62,7 +62,7 @@ async fn setup() -> Setup {
     let tls = UpstreamPolicy {
         protocol: UpstreamProtocol::Https,
         tls: UpstreamTls {
-            trust: Trust::Authorities(inner.chain.clone()),
+            trust: Trust::Authorities(inner.chain.clone().into()),
             name: Some("b.pass.test".into()),
             ..UpstreamTls::default()
         },

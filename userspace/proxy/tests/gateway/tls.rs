@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use headgate_model::edge::{ClientCheck, Listener, PortListeners, Scheme};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     client::{ClientCertificate, get},
@@ -159,6 +160,28 @@ async fn g105_a_session_from_before_a_check_does_not_continue() {
             .await
             .is_none()
     );
+}
+
+#[tokio::test]
+async fn g105_an_open_connection_does_not_outlive_a_check() {
+    let mut guarded = Guarded::new();
+    guarded.serve(None).await;
+    let config = guarded.setup.client_config(None);
+    let stream = guarded.setup.shake_by(443, "a.test", &config).await;
+    let mut stream = stream.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut first = [0; 15];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    guarded.serve(required(&authority())).await;
+    stream.write_all(request).await.unwrap();
+    let mut rest = Vec::new();
+    // It ends, with or without an alert.
+    drop(stream.read_to_end(&mut rest).await);
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("HTTP/1.1 421 "), "{rest}");
+    assert_eq!(rest.matches("HTTP/1.1 200 OK").count(), 0, "{rest}");
 }
 
 #[tokio::test]

@@ -90,7 +90,7 @@ fn https(tls: UpstreamTls) -> UpstreamPolicy {
 
 fn trusting(authority: &Authority) -> UpstreamTls {
     UpstreamTls {
-        trust: Trust::Authorities(authority.pem().into_bytes()),
+        trust: Trust::Authorities(authority.pem().into_bytes().into()),
         ..UpstreamTls::default()
     }
 }
@@ -281,14 +281,14 @@ async fn l42_invalid_settings_fail_every_request() {
     let cases = [
         broken(
             UpstreamTls {
-                trust: Trust::Authorities(b"nothing".to_vec()),
+                trust: Trust::Authorities(b"nothing".to_vec().into()),
                 ..UpstreamTls::default()
             },
             "authorities: no certificate",
         ),
         broken(
             UpstreamTls {
-                trust: Trust::Authorities(bad.clone()),
+                trust: Trust::Authorities(bad.clone().into()),
                 ..UpstreamTls::default()
             },
             "authorities: ",

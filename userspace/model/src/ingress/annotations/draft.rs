@@ -310,7 +310,7 @@ impl Draft {
         if self.tls_verify {
             let authorities = secret.data.get("ca.crt");
             let missing = || (SECRET, format!("Secret {name} has no ca.crt"));
-            tls.trust = Trust::Authorities(authorities.ok_or_else(missing)?.clone());
+            tls.trust = Trust::Authorities(authorities.ok_or_else(missing)?.as_slice().into());
         }
         if let (Some(chain), Some(key)) = (secret.data.get("tls.crt"), secret.data.get("tls.key")) {
             tls.identity = Some((chain.clone(), key.clone()));
