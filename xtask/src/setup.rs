@@ -212,7 +212,13 @@ impl Toolchain {
                 .env("RUSTC_BOOTSTRAP", "1");
         }
         let arch = std::env::consts::ARCH;
-        let flags = format!("--cfg=bpf_target_arch=\"{arch}\" -Cdebuginfo=2 -Clink-arg=--btf");
+        // By default the linker makes a call of each copy and each clearing of memory, to a function that goes byte by
+        // byte. Before Linux 6.2, the verifier compares every number in programs that call functions, so it finds few
+        // equal states, and walks too much.
+        let flags = format!(
+            "--cfg=bpf_target_arch=\"{arch}\" -Cdebuginfo=2 -Clink-arg=--btf \
+             -Clink-arg=--disable-expand-memcpy-in-order"
+        );
         command
             .args("--release --package headgate-programs -Z build-std=core".split(' '))
             .args("--target bpfel-unknown-none --target-dir target/ebpf".split(' '))

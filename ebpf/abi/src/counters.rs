@@ -50,6 +50,7 @@ macro_rules! reasons {
             }
 
             /// Returns what happens to the packet.
+            #[inline(always)]
             pub const fn fate(self) -> Fate {
                 match self { $(Self::$name => Fate::$fate,)+ }
             }
@@ -134,7 +135,8 @@ reasons! {
     NoService = 47, Reject, "no-service";
     /// An ICMP error that quotes no segment in flight of its connection (RFC 5927).
     StaleError = 48, Drop, "stale-error";
-    /// The connection is being handed to the kernel's connection tracking; its sender repeats the packet.
+    /// The connection is being handed to the kernel's connection tracking, or copied from the maps of another version;
+    /// its sender repeats the packet.
     Paused = 49, Drop, "paused";
 }
 

@@ -17,6 +17,9 @@ pub const SLOTS: &str = "SLOTS";
 pub const BACKENDS: &str = "BACKENDS";
 /// `BackendKey` → backend id, hash: the backends of this node. The agent writes.
 pub const LOCAL_BACKENDS: &str = "LOCAL_BACKENDS";
+/// `BackendKey` → nothing, hash: the backends whose replies may be of a connection that is not copied yet. The agent
+/// writes.
+pub const PAUSED_BACKENDS: &str = "PAUSED_BACKENDS";
 /// `RangeKey` → nothing, longest prefix. The agent writes.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 /// `MemberKey` → nothing, hash. The agent writes.
@@ -57,9 +60,11 @@ pub const EVENTS: &str = "EVENTS";
 pub const LOADED: &str = "LOADED";
 /// 0 → the agent's state, as text, hash. The agent writes; no program reads.
 pub const REPORT: &str = "REPORT";
+/// 0 → the layouts of all maps, as text, hash. The agent writes; an agent of another version reads, and no program.
+pub const LAYOUT: &str = "LAYOUT";
 
 /// Every map, in the order the CLI lists them.
-pub const MAPS: [&str; 27] = [
+pub const MAPS: [&str; 29] = [
     ADDRESSES,
     FRONTENDS,
     SERVICES,
@@ -67,6 +72,7 @@ pub const MAPS: [&str; 27] = [
     SLOTS,
     BACKENDS,
     LOCAL_BACKENDS,
+    PAUSED_BACKENDS,
     SOURCE_RANGES,
     AFFINITY_MEMBERS,
     AFFINITY,
@@ -87,10 +93,11 @@ pub const MAPS: [&str; 27] = [
     EVENTS,
     LOADED,
     REPORT,
+    LAYOUT,
 ];
 
-/// Size of the values of [`REPORT`], in bytes; zeros follow the text.
-pub const REPORT_SIZE: usize = 1 << 14;
+/// Size of the values of [`REPORT`] and [`LAYOUT`], in bytes; zeros follow the text.
+pub const TEXT_SIZE: usize = 1 << 14;
 
 /// The read-only global of type `DatapathConfig`.
 pub const CONFIG: &str = "CONFIG";

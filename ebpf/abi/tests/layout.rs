@@ -1,27 +1,49 @@
 //! Pinned maps outlive the agent: their layout has a version.
 
-use headgate_abi::{ABI_VERSION, LAYOUTS};
+use std::fmt::Write;
 
-/// Hash of all layouts, by version of the ABI. A new version gets a new line; a line never changes.
-const RECORDED: [(u32, u64); 2] = [
-    (2, 11_633_111_652_567_073_049),
-    (3, 15_480_185_552_148_883_475),
-];
+use headgate_abi::{ABI_VERSION, CONTENTS, LAYOUTS, RECORDED_LAYOUTS, names};
 
-/// FNV-1a.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    })
+/// The layouts of this version, as text.
+fn layouts() -> String {
+    let mut text = String::new();
+    for map in CONTENTS {
+        let line = format!("map {} {} {} {}", map.map, map.kind, map.key, map.value);
+        text += &line;
+        text.push('\n');
+    }
+    for layout in LAYOUTS {
+        let _infallible = write!(text, "type {} {}", layout.name, layout.size);
+        for (field, offset) in layout.fields {
+            let _infallible = write!(text, " {field} {offset}");
+        }
+        text.push('\n');
+    }
+    for (name, size) in [
+        ("u32", 4),
+        ("u64", 8),
+        ("text", names::TEXT_SIZE),
+        ("none", 0),
+    ] {
+        let _infallible = writeln!(text, "type {name} {size}");
+    }
+    text
 }
 
 #[test]
 fn layout_changes_only_with_the_version() {
-    let now = (ABI_VERSION, hash(&format!("{LAYOUTS:?}")));
-    assert_eq!(
-        RECORDED.last(),
-        Some(&now),
-        "names, sizes or offsets changed: raise ABI_VERSION, say in the change log what an upgrade \
-         does, and record the new version here"
+    let now = layouts();
+    let (version, recorded) = RECORDED_LAYOUTS[RECORDED_LAYOUTS.len() - 1];
+    assert!(
+        (version, recorded) == (ABI_VERSION, &now),
+        "maps, names, sizes or offsets changed: raise ABI_VERSION, say in the change log what an upgrade does, and \
+         record the new version in a file of ebpf/abi/layouts:\n{now}"
     );
+}
+
+#[test]
+fn contents_are_those_of_all_maps() {
+    assert_eq!(CONTENTS.map(|contents| contents.map), names::MAPS);
+    let fits = |(_, text): &(u32, &str)| text.len() < names::TEXT_SIZE;
+    assert!(RECORDED_LAYOUTS.iter().all(fits));
 }

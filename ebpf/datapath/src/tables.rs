@@ -50,6 +50,8 @@ pub trait Tables {
 
     /// The id of a backend of this node.
     fn local_backend(&self, key: &BackendKey) -> Option<u32>;
+    /// Whether this is a backend, asked while connections of former programs are copied.
+    fn is_paused(&self, sender: &BackendKey) -> bool;
 
     /// Whether the source ranges of a service admit a client.
     fn admits(&self, service: u32, client: &Addr) -> bool;

@@ -3,8 +3,8 @@
 use core::hint::black_box;
 
 use headgate_abi::{
-    Addr, BackendEntry, CtEntry, CtFlags, CtState, Fate, FrontendEntry, FrontendFlags, FrontendKey,
-    Protocol, Reason, Takeover,
+    Addr, BackendEntry, BackendKey, CtEntry, CtFlags, CtState, Fate, FrontendEntry, FrontendFlags,
+    FrontendKey, Protocol, Reason, Takeover,
 };
 
 use crate::{
@@ -416,8 +416,27 @@ fn is_of_other_rules<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     match tables.takeover() {
         Takeover::DONE => false,
         Takeover::BEGUN => parsed.flow.protocol == Protocol::TCP && !parsed.flags.is_opening(),
-        _ => true,
+        Takeover::GIVEN_BACK => true,
+        _ => false,
     }
+}
+
+/// Whether a segment of no known connection may be of one that former programs have opened, and that is not copied yet:
+/// a reply of a backend, or a segment to a frontend. For datagrams a drop would be no better than a packet that is not
+/// translated.
+#[inline(always)]
+fn may_be_copied<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
+    let flow = &parsed.flow;
+    let sender = BackendKey {
+        address: flow.source,
+        port: flow.source_port,
+        protocol: flow.protocol,
+        zero: 0,
+    };
+    if flow.protocol != Protocol::TCP || parsed.flags.is_opening() {
+        return false;
+    }
+    tables.is_paused(&sender) || tables.address(&flow.destination).is_some()
 }
 
 #[inline(always)]
@@ -443,8 +462,15 @@ fn plan_connection<T: Tables>(
     parsed: &Parsed,
     context: &mut Context,
 ) -> Result<(), Reason> {
+    let is_copying = tables.takeover().is_copying(tables.now_s());
+    if is_copying && may_be_copied(tables, parsed) {
+        return Err(Reason::Paused);
+    }
     if hook == Hook::Egress {
-        note_own_flow(tables, parsed, context);
+        // The reply of a connection that is not copied yet is no flow of the node.
+        if !is_copying {
+            note_own_flow(tables, parsed, context);
+        }
         return Err(Reason::NotOurs);
     }
     if parsed.transport == Transport::IcmpError {

@@ -78,7 +78,10 @@ struct Walks {
 
 impl Walks {
     fn new(name: &str) -> Self {
-        let state = state();
+        Self::with(name, state())
+    }
+
+    fn with(name: &str, state: State) -> Self {
         Self {
             kernel: load(name, &state),
             host: Host::new(state),
@@ -779,4 +782,92 @@ fn s103_answer_or_reset_without_an_entry_opens_nothing() {
         assert_eq!(outcome.action, action, "{flags}");
     }
     assert!(walks.host.connections.is_empty());
+}
+
+#[test]
+fn s186_what_may_be_of_a_connection_that_is_not_copied_yet_waits() {
+    let mut state = state();
+    state.takeover = Takeover::copying_until(u32::MAX / 2);
+    let mut walks = Walks::with("s186", state);
+    let outside = "198.51.100.9:5060";
+    let from = |from| Builder::new(from, outside);
+    let to_node = Builder::new(REMOTE[2], NODE);
+    let to_frontend = Builder::new(outside, LOCAL[1]);
+    // Replies of backends, to clients and to ports of SNAT, and what continues a connection.
+    for (hook, frame) in [
+        (Hook::Egress, from(LOCAL[2]).tcp("SA", b"")),
+        (Hook::Egress, from(LOCAL[2]).tcp("A", b"x")),
+        (
+            Hook::Egress,
+            Builder::new(LOCAL_V6[2], LOCAL_V6[0]).tcp("A", b"x"),
+        ),
+        (Hook::Pod, from(LOCAL[2]).tcp("A", b"x")),
+        (
+            Hook::Egress,
+            Builder::new(REMOTE[2], "10.244.1.9:40000").tcp("SA", b""),
+        ),
+        (Hook::External, to_node.tcp("SA", b"")),
+        (Hook::External, to_frontend.tcp("A", b"x")),
+        (Hook::External, to_frontend.tcp("FA", b"")),
+    ] {
+        let outcome = walks.run(hook, &frame);
+        let found = (outcome.action, outcome.reason);
+        assert_eq!(
+            found,
+            ("drop", Reason::Paused),
+            "{hook:?} {}",
+            describe(&frame)
+        );
+    }
+    // Other packets go their way, and none is noted as the node's own.
+    let node = from(LOCAL[1]);
+    for (hook, frame) in [
+        (Hook::Egress, node.tcp("S", b"")),
+        (Hook::Egress, node.udp(b"x")),
+        (Hook::Egress, from(LOCAL[2]).udp(b"x")),
+        (Hook::External, to_node.udp(b"x")),
+        (Hook::Egress, from("10.244.1.2:40000").tcp("A", b"x")),
+        (
+            Hook::External,
+            Builder::new(outside, "198.51.100.8:80").tcp("A", b"x"),
+        ),
+        (
+            Hook::Pod,
+            Builder::new("10.244.1.9:12000", outside).tcp("A", b"x"),
+        ),
+    ] {
+        let outcome = walks.run(hook, &frame);
+        let found = (outcome.action, outcome.reason);
+        assert_eq!(
+            found,
+            ("pass", Reason::NotOurs),
+            "{hook:?} {}",
+            describe(&frame)
+        );
+    }
+    assert!(walks.host.connections.is_empty());
+    // New connections are opened, and known ones continue.
+    for (flags, data) in [("S", &b""[..]), ("A", b"x")] {
+        let outcome = walks.run(Hook::External, &to_frontend.tcp(flags, data));
+        assert_eq!(outcome.reason, Reason::ToBackend, "{flags}");
+    }
+    assert_eq!(
+        walks.run(Hook::External, &to_frontend.udp(b"x")).reason,
+        Reason::ToBackend
+    );
+}
+
+#[test]
+fn s186_an_agent_that_was_killed_lets_nothing_wait_for_long() {
+    let reply = Builder::new(LOCAL[2], "198.51.100.9:5060").tcp("A", b"x");
+    let mut state = state();
+    for until in [0, 1, 5] {
+        state.takeover = Takeover::copying_until(until);
+        let mut walks = Walks::with(&format!("s186-{until}"), state.clone());
+        assert_eq!(
+            walks.run(Hook::Egress, &reply).reason,
+            Reason::NotOurs,
+            "{until}"
+        );
+    }
 }

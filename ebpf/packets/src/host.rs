@@ -228,6 +228,11 @@ impl Tables for Host {
         backends.find_map(|(id, entry)| is_meant(entry).then_some(*id))
     }
 
+    fn is_paused(&self, sender: &BackendKey) -> bool {
+        let mut backends = self.state.backends.values();
+        backends.any(|entry| BackendKey::from(entry) == *sender)
+    }
+
     fn admits(&self, service: u32, client: &Addr) -> bool {
         self.state.ranges.iter().any(|(of, range, bits)| {
             let differing = bits_of(range) ^ bits_of(client);

@@ -13,7 +13,7 @@ use headgate_abi::{
     DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey, KernelHelpers,
     LinkEntry, ListenerKey, MemberKey, MonitorEntry, PodSockets, RangeKey, Reason, ServiceEntry,
     ServiceLabel, ServiceRange, SocketEntry, SocketKey, SourceEntry, Takeover, Timeouts, Traffic,
-    names::REPORT_SIZE,
+    names::TEXT_SIZE,
 };
 use headgate_datapath::Memory;
 
@@ -39,6 +39,10 @@ pub(crate) static BACKENDS: Array<BackendEntry> = Array::with_max_entries(1 << 1
 
 #[map]
 pub(crate) static LOCAL_BACKENDS: HashMap<BackendKey, u32> =
+    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
+#[map]
+pub(crate) static PAUSED_BACKENDS: HashMap<BackendKey, u32> =
     HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
 
 #[map]
@@ -108,7 +112,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 pub(crate) static LOADED: Array<DatapathConfig> = Array::with_max_entries(1, 0);
 
 #[map]
-pub(crate) static REPORT: HashMap<u32, [u8; REPORT_SIZE]> = HashMap::with_max_entries(1, 0);
+pub(crate) static REPORT: HashMap<u32, [u8; TEXT_SIZE]> = HashMap::with_max_entries(1, 0);
+
+#[map]
+pub(crate) static LAYOUT: HashMap<u32, [u8; TEXT_SIZE]> = HashMap::with_max_entries(1, 0);
 
 /// Memory that does not fit on the stack, which has 512 bytes for everything.
 #[repr(C)]

@@ -31,8 +31,9 @@ use headgate_datapath::{
 
 use crate::maps::{
     ADDRESSES, AFFINITY, AFFINITY_MEMBERS, BACKEND_TRAFFIC, BACKENDS, CONNTRACK, EVENTS, FRAGMENTS,
-    FRONTENDS, LEFT_CGROUPS, LINKS, LOCAL_BACKENDS, MONITOR, SERVICE_RANGES, SERVICE_TRAFFIC,
-    SERVICES, SLOTS, SOURCE_RANGES, SOURCES, TAKEOVER, XDP_DEVICES, add_atomic, config, helpers,
+    FRONTENDS, LEFT_CGROUPS, LINKS, LOCAL_BACKENDS, MONITOR, PAUSED_BACKENDS, SERVICE_RANGES,
+    SERVICE_TRAFFIC, SERVICES, SLOTS, SOURCE_RANGES, SOURCES, TAKEOVER, XDP_DEVICES, add_atomic,
+    config, helpers,
 };
 
 const AF_INET: u8 = 2;
@@ -174,6 +175,12 @@ impl<const DSR: bool> Tables for BpfTables<DSR> {
     fn local_backend(&self, key: &BackendKey) -> Option<u32> {
         // SAFETY: see `frontend`; here the entry is one word.
         unsafe { LOCAL_BACKENDS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn is_paused(&self, sender: &BackendKey) -> bool {
+        // SAFETY: the value is not read.
+        unsafe { PAUSED_BACKENDS.get(sender).is_some() }
     }
 
     #[inline(always)]

@@ -109,6 +109,11 @@ impl Kernel {
                 maps.local_backends.insert(BackendKey::from(entry), id, 0)?;
             }
         }
+        let paused = MapData::from_pin(pin_folder(&pins).join(names::PAUSED_BACKENDS))?;
+        let mut paused: HashMap<_, BackendKey, u32> = HashMap::try_from(Map::HashMap(paused))?;
+        for entry in state.backends.values() {
+            paused.insert(BackendKey::from(entry), 0, 0)?;
+        }
         for (index, range) in state.service_ranges.iter().enumerate() {
             assert!(maps.service_ranges.set(index as u32, *range));
         }

@@ -118,8 +118,103 @@ pub enum Attached {
     TcOnly,
 }
 
+/// The folder of the pinned links below that of a version.
+const LINKS: &str = "links";
+
 fn links(pins: &Path) -> PathBuf {
-    pin_folder(pins).join("links")
+    pin_folder(pins).join(LINKS)
+}
+
+/// Whether a version has attached programs by links.
+pub(crate) fn has_links(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder.join(LINKS));
+    entries.is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Makes the links of one version those of another, unless this has links.
+pub(crate) fn move_links(from: &Path, to: &Path) -> Result<(), Error> {
+    if has_links(to) {
+        return Ok(());
+    }
+    let (from, to) = (from.join(LINKS), to.join(LINKS));
+    // In the way there may be an empty folder.
+    let _absent = fs::remove_dir(&to);
+    fs::rename(&from, &to).map_err(|source| Error::Pin { path: from, source })
+}
+
+/// Returns the names of the programs that a version has attached.
+pub(crate) fn attached_programs(folder: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::Pin {
+        path: folder.join(LINKS),
+        source,
+    };
+    let pinned = pinned(&folder.join(LINKS)).map_err(failed)?;
+    let by_link = pinned.into_iter().map(|(_, program, _)| program);
+    let filters = all_filters().map_err(failed)?;
+    let by_filter = filters.into_iter().map(|(_, filter)| filter.program);
+    let names: BTreeSet<String> = by_link.chain(by_filter).collect();
+    Ok(names.into_iter().collect())
+}
+
+/// What programs decide about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    Sockets,
+    Packets,
+}
+
+/// Puts programs of this kind behind the links of a version, and in the place of the filters. Links of programs that
+/// these do not have are removed.
+pub(crate) fn swap(programs: &mut Programs, folder: &Path, site: Site) -> Result<(), Error> {
+    let failed = |source| Error::Pin {
+        path: folder.join(LINKS),
+        source,
+    };
+    let is_packets = |name: &str| names::TC.contains(&name) || name == names::XDP_EXTERNAL;
+    let mut pinned = pinned(&folder.join(LINKS)).map_err(failed)?;
+    pinned.retain(|(_, name, _)| is_packets(name) == (site == Site::Packets));
+    // A connection that ours open at ingress has replies that they know at egress.
+    pinned.sort_by_key(|(_, name, _)| INGRESS.contains(&name.as_str()));
+    for (path, name, _) in pinned {
+        let is_replaced = match programs.fd(&name) {
+            Some(fd) => replace(&path, fd)?,
+            None => false,
+        };
+        if !is_replaced {
+            remove(&path)?;
+        }
+    }
+    if site == Site::Sockets {
+        return Ok(());
+    }
+    let mut filters = all_filters().map_err(failed)?;
+    filters.sort_by_key(|(_, filter)| INGRESS.contains(&filter.program.as_str()));
+    for (device, filter) in filters {
+        let program = programs.tc(&filter.program)?;
+        let attached = clsact::attach(program, &device, filter.side);
+        attached.map_err(|source| Error::program(&filter.program, source))?;
+    }
+    Ok(())
+}
+
+/// The programs of packets that come in.
+const INGRESS: [&str; 4] = [
+    names::TC_EXTERNAL,
+    names::TC_L3,
+    names::TC_POD,
+    names::XDP_EXTERNAL,
+];
+
+/// Our filters, with the names of their devices.
+fn all_filters() -> io::Result<Vec<(String, Filter)>> {
+    let mut found = Vec::new();
+    for interface in if_nameindex()?.iter() {
+        let device = interface.name().to_string_lossy().into_owned();
+        let filters = clsact::filters(&device)?;
+        let ours = filters.into_iter().filter(Filter::is_ours);
+        found.extend(ours.map(|filter| (device.clone(), filter)));
+    }
+    Ok(found)
 }
 
 /// Attaches the program that translates packets which leave by a device, or replaces the attached one. Call
@@ -308,7 +403,7 @@ pub fn attached(pins: &Path) -> io::Result<Vec<Attachment>> {
     // Elsewhere the numbers stand for other devices.
     let is_here =
         loaded_config(pins).is_ok_and(|config| config.host_netns_cookie == host_netns_cookie());
-    for (path, program, place) in pinned(pins)? {
+    for (path, program, place) in pinned(&links(pins))? {
         if let Some(attachment) = attachment(&path, program, place, is_here)? {
             found.push(attachment);
         }
@@ -355,9 +450,9 @@ fn attachment(
     }))
 }
 
-/// Returns the pinned links: path, program, and number of the device or the other place.
-fn pinned(pins: &Path) -> io::Result<Vec<(PathBuf, String, String)>> {
-    let entries = match fs::read_dir(links(pins)) {
+/// Returns the links pinned in a folder: path, program, and number of the device or the other place.
+fn pinned(links: &Path) -> io::Result<Vec<(PathBuf, String, String)>> {
+    let entries = match fs::read_dir(links) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -389,7 +484,7 @@ pub fn detach_others(pins: &Path, devices: &BTreeSet<Device>, with_lookup: bool)
             program == names::XDP_EXTERNAL || device.programs().contains(&program)
         })
     };
-    for (path, program, place) in pinned(pins)? {
+    for (path, program, place) in pinned(&links(pins))? {
         let is_kept = match place.as_str() {
             Attachment::CGROUP => true,
             Attachment::NETNS => with_lookup,

@@ -78,7 +78,7 @@ pub(crate) fn detach_all(device: &str) -> io::Result<()> {
 
 /// A program that is attached as a filter.
 pub(crate) struct Filter {
-    side: TcAttachType,
+    pub(crate) side: TcAttachType,
     pub(crate) program: String,
 }
 

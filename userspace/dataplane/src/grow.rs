@@ -1,31 +1,26 @@
-//! Makes the maps that the agent writes larger while traffic flows: larger maps, new programs over them, the contents,
-//! the links, and then the pins.
+//! Makes maps larger while traffic flows: larger maps, new programs over them, the contents, the links, and the pins.
 //!
-//! At every moment all attached programs see the same contents: from the copy on, nothing is written until all of them
-//! use the larger maps, or none. Connections are in maps that stay.
+//! Of the maps that the agent writes, all attached programs see the same contents at every moment: from the copy on,
+//! nothing is written until all of them use the larger maps, or none. Those that programs write are copied once more.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Pod,
-    maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray},
-};
-use headgate_abi::{
-    Addr, AddressEntry, BackendEntry, BackendKey, DatapathConfig, FrontendEntry, FrontendKey,
-    MemberKey, RangeKey, ServiceEntry, ServiceLabel, Traffic, names,
-};
+use headgate_abi::DatapathConfig;
 
 use crate::{
-    array::{ReadOnly, ReadWrite, SharedArray},
-    entries::Entries,
+    attach::{Site, attached_programs, has_links, swap},
+    copy::{Copy, Followed},
     error::Error,
+    layouts::{Layouts, Parts},
     load::{MapSizes, Programs, load_with, make_folder},
     maps::{capacity, memory},
-    pin::{array, hash, open, per_cpu, pin_folder, typed},
-    store::full_unless,
+    migrate::exchange,
+    pin::{open, pin_folder},
+    raw::RawMap,
+    version::Version,
 };
 
 /// Makes larger maps, of at least these sizes and still empty, and loads programs over them: those that `former` has
@@ -62,9 +57,50 @@ pub fn grow(
     }
     larger.discard()?;
     make_folder(&larger.folder)?;
-    let mut programs = Programs::new(load_with(config, sizes, |name| larger.pin(name))?);
+    let mut programs = Programs::new(load_with(&Version::ours(), config, sizes, |name| {
+        larger.pin(name)
+    })?);
     programs.load_all(former)?;
     Ok((programs, larger))
+}
+
+/// Makes the maps that programs write as large as these sizes, if they are smaller, and returns programs over them, which
+/// are attached wherever programs are. `None` if the maps are large enough, or nothing is attached.
+///
+/// # Errors
+///
+/// If the kernel refuses a map or a program.
+pub(crate) fn grow_caches(
+    version: &Version,
+    folder: &Path,
+    config: &DatapathConfig,
+    sizes: &MapSizes,
+) -> Result<Option<Programs>, Error> {
+    if !has_links(folder) {
+        return Ok(None);
+    }
+    let mut larger = Larger::below(folder);
+    for (name, size) in sizes.of_programs() {
+        if capacity(&open(folder, name)?, name)? < size {
+            larger.names.push(name);
+        }
+    }
+    if larger.names.is_empty() {
+        return Ok(None);
+    }
+    make_folder(&larger.folder)?;
+    let ebpf = load_with(version, config, sizes, |name| larger.pin(name))?;
+    let mut programs = Programs::new(ebpf);
+    programs.load_all(&attached_programs(folder)?)?;
+    let mut copies = larger.copies(true)?;
+    exchange(&mut copies, folder, folder, |site| {
+        swap(&mut programs, folder, site)?;
+        match site {
+            Site::Sockets => Ok(()),
+            Site::Packets => larger.keep(),
+        }
+    })?;
+    Ok(Some(programs))
 }
 
 /// Larger maps, pinned beside those that they are to replace. Dropped, they are given up.
@@ -98,10 +134,20 @@ impl Larger {
     ///
     /// If a map cannot be read or written.
     pub fn copy(&self) -> Result<(), Error> {
-        for name in &self.names {
-            copy(name, &self.present, &self.folder)?;
-        }
-        Ok(())
+        let mut copies = self.copies(false)?;
+        copies.iter_mut().try_for_each(Copy::step)
+    }
+
+    fn copies(&self, is_followed: bool) -> Result<Vec<Copy>, Error> {
+        let layouts = Layouts::parse(&Version::ours().layouts);
+        let copy = |name: &&str| {
+            let present = RawMap::open(self.present.join(name))?;
+            let larger = RawMap::open(self.folder.join(name))?;
+            let parts = [present.key_size(), present.value_size()].map(Parts::all);
+            let followed = is_followed.then(|| Followed::new(layouts.seen_at(name)));
+            Ok(Copy::new(present, larger, parts.into(), followed))
+        };
+        self.names.iter().map(copy).collect()
     }
 
     /// Replaces the pins of the present maps by those of the larger ones. An agent that ends between two of them leaves
@@ -110,7 +156,7 @@ impl Larger {
     /// # Errors
     ///
     /// If a pin cannot be replaced.
-    pub fn keep(self) -> Result<(), Error> {
+    pub fn keep(&self) -> Result<(), Error> {
         for name in &self.names {
             let (from, path) = (self.folder.join(name), self.present.join(name));
             // The BPF file system has no exchange; programs hold their maps meanwhile.
@@ -140,65 +186,4 @@ impl Drop for Larger {
         // What is left is removed before the maps become larger again.
         let _left = self.discard();
     }
-}
-
-/// Copies the entries of a map.
-fn copy(name: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
-    match name {
-        names::FRONTENDS => copy_hash::<FrontendKey, FrontendEntry>(name, from, to),
-        names::ADDRESSES => copy_hash::<Addr, AddressEntry>(name, from, to),
-        names::LOCAL_BACKENDS => copy_hash::<BackendKey, u32>(name, from, to),
-        names::AFFINITY_MEMBERS => copy_hash::<MemberKey, u32>(name, from, to),
-        names::SERVICES => copy_array::<ServiceEntry>(name, from, to),
-        names::SERVICE_LABELS => copy_array::<ServiceLabel>(name, from, to),
-        names::BACKENDS => copy_array::<BackendEntry>(name, from, to),
-        names::SLOTS => copy_array::<u32>(name, from, to),
-        names::SERVICE_TRAFFIC | names::BACKEND_TRAFFIC => copy_traffic(name, from, to),
-        _ => copy_ranges(name, from, to),
-    }
-}
-
-fn copy_hash<K: Pod, V: Pod>(name: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
-    let mut target: HashMap<MapData, K, V> = hash(to, name)?;
-    for entry in Entries::of(from, name)? {
-        let (key, value): (K, V) = entry?;
-        let copied = target.insert(key, value, 0);
-        copied.map_err(|source| Error::map(name, source))?;
-    }
-    Ok(())
-}
-
-fn copy_array<T: Pod>(name: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
-    let source: SharedArray<T, ReadOnly> = array(from, name)?;
-    let target: SharedArray<T, ReadWrite> = array(to, name)?;
-    for index in 0..source.len() {
-        if let Some(element) = source.get(index) {
-            let fits = target.set(index, element);
-            full_unless(fits, name, target.len())?;
-        }
-    }
-    Ok(())
-}
-
-fn copy_traffic(name: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
-    let source: PerCpuArray<MapData, Traffic> = per_cpu(from, name)?;
-    let mut target: PerCpuArray<MapData, Traffic> = per_cpu(to, name)?;
-    let failed = |source: MapError| Error::map(name, source);
-    for index in 0..source.len() {
-        let values = source.get(&index, 0).map_err(failed)?;
-        if values.iter().any(|traffic| *traffic != Traffic::default()) {
-            target.set(index, values, 0).map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
-fn copy_ranges(name: &'static str, from: &Path, to: &Path) -> Result<(), Error> {
-    let source: LpmTrie<MapData, RangeKey, u32> = typed(from, name)?;
-    let mut target: LpmTrie<MapData, RangeKey, u32> = typed(to, name)?;
-    let failed = |source: MapError| Error::map(name, source);
-    for key in source.keys() {
-        target.insert(&key.map_err(failed)?, 0, 0).map_err(failed)?;
-    }
-    Ok(())
 }

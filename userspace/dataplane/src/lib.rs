@@ -22,25 +22,31 @@ mod apply;
 mod array;
 mod attach;
 mod clsact;
+mod copy;
 mod entries;
 mod error;
 mod foreign;
 mod grow;
 mod interfaces;
 mod kernel;
+mod layouts;
 mod left_cgroups;
 mod links;
 mod load;
 mod maps;
 #[cfg(any(test, feature = "memory"))]
 mod memory;
+mod migrate;
 mod monitor;
 pub mod netfilter;
 mod netlink;
 mod object;
+#[cfg(feature = "other-version")]
+mod other;
 mod pin;
 mod probe;
 mod ranges;
+mod raw;
 mod slots;
 mod sockets;
 mod sources;
@@ -50,6 +56,7 @@ mod store;
 mod sys;
 mod takeover;
 mod targets;
+mod version;
 
 pub use apply::MapWriter;
 pub use array::{ReadOnly, ReadWrite, SharedArray};
@@ -71,6 +78,8 @@ pub use maps::{Maps, Usage};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryArray, MemoryHash, MemoryMaps};
 pub use monitor::Monitor;
+#[cfg(feature = "other-version")]
+pub use other::load_other_version;
 pub use pin::pin_folder;
 pub use probe::{Probe, Trial, loaded_config};
 pub use ranges::write_service_ranges;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -19,14 +20,17 @@ use headgate_abi::{DatapathConfig, names};
 
 use crate::{
     error::Error,
-    grow::Larger,
-    kernel, object,
-    pin::{pin_folder, typed},
+    grow::{Larger, grow_caches},
+    kernel,
+    migrate::Migration,
+    pin::typed,
+    state_file::TextMap,
     sys,
+    version::Version,
 };
 
-/// Sizes of the maps, in entries. They take effect when a map is created, not when it is found pinned. Those that
-/// the agent writes become larger when they are full ([`grow()`](crate::grow())).
+/// Sizes of the maps, in entries. Those that the agent writes have them at first, and become larger when they are full
+/// ([`grow()`](crate::grow())). Those that programs write become as large when programs are loaded, but not smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Frontends, and their addresses.
@@ -66,8 +70,38 @@ impl Default for MapSizes {
 }
 
 impl MapSizes {
+    /// Makes the size of a map at least this.
+    pub(crate) fn raise(&mut self, name: &str, entries: u32) {
+        let size = match name {
+            names::FRONTENDS | names::ADDRESSES => &mut self.frontends,
+            names::SOURCE_RANGES => &mut self.source_ranges,
+            names::AFFINITY_MEMBERS => &mut self.members,
+            names::SERVICES | names::SERVICE_LABELS | names::SERVICE_TRAFFIC => &mut self.services,
+            names::BACKENDS
+            | names::LOCAL_BACKENDS
+            | names::PAUSED_BACKENDS
+            | names::BACKEND_TRAFFIC => &mut self.backends,
+            names::SLOTS => &mut self.slots,
+            names::AFFINITY => &mut self.affinities,
+            names::CONNTRACK => &mut self.connections,
+            names::SOCKETS => &mut self.sockets,
+            // The others have the sizes of the object.
+            _ => return,
+        };
+        *size = entries.max(*size);
+    }
+
+    /// The sizes of the maps that programs write.
+    pub(crate) fn of_programs(&self) -> [(&'static str, u32); 3] {
+        [
+            (names::AFFINITY, self.affinities),
+            (names::CONNTRACK, self.connections),
+            (names::SOCKETS, self.sockets),
+        ]
+    }
+
     /// The sizes of the maps that the agent writes.
-    pub(crate) fn of_agent(&self) -> [(&'static str, u32); 11] {
+    pub(crate) fn of_agent(&self) -> [(&'static str, u32); 12] {
         [
             (names::FRONTENDS, self.frontends),
             (names::ADDRESSES, self.frontends),
@@ -78,6 +112,7 @@ impl MapSizes {
             (names::SERVICE_TRAFFIC, self.services),
             (names::BACKENDS, self.backends),
             (names::LOCAL_BACKENDS, self.backends),
+            (names::PAUSED_BACKENDS, self.backends),
             (names::BACKEND_TRAFFIC, self.backends),
             (names::SLOTS, self.slots),
         ]
@@ -99,39 +134,58 @@ pub fn host_netns_cookie() -> u64 {
 /// Reads the object with this read-only configuration. Maps that are pinned below `pins` are used again;
 /// others are created in these sizes and pinned there. Each program is loaded when it is first asked for.
 ///
+/// If programs of another version are attached, they are replaced, and what its maps hold is taken over.
+///
 /// # Errors
 ///
-/// If there is no object, or the kernel lacks a feature or refuses a map, or a map pinned below `pins` is of
+/// If there is no object, or the kernel lacks a feature or refuses a map or program, or a map pinned below `pins` is of
 /// another kind.
 pub fn load(pins: &Path, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
-    let folder = pin_folder(pins);
-    make_folder(&folder)?;
+    load_as(&Version::ours(), pins, config, sizes)
+}
+
+/// Loads the programs of a version.
+pub(crate) fn load_as(
+    version: &Version,
+    pins: &Path,
+    config: &DatapathConfig,
+    sizes: &MapSizes,
+) -> Result<Programs, Error> {
+    let folder = version.folder(pins);
     // An agent that ended while maps became larger may have left some.
     Larger::below(&folder).discard()?;
-    let ebpf = load_with(config, sizes, |name| folder.join(name))?;
+    let programs = match Migration::find(pins, version)? {
+        Some(migration) => migration.run(config, sizes)?,
+        None => match grow_caches(version, &folder, config, sizes)? {
+            Some(programs) => programs,
+            None => {
+                make_folder(&folder)?;
+                Programs::new(load_with(version, config, sizes, |name| folder.join(name))?)
+            }
+        },
+    };
     let mut loaded: Array<MapData, DatapathConfig> = typed(&folder, names::LOADED)?;
     let result = loaded.set(0, config, 0);
     result.map_err(|source| Error::map(names::LOADED, source))?;
-    Ok(Programs::new(ebpf))
+    TextMap::open(folder.join(names::LAYOUT))?.write(&version.layouts)?;
+    Ok(programs)
 }
 
 /// Reads the object over maps that are pinned at these paths, or are created there.
 pub(crate) fn load_with(
+    version: &Version,
     config: &DatapathConfig,
     sizes: &MapSizes,
     pin: impl Fn(&str) -> PathBuf,
 ) -> Result<Ebpf, Error> {
     let helpers = kernel::helpers();
-    let object = object::read(&helpers)?;
+    let object = version.object(&helpers)?;
     sys::lift_memory_limit();
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::CONFIG, config, true)
-        .override_global(names::HELPERS, &helpers, true)
-        .map_max_entries(names::AFFINITY, sizes.affinities)
-        .map_max_entries(names::CONNTRACK, sizes.connections)
-        .map_max_entries(names::SOCKETS, sizes.sockets);
-    for (name, size) in sizes.of_agent() {
+        .override_global(names::HELPERS, &helpers, true);
+    for (name, size) in sizes.of_agent().into_iter().chain(sizes.of_programs()) {
         loader.map_max_entries(name, size);
     }
     for name in names::MAPS {
@@ -151,6 +205,11 @@ pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {
 impl Programs {
     pub(crate) fn new(ebpf: Ebpf) -> Self {
         Self { ebpf }
+    }
+
+    /// Returns the descriptor of a program; `None` if there is none, or it is not loaded.
+    pub(crate) fn fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        Some(self.ebpf.program(name)?.fd().ok()?.as_fd())
     }
 
     /// The names of the programs that are loaded.

@@ -116,6 +116,12 @@ impl<A: Access> Maps<A> {
         })
     }
 
+    /// Whether replies of a backend wait, because connections of former programs are copied.
+    pub fn is_paused(&self, sender: &BackendKey) -> bool {
+        let paused = hash::<BackendKey, u32>(&self.folder, names::PAUSED_BACKENDS);
+        paused.is_ok_and(|paused| paused.get(sender, 0).is_ok())
+    }
+
     /// Reads all connection entries, two for each connection.
     ///
     /// # Errors

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
-use headgate_abi::ABI_VERSION;
 
 use crate::{
     array::{Access, SharedArray},
     error::Error,
+    version::Version,
 };
 
 /// Returns the folder of this ABI version below `pins`.
 pub fn pin_folder(pins: &Path) -> PathBuf {
-    pins.join(format!("v{ABI_VERSION}"))
+    Version::ours().folder(pins)
 }
 
 pub(crate) fn open(folder: &Path, name: &str) -> Result<MapData, Error> {

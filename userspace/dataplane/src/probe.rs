@@ -22,13 +22,14 @@ use crate::{
 };
 
 /// Maps that programs only read.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 12] = [
     names::ADDRESSES,
     names::FRONTENDS,
     names::SERVICES,
     names::SLOTS,
     names::BACKENDS,
     names::LOCAL_BACKENDS,
+    names::PAUSED_BACKENDS,
     names::SOURCE_RANGES,
     names::AFFINITY_MEMBERS,
     names::SERVICE_RANGES,

@@ -1,26 +1,46 @@
-//! The state of the agent as text in a pinned map, so that it can be read when no agent runs.
+//! Text in pinned maps, which can be read when no agent runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData, MapError};
-use headgate_abi::names::{REPORT, REPORT_SIZE};
+use headgate_abi::names::{REPORT, TEXT_SIZE};
 
-use crate::{
-    error::Error,
-    pin::{hash, pin_folder},
-};
+use crate::{error::Error, pin::pin_folder, raw::RawMap};
 
-const KEY: u32 = 0;
+/// A map whose only value is a text, after which zeros follow.
+pub(crate) struct TextMap(RawMap);
+
+impl TextMap {
+    const KEY: [u8; 4] = [0; 4];
+
+    pub(crate) fn open(path: PathBuf) -> Result<Self, Error> {
+        Ok(Self(RawMap::open(path)?))
+    }
+
+    /// Returns the last text; `None` if none was written.
+    pub(crate) fn read(&self) -> Result<Option<String>, Error> {
+        Ok(self.0.get(&Self::KEY)?.map(|bytes| {
+            let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+            String::from_utf8_lossy(text).into_owned()
+        }))
+    }
+
+    /// Replaces the text. Cuts it off where it does not fit.
+    pub(crate) fn write(&self, text: &str) -> Result<(), Error> {
+        let mut bytes = vec![0; self.0.value_size()];
+        for (byte, from) in bytes.iter_mut().zip(text.bytes()) {
+            *byte = from;
+        }
+        self.0.put(&Self::KEY, &bytes)
+    }
+}
 
 /// The map that holds the text of the agent's state.
-#[derive(Debug)]
-pub struct StateFile {
-    map: HashMap<MapData, u32, [u8; REPORT_SIZE]>,
-}
+#[allow(missing_debug_implementations, reason = "the map has none")]
+pub struct StateFile(TextMap);
 
 impl StateFile {
     /// The longest text that fits, in bytes.
-    pub const CAPACITY: usize = REPORT_SIZE;
+    pub const CAPACITY: usize = TEXT_SIZE;
 
     /// Opens the map pinned below `pins`.
     ///
@@ -28,8 +48,7 @@ impl StateFile {
     ///
     /// If it is missing, or is not a map of this version.
     pub fn open(pins: &Path) -> Result<Self, Error> {
-        let map = hash(&pin_folder(pins), REPORT)?;
-        Ok(Self { map })
+        Ok(Self(TextMap::open(pin_folder(pins).join(REPORT))?))
     }
 
     /// Returns the last text; `None` if none was written.
@@ -38,13 +57,7 @@ impl StateFile {
     ///
     /// If the map cannot be read.
     pub fn read(&self) -> Result<Option<String>, Error> {
-        let bytes = match self.map.get(&KEY, 0) {
-            Ok(bytes) => bytes,
-            Err(MapError::KeyNotFound) => return Ok(None),
-            Err(source) => return Err(Error::map(REPORT, source)),
-        };
-        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        Ok(Some(String::from_utf8_lossy(text).into_owned()))
+        self.0.read()
     }
 
     /// Replaces the text. Cuts it off at [`StateFile::CAPACITY`].
@@ -53,11 +66,6 @@ impl StateFile {
     ///
     /// If the map cannot be written.
     pub fn write(&mut self, text: &str) -> Result<(), Error> {
-        let mut bytes = [0; REPORT_SIZE];
-        for (byte, from) in bytes.iter_mut().zip(text.bytes()) {
-            *byte = from;
-        }
-        let result = self.map.insert(KEY, bytes, 0);
-        result.map_err(|source| Error::map(REPORT, source))
+        self.0.write(text)
     }
 }

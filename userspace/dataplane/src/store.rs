@@ -297,7 +297,7 @@ fn error_number(error: &MapError) -> Option<i32> {
 }
 
 /// The error of an insertion; that of a full map names the map alone.
-fn insertion_error(name: &'static str, source: MapError) -> Error {
+pub(crate) fn insertion_error(name: &'static str, source: MapError) -> Error {
     match error_number(&source) {
         Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => Error::NoRoom { name },
         _ => Error::map(name, source),

@@ -18,16 +18,32 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 #[repr(C)]
-struct ObjGet {
+struct Object {
     pathname: u64,
     fd: u32,
     flags: u32,
+}
+
+/// A key of a map, and its value or the next key.
+#[repr(C)]
+struct Element {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]
@@ -78,7 +94,7 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let fd = bpf(
         BPF_OBJ_GET,
-        ObjGet {
+        Object {
             pathname: path.as_ptr() as u64,
             fd: 0,
             flags: 0,
@@ -141,15 +157,46 @@ pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
 ) -> io::Result<Option<u32>> {
     keys.clear();
     values.clear();
+    let at_most = keys.capacity().min(values.capacity());
+    let (to_keys, to_values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    let (count, next) = read_batch(map, bucket, to_keys, to_values, at_most)?;
+    // SAFETY: the kernel wrote this number of elements, at most the capacity, and any bytes make a `Pod`.
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    Ok(next)
+}
+
+/// Copies the next entries of a hash map or an array, at most `at_most`. Begins where the last call ended, or at the
+/// beginning. Returns their number and where to continue, or `None` at the end.
+///
+/// The slices must have the sizes of as many keys and values: the kernel writes these.
+pub(crate) fn lookup_batch(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [u8],
+    values: &mut [u8],
+    at_most: usize,
+) -> io::Result<(usize, Option<u32>)> {
+    let (keys, values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    read_batch(map, from, keys, values, at_most)
+}
+
+fn read_batch(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: u64,
+    values: u64,
+    at_most: usize,
+) -> io::Result<(usize, Option<u32>)> {
     let mut next = 0u32;
     let mut batch = Batch {
-        in_batch: bucket
-            .as_ref()
-            .map_or(0, |bucket| &raw const *bucket as u64),
+        in_batch: from.as_ref().map_or(0, |from| &raw const *from as u64),
         out_batch: &raw mut next as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: keys.capacity().min(values.capacity()) as u32,
+        keys,
+        values,
+        count: at_most as u32,
         map_fd: map.as_raw_fd() as u32,
         elem_flags: 0,
         flags: 0,
@@ -159,12 +206,113 @@ pub(crate) fn next_entries<K: aya::Pod, V: aya::Pod>(
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
         Err(error) => return Err(error),
     };
-    // SAFETY: the kernel wrote this number of elements, at most the capacity, and any bytes make a `Pod`.
-    unsafe {
-        keys.set_len(batch.count as usize);
-        values.set_len(batch.count as usize);
+    Ok((batch.count as usize, (!is_end).then_some(next)))
+}
+
+/// Adds or replaces `count` entries (Linux 5.6). The slices must have the sizes of as many keys and values.
+pub(crate) fn update_batch(
+    map: BorrowedFd<'_>,
+    keys: &[u8],
+    values: &[u8],
+    count: usize,
+) -> io::Result<()> {
+    bpf(
+        BPF_MAP_UPDATE_BATCH,
+        Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: count as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        },
+    )?;
+    Ok(())
+}
+
+fn element(
+    command: libc::c_int,
+    map: BorrowedFd<'_>,
+    key: u64,
+    value: u64,
+    flags: u64,
+) -> io::Result<()> {
+    bpf(
+        command,
+        Element {
+            map_fd: map.as_raw_fd() as u32,
+            zero: 0,
+            key,
+            value,
+            flags,
+        },
+    )?;
+    Ok(())
+}
+
+/// Makes a missing element false.
+fn is_found(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result.map(|()| true),
     }
-    Ok((!is_end).then_some(next))
+}
+
+/// Copies the value of a key; false if it has none. The slices must have the sizes of the map's keys and values.
+pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let (key, value) = (key.as_ptr() as u64, value.as_mut_ptr() as u64);
+    is_found(element(BPF_MAP_LOOKUP_ELEM, map, key, value, 0))
+}
+
+/// Adds an entry, or replaces its value, by these flags of bpf(2). The slices must have the sizes of the map's keys and
+/// values.
+pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
+    element(BPF_MAP_UPDATE_ELEM, map, key, value, flags)
+}
+
+/// Removes an entry. The slice must have the size of the map's keys.
+pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    element(BPF_MAP_DELETE_ELEM, map, key.as_ptr() as u64, 0, 0)
+}
+
+/// Copies the key after this one, or the first; false at the end. The slices must have the size of the map's keys.
+pub(crate) fn next_key(
+    map: BorrowedFd<'_>,
+    key: Option<&[u8]>,
+    next: &mut [u8],
+) -> io::Result<bool> {
+    let key = key.map_or(0, |key| key.as_ptr() as u64);
+    let next = next.as_mut_ptr() as u64;
+    is_found(element(BPF_MAP_GET_NEXT_KEY, map, key, next, 0))
+}
+
+/// Pins a map, a program or a link.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(
+        BPF_OBJ_PIN,
+        Object {
+            pathname: path.as_ptr() as u64,
+            fd: object.as_raw_fd() as u32,
+            flags: 0,
+        },
+    )?;
+    Ok(())
+}
+
+/// Waits until every program that runs now on another CPU has ended: a grace period of the kernel, as membarrier(2)
+/// waits for one.
+pub(crate) fn wait_for_programs() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes integers alone.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        // A kernel without it (`nohz_full`). Programs run for microseconds.
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Returns the time of the programs' clock, in nanoseconds: monotonic, without the time that the machine slept,

@@ -5,6 +5,7 @@
 mod common;
 mod sizes;
 mod takeover;
+mod versions;
 
 use std::{
     collections::BTreeSet,

@@ -119,3 +119,51 @@ fn s190_fault_full_maps_become_larger() {
         client.run(move || get(first).is_ok())
     });
 }
+
+#[test]
+fn s188_fault_maps_of_connections_become_larger_when_an_agent_starts() {
+    let Some(mut cluster) = cluster_without_agents("s188", 2, 2) else {
+        return;
+    };
+    cluster.write("web.yaml", SERVICE).unwrap();
+    cluster.write("slices.yaml", &slices(&ALL)).unwrap();
+    const CACHES: [(&str, &str, u64); 3] = [
+        ("--max-connections", "CONNTRACK", 8192),
+        ("--max-affinities", "AFFINITY", 1024),
+        ("--max-sockets", "SOCKETS", 4096),
+    ];
+    let options = |factor: u64| {
+        CACHES
+            .iter()
+            .flat_map(|(option, _, size)| [(*option).to_owned(), (size * factor).to_string()])
+            .collect::<Vec<String>>()
+    };
+    let start = |cluster: &mut headgate_netns::Cluster, index: usize, factor: u64| {
+        let options = options(factor);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        cluster.start_agent_with(index, &options).unwrap();
+        for (_, map, size) in CACHES {
+            assert_eq!(fill(&cluster.nodes[index], map).1, size * factor.max(4));
+        }
+    };
+    for index in 0..2 {
+        let options = options(1);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        cluster.start_agent_with(index, &options).unwrap();
+    }
+    let load = Traffic::start(&cluster, &["web-1-1", "web-1-2", "web-2-1", "web-2-2"]);
+    for index in 0..2 {
+        // Larger, and with smaller sizes as they were.
+        for factor in [4, 1, 8] {
+            cluster.nodes[index]
+                .agent
+                .take()
+                .unwrap()
+                .terminate()
+                .unwrap();
+            start(&mut cluster, index, factor);
+        }
+    }
+    load.finish()
+        .report("maps of connections become larger", 4, "");
+}

@@ -214,6 +214,17 @@ impl Tables for LiveTables<'_> {
         id
     }
 
+    fn is_paused(&self, sender: &BackendKey) -> bool {
+        let is_paused = self.view.maps.is_paused(sender);
+        let name = endpoint(sender.address, sender.port);
+        if is_paused {
+            self.note(format!(
+                "connections are being copied, and {name} may have one that is not copied yet"
+            ));
+        }
+        is_paused
+    }
+
     fn admits(&self, service: u32, client: &Addr) -> bool {
         let admits = self.view.maps.admits(service, *client).unwrap_or(false);
         let verb = if admits { "admit" } else { "do not admit" };

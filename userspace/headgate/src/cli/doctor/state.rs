@@ -114,7 +114,7 @@ fn fill(usage: &Usage, effect: &str) -> Option<Finding> {
         Finding::warning(
             "maps",
             format!("map {} is {percent}% full{effect}", usage.name),
-            "raise the agent's --max-… flag, then run `headgate cleanup` and restart the agent",
+            "raise the agent's --max-… flag: its next start makes the map larger, and connections stay",
         )
     })
 }

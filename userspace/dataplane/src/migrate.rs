@@ -1,0 +1,248 @@
+//! Takes over the maps and links of another version while traffic flows, whether it is older or newer.
+//!
+//! Maps of the same layout are shared: they get one more pin. Others are made, and filled by what the other version says
+//! about its layout. Then the links get the programs of this version, and what the other programs have written since is
+//! copied once more. Until then replies of connections that are not known are dropped, so that their senders repeat them:
+//! the connection may be one that is not copied yet.
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{HashMap, MapData, MapError};
+use headgate_abi::{BackendEntry, BackendKey, DatapathConfig, RECORDED_LAYOUTS, Takeover, names};
+
+use crate::{
+    array::{ReadOnly, SharedArray},
+    attach::{Site, attached_programs, has_links, move_links, swap},
+    copy::{Copy, Followed},
+    error::Error,
+    layouts::{Conversion, Layouts, Parts},
+    load::{MapSizes, Programs, load_with, make_folder},
+    pin::{array, hash},
+    raw::RawMap,
+    state_file::TextMap,
+    store::insertion_error,
+    sys,
+    version::Version,
+};
+
+/// Maps that programs write, and read back.
+const FOLLOWED: [&str; 4] = [
+    names::AFFINITY,
+    names::CONNTRACK,
+    names::SOCKETS,
+    names::FRAGMENTS,
+];
+/// Maps that each version has for itself.
+const OWN: [&str; 4] = [
+    names::LAYOUT,
+    names::LOADED,
+    names::PAUSED_BACKENDS,
+    names::TAKEOVER,
+];
+/// The only key of `TAKEOVER`.
+const TAKEOVER_KEY: [u8; 4] = [0; 4];
+/// How long replies of unknown connections may be dropped, in seconds, if the agent is killed meanwhile.
+const COPYING_S: u32 = 20;
+
+/// Name of a map, and how its keys and values are converted.
+type Converted = (&'static str, (Parts, Parts));
+
+/// The maps of another version, and the folder for ours.
+pub(crate) struct Migration<'a> {
+    version: &'a Version,
+    from: PathBuf,
+    theirs: Layouts,
+    to: PathBuf,
+}
+
+impl<'a> Migration<'a> {
+    /// Finds another version whose programs are attached, or whose maps were not copied to the end.
+    pub(crate) fn find(pins: &Path, version: &'a Version) -> Result<Option<Self>, Error> {
+        let to = version.folder(pins);
+        for (Reverse(number), from) in others(pins, version)? {
+            let is_begun = has_links(&to);
+            if !is_begun && !has_links(&from) {
+                continue;
+            }
+            let Some(theirs) = layouts(number, &from)? else {
+                continue;
+            };
+            return Ok(Some(Self {
+                version,
+                from,
+                theirs,
+                to,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Returns programs of this version, which are attached wherever those of the other version were.
+    pub(crate) fn run(self, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
+        let is_begun = has_links(&self.to);
+        if !is_begun {
+            // From an earlier time of this version: its entries are too old.
+            remove(&self.to)?;
+        }
+        let mut sizes = *sizes;
+        let converted = self.share(&mut sizes)?;
+        let ebpf = load_with(self.version, config, &sizes, |name| self.to.join(name))?;
+        let mut programs = Programs::new(ebpf);
+        let mut copies = Vec::new();
+        for (name, parts) in converted {
+            let is_followed = FOLLOWED.contains(&name);
+            // An agent that was killed has copied the others before it moved the links.
+            if is_followed || !is_begun {
+                let [from, to] =
+                    [&self.from, &self.to].map(|folder| RawMap::open(folder.join(name)));
+                let followed = is_followed.then(|| Followed::new(self.theirs.seen_at(name)));
+                copies.push(Copy::new(from?, to?, parts, followed));
+            }
+        }
+        let folder = if is_begun { &self.to } else { &self.from };
+        programs.load_all(&attached_programs(folder)?)?;
+        exchange(&mut copies, &self.from, &self.to, |site| {
+            move_links(&self.from, &self.to)?;
+            swap(&mut programs, &self.to, site)
+        })?;
+        remove(&self.from)?;
+        Ok(programs)
+    }
+
+    /// Pins the maps that have the same layout. Returns those that are to be converted, and how; `sizes` become large
+    /// enough for their entries.
+    fn share(&self, sizes: &mut MapSizes) -> Result<Vec<Converted>, Error> {
+        make_folder(&self.to)?;
+        let ours = Layouts::parse(&self.version.layouts);
+        let mut converted = Vec::new();
+        for name in names::MAPS {
+            let path = self.from.join(name);
+            if !path.exists() {
+                continue;
+            }
+            let former = RawMap::open(path)?;
+            sizes.raise(name, former.capacity());
+            if OWN.contains(&name) {
+                continue;
+            }
+            match self.theirs.conversion(&ours, name) {
+                Conversion::Same if self.to.join(name).exists() => {}
+                Conversion::Same => former.pin(&self.to.join(name))?,
+                Conversion::Copy { key, value } => converted.push((name, (key, value))),
+                Conversion::Nothing => {}
+            }
+        }
+        Ok(converted)
+    }
+}
+
+/// Copies entries, lets `swap` replace the programs that write them, and copies what these have written meanwhile. The
+/// folders are those of the former programs and of the new ones.
+pub(crate) fn exchange(
+    copies: &mut [Copy],
+    from: &Path,
+    to: &Path,
+    mut swap: impl FnMut(Site) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut copy = || copies.iter_mut().try_for_each(Copy::step);
+    // The second time takes less, so less remains for the third. While packets wait, only what is new is compared.
+    for _ in 0..2 {
+        copy()?;
+    }
+    let mut paused: HashMap<MapData, BackendKey, u32> = hash(to, names::PAUSED_BACKENDS)?;
+    pause_backends(&mut paused, to)?;
+    swap(Site::Sockets)?;
+    copy()?;
+    let takeover = RawMap::open(to.join(names::TAKEOVER))?;
+    let before = RawMap::open(from.join(names::TAKEOVER))?.get(&TAKEOVER_KEY)?;
+    let until = Takeover::copying_until(sys::now_s().wrapping_add(COPYING_S));
+    takeover.put(&TAKEOVER_KEY, &until.0.to_ne_bytes())?;
+    swap(Site::Packets)?;
+    copy()?;
+    takeover.put(&TAKEOVER_KEY, &before.unwrap_or_default())?;
+    // A former program may still have run while this was copied.
+    sys::wait_for_programs();
+    copy()?;
+    let backends: Vec<_> = paused.keys().collect::<Result<_, _>>().map_err(refused)?;
+    for backend in backends {
+        paused.remove(&backend).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// Names the backends whose replies wait.
+fn pause_backends(
+    paused: &mut HashMap<MapData, BackendKey, u32>,
+    folder: &Path,
+) -> Result<(), Error> {
+    let backends: SharedArray<BackendEntry, ReadOnly> = array(folder, names::BACKENDS)?;
+    for backend in (1..backends.len()).filter_map(|id| backends.get(id)) {
+        if backend.is_empty() {
+            continue;
+        }
+        let paused = paused.insert(BackendKey::from(&backend), 0, 0);
+        match paused.map_err(|source| insertion_error(names::PAUSED_BACKENDS, source)) {
+            // An earlier build has made room for more backends, and had no such map.
+            Err(Error::NoRoom { .. }) => break,
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn refused(source: MapError) -> Error {
+    Error::map(names::PAUSED_BACKENDS, source)
+}
+
+/// The folders of other versions, the newest first.
+fn others(pins: &Path, version: &Version) -> Result<BTreeMap<Reverse<u32>, PathBuf>, Error> {
+    let entries = match fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(source) => return Err(failed(pins)(source)),
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(failed(pins))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let number = name
+            .strip_prefix('v')
+            .and_then(|number| number.parse().ok());
+        if let Some(number) = number.filter(|number| *number != version.number) {
+            found.insert(Reverse(number), path);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the layouts of a version, which its agent has written; of one that did not yet, as they are recorded.
+fn layouts(number: u32, folder: &Path) -> Result<Option<Layouts>, Error> {
+    let path = folder.join(names::LAYOUT);
+    let written = match path.exists() {
+        true => TextMap::open(path)?.read()?,
+        false => None,
+    };
+    let is_it = |(version, _): &&(u32, &str)| *version == number;
+    let recorded = || Some(RECORDED_LAYOUTS.iter().find(is_it)?.1.to_owned());
+    Ok(written.or_else(recorded).map(|text| Layouts::parse(&text)))
+}
+
+/// Removes a folder of pins, if it exists.
+fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(failed(folder)),
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Pin {
+        path: path.to_owned(),
+        source,
+    }
+}
