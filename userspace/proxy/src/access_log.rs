@@ -17,7 +17,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header, request::Parts};
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::Serialize;
 
-use crate::{serving::ServedRoute, upstream::Upstream};
+use crate::{direct::RequestHead as DirectHead, serving::ServedRoute, upstream::Upstream};
 
 /// Capacity of the queue, in lines. Lines beyond it are dropped, so that a slow disk does not delay
 /// requests.
@@ -133,6 +133,20 @@ impl Entry {
             referer: field(header::REFERER),
             agent: field(header::USER_AGENT),
             ..Self::unknown(log, peer.ip())
+        }
+    }
+
+    /// The line of a direct request.
+    pub(crate) fn direct(log: Arc<AccessLog>, client: IpAddr, head: &DirectHead<'_>) -> Self {
+        let field = |value: Option<&[u8]>| HeaderValue::from_bytes(value?).ok();
+        Self {
+            method: Some(head.method.clone()),
+            target: head.target.into(),
+            referer: field(head.referer),
+            agent: field(head.agent),
+            host: head.host.clone().into_owned(),
+            path: Some(head.path.into()),
+            ..Self::unknown(log, client)
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
 };
 
+use bytes::BytesMut;
 use headgate_model::edge::GatewayPort;
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +14,8 @@ use tracing::Span;
 use crate::{
     activity::Activity,
     budget::Budget,
+    headers::about,
+    origin::Origin,
     tls::{facts::Handshake, server::Demands},
 };
 
@@ -41,6 +44,8 @@ pub(crate) struct Client {
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     pub(crate) activity: Arc<Activity>,
     pub(crate) span: Span,
+    /// What endpoints are sent about it, see [`Self::about`].
+    about: OnceLock<BytesMut>,
 }
 
 impl Client {
@@ -61,7 +66,13 @@ impl Client {
             permit: None,
             activity: Arc::new(Activity::new()),
             span: Span::current(),
+            about: OnceLock::new(),
         }
+    }
+
+    /// Fields that name the client, its scheme and port, for requests whose origin is that of the connection.
+    pub(crate) fn about(&self, origin: Origin) -> &[u8] {
+        self.about.get_or_init(|| about(&self.peer_text, origin))
     }
 
     /// The port that the client connected to: that of the listener.

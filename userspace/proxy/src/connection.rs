@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use http::{Request, Response, Version};
 use tokio::sync::watch;
@@ -18,7 +18,8 @@ use crate::{
     access_log::Entry,
     body::{Body, BodyError},
     client::Client,
-    forward::{self, Answer},
+    direct::{self, Direct},
+    forward::{self, Answer, Answered},
     http1::{
         Asked, BadMessage, Decoder, HeadRead, Outgoing, ReceivedRequest, Shared, Size, Transport,
         is_hopeless, poll_send, request, response_head,
@@ -52,14 +53,16 @@ struct Connection<'a> {
     /// Waits for the head of the next request.
     head_timeout: IdleTimeout,
     last_idle: IdleTimeout,
+    /// For the heads of direct requests.
+    space: BytesMut,
 }
 
 /// What there is instead of another request.
 enum Instead {
     /// The client speaks HTTP/2; these bytes were read.
     Http2(BytesMut),
-    /// A request that is refused.
-    Bad(BadMessage),
+    /// A head that is too large.
+    TooLarge,
     /// The connection ends.
     End(io::Result<()>),
 }
@@ -101,11 +104,12 @@ pub(crate) async fn serve(
         stopping,
         head_timeout: IdleTimeout::new(proxy.settings.head_timeout),
         last_idle: IdleTimeout::new(LAST_IDLE),
+        space: BytesMut::new(),
     };
     let mut is_first = true;
     loop {
         match connection.next(is_first).await {
-            Ok(received) => match connection.answer(received).await? {
+            Ok(head) => match connection.answer(head).await? {
                 Then::Next => {}
                 Then::End => break,
                 Then::Switch(endpoint) => {
@@ -118,8 +122,8 @@ pub(crate) async fn serve(
                 transport.input = read;
                 return Ok(After::Http2(transport.take_tunnel()));
             }
-            Err(Instead::Bad(why)) => {
-                connection.refuse(why).await?;
+            Err(Instead::TooLarge) => {
+                connection.refuse(BadMessage::TooLarge).await?;
                 break;
             }
             Err(Instead::End(result)) => {
@@ -142,7 +146,7 @@ enum Then {
 
 impl Connection<'_> {
     /// Waits for the head of a request.
-    async fn next(&mut self, is_first: bool) -> Result<ReceivedRequest, Instead> {
+    async fn next(&mut self, is_first: bool) -> Result<Bytes, Instead> {
         self.head_timeout.reset();
         let mut is_checked = false;
         let read = poll_fn(|context| {
@@ -172,8 +176,8 @@ impl Connection<'_> {
                 read.unsplit(self.transport.lock().input.split());
                 Err(Instead::Http2(read))
             }
-            Ok(HeadRead::Head(head)) => request(&head).map_err(Instead::Bad),
-            Ok(HeadRead::TooLarge) => Err(Instead::Bad(BadMessage::TooLarge)),
+            Ok(HeadRead::Head(head)) => Ok(head),
+            Ok(HeadRead::TooLarge) => Err(Instead::TooLarge),
             Ok(HeadRead::End) => Err(Instead::End(Ok(()))),
             Err(error) => Err(Instead::End(Err(error))),
         }
@@ -189,19 +193,44 @@ impl Connection<'_> {
     }
 
     /// Answers a request.
-    async fn answer(&self, received: ReceivedRequest) -> Result<Then, BodyError> {
+    async fn answer(&mut self, head: Bytes) -> Result<Then, BodyError> {
+        let mut space = mem::take(&mut self.space);
+        let direct = direct::answer(self.proxy, self.client, &head, &self.transport, &mut space);
+        let direct = self.unless_hangup(direct).await?;
+        self.space = space;
+        let first = match direct {
+            Direct::Sent(sent) => {
+                let outgoing = Outgoing::new(sent.body, sent.encoder);
+                return self.finish(outgoing, None, sent.is_last).await;
+            }
+            Direct::No(first) => first,
+        };
+        let received = match request(&head) {
+            Ok(received) => received,
+            Err(why) => {
+                self.refuse(why).await?;
+                return Ok(Then::End);
+            }
+        };
         let asked = Asked::by(&received.parts, received.is_last);
         let body = self.body(&received);
         let request = Request::from_parts(received.parts, body);
-        let mut answer = pin!(forward::answer(self.proxy, self.client, request));
-        let answer = poll_fn(|context| {
+        let answer = forward::answer(self.proxy, self.client, request, first);
+        let answer = self.unless_hangup(answer).await?;
+        self.send(answer, asked).await
+    }
+
+    /// Waits for an answer, unless the client leaves.
+    async fn unless_hangup<T>(&self, answer: impl Future<Output = T>) -> Result<T, BodyError> {
+        let mut answer = pin!(answer);
+        poll_fn(|context| {
             self.is_stopping();
             match answer.as_mut().poll(context) {
                 Poll::Ready(answer) => Poll::Ready(Ok(answer)),
                 Poll::Pending => self.poll_hangup(context).map(Err),
             }
-        });
-        self.send(answer.await?, asked).await
+        })
+        .await
     }
 
     /// The body of a request, which whatever reads it takes from the connection.
@@ -244,7 +273,17 @@ impl Connection<'_> {
                 &mut asked,
             )
         };
-        let mut outgoing = Outgoing::new(answered, encoder);
+        let outgoing = Outgoing::new(answered, encoder);
+        self.finish(outgoing, tunnel, asked.is_last).await
+    }
+
+    /// Sends what is in the output, and a body.
+    async fn finish(
+        &self,
+        mut outgoing: Option<Outgoing<Answered>>,
+        tunnel: Option<Tunnel>,
+        is_last: bool,
+    ) -> Result<Then, BodyError> {
         poll_fn(
             |context| match poll_send(&mut outgoing, &self.transport, context) {
                 Poll::Pending => self.poll_hangup(context).map(Err),
@@ -260,7 +299,7 @@ impl Connection<'_> {
             return Ok(Then::Switch(tunnel));
         }
         let is_read = transport.end_message();
-        if is_read && !asked.is_last {
+        if is_read && !is_last {
             self.client.is_unread.store(false, Ordering::Relaxed);
             return Ok(Then::Next);
         }

@@ -64,7 +64,7 @@ impl PageRequest {
         // The backend of the pages is balanced by the load of its endpoints alone.
         let nothing = Request::new(());
         let asked = PickInput::new(call.origin.client, &nothing);
-        let sent = send(&self.upstream, call, client, &asked, request).await;
+        let sent = send(&self.upstream, call, client, &asked, request, None).await;
         let (mut response, pick, sent) = sent.ok()?;
         headers::end_framing(response.headers_mut());
         headers::strip_hop_by_hop(response.headers_mut());

@@ -23,6 +23,7 @@ use crate::{
     client::Client,
     compress::{Accepted, compress},
     cors,
+    direct::FirstTry,
     error_pages::PageRequest,
     guard::{guard, local_response},
     headers,
@@ -58,7 +59,10 @@ pub(crate) type Permits = (Pick, Option<Admission>);
 pub(crate) type RequestHeld = (Option<Permits>, Option<InProgress>, Option<Trace>);
 
 /// The response to a client. The request is in progress until the body is sent.
-pub(crate) type Answer = Response<Observed<Body, Held<RequestHeld>>>;
+pub(crate) type Answer = Response<Answered>;
+
+/// The body of a response to a client.
+pub(crate) type Answered = Observed<Body, Held<RequestHeld>>;
 
 impl From<Response<Body>> for Forwarded {
     fn from(response: Response<Body>) -> Self {
@@ -71,7 +75,13 @@ impl From<Response<Body>> for Forwarded {
 }
 
 /// Answers a request, in a span of its own.
-pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Received>) -> Answer {
+/// `first` is its first try, if it was a direct one.
+pub(crate) async fn answer(
+    proxy: &Proxy,
+    client: &Client,
+    request: Request<Received>,
+    first: Option<Box<FirstTry>>,
+) -> Answer {
     let span = debug_span!(
         parent: &client.span,
         "request",
@@ -80,7 +90,7 @@ pub(crate) async fn answer(proxy: &Proxy, client: &Client, request: Request<Rece
         route = Empty
     );
     let is_head = request.method() == Method::HEAD;
-    let mut answer = respond(proxy, client, request, &span)
+    let mut answer = respond(proxy, client, request, first, &span)
         .instrument(span.clone())
         .await;
     // In HTTP/1.1 the HTTP library leaves out the body itself.
@@ -100,9 +110,12 @@ async fn respond(
     proxy: &Proxy,
     client: &Client,
     request: Request<Received>,
+    mut first: Option<Box<FirstTry>>,
     span: &Span,
 ) -> Answer {
-    let begin = Instant::now();
+    let begin = first
+        .as_ref()
+        .map_or_else(Instant::now, |first| first.begin);
     // For the timeout of an idle connection: HTTP/1.1 has its own.
     let is_http2 = request.version() == Version::HTTP_2;
     let in_progress = is_http2.then(|| client.activity.begin());
@@ -125,9 +138,10 @@ async fn respond(
     let page = parts.headers.get(header::ORIGIN).cloned();
     let is_grpc = answer::is_grpc(&parts.headers);
     let request_id = headers::request_id(&mut parts.headers);
-    let routed = match received {
-        Ok(()) => route(&proxy.serving.load(), client, origin, begin, &parts),
-        Err(why) => Err(refuse(client, why)),
+    let routed = match (received, &first) {
+        (Ok(()), Some(first)) => first.call(client, origin, &parts),
+        (Ok(()), None) => route(&proxy.serving.load(), client, origin, begin, &parts),
+        (Err(why), _) => Err(refuse(client, why)),
     };
     let trace = trace(
         proxy,
@@ -173,7 +187,17 @@ async fn respond(
                 Some(response) => response.into(),
                 None => {
                     let request = Request::from_parts(parts, body);
-                    forward(proxy, client, &call, request, protocol, pass.admission).await
+                    let first = first.take();
+                    forward(
+                        proxy,
+                        client,
+                        &call,
+                        request,
+                        protocol,
+                        pass.admission,
+                        first,
+                    )
+                    .await
                 }
             };
             if let Some(error_page) = error_page {
@@ -274,6 +298,7 @@ async fn forward(
     request: Request<Received>,
     protocol: Option<HeaderValue>,
     admission: Option<Admission>,
+    first: Option<Box<FirstTry>>,
 ) -> Forwarded {
     let (mut parts, body) = request.into_parts();
     let chosen = choice::choose(&call.route, &parts.headers);
@@ -312,11 +337,12 @@ async fn forward(
         headers::remove_lookalikes(headers, &weighted.request_headers);
         headers::edit(headers, &weighted.request_headers);
     }
-    let (mut response, pick, sent) = match send(&upstream, call, client, &asked, request).await {
-        Ok(answered) => answered,
-        Err(_) if end.is_exceeded() || end.is_late() => return end.response().into(),
-        Err(failure) => return failure.response().into(),
-    };
+    let (mut response, pick, sent) =
+        match send(&upstream, call, client, &asked, request, first).await {
+            Ok(answered) => answered,
+            Err(_) if end.is_exceeded() || end.is_late() => return end.response().into(),
+            Err(failure) => return failure.response().into(),
+        };
     end.answer();
     let cookie = pick.cookie();
     let mut permits = Some((pick, admission));

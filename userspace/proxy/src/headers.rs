@@ -3,11 +3,13 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
+use bytes::BytesMut;
 use headgate_model::edge::HeaderEdit;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
 use crate::{
     fields::{elements, first, has},
+    http1::field,
     origin::{FORWARDED_FOR, FORWARDED_PORT, FORWARDED_PROTO, Origin},
 };
 
@@ -49,10 +51,17 @@ pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     if let Some(named) = headers.get(REQUEST_ID) {
         return named.clone();
     }
-    let id = HeaderValue::try_from(format!("{:032x}", fastrand::u128(..)));
+    let id = HeaderValue::from_bytes(&random_id());
     let id = id.unwrap_or(HeaderValue::from_static(""));
     headers.insert(REQUEST_ID, id.clone());
     id
+}
+
+/// A random request id: 32 hexadecimal digits.
+pub(crate) fn random_id() -> [u8; 32] {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let random = fastrand::u128(..);
+    std::array::from_fn(|place| DIGITS[(random >> (4 * place)) as usize & 15])
 }
 
 /// Removes hop-by-hop fields. `TE: trailers` stays: it says that the client itself accepts trailers.
@@ -204,6 +213,24 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, arrival: ForwardedInfo<'_>)
     if let Some(prefix) = arrival.prefix {
         insert(headers, FORWARDED_PREFIX, prefix);
     }
+}
+
+/// The fields that [`set_forwarded`] sets for every request of an untrusted peer, but for the host.
+pub(crate) fn about(peer_text: &HeaderValue, origin: Origin) -> BytesMut {
+    let mut out = BytesMut::new();
+    let port = HeaderValue::from(origin.port);
+    let scheme = HeaderValue::from_static(origin.scheme());
+    for (name, value) in [
+        (FORWARDED_PROTO, &scheme),
+        (FORWARDED_SCHEME, &scheme),
+        (SCHEME, &scheme),
+        (FORWARDED_PORT, &port),
+        (FORWARDED_FOR, peer_text),
+        (REAL_IP, peer_text),
+    ] {
+        field(&mut out, &name, value);
+    }
+    out
 }
 
 /// Whether a header names the client or the address it requested.

@@ -63,6 +63,11 @@ impl<G> Held<G> {
         }
     }
 
+    /// Counts bytes of the body that are sent already.
+    pub(crate) fn after(self, bytes: u64) -> Self {
+        Self { bytes, ..self }
+    }
+
     fn pass(&mut self, mut frame: Frame<Bytes>) -> Frame<Bytes> {
         if let (Some(trailers), Some(route)) = (frame.trailers_mut(), &self.route) {
             let edits = &route.policy().response_headers;

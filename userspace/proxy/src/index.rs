@@ -1,6 +1,6 @@
 //! Finds the route of a request by host and path, without a scan of all routes.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{cell::Cell, collections::HashMap, net::IpAddr, sync::Arc};
 
 use headgate_model::edge::{Condition, HostMode, PathMatch, Route};
 use http::request::Parts;
@@ -75,6 +75,20 @@ impl<T: AsRef<Route>> Index<T> {
         let mut hosts = self.hosts(&head.host);
         let found = hosts.find_map(|(_, host)| host.find(&head.path, holds));
         found.or(self.default.as_ref())
+    }
+
+    /// Returns the route of a request as [`Self::find`] does, if that depends on host and path alone.
+    pub(crate) fn find_plain(&self, host: &str, path: &str) -> Option<&Arc<T>> {
+        let has_conditions = Cell::new(false);
+        let holds = |route: &Route| {
+            has_conditions.set(has_conditions.get() || !route.conditions.is_empty());
+            true
+        };
+        let found = self
+            .hosts(host)
+            .find_map(|(_, host)| host.find(path, holds));
+        let found = found.or(self.default.as_ref());
+        found.filter(|_| !has_conditions.get())
     }
 
     /// Returns how [`Self::find`] selects the route.

@@ -88,6 +88,7 @@ mod call;
 mod choice;
 mod compress;
 mod cors;
+mod direct;
 mod error_pages;
 mod fields;
 mod forward;

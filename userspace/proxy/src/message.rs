@@ -147,7 +147,7 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
 
 /// Returns a host in lower case, without port and without final dot: a name or an address (RFC 3986,
 /// 3.2.2).
-fn name(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn name(text: &str) -> Option<Cow<'_, str>> {
     let (host, port) = split_port(text)?;
     let is_port =
         |port: &str| port.is_empty() || port.parse::<u16>().is_ok() && !port.starts_with('+');

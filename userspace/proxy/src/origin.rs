@@ -35,16 +35,11 @@ pub(crate) struct Origin {
 impl Origin {
     /// The origin of a request with these headers. `Forwarded` (RFC 7239) is not read.
     pub(crate) fn of(connection: &Client, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        if let Some(origin) = Self::of_untrusted(connection, trusted) {
+            return origin;
+        }
         let peer = connection.peer.ip();
         let port = connection.port();
-        if !contains(trusted, peer) {
-            return Self {
-                client: peer,
-                is_secure: connection.is_secure,
-                port,
-                is_trusted: false,
-            };
-        }
         let is_secure = scheme(headers).unwrap_or(connection.is_secure);
         let named = first(headers, &FORWARDED_PORT).and_then(|port| port.parse().ok());
         let usual = match (is_secure == connection.is_secure, is_secure) {
@@ -58,6 +53,17 @@ impl Origin {
             port: named.unwrap_or(usual),
             is_trusted: true,
         }
+    }
+
+    /// The origin of all requests of a connection whose peer is no trusted proxy.
+    pub(crate) fn of_untrusted(connection: &Client, trusted: &[IpNet]) -> Option<Self> {
+        let peer = connection.peer.ip();
+        (!contains(trusted, peer)).then(|| Self {
+            client: peer,
+            is_secure: connection.is_secure,
+            port: connection.port(),
+            is_trusted: false,
+        })
     }
 
     /// The scheme that the client used.

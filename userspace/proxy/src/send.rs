@@ -13,6 +13,7 @@ use crate::{
     body::Body,
     call::Call,
     client::Client,
+    direct::FirstTry,
     message::copy,
     upstream::{ErrorKind, NoEndpoint, Pick, PickInput, SendError, Upstream},
 };
@@ -58,6 +59,7 @@ pub(crate) async fn send(
     client: &Client,
     asked: &PickInput<'_>,
     mut request: Box<Request<Body>>,
+    mut first: Option<Box<FirstTry>>,
 ) -> Result<(Response<Body>, Pick, Delivery), Failure> {
     let begin = Instant::now();
     let policy = call.route.policy();
@@ -74,8 +76,13 @@ pub(crate) async fn send(
             return Err(Failure::Late);
         }
         timeouts.per_try = [timeouts.per_try, left].into_iter().flatten().min();
-        let pick = upstream.pick(asked, &tried);
-        let pick = pick.map_err(Failure::NoEndpoint)?;
+        let (pick, tried_already) = match first.take() {
+            Some(first) => (first.pick, Some(first.result)),
+            None => {
+                let pick = upstream.pick(asked, &tried);
+                (pick.map_err(Failure::NoEndpoint)?, None)
+            }
+        };
         tried.push(pick.address());
         if let Some(trace) = &call.trace {
             trace.begin_attempt(upstream, &pick, request.headers_mut());
@@ -87,7 +94,14 @@ pub(crate) async fn send(
         let needs_spare = may_repeat && !is_kept;
         let is_short = needs_spare && request.body().in_memory().is_some();
         let mut spare = is_short.then(|| copy(&request));
-        let sent = upstream.send(&pick, request, &timeouts, ends).await;
+        let sent = match tried_already {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(error)) => Err(SendError {
+                request: Some(request),
+                ..error
+            }),
+            None => upstream.send(&pick, request, &timeouts, ends).await,
+        };
         if let Some(trace) = &call.trace {
             trace.record_result(&sent);
         }

@@ -359,7 +359,7 @@ impl Listening {
             read.fetch_add(1, Ordering::Relaxed);
             let (proxy, client) = (proxy.clone(), client.clone());
             let request = request.map(Received::Http2);
-            async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request).await) }
+            async move { Ok::<_, Infallible>(forward::answer(&proxy, &client, request, None).await) }
         });
         let served = self.rules.serve_connection(TokioIo::new(stream), service);
         let mut served = std::pin::pin!(served);

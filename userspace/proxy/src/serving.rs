@@ -20,6 +20,7 @@ use tracing::warn;
 
 use crate::{
     auth::Authenticator,
+    direct::Plan,
     headers,
     index::Index,
     limits::Limiter,
@@ -98,6 +99,8 @@ pub(crate) struct ServedRoute {
     stats: Arc<Stats>,
     /// Those of the listener, if it is one of a Gateway.
     listener_stats: Option<Arc<Stats>>,
+    /// For direct requests; `None` if it has none.
+    pub(crate) plan: Option<Plan>,
 }
 
 /// The destination of requests.
@@ -366,6 +369,7 @@ impl Update<'_> {
         served.listener_stats = listener.cloned();
         served.authenticator = self.authenticator(route);
         served.limiter = self.limiter(route);
+        served.plan = Plan::of(&served);
         Arc::new(served)
     }
 
@@ -494,6 +498,7 @@ fn served(route: &Arc<Route>, stats: Arc<Stats>, upstreams: &Upstreams) -> Serve
         limiter: None,
         listener_stats: None,
         stats,
+        plan: None,
         route: route.clone(),
     }
 }

@@ -296,7 +296,8 @@ fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter_map(|name| name.parse().ok()).collect()
 }
 
-fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+/// Adds a field.
+pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
     let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
     out.reserve(name.len() + value.len() + 4);
     out.put_slice(name);
@@ -306,7 +307,7 @@ fn field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
 }
 
 /// Adds `Date`. The text is made once a second.
-fn date(out: &mut BytesMut) {
+pub(crate) fn date(out: &mut BytesMut) {
     thread_local! {
         static LINE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }

@@ -145,6 +145,22 @@ pub(crate) struct ReceivedResponse {
     pub(crate) is_last: bool,
 }
 
+/// Reads the head of a response to a request with this method. `None` if another response follows
+/// (RFC 9110, 15.2).
+///
+/// # Errors
+///
+/// If it is invalid, or the length of its body is.
+pub(crate) fn final_response(
+    head: &Bytes,
+    method: &Method,
+) -> Result<Option<ReceivedResponse>, BadMessage> {
+    let received = response(head, method)?;
+    let status = received.parts.status;
+    let is_final = !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    Ok(is_final.then_some(received))
+}
+
 /// Reads the head of a response to a request with this method.
 ///
 /// # Errors

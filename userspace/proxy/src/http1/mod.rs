@@ -12,11 +12,9 @@ mod tests;
 mod transport;
 
 pub(crate) use body::Decoder;
-pub(crate) use encode::{Asked, Size, request_head, response_head};
-#[cfg(test)]
-pub(crate) use head::Length;
+pub(crate) use encode::{Asked, Encoder, Size, date, field, request_head, response_head};
 pub(crate) use head::{
-    BadMessage, ReceivedRequest, ReceivedResponse, is_hopeless, request, response,
+    BadMessage, Length, ReceivedRequest, ReceivedResponse, final_response, is_hopeless, request,
 };
 pub(crate) use send::{Outgoing, poll_send};
 pub(crate) use transport::{HeadRead, Shared, Transport};

@@ -95,6 +95,11 @@ impl Dialer {
         !self.sends_proxy_header
     }
 
+    /// Whether every connection is HTTP/1.1 without TLS, and for any client.
+    pub(super) fn is_plain_http1(&self) -> bool {
+        self.protocol == UpstreamProtocol::Http && self.is_pooling()
+    }
+
     /// Takes a pooled connection of the endpoint.
     pub(super) fn take_pooled(
         &self,

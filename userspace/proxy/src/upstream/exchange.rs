@@ -113,23 +113,36 @@ async fn send_http1(
         }
         Err(timed_out) => return Err(late(timed_out, again)),
     };
-    let body = match parts.status {
-        // What is left of the request would become a part of the other protocol.
-        StatusCode::SWITCHING_PROTOCOLS if !conn.is_sent() => {
-            return Err(SendError {
-                kind: ErrorKind::Broken,
-                is_sent: true,
-                request: again,
-                source: BadMessage::Invalid.into(),
-            });
-        }
-        StatusCode::SWITCHING_PROTOCOLS => Leased::Tunnel(conn.take_tunnel()),
+    match lease(conn, parts.status, dialer) {
+        Ok(body) => Ok(Response::from_parts(parts, body)),
+        Err(source) => Err(SendError {
+            kind: ErrorKind::Broken,
+            is_sent: true,
+            request: again,
+            source: source.into(),
+        }),
+    }
+}
+
+/// Returns the body of a response whose head is here.
+///
+/// # Errors
+///
+/// If the endpoint switched protocols before it had the whole request: what is left of it would become
+/// a part of the other protocol.
+pub(super) fn lease(
+    mut conn: Box<Http1Conn>,
+    status: StatusCode,
+    dialer: &Dialer,
+) -> Result<Leased, BadMessage> {
+    match status {
+        StatusCode::SWITCHING_PROTOCOLS if !conn.is_sent() => Err(BadMessage::Invalid),
+        StatusCode::SWITCHING_PROTOCOLS => Ok(Leased::Tunnel(conn.take_tunnel())),
         _ => {
             conn.detach_upload();
-            Leased::Http1(conn, dialer.is_pooling())
+            Ok(Leased::Http1(conn, dialer.is_pooling()))
         }
-    };
-    Ok(Response::from_parts(parts, body))
+    }
 }
 
 async fn send_http2(
@@ -164,7 +177,7 @@ async fn send_http2(
     Ok(response.map(|body| Leased::Http2(body, stream)))
 }
 
-fn late(timed_out: TimedOut, request: Option<Box<Request<Body>>>) -> SendError {
+pub(super) fn late(timed_out: TimedOut, request: Option<Box<Request<Body>>>) -> SendError {
     SendError {
         kind: ErrorKind::Timeout,
         is_sent: true,

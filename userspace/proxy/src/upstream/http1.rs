@@ -12,10 +12,10 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::future::poll_fn;
 use headgate_model::edge::Timeouts;
-use http::{Method, Request, StatusCode, response::Parts};
+use http::{Request, response::Parts};
 use hyper::body::{Frame, SizeHint};
 use tokio::{
     task::{AbortHandle, coop::unconstrained},
@@ -30,8 +30,8 @@ use super::{
 use crate::{
     body::{Body, BodyError},
     http1::{
-        BadMessage, Decoder, HeadRead, Outgoing, ReceivedResponse, Shared, Size, Transport,
-        poll_send, request_head, response,
+        BadMessage, Decoder, HeadRead, Length, Outgoing, Shared, Size, Transport, final_response,
+        poll_send, request_head,
     },
     stream::{Stream, Tunnel},
     worker::PerWorker,
@@ -92,6 +92,32 @@ impl Http1Conn {
         };
         self.upload = Outgoing::new(body, encoder);
         let method = request.method().clone();
+        let read = |head: &_| final_response(head, &method);
+        let received = self.receive(read, progress, timeouts).await?;
+        Ok(received.map(|received| {
+            self.begin_response(received.length, received.is_last);
+            received.parts
+        }))
+    }
+
+    /// Begins a request that is its head.
+    pub(super) fn begin(&mut self, head: &[u8]) {
+        let transport = &mut *self.transport.lock();
+        transport.has_written = false;
+        transport.output.flat().extend_from_slice(head);
+    }
+
+    /// Sends a request, and waits for a head that `read` accepts as the final one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a timeout ends.
+    pub(super) async fn receive<T>(
+        &mut self,
+        mut read: impl FnMut(&Bytes) -> Result<Option<T>, BadMessage>,
+        progress: Option<&Progress>,
+        timeouts: &Timeouts,
+    ) -> Result<Result<T, BodyError>, TimedOut> {
         let Self {
             transport,
             upload,
@@ -103,15 +129,27 @@ impl Http1Conn {
             if let Poll::Ready(Err(error)) = poll_send(upload, transport, context) {
                 return Poll::Ready(Err(error));
             }
-            poll_response(transport, &method, &mut interim, context)
+            poll_response(transport, &mut read, &mut interim, context)
         });
-        let received = response_head(response, progress, timeouts, timer.as_mut()).await?;
-        Ok(received.map(|received| {
-            self.is_last = received.is_last;
-            let decoder = Decoder::new(received.length);
-            self.transport.lock().begin_body(decoder);
-            received.parts
-        }))
+        response_head(response, progress, timeouts, timer.as_mut()).await
+    }
+
+    /// The body of a response begins.
+    pub(super) fn begin_response(&mut self, length: Length, is_last: bool) {
+        self.is_last = is_last;
+        self.transport.lock().begin_body(Decoder::new(length));
+    }
+
+    /// Moves the rest of a response to the output of a client, if all of it is there.
+    pub(super) fn move_body(&mut self, length: usize, client: &Shared) -> bool {
+        let mut transport = self.transport.lock();
+        let Some(body) = transport.input.get(..length) else {
+            return false;
+        };
+        client.lock().output.flat().extend_from_slice(body);
+        transport.input.advance(length);
+        transport.begin_body(Decoder::Ended);
+        true
     }
 
     /// Whether the endpoint may have got a part of the request.
@@ -200,21 +238,20 @@ impl fmt::Debug for Http1Conn {
     }
 }
 
-/// Reads the head of the final response. `interim` counts those before it.
-fn poll_response(
+/// Reads heads up to the one that `read` accepts as the final one. `interim` counts those before it.
+fn poll_response<T>(
     transport: &Shared,
-    method: &Method,
+    read: &mut impl FnMut(&Bytes) -> Result<Option<T>, BadMessage>,
     interim: &mut usize,
     context: &mut Context<'_>,
-) -> Poll<Result<ReceivedResponse, BodyError>> {
+) -> Poll<Result<T, BodyError>> {
     loop {
-        let received = match ready!(transport.lock().poll_head(MAX_HEAD, context))? {
-            HeadRead::Head(head) => response(&head, method)?,
+        let head = match ready!(transport.lock().poll_head(MAX_HEAD, context))? {
+            HeadRead::Head(head) => head,
             HeadRead::TooLarge => return Poll::Ready(Err(BadMessage::TooLarge.into())),
             HeadRead::End => return Poll::Ready(Err(io::Error::from(UnexpectedEof).into())),
         };
-        let status = received.parts.status;
-        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(received) = read(&head)? {
             return Poll::Ready(Ok(received));
         }
         *interim += 1;

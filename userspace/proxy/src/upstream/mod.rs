@@ -9,6 +9,7 @@
 mod affinity;
 mod balance;
 mod connect;
+mod direct;
 mod endpoint;
 mod error;
 mod ewma;
@@ -30,6 +31,7 @@ mod tests;
 mod timeout;
 mod tls;
 
+pub(crate) use direct::{DirectRequest, DirectResponse};
 pub use error::{ErrorKind, NoEndpoint, SendError};
 pub use pick::{Pick, PickInput};
 pub use port::Upstream;

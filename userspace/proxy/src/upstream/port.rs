@@ -191,12 +191,18 @@ impl Upstream {
                 Ok(with_body(response, pick, idle, end))
             }
             Err(error) => {
-                let is_fault = error.kind.is_endpoint_fault() && !is_blameless;
-                if is_fault && self.dialer.error().is_none() {
-                    endpoint.record_failure(&error.to_string(), begin.elapsed());
+                if !is_blameless {
+                    self.record_failure(endpoint, &error, begin);
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Records an error of a request if it is the endpoint's fault.
+    pub(super) fn record_failure(&self, endpoint: &Endpoint, error: &SendError, begin: Instant) {
+        if error.kind.is_endpoint_fault() && self.dialer.error().is_none() {
+            endpoint.record_failure(&error.to_string(), begin.elapsed());
         }
     }
 
@@ -284,7 +290,7 @@ fn late() -> SendError {
 }
 
 /// Wraps the response body so that the request counts as in flight until the body is dropped.
-fn with_body(
+pub(super) fn with_body(
     response: Response<Leased>,
     pick: &Pick,
     idle: IdleTimeout,

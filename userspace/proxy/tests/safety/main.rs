@@ -6,6 +6,7 @@ mod certificates;
 mod claims;
 mod client;
 mod cut;
+mod direct;
 mod early;
 mod floods;
 mod frames;
