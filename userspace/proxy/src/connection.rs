@@ -18,7 +18,7 @@ use crate::{
     access_log::Entry,
     body::{Body, BodyError},
     client::Client,
-    direct::{self, Direct},
+    direct::{self, Direct, FirstTry},
     forward::{self, Answer, Answered},
     http1::{
         Asked, BadMessage, Decoder, HeadRead, Outgoing, ReceivedRequest, Shared, Size, Transport,
@@ -55,6 +55,8 @@ struct Connection<'a> {
     last_idle: IdleTimeout,
     /// For the heads of direct requests.
     space: BytesMut,
+    /// Whether no request was read.
+    is_first: bool,
 }
 
 /// What there is instead of another request.
@@ -64,7 +66,7 @@ enum Instead {
     /// A head that is too large.
     TooLarge,
     /// The connection ends.
-    End(io::Result<()>),
+    Closed(io::Result<()>),
 }
 
 /// What follows the requests of a connection.
@@ -105,37 +107,44 @@ pub(crate) async fn serve(
         head_timeout: IdleTimeout::new(proxy.settings.head_timeout),
         last_idle: IdleTimeout::new(LAST_IDLE),
         space: BytesMut::new(),
+        is_first: true,
     };
-    let mut is_first = true;
-    loop {
-        match connection.next(is_first).await {
-            Ok(head) => match connection.answer(head).await? {
-                Then::Next => {}
-                Then::End => break,
-                Then::Switch(endpoint) => {
-                    let client = transport.lock().take_tunnel();
-                    return Ok(After::Switch(client, endpoint));
-                }
-            },
-            Err(Instead::Http2(read)) => {
-                let mut transport = transport.lock();
-                transport.input = read;
-                return Ok(After::Http2(transport.take_tunnel()));
-            }
-            Err(Instead::TooLarge) => {
-                connection.refuse(BadMessage::TooLarge).await?;
-                break;
-            }
-            Err(Instead::End(result)) => {
-                result?;
-                break;
-            }
+    let end = match connection.serve_direct().await? {
+        Ok(end) => end,
+        // Boxed: large. Inlined it would grow the task of every connection, which is copied when it begins.
+        Err(general) => Box::pin(connection.serve_all(general)).await?,
+    };
+    match end {
+        End::Switch(endpoint) => {
+            let client = transport.lock().take_tunnel();
+            return Ok(After::Switch(client, endpoint));
         }
-        is_first = false;
+        End::Instead(Instead::Http2(read)) => {
+            let mut transport = transport.lock();
+            transport.input = read;
+            return Ok(After::Http2(transport.take_tunnel()));
+        }
+        End::Instead(Instead::TooLarge) => connection.refuse(BadMessage::TooLarge).await?,
+        End::Instead(Instead::Closed(result)) => result?,
+        End::Answered => {}
     }
-    poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
+    // The close that follows is enough for TCP alone, unless the client may still be sending.
+    if client.is_encrypted || client.is_unread.load(Ordering::Relaxed) {
+        poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
+    }
     Ok(After::Nothing)
 }
+
+/// Why no further request of a connection is served.
+enum End {
+    /// The last response was sent.
+    Answered,
+    Switch(Tunnel),
+    Instead(Instead),
+}
+
+/// The head of a request that takes the general way, with its first try.
+type General = (Bytes, Option<Box<FirstTry>>);
 
 /// What follows a response.
 enum Then {
@@ -145,8 +154,48 @@ enum Then {
 }
 
 impl Connection<'_> {
+    /// Serves direct requests, up to one that is none.
+    async fn serve_direct(&mut self) -> Result<Result<End, General>, BodyError> {
+        loop {
+            let head = match self.next().await {
+                Ok(head) => head,
+                Err(instead) => return Ok(Ok(End::Instead(instead))),
+            };
+            let mut space = mem::take(&mut self.space);
+            let (proxy, client) = (self.proxy, self.client);
+            let answer = direct::answer(proxy, client, &head, &self.transport, &mut space);
+            let answer = self.unless_hangup(answer).await?;
+            self.space = space;
+            let sent = match answer {
+                Direct::Sent(sent) => sent,
+                Direct::No(first) => return Ok(Err((head, first))),
+            };
+            let outgoing = Outgoing::new(sent.body, sent.encoder);
+            if let Then::End = self.finish(outgoing, None, sent.is_last).await? {
+                return Ok(Ok(End::Answered));
+            }
+        }
+    }
+
+    /// Serves all requests.
+    async fn serve_all(&mut self, mut general: General) -> Result<End, BodyError> {
+        loop {
+            let (head, first) = general;
+            match self.answer(&head, first).await? {
+                Then::Next => {}
+                Then::End => return Ok(End::Answered),
+                Then::Switch(endpoint) => return Ok(End::Switch(endpoint)),
+            }
+            match self.serve_direct().await? {
+                Ok(end) => return Ok(end),
+                Err(next) => general = next,
+            }
+        }
+    }
+
     /// Waits for the head of a request.
-    async fn next(&mut self, is_first: bool) -> Result<Bytes, Instead> {
+    async fn next(&mut self) -> Result<Bytes, Instead> {
+        let is_first = mem::take(&mut self.is_first);
         self.head_timeout.reset();
         let mut is_checked = false;
         let read = poll_fn(|context| {
@@ -178,8 +227,8 @@ impl Connection<'_> {
             }
             Ok(HeadRead::Head(head)) => Ok(head),
             Ok(HeadRead::TooLarge) => Err(Instead::TooLarge),
-            Ok(HeadRead::End) => Err(Instead::End(Ok(()))),
-            Err(error) => Err(Instead::End(Err(error))),
+            Ok(HeadRead::End) => Err(Instead::Closed(Ok(()))),
+            Err(error) => Err(Instead::Closed(Err(error))),
         }
     }
 
@@ -192,20 +241,9 @@ impl Connection<'_> {
         is_stopping
     }
 
-    /// Answers a request.
-    async fn answer(&mut self, head: Bytes) -> Result<Then, BodyError> {
-        let mut space = mem::take(&mut self.space);
-        let direct = direct::answer(self.proxy, self.client, &head, &self.transport, &mut space);
-        let direct = self.unless_hangup(direct).await?;
-        self.space = space;
-        let first = match direct {
-            Direct::Sent(sent) => {
-                let outgoing = Outgoing::new(sent.body, sent.encoder);
-                return self.finish(outgoing, None, sent.is_last).await;
-            }
-            Direct::No(first) => first,
-        };
-        let received = match request(&head) {
+    /// Answers a request in the general way.
+    async fn answer(&self, head: &Bytes, first: Option<Box<FirstTry>>) -> Result<Then, BodyError> {
+        let received = match request(head) {
             Ok(received) => received,
             Err(why) => {
                 self.refuse(why).await?;

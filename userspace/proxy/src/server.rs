@@ -253,6 +253,18 @@ impl Listening {
         if scheme == Scheme::Http {
             return self.serve_http(client, stream, read, stopping).await;
         }
+        // Boxed: large. Inlined it would grow the task of every connection, which is copied when it begins.
+        Box::pin(self.serve_tls(client, stream, read, stopping)).await
+    }
+
+    async fn serve_tls(
+        &self,
+        mut client: Client,
+        mut stream: TcpStream,
+        mut read: BytesMut,
+        stopping: Stopping,
+    ) -> Result<(), BodyError> {
+        let proxy = &self.proxy;
         if read.is_empty() {
             timeout(HELLO_TIMEOUT, stream.read_buf(&mut read)).await??;
         }
@@ -271,7 +283,8 @@ impl Listening {
                 config
             }
             Handling::Pass(upstream) => {
-                return pass(&upstream, peer, Prefixed::new(read, stream)).await;
+                let stream = Prefixed::new(read, stream);
+                return pass(&upstream, client.peer, stream).await;
             }
             Handling::Relay(upstream, config) => {
                 let stream = Prefixed::new(read, stream);
@@ -315,7 +328,8 @@ impl Listening {
         let served = connection::serve(&self.proxy, &client, stream, read, stopping.clone());
         match served.await? {
             After::Nothing => Ok(()),
-            After::Http2(stream) => self.serve_http2(client, stream, stopping).await,
+            // Boxed for the same reason.
+            After::Http2(stream) => Box::pin(self.serve_http2(client, stream, stopping)).await,
             After::Switch(mut client, mut endpoint) => {
                 // A tunnel has no end that a stop could wait for.
                 drop(stopping);

@@ -10,7 +10,7 @@ mod plan;
 mod request;
 mod response;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, request::Parts};
@@ -126,13 +126,13 @@ pub(crate) async fn answer(
     let Some(plan) = &prepared.route.plan else {
         return Direct::No(None);
     };
-    let is_last = prepared.is_last || client.is_closing.load(Ordering::Relaxed);
     let request = DirectRequest {
         head: space,
         method: &prepared.method,
         asked: Asked {
             is_head: prepared.method == Method::HEAD,
-            is_last,
+            is_last: prepared.is_last,
+            is_closing: &client.is_closing,
             hsts: plan.hsts(client.is_secure),
         },
         ends: (client.peer, client.local),
@@ -145,16 +145,16 @@ pub(crate) async fn answer(
         prepared.begin,
         transport,
     );
-    let (status, encoder, body, bytes) = match sent.await {
-        Ok(DirectResponse::Whole(status, bytes)) => (status, Encoder::Ended, Body::empty(), bytes),
-        Ok(DirectResponse::Head(status, encoder, body)) => (status, encoder, body, 0),
+    let (head, body, bytes) = match sent.await {
+        Ok(DirectResponse::Whole(head, bytes)) => (head, Body::empty(), bytes),
+        Ok(DirectResponse::Head(head, body)) => (head, body, 0),
         Ok(DirectResponse::Other(response)) => return prepared.otherwise(Ok(response)),
         Err(error) => return prepared.otherwise(Err(error)),
     };
     let took = prepared.begin.elapsed();
-    prepared.route.count(status, took);
+    prepared.route.count(head.status, took);
     if let Some(entry) = prepared.log.entry() {
-        entry.status = Some(status);
+        entry.status = Some(head.status);
         entry.sent = Some(Delivery {
             upstream: plan.upstream.clone(),
             endpoint: prepared.pick.address(),
@@ -169,8 +169,8 @@ pub(crate) async fn answer(
     let held = Held::new(held, log.answered(), None, Some(route));
     Direct::Sent(Sent {
         body: Observed::new(body, held.after(bytes)),
-        encoder,
-        is_last,
+        is_last: head.ends,
+        encoder: head.encoder,
     })
 }
 

@@ -1,6 +1,10 @@
 //! The head of a response as bytes: what the endpoint sent, with the edits of every route.
 
-use std::{fmt::Write as _, mem::MaybeUninit};
+use std::{
+    fmt::Write as _,
+    mem::MaybeUninit,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
@@ -16,8 +20,10 @@ const MAX_FIELDS: usize = 64;
 #[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) is_head: bool,
-    /// Whether the client's connection ends with it.
+    /// Whether the client asks for the end of its connection.
     pub(crate) is_last: bool,
+    /// Whether the proxy ends the connection.
+    pub(crate) is_closing: &'a AtomicBool,
     /// `Strict-Transport-Security`; empty for none.
     pub(crate) hsts: &'a str,
 }
@@ -30,6 +36,8 @@ pub(crate) struct Head {
     pub(crate) length: Length,
     /// Whether the connection to the endpoint ends with it.
     pub(crate) is_last: bool,
+    /// Whether the client's connection ends with it.
+    pub(crate) ends: bool,
     /// Sends the body to the client.
     pub(crate) encoder: Encoder,
 }
@@ -189,7 +197,8 @@ pub(crate) fn relay(head: &Bytes, out: &mut BytesMut, asked: Asked<'_>) -> Optio
     if matches!(encoder, Encoder::Chunked(_)) {
         out.put_slice(b"transfer-encoding: chunked\r\n");
     }
-    if asked.is_last {
+    let ends = asked.is_last || asked.is_closing.load(Ordering::Relaxed);
+    if ends {
         out.put_slice(b"connection: close\r\n");
     }
     if !facts.has_date {
@@ -200,6 +209,7 @@ pub(crate) fn relay(head: &Bytes, out: &mut BytesMut, asked: Asked<'_>) -> Optio
         status,
         length,
         is_last: facts.is_last || length == Length::Close,
+        ends,
         encoder,
     })
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use headgate_model::edge::Timeouts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::{
@@ -37,9 +37,9 @@ pub(crate) struct DirectRequest<'a> {
 /// A response.
 pub(crate) enum DirectResponse {
     /// Head and body are in the output to the client; the body has this number of bytes.
-    Whole(StatusCode, u64),
+    Whole(ResponseHead, u64),
     /// The head is in the output to the client, and the body follows.
-    Head(StatusCode, Encoder, Body),
+    Head(ResponseHead, Body),
     /// Nothing is in the output to the client.
     Other(Response<Body>),
 }
@@ -169,7 +169,7 @@ async fn exchange(
 /// Adds the body to the output to the client if all of it is there.
 fn respond(
     mut conn: Box<Http1Conn>,
-    head: ResponseHead,
+    mut head: ResponseHead,
     pick: &Pick,
     idle: impl Fn() -> IdleTimeout,
     client: &Shared,
@@ -179,9 +179,10 @@ fn respond(
         && conn.move_body(length as usize, client)
     {
         pick.endpoint().http1.put(conn);
-        return DirectResponse::Whole(head.status, length);
+        head.encoder = Encoder::Ended;
+        return DirectResponse::Whole(head, length);
     }
     let body = Response::new(Leased::Http1(conn, true));
     let body = with_body(body, pick, idle(), None).into_body();
-    DirectResponse::Head(head.status, head.encoder, body)
+    DirectResponse::Head(head, body)
 }
