@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
 };
 
 use aya::maps::MapType;
@@ -32,8 +33,10 @@ enum Progress {
 
 /// What is known about the entries of a map that programs write.
 pub(crate) struct Followed {
-    /// Hashes of the keys and values that were copied: 24 bytes for each entry.
-    copied: HashMap<u64, u64>,
+    /// Hashes of the keys that were copied, and of their values and identities: 32 bytes for each entry.
+    copied: HashMap<u64, (u64, u64)>,
+    /// Bytes in which the successor's values for two connections with the same key differ.
+    identity: Vec<Range<usize>>,
     /// Where values have the second of their last change, so that older ones need not be compared.
     seen_at: Option<usize>,
     /// Entries that changed before this second are copied.
@@ -41,9 +44,10 @@ pub(crate) struct Followed {
 }
 
 impl Followed {
-    pub(crate) fn new(seen_at: Option<usize>) -> Self {
+    pub(crate) fn new(seen_at: Option<usize>, identity: Vec<Range<usize>>) -> Self {
         Self {
             copied: HashMap::new(),
+            identity,
             seen_at,
             copied_until_s: None,
         }
@@ -118,16 +122,23 @@ impl Copy {
                     if followed.is_old(v) {
                         return Ok(());
                     }
-                    let copied = &mut followed.copied;
+                    let Followed {
+                        copied, identity, ..
+                    } = &mut *followed;
+                    let identity = |value: &[u8]| hash_of(value, identity);
                     let (key, value) = (key.convert(k, 1), value.convert(v, align));
-                    let (id, now) = (hash(&key), hash(&value));
+                    let (id, now) = (hash(&key), (hash(&value), identity(&value)));
                     if removes {
                         present.insert(id);
                     }
                     match copied.get(&id) {
                         Some(before) if *before == now => return Ok(()),
                         Some(before) => {
-                            let is_unchanged = |there: Vec<u8>| hash(&there) == *before;
+                            // The new programs follow what they find. A connection that has the key since is newer.
+                            let is_unchanged = |there: Vec<u8>| {
+                                hash(&there) == before.0
+                                    || now.1 != before.1 && identity(&there) == before.1
+                            };
                             if !to.get(&key)?.is_some_and(is_unchanged) {
                                 return Ok(());
                             }
@@ -151,7 +162,7 @@ impl Copy {
 /// Removes the entries that were copied, and are not present any more.
 fn remove_gone(
     to: &RawMap,
-    copied: &mut HashMap<u64, u64>,
+    copied: &mut HashMap<u64, (u64, u64)>,
     present: &HashSet<u64>,
 ) -> Result<(), Error> {
     let mut gone = Vec::new();
@@ -166,6 +177,14 @@ fn remove_gone(
         to.remove(&key)?;
     }
     Ok(())
+}
+
+fn hash_of(bytes: &[u8], ranges: &[Range<usize>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for range in ranges {
+        bytes.get(range.clone()).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn hash(bytes: &[u8]) -> u64 {

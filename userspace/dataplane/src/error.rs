@@ -64,6 +64,16 @@ pub enum Error {
         /// Memory that they may take, in MiB.
         most: u64,
     },
+    /// Programs of another version are attached, whose maps cannot be taken over.
+    #[error(
+        "programs of version {version} of the maps are attached, and {reason}: run its `headgate cleanup` first"
+    )]
+    OtherVersion {
+        /// The version.
+        version: u32,
+        /// Why its maps cannot be taken over.
+        reason: String,
+    },
     /// The maps could not be replaced by larger ones.
     #[error("cannot replace the maps by larger ones: {0:#}")]
     Grow(#[source] Box<dyn std::error::Error + Send + Sync>),

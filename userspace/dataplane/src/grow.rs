@@ -144,7 +144,8 @@ impl Larger {
             let present = RawMap::open(self.present.join(name))?;
             let larger = RawMap::open(self.folder.join(name))?;
             let parts = [present.key_size(), present.value_size()].map(Parts::all);
-            let followed = is_followed.then(|| Followed::new(layouts.seen_at(name)));
+            let followed =
+                is_followed.then(|| Followed::new(layouts.seen_at(name), layouts.identity(name)));
             Ok(Copy::new(present, larger, parts.into(), followed))
         };
         self.names.iter().map(copy).collect()

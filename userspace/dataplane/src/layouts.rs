@@ -78,6 +78,19 @@ impl Layouts {
         seen.map(|range| range.start)
     }
 
+    /// Whether no map is described: the text is of another kind, or damaged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.maps.is_empty()
+    }
+
+    /// Returns the bytes in which the values of two connections differ.
+    pub(crate) fn identity(&self, map: &str) -> Vec<Range<usize>> {
+        const NAMES: [&str; 4] = ["source", "destination", "source_port", "destination_port"];
+        let fields = { self.maps.get(map).into_iter() }.flat_map(|map| map.value.fields());
+        let fields = fields.filter(|(name, _)| NAMES.contains(name));
+        fields.map(|(_, range)| range).collect()
+    }
+
     /// Returns how the entries of a map of this version become those of another one.
     pub(crate) fn conversion(&self, to: &Self, map: &str) -> Conversion {
         let (Some(from), Some(to)) = (self.maps.get(map), to.maps.get(map)) else {

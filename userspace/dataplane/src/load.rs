@@ -207,7 +207,7 @@ impl Programs {
         Self { ebpf }
     }
 
-    /// Returns the descriptor of a program; `None` if there is none, or it is not loaded.
+    /// Returns the descriptor of a program; `None` if it is not loaded.
     pub(crate) fn fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
         Some(self.ebpf.program(name)?.fd().ok()?.as_fd())
     }

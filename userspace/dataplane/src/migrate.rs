@@ -44,6 +44,15 @@ const OWN: [&str; 4] = [
     names::PAUSED_BACKENDS,
     names::TAKEOVER,
 ];
+/// Maps without which Services are not served, or connections are cut.
+const ESSENTIAL: [&str; 6] = [
+    names::ADDRESSES,
+    names::BACKENDS,
+    names::CONNTRACK,
+    names::FRONTENDS,
+    names::SERVICES,
+    names::SLOTS,
+];
 /// The only key of `TAKEOVER`.
 const TAKEOVER_KEY: [u8; 4] = [0; 4];
 /// How long replies of unknown connections may be dropped, in seconds, if the agent is killed meanwhile.
@@ -55,6 +64,8 @@ type Converted = (&'static str, (Parts, Parts));
 /// The maps of another version, and the folder for ours.
 pub(crate) struct Migration<'a> {
     version: &'a Version,
+    /// The other version.
+    number: u32,
     from: PathBuf,
     theirs: Layouts,
     to: PathBuf,
@@ -70,10 +81,14 @@ impl<'a> Migration<'a> {
                 continue;
             }
             let Some(theirs) = layouts(number, &from)? else {
-                continue;
+                return Err(Error::OtherVersion {
+                    version: number,
+                    reason: "their layouts are not known".into(),
+                });
             };
             return Ok(Some(Self {
                 version,
+                number,
                 from,
                 theirs,
                 to,
@@ -89,10 +104,13 @@ impl<'a> Migration<'a> {
             // From an earlier time of this version: its entries are too old.
             remove(&self.to)?;
         }
+        let ours = Layouts::parse(&self.version.layouts);
         let mut sizes = *sizes;
         let converted = self.share(&mut sizes)?;
         let ebpf = load_with(self.version, config, &sizes, |name| self.to.join(name))?;
         let mut programs = Programs::new(ebpf);
+        // Another version must be able to take over from here, if this agent ends before its takeover does.
+        TextMap::open(self.to.join(names::LAYOUT))?.write(&self.version.layouts)?;
         let mut copies = Vec::new();
         for (name, parts) in converted {
             let is_followed = FOLLOWED.contains(&name);
@@ -100,7 +118,8 @@ impl<'a> Migration<'a> {
             if is_followed || !is_begun {
                 let [from, to] =
                     [&self.from, &self.to].map(|folder| RawMap::open(folder.join(name)));
-                let followed = is_followed.then(|| Followed::new(self.theirs.seen_at(name)));
+                let followed = is_followed
+                    .then(|| Followed::new(self.theirs.seen_at(name), ours.identity(name)));
                 copies.push(Copy::new(from?, to?, parts, followed));
             }
         }
@@ -134,6 +153,13 @@ impl<'a> Migration<'a> {
                 Conversion::Same if self.to.join(name).exists() => {}
                 Conversion::Same => former.pin(&self.to.join(name))?,
                 Conversion::Copy { key, value } => converted.push((name, (key, value))),
+                // Services would be away until the agent has written them again.
+                Conversion::Nothing if ESSENTIAL.contains(&name) => {
+                    return Err(Error::OtherVersion {
+                        version: self.number,
+                        reason: format!("the keys of map {name} are others"),
+                    });
+                }
                 Conversion::Nothing => {}
             }
         }
@@ -159,7 +185,12 @@ pub(crate) fn exchange(
     swap(Site::Sockets)?;
     copy()?;
     let takeover = RawMap::open(to.join(names::TAKEOVER))?;
-    let before = RawMap::open(from.join(names::TAKEOVER))?.get(&TAKEOVER_KEY)?;
+    // An agent that ended while it removed the former maps may have left some of them.
+    let former = from.join(names::TAKEOVER);
+    let before = match former.exists() {
+        true => RawMap::open(former)?.get(&TAKEOVER_KEY)?,
+        false => None,
+    };
     let until = Takeover::copying_until(sys::now_s().wrapping_add(COPYING_S));
     takeover.put(&TAKEOVER_KEY, &until.0.to_ne_bytes())?;
     swap(Site::Packets)?;
@@ -229,7 +260,10 @@ fn layouts(number: u32, folder: &Path) -> Result<Option<Layouts>, Error> {
     };
     let is_it = |(version, _): &&(u32, &str)| *version == number;
     let recorded = || Some(RECORDED_LAYOUTS.iter().find(is_it)?.1.to_owned());
-    Ok(written.or_else(recorded).map(|text| Layouts::parse(&text)))
+    let parse = |text: String| Some(Layouts::parse(&text)).filter(|layouts| !layouts.is_empty());
+    Ok(written
+        .and_then(parse)
+        .or_else(|| recorded().and_then(parse)))
 }
 
 /// Removes a folder of pins, if it exists.

@@ -165,6 +165,14 @@ impl Entry {
         }
     }
 
+    /// The same, of a request that arrived then.
+    pub(crate) fn begun(self, begin: tokio::time::Instant) -> Self {
+        Self {
+            begin: begin.into_std(),
+            ..self
+        }
+    }
+
     fn unknown(log: Arc<AccessLog>, client: IpAddr) -> Self {
         Self {
             log,

@@ -109,10 +109,14 @@ pub(crate) async fn serve(
         space: BytesMut::new(),
         is_first: true,
     };
+    let mut is_direct = true;
     let end = match connection.serve_direct().await? {
         Ok(end) => end,
         // Boxed: large. Inlined it would grow the task of every connection, which is copied when it begins.
-        Err(general) => Box::pin(connection.serve_all(general)).await?,
+        Err(general) => {
+            is_direct = false;
+            Box::pin(connection.serve_all(general)).await?
+        }
     };
     match end {
         End::Switch(endpoint) => {
@@ -128,8 +132,9 @@ pub(crate) async fn serve(
         End::Instead(Instead::Closed(result)) => result?,
         End::Answered => {}
     }
-    // The close that follows is enough for TCP alone, unless the client may still be sending.
-    if client.is_encrypted || client.is_unread.load(Ordering::Relaxed) {
+    // The close that follows is enough for TCP alone, unless the client may still be sending, or a task that sends
+    // a body to an endpoint still holds the socket.
+    if client.is_encrypted || !is_direct || client.is_unread.load(Ordering::Relaxed) {
         poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
     }
     Ok(After::Nothing)
@@ -154,7 +159,7 @@ enum Then {
 }
 
 impl Connection<'_> {
-    /// Serves direct requests, up to one that is none.
+    /// Serves direct requests, up to the first request that takes the general way.
     async fn serve_direct(&mut self) -> Result<Result<End, General>, BodyError> {
         loop {
             let head = match self.next().await {
@@ -170,6 +175,7 @@ impl Connection<'_> {
                 Direct::Sent(sent) => sent,
                 Direct::No(first) => return Ok(Err((head, first))),
             };
+            drop(head);
             let outgoing = Outgoing::new(sent.body, sent.encoder);
             if let Then::End = self.finish(outgoing, None, sent.is_last).await? {
                 return Ok(Ok(End::Answered));
@@ -181,7 +187,10 @@ impl Connection<'_> {
     async fn serve_all(&mut self, mut general: General) -> Result<End, BodyError> {
         loop {
             let (head, first) = general;
-            match self.answer(&head, first).await? {
+            let then = self.answer(&head, first).await?;
+            // It shares memory with what was read.
+            drop(head);
+            match then {
                 Then::Next => {}
                 Then::End => return Ok(End::Answered),
                 Then::Switch(endpoint) => return Ok(End::Switch(endpoint)),

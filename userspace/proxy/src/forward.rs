@@ -123,7 +123,8 @@ async fn respond(
     let (mut parts, body) = request.into_parts();
     let version = parts.version;
     let log = proxy.settings.log.as_ref();
-    let mut pending = Pending::new(log.map(|log| Entry::new(log.clone(), client.peer, &parts)));
+    let mut pending =
+        Pending::new(log.map(|log| Entry::new(log.clone(), client.peer, &parts).begun(begin)));
     let has_body = version < Version::HTTP_2 && !body.is_end_stream();
     client.is_unread.store(has_body, Ordering::Relaxed);
     // Without 100 the client may keep its body (RFC 9110, 10.1.1): nothing can follow on the connection.

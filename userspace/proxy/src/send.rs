@@ -61,7 +61,9 @@ pub(crate) async fn send(
     mut request: Box<Request<Body>>,
     mut first: Option<Box<FirstTry>>,
 ) -> Result<(Response<Body>, Pick, Delivery), Failure> {
-    let begin = Instant::now();
+    let begin = first
+        .as_ref()
+        .map_or_else(Instant::now, |first| first.begin);
     let policy = call.route.policy();
     let retry = &policy.retry;
     let end = policy.timeouts.total.map(|total| call.begin + total);

@@ -288,7 +288,7 @@ impl Listening {
             }
             Handling::Relay(upstream, config) => {
                 let stream = Prefixed::new(read, stream);
-                return relay(&upstream, peer, config, stream, HELLO_TIMEOUT).await;
+                return relay(&upstream, client.peer, config, stream, HELLO_TIMEOUT).await;
             }
             Handling::Close => return Ok(()),
         };

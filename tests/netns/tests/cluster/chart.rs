@@ -290,7 +290,7 @@ fn values_reach_the_controller() {
     ];
     let container = &spec["template"]["spec"]["containers"][0];
     assert_eq!(container["args"], json!(words));
-    // Nobody would serve them.
+    // No proxy would serve them.
     let alone = json!({"apiServer": {"host": "192.0.2.10"}, "gateway": {"enabled": true}});
     assert_ne!(complaints(&alone), Vec::<String>::new());
 }

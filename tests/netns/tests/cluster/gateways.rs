@@ -213,7 +213,19 @@ fn controller_needs_exactly_its_role() {
             found.is_some_and(|entries| !entries.is_empty())
         });
     }
-    // It deletes what it made.
+    // It changes what it made, and deletes it.
+    let moved = ROUTES.replace("port: 80, protocol", "port: 8080, protocol");
+    api.apply_yaml(&moved).unwrap();
+    eventually("the Service has the other port", || {
+        let service = api.get::<Service>("default", "gateway-shop");
+        let ports = service.and_then(|service| service.spec?.ports);
+        ports.is_some_and(|ports| ports[0].port == 8080)
+    });
+    eventually("the slice has the other port", || {
+        let slice = api.get::<EndpointSlice>("default", "gateway-shop-ipv4-0");
+        let ports = slice.and_then(|slice| slice.ports).unwrap_or_default();
+        ports[0].name.as_deref() == Some("tcp-8080")
+    });
     let class = CLASS.replace("name: headgate\n", "name: other\n");
     let class = class.replace("headgate.io/gateway", "example.com/other");
     api.apply_yaml(&class).unwrap();

@@ -131,7 +131,7 @@ pub async fn follow_bundle_version(client: Client, version: watch::Sender<Option
     }
 }
 
-/// Without Secrets that nobody serves.
+/// Without Secrets that no proxy uses.
 fn useful_secrets() -> watcher::Config {
     let wanted = SKIPPED_SECRETS.map(|type_| format!("type!={type_}"));
     watcher::Config::default().fields(&wanted.join(","))

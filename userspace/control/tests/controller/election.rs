@@ -65,7 +65,7 @@ async fn g09_one_replica_leads_and_gives_the_lease_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g09_a_lease_that_nobody_renews_is_taken() {
+async fn g09_a_lease_that_is_not_renewed_is_taken() {
     let cluster = Cluster::bare().await;
     // Its time is in the future of this clock: clocks of other machines do not count.
     let lease = json!({

@@ -184,7 +184,7 @@ spec: {ports: [{port: 5432}]}
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g135_what_others_change_is_mended() {
+async fn g135_what_others_change_is_corrected() {
     let cluster = Cluster::new().await;
     cluster.apply(&gateway("web"));
     let mut controller = cluster.start();
@@ -207,14 +207,14 @@ async fn g135_what_others_change_is_mended() {
         .patch("gateway-web", &params, &patch)
         .await
         .unwrap();
-    let is_mended = |service: &Value| {
+    let is_corrected = |service: &Value| {
         let spec = &service["spec"];
         service["metadata"]["labels"][managed] == "headgate"
             && spec["externalTrafficPolicy"] == "Local"
             && spec["ports"].as_array().unwrap().len() == 1
             && spec["ports"][0]["targetPort"].as_u64() > Some(12000)
     };
-    cluster.wait(SERVICE, "gateway-web", is_mended).await;
+    cluster.wait(SERVICE, "gateway-web", is_corrected).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +240,7 @@ async fn g131_an_address_outlives_its_service_and_its_class() {
     let has_address =
         |service: &Value| service["status"]["loadBalancer"]["ingress"][0]["ip"] == before;
     cluster.wait(SERVICE, "gateway-b", has_address).await;
-    // A class that is made anew.
+    // A class that comes back.
     let service = cluster.get(SERVICE, "gateway-b").await;
     let classes = cluster.cluster_api("gateway.networking.k8s.io/v1/GatewayClass");
     classes.delete("headgate", &params).await.unwrap();
@@ -273,7 +273,7 @@ async fn g135_another_controller_touches_nothing_of_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g131_a_pool_that_comes_or_goes_makes_services_anew() {
+async fn g131_a_pool_that_comes_or_goes_makes_services_again() {
     let cluster = Cluster::new().await;
     cluster.apply(&gateway("web"));
     let mut first = cluster.start_with(&[]);

@@ -56,7 +56,7 @@ async fn g09_two_writers_make_one_write() {
     for writer in &mut writers {
         writer.settle().await;
     }
-    // Each route has one version for its creation and one for the status. Those who lost decided anew.
+    // Each route has one version for its creation and one for the status. Those who lost judged again.
     let written: u64 = writers
         .iter()
         .map(|writer| {
@@ -70,7 +70,7 @@ async fn g09_two_writers_make_one_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn g08_a_status_that_changed_meanwhile_is_decided_anew() {
+async fn g08_a_status_that_changed_meanwhile_is_judged_again() {
     let cluster = Cluster::new().await;
     cluster.apply(&(gateway("web") + &route("a", "web")));
     let mut controller = cluster.start();

@@ -25,7 +25,7 @@ pub struct L4Listener {
 pub struct L4Target {
     /// The route: the oldest of those that are accepted.
     pub route: Option<NamespacedName>,
-    /// Its backends. All connections are refused if there is none, or no weight.
+    /// Its backends. All connections are refused if it has no backend, or no weight.
     pub backends: Vec<L4Backend>,
 }
 

@@ -67,7 +67,7 @@ pub struct GatewayOptions {
     /// Returns why CA certificates (PEM) cannot be used.
     pub check_authorities: fn(&[u8]) -> Result<(), String>,
     /// Ports of nodes that are never target ports: those that a proxy of a folder of manifests listens on for other
-    /// reasons. Where a controller gives target ports, there are none.
+    /// reasons. Where a controller gives target ports, this is empty.
     pub reserved_ports: BTreeSet<u16>,
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    L4Backend, L4Listener, L4Target, Listener, Problem, RouteKind, World,
+    Holder, L4Backend, L4Listener, L4Target, Listener, Problem, RouteKind, World,
     attach::{Attacher, Attachment, Candidate, Place, target},
     candidates::{AnyRoute, candidates},
     certificates::Certificates,
@@ -120,7 +120,14 @@ fn give_ports(world: &World<'_>, sites: &mut Sites<'_>) -> BTreeMap<GatewayPort,
                 gateway: name.clone(),
                 port: listener.port,
             };
-            ages.entry(port).or_insert_with(|| site.gateway.meta.age());
+            // A young ListenerSet takes no port from an older Gateway.
+            let set = match &listener.holder {
+                Holder::Gateway(_) => None,
+                Holder::ListenerSet(name) => world.objects.listener_sets.get(name),
+            };
+            let age = set.map_or_else(|| site.gateway.meta.age(), |set| set.meta.age());
+            let known = ages.entry(port).or_insert_with(|| age.clone());
+            *known = age.min(known.clone());
         }
     }
     let reserved = &world.options.reserved_ports;

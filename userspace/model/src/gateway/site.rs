@@ -27,7 +27,7 @@ pub(super) struct Site<'a> {
     holders: BTreeMap<Holder, Range<usize>>,
     /// Whether it is accepted: with at least one listener of its own.
     is_accepted: bool,
-    /// The certificate that endpoints are shown, or why there is none.
+    /// The certificate that endpoints are shown, or why it cannot be shown.
     pub(super) identity: Option<Result<Arc<Certificate>, Problem>>,
 }
 

@@ -100,7 +100,7 @@ fn g137_target_ports_are_unique_and_stay() {
     let more = targets(&more);
     assert_eq!(more.len(), 500);
     assert!(first.iter().all(|(port, target)| more[port] == *target));
-    // One that serves nothing for a while keeps its ports, and moves nobody.
+    // One that serves nothing for a while keeps its ports, and moves no other one.
     let mut broken = cluster.clone();
     let one = broken.objects.gateways.get_mut(&name("g7")).unwrap();
     let spec = &mut one.spec;

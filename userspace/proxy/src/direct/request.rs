@@ -62,6 +62,8 @@ fn kind(name: &str) -> Kind {
         2 if is("te") => Kind::Rare,
         4 if is("host") => Kind::Host,
         5 if is("proxy") => Kind::Dropped,
+        // `Connection: close` would name it.
+        5 if is("close") => Kind::Rare,
         6 if is("cookie") => Kind::Cookie,
         6 if is("expect") => Kind::Rare,
         7 if is("upgrade") || is("trailer") => Kind::Rare,

@@ -62,6 +62,8 @@ fn kind(name: &str) -> Kind {
     match name.len() {
         2 if is("te") => Kind::Rare,
         4 if is("date") => Kind::Date,
+        // `Connection: close` would name it.
+        5 if is("close") => Kind::Rare,
         6 if is("server") => Kind::Server,
         7 if is("trailer") => Kind::Rare,
         7 if is("upgrade") => Kind::Dropped,

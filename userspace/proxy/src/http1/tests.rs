@@ -18,7 +18,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{Decoder, HeadRead, Transport, request, response};
+use super::{Decoder, HeadRead, Transport, head::response, request};
 
 /// Messages of one run.
 const RUNS: u64 = 3000;

@@ -258,7 +258,7 @@ pub fn check_certificate(certificate: &Certificate) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// If they are not PEM, there is none, or one is malformed.
+/// If they are not PEM, no certificate is there, or one is malformed.
 pub fn check_authorities(pem: &[u8]) -> Result<(), String> {
     read_roots(pem)
         .map(drop)

@@ -80,12 +80,13 @@ impl Upstream {
                 Ok(respond(conn, head, pick, idle, client))
             }
             Received::Other(ReceivedResponse { parts, .. }) => {
-                endpoint.record_response(parts.status, begin.elapsed());
                 let body = lease(conn, parts.status, &self.dialer);
                 let body = body.map_err(|why| SendError {
                     is_sent: true,
                     ..error((ErrorKind::Broken, why.into()))
-                })?;
+                });
+                let body = body.inspect_err(|error| self.record_failure(endpoint, error, begin))?;
+                endpoint.record_response(parts.status, begin.elapsed());
                 let response = Response::from_parts(parts, body);
                 Ok(DirectResponse::Other(with_body(
                     response,
