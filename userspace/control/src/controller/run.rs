@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
 
-use futures::{
-    StreamExt, TryStreamExt,
-    future::BoxFuture,
-    stream::{BoxStream, FuturesUnordered},
-};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::{
     api::{
         core::v1::{Pod, Service},
@@ -14,11 +10,7 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt, watcher},
-};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, runtime::watcher};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
@@ -33,7 +25,10 @@ use super::{
 };
 use crate::{
     loops::intake::Intake,
-    source::event::{Event, Interest},
+    source::{
+        event::{Event, Interest},
+        kube::watch_objects,
+    },
 };
 use headgate_model::{
     gateway::{GATEWAY_NAME, Resolver, object::Difference},
@@ -65,17 +60,19 @@ pub async fn run_controller(
     status: watch::Sender<ControllerStatus>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let mut services = follow(
-        Api::<Service>::all(client.clone()),
-        &format!("{GATEWAY_NAME},{}={}", MANAGED.0, MANAGED.1),
+    let labelled = |labels: &str| watcher::Config::default().labels(labels);
+    let mut services = watch_objects(
+        vec![Api::<Service>::all(client.clone())],
+        labelled(&format!("{GATEWAY_NAME},{}={}", MANAGED.0, MANAGED.1)),
     );
-    let mut slices = follow(
-        Api::<EndpointSlice>::all(client.clone()),
-        &format!("{}={}", SLICE_MANAGED.0, SLICE_MANAGED.1),
+    let mut slices = watch_objects(
+        vec![Api::<EndpointSlice>::all(client.clone())],
+        labelled(&format!("{}={}", SLICE_MANAGED.0, SLICE_MANAGED.1)),
     );
-    let mut pods = follow(
-        Api::<Pod>::namespaced(client.clone(), &options.proxy_namespace),
-        &options.proxy_selector,
+    let namespace = &options.proxy_namespace;
+    let mut pods = watch_objects(
+        vec![Api::<Pod>::namespaced(client.clone(), namespace)],
+        labelled(&options.proxy_selector),
     );
     let mut controller = Controller::new(client, options);
     let mut shutdown = pin!(shutdown);
@@ -124,18 +121,6 @@ pub async fn run_controller(
         }
         controller.report(&status);
     }
-}
-
-/// Watches what a label selector selects. Logs the first of consecutive errors, and tries again.
-fn follow<K>(api: Api<K>, labels: &str) -> BoxStream<'static, watcher::Event<K>>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
-{
-    let resource = api.resource_url().to_owned();
-    let config = watcher::Config::default().labels(labels);
-    let stream = watcher(api, config).default_backoff();
-    let stream = stream.inspect_err(move |error| warn!(resource, %error, "watch failed"));
-    stream.filter_map(async |event| event.ok()).boxed()
 }
 
 /// A write that failed.

@@ -67,15 +67,11 @@ async fn send(client: Client, target: &Target, write: Write) -> kube::Result<Out
             let api = Api::<EndpointSlice>::namespaced(client, &name.namespace);
             api.create(&post(), &slice).await?;
         }
-        (Target::Service(name), Write::Patch(patch)) => {
-            let api = Api::<Service>::namespaced(client, &name.namespace);
-            api.patch(&name.name, &params(), &Patch::Merge(patch))
-                .await?;
+        (Target::Service(name), Write::Patch(change)) => {
+            patch::<Service>(client, name, change).await?;
         }
-        (Target::Slice(name), Write::Patch(patch)) => {
-            let api = Api::<EndpointSlice>::namespaced(client, &name.namespace);
-            api.patch(&name.name, &params(), &Patch::Merge(patch))
-                .await?;
+        (Target::Slice(name), Write::Patch(change)) => {
+            patch::<EndpointSlice>(client, name, change).await?;
         }
         (Target::Service(name), Write::Delete(uid)) => delete::<Service>(client, name, uid).await?,
         (Target::Slice(name), Write::Delete(uid)) => {
@@ -85,6 +81,15 @@ async fn send(client: Client, target: &Target, write: Write) -> kube::Result<Out
         (target, write) => unreachable!("no plan writes {target:?} by {write:?}"),
     }
     Ok(Outcome::Written)
+}
+
+async fn patch<K>(client: Client, name: &NamespacedName, change: Value) -> kube::Result<()>
+where
+    K: convert::Object + kube::Resource<Scope = NamespaceResourceScope>,
+{
+    let api = Api::<K>::namespaced(client, &name.namespace);
+    let change = Patch::Merge(change);
+    api.patch(&name.name, &params(), &change).await.map(drop)
 }
 
 async fn delete<K>(client: Client, name: &NamespacedName, uid: String) -> kube::Result<()>

@@ -15,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    StreamExt, TryStreamExt,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, stream};
 use headgate_model::{NamespacedName, ObjectName};
 use k8s_openapi::api::{
     core::v1::Service,
@@ -29,7 +26,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher,
 };
 use tokio::{
     sync::watch,
@@ -39,7 +36,10 @@ use tracing::warn;
 
 use crate::{
     loops::status::IngressStatus,
-    source::{convert, kube::apis},
+    source::{
+        convert,
+        kube::{apis, watch_objects},
+    },
 };
 
 /// Delay after a failed write.
@@ -102,13 +102,13 @@ pub async fn publish(
 ) {
     let apis = apis(namespaces).into_iter();
     let apis = apis.map(|api| api(client.clone())).collect();
-    let mut ingresses = follow(apis, watcher::Config::default());
+    let mut ingresses = watch_objects(apis, watcher::Config::default());
     let mut services = match &publish {
         Publish::Addresses(_) => stream::pending().boxed(),
         Publish::Service(name) => {
             let api: Api<Service> = Api::namespaced(client.clone(), &name.namespace);
             let named = format!("metadata.name={}", name.name);
-            follow(vec![api], watcher::Config::default().fields(&named))
+            watch_objects(vec![api], watcher::Config::default().fields(&named))
         }
     };
     let mut writer = StatusWriter {
@@ -142,19 +142,6 @@ pub async fn publish(
             }
         }
     }
-}
-
-/// Watches a kind in several namespaces. Logs errors and tries again.
-fn follow<K: convert::Object>(
-    apis: Vec<Api<K>>,
-    config: watcher::Config,
-) -> BoxStream<'static, watcher::Event<K>> {
-    let streams = apis.into_iter().map(|api| {
-        let stream = watcher(api, config.clone()).default_backoff();
-        let stream = stream.inspect_err(|error| warn!(kind = ?K::KIND, %error, "watch failed"));
-        stream.filter_map(async |event| event.ok()).boxed()
-    });
-    stream::select_all(streams).boxed()
 }
 
 /// The status of an Ingress, and its version.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, TryStreamExt, future::join_all};
+use futures::{
+    FutureExt, StreamExt, TryStreamExt,
+    future::join_all,
+    stream::{self, BoxStream},
+};
 use headgate_model::NamespacedName;
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -25,6 +30,7 @@ use kube::{
     Api, Client, ResourceExt,
     runtime::{WatchStreamExt, watcher},
 };
+use serde::de::DeserializeOwned;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::sleep,
@@ -164,6 +170,23 @@ where
         }
     });
     apis.collect()
+}
+
+/// Watches objects as the API has them, in several namespaces. Logs errors and tries again.
+pub(crate) fn watch_objects<K>(
+    apis: Vec<Api<K>>,
+    config: watcher::Config,
+) -> BoxStream<'static, watcher::Event<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let streams = apis.into_iter().map(|api| {
+        let stream = watcher(api, config.clone()).default_backoff();
+        let kind = K::kind(&());
+        let stream = stream.inspect_err(move |error| warn!(%kind, %error, "watch failed"));
+        stream.filter_map(async |event| event.ok()).boxed()
+    });
+    stream::select_all(streams).boxed()
 }
 
 /// The client; notifies `answered` of each successful response.
