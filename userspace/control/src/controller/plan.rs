@@ -120,20 +120,20 @@ pub(super) struct State {
     pub(super) made_slices: Store<EndpointSlice>,
     /// Pods of proxies.
     pub(super) pods: Store<Pod>,
-    /// Why Services of Gateways cannot be written.
-    pub(super) unwritten: BTreeMap<NamespacedName, String>,
 }
 
 impl State {
-    /// Returns what is to be written, and the number of our Gateways. `now` is the time (RFC 3339).
+    /// Returns what is to be written, and the number of our Gateways. `failure` says why a Service could not be
+    /// written; `now` is the time (RFC 3339).
     pub(super) fn plan(
         &self,
         resolver: &mut Resolver,
         options: &ControllerOptions,
+        failure: impl Fn(NamespacedName) -> Option<String>,
         now: &str,
     ) -> (BTreeMap<Target, Write>, usize) {
         let controller = &options.gateways.controller;
-        let present = self.addresses(controller);
+        let present = self.addresses(controller, failure);
         let assigned = assign(&self.objects, &options.gateways, &options.pools, &present);
         let addresses = match options.pools.is_empty() {
             true => self.given(present),
@@ -164,15 +164,19 @@ impl State {
     }
 
     /// The addresses that Services of Gateways have, and why one cannot be written.
-    fn addresses(&self, controller: &str) -> Addresses {
+    fn addresses(
+        &self,
+        controller: &str,
+        failure: impl Fn(NamespacedName) -> Option<String>,
+    ) -> Addresses {
         let mut addresses = Addresses::default();
-        for (name, error) in &self.unwritten {
-            let Some(gateway) = self.gateway_of(name) else {
-                continue;
-            };
-            let reason = format!("cannot write Service {name}: {error}");
-            let problem = Problem::new("AddressNotAssigned", reason);
-            addresses.set(gateway, Vec::new(), Some(problem));
+        for (name, gateway) in &self.objects.gateways {
+            let service = service_name(&gateway.meta);
+            if let Some(error) = failure(service.clone()) {
+                let reason = format!("cannot write Service {service}: {error}");
+                let problem = Problem::new("AddressNotAssigned", reason);
+                addresses.set(name.clone(), Vec::new(), Some(problem));
+            }
         }
         for (_, service) in self.made_services.iter() {
             if let Some((gateway, uid)) = owner(&service.metadata, controller)
@@ -183,13 +187,6 @@ impl State {
             }
         }
         addresses
-    }
-
-    /// The Gateway that has a Service of this name.
-    fn gateway_of(&self, service: &NamespacedName) -> Option<NamespacedName> {
-        let mut gateways = self.objects.gateways.values();
-        let gateway = gateways.find(|gateway| service_name(&gateway.meta) == *service)?;
-        Some(gateway.meta.name.clone())
     }
 
     fn uid(&self, gateway: &NamespacedName) -> Option<&str> {

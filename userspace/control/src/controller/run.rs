@@ -211,12 +211,12 @@ impl Controller {
         let start = Instant::now();
         self.due = None;
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let (mut queue, gateways) = self.state.plan(&mut self.resolver, &self.options, &now);
+        let failing = &self.failing;
+        let failure = |service| Some(failing.get(&Target::Service(service))?.error.clone());
+        let resolver = &mut self.resolver;
+        let (mut queue, gateways) = self.state.plan(resolver, &self.options, failure, &now);
         self.took = start.elapsed();
         self.failing.retain(|target, _| queue.contains_key(target));
-        let failing = &self.failing;
-        let unwritten = &mut self.state.unwritten;
-        unwritten.retain(|name, _| failing.contains_key(&Target::Service(name.clone())));
         self.postpone_failing(&mut queue);
         self.postpone_repeated(&mut queue);
         for (target, again) in &mut self.busy {
@@ -285,8 +285,8 @@ impl Controller {
         let result = match outcome {
             Outcome::Written => {
                 debug!(kind = target.kind(), name = target.name(), "written");
-                self.failing.remove(&target);
-                self.explain(&target, None);
+                let has_failed = self.failing.remove(&target).is_some();
+                self.changed(has_failed);
                 "written"
             }
             Outcome::Conflict => {
@@ -316,13 +316,10 @@ impl Controller {
     /// Tries again later, and later each time.
     fn fail(&mut self, target: &Target, error: &str) -> &'static str {
         let known = self.failing.get(target);
-        if known.is_none_or(|known| known.error != error) {
-            warn!(
-                kind = target.kind(),
-                name = target.name(),
-                error,
-                "cannot write"
-            );
+        let is_other = known.is_none_or(|known| known.error != error);
+        if is_other {
+            let (kind, name) = (target.kind(), target.name());
+            warn!(kind, name, error, "cannot write");
         }
         let delay = known.map_or(RETRY, |known| (2 * known.delay).min(MAX_RETRY));
         let failing = Failing {
@@ -332,18 +329,10 @@ impl Controller {
         };
         self.failing.insert(target.clone(), failing);
         self.written.remove(target);
-        self.explain(target, Some(error));
         self.compare_in(delay);
+        // The status of the Gateway says why its Service cannot be written.
+        self.changed(is_other && matches!(target, Target::Service(_)));
         "failed"
-    }
-
-    /// Lets the status of the Gateway say why its Service cannot be written.
-    fn explain(&mut self, target: &Target, error: Option<&str>) {
-        if let Target::Service(name) = target {
-            let error = error.map(str::to_owned);
-            let is_other = put(&mut self.state.unwritten, name, error);
-            self.changed(is_other);
-        }
     }
 
     fn report(&mut self, status: &watch::Sender<ControllerStatus>) {
