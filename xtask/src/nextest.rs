@@ -33,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) tests: BTreeMap<String, Test>,
     /// Each `SKIPPED:` line.
     pub(crate) skips: Vec<String>,
+    /// What each failed test printed, by binary and name.
+    pub(crate) failures: BTreeMap<String, Vec<String>>,
 }
 
 impl Run {
@@ -142,10 +144,10 @@ impl Reader {
                 self.current = None;
                 return Shown::Line;
             }
-            _ => return self.output(),
+            _ => return self.output(line),
         };
         let Some((seconds, progress, name)) = status(rest) else {
-            return self.output();
+            return self.output(line);
         };
         self.current = Some((name.into(), outcome));
         // The summary repeats the failures.
@@ -159,11 +161,16 @@ impl Reader {
     }
 
     /// What is shown for a line of a test's output, or of nextest's own.
-    fn output(&self) -> Shown {
-        match self.current {
-            Some((_, Outcome::Passed)) => Shown::Nothing,
-            _ => Shown::Line,
+    fn output(&mut self, line: &str) -> Shown {
+        match &self.current {
+            Some((_, Outcome::Passed)) => return Shown::Nothing,
+            Some((name, Outcome::Failed)) => {
+                let lines = self.run.failures.entry(name.clone()).or_default();
+                lines.push(line.trim().into());
+            }
+            _ => {}
         }
+        Shown::Line
     }
 
     fn skip(&mut self, line: &str) {
@@ -214,6 +221,7 @@ mod tests {
         assert_eq!(run.skips, ["SKIPPED: s22_one: no root"]);
         assert_eq!(run.tests["a::b s22_one"].outcome, Outcome::Skipped);
         assert_eq!(run.tests["a::b api::two"].outcome, Outcome::Failed);
+        assert_eq!(run.failures["a::b api::two"], ["assertion failed"]);
         assert_eq!((run.tests.len(), run.failed()), (2, 1));
         assert_eq!(run.slowest(1), [("a::b s22_one", 1.178)]);
     }

@@ -99,7 +99,10 @@ fn lint() -> Result<()> {
     )))
 }
 
-/// Prints what was skipped, which tests took longest, and the counts.
+/// As many lines of a failed test's output are printed again at the end.
+const LAST_LINES: usize = 12;
+
+/// Prints what was skipped, which tests took longest, how the failed ones ended, and the counts.
 fn summarize(run: &nextest::Run, skips: &[String], start: Instant) {
     sh::heading("slowest tests");
     for (name, seconds) in run.slowest(10) {
@@ -113,6 +116,14 @@ fn summarize(run: &nextest::Run, skips: &[String], start: Instant) {
         sh::heading("skipped");
         for skip in skips {
             eprintln!("  {skip}");
+        }
+    }
+    // Again, where whoever sees only the end of a log finds them.
+    for (name, lines) in &run.failures {
+        sh::heading(&format!("failed: {name}"));
+        let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).collect();
+        for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+            eprintln!("  {line}");
         }
     }
     eprintln!(

@@ -129,9 +129,9 @@ pub(crate) fn names(pods: &[&str]) -> BTreeSet<String> {
     pods.iter().map(|pod| (*pod).into()).collect()
 }
 
-/// Waits until `condition` holds, at most 20 s.
+/// Waits until `condition` holds: at most a minute, which a busy machine of two cores may need.
 pub(crate) fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    within(Duration::from_secs(20), what, condition);
+    within(Duration::from_secs(60), what, condition);
 }
 
 /// Waits at most this long.

@@ -32,7 +32,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Pause of a client between two requests: short enough to meet every fault, without congestion.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(20);
 const ALL: [(u8, u8); 4] = [(1, 1), (1, 2), (2, 1), (2, 2)];
 
 /// Number of rounds of a scenario: `few` in a test run, more in `cargo xtask fault`.

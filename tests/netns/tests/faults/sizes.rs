@@ -25,7 +25,7 @@ const SMALL: [&str; 10] = [
     "64",
 ];
 /// Enough to verify all programs of two agents several times, beside their load.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
 const MAPS: [&str; 4] = ["FRONTENDS", "SERVICES", "BACKENDS", "SLOTS"];
 
 /// Services of a pod of each, numbered from `first`. Their cluster IPs begin at 10.97.0.0.

@@ -8,7 +8,7 @@ use headgate_netns::{Cluster, Load, Node, Process, connection, datagrams};
 
 use crate::{
     ALL, Outcome, PACE, Traffic,
-    common::{cluster, json, on, within},
+    common::{cluster, eventually, json, on},
     rounds,
 };
 
@@ -45,9 +45,7 @@ fn s187_fault_another_version_and_back() {
             agent.terminate().unwrap();
             become_other(&cluster, index);
             let sent = traffic.requests.tally().sent();
-            within(Duration::from_secs(20), "requests", || {
-                traffic.requests.tally().sent() > sent + 100
-            });
+            eventually("requests", || traffic.requests.tally().sent() > sent + 100);
             cluster.start_agent(index).unwrap();
             let node = &cluster.nodes[index];
             assert_eq!(versions(node), [format!("v{ABI_VERSION}")].into());
@@ -78,9 +76,7 @@ fn s187_fault_agents_killed_while_they_take_over() {
     }
     let mut flows = Load::new().with(outside, PACE, datagrams(echo));
     let sent = |load: &Load| load.tally().answered();
-    within(Duration::from_secs(20), "they are open", || {
-        sent(&load) > 100 && sent(&flows) > 10
-    });
+    eventually("they are open", || sent(&load) > 100 && sent(&flows) > 10);
     for round in 0..rounds.div_ceil(KILLS) {
         cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
         become_other(&cluster, 0);
@@ -99,9 +95,7 @@ fn s187_fault_agents_killed_while_they_take_over() {
         );
     }
     let before = sent(&load);
-    within(Duration::from_secs(20), "requests", || {
-        sent(&load) > before + 100
-    });
+    eventually("requests", || sent(&load) > before + 100);
     let outcome = Outcome {
         requests: load.finish().into_iter().sum(),
         datagrams: std::mem::take(&mut flows).finish().into_iter().sum(),
