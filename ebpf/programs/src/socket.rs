@@ -183,13 +183,13 @@ impl Peers {
         }
     }
 
-    /// Writes the entry of `self.key`, if it is not there yet.
+    /// Writes the entry of `self.key`, if it is not there yet. Returns whether it is there.
     #[inline(always)]
-    fn put(&self, entry: &SocketEntry, is_unconnected: bool) {
+    fn put(&self, entry: &SocketEntry, is_unconnected: bool) -> bool {
         // SAFETY: see `find`; here the entry is compared at once.
         let present = unsafe { SOCKETS.get(self.key) };
         if present == Some(entry) {
-            return;
+            return true;
         }
         if is_unconnected {
             self.show(entry.backend, entry.backend_port);
@@ -198,9 +198,11 @@ impl Peers {
             (old.frontend, old.frontend_port) != (entry.frontend, entry.frontend_port)
         });
         let is_forgotten = is_replaced && self.key.number + 1 == SocketKey::PEERS;
-        if SOCKETS.insert(self.key, entry, 0).is_err() || is_forgotten {
+        let is_put = SOCKETS.insert(self.key, entry, 0).is_ok();
+        if !is_put || is_forgotten {
             count_socket(Reason::SocketsFull);
         }
+        is_put
     }
 }
 
@@ -261,7 +263,12 @@ fn forward(peer: &SocketAddress<'_>, last: Option<(u32, BackendEntry)>, peers: &
                 service,
                 backend_id: id,
             };
-            peers.put(&remembered, is_unconnected);
+            let is_put = peers.put(&remembered, is_unconnected);
+            // Packets of pods are translated on their way as well, and their answers back. Those of the node's own
+            // processes are not.
+            if !is_put && !wanted.is_node {
+                return ALLOW;
+            }
             count_socket(Reason::SocketTranslated);
             peer.set(entry.address, entry.port);
             ALLOW

@@ -557,10 +557,18 @@ fn s166_sockets_are_remembered_until_they_close_and_no_longer() {
     }
     let connected = Talk::start_tcp(pod, &node.cgroup, Some(web)).unwrap();
     assert_eq!((entries(), full()), (3, 0));
-    // One more is translated, and takes no other's place.
-    let mut further = Talk::start(pod, &node.cgroup, Some(service)).unwrap();
-    assert!(further.to(service).unwrap().starts_with("web-1-1 "));
+    // One more of a pod is left to its packets, and takes no other's place.
+    let mut further = Talk::start(pod, &node.cgroup, None).unwrap();
+    let line = further.to(service).unwrap();
+    assert!(line.starts_with("web-1-1 "), "{line}");
+    assert!(line.ends_with(&format!(" {service}")), "{line}");
     assert_eq!((entries(), full()), (3, 1));
+    let mut again = Talk::start_tcp(pod, &node.cgroup, Some(web)).unwrap();
+    assert!(again.to(web).unwrap().starts_with("web-1-1 "));
+    // One of the node is translated at the socket.
+    let mut own = Talk::start(&node.netns, &node.cgroup, Some(service)).unwrap();
+    assert!(own.to(service).unwrap().starts_with("web-1-1 "));
+    assert_eq!((entries(), full()), (3, 3));
     let line = unconnected.to(service).unwrap();
     assert!(line.ends_with(&format!(" {service}")), "{line}");
     drop(connected);

@@ -99,8 +99,9 @@ pub(crate) struct AgentArgs {
     /// Maximum number of connection entries; a connection has two
     #[arg(long, default_value_t = 1 << 19)]
     pub(super) max_connections: u32,
-    /// Maximum number of open sockets that the socket hooks have translated; further ones are translated too,
-    /// but show the backend's address, and are counted as sockets-full
+    /// Maximum number of open sockets that the socket hooks have translated; further ones are counted as
+    /// sockets-full. Packets of further sockets of pods are translated instead; further sockets of the node show
+    /// the backend's address
     #[arg(long, default_value_t = 1 << 16)]
     pub(super) max_sockets: u32,
     /// Maximum number of clients of Services with session affinity
