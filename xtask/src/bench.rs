@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// Fewer and shorter rounds: five minutes in all
     #[arg(long)]
     quick: bool,
-    /// What is measured: `packets`, `forwarding`, `paths`, `l7` or `control`; default: everything
+    /// What is measured: `packets`, `forwarding`, `paths`, `l7`, `control` or `served`; default: everything
     what: Option<String>,
     /// Only tables whose title contains this
     name: Option<String>,

@@ -26,19 +26,33 @@ use nix::{
 
 use crate::{
     Options, Report, Table,
-    churn::{Change, ENDPOINTS, PORT, SECOND_PORT, cluster_ip},
+    churn::{Change, PORT, SECOND_PORT, Shape, cluster_ip},
 };
 
 const PREFIX: &str = "hgbc";
 const SERVICES: u32 = 10_000;
-/// Services of a smaller cluster, to show what grows with the number.
+const ENDPOINTS: u32 = 100_000;
+/// A smaller cluster, to show what grows with the number.
 const FEWER: u32 = 1_000;
+/// Clusters that operators of kube-proxy described: many endpoints, and many Services of two families.
+const LARGE: [Shape; 2] = [
+    Shape {
+        services: 5_006,
+        endpoints: 250_011,
+        is_dual_stack: false,
+    },
+    Shape {
+        services: 44_125,
+        endpoints: 44_125,
+        is_dual_stack: true,
+    },
+];
 /// Changes per second.
 const RATE: u32 = 100;
 /// Connection entries in the maps while changes arrive; the capacity is 524,288.
 const CONNECTIONS: u32 = 500_000;
-/// Longest time to wait for a change in the maps.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time to wait for the first pass, or for a change in the maps.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Interval between two reads of the maps.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -46,6 +60,9 @@ const LOOK: Duration = Duration::from_micros(100);
 const TARGET_APPLY_S: f64 = 1.0;
 const TARGET_LATENCY_MS: f64 = 10.0;
 const TARGET_MEMORY_MB: f64 = 100.0;
+/// Targets with a cluster of [`LARGE`].
+const TARGET_LARGE_APPLY_S: f64 = 2.0;
+const TARGET_LARGE_MEMORY_MB: f64 = 150.0;
 
 /// Runs the benchmark.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
@@ -54,11 +71,19 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let title = |what: &str| format!("{what}, {SERVICES} Services");
     let titles = ["sync", "a change", "memory", "work of a change"].map(title);
     let [sync_title, change_title, memory_title, work_title] = &titles;
+    let rig = Rig::new()?;
+    for shape in &LARGE {
+        large(options, report, &rig, shape, seconds)?;
+    }
     if !titles.iter().any(|title| options.wants(title)) {
         return Ok(());
     }
-    let rig = Rig::new()?;
-    let empty = Churn::start(&rig, 0)?;
+    let of = |services: u32| Shape {
+        services,
+        endpoints: services * (ENDPOINTS / SERVICES),
+        is_dual_stack: false,
+    };
+    let empty = Churn::start(&rig, &of(0))?;
     let mut starts = Vec::new();
     for _ in 0..rounds {
         starts.push(Sync::of(&rig)?);
@@ -68,7 +93,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let start_s = median(starts.iter().map(|(_, sync)| sync.total_s).collect());
     drop(starts);
 
-    let mut churn = Churn::start(&rig, SERVICES)?;
+    let mut churn = Churn::start(&rig, &of(SERVICES))?;
     let mut firsts = Vec::new();
     let mut restarts = Vec::new();
     let mut memory = Vec::new();
@@ -123,13 +148,60 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     add_work(&mut work, "", &mut churn, &maps, &agent, at)?;
     drop((agent, churn, maps));
     rig.cleanup()?;
-    let mut churn = Churn::start(&rig, FEWER)?;
+    let mut churn = Churn::start(&rig, &of(FEWER))?;
     let (agent, _) = Sync::of(&rig)?;
     let maps = Maps::open(&rig.pins)?;
     let few = format!(", {FEWER} Services");
     add_work(&mut work, &few, &mut churn, &maps, &agent, 0)?;
     report.add(work);
     Ok(())
+}
+
+/// Measures an agent with default options at a cluster of [`LARGE`].
+fn large(
+    options: &Options,
+    report: &mut Report,
+    rig: &Rig,
+    shape: &Shape,
+    seconds: u32,
+) -> Result<()> {
+    let stack = if shape.is_dual_stack {
+        "dual-stack "
+    } else {
+        ""
+    };
+    let title = format!(
+        "{} {stack}Services, {} endpoints",
+        shape.services, shape.endpoints
+    );
+    if !options.wants(&title) {
+        return Ok(());
+    }
+    let how = format!("default options; {RATE} changes per second for {seconds} s");
+    let mut table = Table::new(&title, "", &how, "");
+    let mut churn = Churn::start(rig, shape)?;
+    for name in ["first start", "start with maps"] {
+        let (agent, sync) = Sync::of(rig)?;
+        table.add(&format!("{name}: all, s"), &[sync.total_s]);
+        table.add(&format!("{name}: larger maps, s"), &[sync.grown_s]);
+        let passed = sync.grown_s + sync.pass_s;
+        table.add(
+            &format!("{name}: larger maps, model, diff and maps, s"),
+            &[passed],
+        );
+        table.note(target(passed, TARGET_LARGE_APPLY_S, "s"));
+        agent.terminate()?;
+    }
+    let (agent, _) = Sync::of(rig)?;
+    let maps = Maps::open(&rig.pins)?;
+    let latencies = churn.change(&maps, 0..seconds * RATE, RATE)?;
+    add_latencies(&mut table, "a change, ms", latencies);
+    let memory = Memory::of(agent.id())?;
+    table.add("the agent's own memory, MB", &[memory.own]);
+    table.note(target(memory.own, TARGET_LARGE_MEMORY_MB, "MB"));
+    report.add(table);
+    drop((agent, churn, maps));
+    rig.cleanup()
 }
 
 /// A node without pods on which agents are started.
@@ -188,6 +260,8 @@ struct Sync {
     planned_s: f64,
     /// Time of its whole first pass.
     pass_s: f64,
+    /// Time until the maps were large enough.
+    grown_s: f64,
 }
 
 impl Sync {
@@ -198,7 +272,7 @@ impl Sync {
         let total_s = begin.elapsed().as_secs_f64();
         let cpu_s = cpu(agent.id())?.as_secs_f64();
         // The log line of the pass was written before, but may still be in the pipe.
-        let is_pass = |line: &&str| line.contains(" programmed ");
+        let is_pass = |line: &&str| line.contains("the maps follow the source");
         while !agent.log().lines().any(|line| is_pass(&line)) {
             ensure!(begin.elapsed() < PATIENCE, "no pass:\n{}", agent.log());
             thread::sleep(LOOK);
@@ -211,7 +285,12 @@ impl Sync {
             let value = values.next().with_context(|| format!("{name} in {pass}"))?;
             Ok(value.parse::<f64>()? / 1e6)
         };
+        let grown = log
+            .lines()
+            .filter(|line| line.contains("the maps are larger"));
+        let grown = grown.filter_map(|line| seconds(line.split_once("took=")?.1));
         let sync = Self {
+            grown_s: grown.sum(),
             total_s,
             cpu_s,
             planned_s: field("planned")?,
@@ -221,11 +300,19 @@ impl Sync {
     }
 }
 
+/// Reads a duration like `3.1s` or `250.2ms`.
+fn seconds(text: &str) -> Option<f64> {
+    let text = text.trim_end();
+    match text.strip_suffix("ms") {
+        Some(number) => Some(number.parse::<f64>().ok()? / 1e3),
+        None => text.strip_suffix('s')?.parse().ok(),
+    }
+}
+
 fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> Table {
     let how = format!(
-        "{} endpoints, every 20th Service with a node port; listing is the rest of the total, and \
-         includes the time of the stand-in",
-        SERVICES * ENDPOINTS
+        "{ENDPOINTS} endpoints, every 20th Service with a node port; listing is the rest of the total, \
+         and includes the time of the stand-in"
     );
     let mut table = Table::new(title, "s", &how, "");
     for (name, syncs) in [("first start", firsts), ("start with maps", restarts)] {
@@ -256,12 +343,16 @@ struct Churn {
 }
 
 impl Churn {
-    fn start(rig: &Rig, services: u32) -> Result<Self> {
+    fn start(rig: &Rig, shape: &Shape) -> Result<Self> {
         let netns = &rig.cluster.nodes[0].netns;
-        let mut child = netns
-            .command(binary("headgate-churn")?, None)
-            .arg(services.to_string())
-            .arg(&rig.kubeconfig)
+        let mut command = netns.command(binary("headgate-churn")?, None);
+        command
+            .args([shape.services, shape.endpoints].map(|count| count.to_string()))
+            .arg(&rig.kubeconfig);
+        if shape.is_dual_stack {
+            command.arg("--dual-stack");
+        }
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -519,13 +610,13 @@ fn cpu(pid: u32) -> Result<Duration> {
     Ok(sum)
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
+pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
 /// A target, and whether it is met.
-fn target(reached: f64, target: f64, unit: &str) -> String {
+pub(crate) fn target(reached: f64, target: f64, unit: &str) -> String {
     let verdict = if reached < target { "met" } else { "missed" };
     format!("target: below {target} {unit}: {verdict}")
 }

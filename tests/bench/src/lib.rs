@@ -10,6 +10,7 @@ pub mod l7;
 pub mod packets;
 pub mod paths;
 mod report;
+pub mod served;
 mod tools;
 
 pub use headgate_netns::rules::{

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
-use headgate_bench::{Machine, Options, Report, control, forwarding, l7, packets, paths};
+use headgate_bench::{Machine, Options, Report, control, forwarding, l7, packets, paths, served};
 use nix::unistd::geteuid;
 
 #[derive(Parser)]
@@ -28,6 +28,8 @@ enum What {
     L7,
     /// From the API to the maps: time, memory and system calls of the agent
     Control,
+    /// From a change at the API to the first request that sees it, with many Ingresses and Gateways
+    Served,
 }
 
 fn main() -> Result<()> {
@@ -52,6 +54,7 @@ fn main() -> Result<()> {
             What::Paths => paths::run(&options, &mut report)?,
             What::L7 => l7::run(&options, &mut report)?,
             What::Control => control::run(&options, &mut report)?,
+            What::Served => served::run(&options, &mut report)?,
         }
         println!("\nwritten: {}", report.write()?.display());
     }

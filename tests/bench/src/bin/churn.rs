@@ -13,13 +13,13 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use headgate_apiserver::{ApiServer, Options};
-use headgate_bench::churn::{changed, objects};
+use headgate_bench::churn::Shape;
 use headgate_dataplane::now_ns;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Number of Services
-    services: u32,
+    #[command(flatten)]
+    shape: Shape,
     /// File to write a kubeconfig to
     kubeconfig: PathBuf,
 }
@@ -27,8 +27,8 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let server = ApiServer::spawn(Options::default())?;
-    for number in 0..arguments.services {
-        for object in objects(number) {
+    for number in 0..arguments.shape.services {
+        for object in arguments.shape.objects(number) {
             server.apply_value(object)?;
         }
     }
@@ -41,15 +41,20 @@ fn main() -> Result<()> {
         let [first, end, rate] = numbers[..] else {
             anyhow::bail!("not three numbers: {line}");
         };
-        change(&server, first..end, rate).context("changing")?;
+        change(&server, &arguments.shape, first..end, rate).context("changing")?;
     }
     Ok(())
 }
 
-fn change(server: &ApiServer, numbers: std::ops::Range<u32>, rate: u32) -> Result<()> {
+fn change(
+    server: &ApiServer,
+    shape: &Shape,
+    numbers: std::ops::Range<u32>,
+    rate: u32,
+) -> Result<()> {
     let start = Instant::now();
     for (turn, number) in (0..).zip(numbers) {
-        let object = changed(number);
+        let object = shape.changed(number);
         let due = Duration::from_secs(1) * turn / rate;
         thread::sleep(due.saturating_sub(start.elapsed()));
         let sent = now_ns();

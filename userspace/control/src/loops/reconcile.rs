@@ -199,6 +199,8 @@ impl<D: Dataplane> Reconciler<D> {
                 services = self.actual.services.len(),
                 backends = self.actual.backends.len(),
                 frontends = self.actual.frontends.len(),
+                planned_us = planned.as_micros(),
+                took_us = start.elapsed().as_micros(),
                 "the maps follow the source"
             );
         }

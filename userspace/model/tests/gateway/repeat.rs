@@ -1,16 +1,13 @@
 //! What a resolver keeps from one time to the next, and what objects may cost.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use headgate_model::gateway::{Resolved, Resolver, RouteKind};
 
-use crate::build::{Cluster, attached, cluster, condition, http, name, route};
+use crate::build::{attached, cluster, condition, http, name, route};
 
 fn gateway(name: &str, listeners: &str) -> String {
     format!(
@@ -267,48 +264,4 @@ fn listeners_that_a_change_does_not_concern_stay_the_same() {
     assert_eq!(same(&again, &changed), [true, false]);
     assert_eq!(changed, cluster.resolve());
     assert_eq!(http(&changed, "r", "Accepted"), ["True/Accepted"]);
-}
-
-/// Prints how long a change takes: `cargo nextest run -p headgate-model --run-ignored only scale`.
-#[test]
-#[ignore = "prints times"]
-fn scale_of_a_change() {
-    const GATEWAYS: usize = 1000;
-    const ROUTES: usize = 10_000;
-    let mut cluster = Cluster::default();
-    cluster.add("{kind: GatewayClass, metadata: {name: headgate}, spec: {controllerName: headgate.io/gateway}}");
-    for number in 0..GATEWAYS {
-        cluster.add(&gateway(&format!("g{number}"), HTTP));
-    }
-    let add = |cluster: &mut Cluster, number: usize, service: &str| {
-        cluster.add(&format!(
-            "
-kind: HTTPRoute
-metadata: {{name: r{number}}}
-spec:
-  parentRefs: [{{name: g{}}}]
-  hostnames: [h{number}.example]
-  rules:
-  - {{matches: [{{path: {{value: /a}}}}], backendRefs: [{{name: {service}, port: 80}}]}}
-  - {{matches: [{{path: {{type: RegularExpression, value: '/r{number}/[a-z]+'}}}}], backendRefs: [{{name: web, port: 80}}]}}
-",
-            number % GATEWAYS
-        ));
-    };
-    for service in ["web", "api"] {
-        cluster.add_service(service, None);
-    }
-    (0..ROUTES).for_each(|number| add(&mut cluster, number, "web"));
-    let mut resolver = Resolver::default();
-    let timed = |cluster: &Cluster, resolver: &mut Resolver| {
-        let begin = Instant::now();
-        let resolved = cluster.resolve_again(resolver);
-        assert_eq!(resolved.routes.len(), ROUTES);
-        begin.elapsed()
-    };
-    let first = timed(&cluster, &mut resolver);
-    add(&mut cluster, 7, "api");
-    let changed = timed(&cluster, &mut resolver);
-    let ratio = first.as_secs_f64() / changed.as_secs_f64();
-    println!("first {first:?}, one route changed {changed:?}, ratio {ratio:.1}");
 }

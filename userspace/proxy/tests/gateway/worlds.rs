@@ -1,10 +1,10 @@
 //! Gateways, their ports and listeners, and Ingresses beside them.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use headgate_model::{
     NamespacedName,
-    edge::{Edge, GatewayPort, Host, Listener, Policy, PortListeners, RouteOrigin, Scheme},
+    edge::{GatewayPort, Host, Listener, Policy, RouteOrigin, Scheme},
 };
 use headgate_proxy::ExplainRequest;
 use http::{HeaderMap, Method, uri::PathAndQuery};
@@ -238,38 +238,4 @@ async fn g138_nothing_is_done_that_no_route_says() {
         got.header("access-control-allow-origin"),
         Some("https://backend")
     );
-}
-
-/// Prints how long a change takes at the proxy: `cargo nextest run --run-ignored only -E 'test(scale)' --no-capture`.
-#[tokio::test]
-#[ignore = "prints times"]
-async fn scale_of_a_change() {
-    const GATEWAYS: u16 = 1000;
-    let mut edge = Edge::default();
-    for number in 0..GATEWAYS {
-        let hosts: Vec<String> = (0..10).map(|host| format!("h{host}.example")).collect();
-        let hosts = hosts.iter().map(|host| (&**host, vec![route(host)]));
-        let port = GatewayPort {
-            gateway: NamespacedName::new("infra", &format!("g{number}")),
-            port: 80,
-        };
-        let listeners = PortListeners {
-            target_port: number + 1,
-            scheme: Scheme::Http,
-            listeners: vec![Arc::new(listener("", hosts))],
-        };
-        edge.gateways.insert(port, listeners);
-    }
-    let proxy = Setup::new().proxy;
-    let timed = |edge: &Edge| {
-        let begin = Instant::now();
-        assert_eq!(proxy.serve(edge), []);
-        begin.elapsed()
-    };
-    let first = timed(&edge);
-    let port = edge.gateways.values_mut().next().unwrap();
-    port.listeners = vec![Arc::new(listener("", [("", vec![route("other")])]))];
-    let changed = timed(&edge);
-    let ratio = first.as_secs_f64() / changed.as_secs_f64();
-    println!("first {first:?}, one listener changed {changed:?}, ratio {ratio:.1}");
 }
