@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use headgate_netns::{Certificate, Netns, Process, binary, get};
 
 use crate::{
     Options, Report, Table, greedy,
-    tools::{nginx, on_cpu, rate, words},
+    tools::{nginx, on_cpu, rate},
 };
 
 const NAME: &str = "hgbench";
@@ -31,28 +32,90 @@ const NGINX_H2C: u16 = 8083;
 /// One tick of `/proc/PID/stat`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A kind of load: its name, whether it uses TLS, and the command for a number of seconds.
-type Load = (&'static str, bool, fn(u64) -> Vec<String>);
+/// Hosts of Ingresses, with paths each, for a load that asks them at random.
+const HOSTS: u32 = 1_000;
+const PATHS: u32 = 10;
+/// Scripts of wrk, by file name.
+const SCRIPTS: [(&str, &str); 2] = [
+    (
+        "random.lua",
+        "request = function()\n\
+         local path = string.format('/p%d/x', math.random(0, 9))\n\
+         local host = string.format('h%d.example.com', math.random(0, 999))\n\
+         return wrk.format('GET', path, { Host = host })\n\
+         end\n",
+    ),
+    (
+        "upload.lua",
+        "wrk.method = 'POST'\nwrk.body = string.rep('x', 1000000)\n",
+    ),
+];
 
-/// The header is one argument: wrk accepts it only with the blank.
-fn closing(seconds: u64) -> Vec<String> {
-    let mut load = words(&format!("wrk -t1 -c64 -d{seconds}s -H"));
-    load.push("Connection: close".into());
-    load
+/// A kind of load.
+struct Load {
+    name: &'static str,
+    is_tls: bool,
+    path: &'static str,
+    /// The command without duration and URL, in a folder with [`SCRIPTS`].
+    command: &'static [&'static str],
 }
 
-const LOADS: [Load; 5] = [
-    ("HTTP/1.1, 32 kept connections", false, |seconds| {
-        words(&format!("wrk -t1 -c32 -d{seconds}s"))
-    }),
-    ("HTTP/1.1, 256 kept connections", false, |seconds| {
-        words(&format!("wrk -t1 -c256 -d{seconds}s"))
-    }),
-    ("HTTP/1.1, a connection per request", false, closing),
-    ("TLS, a handshake per request", true, closing),
-    ("HTTP/2 over TLS, 16 x 10 streams", true, |seconds| {
-        words(&format!("h2load -t1 -c16 -m10 -D{seconds}"))
-    }),
+const LOADS: [Load; 9] = [
+    Load {
+        name: "HTTP/1.1, 32 kept connections",
+        is_tls: false,
+        path: "/",
+        command: &["wrk", "-t1", "-c32"],
+    },
+    Load {
+        name: "HTTP/1.1, 256 kept connections",
+        is_tls: false,
+        path: "/",
+        command: &["wrk", "-t1", "-c256"],
+    },
+    Load {
+        name: "HTTP/1.1, a connection per request",
+        is_tls: false,
+        path: "/",
+        // wrk accepts the header only with the blank.
+        command: &["wrk", "-t1", "-c64", "-H", "Connection: close"],
+    },
+    Load {
+        name: "TLS, a handshake per request",
+        is_tls: true,
+        path: "/",
+        command: &["wrk", "-t1", "-c64", "-H", "Connection: close"],
+    },
+    Load {
+        name: "HTTP/2 over TLS, 16 x 10 streams",
+        is_tls: true,
+        path: "/",
+        command: &["h2load", "-t1", "-c16", "-m10"],
+    },
+    Load {
+        name: "HTTP/1.1, answers of 1 MB",
+        is_tls: false,
+        path: "/megabyte",
+        command: &["wrk", "-t1", "-c16"],
+    },
+    Load {
+        name: "TLS, answers of 1 MB",
+        is_tls: true,
+        path: "/megabyte",
+        command: &["wrk", "-t1", "-c16"],
+    },
+    Load {
+        name: "HTTP/1.1, uploads of 1 MB",
+        is_tls: false,
+        path: "/",
+        command: &["wrk", "-t1", "-c16", "-s", "upload.lua"],
+    },
+    Load {
+        name: "HTTP/1.1, 1,000 hosts with 10 paths each",
+        is_tls: false,
+        path: "/",
+        command: &["wrk", "-t1", "-c32", "-s", "random.lua"],
+    },
 ];
 
 /// Measures all loads.
@@ -62,6 +125,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let netns = Netns::new(NAME)?;
     netns.batch(&format!("address add {ADDRESS}/32 dev lo"))?;
     greedy::prepare(folder.path())?;
+    fs::write(folder.path().join("megabyte"), vec![b'x'; 1_000_000])?;
+    for (name, text) in SCRIPTS {
+        fs::write(folder.path().join(name), text)?;
+    }
     let backend = backend(folder.path());
     let _backend = nginx(&netns, None, folder.path(), "backend", 1, &backend)?;
     let certificate = Certificate::new(&["bench.example.com"])?;
@@ -76,23 +143,31 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         ready(&netns, port).with_context(|| format!("{name} does not answer"))?;
     }
     let how = format!("{rounds} rounds of {seconds} s");
-    for (load, is_tls, command) in LOADS {
-        if !options.wants(load) {
+    for load in &LOADS {
+        if !options.wants(load.name) {
             continue;
         }
         let mut results: [Vec<Sample>; 3] = Default::default();
         for _ in 0..rounds {
             for ((proxy, process), samples) in PROXIES.iter().zip(&proxies).zip(&mut results) {
-                let url = match is_tls {
-                    true => format!("https://{ADDRESS}:{}/", proxy.2),
-                    false => format!("http://{ADDRESS}:{}/", proxy.1),
+                let (scheme, port) = match load.is_tls {
+                    true => ("https", proxy.2),
+                    false => ("http", proxy.1),
                 };
-                let sample = measure(&netns, process.id(), command(seconds), &url);
-                samples.push(sample.with_context(|| format!("{load}, {}", proxy.0))?);
+                let url = format!("{scheme}://{ADDRESS}:{port}{}", load.path);
+                let mut command = on_cpu(&netns, None, 1, load.command[0]);
+                command.args(&load.command[1..]).current_dir(folder.path());
+                // h2load takes seconds, and wrk a unit.
+                match load.command[0] {
+                    "h2load" => command.arg(format!("-D{seconds}")),
+                    _ => command.arg(format!("-d{seconds}s")),
+                };
+                let sample = measure(process.id(), command.arg(url));
+                samples.push(sample.with_context(|| format!("{}, {}", load.name, proxy.0))?);
             }
         }
-        let mut rates = Table::new(load, "requests/s", &how, "nginx");
-        let costs = format!("{load}: CPU time of the proxy");
+        let mut rates = Table::new(load.name, "requests/s", &how, "nginx");
+        let costs = format!("{}: CPU time of the proxy", load.name);
         let mut costs = Table::new(&costs, "us each", &how, "nginx");
         for ((name, ..), samples) in PROXIES.iter().zip(&results) {
             rates.add(
@@ -129,13 +204,9 @@ struct Sample {
     cpu_us: f64,
 }
 
-fn measure(netns: &Netns, process: u32, load: Vec<String>, url: &str) -> Result<Sample> {
+fn measure(process: u32, load: &mut Command) -> Result<Sample> {
     let (before, begin) = (cpu(process)?, Instant::now());
-    let output = on_cpu(netns, None, 1, &load[0])
-        .args(&load[1..])
-        .arg(url)
-        .output()
-        .with_context(|| load[0].clone())?;
+    let output = load.output().with_context(|| format!("{load:?}"))?;
     let (took, after) = (begin.elapsed(), cpu(process)?);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -181,31 +252,45 @@ fn backend(folder: &Path) -> String {
     format!(
         "keepalive_requests 1000000000; default_type text/plain;\n\
          server {{ listen {ADDRESS}:{BACKEND} backlog=4096; location / {{ return 200 \"ok\"; }}\n\
-         location /large {{ root {folder}; }} }}"
+         location /large {{ root {folder}; }} location /megabyte {{ root {folder}; }} }}"
     )
 }
 
+/// As ingress-nginx writes it, as far as it matters here.
 fn nginx_proxy(pem: &Path) -> String {
     let (_, http, https) = PROXIES[1];
     let pem = pem.display();
-    format!(
-        "keepalive_requests 1000000000;\n\
+    let pass = "proxy_pass http://be;";
+    let mut text = format!(
+        "keepalive_requests 1000000000; http2_max_requests 1000000000; server_names_hash_max_size 4096;\n\
          upstream be {{ server {ADDRESS}:{BACKEND}; keepalive 256; keepalive_requests 1000000000; }}\n\
-         server {{ listen {ADDRESS}:{http} backlog=4096; listen {ADDRESS}:{https} ssl http2 backlog=4096;\n\
-         listen {ADDRESS}:{NGINX_H2C} http2;\n\
-         http2_max_requests 1000000000; ssl_certificate {pem}; ssl_certificate_key {pem};\n\
-         ssl_protocols TLSv1.2 TLSv1.3;\n\
-         location / {{ proxy_pass http://be; proxy_http_version 1.1; proxy_set_header Connection \"\";\n\
+         proxy_http_version 1.1; proxy_buffering off; proxy_set_header Connection \"\";\n\
          proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;\n\
          proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $host;\n\
          proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;\n\
-         proxy_set_header X-Request-Id $request_id; }} }}"
-    )
+         proxy_set_header X-Request-Id $request_id;\n\
+         ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.2 TLSv1.3;\n\
+         server {{ listen {ADDRESS}:{http} backlog=4096; listen {ADDRESS}:{https} ssl http2 backlog=4096;\n\
+         listen {ADDRESS}:{NGINX_H2C} http2; location / {{ {pass} }} }}\n"
+    );
+    for host in 0..HOSTS {
+        let locations = (0..PATHS).map(|path| format!("location /p{path}/ {{ {pass} }} "));
+        text += &format!(
+            "server {{ listen {ADDRESS}:{http}; server_name h{host}.example.com;\n{}}}\n",
+            locations.collect::<String>()
+        );
+    }
+    text
 }
 
 fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
     let (_, http, https) = PROXIES[2];
     let file = folder.join("haproxy.cfg");
+    let routes = folder.join("routes.map");
+    fs::write(
+        &routes,
+        hosts_and_paths(|host, path| format!("h{host}.example.com/p{path}/ b\n")),
+    )?;
     let text = format!(
         "global\n  nbthread 1\n  maxconn 8192\n\
          defaults\n  mode http\n  http-reuse always\n  option forwardfor\n\
@@ -217,9 +302,10 @@ fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
          \x20 http-request set-header X-Forwarded-Port %[dst_port]\n\
          \x20 http-request set-header X-Real-IP %[src]\n\
          \x20 http-request set-header X-Request-Id %[uuid]\n\
-         \x20 default_backend b\n\
+         \x20 use_backend %[base,map_beg({},b)]\n\
          backend b\n  server s {ADDRESS}:{BACKEND}\n",
-        pem.display()
+        pem.display(),
+        routes.display()
     );
     fs::write(&file, text)?;
     let mut command = on_cpu(netns, None, 0, "haproxy");
@@ -227,11 +313,36 @@ fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
     Process::spawn(command)
 }
 
+/// A text for each host and path of the load of many hosts.
+fn hosts_and_paths(text: impl Fn(u32, u32) -> String) -> String {
+    let hosts = (0..HOSTS).flat_map(|host| (0..PATHS).map(move |path| (host, path)));
+    hosts.map(|(host, path)| text(host, path)).collect()
+}
+
+/// An Ingress with a host and its paths.
+fn ingress(host: u32) -> String {
+    let paths = (0..PATHS).map(|path| {
+        format!(
+            "{{path: /p{path}/, pathType: Prefix, backend: {{service: {{name: be, port: {{number: 80}}}}}}}}, "
+        )
+    });
+    format!(
+        "---\n{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: h{host}}},\n\
+         spec: {{ingressClassName: headgate, rules: [{{host: h{host}.example.com,\n\
+         http: {{paths: [{}]}}}}]}}}}\n",
+        paths.collect::<String>()
+    )
+}
+
 fn headgate(netns: &Netns, folder: &Path, certificate: &Certificate) -> Result<Process> {
     let (_, http, https) = PROXIES[0];
     let manifests = folder.join("manifests");
     fs::create_dir(&manifests)?;
     fs::write(manifests.join("secret.yaml"), certificate.secret("tls"))?;
+    fs::write(
+        manifests.join("hosts.yaml"),
+        (0..HOSTS).map(ingress).collect::<String>(),
+    )?;
     fs::write(
         manifests.join("bench.yaml"),
         format!(
