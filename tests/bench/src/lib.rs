@@ -9,6 +9,7 @@ mod greedy;
 pub mod l7;
 pub mod packets;
 pub mod paths;
+mod plain;
 mod report;
 pub mod served;
 mod tools;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests, nftables,
+    plain,
     tools::{nginx, on_cpu, rate, words},
 };
 
@@ -119,6 +120,7 @@ const SIZES: [u16; 2] = [10, 10_000];
 
 /// Runs the benchmark.
 pub fn run(options: &Options, report: &mut Report) -> Result<()> {
+    plain::run(options, report)?;
     let (rounds, seconds) = if options.quick { (3, 1) } else { (5, 2) };
     let how = format!("{rounds} rounds of {seconds} s");
     let half = format!("{rounds} rounds of {} s", seconds as f64 / 2.0);
@@ -405,7 +407,7 @@ fn run_load(netns: &Netns, cgroup: Option<&Path>, words: &[&str]) -> Result<(f64
     Ok((number.with_context(|| text.clone())?, 0))
 }
 
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {error}");
@@ -413,7 +415,7 @@ fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Sums `Socket errors: connect 0, read 1, write 0, timeout 2` of wrk.
-fn errors(text: &str) -> u32 {
+pub(crate) fn errors(text: &str) -> u32 {
     let line = text.lines().find(|line| line.contains("Socket errors:"));
     let words = line.unwrap_or_default().split([' ', ',']);
     words.filter_map(|word| word.parse::<u32>().ok()).sum()
