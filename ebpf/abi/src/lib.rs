@@ -43,7 +43,7 @@ pub use layout::{LAYOUTS, Layout};
 pub use link::{LINKS, LinkEntry, XDP_DEVICES};
 pub use listener::{AddressFamily, ListenerKey};
 pub use range::RangeKey;
-pub use service::{ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
+pub use service::{REFUSED, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange};
 pub use socket::{SocketEntry, SocketKey};
 pub use source::{SOURCES, SourceEntry};
 pub use takeover::Takeover;

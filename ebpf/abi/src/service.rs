@@ -11,6 +11,10 @@ pub struct SlotRange {
     pub count: u32,
 }
 
+/// The value of a slot whose connections are refused, as those of a service without slots are: no backend has this
+/// id, because the map of backends is smaller.
+pub const REFUSED: u32 = u32::MAX;
+
 /// One service; its index in the map is its id. Id 0 is never used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -34,6 +38,8 @@ bitflags! {
     impl ServiceFlags: u32 {
         /// Its slots are a Maglev table. Read by the agent only.
         const CONSISTENT = 1;
+        /// Its backends have weights, or some of its slots are [`REFUSED`]. Read by the agent only.
+        const WEIGHTED = 2;
     }
 }
 

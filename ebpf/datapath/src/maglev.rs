@@ -5,6 +5,9 @@
 //! takes the first slot of its order that is still free. So every backend gets the same number of
 //! slots, give or take one. The orders do not depend on the other backends, so adding or removing
 //! one of n backends moves about 1/n of the slots and few others.
+//!
+//! With weights (section 3.4 names them, and leaves the way open) each backend gets its weight as credit in every
+//! round, and takes a slot for as much credit as the largest weight. Equal weights are the turns above.
 
 use headgate_abi::{Addr, Port};
 
@@ -23,11 +26,13 @@ pub struct Member {
     offset: u32,
     step: u32,
     next: u32,
+    weight: u32,
+    credit: i64,
 }
 
 impl Member {
     /// A backend for a table of `size` slots, which must be prime. Its order of preference comes
-    /// from address, port and seed alone, so it is the same on every node.
+    /// from address, port and seed alone, so it is the same on every node. Its weight is 1.
     pub fn new(id: u32, address: Addr, port: Port, seed: u32, size: u32) -> Self {
         let hash = |salt: u32| {
             address
@@ -43,7 +48,15 @@ impl Member {
             offset: hash(1) % size,
             step: hash(2) % (size - 1) + 1,
             next: 0,
+            weight: 1,
+            credit: 0,
         }
+    }
+
+    /// The same backend with a weight.
+    #[must_use]
+    pub fn weighing(self, weight: u32) -> Self {
+        Self { weight, ..self }
     }
 
     fn preference(&self, size: u32) -> u32 {
@@ -52,14 +65,16 @@ impl Member {
     }
 }
 
-/// Fills every slot of `table` with the id of a member, or with 0 if `members` is empty.
+/// Fills every slot of `table` with the id of a member, or with 0 if no member has a weight.
 ///
-/// The order of `members` breaks ties, so callers sort them the same way on every node.
+/// The order of `members` breaks ties, so callers sort them the same way on every node. Weights whose sum is the size
+/// of the table are the numbers of slots that the members get.
 pub fn fill(table: &mut [u32], members: &mut [Member]) {
     table.fill(0);
-    if members.is_empty() {
+    let largest = members.iter().map(|member| member.weight).max();
+    let Some(largest @ 1..) = largest else {
         return;
-    }
+    };
     let size = table.len() as u32;
     let mut free = size;
     while free > 0 {
@@ -67,6 +82,11 @@ pub fn fill(table: &mut [u32], members: &mut [Member]) {
             if free == 0 {
                 return;
             }
+            member.credit += i64::from(member.weight);
+            if member.credit <= 0 {
+                continue;
+            }
+            member.credit -= i64::from(largest);
             if let Some(slot) = first_free(table, member, size) {
                 *slot = member.id;
                 free -= 1;

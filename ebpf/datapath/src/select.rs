@@ -4,8 +4,8 @@ use headgate_abi::{Addr, AffinityEntry, AffinityKey, BackendEntry, MemberKey, Se
 
 use crate::{hash::client_hash, tables::Tables};
 
-/// Returns the backend that `hash` falls on, with its id; `None` if the service has no slot. The
-/// entry may be empty, see [`BackendEntry`].
+/// Returns the backend that `hash` falls on, with its id; `None` if the service has no slot, or the slot refuses
+/// ([`REFUSED`](headgate_abi::REFUSED)): no backend has its id. The entry may be empty, see [`BackendEntry`].
 #[inline(always)]
 pub fn select<T: Tables>(
     tables: &T,

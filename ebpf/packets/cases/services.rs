@@ -1,11 +1,11 @@
 //! Behaviours of Services, packet by packet.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, CtEntry, CtFlags, CtState, DatapathConfig, FrontendFlags,
-    FrontendKey, Location, MemberKey, Port, Protocol, Reason, ServiceEntry, ServiceFlags,
+    FrontendKey, Location, MemberKey, Port, Protocol, REFUSED, Reason, ServiceEntry, ServiceFlags,
     SlotRange, Takeover, Traffic,
 };
 use headgate_datapath::{
@@ -253,7 +253,7 @@ fn s24_client_keeps_its_backend_until_it_was_idle_too_long() {
 #[test]
 fn s24_kernel_keeps_the_backend_as_the_host_does() {
     let mut walks = Walks::new("s24");
-    let mut seen = std::collections::BTreeMap::<u8, String>::new();
+    let mut seen = BTreeMap::<u8, String>::new();
     for round in 0..4 {
         for client in 0..16u8 {
             let frame = syn(
@@ -803,4 +803,82 @@ fn s132_unconnected_socket_keeps_its_backend_while_that_is_ready() {
             Decision::Refuse(Reason::NoBackend)
         );
     }
+}
+
+#[test]
+fn s191_slot_that_refuses_is_answered_as_without_a_backend() {
+    let mut state = state();
+    state.add_service(6, &[REFUSED, 1], 0);
+    state.add_service(7, &[11, REFUSED], 0);
+    state.add_service(8, &[REFUSED, 2], 100);
+    for (port, protocol, service) in [
+        (90, Protocol::TCP, 6),
+        (91, Protocol::UDP, 7),
+        (92, Protocol::TCP, 8),
+    ] {
+        let key = FrontendKey::new(address(CLUSTER_IP), Port::new(port), protocol);
+        state.add_frontend(
+            key,
+            service,
+            FrontendFlags::default(),
+            AddressEntry::SERVICE,
+        );
+    }
+    let mut walks = Walks::with("s191", state);
+    // What clients get, and how many of them.
+    let mut seen = BTreeMap::<(&str, String), usize>::new();
+    for port in 1000..1064 {
+        for (to, is_tcp) in [
+            ("10.96.0.10:90", true),
+            ("10.96.0.10:91", false),
+            ("10.96.0.10:92", true),
+        ] {
+            // Affinity chooses by the client's address.
+            let client = format!("198.51.100.{}:{port}", port - 900);
+            let builder = Builder::new(&client, to);
+            let frame = if is_tcp {
+                builder.tcp("S", b"")
+            } else {
+                builder.udp(b"x")
+            };
+            let outcome = walks.run(&frame);
+            assert!(is_checksum_right(&outcome.frame));
+            let what = match outcome.reason {
+                Reason::ToBackend => "forwarded".into(),
+                Reason::NoBackend => {
+                    assert_eq!(outcome.action, "answer");
+                    let text = describe(&outcome.frame);
+                    text.rsplit(' ').next().unwrap_or_default().to_owned()
+                }
+                other => panic!("{other:?}"),
+            };
+            *seen.entry((to, what)).or_default() += 1;
+        }
+    }
+    let kinds: Vec<(&str, &str)> = seen.keys().map(|(to, what)| (*to, what.as_str())).collect();
+    assert_eq!(
+        kinds,
+        [
+            ("10.96.0.10:90", "AR"),
+            ("10.96.0.10:90", "forwarded"),
+            ("10.96.0.10:91", "DestinationUnreachable(Port)"),
+            ("10.96.0.10:91", "forwarded"),
+            ("10.96.0.10:92", "AR"),
+            ("10.96.0.10:92", "forwarded"),
+        ],
+        "{seen:?}"
+    );
+    assert!(seen.values().all(|count| *count > 16), "{seen:?}");
+    // At the socket as well.
+    let wanted = Destination {
+        address: address(CLUSTER_IP),
+        port: Port::new(90),
+        protocol: Protocol::TCP,
+        netns: 1,
+        is_node: true,
+        last: (0, BackendEntry::default()),
+    };
+    let decided = [0, u32::MAX].map(|random| translate(&mut walks.host, &wanted, random));
+    assert_eq!(decided[0], Decision::Refuse(Reason::NoBackend));
+    assert!(matches!(decided[1], Decision::Backend { id: 1, .. }));
 }

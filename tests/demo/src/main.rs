@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use headgate_netns::{
-    Certificate, Cluster, GATEWAY, INGRESSES, Load, Netns, Node, PROXY_USER, SERVICE, Tally,
-    binary, connections, get, slices, udp,
+    Certificate, Cluster, GATEWAY, INGRESSES, LISTENERS, Load, Netns, Node, PROXY_USER, SERVICE,
+    Tally, binary, connections, get, slices, udp,
 };
 use nix::unistd::geteuid;
 use serde_json::Value;
@@ -41,6 +41,9 @@ const API: &str = "api.example.com";
 /// The address and the host of the Gateway.
 const GATEWAY_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
 const GATEWAY_HOST: &str = "shop.example.org";
+/// The address and the port of the Gateway whose listeners the kernel serves.
+const LINES_IP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 21);
+const LINES_PORT: u16 = 9000;
 /// What a controller makes for a Gateway, for the proxy of one node.
 const GATEWAY_SERVICE: &str = "\
 apiVersion: v1
@@ -89,6 +92,7 @@ fn main() -> Result<()> {
     show_paths(&cluster)?;
     show_ingress(&mut cluster)?;
     show_gateway(&cluster)?;
+    show_listeners(&cluster)?;
     let lost = scale_down(&cluster, &mut pods)? + replace_agent(&mut cluster)?;
     show_state(&cluster.nodes[0])?;
 
@@ -365,6 +369,32 @@ fn show_gateway(cluster: &Cluster) -> Result<()> {
         "%{http_code} to %{redirect_url}",
     ];
     println!("{:<32} {}", "/old/shoes", curl(&redirect, "/old/shoes")?);
+    Ok(())
+}
+
+/// Opens connections and sends datagrams to a Gateway whose routes the kernel serves.
+fn show_listeners(cluster: &Cluster) -> Result<()> {
+    heading("Gateway API: a TCPRoute and a UDPRoute, in the kernel");
+    // In a cluster the controller writes it.
+    let status = format!("status: {{addresses: [{{type: IPAddress, value: {LINES_IP}}}]}}\n");
+    cluster.write("listeners.yaml", &format!("{LISTENERS}{status}"))?;
+    let route = format!("route add {LINES_IP}/32 via {}", cluster.nodes[0].v4);
+    cluster.client.batch(&route)?;
+    println!(
+        "No proxy is between: the agents put the weights of the routes into the tables of the kernel. Of ten \
+         connections\nseven are for web, and three for canary."
+    );
+    let to = SocketAddr::from((LINES_IP, LINES_PORT));
+    let ask = |send: fn(SocketAddr) -> io::Result<String>| {
+        let answers = move || tally((0..REQUESTS).map(|_| send(to)));
+        cluster.client.run(answers)
+    };
+    let is_served = move || get(to).is_ok();
+    while !cluster.client.run(is_served) {
+        thread::sleep(ACT / 100);
+    }
+    print_path("TCPRoute", &ask(|to| Ok(get(to)?.pod))?);
+    print_path("UDPRoute", &ask(|to| Ok(udp(to)?.0.pod))?);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ pub use client::{Answer, get, get_on, http, udp, udp_connected, udp_exchange, ud
 pub use cluster::{Cluster, Node, PROXY_USER, Pod};
 pub use layout::Layout;
 pub use load::{Client, Load, Miss, Tally, connection, connections, datagrams, talk};
-pub use manifests::{Certificate, GATEWAY, INGRESSES, SERVICE, slices};
+pub use manifests::{Certificate, GATEWAY, INGRESSES, LISTENERS, SERVICE, slices};
 pub use netns::Netns;
 pub use process::{Process, binary};
 pub use talk::Talk;

@@ -47,6 +47,9 @@ pub const INGRESSES: &str = include_str!("../../../deploy/examples/ingress.yaml"
 /// A Gateway with an HTTPRoute for `web` and `canary`.
 pub const GATEWAY: &str = include_str!("../../../deploy/examples/gateway.yaml");
 
+/// A Gateway with a TCPRoute for `web` and `canary`, and a UDPRoute for `web`.
+pub const LISTENERS: &str = include_str!("../../../deploy/examples/listeners.yaml");
+
 /// A certificate for some hosts, signed by its own authority.
 #[derive(Debug)]
 pub struct Certificate {

@@ -48,6 +48,7 @@ mod source;
 pub use controller::{ControllerOptions, ControllerStatus, lead, run_controller};
 pub use loops::{
     ingress::{EdgeOptions, Endpoints, Serve, run_ingress},
+    listeners::ServedListener,
     reconcile::{Inputs, Outputs, Reconciler, run},
     status::{Failure, IngressStatus, Pass, SourceStatus, Status},
 };

@@ -10,8 +10,9 @@ use ipnet::IpNet;
 
 use crate::{
     AddressKind, AddressSpec, Backend, Endpoint, EndpointSlice, Family, Frontend, FrontendKind,
-    FrontendSpec, HealthCheck, KeyParts, Location, Node, ObjectName, Refusal, Scope, Service,
-    ServiceKey, ServicePort, ServiceSpec,
+    FrontendSpec, HealthCheck, KeyParts, Location, Node, ObjectName, Refusal, Routed, Scope,
+    Service, ServiceKey, ServicePort, ServiceSpec,
+    routed::{FINEST, Weighed, weighed},
 };
 
 /// What one Service adds to the maps.
@@ -40,11 +41,13 @@ pub struct Ownership {
     pub spec: FrontendSpec,
 }
 
-/// Returns what `service` with these slices adds to the maps of `node`. The same input gives the
-/// same output.
+/// Returns what `service` with these slices adds to the maps of `node`. Connections of a port in `routed` go to the
+/// backends there, and not to endpoints in `slices`. The same input gives the same output.
 ///
 /// ```
-/// use headgate_model::{NamespacedName, Node, Protocol, Scope, Service, ServicePort, contribution};
+/// use headgate_model::{
+///     NamespacedName, Node, Protocol, Routed, Scope, Service, ServicePort, contribution,
+/// };
 ///
 /// let web = Service {
 ///     name: NamespacedName::new("default", "web"),
@@ -64,13 +67,18 @@ pub struct Ownership {
 ///     source_ranges: None,
 ///     health_check_node_port: None,
 /// };
-/// let added = contribution(&web, &[], &Node::default());
+/// let added = contribution(&web, &[], &Routed::new(), &Node::default());
 /// assert_eq!(added.ownerships[0].frontend.to_string(), "tcp 10.96.0.10:80");
 /// assert_eq!(added.services.len(), 1);
 /// let (_, spec) = added.services.first_key_value().unwrap();
 /// assert!(spec.backends.is_empty(), "there are no slices");
 /// ```
-pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -> Contribution {
+pub fn contribution(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    routed: &Routed<'_>,
+    node: &Node,
+) -> Contribution {
     let mut contribution = Contribution::default();
     for (field, addresses, kind) in addresses(service, node, &mut contribution.refusals) {
         for port in &service.ports {
@@ -78,24 +86,17 @@ pub fn contribution(service: &Service, slices: &[&EndpointSlice], node: &Node) -
                 let Some(frontend) = frontend(kind, *address, port) else {
                     continue;
                 };
-                let mut spec = frontend_spec(service, port, kind, Family::of(*address));
+                let shares = routed.get(&(port.protocol, port.port));
+                let is_routed = shares.is_some();
+                let mut spec = frontend_spec(service, port, kind, Family::of(*address), is_routed);
                 let is_reached = kind != FrontendKind::ClusterIp;
-                add_service(
-                    &mut contribution,
-                    service,
-                    slices,
-                    node,
-                    &mut spec.inside,
-                    false,
-                );
-                add_service(
-                    &mut contribution,
-                    service,
-                    slices,
-                    node,
-                    &mut spec.outside,
-                    is_reached,
-                );
+                let backends = |key: &ServiceKey| match shares {
+                    Some(shares) => weighed(shares, node, key),
+                    None => (eligible_backends(slices, node, key), None),
+                };
+                let added = &mut contribution;
+                add_service(added, service, backends, &mut spec.inside, false);
+                add_service(added, service, backends, &mut spec.outside, is_reached);
                 let services = [&spec.inside, &spec.outside].map(|key| &contribution.services[key]);
                 let is_ready = services.iter().any(|service| !service.backends.is_empty());
                 let kind = address_kind(kind, *address, node);
@@ -202,12 +203,14 @@ fn address_kind(kind: FrontendKind, address: IpAddr, node: &Node) -> AddressKind
 /// Which endpoints serve a frontend (KEP-2086 for cluster IPs).
 ///
 /// `externalTrafficPolicy: Local` applies only to traffic from outside the cluster; traffic from
-/// inside goes to all endpoints.
+/// inside goes to all endpoints. So does all traffic of a routed port: the policies of the Service are about its own
+/// endpoints.
 fn frontend_spec(
     service: &Service,
     port: &ServicePort,
     kind: FrontendKind,
     family: Family,
+    is_routed: bool,
 ) -> FrontendSpec {
     let key = |scope| {
         ServiceKey::from(KeyParts {
@@ -219,6 +222,7 @@ fn frontend_spec(
         })
     };
     let (inside, outside) = match kind {
+        _ if is_routed => (Scope::Cluster, Scope::Cluster),
         FrontendKind::ClusterIp => (service.internal_policy, service.internal_policy),
         FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
             (Scope::Cluster, service.external_policy)
@@ -237,19 +241,23 @@ fn frontend_spec(
 fn add_service(
     contribution: &mut Contribution,
     service: &Service,
-    slices: &[&EndpointSlice],
-    node: &Node,
+    backends: impl Fn(&ServiceKey) -> Weighed,
     key: &mut ServiceKey,
     is_reached_from_outside: bool,
 ) {
     if let Some((known, _)) = contribution.services.get_key_value(key) {
         key.clone_from(known);
     } else {
-        let backends = eligible_backends(slices, node, key);
+        let (backends, shares) = backends(key);
         let spec = ServiceSpec {
-            slots: backends.len() as u32,
+            slots: match &shares {
+                Some(_) => FINEST,
+                None => backends.len() as u32,
+            },
             backends,
-            consistent: false,
+            // A plain list has no shares.
+            consistent: shares.is_some(),
+            shares,
             affinity_timeout_s: service.affinity_timeout_s.unwrap_or(0),
             source_ranges: source_ranges(service, key.family),
         };
@@ -275,7 +283,11 @@ type Claimant<'a> = (&'a Endpoint, u16);
 
 /// Ready endpoints, or the near ones of them if hints apply; without ready ones, those that still
 /// serve while they terminate (KEP-1669).
-fn eligible_backends(slices: &[&EndpointSlice], node: &Node, key: &ServiceKey) -> Arc<[Backend]> {
+pub(crate) fn eligible_backends(
+    slices: &[&EndpointSlice],
+    node: &Node,
+    key: &KeyParts,
+) -> Arc<[Backend]> {
     let mut eligible = claimants(slices, node, key, |endpoint| endpoint.ready);
     if eligible.is_empty() {
         eligible = claimants(slices, node, key, |endpoint| {
@@ -322,7 +334,7 @@ fn is_local(endpoint: &Endpoint, node: &Node) -> bool {
 fn claimants<'a>(
     slices: &[&'a EndpointSlice],
     node: &Node,
-    key: &ServiceKey,
+    key: &KeyParts,
     counts: impl Fn(&Endpoint) -> bool,
 ) -> Vec<Claimant<'a>> {
     let mut claimants = Vec::new();

@@ -17,6 +17,7 @@ mod plan;
 mod planner;
 mod put;
 mod refusal;
+mod routed;
 mod service;
 mod share;
 
@@ -34,5 +35,6 @@ pub use plan::{
 pub use planner::{Planner, Touched};
 pub use put::put;
 pub use refusal::{ObjectName, Refusal, RefusalKind};
+pub use routed::{Routed, Share};
 pub use service::{Endpoint, EndpointPort, EndpointSlice, Node, Service, ServicePort};
 pub use share::Limits;

@@ -25,6 +25,9 @@ pub struct BackendId(pub u32);
 pub struct ServiceSpec {
     /// Eligible backends, sorted.
     pub backends: Arc<[Backend]>,
+    /// The number of slots of each backend, in the same order, none of them 0. The rest of the slots refuse. `None` if
+    /// all have the same share, and no slot refuses.
+    pub shares: Option<Arc<[u32]>>,
     /// Whether all nodes must choose the same backend for a flow: a frontend can be reached from
     /// outside the cluster.
     pub consistent: bool,
@@ -34,6 +37,47 @@ pub struct ServiceSpec {
     pub affinity_timeout_s: u32,
     /// Networks of clients that restricted frontends admit, of the key's family, sorted.
     pub source_ranges: Arc<[IpNet]>,
+}
+
+impl ServiceSpec {
+    /// Sets the number of slots. Shares stay the same part of all, as near as whole slots allow; a backend without a
+    /// slot goes. A plain list has no shares.
+    pub(crate) fn resize(&mut self, slots: u32) {
+        let before = std::mem::replace(&mut self.slots, slots);
+        let Some(shares) = self.shares.take() else {
+            return;
+        };
+        if slots as usize <= self.backends.len() {
+            self.consistent = false;
+            return;
+        }
+        let shares = scaled(&shares, before, slots);
+        let all = self.backends.iter().copied().zip(shares);
+        let (backends, shares): (Vec<Backend>, Vec<u32>) =
+            all.filter(|(_, share)| *share > 0).unzip();
+        self.backends = backends.into();
+        self.shares = Some(shares.into());
+    }
+}
+
+/// Shares of `before` slots as shares of `slots`: rounded down, and the slots that are left to those that lost most,
+/// the first ones if they lost the same. What refuses counts as the last one.
+fn scaled(shares: &[u32], before: u32, slots: u32) -> Vec<u32> {
+    let rest = before.saturating_sub(shares.iter().sum());
+    let exact = shares.iter().chain([&rest]);
+    let exact: Vec<u64> = exact
+        .map(|share| u64::from(*share) * u64::from(slots))
+        .collect();
+    let whole = u64::from(before.max(1));
+    let mut scaled: Vec<u32> = exact.iter().map(|share| (share / whole) as u32).collect();
+    let left = slots.saturating_sub(scaled.iter().sum()) as usize;
+    let mut order: Vec<usize> = (0..exact.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(exact[*at] % whole));
+    for at in order.into_iter().take(left) {
+        scaled[at] += 1;
+    }
+    scaled.truncate(shares.len());
+    scaled
 }
 
 /// What a frontend should be.

@@ -8,8 +8,10 @@ use std::{
 
 use crate::{
     Actual, AddressSpec, Backend, Contribution, Desired, EndpointSlice, Frontend, FrontendKind,
-    FrontendSpec, Limits, NamespacedName, Node, ObjectName, Refusal, Service, ServiceKey,
-    contribution, put,
+    FrontendSpec, Limits, NamespacedName, Node, ObjectName, Refusal, Routed, Service, ServiceKey,
+    Share, contribution,
+    gateway::{L4Backend, RoutedPorts},
+    put,
     share::{self, Granted, Sums},
 };
 
@@ -80,6 +82,10 @@ pub struct Planner {
     slices: BTreeMap<NamespacedName, EndpointSlice>,
     /// Services with the names of their slices.
     slices_of: BTreeSet<(NamespacedName, NamespacedName)>,
+    /// Ports of Services that routes serve.
+    routed: BTreeMap<NamespacedName, RoutedPorts>,
+    /// Backends of routes, with the Services whose ports these serve.
+    routed_to: BTreeSet<(NamespacedName, NamespacedName)>,
     /// Services to compute again.
     dirty: BTreeSet<NamespacedName>,
     entered: BTreeMap<NamespacedName, Entered>,
@@ -142,17 +148,38 @@ impl Planner {
 
     /// Upserts (`Some`) or deletes (`None`) an EndpointSlice.
     pub fn set_slice(&mut self, name: &NamespacedName, slice: Option<EndpointSlice>) {
+        let before = self.slices.get(name);
+        for service in before.iter().chain(&slice.as_ref()).map(|one| &one.service) {
+            self.dirty.insert(service.clone());
+            let routed = self.routed_to.range((service.clone(), first_name())..);
+            let routed = routed.take_while(|(backend, _)| backend == service);
+            self.dirty.extend(routed.map(|(_, routed)| routed.clone()));
+        }
         if let Some(old) = self.slices.get(name) {
-            self.dirty.insert(old.service.clone());
             let slice_of = (old.service.clone(), name.clone());
             self.slices_of.remove(&slice_of);
         }
         if let Some(new) = &slice {
-            self.dirty.insert(new.service.clone());
             let slice_of = (new.service.clone(), name.clone());
             self.slices_of.insert(slice_of);
         }
         put(&mut self.slices, name, slice);
+    }
+
+    /// Sets which ports of a Service are served by routes, and their backends.
+    pub fn set_routed(&mut self, service: &NamespacedName, ports: RoutedPorts) {
+        let ports = Some(ports).filter(|ports| !ports.is_empty());
+        let pair = |backend: &L4Backend| Some((backend.port.clone()?.service, service.clone()));
+        if let Some(old) = self.routed.get(service) {
+            for pair in old.values().flatten().filter_map(pair) {
+                self.routed_to.remove(&pair);
+            }
+        }
+        let new = ports.iter().flat_map(BTreeMap::values).flatten();
+        self.routed_to.extend(new.filter_map(pair));
+        if put(&mut self.routed, service, ports) {
+            self.dirty.insert(service.clone());
+        }
     }
 
     /// Returns an EndpointSlice.
@@ -191,12 +218,8 @@ impl Planner {
             }
             if let Some((name, service)) = self.services.get_key_value(&name) {
                 let name = name.clone();
-                let slices = self.slices_of.range((name.clone(), first_name())..);
-                let slices: Vec<&EndpointSlice> = slices
-                    .take_while(|(service, _)| *service == name)
-                    .filter_map(|(_, slice)| self.slices.get(slice))
-                    .collect();
-                let contribution = contribution(service, &slices, &self.node);
+                let slices = self.slices_of(&name);
+                let contribution = contribution(service, &slices, &self.routed(&name), &self.node);
                 let age = (service.created_s.unwrap_or(i64::MAX), name.clone());
                 let new = self.enter(age, contribution, &mut touched);
                 self.entered.insert(name, new);
@@ -205,6 +228,31 @@ impl Planner {
         self.settle(&touched);
         self.grant(&mut touched);
         touched
+    }
+
+    /// The slices of a Service.
+    fn slices_of(&self, service: &NamespacedName) -> Vec<&EndpointSlice> {
+        let slices = self.slices_of.range((service.clone(), first_name())..);
+        let slices = slices.take_while(|(owner, _)| owner == service);
+        slices
+            .filter_map(|(_, slice)| self.slices.get(slice))
+            .collect()
+    }
+
+    /// The ports of a Service that routes serve.
+    fn routed(&self, service: &NamespacedName) -> Routed<'_> {
+        let ports = self.routed.get(service).into_iter().flatten();
+        let ports = ports.map(|(port, backends)| {
+            let shares = backends.iter().map(|backend| Share {
+                weight: backend.weight,
+                port: backend
+                    .port
+                    .as_ref()
+                    .map(|port| (port.name.as_str(), self.slices_of(&port.service))),
+            });
+            (*port, shares.collect())
+        });
+        ports.collect()
     }
 
     /// Decides what each Service gets, if the maps cannot hold everything.
@@ -265,7 +313,7 @@ impl Planner {
         }
         touched.services.extend(new.services.iter().cloned());
         for spec in contribution.services.values_mut() {
-            spec.slots = self.limits.slots_of(spec);
+            spec.resize(self.limits.slots_of(spec));
             self.sums.add(spec);
             for backend in spec.backends.iter() {
                 touched.backends.insert(*backend);

@@ -61,7 +61,8 @@ impl Limits {
     pub(crate) fn slots_of(&self, spec: &ServiceSpec) -> u32 {
         let backends = spec.backends.len();
         let list = u32::try_from(backends).unwrap_or(u32::MAX);
-        if !spec.consistent || backends < 2 {
+        let is_alike = backends < 2 && spec.shares.is_none();
+        if !spec.consistent || is_alike {
             return list;
         }
         let wanted = backends.saturating_mul(SLOTS_PER_BACKEND);
@@ -368,7 +369,10 @@ impl Granted {
             let list = spec.backends.len() as u32;
             match left.checked_sub(u64::from(spec.slots - list)) {
                 Some(rest) => left = rest,
-                None => (spec.slots, spec.consistent) = (list, false),
+                None => {
+                    spec.consistent = false;
+                    spec.resize(list);
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use headgate_model::{
     Actual, Change, Desired, Endpoint, EndpointPort, EndpointSlice, Location, NamespacedName, Node,
-    Planner, Protocol, Scope, Service, ServicePort, Touched, contribution, diff,
+    Planner, Protocol, Routed, Scope, Service, ServicePort, Touched, contribution, diff,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -249,7 +249,7 @@ fn s117_node_ports_of_one_family_leave_the_other_alone() {
             cluster_ips: cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
             ..plain_service("web", Some(30_080))
         };
-        let added = contribution(&service, &[], &node);
+        let added = contribution(&service, &[], &Routed::new(), &node);
         let node_ports = added.ownerships.iter().map(|owned| owned.frontend);
         let addresses: Vec<IpAddr> = node_ports
             .filter(|frontend| frontend.port == 30_080)

@@ -263,7 +263,7 @@ fn chart_with_ingress_renders_the_same_as_its_overlay() {
 #[test]
 fn chart_with_gateways_renders_the_same_as_its_overlay() {
     let values = json!({"ingress": {"enabled": true}, "gateway": {"enabled": true}});
-    assert_renders(&values, "gateway", 20);
+    assert_renders(&values, "gateway", 22);
 }
 
 #[test]

@@ -19,9 +19,9 @@ use crate::{
     services::{http_answers, is_refused},
 };
 use headgate_abi::SocketEntry;
-use headgate_apiserver::{ASSETS, ApiServer, Attributes, TestServer};
+use headgate_apiserver::{ASSETS, ApiServer, Attributes, GATEWAY_API_CRDS, TestServer};
 use headgate_dataplane::Maps;
-use headgate_netns::{Cluster, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
+use headgate_netns::{Cluster, LISTENERS, PROXY_USER, Process, SERVICE, Talk, binary, get, slices};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::Container,
@@ -33,6 +33,25 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, de::DeserializeOwned};
 
 const RBAC: &str = include_str!("../../../../deploy/base/rbac.yaml");
+const GATEWAY_RBAC: &str = include_str!("../../../../deploy/gateway/rbac.yaml");
+/// What a controller makes for the Gateway of the example, and its class.
+const MADE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: headgate}
+spec: {controllerName: headgate.io/gateway}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gateway-lines}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.21
+  ports:
+  - {name: tcp-9000, port: 9000}
+  - {name: udp-9000, port: 9000, protocol: UDP}
+status: {loadBalancer: {ingress: [{ip: 203.0.113.21}]}}
+";
 const DAEMONSET: &str = include_str!("../../../../deploy/base/daemonset.yaml");
 
 /// The object of a kind and name in a manifest. Fails if the API lacks a field.
@@ -215,16 +234,31 @@ fn api_cluster(name: &str) -> Option<Cluster> {
 
 #[test]
 fn agent_needs_exactly_its_role_and_capabilities() {
-    const NAME: &str = "agent_needs_exactly_its_role_and_capabilities";
+    agent_needs_exactly("deploy", &object(RBAC, "ClusterRole", "headgate"), &[]);
+}
+
+#[test]
+fn agent_needs_exactly_its_roles_for_gateways() {
+    let mut role: ClusterRole = object(RBAC, "ClusterRole", "headgate");
+    let gateways: ClusterRole = object(GATEWAY_RBAC, "ClusterRole", "headgate-gateways");
+    let rules = role.rules.get_or_insert_default();
+    rules.extend(gateways.rules.unwrap_or_default());
+    agent_needs_exactly("gwdeploy", &role, &["--gateways"]);
+}
+
+/// Starts an agent with these options on an API that has a Service, and a listener of a Gateway for it.
+fn agent_needs_exactly(name: &str, role: &ClusterRole, options: &[&str]) {
     if std::env::var_os(ASSETS).is_some() {
-        println!("SKIPPED: {NAME}: the role is enforced by the stand-in alone");
+        println!("SKIPPED: {name}: the role is enforced by the stand-in alone");
         return;
     }
-    let Some(mut cluster) = cluster_without_agents("deploy", 1, 1) else {
+    let Some(mut cluster) = cluster_without_agents(name, 1, 1) else {
         return;
     };
-    let role: ClusterRole = object(RBAC, "ClusterRole", "headgate");
-    let asked = serve_role(&mut cluster, &role);
+    let asked = serve_role(&mut cluster, role);
+    for text in [GATEWAY_API_CRDS, LISTENERS, MADE] {
+        api(&cluster).apply_yaml(text).unwrap();
+    }
     // An external IP that is an address of the node is refused, so the agent writes an Event.
     let node_ip = cluster.nodes[0].v4;
     let service = SERVICE.replace("  type: ", &format!("  externalIPs: [{node_ip}]\n  type: "));
@@ -232,9 +266,17 @@ fn agent_needs_exactly_its_role_and_capabilities() {
     api(&cluster).apply_yaml(&slices(&[(1, 1)])).unwrap();
 
     let capabilities = capabilities(&container(DAEMONSET, "headgate"));
-    cluster.start_agent_as(0, &capabilities, &[]).unwrap();
+    cluster.start_agent_as(0, &capabilities, options).unwrap();
     let target = on(node_ip, 30080);
     assert_eq!(pods_over_http(&cluster.client, target), names(&["web-1-1"]));
+    let listener = on([203, 0, 113, 21], 9000);
+    // Of its two Services one does not exist.
+    match options.is_empty() {
+        true => assert!(!http_answers(&cluster.client, listener)),
+        false => eventually("the listener is served", || {
+            http_answers(&cluster.client, listener)
+        }),
+    }
     let has_written = || {
         let asked = asked.lock().unwrap();
         asked
@@ -248,7 +290,7 @@ fn agent_needs_exactly_its_role_and_capabilities() {
         asked.any(|request| resource(request) == "servicecidrs" && request.verb == "watch")
     };
     eventually("the ranges of Services are watched", watches);
-    assert_fits(&role, &asked, &["get"]);
+    assert_fits(role, &asked, &["get"]);
     let log = cluster.nodes[0].agent.as_ref().unwrap().log();
     assert!(
         !log.contains("ERROR") && !log.contains("disconnected"),

@@ -13,6 +13,7 @@ mod dsr;
 mod gateways;
 mod ingress;
 mod layouts;
+mod listeners;
 mod migrate;
 mod nodes;
 mod operate;

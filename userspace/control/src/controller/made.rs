@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, str::SplitWhitespace};
 
 use headgate_model::{
-    Family, NamespacedName,
-    gateway::{Infrastructure, object::GROUP},
+    Family, NamespacedName, Protocol,
+    gateway::{Infrastructure, object::GROUP, port_name},
 };
 use k8s_openapi::{
     api::{
@@ -44,13 +44,20 @@ pub(super) fn service(
     has_pool: bool,
     wanted: Option<&str>,
 ) -> Service {
-    let ports = made.ports.iter().map(|(port, target)| ServicePort {
-        name: Some(port_name(*port)),
-        port: i32::from(*port),
-        target_port: Some(IntOrString::Int(i32::from(*target))),
-        protocol: Some("TCP".into()),
-        ..ServicePort::default()
-    });
+    let proxied = made.ports.iter();
+    let proxied = proxied.map(|(port, target)| (Protocol::Tcp, *port, *target));
+    // No slice has these: agents send their connections to the backends of routes.
+    let routed = made.kernel_ports.iter();
+    let routed = routed.map(|(protocol, port)| (*protocol, *port, *port));
+    let ports = proxied
+        .chain(routed)
+        .map(|(protocol, port, target)| ServicePort {
+            name: Some(port_name(protocol, port)),
+            port: i32::from(port),
+            target_port: Some(IntOrString::Int(i32::from(target))),
+            protocol: Some(protocol.to_string().to_uppercase()),
+            ..ServicePort::default()
+        });
     Service {
         metadata: metadata(made, controller, &made.service.name, MANAGED),
         spec: Some(ServiceSpec {
@@ -109,7 +116,8 @@ impl Slice<'_> {
     pub(super) fn is(&self, found: &EndpointSlice, metadata: &ObjectMeta) -> bool {
         has_metadata(&found.metadata, metadata)
             && found.endpoints.as_deref() == Some(self.endpoints)
-            && found.ports.as_deref() == Some(self.ports)
+            // The API server leaves an empty list out: a Gateway that the kernel alone serves.
+            && found.ports.as_deref().unwrap_or_default() == self.ports
     }
 
     pub(super) fn object(&self, metadata: ObjectMeta) -> EndpointSlice {
@@ -132,7 +140,7 @@ impl Slice<'_> {
 /// The ports of EndpointSlices of a Gateway.
 pub(super) fn slice_ports(made: &Infrastructure) -> Vec<EndpointPort> {
     let ports = made.ports.iter().map(|(port, target)| EndpointPort {
-        name: Some(port_name(*port)),
+        name: Some(port_name(Protocol::Tcp, *port)),
         port: Some(i32::from(*target)),
         protocol: Some("TCP".into()),
         ..EndpointPort::default()
@@ -160,10 +168,6 @@ pub(super) fn slices<'a>(
         }
     }
     slices
-}
-
-fn port_name(port: u16) -> String {
-    format!("tcp-{port}")
 }
 
 /// Metadata of an object that is made for a Gateway. Our labels win over those of the Gateway.

@@ -272,7 +272,7 @@ impl Plan<'_> {
             let owner = owner(metadata, self.controller);
             owner.is_some_and(|(_, owner)| owner == uid)
         };
-        if made.ports.is_empty() {
+        if made.is_idle() {
             // What was made stays as it is.
             let slices = self.state.made_slices.iter();
             let slices = slices.filter(|(_, slice)| is_ours(&slice.metadata));

@@ -5,6 +5,7 @@ use std::time::Duration;
 mod failed;
 pub(crate) mod ingress;
 pub(crate) mod intake;
+pub(crate) mod listeners;
 pub(crate) mod reconcile;
 pub(crate) mod status;
 

@@ -9,6 +9,7 @@ use std::{
 
 use headgate_model::{
     Actual, Change, Dataplane, Node, Planner, Refusal, Restored, Sweep, Touched, diff,
+    gateway::GatewayOptions,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -20,6 +21,7 @@ use super::{
     LIST_TIMEOUT,
     failed::{self, Key},
     intake::{Intake, log_new},
+    listeners::Listeners,
     status::{Failure, Pass, Status},
 };
 use crate::source::event::{Event, Interest, Kind};
@@ -41,6 +43,8 @@ pub struct Reconciler<D> {
     planner: Planner,
     actual: Actual,
     intake: Intake,
+    /// TCP and UDP listeners of Gateways; `None` if they are not served.
+    listeners: Option<Listeners>,
     /// Whether the next pass compares every key, not only the touched ones.
     is_full: bool,
     /// Changes that were not made. Each pass tries them again.
@@ -68,6 +72,7 @@ impl<D: Dataplane> Reconciler<D> {
             dataplane,
             actual,
             intake: Intake::new(Interest::Services),
+            listeners: None,
             is_full: true,
             failed: BTreeMap::new(),
             is_growing: false,
@@ -78,6 +83,14 @@ impl<D: Dataplane> Reconciler<D> {
         })
     }
 
+    /// Serves TCP and UDP listeners of Gateways as well. The source sends what [`Interest::Listeners`] names.
+    #[must_use]
+    pub fn with_gateways(mut self, options: GatewayOptions) -> Self {
+        self.intake = Intake::new(Interest::Listeners);
+        self.listeners = Some(Listeners::new(options));
+        self
+    }
+
     /// The state of the loop.
     pub fn status(&self) -> &Status {
         &self.status
@@ -85,6 +98,10 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// Handles an event of the source. The next pass programs what it changes.
     pub fn note(&mut self, event: Event) {
+        if matches!(event, Event::Upstream(..)) {
+            // The same Service was counted already.
+            return self.note_listeners(event);
+        }
         match self.intake.note(event, &mut self.status.source) {
             Some(Event::Service(name, service)) => self.planner.set_service(&name, service),
             Some(Event::Slice(name, slice)) => {
@@ -100,8 +117,14 @@ impl<D: Dataplane> Reconciler<D> {
                 self.planner.set_node(node);
                 self.status.node = state;
             }
-            // Sources send other objects to a proxy only.
-            _ => {}
+            Some(event) => self.note_listeners(event),
+            None => {}
+        }
+    }
+
+    fn note_listeners(&mut self, event: Event) {
+        if let Some(listeners) = &mut self.listeners {
+            listeners.note(event);
         }
     }
 
@@ -156,6 +179,7 @@ impl<D: Dataplane> Reconciler<D> {
     #[instrument(name = "pass", skip_all, fields(revision = self.status.revision + 1, changes = Empty))]
     pub fn reconcile(&mut self) -> Pass {
         let start = Instant::now();
+        self.follow_listeners();
         let mut touched = self.planner.update();
         while self.grow() {
             self.planner.update();
@@ -205,6 +229,13 @@ impl<D: Dataplane> Reconciler<D> {
             );
         }
         self.end_pass(start, sweep)
+    }
+
+    fn follow_listeners(&mut self) {
+        let listeners = self.listeners.as_mut();
+        if let Some(served) = listeners.and_then(|one| one.follow(&mut self.planner)) {
+            self.status.listeners = served;
+        }
     }
 
     /// Makes the maps larger if they cannot hold everything; returns whether that was done.

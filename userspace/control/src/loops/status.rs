@@ -7,6 +7,7 @@ use std::{
 
 use headgate_model::{HealthCheck, NamespacedName, Refusal, Sweep};
 
+use super::listeners::ServedListener;
 use crate::source::event::{Kind, NodeState};
 
 /// State of a loop's source.
@@ -31,6 +32,8 @@ pub struct Status {
     pub backends: usize,
     /// Number of frontends in the maps.
     pub frontends: usize,
+    /// TCP and UDP listeners of Gateways.
+    pub listeners: Vec<ServedListener>,
     /// Fields of objects that are not served as written.
     pub refusals: Vec<Refusal>,
     /// Changes that the dataplane refused in the last pass.

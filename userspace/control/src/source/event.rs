@@ -50,6 +50,20 @@ pub enum Kind {
     ConfigMap,
 }
 
+/// Kinds that an agent needs: those of Services, then those of TCP and UDP listeners of Gateways.
+const AGENT_KINDS: &[Kind] = &[
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Node,
+    Kind::GatewayClass,
+    Kind::Gateway,
+    Kind::ListenerSet,
+    Kind::TcpRoute,
+    Kind::UdpRoute,
+    Kind::ReferenceGrant,
+    Kind::Namespace,
+];
+const SERVICE_KINDS: &[Kind] = AGENT_KINDS.split_at(3).0;
 /// Kinds that a proxy needs: those of Ingresses alone, those of both, then those that only the Gateway API uses.
 const PROXY_KINDS: &[Kind] = &[
     Kind::EndpointSlice,
@@ -128,11 +142,20 @@ impl Kind {
         }
     }
 
-    /// The event that deletes an object.
-    pub(crate) fn gone(self, name: NamespacedName, interest: Interest) -> Event {
+    /// The events that delete an object.
+    pub(crate) fn gone(self, name: NamespacedName, interest: Interest) -> Vec<Event> {
+        let upstream = Event::Upstream(name.clone(), None);
+        match (self, interest) {
+            (Self::Service, Interest::Services) => vec![Event::Service(name, None)],
+            (Self::Service, Interest::Listeners) => vec![Event::Service(name, None), upstream],
+            (Self::Service, _) => vec![upstream],
+            _ => vec![self.deleted(name)],
+        }
+    }
+
+    fn deleted(self, name: NamespacedName) -> Event {
         match self {
-            Self::Service if interest == Interest::Services => Event::Service(name, None),
-            Self::Service => Event::Upstream(name, None),
+            Self::Service => Event::Service(name, None),
             Self::EndpointSlice => Event::Slice(name, None),
             Self::Node => Event::Node(NodeState::default()),
             Self::Ingress => Event::Ingress(name, None),
@@ -161,6 +184,9 @@ impl Kind {
 pub enum Interest {
     /// What the maps are made from: Services that this agent balances.
     Services,
+    /// The same with TCP and UDP listeners of Gateways. Their routes may name headless Services, so this includes
+    /// slices of these.
+    Listeners,
     /// What routes of a proxy are made from. An Ingress may name any Service, so this includes
     /// headless Services and those with another `service.kubernetes.io/service-proxy-name`.
     Ingress,
@@ -196,7 +222,8 @@ impl Interest {
     /// The kinds that the source sends.
     pub fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::Services => &[Kind::Service, Kind::EndpointSlice, Kind::Node],
+            Self::Services => SERVICE_KINDS,
+            Self::Listeners => AGENT_KINDS,
             Self::Ingress => INGRESS_KINDS,
             Self::Gateways => PROXY_KINDS,
             Self::Verdicts => VERDICT_KINDS,
@@ -217,9 +244,9 @@ pub struct NodeState {
 /// A change of an object, or of the source.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Upserts (`Some`) or deletes (`None`) a Service, for [`Interest::Services`].
+    /// Upserts (`Some`) or deletes (`None`) a Service that this agent balances.
     Service(NamespacedName, Option<Service>),
-    /// Upserts or deletes a Service, for other interests.
+    /// Upserts or deletes a Service that a route may name.
     Upstream(NamespacedName, Option<UpstreamService>),
     /// Upserts or deletes an EndpointSlice.
     Slice(NamespacedName, Option<EndpointSlice>),

@@ -39,7 +39,7 @@ use tower::service_fn;
 use tracing::{instrument, warn};
 
 use crate::source::{
-    convert::{self, Custom, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
+    convert::{self, Custom, CustomKind, HEADLESS, Object, PROXY_NAME, SKIPPED_SECRETS},
     event::{Event, Interest, Kind, Served},
 };
 
@@ -51,23 +51,38 @@ const VERSION_INTERVAL: Duration = Duration::from_secs(60);
 /// The receiver of the events is gone; ends a watch.
 struct Closed;
 
-/// Sends what the API server has of the Services in `served`, their EndpointSlices and the Node `node`, now and
-/// after each change. Returns when the receiver is gone.
-pub async fn follow(client: Client, node: &str, served: &Served, events: mpsc::Sender<Event>) {
-    let source = Source::new(Interest::Services, events);
+/// Sends what the API server has of the Services in `served`, their EndpointSlices and the Node `node`, with
+/// [`Interest::Listeners`] also of TCP and UDP listeners of Gateways, now and after each change. Returns when the
+/// receiver is gone.
+pub async fn follow(
+    client: Client,
+    node: &str,
+    served: &Served,
+    interest: Interest,
+    events: mpsc::Sender<Event>,
+) {
+    let source = Source {
+        served: served.clone(),
+        ..Source::new(interest, events)
+    };
     let node = watcher::Config::default().fields(&format!("metadata.name={node}"));
+    let namespaces = &served.namespaces;
+    let has_listeners = interest == Interest::Listeners;
+    let services = if has_listeners {
+        any()
+    } else {
+        balanced(served)
+    };
+    let listeners = async {
+        if has_listeners {
+            source.watch_listeners(&client, namespaces).await;
+        }
+    };
     futures::join!(
-        source.watch(
-            &client,
-            apis::<Service>(&served.namespaces),
-            balanced(served)
-        ),
-        source.watch(
-            &client,
-            apis::<EndpointSlice>(&served.namespaces),
-            balanced(served)
-        ),
+        source.watch(&client, apis::<Service>(namespaces), services.clone()),
+        source.watch(&client, apis::<EndpointSlice>(namespaces), services),
         source.watch(&client, vec![Api::<Node>::all], node),
+        listeners,
     );
 }
 
@@ -207,6 +222,8 @@ fn observed(client: Client, answered: Arc<Notify>) -> Client {
 
 struct Source {
     interest: Interest,
+    /// Services that an agent balances.
+    served: Served,
     events: mpsc::Sender<Event>,
     /// Last error of each failing watch (for example 403), by the resource's URL path.
     failing: Mutex<BTreeMap<String, String>>,
@@ -216,6 +233,7 @@ impl Source {
     fn new(interest: Interest, events: mpsc::Sender<Event>) -> Self {
         Self {
             interest,
+            served: Served::default(),
             events,
             failing: Mutex::default(),
         }
@@ -223,27 +241,37 @@ impl Source {
 
     /// Watches what only the Gateway API uses.
     async fn watch_gateways(&self, client: &Client, namespaces: &BTreeSet<String>) {
-        macro_rules! watch {
-            ($($kind:ident),+) => {
-                futures::join!(
-                    self.watch(client, vec![Api::<Custom<convert::GatewayClass>>::all], any()),
-                    self.watch(client, vec![Api::<Namespace>::all], any()),
-                    self.watch(client, apis::<ConfigMap>(namespaces), any()),
-                    $(self.watch(client, apis::<Custom<convert::$kind>>(namespaces), any())),+
-                )
-            };
-        }
-        watch!(
-            Gateway,
-            ListenerSet,
-            HttpRoute,
-            GrpcRoute,
-            TlsRoute,
-            TcpRoute,
-            UdpRoute,
-            ReferenceGrant,
-            BackendTlsPolicy
+        futures::join!(
+            self.watch_listeners(client, namespaces),
+            self.watch(client, apis::<ConfigMap>(namespaces), any()),
+            self.watch_custom::<convert::HttpRoute>(client, namespaces),
+            self.watch_custom::<convert::GrpcRoute>(client, namespaces),
+            self.watch_custom::<convert::TlsRoute>(client, namespaces),
+            self.watch_custom::<convert::BackendTlsPolicy>(client, namespaces),
         );
+    }
+
+    /// Watches what TCP and UDP listeners are made from.
+    async fn watch_listeners(&self, client: &Client, namespaces: &BTreeSet<String>) {
+        let classes = vec![Api::<Custom<convert::GatewayClass>>::all];
+        futures::join!(
+            self.watch(client, classes, any()),
+            self.watch(client, vec![Api::<Namespace>::all], any()),
+            self.watch_custom::<convert::Gateway>(client, namespaces),
+            self.watch_custom::<convert::ListenerSet>(client, namespaces),
+            self.watch_custom::<convert::TcpRoute>(client, namespaces),
+            self.watch_custom::<convert::UdpRoute>(client, namespaces),
+            self.watch_custom::<convert::ReferenceGrant>(client, namespaces),
+        );
+    }
+
+    /// Watches a kind of custom resource with namespaces.
+    async fn watch_custom<K>(&self, client: &Client, namespaces: &BTreeSet<String>)
+    where
+        K: CustomKind<Scope = NamespaceResourceScope>,
+    {
+        self.watch(client, apis::<Custom<K>>(namespaces), any())
+            .await;
     }
 
     /// Watches a kind in several namespaces.
@@ -399,7 +427,12 @@ impl Watch<'_> {
     /// Sends the events of an object; returns its name.
     async fn send<K: Object>(&self, object: &K) -> Result<NamespacedName, Closed> {
         let name = convert::name(object);
-        for event in convert::events(object, name.clone(), self.source.interest) {
+        for event in convert::events(
+            object,
+            name.clone(),
+            self.source.interest,
+            &self.source.served,
+        ) {
             self.source.send(event).await?;
         }
         Ok(name)
@@ -409,9 +442,10 @@ impl Watch<'_> {
     async fn delete(&self, kind: Kind, name: NamespacedName) -> Result<(), Closed> {
         let refusals = Event::Refused(kind.object(&name), Vec::new());
         self.source.send(refusals).await?;
-        self.source
-            .send(kind.gone(name, self.source.interest))
-            .await
+        for event in kind.gone(name, self.source.interest) {
+            self.source.send(event).await?;
+        }
+        Ok(())
     }
 }
 

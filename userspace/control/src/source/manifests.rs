@@ -38,8 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 type Objects = BTreeMap<(Kind, NamespacedName), Value>;
 
-/// Sends what the manifests in `folder` have of Services, EndpointSlices and the Node `node`, now
-/// and after each change. Returns when the receiver is gone.
+/// Sends what the manifests in `folder` have of Services, EndpointSlices and the Node `node`, with
+/// [`Interest::Listeners`] also of TCP and UDP listeners of Gateways, now and after each change. Returns when the receiver is gone.
 ///
 /// # Errors
 ///
@@ -48,14 +48,10 @@ pub async fn follow(
     folder: PathBuf,
     node: &str,
     served: Served,
+    interest: Interest,
     events: mpsc::Sender<Event>,
 ) -> Result<()> {
-    follow_as(
-        folder,
-        Reader::new(Interest::Services, node, served),
-        events,
-    )
-    .await
+    follow_as(folder, Reader::new(interest, node, served), events).await
 }
 
 /// As [`follow`], for Ingresses, IngressClasses, Services, EndpointSlices and Secrets.
@@ -252,11 +248,11 @@ impl Reader {
         let mut events = Vec::new();
         for (key, value) in &objects {
             if self.sent.get(key) != Some(value) {
-                events.extend(events_of(key.0, self.interest, value));
+                events.extend(events_of(key.0, self.interest, &self.served, value));
             }
         }
         for (kind, name) in self.sent.keys().filter(|key| !objects.contains_key(key)) {
-            events.push(kind.gone(name.clone(), self.interest));
+            events.extend(kind.gone(name.clone(), self.interest));
             events.push(Event::Refused(kind.object(name), Vec::new()));
         }
         self.sent = objects;
@@ -463,29 +459,31 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
 }
 
 /// The events of an object that was checked.
-fn events_of(kind: Kind, interest: Interest, value: &Value) -> [Event; 2] {
-    fn events_as<K: Object>(interest: Interest, value: &Value) -> [Event; 2] {
+fn events_of(kind: Kind, interest: Interest, served: &Served, value: &Value) -> Vec<Event> {
+    type Wanted<'a> = (Interest, &'a Served);
+    fn events_as<K: Object>((interest, served): Wanted<'_>, value: &Value) -> Vec<Event> {
         let object = K::deserialize(value).unwrap_or_default();
-        convert::events(&object, convert::name(&object), interest)
+        convert::events(&object, convert::name(&object), interest, served)
     }
+    let wanted = (interest, served);
     match kind {
-        Kind::Service => events_as::<Service>(interest, value),
-        Kind::EndpointSlice => events_as::<EndpointSlice>(interest, value),
-        Kind::Node => events_as::<Node>(interest, value),
-        Kind::Ingress => events_as::<Ingress>(interest, value),
-        Kind::IngressClass => events_as::<IngressClass>(interest, value),
-        Kind::Secret => events_as::<Secret>(interest, value),
-        Kind::Namespace => events_as::<Namespace>(interest, value),
-        Kind::ConfigMap => events_as::<ConfigMap>(interest, value),
-        Kind::GatewayClass => events_as::<Custom<convert::GatewayClass>>(interest, value),
-        Kind::Gateway => events_as::<Custom<convert::Gateway>>(interest, value),
-        Kind::ListenerSet => events_as::<Custom<convert::ListenerSet>>(interest, value),
-        Kind::HttpRoute => events_as::<Custom<convert::HttpRoute>>(interest, value),
-        Kind::GrpcRoute => events_as::<Custom<convert::GrpcRoute>>(interest, value),
-        Kind::TlsRoute => events_as::<Custom<convert::TlsRoute>>(interest, value),
-        Kind::TcpRoute => events_as::<Custom<convert::TcpRoute>>(interest, value),
-        Kind::UdpRoute => events_as::<Custom<convert::UdpRoute>>(interest, value),
-        Kind::ReferenceGrant => events_as::<Custom<convert::ReferenceGrant>>(interest, value),
-        Kind::BackendTlsPolicy => events_as::<Custom<convert::BackendTlsPolicy>>(interest, value),
+        Kind::Service => events_as::<Service>(wanted, value),
+        Kind::EndpointSlice => events_as::<EndpointSlice>(wanted, value),
+        Kind::Node => events_as::<Node>(wanted, value),
+        Kind::Ingress => events_as::<Ingress>(wanted, value),
+        Kind::IngressClass => events_as::<IngressClass>(wanted, value),
+        Kind::Secret => events_as::<Secret>(wanted, value),
+        Kind::Namespace => events_as::<Namespace>(wanted, value),
+        Kind::ConfigMap => events_as::<ConfigMap>(wanted, value),
+        Kind::GatewayClass => events_as::<Custom<convert::GatewayClass>>(wanted, value),
+        Kind::Gateway => events_as::<Custom<convert::Gateway>>(wanted, value),
+        Kind::ListenerSet => events_as::<Custom<convert::ListenerSet>>(wanted, value),
+        Kind::HttpRoute => events_as::<Custom<convert::HttpRoute>>(wanted, value),
+        Kind::GrpcRoute => events_as::<Custom<convert::GrpcRoute>>(wanted, value),
+        Kind::TlsRoute => events_as::<Custom<convert::TlsRoute>>(wanted, value),
+        Kind::TcpRoute => events_as::<Custom<convert::TcpRoute>>(wanted, value),
+        Kind::UdpRoute => events_as::<Custom<convert::UdpRoute>>(wanted, value),
+        Kind::ReferenceGrant => events_as::<Custom<convert::ReferenceGrant>>(wanted, value),
+        Kind::BackendTlsPolicy => events_as::<Custom<convert::BackendTlsPolicy>>(wanted, value),
     }
 }

@@ -3,6 +3,7 @@
 
 mod health;
 mod kube;
+mod listeners;
 mod manifests;
 mod memory;
 mod services;

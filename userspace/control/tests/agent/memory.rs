@@ -5,11 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use headgate_model::{Actual, Change, Dataplane, Location, Node, Restored, Sweep};
+use headgate_model::{Actual, Change, Dataplane, Limits, Location, Node, Restored, Sweep};
 use tokio::sync::watch;
 
 /// Timeout of every wait; far longer than any of them takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Size of consistent tables.
+const TABLE: u32 = 1021;
 
 /// The node that agents of tests run on.
 pub(crate) fn node() -> Node {
@@ -33,6 +36,13 @@ pub(crate) struct PublishedMaps {
 impl Dataplane for PublishedMaps {
     type Error = Infallible;
 
+    fn limits(&self) -> Limits {
+        Limits {
+            tables: vec![TABLE],
+            ..Limits::default()
+        }
+    }
+
     fn restore(&mut self) -> Result<Restored, Infallible> {
         let actual = self.actual.clone();
         Ok(Restored { actual, repairs: 0 })
@@ -49,19 +59,34 @@ impl Dataplane for PublishedMaps {
     }
 }
 
-/// One line for each frontend: its backends for traffic from inside and from outside.
+/// One line for each frontend: its backends for traffic from inside and from outside, with their percentages if they
+/// have weights, and what is refused.
 pub(crate) fn dump(actual: &Actual) -> String {
     let backends = |key| {
         let (_, spec) = &actual.services[key];
-        let backends = spec.backends.iter().map(|backend| {
+        let percent = |share: u32| {
+            format!(
+                "={}%",
+                (f64::from(share * 100) / f64::from(spec.slots)).round()
+            )
+        };
+        let shares = spec.shares.iter().flat_map(|shares| shares.iter().copied());
+        let refused = spec.slots - shares.clone().sum::<u32>();
+        let refused = spec
+            .shares
+            .as_ref()
+            .map(|_| format!("refused{}", percent(refused)));
+        let shares = shares.map(percent).chain(std::iter::repeat(String::new()));
+        let backends = spec.backends.iter().zip(shares).map(|(backend, share)| {
             let place = match backend.location {
                 Location::ThisNode => "here",
                 Location::OtherNode => "there",
                 Location::Outside => "outside",
             };
-            format!("{}:{}@{place}", backend.address, backend.port)
+            format!("{}:{}@{place}{share}", backend.address, backend.port)
         });
-        backends.collect::<Vec<_>>().join(" ")
+        let refused = refused.filter(|text| text != "refused=0%");
+        backends.chain(refused).collect::<Vec<_>>().join(" ")
     };
     actual
         .frontends

@@ -8,9 +8,9 @@ use std::{
 
 use headgate_apiserver::{ApiServer, Options};
 use headgate_control::{
-    Inputs, Outputs, Reconciler, Served, Status, kube as api, manifests, report, run,
+    Inputs, Interest, Outputs, Reconciler, Served, Status, kube as api, manifests, report, run,
 };
-use headgate_model::{Actual, Node};
+use headgate_model::{Actual, Node, gateway::GatewayOptions};
 use k8s_openapi::api::{
     core::v1::{Node as ApiNode, Service},
     discovery::v1::EndpointSlice,
@@ -79,19 +79,44 @@ impl Agent {
     }
 
     pub(crate) async fn serving(source: Source, actual: Actual, served: Served) -> Self {
+        Self::interested(source, actual, served, Interest::Services).await
+    }
+
+    /// On this source, with TCP and UDP listeners of Gateways.
+    pub(crate) async fn with_gateways(source: Source) -> Self {
+        Self::interested(
+            source,
+            Actual::default(),
+            Served::default(),
+            Interest::Listeners,
+        )
+        .await
+    }
+
+    async fn interested(
+        source: Source,
+        actual: Actual,
+        served: Served,
+        interest: Interest,
+    ) -> Self {
         let (published, maps) = watch::channel(actual.clone());
         let node = node();
         let (nodes, node_changes) = watch::channel(node.clone());
-        let reconciler = Reconciler::new(PublishedMaps { actual, published }, node).unwrap();
+        let mut reconciler = Reconciler::new(PublishedMaps { actual, published }, node).unwrap();
+        if interest == Interest::Listeners {
+            reconciler = reconciler.with_gateways(GatewayOptions::default());
+        }
         let (sender, events) = mpsc::channel(64);
         let (status_sender, mut status) = watch::channel(Status::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let follow: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = match &source {
             Source::Manifests(folder) => {
                 let path = folder.path().to_owned();
-                Box::pin(
-                    async move { manifests::follow(path, "n1", served, sender).await.unwrap() },
-                )
+                Box::pin(async move {
+                    manifests::follow(path, "n1", served, interest, sender)
+                        .await
+                        .unwrap()
+                })
             }
             Source::Api(server) => {
                 let mut config = Config::new(server.url().parse().unwrap());
@@ -101,7 +126,7 @@ impl Agent {
                 let statuses = status.clone();
                 Box::pin(async move {
                     tokio::join!(
-                        api::follow(client.clone(), "n1", &served, sender),
+                        api::follow(client.clone(), "n1", &served, interest, sender),
                         report(client, "n1", statuses)
                     );
                 })
@@ -197,6 +222,10 @@ impl Agent {
                     match kind.as_str() {
                         "Service" => server.delete::<Service>("default", name).unwrap(),
                         "EndpointSlice" => server.delete::<EndpointSlice>("default", name).unwrap(),
+                        kind if kind != "Node" => {
+                            let api = "gateway.networking.k8s.io/v1";
+                            server.delete_value(api, kind, "default", name).unwrap();
+                        }
                         _ => server.delete::<ApiNode>("", name).unwrap(),
                     }
                 }
@@ -217,6 +246,24 @@ impl Agent {
             "expected\n{expected}have\n{now}refusals\n{}",
             self.refusals()
         );
+    }
+
+    /// Waits until the maps have frontends that begin with these lines, beside others.
+    pub(crate) async fn has(&mut self, lines: &[String]) {
+        let is_so = |actual: &Actual| {
+            let dump = dump(actual);
+            lines.iter().all(|line| dump.contains(line.as_str()))
+        };
+        let result = timeout(PATIENCE, self.maps.wait_for(is_so)).await.is_ok();
+        let now = dump(&self.maps.borrow());
+        assert!(result, "expected\n{}have\n{now}", lines.concat());
+    }
+
+    /// Waits until no frontend of the maps has this text.
+    pub(crate) async fn lacks(&mut self, text: &str) {
+        let is_so = |actual: &Actual| !dump(actual).contains(text);
+        let result = timeout(PATIENCE, self.maps.wait_for(is_so)).await.is_ok();
+        assert!(result, "{text} in\n{}", dump(&self.maps.borrow()));
     }
 
     /// Waits until a refusal contains this text.

@@ -8,7 +8,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, GATEWAY, OTHER_CLASS, SERVICE, SLICE, gateway};
+use crate::cluster::{Cluster, GATEWAY, OTHER_CLASS, SERVICE, SLICE, condition, gateway};
 
 /// Sets what the kubelet says of a proxy.
 async fn set_pod(cluster: &Cluster, name: &str, address: &str, is_ready: bool) {
@@ -32,6 +32,50 @@ fn endpoints(slice: &Value) -> Vec<String> {
         format!("{address} {}", if is_ready { "ready" } else { "not ready" })
     });
     texts.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g126_listeners_of_the_kernel_are_ports_that_no_slice_has() {
+    let cluster = Cluster::new().await;
+    let mut controller = cluster.start();
+    let listeners = "[{name: db, port: 5432, protocol: TCP}, {name: dns, port: 53, protocol: UDP}]";
+    let http = "[{name: http, port: 80, protocol: HTTP}]";
+    cluster.apply(&gateway("web").replace(http, listeners));
+    let found = cluster
+        .gateway_is("web", "Programmed", "True/Programmed")
+        .await;
+    for listener in found["status"]["listeners"].as_array().unwrap() {
+        let programmed = condition(&listener["conditions"], "Programmed");
+        assert_eq!(programmed, "True/Programmed", "{listener}");
+    }
+    let service = cluster.get(SERVICE, "gateway-web").await;
+    let ports = service["spec"]["ports"].as_array().unwrap().iter();
+    let ports = ports.map(|port| {
+        (
+            port["name"].clone(),
+            port["protocol"].clone(),
+            port["port"].clone(),
+        )
+    });
+    let expected = [("tcp-5432", "TCP", 5432), ("udp-53", "UDP", 53)];
+    assert!(ports.eq(expected.map(|(name, protocol, port)| (
+        name.into(),
+        protocol.into(),
+        port.into()
+    ))));
+    controller.settle().await;
+    let slice = cluster.get(SLICE, "gateway-web-ipv4-0").await;
+    assert!(
+        slice["ports"].as_array().is_none_or(Vec::is_empty),
+        "{slice}"
+    );
+    // Nothing is written again and again.
+    let version = |slice: &Value| slice["metadata"]["resourceVersion"].clone();
+    controller.settle().await;
+    assert_eq!(
+        version(&cluster.get(SLICE, "gateway-web-ipv4-0").await),
+        version(&slice)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

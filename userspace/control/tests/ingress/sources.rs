@@ -158,7 +158,9 @@ async fn l50_each_interest_gets_its_own_kinds() {
     std::fs::write(folder.path().join("all.yaml"), text).unwrap();
     let (sender, mut events) = mpsc::channel(64);
     let path = folder.path().to_owned();
-    tokio::spawn(async move { manifests::follow(path, "n1", Served::default(), sender).await });
+    tokio::spawn(async move {
+        manifests::follow(path, "n1", Served::default(), Interest::Services, sender).await
+    });
     let mut listed = Vec::new();
     while listed.len() < Interest::Services.kinds().len() {
         match timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {

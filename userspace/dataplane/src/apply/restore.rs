@@ -3,9 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
-use headgate_abi::{BackendKey, Location, MemberKey, ServiceEntry, ServiceFlags};
+use headgate_abi::{BackendKey, Location, MemberKey, ServiceEntry, ServiceFlags, SlotRange};
 use headgate_model::{
     Actual, AddressKind, AddressSpec, Backend, BackendId, Frontend, FrontendSpec, Restored,
     ServiceId, ServiceKey, ServiceSpec,
@@ -86,7 +87,8 @@ impl MapWriter {
         known.sort();
         let mut spec = ServiceSpec {
             backends: known.iter().map(|(backend, _)| *backend).collect(),
-            consistent: entry.flags == ServiceFlags::CONSISTENT,
+            shares: self.shares_of(entry, &known),
+            consistent: entry.flags.contains(ServiceFlags::CONSISTENT),
             slots: entry.slots().count,
             affinity_timeout_s: entry.affinity_timeout_s,
             source_ranges: self.ranges_of(id).collect(),
@@ -103,6 +105,21 @@ impl MapWriter {
             }
         }
         spec
+    }
+
+    /// The number of slots of each backend, if the service has weights.
+    fn shares_of(&self, entry: &ServiceEntry, backends: &[(Backend, u32)]) -> Option<Arc<[u32]>> {
+        if !entry.flags.contains(ServiceFlags::WEIGHTED) {
+            return None;
+        }
+        let SlotRange { first, count } = entry.slots();
+        let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
+        for id in (first..first.saturating_add(count)).filter_map(|slot| self.maps.slots.get(slot))
+        {
+            *slots.entry(id).or_default() += 1;
+        }
+        let shares = backends.iter().map(|(_, id)| slots.get(id).copied());
+        Some(shares.map(Option::unwrap_or_default).collect())
     }
 
     /// Makes the members those of the services with affinity; returns how many were missing or too much.

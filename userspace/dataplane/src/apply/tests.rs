@@ -92,6 +92,8 @@ fn frontend(service: u8) -> Frontend {
 struct Draft {
     backends: BTreeSet<u8>,
     is_consistent: bool,
+    /// Whether its backends have weights, and part of its table refuses.
+    is_weighted: bool,
     has_affinity: bool,
     ranges: BTreeSet<u8>,
 }
@@ -111,10 +113,11 @@ prop_compose! {
     fn draft()(
         backends in proptest::collection::btree_set(1u8..8, 0..5),
         is_consistent in any::<bool>(),
+        is_weighted in any::<bool>(),
         has_affinity in any::<bool>(),
         ranges in proptest::collection::btree_set(0u8..4, 0..3),
     ) -> Draft {
-        Draft { backends, is_consistent, has_affinity, ranges }
+        Draft { backends, is_consistent, is_weighted, has_affinity, ranges }
     }
 }
 
@@ -140,13 +143,16 @@ fn desired(drafts: &Drafts) -> Desired {
             let address = IpAddr::from([172, 16, *number, 0]);
             IpNet::new(address, 24).unwrap()
         });
+        let is_weighted = draft.is_weighted && !backends.is_empty();
+        let shares: Arc<[u32]> = (1..).take(backends.len()).map(|part| part * 10).collect();
         let spec = ServiceSpec {
-            slots: match draft.is_consistent && backends.len() > 1 {
+            slots: match is_weighted || draft.is_consistent && backends.len() > 1 {
                 true => TABLE,
                 false => backends.len() as u32,
             },
             backends: backends.into(),
-            consistent: draft.is_consistent,
+            shares: is_weighted.then_some(shares),
+            consistent: is_weighted || draft.is_consistent,
             affinity_timeout_s: if draft.has_affinity { 60 } else { 0 },
             source_ranges: ranges.collect(),
         };

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use headgate_abi::{
     Addr, AddressEntry, BackendEntry, BackendKey, FrontendEntry, Location, MemberKey, Port,
-    ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, Traffic, names,
+    REFUSED, ServiceEntry, ServiceFlags, ServiceLabel, SlotRange, Traffic, names,
 };
 use headgate_datapath::maglev::{self, Member};
 use headgate_model::{
@@ -109,10 +109,9 @@ impl MapWriter {
             self.finish_sweep_for(id)?;
             self.maps.service_traffic.set(id, Traffic::default())?;
         }
-        let flags = match spec.consistent {
-            true => ServiceFlags::CONSISTENT,
-            false => ServiceFlags::default(),
-        };
+        let mut flags = ServiceFlags::default();
+        flags.set(ServiceFlags::CONSISTENT, spec.consistent);
+        flags.set(ServiceFlags::WEIGHTED, spec.shares.is_some());
         let backend_ids: BTreeSet<u32> = backends.iter().map(|backend| backend.0).collect();
         let members = match spec.affinity_timeout_s {
             0 => BTreeSet::new(),
@@ -190,7 +189,8 @@ impl MapWriter {
 
     pub(super) fn backends_in(&self, range: SlotRange) -> BTreeSet<u32> {
         let slots = range.first..range.first.saturating_add(range.count);
-        slots.filter_map(|slot| self.maps.slots.get(slot)).collect()
+        let ids = slots.filter_map(|slot| self.maps.slots.get(slot));
+        ids.filter(|id| *id != REFUSED).collect()
     }
 
     fn remove_members<'a>(
@@ -279,18 +279,24 @@ impl MapWriter {
     /// it is shorter, and every backend gets the same share.
     pub(super) fn table(&self, spec: &ServiceSpec, ids: &[BackendId]) -> Vec<u32> {
         let size = spec.slots;
-        if !spec.consistent || ids.len() < 2 || !maglev::SIZES.contains(&size) {
+        let is_single = ids.len() < 2 && spec.shares.is_none();
+        if !spec.consistent || is_single || !maglev::SIZES.contains(&size) {
             return ids.iter().map(|id| id.0).collect();
         }
-        let mut members: Vec<Member> = spec
-            .backends
-            .iter()
-            .zip(ids)
-            .map(|(backend, id)| {
-                let address = Addr::from(backend.address);
-                Member::new(id.0, address, Port::new(backend.port), self.seed, size)
-            })
+        let member = |id: u32, address: Addr, port: u16| {
+            Member::new(id, address, Port::new(port), self.seed, size)
+        };
+        let backends = spec.backends.iter().zip(ids);
+        let mut members: Vec<Member> = backends
+            .map(|(backend, id)| member(id.0, Addr::from(backend.address), backend.port))
             .collect();
+        if let Some(shares) = &spec.shares {
+            let weighed = members.iter_mut().zip(shares.iter());
+            weighed.for_each(|(member, share)| *member = member.weighing(*share));
+            // What refuses has the place in the order of preference of no backend.
+            let rest = size.saturating_sub(shares.iter().sum());
+            members.push(member(REFUSED, Addr::default(), 0).weighing(rest));
+        }
         let mut table = vec![0; size as usize];
         maglev::fill(&mut table, &mut members);
         table

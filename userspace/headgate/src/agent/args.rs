@@ -30,6 +30,13 @@ pub(crate) struct AgentArgs {
     /// Serve only Services of these namespaces, beside another service proxy; default: all
     #[arg(long, value_delimiter = ',')]
     pub(super) namespaces: Vec<String>,
+    /// Serve TCPRoutes and UDPRoutes of the cluster's Gateways as well, which needs a role that may read them; those of
+    /// a folder are always served
+    #[arg(long)]
+    pub(super) gateways: bool,
+    /// Serve Gateways of GatewayClasses with this `spec.controllerName`
+    #[arg(long, default_value = "headgate.io/gateway")]
+    pub(super) gateway_controller: String,
     /// Whose sockets are load-balanced
     #[arg(long, value_enum, default_value_t)]
     pub(super) socket_scope: SocketScope,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use headgate_abi::{Addr, DatapathConfig, PodSockets, Port, Timeouts};
 use headgate_control::Served;
 use headgate_dataplane::{MapSizes, TcAttach, cgroup_root};
-use headgate_model::Node;
+use headgate_model::{Node, gateway::GatewayOptions};
 
 use super::{
     args::{AgentArgs, Forwarding, NodePortAddresses, ServiceCidr, SocketScope},
@@ -41,6 +41,8 @@ pub(super) struct NodeConfig {
     pub(super) api_servers_file: Option<PathBuf>,
     /// Services that this agent serves.
     pub(super) served: Served,
+    /// Options of Gateways; `None` if their TCP and UDP listeners are not served.
+    pub(super) gateways: Option<GatewayOptions>,
     /// Empty: those of the API.
     pub(super) service_cidrs: Vec<ServiceCidr>,
 }
@@ -127,6 +129,11 @@ impl NodeConfig {
                 proxy_name: args.service_proxy_name.clone(),
                 namespaces: args.namespaces.iter().cloned().collect(),
             },
+            gateways: (args.gateways || args.common.source.is_some()).then(|| GatewayOptions {
+                controller: args.gateway_controller.clone(),
+                judges_certificates: false,
+                ..GatewayOptions::default()
+            }),
             service_cidrs: args.service_cidrs.clone(),
         }
     }

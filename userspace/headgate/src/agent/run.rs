@@ -4,7 +4,8 @@ use std::{cell::RefCell, future::pending, path::Path, rc::Rc, time::Duration};
 
 use anyhow::{Result, bail};
 use headgate_control::{
-    Inputs, Outputs, Reconciler, Status, kube as kube_source, manifests, report, run as reconcile,
+    Inputs, Interest, Outputs, Reconciler, Status, kube as kube_source, manifests, report,
+    run as reconcile,
 };
 use headgate_dataplane::{Error, MapWriter, Maps, StateFile};
 use headgate_model::Node;
@@ -86,7 +87,10 @@ async fn serve(config: AgentConfig) -> Result<()> {
     let (audit, audits) = mpsc::channel(1);
     let (passes, passed) = mpsc::unbounded_channel();
     let hangups = Notify::new();
-    let reconciler = Reconciler::new(writer, node.borrow().clone())?;
+    let mut reconciler = Reconciler::new(writer, node.borrow().clone())?;
+    if let Some(options) = &node_config.gateways {
+        reconciler = reconciler.with_gateways(options.clone());
+    }
     let inputs = Inputs {
         events,
         nodes: node.clone(),
@@ -130,10 +134,14 @@ async fn follow_source(
     sender: mpsc::Sender<headgate_control::Event>,
     statuses: Statuses,
 ) -> Result<()> {
+    let interest = match config.gateways {
+        Some(_) => Interest::Listeners,
+        None => Interest::Services,
+    };
     match &config.source {
         Some(folder) => {
             let served = config.served.clone();
-            manifests::follow(folder.clone(), &config.name, served, sender).await
+            manifests::follow(folder.clone(), &config.name, served, interest, sender).await
         }
         None => {
             let file = config.api_servers_file.as_deref();
@@ -144,7 +152,13 @@ async fn follow_source(
                 }
             };
             tokio::join!(
-                kube_source::follow(client.clone(), &config.name, &config.served, sender),
+                kube_source::follow(
+                    client.clone(),
+                    &config.name,
+                    &config.served,
+                    interest,
+                    sender
+                ),
                 report(client.clone(), &config.name, statuses),
                 remember,
             );

@@ -20,6 +20,7 @@ pub(crate) fn services(pins: &Path, args: &OutputArgs) -> Result<()> {
         "backends",
     ];
     let wide = [
+        "listener",
         "since_s",
         "internal_policy",
         "affinity_s",

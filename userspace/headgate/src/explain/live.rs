@@ -10,7 +10,7 @@ use std::{
 use headgate_abi::{
     Addr, AddressEntry, AffinityEntry, AffinityKey, BackendEntry, BackendKey, CtEntry, CtFlags,
     CtState, DatapathConfig, FlowKey, FragmentEntry, FragmentKey, FrontendEntry, FrontendKey,
-    LinkEntry, Location, MemberKey, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags,
+    LinkEntry, Location, MemberKey, REFUSED, Reason, SERVICE_RANGES, ServiceEntry, ServiceFlags,
     SourceEntry, Takeover,
 };
 use headgate_datapath::{Added, Direction, Route, RouteQuery, SlicePacket, Tables, is_expired};
@@ -156,8 +156,13 @@ impl Tables for LiveTables<'_> {
             Some(entry) => match self.view.frontend(key, entry) {
                 Ok(row) => format!(
                     "{name} over {protocol} is {} of Service {} (external traffic policy {}, \
-                     internal {})",
-                    row.kind, row.service, row.policy, row.internal_policy
+                     internal {}){}",
+                    row.kind,
+                    row.service,
+                    row.policy,
+                    row.internal_policy,
+                    row.listener
+                        .map_or_else(String::new, |listener| format!(": {listener}"))
                 ),
                 Err(error) => format!("{name} over {protocol}: {error}"),
             },
@@ -168,7 +173,7 @@ impl Tables for LiveTables<'_> {
     fn service(&self, id: u32) -> Option<ServiceEntry> {
         let entry = self.view.maps.services.get(id)?;
         let (count, slots) = (self.view.backends_of(id).len(), entry.slots().count);
-        let how = match entry.flags == ServiceFlags::CONSISTENT {
+        let how = match entry.flags.contains(ServiceFlags::CONSISTENT) {
             true => format!("by a Maglev table of {slots} slots"),
             false => "from a plain list".into(),
         };
@@ -187,6 +192,12 @@ impl Tables for LiveTables<'_> {
         self.note(format!(
             "the hash of the client selects slot {index} in the array of all slots"
         ));
+        if id == REFUSED {
+            self.note(
+                "this slot refuses: a backend of the route is not valid, or has no eligible endpoint"
+                    .into(),
+            );
+        }
         Some(id)
     }
 

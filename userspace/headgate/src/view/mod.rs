@@ -16,7 +16,7 @@ mod versioned;
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
-use headgate_abi::{BackendEntry, DatapathConfig, ServiceEntry};
+use headgate_abi::{BackendEntry, DatapathConfig, REFUSED, ServiceEntry};
 use headgate_dataplane::{Maps, loaded_config, pin_folder};
 
 pub(crate) use connections::{ConnectionRow, client};
@@ -29,7 +29,7 @@ pub(crate) use sample::{Sample, ServiceRow};
 pub(crate) use services::AddressRow;
 #[cfg(any(feature = "top", feature = "page"))]
 pub(crate) use services::BackendRow;
-pub(crate) use state::{AgentState, STATE_INTERVAL};
+pub(crate) use state::{AgentState, ListenerState, STATE_INTERVAL};
 #[cfg(feature = "proxy")]
 pub(crate) use text::days;
 pub(crate) use text::{endpoint, in_one_line, protocol};
@@ -42,6 +42,8 @@ pub(crate) struct View {
     config: DatapathConfig,
     labels: BTreeMap<u32, String>,
     backends: BTreeMap<u32, BackendEntry>,
+    /// TCP and UDP listeners of Gateways, as far as the agent has reported them.
+    listeners: Vec<ListenerState>,
 }
 
 impl View {
@@ -57,7 +59,10 @@ impl View {
             let entry = maps.backends.get(id)?;
             (entry.port.number() != 0).then_some((id, entry))
         });
+        // Without its state the rest is still true.
+        let state = AgentState::read(pins).ok().flatten();
         Ok(Self {
+            listeners: state.map_or_else(Vec::new, |state| state.listeners),
             labels: labels.collect(),
             backends: backends.collect(),
             config: loaded_config(pins)?,
@@ -81,7 +86,8 @@ impl View {
     pub(crate) fn backends_of(&self, service: u32) -> Vec<u32> {
         let slots = self.entry(service).slots();
         let slots = slots.first..slots.first.saturating_add(slots.count);
-        let mut ids: Vec<u32> = slots.filter_map(|slot| self.maps.slots.get(slot)).collect();
+        let ids = slots.filter_map(|slot| self.maps.slots.get(slot));
+        let mut ids: Vec<u32> = ids.filter(|id| *id != REFUSED).collect();
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -9,12 +9,14 @@ use headgate_abi::{
 use headgate_dataplane::now_s;
 use serde::Serialize;
 
-use super::{AgentState, View, endpoint, protocol, service_of};
+use super::{AgentState, ListenerState, View, endpoint, protocol, service_of};
 
 /// A frontend, or one that could not be programmed.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FrontendRow {
     pub(crate) service: String,
+    /// The listener of a Gateway behind it, and the route.
+    pub(crate) listener: Option<String>,
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalIP`.
     pub(crate) kind: &'static str,
     pub(crate) protocol: &'static str,
@@ -84,6 +86,7 @@ impl View {
         for failure in state.iter().flat_map(|state| &state.failures) {
             rows.push(FrontendRow {
                 service: failure.service.clone().unwrap_or_else(|| "?".into()),
+                listener: None,
                 kind: "?",
                 protocol: "?",
                 frontend: failure.object.clone(),
@@ -124,8 +127,10 @@ impl View {
                 false => "Cluster",
             }
         };
+        let service_name = self.service_name(entry.outside);
         Ok(FrontendRow {
-            service: self.service_name(entry.outside),
+            listener: self.listener(key, &service_name).map(ToString::to_string),
+            service: service_name,
             kind: kind(entry),
             protocol: protocol(key.protocol),
             frontend: endpoint(key.address, key.port),
@@ -134,7 +139,7 @@ impl View {
             policy: policy(entry.outside),
             internal_policy: policy(entry.inside),
             affinity_s: service.affinity_timeout_s,
-            balancing: match service.flags == ServiceFlags::CONSISTENT {
+            balancing: match service.flags.contains(ServiceFlags::CONSISTENT) {
                 true => "maglev",
                 false => "random",
             },
@@ -143,6 +148,15 @@ impl View {
             connections: traffic.connections,
             packets: traffic.packets,
             bytes: traffic.bytes,
+        })
+    }
+
+    /// The listener of a Gateway behind a frontend of a Service.
+    fn listener(&self, key: &FrontendKey, service: &str) -> Option<&ListenerState> {
+        self.listeners.iter().find(|listener| {
+            listener.service == service
+                && listener.protocol == protocol(key.protocol)
+                && listener.port == key.port.number()
         })
     }
 

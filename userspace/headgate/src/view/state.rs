@@ -1,12 +1,13 @@
 //! State of the agent, which it writes for the commands.
 
 use std::{
+    fmt,
     path::Path,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result};
-use headgate_control::Status;
+use headgate_control::{ServedListener, Status};
 use headgate_dataplane::StateFile;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,10 +39,53 @@ pub(crate) struct AgentState {
     pub(crate) frontends: usize,
     /// Number of map entries that another program changed, and the agent repaired.
     pub(crate) repaired: u64,
+    /// TCP and UDP listeners of Gateways.
+    #[serde(default)]
+    pub(crate) listeners: Vec<ListenerState>,
     pub(crate) failures: Vec<Complaint>,
     pub(crate) refusals: Vec<Complaint>,
-    /// Number of refusals and failures that are left out, since the state file is full.
+    /// Number of refusals, failures and listeners that are left out, since the state file is full.
     pub(crate) more: usize,
+}
+
+/// A TCP or UDP listener of a Gateway. Names are `namespace/name`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ListenerState {
+    /// The Service with its addresses.
+    pub(crate) service: String,
+    /// `tcp` or `udp`.
+    pub(crate) protocol: String,
+    pub(crate) port: u16,
+    pub(crate) gateway: String,
+    pub(crate) listener: String,
+    /// The TCPRoute or UDPRoute; `None` without one: all connections are refused.
+    pub(crate) route: Option<String>,
+}
+
+impl From<&ServedListener> for ListenerState {
+    fn from(served: &ServedListener) -> Self {
+        Self {
+            service: served.service.to_string(),
+            protocol: served.protocol.to_string(),
+            port: served.port,
+            gateway: served.gateway.to_string(),
+            listener: served.listener.clone(),
+            route: served.route.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl fmt::Display for ListenerState {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            gateway, listener, ..
+        } = self;
+        write!(out, "listener {listener} of Gateway {gateway}, ")?;
+        match &self.route {
+            Some(route) => write!(out, "{}Route {route}", self.protocol.to_uppercase()),
+            None => out.write_str("without a route"),
+        }
+    }
 }
 
 /// A failure or refusal.
@@ -60,6 +104,13 @@ impl Complaint {
     pub(crate) fn age_s(&self) -> u64 {
         self.since.map_or(0, age_s)
     }
+}
+
+/// Leaves half of a list out; returns how many these are.
+fn halve<T>(list: &mut Vec<T>) -> usize {
+    let before = list.len();
+    list.truncate(before / 2);
+    before - list.len()
 }
 
 fn age_s(at: Timestamp) -> u64 {
@@ -114,13 +165,14 @@ impl AgentState {
             backends: status.backends,
             frontends: status.frontends,
             repaired: status.repaired,
+            listeners: status.listeners.iter().map(Into::into).collect(),
             failures: failures.collect(),
             refusals: refusals.collect(),
             more: 0,
         }
     }
 
-    /// Formats the state as JSON that fits into the state file; refusals are left out first.
+    /// Formats the state as JSON that fits into the state file; refusals are left out first, then listeners.
     pub(crate) fn text(self) -> Result<String> {
         let mut state = Versioned::new(self);
         loop {
@@ -129,13 +181,11 @@ impl AgentState {
                 return Ok(text);
             }
             let state = &mut state.value;
-            let list = match state.refusals.is_empty() {
-                true => &mut state.failures,
-                false => &mut state.refusals,
+            state.more += match (state.refusals.is_empty(), state.listeners.is_empty()) {
+                (false, _) => halve(&mut state.refusals),
+                (true, false) => halve(&mut state.listeners),
+                (true, true) => halve(&mut state.failures),
             };
-            let keep = list.len() / 2;
-            state.more += list.len() - keep;
-            list.truncate(keep);
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
+use crate::Protocol;
+
 /// A Service, reduced to what a proxy needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamService {
@@ -11,14 +13,25 @@ pub struct UpstreamService {
     /// Its TCP ports.
     pub ports: Vec<UpstreamPort>,
     /// Its UDP ports.
-    pub udp_ports: Vec<u16>,
+    pub udp_ports: Vec<UpstreamPort>,
     /// Cluster IPs of one or two families; empty if it is headless.
     pub cluster_ips: Vec<IpAddr>,
     /// Whether its type is `ExternalName`: it cannot be a backend.
     pub is_external: bool,
 }
 
-/// A TCP port of a Service.
+impl UpstreamService {
+    /// Returns the port of this number.
+    pub(crate) fn port(&self, protocol: Protocol, number: u16) -> Option<&UpstreamPort> {
+        let ports = match protocol {
+            Protocol::Tcp => &self.ports,
+            Protocol::Udp => &self.udp_ports,
+        };
+        ports.iter().find(|port| port.port == number)
+    }
+}
+
+/// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamPort {
     /// Name; may be empty if it is the only one.
@@ -29,7 +42,7 @@ pub struct UpstreamPort {
     pub app_protocol: Option<String>,
 }
 
-/// A port of a Service.
+/// Which port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortName {
     /// By name.

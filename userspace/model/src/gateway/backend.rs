@@ -9,7 +9,7 @@ use super::{
     reference::{Referent, Referrer, not_permitted, permits},
 };
 use crate::{
-    NamespacedName,
+    NamespacedName, Protocol,
     edge::{
         self, PortName, Target, UpstreamKey, UpstreamPolicy, UpstreamProtocol, UpstreamService,
     },
@@ -101,13 +101,14 @@ impl<'a> Backends<'a> {
         let port = reference.port.and_then(|port| u16::try_from(port).ok());
         let port = port.ok_or_else(|| not_found(format!("no port of Service {name} is named")))?;
         if self.carried == Carried::Datagrams {
-            return match service.is_some_and(|service| service.udp_ports.contains(&port)) {
-                true => Ok(UpstreamKey {
+            let service = service.filter(|service| !service.is_external);
+            return match service.and_then(|service| service.port(Protocol::Udp, port)) {
+                Some(_) => Ok(UpstreamKey {
                     service: name,
                     port,
                     policy: Arc::default(),
                 }),
-                false => Err(not_found(format!("Service {name} has no UDP port {port}"))),
+                None => Err(not_found(format!("Service {name} has no UDP port {port}"))),
             };
         }
         let policy = self.policy(&name, port)?;

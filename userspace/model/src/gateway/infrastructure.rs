@@ -1,14 +1,14 @@
 //! What a controller makes for each Gateway: a Service with its addresses, and EndpointSlices with the proxies
 //! of all nodes, so that the datapath of Services brings connections to the proxies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Resolved,
     object::{Gateway, Meta, Objects},
     ports::hash,
 };
-use crate::NamespacedName;
+use crate::{NamespacedName, Protocol};
 
 /// Label of everything that is made for a Gateway.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -26,9 +26,18 @@ pub struct Infrastructure {
     pub labels: BTreeMap<String, String>,
     /// Annotations of all objects.
     pub annotations: BTreeMap<String, String>,
-    /// TCP ports: that of clients and that of proxies. Empty if the Gateway serves nothing now; what was made
-    /// stays then, because a load balancer could give another address later.
+    /// TCP ports of proxies: that of clients and that of proxies.
     pub ports: BTreeMap<u16, u16>,
+    /// Ports that the kernel serves.
+    pub kernel_ports: BTreeSet<(Protocol, u16)>,
+}
+
+impl Infrastructure {
+    /// Whether the Gateway serves nothing now. What was made stays then, because a load balancer could give another
+    /// address later.
+    pub fn is_idle(&self) -> bool {
+        self.ports.is_empty() && self.kernel_ports.is_empty()
+    }
 }
 
 /// Returns what is made for our Gateways.
@@ -46,6 +55,12 @@ pub fn infrastructure(
             made.ports.insert(port.port, listeners.target_port);
         }
     }
+    for listener in resolved.l4.keys() {
+        if let Some(made) = all.get_mut(&listener.gateway) {
+            let port = (listener.protocol, listener.port);
+            made.kernel_ports.insert(port);
+        }
+    }
     all
 }
 
@@ -60,6 +75,7 @@ fn of(gateway: &Gateway) -> Infrastructure {
         labels,
         annotations: wanted.annotations,
         ports: BTreeMap::new(),
+        kernel_ports: BTreeSet::new(),
     }
 }
 

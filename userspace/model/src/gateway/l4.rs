@@ -1,13 +1,19 @@
 //! TCPRoutes and UDPRoutes.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
 use super::{
-    Problem, World,
+    Problem, Resolved, World,
     backend::{Backends, Carried},
     backend_tls::Policies,
-    object::{GROUP, L4Route},
+    object::{AddressType, GROUP, Gateway, L4Route},
     reference::Referrer,
+    service_name,
 };
-use crate::{NamespacedName, Protocol};
+use crate::{NamespacedName, Protocol, Scope, Service, ServicePort, edge::UpstreamKey};
 
 /// A TCP or UDP listener of a Gateway.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +29,8 @@ pub struct L4Listener {
 /// Where connections or flows of a listener go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct L4Target {
+    /// The name of the listener, as the proxy has them.
+    pub listener: String,
     /// The route: the oldest of those that are accepted.
     pub route: Option<NamespacedName>,
     /// Its backends. All connections are refused if it has no backend, or no weight.
@@ -34,8 +42,70 @@ pub struct L4Target {
 pub struct L4Backend {
     /// Its share of the connections is this of the sum of all weights; 0 for none.
     pub weight: u32,
-    /// The Service and its port; `None` if the reference is not valid: its share is refused.
-    pub service: Option<(NamespacedName, u16)>,
+    /// Where it goes; `None` if the reference is not valid: its share is refused.
+    pub port: Option<L4Port>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L4Port {
+    /// The Service.
+    pub service: NamespacedName,
+    /// The number.
+    pub port: u16,
+    /// The name, which its slices have as well; may be empty.
+    pub name: String,
+}
+
+/// Ports of a Service that routes serve, with their backends, by protocol and number.
+pub type RoutedPorts = BTreeMap<(Protocol, u16), Vec<L4Backend>>;
+
+/// Returns which ports of the Services that are made for Gateways routes serve, by Gateway: those of all TCP and UDP
+/// listeners. A port without a route has no backend, and refuses.
+pub fn routed_ports(resolved: &Resolved) -> BTreeMap<&NamespacedName, RoutedPorts> {
+    let mut gateways: BTreeMap<&NamespacedName, RoutedPorts> = BTreeMap::new();
+    for (listener, target) in &resolved.l4 {
+        let ports = gateways.entry(&listener.gateway).or_default();
+        let port = (listener.protocol, listener.port);
+        ports.insert(port, target.backends.clone());
+    }
+    gateways
+}
+
+/// Returns what the Service of a Gateway is where no controller makes one: the TCP and UDP ports of the Gateway, at the
+/// addresses of its status.
+pub fn stand_in(gateway: &Gateway, ports: &RoutedPorts) -> Service {
+    let ports = ports.keys().map(|(protocol, port)| ServicePort {
+        name: port_name(*protocol, *port),
+        protocol: *protocol,
+        port: *port,
+        node_port: None,
+    });
+    let addresses = gateway.status.addresses.iter();
+    let addresses = addresses.filter(|address| address.type_ == AddressType::IpAddress.as_str());
+    let addresses: BTreeSet<IpAddr> = addresses
+        .filter_map(|address| address.value.parse().ok())
+        .map(|address: IpAddr| address.to_canonical())
+        .filter(|address| !address.is_loopback() && !address.is_unspecified())
+        .collect();
+    Service {
+        name: service_name(&gateway.meta),
+        created_s: gateway.meta.created_s,
+        ports: ports.collect(),
+        cluster_ips: Vec::new(),
+        external_ips: Vec::new(),
+        load_balancer_ips: addresses.into_iter().collect(),
+        external_policy: Scope::Cluster,
+        internal_policy: Scope::Cluster,
+        affinity_timeout_s: None,
+        source_ranges: None,
+        health_check_node_port: None,
+    }
+}
+
+/// Returns the name that a port of a Service of a Gateway has.
+pub fn port_name(protocol: Protocol, port: u16) -> String {
+    format!("{protocol}-{port}")
 }
 
 /// The backends of a TCPRoute or a UDPRoute, and the first reference that is not valid. Its first rule counts;
@@ -63,9 +133,20 @@ pub(super) fn judge(
         let found = found.map_err(|problem| backends.problems.push(problem));
         L4Backend {
             weight: u32::try_from(reference.weight).unwrap_or_default(),
-            service: found.ok().map(|key| (key.service, key.port)),
+            port: found.ok().map(|key| L4Port {
+                name: name(world, &key, protocol),
+                service: key.service,
+                port: key.port,
+            }),
         }
     });
     let targets = targets.collect();
     (targets, backends.problems.into_iter().next())
+}
+
+/// The name of a port of a Service.
+fn name(world: &World<'_>, key: &UpstreamKey, protocol: Protocol) -> String {
+    let service = world.services.get(&key.service);
+    let port = service.and_then(|service| service.port(protocol, key.port));
+    port.map_or_else(String::new, |port| port.name.clone())
 }

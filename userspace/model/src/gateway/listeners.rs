@@ -173,7 +173,7 @@ impl<'a> Listener<'a> {
         if listener.terminates_tls() {
             listener.set_certificates(world, certificates);
         }
-        if spec.protocol == ListenerProtocol::Https {
+        if spec.protocol == ListenerProtocol::Https && world.options.judges_certificates {
             listener.set_client_check(world, certificates, gateway);
         }
         listener

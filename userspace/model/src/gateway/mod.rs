@@ -36,7 +36,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use addresses::{Addresses, assign};
 pub use hostname::intersect;
 pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure, service_name};
-pub use l4::{L4Backend, L4Listener, L4Target};
+pub use l4::{
+    L4Backend, L4Listener, L4Port, L4Target, RoutedPorts, port_name, routed_ports, stand_in,
+};
 pub use listeners::{Conflict, Holder, Listener, RouteKind};
 pub use object::Objects;
 pub use ports::can_be_target;
@@ -62,6 +64,9 @@ pub struct GatewayOptions {
     pub controller: String,
     /// Version of the installed CRDs, as `v1.6.1`, if it is known.
     pub bundle_version: Option<String>,
+    /// Whether CA certificates for clients are judged. Without, HTTPS listeners are accepted whatever they name: an
+    /// agent reads no ConfigMaps, and a Gateway that it refused would lose its TCP and UDP listeners.
+    pub judges_certificates: bool,
     /// Returns why a certificate and its key cannot be used.
     pub check_certificate: fn(&Certificate) -> Result<(), String>,
     /// Returns why CA certificates (PEM) cannot be used.
@@ -76,6 +81,7 @@ impl Default for GatewayOptions {
         Self {
             controller: "headgate.io/gateway".into(),
             bundle_version: None,
+            judges_certificates: true,
             check_certificate: |_| Ok(()),
             check_authorities: |_| Ok(()),
             reserved_ports: BTreeSet::new(),

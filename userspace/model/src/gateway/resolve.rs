@@ -95,10 +95,7 @@ pub(super) fn pass(
     });
     Resolved {
         gateways,
-        l4: l4
-            .into_iter()
-            .map(|(key, target)| (key, target.unwrap_or_default()))
-            .collect(),
+        l4,
         classes: classes
             .map(|(name, class)| (name.clone(), verdicts::class(world, class)))
             .collect(),
@@ -143,11 +140,17 @@ fn give_ports(world: &World<'_>, sites: &mut Sites<'_>) -> BTreeMap<GatewayPort,
 }
 
 /// The listeners of TCP and UDP that are served.
-fn l4_listeners(sites: &Sites<'_>) -> BTreeMap<L4Listener, Option<L4Target>> {
+fn l4_listeners(sites: &Sites<'_>) -> BTreeMap<L4Listener, L4Target> {
     let mut listeners = BTreeMap::new();
     for (name, site) in &sites.sites {
         let served = site.listeners.iter().filter(|one| site.serves(one));
-        listeners.extend(served.filter_map(|one| Some((l4_listener(name, one)?, None))));
+        listeners.extend(served.filter_map(|one| {
+            let target = L4Target {
+                listener: one.label(),
+                ..L4Target::default()
+            };
+            Some((l4_listener(name, one)?, target))
+        }));
     }
     listeners
 }
@@ -178,7 +181,7 @@ struct Pass<'a, 'b> {
     hosts: BTreeMap<NamespacedName, BTreeMap<usize, BTreeMap<String, Ranked>>>,
     /// TLSRoutes in the same way; of several for a host the oldest.
     streams: BTreeMap<NamespacedName, BTreeMap<usize, BTreeMap<String, Arc<Stream>>>>,
-    l4: BTreeMap<L4Listener, Option<L4Target>>,
+    l4: BTreeMap<L4Listener, L4Target>,
     routes: BTreeMap<(RouteKind, NamespacedName), RouteVerdict>,
     /// Gateways whose routes use a Service with a BackendTLSPolicy.
     users: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
@@ -313,11 +316,9 @@ impl Pass<'_, '_> {
                 let key = l4_listener(&place.gateway, listener);
                 let target = key.and_then(|key| self.l4.get_mut(&key));
                 // The first route is the oldest.
-                if let Some(target @ None) = target {
-                    *target = Some(L4Target {
-                        route: Some(name.clone()),
-                        backends: backends.clone(),
-                    });
+                if let Some(target) = target.filter(|target| target.route.is_none()) {
+                    target.route = Some(name.clone());
+                    target.backends.clone_from(backends);
                 }
             }
             Outcome::L4(..) => {}

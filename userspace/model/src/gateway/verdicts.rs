@@ -1,8 +1,8 @@
 //! Verdicts about classes, Gateways and ListenerSets.
 
 use super::{
-    Holder, Listener, Problem, RouteKind, World, frontend,
-    object::{GatewayClass, ListenerProtocol},
+    Holder, Listener, Problem, World, frontend,
+    object::GatewayClass,
     site::{Site, Sites},
     status::{ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Verdict},
 };
@@ -53,9 +53,11 @@ const FEATURES: &[&str] = &[
     "HTTPRouteSchemeRedirect",
     "ListenerSet",
     "ReferenceGrant",
+    "TCPRoute",
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 /// The verdict about a class of ours.
@@ -231,7 +233,7 @@ fn conditions(listener: &Listener<'_>, pending: Option<&Problem>) -> Vec<Verdict
     let programmed = match (&conflict, listener.is_served()) {
         (Some(problem), _) => Verdict::no("Programmed", problem),
         (None, false) => Verdict::no("Programmed", &unserved()),
-        (None, true) => Verdict::of("Programmed", pending.or(not_yet(listener).as_ref())),
+        (None, true) => Verdict::of("Programmed", pending),
     };
     let conflicted = match &conflict {
         Some(problem) => Verdict {
@@ -249,19 +251,4 @@ fn conditions(listener: &Listener<'_>, pending: Option<&Problem>) -> Vec<Verdict
         Verdict::of("ResolvedRefs", listener.unresolved.as_ref()),
         programmed,
     ]
-}
-
-/// Why a listener that could be served is not: its protocol is not served yet.
-fn not_yet(listener: &Listener<'_>) -> Option<Problem> {
-    let is_of_kernel = matches!(
-        listener.spec.protocol,
-        ListenerProtocol::Tcp | ListenerProtocol::Udp
-    );
-    let kinds: Vec<&str> = listener
-        .kinds
-        .iter()
-        .map(|kind| RouteKind::name(*kind))
-        .collect();
-    let message = || format!("{} is not served yet", kinds.join(", "));
-    is_of_kernel.then(|| Problem::new("Pending", message()))
 }

@@ -2,7 +2,7 @@
 
 use headgate_model::{
     Protocol,
-    edge::Target,
+    edge::{Target, UpstreamPort},
     gateway::{L4Listener, Resolved, RouteKind},
 };
 
@@ -151,9 +151,9 @@ fn l4(resolved: &Resolved) -> Vec<L4Row> {
         } = key;
         assert_eq!(*gateway, name("web"));
         let backends = target.backends.iter().map(|one| {
-            let service = one.service.as_ref();
-            let text = service.map_or("none".into(), |(name, port)| {
-                format!("{}:{port}", name.name)
+            let port = one.port.as_ref();
+            let text = port.map_or("none".into(), |one| {
+                format!("{}:{}", one.service.name, one.port)
             });
             (one.weight, text)
         });
@@ -169,7 +169,11 @@ fn l4(resolved: &Resolved) -> Vec<L4Row> {
 fn l4_cluster() -> Cluster {
     let mut cluster = cluster(GATEWAY);
     for service in cluster.services.values_mut() {
-        service.udp_ports = vec![53];
+        service.udp_ports = vec![UpstreamPort {
+            name: "dns".into(),
+            port: 53,
+            app_protocol: None,
+        }];
     }
     cluster
 }

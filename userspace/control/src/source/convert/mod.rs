@@ -19,12 +19,12 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 use serde::de::DeserializeOwned;
 
-use crate::source::event::{Event, Interest, Kind};
+use crate::source::event::{Event, Interest, Kind, Served};
 
 pub(crate) use {
     gateway::{
-        BackendTlsPolicy, Custom, Gateway, GatewayClass, GrpcRoute, HttpRoute, ListenerSet,
-        ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+        BackendTlsPolicy, Custom, CustomKind, Gateway, GatewayClass, GrpcRoute, HttpRoute,
+        ListenerSet, ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
     },
     ingress::SKIPPED_SECRETS,
     names::host,
@@ -67,6 +67,11 @@ pub(crate) trait Object:
 
     /// Converts the object of this name.
     fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event;
+
+    /// Converts it to what routes see, where that is not all of it.
+    fn upstream(&self, _name: &NamespacedName, _interest: Interest) -> Option<Event> {
+        None
+    }
 }
 
 impl Object for Service {
@@ -74,7 +79,7 @@ impl Object for Service {
 
     fn event(&self, name: NamespacedName, interest: Interest, refusals: &mut Refusals) -> Event {
         match interest {
-            Interest::Services => {
+            Interest::Services | Interest::Listeners => {
                 let service = service::service(self, name.clone(), refusals);
                 Event::Service(name, service)
             }
@@ -82,6 +87,15 @@ impl Object for Service {
                 Event::Upstream(name, Some(service::upstream(self, refusals)))
             }
         }
+    }
+
+    fn upstream(&self, name: &NamespacedName, interest: Interest) -> Option<Event> {
+        let is_other = interest == Interest::Listeners;
+        is_other.then(|| {
+            // The same fields are refused of both.
+            let refusals = &mut Refusals::new(Self::KIND.object(name));
+            Event::Upstream(name.clone(), Some(service::upstream(self, refusals)))
+        })
     }
 }
 
@@ -127,16 +141,33 @@ impl Object for Secret {
     }
 }
 
-/// The events of an object of this name.
+/// The events of an object of this name. An agent balances no Service, and uses no slice, that is not in `served`.
 pub(crate) fn events<K: Object>(
     object: &K,
     name: NamespacedName,
     interest: Interest,
-) -> [Event; 2] {
+    served: &Served,
+) -> Vec<Event> {
     let object_name = K::KIND.object(&name);
     let mut refusals = Refusals::new(object_name.clone());
-    let event = object.event(name, interest, &mut refusals);
-    [event, Event::Refused(object_name, refusals.list)]
+    let upstream = object.upstream(&name, interest);
+    let mut event = object.event(name.clone(), interest, &mut refusals);
+    let proxy_name = object.labels().get(PROXY_NAME);
+    let is_for_agent = matches!(interest, Interest::Services | Interest::Listeners);
+    let is_other = is_for_agent && !served.has(&name.namespace, proxy_name.map(String::as_str));
+    match &mut event {
+        Event::Service(_, service) if is_other => *service = None,
+        Event::Slice(_, slice) if is_other => *slice = None,
+        _ => {}
+    }
+    // What is not used is not refused.
+    if matches!(event, Event::Service(_, None) | Event::Slice(_, None)) {
+        refusals.list.clear();
+    }
+    let mut events = vec![event];
+    events.extend(upstream);
+    events.push(Event::Refused(object_name, refusals.list));
+    events
 }
 
 /// Namespace and name; objects without namespace are in `default`.
@@ -162,7 +193,7 @@ fn is_tcp(protocol: Option<&str>) -> bool {
 /// be a process of the node itself (CVE-2021-25737) or the metadata server of its cloud.
 ///
 /// An IPv4-mapped IPv6 address is returned as IPv4: both are the same on the wire.
-fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|error| format!("`{text}`: {error}"))?;
     let address = address.to_canonical();
     let is_link_local = match address {

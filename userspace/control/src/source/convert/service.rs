@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use headgate_model::{
-    NamespacedName, Scope, Service, ServicePort,
+    NamespacedName, Protocol, Scope, Service, ServicePort,
     edge::{UpstreamPort, UpstreamService},
 };
 use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1 as core;
 use kube::ResourceExt;
 
-use super::{HEADLESS, Refusals, address, is_tcp, port_number, protocol};
+use super::{HEADLESS, Refusals, address, port_number, protocol};
 
 /// Default of `spec.sessionAffinityConfig.clientIP.timeoutSeconds`, in seconds.
 const AFFINITY_TIMEOUT_S: u32 = 10_800;
@@ -67,10 +67,10 @@ pub(super) fn service(
 /// The ports and cluster IPs of a Service.
 pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> UpstreamService {
     let spec = object.spec.clone().unwrap_or_default();
-    let ports = spec.ports.iter().flatten().enumerate();
-    let ports = ports
-        .filter(|(_, port)| is_tcp(port.protocol.as_deref()))
-        .filter_map(|(index, port)| {
+    let mut ports = |wanted: Protocol| -> Vec<UpstreamPort> {
+        let ports = spec.ports.iter().flatten().enumerate();
+        let ports = ports.filter(|(_, port)| protocol(port.protocol.as_deref()) == Ok(wanted));
+        let ports = ports.filter_map(|(index, port)| {
             let field = format!("spec.ports[{index}].port");
             Some(UpstreamPort {
                 name: port.name.clone().unwrap_or_default(),
@@ -78,14 +78,12 @@ pub(super) fn upstream(object: &core::Service, refusals: &mut Refusals) -> Upstr
                 app_protocol: port.app_protocol.clone(),
             })
         });
-    let all = spec.ports.iter().flatten();
-    let udp = all.filter(|port| port.protocol.as_deref() == Some("UDP"));
+        ports.collect()
+    };
     UpstreamService {
         uid: object.metadata.uid.clone().unwrap_or_default(),
-        ports: ports.collect(),
-        udp_ports: udp
-            .filter_map(|port| u16::try_from(port.port).ok())
-            .collect(),
+        ports: ports(Protocol::Tcp),
+        udp_ports: ports(Protocol::Udp),
         cluster_ips: cluster_ips(&spec, refusals),
         is_external: spec.type_.as_deref() == Some("ExternalName"),
     }

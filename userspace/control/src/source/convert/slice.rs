@@ -21,16 +21,16 @@ pub(super) fn slice(
 ) -> Option<EndpointSlice> {
     let labels = object.labels();
     let service = labels.get(SERVICE_NAME)?;
-    let is_for_ingress = interest != Interest::Services;
+    let is_for_agent = matches!(interest, Interest::Services | Interest::Listeners);
     let is_headless = labels.contains_key(HEADLESS);
-    if is_headless && !is_for_ingress || object.address_type == "FQDN" {
+    if is_headless && interest == Interest::Services || object.address_type == "FQDN" {
         return None;
     }
     let mut ports = Vec::new();
     for (index, port) in object.ports.iter().flatten().enumerate() {
         // No number means every port, which no Service can use.
         let Some(number) = port.port else { continue };
-        if is_for_ingress && !is_tcp(port.protocol.as_deref()) {
+        if !is_for_agent && !is_tcp(port.protocol.as_deref()) {
             continue;
         }
         let field = |name: &str| format!("ports[{index}].{name}");

@@ -43,7 +43,7 @@ const COUNTERS: [Reader<Status>; 3] = [
     },
 ];
 
-const GAUGES: [Reader<Status>; 7] = [
+const GAUGES: [Reader<Status>; 8] = [
     Reader {
         name: "headgate_services",
         help: "Services in the maps.",
@@ -58,6 +58,11 @@ const GAUGES: [Reader<Status>; 7] = [
         name: "headgate_frontends",
         help: "Frontends in the maps.",
         read: |status| status.frontends as u64,
+    },
+    Reader {
+        name: "headgate_gateway_listeners",
+        help: "TCP and UDP listeners of Gateways that are served.",
+        read: |status| status.listeners.len() as u64,
     },
     Reader {
         name: "headgate_refusals",
