@@ -7,24 +7,30 @@ use serde_json::Value;
 use crate::error::Cause;
 use crate::resource::Resource;
 
-fn is_label(text: &str, first: impl Fn(char) -> bool) -> bool {
+/// Whether the text has the characters of a label; `first` says which may be the first one.
+fn has_label_form(text: &str, first: impl Fn(char) -> bool) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    text.len() <= 63 && text.chars().all(inner) && text.starts_with(first) && !text.ends_with('-')
+    text.chars().all(inner) && text.starts_with(first) && !text.ends_with('-')
 }
 
 /// Whether the name is an RFC 1035 label, as for Services.
 pub(crate) fn is_dns1035_label(text: &str) -> bool {
-    is_label(text, |c| c.is_ascii_lowercase())
+    text.len() <= 63 && has_label_form(text, |c| c.is_ascii_lowercase())
 }
 
 /// Whether the name is an RFC 1123 label, as for Namespaces and ports.
 pub(crate) fn is_dns1123_label(text: &str) -> bool {
-    is_label(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
+    text.len() <= 63 && has_label_form(text, is_lowercase_or_digit)
 }
 
-/// Whether the name is an RFC 1123 subdomain, as for most objects.
+/// Whether the name is an RFC 1123 subdomain, as for most objects. The API limits its length, not that of its labels.
 pub(crate) fn is_dns1123_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_dns1123_label)
+    let mut labels = text.split('.');
+    text.len() <= 253 && labels.all(|label| has_label_form(label, is_lowercase_or_digit))
+}
+
+fn is_lowercase_or_digit(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
 }
 
 /// The reasons why an object that is not a Service cannot be stored.
@@ -120,6 +126,9 @@ mod tests {
         assert!(is_dns1123_label("1a"));
         assert!(is_dns1123_subdomain("a.17f"));
         assert!(!is_dns1123_subdomain("a..b"));
+        assert!(!is_dns1123_label(&"a".repeat(64)));
+        assert!(is_dns1123_subdomain(&"a".repeat(253)));
+        assert!(!is_dns1123_subdomain(&"a".repeat(254)));
     }
 
     #[test]

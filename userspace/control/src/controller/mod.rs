@@ -21,7 +21,6 @@ mod write;
 use std::collections::BTreeMap;
 
 use headgate_model::gateway::GatewayOptions;
-use ipnet::IpNet;
 
 pub use lease::lead;
 pub use run::run_controller;
@@ -33,8 +32,6 @@ use crate::loops::status::SourceStatus;
 pub struct ControllerOptions {
     /// Options of Gateways.
     pub gateways: GatewayOptions,
-    /// Networks whose addresses Gateways get. Empty: the load balancers of the cluster give them.
-    pub pools: Vec<IpNet>,
     /// Namespace of the proxies' pods.
     pub proxy_namespace: String,
     /// Selects the proxies' pods by label.

@@ -134,8 +134,8 @@ impl State {
     ) -> (BTreeMap<Target, Write>, usize) {
         let controller = &options.gateways.controller;
         let present = self.addresses(controller, failure);
-        let assigned = assign(&self.objects, &options.gateways, &options.pools, &present);
-        let addresses = match options.pools.is_empty() {
+        let assigned = assign(&self.objects, &options.gateways, &present);
+        let addresses = match options.gateways.pools.is_empty() {
             true => self.given(present),
             false => self.assigned(&present, &assigned),
         };
@@ -150,7 +150,7 @@ impl State {
         let mut plan = Plan {
             state: self,
             controller,
-            has_pool: !options.pools.is_empty(),
+            has_pool: !options.gateways.pools.is_empty(),
             endpoints: Endpoints::new(&proxies(self.pods.iter().map(|(_, pod)| pod))),
             writes: BTreeMap::new(),
             slices: BTreeSet::new(),

@@ -72,8 +72,10 @@ impl Cluster {
     pub(crate) fn start_as(&self, gateways: GatewayOptions, pools: &[&str]) -> Controller {
         let client = self.client();
         let options = ControllerOptions {
-            gateways,
-            pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
+            gateways: GatewayOptions {
+                pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
+                ..gateways
+            },
             proxy_namespace: "kube-system".into(),
             proxy_selector: "app.kubernetes.io/component=proxy".into(),
         };

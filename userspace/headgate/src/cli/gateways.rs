@@ -86,11 +86,12 @@ struct RouteRow {
 
 /// Prints the listeners of the cluster or of a folder.
 pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
-    let input = match &args.source {
+    let mut input = match &args.source {
         Some(folder) => Input::read(folder)?,
         None => Input::list()?,
     };
-    let resolved = input.resolve(&args.pools);
+    input.options.pools.clone_from(&args.pools);
+    let resolved = input.resolve();
     let header = [
         "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
     ];
@@ -100,7 +101,7 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
 
 /// Prints the routes of a folder.
 pub(super) fn routes(source: &Path, output: &OutputArgs) -> Result<()> {
-    let resolved = Input::read(source)?.resolve(&[]);
+    let resolved = Input::read(source)?.resolve();
     let rows = resolved.routes.iter().flat_map(|((kind, name), verdict)| {
         let parents = verdict.parents.iter();
         parents.map(|(parent, conditions)| RouteRow {
@@ -205,9 +206,9 @@ impl Input {
     }
 
     /// Gateways keep the addresses in their statuses, which those of a cluster have.
-    fn resolve(&self, pools: &[IpNet]) -> Resolved {
-        let mut addresses = assign(&self.objects, &self.options, pools, &Addresses::default());
-        if pools.is_empty() {
+    fn resolve(&self) -> Resolved {
+        let mut addresses = assign(&self.objects, &self.options, &Addresses::default());
+        if self.options.pools.is_empty() {
             for (name, gateway) in &self.objects.gateways {
                 addresses.set(name.clone(), gateway.status.addresses.clone(), None);
             }

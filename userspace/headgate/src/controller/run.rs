@@ -44,11 +44,11 @@ async fn serve(args: &ControllerArgs) -> Result<()> {
     let options = ControllerOptions {
         gateways: GatewayOptions {
             controller: args.gateway_controller.clone(),
+            pools: args.pools.clone(),
             check_certificate,
             check_authorities,
             ..GatewayOptions::default()
         },
-        pools: args.pools.clone(),
         proxy_namespace: args.namespace.clone(),
         proxy_selector: args.proxy_selector.clone(),
     };

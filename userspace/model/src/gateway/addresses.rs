@@ -39,14 +39,9 @@ impl Addresses {
     }
 }
 
-/// Gives addresses of a pool to our Gateways. Those that a Gateway has, by its status or in `held`, stay, then
+/// Gives addresses of the pools to our Gateways. Those that a Gateway has, by its status or in `held`, stay, then
 /// those that `spec` names are given, then free ones to the rest; older Gateways first.
-pub fn assign(
-    objects: &Objects,
-    options: &GatewayOptions,
-    pool: &[IpNet],
-    held: &Addresses,
-) -> Addresses {
+pub fn assign(objects: &Objects, options: &GatewayOptions, held: &Addresses) -> Addresses {
     let held = |gateway: &Gateway| -> BTreeSet<IpAddr> {
         let all = held.of(&gateway.meta.name).iter();
         let all = all.chain(&gateway.status.addresses);
@@ -58,7 +53,8 @@ pub fn assign(
         .filter(|gateway| options.serves(objects, gateway) && has_known_types(gateway))
         .collect();
     gateways.sort_by_cached_key(|gateway| gateway.meta.age());
-    let is_ours = |address: &IpAddr| pool.iter().any(|network| network.contains(address));
+    let pools = &options.pools;
+    let is_ours = |address: &IpAddr| pools.iter().any(|network| network.contains(address));
     let mut owners: BTreeMap<IpAddr, &NamespacedName> = BTreeMap::new();
     for gateway in &gateways {
         for address in held(gateway).into_iter().filter(is_ours) {
@@ -79,7 +75,7 @@ pub fn assign(
         }
         assigned.set(gateway.meta.name.clone(), texts(&given), problem);
     }
-    let mut free = pool.iter().flat_map(IpNet::hosts);
+    let mut free = pools.iter().flat_map(IpNet::hosts);
     for gateway in &gateways {
         let name = &gateway.meta.name;
         let (named, problem) = assigned.0.remove(name).unwrap_or_default();

@@ -51,6 +51,8 @@ pub use status::{
     RouteVerdict, Verdict,
 };
 
+use ipnet::IpNet;
+
 use crate::{
     NamespacedName,
     edge::{Certificate, Secret, Services},
@@ -62,6 +64,8 @@ use object::{FromNamespaces, Gateway, GatewayClass, LabelSelector};
 pub struct GatewayOptions {
     /// `spec.controllerName` of the GatewayClasses that are served.
     pub controller: String,
+    /// Networks whose addresses Gateways get. Empty: the load balancers of the cluster give them.
+    pub pools: Vec<IpNet>,
     /// Version of the installed CRDs, as `v1.6.1`, if it is known.
     pub bundle_version: Option<String>,
     /// Whether CA certificates for clients are judged. Without, HTTPS listeners are accepted whatever they name: an
@@ -80,6 +84,7 @@ impl Default for GatewayOptions {
     fn default() -> Self {
         Self {
             controller: "headgate.io/gateway".into(),
+            pools: Vec::new(),
             bundle_version: None,
             judges_certificates: true,
             check_certificate: |_| Ok(()),

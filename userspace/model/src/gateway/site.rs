@@ -171,8 +171,8 @@ impl<'a> Sites<'a> {
 
     /// Number of accepted ListenerSets of a Gateway.
     pub(super) fn accepted_sets(&self, site: &Site<'_>) -> usize {
-        let accepted = site.listeners.iter().filter(|one| one.is_accepted());
-        let sets: BTreeSet<&NamespacedName> = accepted
+        let served = site.listeners.iter().filter(|one| one.is_served());
+        let sets: BTreeSet<&NamespacedName> = served
             .filter_map(|one| match &one.holder {
                 Holder::ListenerSet(name) => Some(name),
                 Holder::Gateway(_) => None,

@@ -76,7 +76,7 @@ pub struct ClassVerdict {
     /// Conditions.
     pub conditions: Vec<Verdict>,
     /// Features, in ascending order.
-    pub features: &'static [&'static str],
+    pub features: Vec<&'static str>,
 }
 
 /// The verdict about a Gateway.

@@ -11,6 +11,9 @@ use crate::NamespacedName;
 /// Version of the API that is known, without its patch level.
 const VERSION: &str = "v1.6.";
 
+/// The feature that needs a pool of addresses: others may be given by the load balancers of the cluster.
+const STATIC_ADDRESSES: &str = "GatewayStaticAddresses";
+
 /// Features that are served, in ascending order.
 const FEATURES: &[&str] = &[
     "BackendTLSPolicy",
@@ -18,12 +21,15 @@ const FEATURES: &[&str] = &[
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayAddressEmpty",
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
     "GatewayHTTPListenerIsolation",
     "GatewayHTTPSListenerDetectMisdirectedRequests",
+    "GatewayInfrastructurePropagation",
     "GatewayPort8080",
+    STATIC_ADDRESSES,
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
     "HTTPRoute307RedirectStatusCode",
@@ -68,12 +74,15 @@ pub(super) fn class(world: &World<'_>, class: &GatewayClass) -> ClassVerdict {
         let message = format!("version {version} of the API is not known, only {VERSION}x");
         Problem::new("UnsupportedVersion", message)
     });
+    let has_pool = !world.options.pools.is_empty();
+    let features = FEATURES.iter().copied();
+    let features = features.filter(|name| has_pool || *name != STATIC_ADDRESSES);
     ClassVerdict {
         conditions: vec![
             Verdict::of("Accepted", parameters(class).as_ref()),
             Verdict::of("SupportedVersion", unknown.as_ref()),
         ],
-        features: FEATURES,
+        features: features.collect(),
     }
 }
 
@@ -100,7 +109,7 @@ pub(super) fn gateway(
     let holder = Holder::Gateway(site.gateway.meta.name.clone());
     let own = site.listeners_of(&holder);
     let own: Vec<&Listener<'_>> = own.map(|(_, listener)| listener).collect();
-    let invalid = invalid(&own);
+    let invalid = invalid(own.iter().filter(|one| !one.is_accepted()));
     let accepted = match (&site.refusal, &invalid) {
         (Some(problem), _) => Verdict::no("Accepted", problem),
         (None, Some(problem)) if !site.is_accepted() => Verdict::no("Accepted", problem),
@@ -141,7 +150,8 @@ pub(super) fn listener_set(
     let own = site.listeners_of(&holder);
     let own: Vec<&Listener<'_>> = own.map(|(_, listener)| listener).collect();
     let gateway = &site.gateway.meta.name;
-    let invalid = invalid(&own);
+    // One that cannot be served, for example because a reference is not permitted, is not valid either.
+    let invalid = invalid(own.iter().filter(|one| !one.is_served()));
     let refusal = if !is_allowed {
         let message = format!("Gateway {gateway} does not allow this ListenerSet");
         Some(Problem::new("NotAllowed", message))
@@ -149,7 +159,7 @@ pub(super) fn listener_set(
         let message = format!("Gateway {gateway} is not accepted");
         Some(Problem::new("ParentNotAccepted", message))
     } else {
-        let has_valid = own.iter().any(|listener| listener.is_accepted());
+        let has_valid = own.iter().any(|listener| listener.is_served());
         invalid.clone().filter(|_| !has_valid)
     };
     let accepted = match (&refusal, invalid) {
@@ -167,11 +177,10 @@ pub(super) fn listener_set(
     }
 }
 
-/// Which listeners of an object are not accepted.
-fn invalid(listeners: &[&Listener<'_>]) -> Option<Problem> {
-    let invalid = listeners.iter().filter(|listener| !listener.is_accepted());
-    let names: Vec<&str> = invalid.map(|one| one.spec.name.as_str()).collect();
-    let message = || format!("listeners that are not accepted: {}", names.join(", "));
+/// What is wrong with an object that has these listeners, which are not valid.
+fn invalid<'a>(listeners: impl Iterator<Item = &'a &'a Listener<'a>>) -> Option<Problem> {
+    let names: Vec<&str> = listeners.map(|one| one.spec.name.as_str()).collect();
+    let message = || format!("listeners that are not valid: {}", names.join(", "));
     (!names.is_empty()).then(|| Problem::new("ListenersNotValid", message()))
 }
 

@@ -19,14 +19,9 @@ status: {{addresses: [{held}]}}
 "
         );
     }
-    let cluster = cluster(&text);
-    let pool = ["192.0.2.0/29".parse().unwrap()];
-    let addresses = assign(
-        &cluster.objects,
-        &cluster.options,
-        &pool,
-        &Default::default(),
-    );
+    let mut cluster = cluster(&text);
+    cluster.options.pools = vec!["192.0.2.0/29".parse().unwrap()];
+    let addresses = assign(&cluster.objects, &cluster.options, &Default::default());
     let resolved = cluster.resolve_with(&addresses);
     let each = gateways.iter().map(|(gateway, ..)| {
         let verdict = &resolved.verdicts[&name(gateway)];

@@ -485,7 +485,7 @@ fn g25_a_port_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn g42_references_of_a_set_are_its_own() {
+fn g36_g42_references_of_a_set_are_its_own() {
     let https = |reference: &str| {
         format!("{{name: x, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{reference}]}}}}")
     };
@@ -522,12 +522,21 @@ spec:
     ] {
         let text = gateway(HTTP) + &set("more", 1, &https(reference)) + &more;
         let resolved = cluster(&text).resolve();
-        let verdict = &resolved.listener_sets[&name("team/more")].listeners[0];
+        let set = &resolved.listener_sets[&name("team/more")];
         assert_eq!(
-            condition(&verdict.conditions, "ResolvedRefs"),
+            condition(&set.listeners[0].conditions, "ResolvedRefs"),
             expected,
             "{reference} {more}"
         );
+        // Its only listener is valid, or the set is not.
+        let expected = match expected {
+            "True/ResolvedRefs" => ["True/Accepted", "True/Programmed"],
+            _ => ["False/ListenersNotValid"; 2],
+        };
+        let both = ["Accepted", "Programmed"].map(|type_| condition(&set.conditions, type_));
+        assert_eq!(both, expected, "{reference} {more}");
+        let sets = usize::from(both[0] == "True/Accepted");
+        assert_eq!(resolved.verdicts[&name("web")].listener_sets, sets);
     }
 }
 

@@ -228,6 +228,23 @@ fn g01_g02_g03_classes() {
 }
 
 #[test]
+fn g03_addresses_that_gateways_name_need_a_pool() {
+    let mut cluster = cluster(
+        "{kind: GatewayClass, metadata: {name: c}, spec: {controllerName: headgate.io/gateway}}",
+    );
+    for (pools, has_pool) in [
+        (vec![], false),
+        (vec!["192.0.2.0/24".parse().unwrap()], true),
+    ] {
+        cluster.options.pools = pools;
+        let features = &cluster.resolve().classes["c"].features;
+        assert_eq!(features.contains(&"GatewayStaticAddresses"), has_pool);
+        assert!(features.contains(&"GatewayAddressEmpty"));
+        assert!(features.contains(&"GatewayInfrastructurePropagation"));
+    }
+}
+
+#[test]
 fn g18_listeners_that_are_removed_go_from_status() {
     let mut cluster = both();
     let old = gateway_status(&cluster, &GatewayStatus::default(), at(1, "t1")).unwrap();
