@@ -331,6 +331,12 @@ fn explain_route(call: &Call, search: &RouteSearch<'_, ServedRoute>, explained: 
 /// Explains the steps from the route to the choice of an endpoint.
 fn explain_call(call: &Call, parts: &mut Parts, explained: &mut Explanation) {
     let policy = call.route.policy();
+    for part in &policy.parts {
+        explained.step(format!("settings of {part}"));
+    }
+    if let Some(why) = &policy.closed {
+        explained.step(format!("closed: {why}"));
+    }
     if let Some(response) = guard::check_policy(call, parts) {
         explained.step("the response needs no authentication");
         return explained.answer(response);

@@ -73,7 +73,7 @@ pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>>
     if policy.closed.is_some() {
         return error(
             StatusCode::SERVICE_UNAVAILABLE,
-            "closed: an access rule of the Ingress is invalid",
+            "closed: an access rule is invalid",
         );
     }
     let address = call.origin.client;

@@ -60,6 +60,7 @@ fn list(networks: &[IpNet]) -> String {
 pub(crate) fn front(policy: &Policy) -> Vec<String> {
     let mut words = Vec::new();
     words.extend(policy.closed.iter().map(|why| format!("closed: {why}")));
+    words.extend(policy.parts.iter().cloned());
     words.extend(sources(&policy.sources));
     if policy.to_https {
         words.push("HTTP is redirected to HTTPS".into());

@@ -45,6 +45,7 @@ pub(super) enum Target {
     ListenerSet(NamespacedName),
     Route(RouteKind, NamespacedName),
     Policy(NamespacedName),
+    RoutePolicy(NamespacedName),
     Slice(NamespacedName),
 }
 
@@ -59,6 +60,7 @@ impl Target {
             Self::ListenerSet(_) => "ListenerSet",
             Self::Route(kind, _) => kind.name(),
             Self::Policy(_) => "BackendTLSPolicy",
+            Self::RoutePolicy(_) => "RoutePolicy",
         }
     }
 
@@ -72,6 +74,7 @@ impl Target {
             | Self::Gateway(name)
             | Self::ListenerSet(name)
             | Self::Policy(name)
+            | Self::RoutePolicy(name)
             | Self::Route(_, name) => name.to_string(),
         }
     }
@@ -397,6 +400,12 @@ impl Plan<'_> {
             if let Some(policy) = objects.backend_tls.get(name) {
                 let new = merge(&policy.meta, now).policy(&policy.status, verdict, self.controller);
                 self.write_status(Target::Policy(name.clone()), &policy.meta, new);
+            }
+        }
+        for (name, verdict) in &resolved.route_policies {
+            if let Some(policy) = objects.route_policies.get(name) {
+                let new = merge(&policy.meta, now).policy(&policy.status, verdict, self.controller);
+                self.write_status(Target::RoutePolicy(name.clone()), &policy.meta, new);
             }
         }
     }

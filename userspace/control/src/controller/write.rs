@@ -128,6 +128,7 @@ async fn write_status(client: Client, target: &Target, status: Value) -> kube::R
         Target::Route(RouteKind::Tcp, name) => custom!(TcpRoute, name),
         Target::Route(RouteKind::Udp, name) => custom!(UdpRoute, name),
         Target::Policy(name) => custom!(BackendTlsPolicy, name),
+        Target::RoutePolicy(name) => custom!(RoutePolicy, name),
         Target::Addresses(name) | Target::Service(name) => {
             patch_status::<Service>(client, name, status).await
         }

@@ -25,7 +25,7 @@ use super::{
     intake::{Intake, log_new},
     status::IngressStatus,
 };
-use crate::source::event::{Event, Interest};
+use crate::source::event::{Event, Interest, Kind};
 
 /// Addresses of a backend, with their weights.
 pub type Endpoints = BTreeMap<SocketAddr, u32>;
@@ -154,6 +154,9 @@ impl<S: Serve> Router<S> {
     /// Handles an event of the source.
     fn note(&mut self, event: Event) {
         let was_stale = std::mem::take(&mut self.is_stale);
+        if matches!(event, Event::Listed(Kind::RoutePolicy)) {
+            self.is_stale |= std::mem::take(&mut self.gateway_objects.lacks_policies);
+        }
         let event = self.intake.note(event, &mut self.status.source);
         let is_of_gateway = matches!(event, Some(Event::Gateway(_)));
         self.apply(event);
@@ -215,6 +218,11 @@ impl<S: Serve> Router<S> {
     /// Serves without the lists that are missing.
     fn stop_waiting(&mut self) {
         for kind in std::mem::take(&mut self.intake.missing) {
+            if kind == Kind::RoutePolicy {
+                warn!(timeout = ?LIST_TIMEOUT, "RoutePolicies are not listed in time: routes of Gateways are closed");
+                self.gateway_objects.lacks_policies = true;
+                continue;
+            }
             warn!(?kind, timeout = ?LIST_TIMEOUT, "not listed in time; continuing without it");
         }
     }

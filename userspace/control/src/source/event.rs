@@ -44,6 +44,8 @@ pub enum Kind {
     ReferenceGrant,
     /// BackendTLSPolicies.
     BackendTlsPolicy,
+    /// RoutePolicies.
+    RoutePolicy,
     /// Namespaces.
     Namespace,
     /// ConfigMaps.
@@ -81,6 +83,7 @@ const PROXY_KINDS: &[Kind] = &[
     Kind::UdpRoute,
     Kind::ReferenceGrant,
     Kind::BackendTlsPolicy,
+    Kind::RoutePolicy,
     Kind::Namespace,
     Kind::ConfigMap,
 ];
@@ -118,6 +121,7 @@ impl Kind {
             Self::UdpRoute => "UDPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::RoutePolicy => "RoutePolicy",
             Self::Namespace => "Namespace",
             Self::ConfigMap => "ConfigMap",
             _ => return None,
@@ -174,6 +178,7 @@ impl Kind {
             Self::UdpRoute => Event::Gateway(Change::UdpRoute(name, None).into()),
             Self::ReferenceGrant => Event::Gateway(Change::ReferenceGrant(name, None).into()),
             Self::BackendTlsPolicy => Event::Gateway(Change::BackendTlsPolicy(name, None).into()),
+            Self::RoutePolicy => Event::Gateway(Change::RoutePolicy(name, None).into()),
             Self::ConfigMap => Event::Gateway(Change::ConfigMap(name, None).into()),
         }
     }

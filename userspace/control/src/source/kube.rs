@@ -248,6 +248,7 @@ impl Source {
             self.watch_custom::<convert::GrpcRoute>(client, namespaces),
             self.watch_custom::<convert::TlsRoute>(client, namespaces),
             self.watch_custom::<convert::BackendTlsPolicy>(client, namespaces),
+            self.watch_custom::<convert::RoutePolicy>(client, namespaces),
         );
     }
 

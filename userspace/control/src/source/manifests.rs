@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use headgate_model::{NamespacedName, ObjectName, Refusal, gateway::object::GROUP};
+use headgate_model::{
+    NamespacedName, ObjectName, Refusal,
+    gateway::object::{GROUP, POLICY_GROUP},
+};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Node, Secret, Service},
     discovery::v1::EndpointSlice,
@@ -368,6 +371,7 @@ impl Kind {
         let group = version.and_then(|version| version.split_once('/'));
         match self {
             Self::Namespace | Self::ConfigMap => group.is_none(),
+            Self::RoutePolicy => group.is_none_or(|(group, _)| group == POLICY_GROUP),
             other if other.is_of_gateways() => group.is_none_or(|(group, _)| group == GROUP),
             _ => true,
         }
@@ -455,6 +459,7 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
         Kind::UdpRoute => check::<Custom<convert::UdpRoute>>(document),
         Kind::ReferenceGrant => check::<Custom<convert::ReferenceGrant>>(document),
         Kind::BackendTlsPolicy => check::<Custom<convert::BackendTlsPolicy>>(document),
+        Kind::RoutePolicy => check::<Custom<convert::RoutePolicy>>(document),
     }
 }
 
@@ -485,5 +490,6 @@ fn events_of(kind: Kind, interest: Interest, served: &Served, value: &Value) -> 
         Kind::UdpRoute => events_as::<Custom<convert::UdpRoute>>(wanted, value),
         Kind::ReferenceGrant => events_as::<Custom<convert::ReferenceGrant>>(wanted, value),
         Kind::BackendTlsPolicy => events_as::<Custom<convert::BackendTlsPolicy>>(wanted, value),
+        Kind::RoutePolicy => events_as::<Custom<convert::RoutePolicy>>(wanted, value),
     }
 }

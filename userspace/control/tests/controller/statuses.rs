@@ -174,3 +174,52 @@ async fn g02_the_version_of_the_crds_is_in_the_status_of_the_class() {
     // As the CRD fills it in.
     assert_eq!(theirs.data["status"]["conditions"][0]["reason"], "Pending");
 }
+
+const POLICY: &str = "headgate.io/v1alpha1/RoutePolicy";
+
+fn policy(name: &str, target: &str, settings: &str) -> String {
+    format!(
+        "apiVersion: headgate.io/v1alpha1
+kind: RoutePolicy
+metadata: {{name: {name}, namespace: default}}
+spec:
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {target}}}]
+  {settings}
+---
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l189_policies_have_statuses_and_their_definition_may_come_later() {
+    let cluster = Cluster::new().await;
+    cluster.apply(&(gateway("web") + &route("a", "web")));
+    let mut controller = cluster.start();
+    cluster.route_is("a", "Accepted", "True/Accepted").await;
+    cluster.apply(include_str!(
+        "../../../../deploy/gateway/routepolicies.yaml"
+    ));
+    cluster.apply(&policy("good", "a", "maxBodySize: 1m"));
+    cluster.apply(&policy("late", "a", "maxBodySize: 2m"));
+    cluster.apply(&policy("lost", "b", "maxBodySize: 2m"));
+    // The API server keeps a field that it does not know.
+    cluster.apply(&policy("unknown", "a", "limits: {requests: 5}"));
+    let expected = [
+        ("good", "True/Accepted", "Gateway"),
+        ("late", "False/Conflicted", "Gateway"),
+        ("lost", "False/TargetNotFound", "HTTPRoute"),
+        ("unknown", "False/Invalid", "Gateway"),
+    ];
+    for (name, accepted, kind) in expected {
+        let object = cluster
+            .wait(POLICY, name, |policy| {
+                let ancestor = &policy["status"]["ancestors"][0];
+                condition(&ancestor["conditions"], "Accepted") == accepted
+            })
+            .await;
+        let ancestor = &object["status"]["ancestors"][0];
+        assert_eq!(ancestor["ancestorRef"]["kind"], kind, "{name}");
+        assert_eq!(ancestor["controllerName"], "headgate.io/gateway");
+    }
+    controller.settle().await;
+}

@@ -47,11 +47,16 @@ fn g14_manifests_have_all_kinds() {
             "BackendTLSPolicy",
             "targetRefs: [], validation: {hostname: a}",
         ),
+        ("RoutePolicy", "targetRefs: []"),
     ];
     let mut text = String::new();
     for (kind, spec) in kinds {
+        let group = match kind {
+            "RoutePolicy" => "headgate.io/v1alpha1",
+            _ => "gateway.networking.k8s.io/v1",
+        };
         text += &format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\n\
+            "apiVersion: {group}\nkind: {kind}\n\
              metadata: {{name: a, namespace: shop, generation: 2, uid: u}}\nspec: {{{spec}}}\n---\n"
         );
     }
@@ -72,10 +77,11 @@ fn g14_manifests_have_all_kinds() {
         objects.udp_routes.len(),
         objects.grants.len(),
         objects.backend_tls.len(),
+        objects.route_policies.len(),
         objects.namespaces.len(),
         objects.config_maps.len(),
     ];
-    assert_eq!(counts, [1; 12]);
+    assert_eq!(counts, [1; 13]);
     let gateway = objects.gateways.values().next().unwrap();
     assert_eq!((&*gateway.meta.uid, gateway.meta.generation), ("u", 2));
     assert_eq!(objects.namespaces["shop"]["team"], "a");

@@ -13,8 +13,10 @@ use headgate_model::{
     NamespacedName, Refusal,
     edge::{GatewayPort, PortListeners, Secret, Services},
     gateway::{
-        Addresses, GatewayOptions, ListenerVerdict, Objects, Resolved, Verdict, World, assign,
-        object::ListenerSpec, resolve,
+        Addresses, GatewayOptions, ListenerVerdict, Objects, Resolved, RouteKind, Verdict, World,
+        assign,
+        object::{ListenerSpec, TargetKind},
+        resolve,
     },
 };
 use ipnet::IpNet;
@@ -58,6 +60,8 @@ struct ListenerRow {
     kinds: Vec<&'static str>,
     /// Number of routes that are accepted here.
     routes: usize,
+    /// RoutePolicies for the listener and for its Gateway.
+    policies: Vec<String>,
     /// Conditions of the Gateway or the ListenerSet, as `True/Accepted`, by type.
     object: BTreeMap<&'static str, String>,
     /// Conditions of the listener.
@@ -74,6 +78,8 @@ struct RouteRow {
     kind: &'static str,
     route: String,
     parent: String,
+    /// RoutePolicies for the route and for its rules.
+    policies: Vec<String>,
     /// Conditions, as `True/Accepted`, by type.
     conditions: BTreeMap<&'static str, String>,
     /// `Accepted`, or the reason why it is not.
@@ -93,7 +99,8 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
     input.options.pools.clone_from(&args.pools);
     let resolved = input.resolve();
     let header = [
-        "gateway", "listener", "port", "protocol", "hostname", "routes", "state", "message",
+        "gateway", "listener", "port", "protocol", "hostname", "routes", "policies", "state",
+        "message",
     ];
     let wide = ["target_port", "set", "class", "addresses", "kinds"];
     print_rows(&args.output, &header, &wide, &input.listeners(&resolved))
@@ -101,13 +108,18 @@ pub(crate) fn gateways(args: &GatewaysArgs) -> Result<()> {
 
 /// Prints the routes of a folder.
 pub(super) fn routes(source: &Path, output: &OutputArgs) -> Result<()> {
-    let resolved = Input::read(source)?.resolve();
+    let input = Input::read(source)?;
+    let resolved = input.resolve();
     let rows = resolved.routes.iter().flat_map(|((kind, name), verdict)| {
         let parents = verdict.parents.iter();
         parents.map(|(parent, conditions)| RouteRow {
             kind: kind.name(),
             route: name.to_string(),
             parent: parent.to_string(),
+            policies: match target_kind(*kind) {
+                Some(kind) => input.policies(&resolved, kind, name, |_| true),
+                None => Vec::new(),
+            },
             accepted: state(conditions, "Accepted"),
             references: state(conditions, "ResolvedRefs"),
             message: messages(conditions),
@@ -121,6 +133,7 @@ pub(super) fn routes(source: &Path, output: &OutputArgs) -> Result<()> {
         "parent",
         "accepted",
         "references",
+        "policies",
         "message",
     ];
     print_rows(output, &header, &[], &rows)
@@ -222,6 +235,35 @@ impl Input {
         })
     }
 
+    /// RoutePolicies for an object, with their sections that `is_meant`, each with the reason if it is not accepted.
+    fn policies(
+        &self,
+        resolved: &Resolved,
+        kind: TargetKind,
+        name: &NamespacedName,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let policies = self.objects.route_policies.iter();
+        let policies = policies.filter(|(policy, object)| {
+            let mut targets = object.spec.targets.iter();
+            policy.namespace == name.namespace
+                && targets.any(|target| {
+                    let section = target.section_name.as_deref();
+                    target.kind == kind && target.name == name.name && section.is_none_or(&is_meant)
+                })
+        });
+        let texts = policies.map(|(policy, _)| {
+            let verdict = resolved.route_policies.get(policy);
+            let ancestors = verdict.iter().flat_map(|verdict| &verdict.ancestors);
+            let mut conditions = ancestors.flat_map(|(_, conditions)| conditions);
+            match conditions.find(|one| !one.is_true) {
+                Some(one) => format!("{policy} ({}: {})", one.reason, one.message),
+                None => policy.to_string(),
+            }
+        });
+        texts.collect()
+    }
+
     /// Listeners of Gateways, each followed by those of its ListenerSets.
     fn listeners(&self, resolved: &Resolved) -> Vec<ListenerRow> {
         let mut rows = Vec::new();
@@ -231,7 +273,12 @@ impl Input {
             };
             let addresses = verdict.addresses.iter().map(|one| one.value.clone());
             let addresses: Vec<String> = addresses.collect();
+            let policies = |listener: Option<&str>| {
+                let is_meant = |section: &str| Some(section) == listener;
+                self.policies(resolved, TargetKind::Gateway, name, is_meant)
+            };
             let own = Group {
+                policies: &policies,
                 served: &resolved.gateways,
                 gateway: name,
                 set: None,
@@ -258,6 +305,8 @@ impl Input {
 
 /// What the listeners of an object have in common.
 struct Group<'a> {
+    /// RoutePolicies for a listener of the Gateway, or for the Gateway alone.
+    policies: &'a dyn Fn(Option<&str>) -> Vec<String>,
     served: &'a BTreeMap<GatewayPort, PortListeners>,
     gateway: &'a NamespacedName,
     set: Option<&'a NamespacedName>,
@@ -304,12 +353,22 @@ impl Group<'_> {
                 target_port: self.target_port(spec),
                 kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
                 routes: verdict.attached_routes,
+                policies: (self.policies)(self.set.is_none().then_some(&*spec.name)),
                 object: by_type(self.conditions),
                 conditions: by_type(&verdict.conditions),
                 state: state(&verdict.conditions, "Programmed"),
                 message: messages(self.conditions.iter().chain(&verdict.conditions)),
             });
         }
+    }
+}
+
+/// The kind of a route as a target of RoutePolicies.
+fn target_kind(kind: RouteKind) -> Option<TargetKind> {
+    match kind {
+        RouteKind::Http => Some(TargetKind::HttpRoute),
+        RouteKind::Grpc => Some(TargetKind::GrpcRoute),
+        RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => None,
     }
 }
 

@@ -13,7 +13,7 @@ use headgate_model::{
     edge::Secret,
     ingress::{
         Ingress, IngressOptions, NGINX, OWN, Objects, Routes, Support, is_settings, routes,
-        setting, support,
+        setting, support, to_gateway,
     },
 };
 use serde::Serialize;
@@ -36,6 +36,21 @@ pub(crate) struct MigrateArgs {
     from: From,
     /// Folder with the manifests; its sub-folders are read too
     folder: PathBuf,
+    /// Print manifests of this API instead, for kubectl apply; what has no equal goes to standard error
+    #[arg(long, value_name = "API")]
+    to: Option<To>,
+    /// The Gateway that is printed
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        default_value = "default/ingress",
+        requires = "to"
+    )]
+    #[arg(value_parser = parse_gateway)]
+    gateway: NamespacedName,
+    /// Its GatewayClass
+    #[arg(long, default_value = "headgate", requires = "to")]
+    gateway_class: String,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -44,6 +59,21 @@ pub(crate) struct MigrateArgs {
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum From {
     IngressNginx,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum To {
+    /// The Gateway API, with RoutePolicies
+    Gateway,
+}
+
+fn parse_gateway(text: &str) -> Result<NamespacedName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(NamespacedName::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".into()),
+    }
 }
 
 /// Support for a part of an object, or for a whole Ingress.
@@ -84,6 +114,9 @@ impl SupportLevel {
 /// Prints the rows; the exit code is 1 if something is not supported.
 pub(crate) fn migrate(args: &MigrateArgs) -> Result<ExitCode> {
     let From::IngressNginx = args.from;
+    if let Some(To::Gateway) = args.to {
+        return print_gateway(args);
+    }
     let rows = rows(&args.folder)?;
     let folder = args.folder.display();
     ensure!(!rows.is_empty(), "there is no Ingress in {folder}");
@@ -93,6 +126,51 @@ pub(crate) fn migrate(args: &MigrateArgs) -> Result<ExitCode> {
     Ok(match rows.iter().any(is_bad) {
         false => ExitCode::SUCCESS,
         true => ExitCode::FAILURE,
+    })
+}
+
+/// Prints the objects of the Gateway API; the exit code is 1 if an Ingress is left out.
+fn print_gateway(args: &MigrateArgs) -> Result<ExitCode> {
+    let folder = &args.folder;
+    let unreadable = || folder.display().to_string();
+    let mut objects = Objects::default();
+    let mut is_complete = true;
+    for file in manifests::files(folder).with_context(unreadable)? {
+        for event in manifests::read(&file, Interest::Ingress, "") {
+            match event {
+                Event::Ingress(name, Some(ingress)) => {
+                    add_secrets(&ingress, &mut objects.secrets);
+                    objects.ingresses.insert(name, ingress);
+                }
+                Event::Upstream(name, Some(service)) => {
+                    objects.services.insert(name, service);
+                }
+                Event::Refused(ObjectName::Ingress(_) | ObjectName::File(_), refusals) => {
+                    is_complete &= refusals.is_empty();
+                    refusals.iter().for_each(|one| eprintln!("headgate: {one}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    ensure!(
+        !objects.ingresses.is_empty(),
+        "there is no Ingress in {}",
+        folder.display()
+    );
+    let migration = to_gateway(&objects, &args.gateway, &args.gateway_class);
+    for document in &migration.documents {
+        print!("---\n{}", yaml_serde::to_string(document)?);
+    }
+    for note in &migration.notes {
+        eprintln!("headgate: {note}");
+    }
+    for row in settings_rows(folder)? {
+        eprintln!("headgate: {}: {}: {}", row.object, row.part, row.what);
+    }
+    Ok(match is_complete && !migration.lacks_ingress() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 
@@ -124,13 +202,20 @@ fn rows(folder: &Path) -> Result<Vec<MigrationRow>> {
     for (file, ingress) in ingresses {
         rows.extend(of_ingress(ingress, &objects, &refusals, &file));
     }
-    let maps = manifests::config_maps(folder).with_context(unreadable)?;
+    rows.extend(settings_rows(folder)?);
+    Ok(rows)
+}
+
+/// A row for each setting in the ConfigMaps of ingress-nginx.
+fn settings_rows(folder: &Path) -> Result<Vec<MigrationRow>> {
+    let maps = manifests::config_maps(folder).with_context(|| folder.display().to_string())?;
     let ours = maps.iter().filter(|(name, data)| {
         let mut ends = CONFIG_MAPS.iter();
         ends.any(|end| name.name.ends_with(end)) || is_settings(data.keys())
     });
-    rows.extend(ours.flat_map(|(name, data)| of_settings(name, data)));
-    Ok(rows)
+    Ok(ours
+        .flat_map(|(name, data)| of_settings(name, data))
+        .collect())
 }
 
 /// One row for the Ingress, and one for each of its annotations and of its fields that are refused: of the
@@ -257,17 +342,8 @@ fn routes_of(ingresses: impl IntoIterator<Item = Ingress>, objects: &Objects) ->
         // Its class does not matter for what is supported.
         ingress.class = None;
         ingress.annotations.remove(CLASS);
-        let name = ingress.name.clone();
-        for value in ingress.annotations.values() {
-            let own = value.strip_prefix(&format!("{}/", name.namespace));
-            let secret = NamespacedName::new(&name.namespace, own.unwrap_or(value).trim());
-            all.secrets.insert(secret, any_secret());
-        }
-        for secret in ingress.tls.iter().filter_map(|tls| tls.secret.as_ref()) {
-            let secret = NamespacedName::new(&name.namespace, secret);
-            all.secrets.insert(secret, any_secret());
-        }
-        all.ingresses.insert(name, ingress);
+        add_secrets(&ingress, &mut all.secrets);
+        all.ingresses.insert(ingress.name.clone(), ingress);
     }
     let options = IngressOptions {
         without_class: true,
@@ -277,6 +353,19 @@ fn routes_of(ingresses: impl IntoIterator<Item = Ingress>, objects: &Objects) ->
     let is_known = |refusal: &Refusal| refusal.kind != RefusalKind::Service;
     routes.refusals.retain(is_known);
     routes
+}
+
+/// Adds a Secret for each name that an Ingress may mean as one: those that are not among the manifests may exist.
+fn add_secrets(ingress: &Ingress, secrets: &mut BTreeMap<NamespacedName, Secret>) {
+    let namespace = &ingress.name.namespace;
+    for value in ingress.annotations.values() {
+        let own = value.strip_prefix(&format!("{namespace}/"));
+        let secret = NamespacedName::new(namespace, own.unwrap_or(value).trim());
+        secrets.insert(secret, any_secret());
+    }
+    for secret in ingress.tls.iter().filter_map(|tls| tls.secret.as_ref()) {
+        secrets.insert(NamespacedName::new(namespace, secret), any_secret());
+    }
 }
 
 /// A Secret with every key that annotations read, instead of one that is not known.

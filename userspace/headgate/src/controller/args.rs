@@ -23,6 +23,9 @@ pub(crate) struct ControllerArgs {
     /// Network whose addresses Gateways get; may be repeated; default: the load balancers of the cluster give them
     #[arg(long = "address-pool", value_name = "CIDR", value_delimiter = ',')]
     pub(super) pools: Vec<IpNet>,
+    /// The flag of the proxies: networks of the node that services which RoutePolicies ask may be in
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub(super) auth_local_networks: Vec<IpNet>,
     /// Selects the pods of proxies by label
     #[arg(long, value_name = "SELECTOR")]
     #[arg(default_value = "app.kubernetes.io/name=headgate,app.kubernetes.io/component=proxy")]

@@ -47,6 +47,7 @@ async fn serve(args: &ControllerArgs) -> Result<()> {
             pools: args.pools.clone(),
             check_certificate,
             check_authorities,
+            auth_local: args.auth_local_networks.clone(),
             ..GatewayOptions::default()
         },
         proxy_namespace: args.namespace.clone(),

@@ -178,6 +178,7 @@ fn edge_options(args: &ProxyArgs) -> EdgeOptions {
     // An API server needs a role for them.
     let has_gateways = args.gateways || args.common.source.is_some();
     let gateways = has_gateways.then(|| GatewayOptions {
+        auth_local: args.auth_local_networks.clone(),
         controller: args.gateway_controller.clone(),
         check_certificate,
         check_authorities,

@@ -56,6 +56,9 @@ pub struct Policy {
     pub mirrors: Vec<Mirror>,
     /// Backend that stands in for others.
     pub error_pages: Option<ErrorPages>,
+    /// Names of the objects that parts of it are from, besides the object of the route, each with these parts. For
+    /// operators.
+    pub parts: Vec<String>,
 }
 
 impl Default for Policy {
@@ -84,6 +87,7 @@ impl Default for Policy {
             retry: Retry::default(),
             mirrors: Vec::new(),
             error_pages: None,
+            parts: Vec::new(),
         }
     }
 }

@@ -24,6 +24,7 @@ mod problem;
 mod reference;
 mod resolve;
 mod resolver;
+mod route_policies;
 mod rules;
 mod served;
 mod site;
@@ -46,6 +47,7 @@ pub use problem::Problem;
 pub use reference::{Referent, Referrer, permits};
 pub use resolve::Resolved;
 pub use resolver::{Resolver, resolve};
+pub use route_policies::{PolicyField, policy_fields};
 pub use status::{
     ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Merge, PolicyVerdict,
     RouteVerdict, Verdict,
@@ -75,6 +77,8 @@ pub struct GatewayOptions {
     pub check_certificate: fn(&Certificate) -> Result<(), String>,
     /// Returns why CA certificates (PEM) cannot be used.
     pub check_authorities: fn(&[u8]) -> Result<(), String>,
+    /// Networks of the node that authentication services may be in.
+    pub auth_local: Vec<IpNet>,
     /// Ports of nodes that are never target ports: those that a proxy of a folder of manifests listens on for other
     /// reasons. Where a controller gives target ports, this is empty.
     pub reserved_ports: BTreeSet<u16>,
@@ -89,6 +93,7 @@ impl Default for GatewayOptions {
             judges_certificates: true,
             check_certificate: |_| Ok(()),
             check_authorities: |_| Ok(()),
+            auth_local: Vec::new(),
             reserved_ports: BTreeSet::new(),
         }
     }

@@ -11,9 +11,10 @@ use super::{
     candidates::{AnyRoute, candidates},
     certificates::Certificates,
     l4,
-    object::{Age, GROUP, ListenerProtocol, ParentRef},
+    object::{Age, GROUP, ListenerProtocol, ParentRef, TargetKind},
     ports::target_ports,
     resolver::Judge,
+    route_policies::RoutePolicies,
     rules::{Judged, Rank},
     served::{close, scheme, served, shown, shown_by},
     site::Sites,
@@ -45,6 +46,8 @@ pub struct Resolved {
     pub routes: BTreeMap<(RouteKind, NamespacedName), RouteVerdict>,
     /// Verdicts about all BackendTLSPolicies. Those that no Gateway of ours uses have an empty one.
     pub backend_tls: BTreeMap<NamespacedName, PolicyVerdict>,
+    /// Verdicts about all RoutePolicies. Those that concern no Gateway of ours have an empty one.
+    pub route_policies: BTreeMap<NamespacedName, PolicyVerdict>,
 }
 
 /// Judges all objects once.
@@ -65,12 +68,15 @@ pub(super) fn pass(
         l4: l4_listeners(&sites),
         routes: BTreeMap::new(),
         users: BTreeMap::new(),
+        route_policies: RoutePolicies::new(world),
+        gateways_of: BTreeMap::new(),
     };
     for route in candidates(world) {
         pass.add(world, route);
     }
     let gateways = pass.gateways(&target_ports);
     let backend_tls = pass.policies();
+    let route_policies = pass.route_policies.verdicts(world, &pass.gateways_of);
     let Pass {
         attached,
         routes,
@@ -103,6 +109,7 @@ pub(super) fn pass(
         listener_sets: listener_sets.collect(),
         routes,
         backend_tls,
+        route_policies,
     }
 }
 
@@ -185,6 +192,9 @@ struct Pass<'a, 'b> {
     routes: BTreeMap<(RouteKind, NamespacedName), RouteVerdict>,
     /// Gateways whose routes use a Service with a BackendTLSPolicy.
     users: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    route_policies: RoutePolicies,
+    /// Gateways that are parents of routes with a RoutePolicy.
+    gateways_of: BTreeMap<(TargetKind, NamespacedName), BTreeSet<NamespacedName>>,
 }
 
 /// A route, judged.
@@ -224,11 +234,22 @@ impl Pass<'_, '_> {
     fn add(&mut self, world: &World<'_>, route: AnyRoute<'_>) {
         let (kind, meta) = (route.kind(), route.meta());
         let key = (kind, meta.name.clone());
-        let mut parents = route.parents().iter();
+        let parents = route.parents().iter();
+        let gateways = parents.filter_map(|parent| Some(target(self.sites, meta, parent)?.0));
+        let gateways: BTreeSet<NamespacedName> = gateways.collect();
         // Other routes are not read: they belong to other controllers.
-        if !parents.any(|parent| target(self.sites, meta, parent).is_some()) {
+        if gateways.is_empty() {
             self.routes.insert(key, RouteVerdict::default());
             return;
+        }
+        let policy_kind = match kind {
+            RouteKind::Http => Some(TargetKind::HttpRoute),
+            RouteKind::Grpc => Some(TargetKind::GrpcRoute),
+            RouteKind::Tls | RouteKind::Tcp | RouteKind::Udp => None,
+        };
+        if let Some(kind) = policy_kind.filter(|kind| self.route_policies.names(*kind, &meta.name))
+        {
+            self.gateways_of.insert((kind, meta.name.clone()), gateways);
         }
         let outcome = self.outcome(route);
         let candidate = Candidate {
@@ -297,7 +318,12 @@ impl Pass<'_, '_> {
                 for hostname in &place.hostnames {
                     let ranked = hosts.entry(hostname.clone()).or_default();
                     let routes = judged.routes.iter();
-                    ranked.extend(routes.map(|(rank, route)| (rank.clone(), shown(site, route))));
+                    ranked.extend(routes.map(|(rank, route)| {
+                        let route = shown(site, route);
+                        let policies = &self.route_policies;
+                        let applied = policies.applied(&place.gateway, listener, route);
+                        (rank.clone(), applied)
+                    }));
                 }
             }
             Outcome::Stream(judged) => {

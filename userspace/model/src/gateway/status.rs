@@ -121,10 +121,10 @@ pub struct RouteVerdict {
     pub parents: Vec<(ParentRef, Vec<Verdict>)>,
 }
 
-/// The verdict about a BackendTLSPolicy, by Gateway.
+/// The verdict about a policy, by Gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyVerdict {
-    /// Gateways of ours whose routes use a Service of the policy.
+    /// Gateways of ours that the policy concerns; of a RoutePolicy also targets that are not there.
     pub ancestors: Vec<(ParentRef, Vec<Verdict>)>,
 }
 

@@ -6,7 +6,7 @@ use crate::edge::{PathMatch, UpstreamPolicy};
 
 /// Returns a policy whose cookie, if it has none of its own, has the path of a rule: other rules of the
 /// host may be for other Services, whose cookies have the same name.
-pub(super) fn with_cookie_path(
+pub(crate) fn with_cookie_path(
     policy: &Arc<UpstreamPolicy>,
     path: &PathMatch,
 ) -> Arc<UpstreamPolicy> {

@@ -14,6 +14,7 @@ mod class;
 mod client_certificates;
 mod cookie_path;
 mod guests;
+mod migration;
 mod object;
 mod owners;
 mod passthrough;
@@ -26,7 +27,10 @@ pub use annotations::{
     ANNOTATIONS, Annotation, Controller, DIFFERENT, FOREIGN, Foreign, NGINX, OWN, Support,
     is_settings, other_controller, setting, support,
 };
+pub(crate) use annotations::{Context, Given, Settings, read_given};
 pub use class::{IngressOptions, serves};
+pub(crate) use cookie_path::with_cookie_path;
+pub use migration::{Migration, Note, to_gateway};
 pub use object::{
     Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, Objects, PathType,
 };

@@ -81,8 +81,8 @@ impl Builder<'_> {
         let refusals = &mut self.routes.refusals;
         let draft = annotations::read(&ingress.name, &ingress.annotations, refusals);
         let context = Context {
-            objects: self.objects,
-            ingress: &ingress.name,
+            secrets: &self.objects.secrets,
+            namespace: &ingress.name.namespace,
             auth_local: self.auth_local,
         };
         let mut settings = draft.finish(&context, &mut |field, reason| {

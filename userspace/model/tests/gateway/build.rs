@@ -197,6 +197,7 @@ impl Cluster {
             "UDPRoute" => put!(udp_routes),
             "ReferenceGrant" => put!(grants),
             "BackendTLSPolicy" => put!(backend_tls),
+            "RoutePolicy" => put!(route_policies),
             "Namespace" => {
                 let labels = metadata.get("labels").cloned().unwrap_or_default();
                 let labels = yaml_serde::from_value(labels).unwrap();

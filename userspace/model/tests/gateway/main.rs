@@ -8,6 +8,8 @@ mod grpc;
 mod infrastructure;
 mod listeners;
 mod objects;
+mod policies;
+mod policy_crd;
 mod properties;
 mod references;
 mod repeat;

@@ -47,6 +47,8 @@ impl Plan {
             access_log: _,
             traces: _,
             trusts_traces: _,
+            // For operators.
+            parts: _,
             timeouts,
             retry,
             mirrors,

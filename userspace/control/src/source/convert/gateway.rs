@@ -7,8 +7,8 @@ use headgate_model::{
     gateway::object::{
         BackendTlsPolicySpec, Change, GROUP, GatewayClassSpec, GatewayClassStatus, GatewaySpec,
         GatewayStatus, GrpcRouteSpec, HttpRouteSpec, L4RouteSpec, ListenerSetSpec,
-        ListenerSetStatus, Meta, Object as Judged, PolicyStatus, ReferenceGrantSpec, RouteStatus,
-        TlsRouteSpec,
+        ListenerSetStatus, Meta, Object as Judged, POLICY_GROUP, PolicyStatus, ReferenceGrantSpec,
+        RoutePolicyDocument, RouteStatus, TlsRouteSpec,
     },
 };
 use k8s_openapi::{
@@ -32,6 +32,8 @@ pub(crate) trait CustomKind: Clone + Debug + Default + Send + Sync + 'static {
     type Scope;
     /// Its kind.
     const KIND: Kind;
+    /// Its API group.
+    const GROUP: &'static str = GROUP;
     /// Its name in paths.
     const PLURAL: &'static str;
     /// The version that is read.
@@ -79,7 +81,7 @@ impl<K: CustomKind> kube::Resource for Custom<K> {
     }
 
     fn group(_: &()) -> Cow<'_, str> {
-        GROUP.into()
+        K::GROUP.into()
     }
 
     fn version(_: &()) -> Cow<'_, str> {
@@ -190,6 +192,27 @@ custom!(
     BackendTlsPolicySpec,
     PolicyStatus
 );
+
+/// A RoutePolicy.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RoutePolicy;
+
+impl CustomKind for RoutePolicy {
+    type Spec = RoutePolicyDocument;
+    type Status = PolicyStatus;
+    type Scope = NamespaceResourceScope;
+    const KIND: Kind = Kind::RoutePolicy;
+    const GROUP: &'static str = POLICY_GROUP;
+    const PLURAL: &'static str = "routepolicies";
+    const VERSION: &'static str = "v1alpha1";
+
+    fn change(
+        name: NamespacedName,
+        object: Option<Judged<RoutePolicyDocument, PolicyStatus>>,
+    ) -> Change {
+        Change::RoutePolicy(name, object)
+    }
+}
 
 impl Object for Namespace {
     const KIND: Kind = Kind::Namespace;

@@ -24,7 +24,7 @@ use crate::source::event::{Event, Interest, Kind, Served};
 pub(crate) use {
     gateway::{
         BackendTlsPolicy, Custom, CustomKind, Gateway, GatewayClass, GrpcRoute, HttpRoute,
-        ListenerSet, ReferenceGrant, TcpRoute, TlsRoute, UdpRoute,
+        ListenerSet, ReferenceGrant, RoutePolicy, TcpRoute, TlsRoute, UdpRoute,
     },
     ingress::SKIPPED_SECRETS,
     names::host,

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::BTreeMap};
 
 use super::{
     BackendTlsPolicy, Gateway, GatewayClass, GrpcRoute, HttpRoute, L4Route, ListenerSet, Object,
-    Objects, ReferenceGrant, TlsRoute,
+    Objects, ReferenceGrant, RoutePolicy, TlsRoute,
 };
 use crate::{NamespacedName, put};
 
@@ -35,6 +35,8 @@ pub enum Change {
     ReferenceGrant(NamespacedName, Option<ReferenceGrant>),
     /// A BackendTLSPolicy.
     BackendTlsPolicy(NamespacedName, Option<BackendTlsPolicy>),
+    /// A RoutePolicy.
+    RoutePolicy(NamespacedName, Option<RoutePolicy>),
     /// Labels of a Namespace.
     Namespace(String, Option<BTreeMap<String, String>>),
     /// Data of a ConfigMap.
@@ -55,6 +57,7 @@ impl Objects {
             Change::UdpRoute(name, new) => put_object(&mut self.udp_routes, &name, new),
             Change::ReferenceGrant(name, new) => put_object(&mut self.grants, &name, new),
             Change::BackendTlsPolicy(name, new) => put_object(&mut self.backend_tls, &name, new),
+            Change::RoutePolicy(name, new) => put_object(&mut self.route_policies, &name, new),
             Change::Namespace(name, new) => asked(put(&mut self.namespaces, &name, new)),
             Change::ConfigMap(name, new) => asked(put(&mut self.config_maps, &name, new)),
         }

@@ -6,6 +6,7 @@ mod filter;
 mod gateway;
 mod policy;
 mod route;
+mod route_policy;
 mod shared;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,6 +32,13 @@ pub use route::{
     CookieConfig, GrpcMatch, GrpcMethodMatch, GrpcRouteSpec, GrpcRule, HttpMatch, HttpRouteSpec,
     HttpRule, L4RouteSpec, L4Rule, MatchType, NamedMatch, ParentStatus, PathMatchSpec,
     PathMatchType, RouteStatus, RouteTimeouts, RuleRetry, SessionPersistence, TlsRouteSpec,
+};
+pub use route_policy::{
+    AffinityPolicy, ApiKeyAuth, AuthenticationPolicy, BasicAuth, CookieAffinity,
+    ExternalAuthPolicy, HealthCheckPolicy, HmacAuth, IntrospectionAuth, JwtAuth, LdapAuth,
+    LimitsPolicy, LoadBalancingPolicy, OidcAuth, POLICY_GROUP, PasetoAuth, RetryPolicy,
+    RoutePolicyDocument, RoutePolicySpec, RoutePolicyTarget, SourcesPolicy, TargetKind,
+    TimeoutsPolicy, route_policy_crd,
 };
 pub use shared::{
     BackendRef, CertificateRef, Condition, LabelSelector, LocalRef, ObjectRef, Parameters,
@@ -105,6 +113,8 @@ pub type L4Route = Object<L4RouteSpec, RouteStatus>;
 pub type ReferenceGrant = Object<ReferenceGrantSpec>;
 /// A BackendTLSPolicy.
 pub type BackendTlsPolicy = Object<BackendTlsPolicySpec, PolicyStatus>;
+/// A RoutePolicy.
+pub type RoutePolicy = Object<RoutePolicyDocument, PolicyStatus>;
 
 /// The objects of the Gateway API, and those of the core API that only it uses.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,6 +139,10 @@ pub struct Objects {
     pub grants: BTreeMap<NamespacedName, ReferenceGrant>,
     /// BackendTLSPolicies.
     pub backend_tls: BTreeMap<NamespacedName, BackendTlsPolicy>,
+    /// RoutePolicies.
+    pub route_policies: BTreeMap<NamespacedName, RoutePolicy>,
+    /// Whether RoutePolicies could not be listed. Then every route is closed: there may be one that guards it.
+    pub lacks_policies: bool,
     /// Labels of Namespaces, by name.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Data of ConfigMaps.

@@ -111,7 +111,7 @@ impl AuthDraft {
         };
         let secret = find(context, name)?;
         Ok(Some(ClientCertificates {
-            secret: NamespacedName::new(&context.ingress.namespace, &name.1),
+            secret: NamespacedName::new(context.namespace, &name.1),
             authorities: value(secret, "ca.crt")?.to_vec(),
             revoked: secret.data.get("ca.crl").cloned(),
             verify,

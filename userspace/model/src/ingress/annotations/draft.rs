@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::NamespacedName;
 
-use super::super::{IngressPath, Objects, reach};
+use super::super::{IngressPath, reach};
 use crate::edge::{
     Balance, CanaryRule, Condition, Cors, CorsList, CorsOrigin, CorsOrigins, HashBy, Limits,
     Pattern, Policy, Probe, Rate, Redirect, Secret, Sticky, Template, Text, Trust, UpstreamPolicy,
@@ -27,8 +27,8 @@ const STICKY_COOKIE: &str = "INGRESSCOOKIE";
 /// The values of annotations so far.
 #[derive(Debug, Default)]
 pub(in super::super) struct Draft {
-    /// Keys as they were written, by name.
-    pub(super) keys: BTreeMap<&'static str, String>,
+    /// The fields that have the values, by the name of the annotation.
+    pub(super) fields: BTreeMap<&'static str, String>,
     pub(super) policy: Policy,
     pub(super) upstream: UpstreamPolicy,
     pub(super) ssl_redirect: Option<bool>,
@@ -95,21 +95,21 @@ pub(super) struct CookieDraft {
     pub(super) secure: bool,
 }
 
-/// Objects that annotations may refer to.
-pub(in super::super) struct Context<'a> {
-    pub(in super::super) objects: &'a Objects,
-    /// Name of the Ingress.
-    pub(in super::super) ingress: &'a NamespacedName,
+/// Objects that values may refer to.
+pub(crate) struct Context<'a> {
+    pub(crate) secrets: &'a BTreeMap<NamespacedName, Secret>,
+    /// Namespace of the object that has the values.
+    pub(crate) namespace: &'a str,
     /// Networks of the node that authentication services may be in.
-    pub(in super::super) auth_local: &'a [IpNet],
+    pub(crate) auth_local: &'a [IpNet],
 }
 
-/// The settings of an Ingress.
+/// The settings of an Ingress, or of another object whose fields have the same meaning.
 #[derive(Debug)]
-pub(in super::super) struct Settings {
-    keys: BTreeMap<&'static str, String>,
-    pub(in super::super) policy: Policy,
-    pub(in super::super) upstream: Arc<UpstreamPolicy>,
+pub(crate) struct Settings {
+    fields: BTreeMap<&'static str, String>,
+    pub(crate) policy: Policy,
+    pub(crate) upstream: Arc<UpstreamPolicy>,
     /// Whether HTTP is redirected if the host has a certificate.
     pub(in super::super) ssl_redirect: bool,
     pub(in super::super) force_ssl_redirect: bool,
@@ -136,12 +136,13 @@ impl Settings {
 
     /// The field of an annotation, with the prefix that the Ingress uses.
     pub(in super::super) fn field(&self, name: &str) -> String {
-        field(&self.keys, name)
+        field(&self.fields, name)
     }
 }
 
-fn field(keys: &BTreeMap<&'static str, String>, name: &str) -> String {
-    super::field(keys.get(name).map_or(name, String::as_str))
+fn field(fields: &BTreeMap<&'static str, String>, name: &str) -> String {
+    let field = fields.get(name).cloned();
+    field.unwrap_or_else(|| super::field(name))
 }
 
 impl Draft {
@@ -157,17 +158,17 @@ impl Draft {
         complain: &mut dyn FnMut(String, String),
     ) -> Settings {
         if let Err((name, reason)) = self.finish_requests() {
-            complain(field(&self.keys, name), reason);
+            complain(field(&self.fields, name), reason);
         }
         if let Err((name, reason)) = self.finish_upstream_tls(context) {
             // A backend that cannot be verified is not trusted.
             self.close(format!("{name}: {reason}"));
-            complain(field(&self.keys, name), reason);
+            complain(field(&self.fields, name), reason);
         }
         self.finish_upstream();
         if self.error_codes.is_some() && self.error_backend.is_none() {
             let name = "custom-http-errors";
-            complain(field(&self.keys, name), "needs default-backend".into());
+            complain(field(&self.fields, name), "needs default-backend".into());
         }
         self.finish_auth(context, complain);
         let percent = self.mirror_percent.unwrap_or(100);
@@ -187,7 +188,7 @@ impl Draft {
             mirror: self.mirror.map(|(service, port)| (service, port, percent)),
             policy: self.policy,
             upstream: Arc::new(self.upstream),
-            keys: self.keys,
+            fields: self.fields,
         }
     }
 
@@ -248,7 +249,7 @@ impl Draft {
             Ok(auth) => self.policy.auth = auth,
             Err((name, reason)) => {
                 self.close(format!("{name}: {reason}"));
-                complain(field(&self.keys, name), reason);
+                complain(field(&self.fields, name), reason);
             }
         }
         if self.passthrough && (!self.policy.auth.is_empty() || self.policy.closed.is_some()) {
@@ -256,7 +257,7 @@ impl Draft {
             self.passthrough = false;
             let reason = "connections that are not decrypted cannot be checked";
             self.close(format!("ssl-passthrough: {reason}"));
-            complain(field(&self.keys, "ssl-passthrough"), reason.into());
+            complain(field(&self.fields, "ssl-passthrough"), reason.into());
         }
     }
 
@@ -357,14 +358,14 @@ impl CookieDraft {
 }
 
 impl Context<'_> {
-    /// A Secret in the namespace of the Ingress; others are refused.
+    /// A Secret in the namespace of the object; others are refused.
     pub(super) fn secret(&self, namespace: Option<&str>, name: &str) -> Result<&Secret, String> {
-        let own = &self.ingress.namespace;
+        let own = self.namespace;
         if namespace.is_some_and(|namespace| namespace != own) {
             return Err(format!("only Secrets of namespace {own} can be used"));
         }
         let key = NamespacedName::new(own, name);
-        let found = self.objects.secrets.get(&key);
+        let found = self.secrets.get(&key);
         found.ok_or_else(|| format!("there is no Secret {key}"))
     }
 }

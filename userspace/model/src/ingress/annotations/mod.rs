@@ -17,7 +17,8 @@ mod values;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-pub(super) use draft::{Context, Draft, Settings};
+pub(super) use draft::Draft;
+pub(crate) use draft::{Context, Settings};
 pub use foreign::{DIFFERENT, FOREIGN, Foreign, Support, support};
 pub use others::{Controller, other_controller};
 pub use settings::{is_settings, setting};
@@ -161,7 +162,7 @@ pub(super) fn read(
     for found in found(annotations) {
         let (result, is_guard) = match found.known {
             Some(known) => {
-                draft.keys.insert(known.name, found.key.clone());
+                draft.fields.insert(known.name, field(found.key));
                 ((known.read)(found.text, &mut draft), known.is_guard)
             }
             None => (Err(unsupported(&found)), is_foreign_guard(&found)),
@@ -179,4 +180,36 @@ pub(super) fn read(
         }
     }
     draft
+}
+
+/// A value that a field of another object has for an annotation.
+pub(crate) struct Given {
+    /// Name of the annotation, after its prefix.
+    pub(crate) name: &'static str,
+    /// The field.
+    pub(crate) field: String,
+    /// The value; `None` if the field is not set.
+    pub(crate) text: Option<String>,
+}
+
+/// Reads values of another object as those of annotations.
+///
+/// # Errors
+///
+/// The first field that is invalid, and the reason.
+pub(crate) fn read_given(context: &Context<'_>, given: Vec<Given>) -> Result<Settings, String> {
+    let mut draft = Draft::default();
+    for Given { name, field, text } in given {
+        let known = ANNOTATIONS.iter().find(|known| known.name == name);
+        let known = known.ok_or_else(|| format!("{field}: is not supported"))?;
+        if let Some(text) = text {
+            (known.read)(text.trim(), &mut draft).map_err(|reason| format!("{field}: {reason}"))?;
+        }
+        draft.fields.insert(name, field);
+    }
+    let mut first = None;
+    let settings = draft.finish(context, &mut |field, reason| {
+        first.get_or_insert_with(|| format!("{field}: {reason}"));
+    });
+    first.map_or(Ok(settings), Err)
 }
