@@ -118,7 +118,7 @@ fn summarize(run: &nextest::Run, skips: &[String], start: Instant) {
             eprintln!("  {skip}");
         }
     }
-    // Again, where whoever sees only the end of a log finds them.
+    // Again, for readers of the end of a log.
     for (name, lines) in &run.failures {
         sh::heading(&format!("failed: {name}"));
         let lines: Vec<_> = lines.iter().filter(|line| !line.is_empty()).collect();

@@ -421,9 +421,8 @@ fn is_of_other_rules<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     }
 }
 
-/// Whether a segment of no known connection may be of one that former programs have opened, and that is not copied yet:
-/// a reply of a backend, or a segment to a frontend. For datagrams a drop would be no better than a packet that is not
-/// translated.
+/// Whether a packet of no known connection may be the reply of a backend to one that former programs have opened, and
+/// that is not copied yet.
 #[inline(always)]
 fn may_be_copied<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
     let flow = &parsed.flow;
@@ -433,10 +432,14 @@ fn may_be_copied<T: Tables>(tables: &T, parsed: &Parsed) -> bool {
         protocol: flow.protocol,
         zero: 0,
     };
-    if flow.protocol != Protocol::TCP || parsed.flags.is_opening() {
-        return false;
-    }
-    tables.is_paused(&sender) || tables.address(&flow.destination).is_some()
+    is_continued(parsed) && tables.is_paused(&sender)
+}
+
+/// Whether a segment belongs to a connection that is open. For datagrams a drop would be no better than a packet that is
+/// not translated.
+#[inline(always)]
+fn is_continued(parsed: &Parsed) -> bool {
+    parsed.flow.protocol == Protocol::TCP && !parsed.flags.is_opening()
 }
 
 #[inline(always)]
@@ -506,6 +509,11 @@ fn plan_connection<T: Tables>(
     };
     if frontend.is_left_to_node(address) {
         return Err(Reason::NotOurs);
+    }
+    // It may be of a connection that is not copied yet. VERIFIER: asked again, because a value from above would make two
+    // states of each.
+    if is_continued(parsed) && tables.takeover().is_copying(tables.now_s()) {
+        return Err(Reason::Paused);
     }
     if parsed.transport == Transport::LaterFragment {
         return Err(Reason::FragmentUnknown);

@@ -831,6 +831,15 @@ fn s186_what_may_be_of_a_connection_that_is_not_copied_yet_waits() {
             Hook::External,
             Builder::new(outside, "198.51.100.8:80").tcp("A", b"x"),
         ),
+        // Connections of the node itself: no Service has this port of its address.
+        (
+            Hook::External,
+            Builder::new(outside, "192.168.50.1:22").tcp("A", b"x"),
+        ),
+        (
+            Hook::Egress,
+            Builder::new("192.168.50.1:22", outside).tcp("A", b"x"),
+        ),
         (
             Hook::Pod,
             Builder::new("10.244.1.9:12000", outside).tcp("A", b"x"),

@@ -21,7 +21,7 @@ use headgate_prog::Kernel;
 use nix::net::if_::if_nametoindex;
 
 use crate::{
-    Options, Report, Service, Table, bpf, iptables, load_iptables, load_nftables, nftables,
+    Family, Options, Report, Service, Table, bpf, iptables, load_iptables, load_nftables, nftables,
 };
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
@@ -56,11 +56,11 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let pass = bpf::End::Action(bpf::XDP_PASS);
     let services = [Service {
         name: "web".into(),
-        address: Ipv4Addr::new(10, 96, 0, 10),
+        address: [10, 96, 0, 10].into(),
         port: 80,
         protocol: "udp",
         node_port: Some(NODE_PORT),
-        endpoints: vec![BACKEND],
+        endpoints: vec![BACKEND.into()],
     }];
     let subjects = [
         Site::new(
@@ -80,8 +80,9 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         Site::new("nftables", "nf", &service, pass)?,
         Site::new("iptables", "ip", &service, pass)?,
     ];
-    load_nftables(&subjects[4].node, &nftables(&services, NODE))?;
-    load_iptables(&subjects[5].node, &iptables(&services))?;
+    load_nftables(&subjects[4].node, &nftables(&services, NODE.into()))?;
+    let rules = iptables(&services, Family::V4);
+    load_iptables(&subjects[5].node, Family::V4, &rules)?;
     let mut samples = vec![Vec::new(); subjects.len()];
     let mut lost = vec![0u64; subjects.len()];
     for subject in &subjects {

@@ -15,7 +15,7 @@ pub mod served;
 mod tools;
 
 pub use headgate_netns::rules::{
-    Service, iptables, load_iptables, load_nftables, manifests, nftables,
+    Family, Service, iptables, load_iptables, load_nftables, manifests, nftables,
 };
 pub use report::{Machine, Report, Table};
 

@@ -11,8 +11,8 @@ use headgate_netns::{Cluster, Netns, Process, binary};
 use tempfile::TempDir;
 
 use crate::{
-    Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests, nftables,
-    plain,
+    Family, Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests,
+    nftables, plain,
     tools::{nginx, on_cpu, rate, words},
 };
 
@@ -193,11 +193,11 @@ fn services(size: u16) -> Vec<Service> {
             let port = POD_PORT + kind;
             services[middle + 3 * backend + usize::from(kind)] = Service {
                 name: format!("measured-{backend}-{kind}"),
-                address: cluster_ip(backend, kind),
+                address: cluster_ip(backend, kind).into(),
                 port,
                 protocol: if kind == 2 { "udp" } else { "tcp" },
                 node_port: Some(node_port(backend, kind)),
-                endpoints: vec![std::net::SocketAddrV4::new(address, port)],
+                endpoints: vec![(address, port).into()],
             };
         }
     }
@@ -245,10 +245,10 @@ impl Sites {
         headgate_by_dsr.start_agents(&services, 2, &options)?;
         let nftables_site = Site::new("hgbn")?;
         let first = &nftables_site.cluster.nodes[0].netns;
-        load_nftables(first, &nftables(&services, NODE))?;
+        load_nftables(first, &nftables(&services, NODE.into()))?;
         let iptables_site = Site::new("hgbi")?;
         let first = &iptables_site.cluster.nodes[0].netns;
-        load_iptables(first, &iptables(&services))?;
+        load_iptables(first, Family::V4, &iptables(&services, Family::V4))?;
         Ok(Self {
             direct,
             headgate,

@@ -1,7 +1,7 @@
 //! What a user of kind or of virtual machines measures first: a client outside, one node, four pods behind plain veth
 //! devices, of which nothing is set.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use headgate_netns::{Cluster, Process};
@@ -99,12 +99,12 @@ impl Sites {
         let endpoints = (0..PODS).map(|pod| Ipv4Addr::new(10, 244, 1, 2 + pod));
         let service = Service {
             name: "web".into(),
-            address: CLUSTER_IP,
+            address: CLUSTER_IP.into(),
             port: PORT,
             protocol: "tcp",
             node_port: Some(NODE_PORT),
             endpoints: endpoints
-                .map(|address| SocketAddrV4::new(address, POD_PORT))
+                .map(|address| SocketAddr::from((address, POD_PORT)))
                 .collect(),
         };
         let services = [service];
@@ -114,7 +114,7 @@ impl Sites {
         cluster.start_agent(0)?;
         let nftables_site = Site::new("hgbq", gro)?;
         let node = &nftables_site.cluster.nodes[0].netns;
-        load_nftables(node, &nftables(&services, NODE))?;
+        load_nftables(node, &nftables(&services, NODE.into()))?;
         Ok(Self {
             direct: Site::new("hgbo", gro)?,
             headgate,

@@ -197,7 +197,7 @@ fn controller(cluster: &Cluster) -> Result<Process> {
     Process::start(command, "ready")
 }
 
-/// What an answer tells of the configuration.
+/// What an answer shows of the configuration.
 struct Answer {
     status: StatusCode,
     location: String,

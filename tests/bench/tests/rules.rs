@@ -3,10 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use headgate_bench::{Service, iptables, load_iptables, load_nftables, manifests, nftables};
+use headgate_bench::{
+    Family, Service, iptables, load_iptables, load_nftables, manifests, nftables,
+};
 use headgate_netns::{Cluster, Netns, get, udp};
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
@@ -16,10 +18,10 @@ const REQUESTS: usize = 60;
 
 /// Services for HTTP and datagrams of three pods, amid services without clients.
 fn services() -> Vec<Service> {
-    let endpoint = |node, pod: u8| SocketAddrV4::new(Ipv4Addr::new(10, 244, node, pod + 1), 9376);
+    let endpoint = |node, pod: u8| ([10, 244, node, pod + 1], 9376).into();
     let web = |protocol, port, node_port| Service {
         name: format!("web-{protocol}"),
-        address: CLUSTER_IP,
+        address: CLUSTER_IP.into(),
         port,
         protocol,
         node_port: Some(node_port),
@@ -92,14 +94,15 @@ fn check(cluster: &Cluster, masquerades: bool) {
 fn nftables_balances_and_masquerades() {
     let Some(cluster) = cluster("nf") else { return };
     let node = &cluster.nodes[0];
-    load_nftables(&node.netns, &nftables(&services(), node.v4)).unwrap();
+    load_nftables(&node.netns, &nftables(&services(), node.v4.into())).unwrap();
     check(&cluster, true);
 }
 
 #[test]
 fn iptables_balances_and_masquerades() {
     let Some(cluster) = cluster("ip") else { return };
-    load_iptables(&cluster.nodes[0].netns, &iptables(&services())).unwrap();
+    let rules = iptables(&services(), Family::V4);
+    load_iptables(&cluster.nodes[0].netns, Family::V4, &rules).unwrap();
     check(&cluster, true);
 }
 

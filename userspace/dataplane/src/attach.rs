@@ -15,7 +15,7 @@ use aya::programs::{
     tc::TcAttachOptions,
 };
 use headgate_abi::names;
-use nix::net::if_::{if_indextoname, if_nameindex};
+use nix::net::if_::{if_indextoname, if_nameindex, if_nametoindex};
 
 use crate::{
     clsact::{self, Filter},
@@ -187,14 +187,33 @@ pub(crate) fn swap(programs: &mut Programs, folder: &Path, site: Site) -> Result
     if site == Site::Sockets {
         return Ok(());
     }
-    let mut filters = all_filters().map_err(failed)?;
+    let filters = all_filters().map_err(failed)?;
+    replace_filters(filters, |device, filter| {
+        let program = programs.tc(&filter.program)?;
+        let attached = clsact::attach(program, device, filter.side);
+        attached.map_err(|source| Error::program(&filter.program, source))
+    })
+}
+
+/// Attaches a program in the place of each filter. A device may vanish meanwhile, as those of pods do: it needs none.
+fn replace_filters(
+    mut filters: Vec<(Interface, Filter)>,
+    mut attach: impl FnMut(&str, &Filter) -> Result<(), Error>,
+) -> Result<(), Error> {
     filters.sort_by_key(|(_, filter)| INGRESS.contains(&filter.program.as_str()));
     for (device, filter) in filters {
-        let program = programs.tc(&filter.program)?;
-        let attached = clsact::attach(program, &device, filter.side);
-        attached.map_err(|source| Error::program(&filter.program, source))?;
+        match attach(&device.name, &filter) {
+            Err(_) if if_nametoindex(device.name.as_str()).ok() != Some(device.index) => {}
+            result => result?,
+        }
     }
     Ok(())
+}
+
+/// A network device.
+struct Interface {
+    name: String,
+    index: u32,
 }
 
 /// The programs of packets that come in.
@@ -205,14 +224,17 @@ const INGRESS: [&str; 4] = [
     names::XDP_EXTERNAL,
 ];
 
-/// Our filters, with the names of their devices.
-fn all_filters() -> io::Result<Vec<(String, Filter)>> {
+/// Our filters, with their devices.
+fn all_filters() -> io::Result<Vec<(Interface, Filter)>> {
     let mut found = Vec::new();
     for interface in if_nameindex()?.iter() {
-        let device = interface.name().to_string_lossy().into_owned();
-        let filters = clsact::filters(&device)?;
+        let (name, index) = (interface.name().to_string_lossy(), interface.index());
+        let filters = clsact::filters(&name)?;
         let ours = filters.into_iter().filter(Filter::is_ours);
-        found.extend(ours.map(|filter| (device.clone(), filter)));
+        found.extend(ours.map(|filter| {
+            let name = name.clone().into_owned();
+            (Interface { name, index }, filter)
+        }));
     }
     Ok(found)
 }
@@ -408,16 +430,12 @@ pub fn attached(pins: &Path) -> io::Result<Vec<Attachment>> {
             found.push(attachment);
         }
     }
-    for interface in if_nameindex()?.iter() {
-        let place = interface.name().to_string_lossy().into_owned();
-        let filters = clsact::filters(&place)?;
-        let ours = filters.into_iter().filter(Filter::is_ours);
-        found.extend(ours.map(|filter| Attachment {
-            program: filter.program,
-            place: place.clone(),
-            index: interface.index(),
-        }));
-    }
+    let filters = all_filters()?.into_iter();
+    found.extend(filters.map(|(device, filter)| Attachment {
+        program: filter.program,
+        place: device.name,
+        index: device.index,
+    }));
     found.sort();
     Ok(found)
 }
@@ -596,5 +614,43 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> Result<bool, Error> {
             Ok(false)
         }
         Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::programs::TcAttachType;
+    use headgate_abi::names;
+    use nix::net::if_::if_nametoindex;
+
+    use super::{Filter, Interface, replace_filters};
+    use crate::error::Error;
+
+    #[test]
+    fn s201_a_device_that_vanishes_ends_no_takeover() {
+        let lo = if_nametoindex("lo").unwrap();
+        // The last one: another device has got its name.
+        for (name, index, is_gone) in [("lo", lo, false), ("hgnone", 77, true), ("lo", 77, true)] {
+            let filters = [names::TC_POD, names::TC_EGRESS].map(|program| {
+                let device = Interface {
+                    name: name.into(),
+                    index,
+                };
+                let filter = Filter {
+                    side: TcAttachType::Ingress,
+                    program: program.into(),
+                };
+                (device, filter)
+            });
+            let mut asked = 0;
+            let result = replace_filters(filters.into(), |_, _| {
+                asked += 1;
+                Err(Error::NoRoom { name: "any" })
+            });
+            assert_eq!(
+                (result.is_ok(), asked),
+                (is_gone, if is_gone { 2 } else { 1 })
+            );
+        }
     }
 }

@@ -9,9 +9,11 @@ use std::{
 };
 
 use headgate_abi::DatapathConfig;
+#[cfg(test)]
+use headgate_abi::names;
 
 use crate::{
-    attach::{Site, attached_programs, has_links, swap},
+    attach::{attached_programs, has_links, swap},
     copy::{Copy, Followed},
     error::Error,
     layouts::{Layouts, Parts},
@@ -67,6 +69,8 @@ pub fn grow(
 /// Makes the maps that programs write as large as these sizes, if they are smaller, and returns programs over them, which
 /// are attached wherever programs are. `None` if the maps are large enough, or nothing is attached.
 ///
+/// An agent that was killed meanwhile may have left larger maps that programs write already: then these become the maps.
+///
 /// # Errors
 ///
 /// If the kernel refuses a map or a program.
@@ -76,16 +80,25 @@ pub(crate) fn grow_caches(
     config: &DatapathConfig,
     sizes: &MapSizes,
 ) -> Result<Option<Programs>, Error> {
+    let mut larger = Larger::below(folder);
+    if !larger.is_in_use() || !has_links(folder) {
+        larger.discard()?;
+    }
     if !has_links(folder) {
         return Ok(None);
     }
-    let mut larger = Larger::below(folder);
     for (name, size) in sizes.of_programs() {
-        if capacity(&open(folder, name)?, name)? < size {
+        let is_larger = match larger.is_in_use() {
+            true => larger.folder.join(name).exists(),
+            false => capacity(&open(folder, name)?, name)? < size,
+        };
+        if is_larger {
             larger.names.push(name);
         }
     }
     if larger.names.is_empty() {
+        // It may have been killed when it had replaced all pins.
+        larger.discard()?;
         return Ok(None);
     }
     make_folder(&larger.folder)?;
@@ -93,17 +106,17 @@ pub(crate) fn grow_caches(
     let mut programs = Programs::new(ebpf);
     programs.load_all(&attached_programs(folder)?)?;
     let mut copies = larger.copies(true)?;
+    make_folder(&larger.mark())?;
     exchange(&mut copies, folder, folder, |site| {
-        swap(&mut programs, folder, site)?;
-        match site {
-            Site::Sockets => Ok(()),
-            Site::Packets => larger.keep(),
-        }
+        swap(&mut programs, folder, site)
     })?;
+    larger.keep()?;
+    larger.discard()?;
     Ok(Some(programs))
 }
 
-/// Larger maps, pinned beside those that they are to replace. Dropped, they are given up.
+/// Larger maps, pinned beside those that they are to replace. Dropped, they are given up, unless programs may have written
+/// them.
 #[derive(Debug)]
 pub struct Larger {
     /// Where the maps in use are pinned.
@@ -119,6 +132,16 @@ impl Larger {
             folder: present.join("larger"),
             names: Vec::new(),
         }
+    }
+
+    /// The folder that exists from before programs write the larger maps until they have replaced the others. Maps that the
+    /// agent writes need none: until then, the present ones have all that these have.
+    fn mark(&self) -> PathBuf {
+        self.folder.join("in-use")
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.mark().exists()
     }
 
     fn pin(&self, name: &str) -> PathBuf {
@@ -144,8 +167,8 @@ impl Larger {
             let present = RawMap::open(self.present.join(name))?;
             let larger = RawMap::open(self.folder.join(name))?;
             let parts = [present.key_size(), present.value_size()].map(Parts::all);
-            let followed =
-                is_followed.then(|| Followed::new(layouts.seen_at(name), layouts.identity(name)));
+            let seen_at = [layouts.seen_at(name); 2];
+            let followed = is_followed.then(|| Followed::new(seen_at, layouts.identity(name)));
             Ok(Copy::new(present, larger, parts.into(), followed))
         };
         self.names.iter().map(copy).collect()
@@ -184,7 +207,25 @@ impl Larger {
 
 impl Drop for Larger {
     fn drop(&mut self) {
-        // What is left is removed before the maps become larger again.
-        let _left = self.discard();
+        if !self.is_in_use() {
+            // What is left is removed before the maps become larger again.
+            let _left = self.discard();
+        }
     }
+}
+
+/// Makes the maps that programs write as large as these sizes, and ends before they replace the present ones, as if killed.
+/// Returns the folder of the larger ones.
+#[cfg(test)]
+pub(crate) fn interrupt(version: &Version, folder: &Path, sizes: &MapSizes) -> PathBuf {
+    let mut larger = Larger::below(folder);
+    larger.names = vec![names::AFFINITY, names::CONNTRACK];
+    make_folder(&larger.folder).unwrap();
+    let config = DatapathConfig::default();
+    let loaded = load_with(version, &config, sizes, |name| larger.pin(name));
+    drop(loaded.unwrap());
+    let mut copies = larger.copies(true).unwrap();
+    copies.iter_mut().try_for_each(Copy::step).unwrap();
+    make_folder(&larger.mark()).unwrap();
+    larger.folder.clone()
 }

@@ -33,6 +33,7 @@ mod layouts;
 mod left_cgroups;
 mod links;
 mod load;
+mod made;
 mod maps;
 #[cfg(any(test, feature = "memory"))]
 mod memory;
@@ -41,7 +42,7 @@ mod monitor;
 pub mod netfilter;
 mod netlink;
 mod object;
-#[cfg(feature = "other-version")]
+#[cfg(any(test, feature = "other-version"))]
 mod other;
 mod pin;
 mod probe;

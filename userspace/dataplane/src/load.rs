@@ -19,14 +19,8 @@ use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
 
 use crate::{
-    error::Error,
-    grow::{Larger, grow_caches},
-    kernel,
-    migrate::Migration,
-    pin::typed,
-    state_file::TextMap,
-    sys,
-    version::Version,
+    error::Error, grow::grow_caches, kernel, migrate::Migration, pin::typed, state_file::TextMap,
+    sys, version::Version,
 };
 
 /// Sizes of the maps, in entries. Those that the agent writes have them at first, and become larger when they are full
@@ -152,8 +146,6 @@ pub(crate) fn load_as(
     sizes: &MapSizes,
 ) -> Result<Programs, Error> {
     let folder = version.folder(pins);
-    // An agent that ended while maps became larger may have left some.
-    Larger::below(&folder).discard()?;
     let programs = match Migration::find(pins, version)? {
         Some(migration) => migration.run(config, sizes)?,
         None => match grow_caches(version, &folder, config, sizes)? {

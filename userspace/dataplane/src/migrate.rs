@@ -69,17 +69,25 @@ pub(crate) struct Migration<'a> {
     from: PathBuf,
     theirs: Layouts,
     to: PathBuf,
+    /// Whether our maps hold entries that count: a takeover was interrupted, in either direction.
+    is_resumed: bool,
 }
 
 impl<'a> Migration<'a> {
-    /// Finds another version whose programs are attached, or whose maps were not copied to the end.
+    /// Finds another version whose programs are attached, or whose maps were not copied to the end. Removes what others
+    /// have left behind: an agent may have ended while it removed the former maps, or before it attached anything.
     pub(crate) fn find(pins: &Path, version: &'a Version) -> Result<Option<Self>, Error> {
         let to = version.folder(pins);
         for (Reverse(number), from) in others(pins, version)? {
             let is_begun = has_links(&to);
-            if !is_begun && !has_links(&from) {
+            let is_unfinished = is_begun && mark(&to, &from).exists();
+            if !has_links(&from) && !is_unfinished {
+                if is_begun {
+                    remove(&from)?;
+                }
                 continue;
             }
+            let is_resumed = is_begun || mark(&from, &to).exists();
             let Some(theirs) = layouts(number, &from)? else {
                 return Err(Error::OtherVersion {
                     version: number,
@@ -92,6 +100,7 @@ impl<'a> Migration<'a> {
                 from,
                 theirs,
                 to,
+                is_resumed,
             }));
         }
         Ok(None)
@@ -99,11 +108,28 @@ impl<'a> Migration<'a> {
 
     /// Returns programs of this version, which are attached wherever those of the other version were.
     pub(crate) fn run(self, config: &DatapathConfig, sizes: &MapSizes) -> Result<Programs, Error> {
-        let is_begun = has_links(&self.to);
-        if !is_begun {
+        let (mut programs, mut copies) = self.prepare(config, sizes)?;
+        exchange(&mut copies, &self.from, &self.to, |site| {
+            move_links(&self.from, &self.to)?;
+            swap(&mut programs, &self.to, site)
+        })?;
+        // From here on the former maps are only left behind.
+        remove(&mark(&self.to, &self.from))?;
+        remove(&self.from)?;
+        Ok(programs)
+    }
+
+    /// Makes the maps, loads the programs over them, and says what is to be copied.
+    fn prepare(
+        &self,
+        config: &DatapathConfig,
+        sizes: &MapSizes,
+    ) -> Result<(Programs, Vec<Copy>), Error> {
+        if !self.is_resumed {
             // From an earlier time of this version: its entries are too old.
             remove(&self.to)?;
         }
+        make_folder(&mark(&self.to, &self.from))?;
         let ours = Layouts::parse(&self.version.layouts);
         let mut sizes = *sizes;
         let converted = self.share(&mut sizes)?;
@@ -115,29 +141,27 @@ impl<'a> Migration<'a> {
         for (name, parts) in converted {
             let is_followed = FOLLOWED.contains(&name);
             // An agent that was killed has copied the others before it moved the links.
-            if is_followed || !is_begun {
+            if is_followed || !self.is_resumed {
                 let [from, to] =
                     [&self.from, &self.to].map(|folder| RawMap::open(folder.join(name)));
-                let followed = is_followed
-                    .then(|| Followed::new(self.theirs.seen_at(name), ours.identity(name)));
+                let seen_at = [&self.theirs, &ours].map(|layouts| layouts.seen_at(name));
+                let followed = is_followed.then(|| Followed::new(seen_at, ours.identity(name)));
                 copies.push(Copy::new(from?, to?, parts, followed));
             }
         }
-        let folder = if is_begun { &self.to } else { &self.from };
+        let folder = match has_links(&self.to) {
+            true => &self.to,
+            false => &self.from,
+        };
         programs.load_all(&attached_programs(folder)?)?;
-        exchange(&mut copies, &self.from, &self.to, |site| {
-            move_links(&self.from, &self.to)?;
-            swap(&mut programs, &self.to, site)
-        })?;
-        remove(&self.from)?;
-        Ok(programs)
+        Ok((programs, copies))
     }
 
     /// Pins the maps that have the same layout. Returns those that are to be converted, and how; `sizes` become large
     /// enough for their entries.
     fn share(&self, sizes: &mut MapSizes) -> Result<Vec<Converted>, Error> {
-        make_folder(&self.to)?;
         let ours = Layouts::parse(&self.version.layouts);
+        let made = self.version.made()?;
         let mut converted = Vec::new();
         for name in names::MAPS {
             let path = self.from.join(name);
@@ -150,6 +174,10 @@ impl<'a> Migration<'a> {
                 continue;
             }
             match self.theirs.conversion(&ours, name) {
+                Conversion::Same if !made.is_like(name, &former) => {
+                    let parts = [former.key_size(), former.value_size()].map(Parts::all);
+                    converted.push((name, parts.into()));
+                }
                 Conversion::Same if self.to.join(name).exists() => {}
                 Conversion::Same => former.pin(&self.to.join(name))?,
                 Conversion::Copy { key, value } => converted.push((name, (key, value))),
@@ -185,7 +213,7 @@ pub(crate) fn exchange(
     swap(Site::Sockets)?;
     copy()?;
     let takeover = RawMap::open(to.join(names::TAKEOVER))?;
-    // An agent that ended while it removed the former maps may have left some of them.
+    // Earlier versions have no such map.
     let former = from.join(names::TAKEOVER);
     let before = match former.exists() {
         true => RawMap::open(former)?.get(&TAKEOVER_KEY)?,
@@ -228,6 +256,13 @@ fn pause_backends(
 
 fn refused(source: MapError) -> Error {
     Error::map(names::PAUSED_BACKENDS, source)
+}
+
+/// The folder that exists in that of a version from before it copies the maps of another one until all is copied. Pins
+/// without it, or links, are only left behind.
+fn mark(to: &Path, from: &Path) -> PathBuf {
+    let name = from.file_name().unwrap_or_default().to_string_lossy();
+    to.join(format!("from-{name}"))
 }
 
 /// The folders of other versions, the newest first.
@@ -280,3 +315,6 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,17 @@
 //! Another version of the maps, for tests: the entries of connections and fragments have a field more.
 
+#[cfg(feature = "other-version")]
 use std::path::Path;
 
-use headgate_abi::{ABI_VERSION, DatapathConfig};
+use headgate_abi::ABI_VERSION;
+#[cfg(feature = "other-version")]
+use headgate_abi::DatapathConfig;
 
+use crate::version::Version;
+#[cfg(feature = "other-version")]
 use crate::{
     error::Error,
     load::{MapSizes, Programs, load_as},
-    version::Version,
 };
 
 /// Sizes of keys and values of the maps that differ, as `struct bpf_map_def` has them after the kind, and the number of
@@ -20,6 +24,7 @@ const CHANGED: [([u32; 4], u32); 2] = [([9, 40, 64, 1 << 18], 72), ([9, 40, 20, 
 /// # Errors
 ///
 /// As [`load`](crate::load()).
+#[cfg(feature = "other-version")]
 pub fn load_other_version(
     pins: &Path,
     config: &DatapathConfig,
@@ -28,7 +33,7 @@ pub fn load_other_version(
     load_as(&other(), pins, config, sizes)
 }
 
-fn other() -> Version {
+pub(crate) fn other() -> Version {
     let layouts = Version::ours().layouts;
     let layouts = layouts
         .replace("type CtEntry 64", "type CtEntry 72 more 64")

@@ -28,6 +28,7 @@ pub(crate) struct RawMap {
     /// Size of a value as the kernel reads and writes it: one part for each CPU, if there are such.
     value_size: usize,
     capacity: u32,
+    flags: u32,
 }
 
 impl RawMap {
@@ -55,6 +56,7 @@ impl RawMap {
             key_size: info.key_size() as usize,
             value_size,
             capacity: info.max_entries(),
+            flags: info.map_flags(),
             map,
             path,
         })
@@ -74,6 +76,11 @@ impl RawMap {
 
     pub(crate) fn capacity(&self) -> u32 {
         self.capacity
+    }
+
+    /// Returns the flags that it was made with, as bpf(2) has them.
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -111,17 +118,17 @@ impl RawMap {
         sys::update(self.fd(), key, value, 0).map_err(self.failed())
     }
 
-    /// Adds an entry, unless the key has one or the map is full.
-    pub(crate) fn add(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    /// Adds an entry, unless the key has one or the map is full. Returns whether it did.
+    pub(crate) fn add(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
         /// `BPF_NOEXIST` of bpf(2).
         const NOEXIST: u64 = 1;
         self.check(key.len(), self.key_size)?;
         self.check(value.len(), self.value_size)?;
         match sys::update(self.fd(), key, value, NOEXIST) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::E2BIG)) => {
-                Ok(())
+                Ok(false)
             }
-            result => result.map_err(self.failed()),
+            result => result.map(|()| true).map_err(self.failed()),
         }
     }
 

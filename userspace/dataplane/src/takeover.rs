@@ -14,7 +14,7 @@ use headgate_abi::{
     BackendKey, CtEntry, CtFlags, CtState, DatapathConfig, FlowKey, FrontendKey, Protocol,
     Takeover, names,
 };
-use headgate_datapath::{Direction, mirrored, timeout_s};
+use headgate_datapath::{Direction, mirrored};
 
 use crate::{
     array::ReadWrite,
@@ -280,21 +280,20 @@ impl Handover {
         let Some(mut entry) = self.present(flow) else {
             return Ok(());
         };
-        let connection = KernelConnection::of(flow, &entry);
+        // The first packet sets the kernel's own timeout.
+        let connection = KernelConnection::of(&DatapathConfig::default(), flow, &entry);
         // Where the source stays, the kernel sees the translated packets already, and tracks them.
         let is_tracked = entry.source == flow.source;
         if is_tracked && flow.protocol == Protocol::TCP {
             entry.flags = entry.flags.union(CtFlags::PAUSED);
             self.put(flow, entry)?;
         }
-        // The first packet sets the kernel's own timeout.
-        let timeout_s = timeout_s(&DatapathConfig::default(), flow.protocol, entry.state);
         let create = || {
             delete(flow)?;
             if is_tracked {
                 delete(&connection.reply)?;
             }
-            create(&connection, timeout_s)
+            create(&connection)
         };
         let is_in_the_way = |result: &io::Result<()>| matches!(result, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
         let mut results = std::iter::repeat_with(create).take(TRIES);

@@ -7,7 +7,7 @@ use std::{
 
 use headgate_abi::{ABI_VERSION, KernelHelpers, RECORDED_LAYOUTS};
 
-use crate::{error::Error, object};
+use crate::{error::Error, kernel, made::Made, object};
 
 /// A version of maps and programs, and what it says about itself.
 pub(crate) struct Version {
@@ -33,6 +33,11 @@ impl Version {
     /// Returns the folder of its pins.
     pub(crate) fn folder(&self, pins: &Path) -> PathBuf {
         pins.join(format!("v{}", self.number))
+    }
+
+    /// Returns how its maps are made.
+    pub(crate) fn made(&self) -> Result<Made, Error> {
+        Made::of(&self.object(&kernel::helpers())?)
     }
 
     /// Returns its object for a kernel with these helpers.

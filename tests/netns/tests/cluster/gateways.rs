@@ -16,6 +16,7 @@ use crate::{
 };
 
 const RBAC: &str = include_str!("../../../../deploy/gateway/rbac.yaml");
+const POLICIES: &str = include_str!("../../../../deploy/gateway/routepolicies.yaml");
 const CLASS: &str = include_str!("../../../../deploy/gateway/class.yaml");
 const ROUTES: &str = "
 apiVersion: gateway.networking.k8s.io/v1
@@ -74,6 +75,13 @@ metadata: {name: web, namespace: default}
 spec:
   targetRefs: [{group: '', kind: Service, name: web}]
   validation: {hostname: a.example, wellKnownCACertificates: System}
+---
+apiVersion: headgate.io/v1alpha1
+kind: RoutePolicy
+metadata: {name: web, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web}]
+  maxBodySize: 1m
 ";
 const VIP: [u8; 4] = [192, 0, 2, 1];
 
@@ -145,7 +153,15 @@ fn gateway_cluster(name: &str, role: Option<&ClusterRole>) -> Option<(Cluster, R
         .map(|node| proxy_pod(&node.name, &node.v4.to_string()))
         .collect();
     let slices = slices(&[(1, 1), (2, 1)]);
-    for text in [GATEWAY_API_CRDS, CLASS, SERVICE, &slices, &pods, ROUTES] {
+    for text in [
+        GATEWAY_API_CRDS,
+        POLICIES,
+        CLASS,
+        SERVICE,
+        &slices,
+        &pods,
+        ROUTES,
+    ] {
         api(&cluster).apply_yaml(text).unwrap();
     }
     Some((cluster, asked))
@@ -204,10 +220,14 @@ fn controller_needs_exactly_its_role() {
         ("TCPRoute", "/status/parents"),
         ("UDPRoute", "/status/parents"),
         ("BackendTLSPolicy", "/status/ancestors"),
+        ("RoutePolicy", "/status/ancestors"),
     ] {
         let name = if kind == "ListenerSet" { "more" } else { "web" };
         eventually(kind, || {
-            let group = "gateway.networking.k8s.io/v1";
+            let group = match kind {
+                "RoutePolicy" => "headgate.io/v1alpha1",
+                _ => "gateway.networking.k8s.io/v1",
+            };
             let object = api.get_value(group, kind, "default", name);
             let found = object.and_then(|object| object.pointer(path)?.as_array().cloned());
             found.is_some_and(|entries| !entries.is_empty())

@@ -1,23 +1,27 @@
 //! Taking over from kube-proxy's rules and giving back to them, under load.
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use headgate_netns::{
     Cluster, Load, Netns, Node, SERVICE, Talk, connection, connections, datagrams,
-    rules::{Service, iptables, load_iptables, load_nftables, nftables},
+    rules::{Family, Service, iptables, load_iptables, load_nftables, nftables},
     slices, talk,
 };
 
 use crate::{
     ALL, Outcome,
-    common::{CLUSTER_V4, cluster_without_agents, on, on_node},
+    common::{CLUSTER_V4, CLUSTER_V6, cluster_without_agents, on, on_node},
     rounds,
 };
 
-/// Kept connections on each path: enough to meet each pod, and the source ports of others.
-const KEPT: usize = 4;
+/// Kept connections on each path and in each family: both together are enough to meet each pod, and the source ports of
+/// others.
+const KEPT: usize = 2;
 /// Pause of a client that opens connections. All clients together open one each millisecond or two.
-const NEW_PACE: Duration = Duration::from_millis(20);
+const NEW_PACE: Duration = Duration::from_millis(30);
 /// Pause of a client with a kept connection. A connection that is lost stays lost, so that its client need not
 /// ask often.
 const KEPT_PACE: Duration = Duration::from_millis(50);
@@ -29,24 +33,41 @@ const BETWEEN: Duration = Duration::from_millis(500);
 /// The rules of kube-proxy for `web`, on a node.
 type LoadRules = fn(&Node);
 
-fn services() -> [Service; 2] {
-    let endpoints = ALL.map(|(node, pod)| SocketAddrV4::new([10, 244, node, pod + 1].into(), 9376));
-    [("tcp", 80, 30080), ("udp", 7, 30007)].map(|(protocol, port, node_port)| Service {
-        name: format!("web-{protocol}"),
-        address: [10, 96, 0, 10].into(),
-        port,
-        protocol,
-        node_port: Some(node_port),
-        endpoints: endpoints.to_vec(),
-    })
+/// The services of both families.
+fn services() -> Vec<Service> {
+    let mut services = Vec::new();
+    for cluster_ip in [CLUSTER_V4, CLUSTER_V6] {
+        let endpoints = ALL.map(|(node, pod)| {
+            let (node, host) = (u16::from(node), u16::from(pod) + 1);
+            match cluster_ip {
+                IpAddr::V4(_) => SocketAddr::from(([10, 244, node as u8, host as u8], 9376)),
+                IpAddr::V6(_) => ([0xfd44, node, 0, 0, 0, 0, 0, host], 9376).into(),
+            }
+        });
+        for (protocol, port, node_port) in [("tcp", 80, 30080), ("udp", 7, 30007)] {
+            services.push(Service {
+                name: format!("web-{protocol}"),
+                address: cluster_ip,
+                port,
+                protocol,
+                node_port: Some(node_port),
+                endpoints: endpoints.to_vec(),
+            });
+        }
+    }
+    services
 }
 
 fn with_nftables(node: &Node) {
-    load_nftables(&node.netns, &nftables(&services(), node.v4)).unwrap();
+    for address in [node.v4.into(), node.v6.into()] {
+        load_nftables(&node.netns, &nftables(&services(), address)).unwrap();
+    }
 }
 
 fn with_iptables(node: &Node) {
-    load_iptables(&node.netns, &iptables(&services())).unwrap();
+    for family in [Family::V4, Family::V6] {
+        load_iptables(&node.netns, family, &iptables(&services(), family)).unwrap();
+    }
 }
 
 /// The load of the scenario: requests and datagrams.
@@ -62,25 +83,27 @@ impl Paths {
     fn add(mut self, cluster: &Cluster) -> Self {
         let outside = &cluster.client;
         for node in &cluster.nodes {
-            self = self.by_packet(outside, on(node.v4, 30080), on(node.v4, 30007));
+            for address in [IpAddr::from(node.v4), node.v6.into()] {
+                self = self.by_packet(outside, on(address, 30080), on(address, 30007));
+            }
         }
-        let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
-        for node in &cluster.nodes {
-            self = self.by_packet(&node.pods[0].netns, http, echo);
+        for (index, node) in cluster.nodes.iter().enumerate() {
+            for address in [CLUSTER_V4, CLUSTER_V6] {
+                self = self.by_packet(&node.pods[0].netns, on(address, 80), on(address, 7));
+            }
             // A socket that is connected directly to a pod may have the ports of a connection by packet, which
-            // the other pod therefore makes.
-            self = self.by_socket(&node.pods[1].netns, node);
-            self = self.by_socket(&node.netns, node);
+            // the other pod therefore makes. Each client is a process, so each has one family.
+            let [first, second] = match index % 2 {
+                0 => [CLUSTER_V4, CLUSTER_V6],
+                _ => [CLUSTER_V6, CLUSTER_V4],
+            };
+            self = self.by_socket(&node.pods[1].netns, node, first);
+            self = self.by_socket(&node.netns, node, second);
         }
         self
     }
 
-    fn by_packet(
-        mut self,
-        from: &Netns,
-        http: std::net::SocketAddr,
-        echo: std::net::SocketAddr,
-    ) -> Self {
+    fn by_packet(mut self, from: &Netns, http: SocketAddr, echo: SocketAddr) -> Self {
         for _ in 0..KEPT {
             self.requests = self.requests.with(from, KEPT_PACE, connection(http));
             self.datagrams = self.datagrams.with(from, FLOW_PACE, datagrams(echo));
@@ -89,8 +112,8 @@ impl Paths {
         self
     }
 
-    fn by_socket(mut self, from: &Netns, node: &Node) -> Self {
-        let (http, echo) = (on(CLUSTER_V4, 80), on(CLUSTER_V4, 7));
+    fn by_socket(mut self, from: &Netns, node: &Node, address: IpAddr) -> Self {
+        let (http, echo) = (on(address, 80), on(address, 7));
         for is_kept in [true, false] {
             let client = Talk::start_tcp(from, &node.cgroup, is_kept.then_some(http)).unwrap();
             let pace = if is_kept { KEPT_PACE } else { NEW_PACE };

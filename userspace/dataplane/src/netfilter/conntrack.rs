@@ -2,8 +2,8 @@
 
 use std::{io, net::IpAddr};
 
-use headgate_abi::{Addr, CtEntry, CtState, FlowKey, Port, Protocol};
-use headgate_datapath::mirrored;
+use headgate_abi::{Addr, CtEntry, CtState, DatapathConfig, FlowKey, Port, Protocol};
+use headgate_datapath::{mirrored, timeout_s};
 use netlink_packet_core::DefaultNla;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -61,6 +61,8 @@ pub struct KernelConnection {
     pub reply: FlowKey,
     /// Its state.
     pub state: CtState,
+    /// Seconds until the kernel forgets it, without a packet; 0 if the kernel does not say it.
+    pub timeout_s: u32,
 }
 
 impl KernelConnection {
@@ -79,12 +81,14 @@ impl KernelConnection {
         }
     }
 
-    /// Returns the connection that an entry of our own table for the client's packets stands for.
-    pub fn of(flow: &FlowKey, entry: &CtEntry) -> Self {
+    /// Returns the connection that an entry of our own table for the client's packets stands for, as long as the entry
+    /// would live from now on.
+    pub fn of(config: &DatapathConfig, flow: &FlowKey, entry: &CtEntry) -> Self {
         Self {
             original: *flow,
             reply: mirrored(flow, entry).0,
             state: entry.state,
+            timeout_s: timeout_s(config, flow.protocol, entry.state),
         }
     }
 }
@@ -115,10 +119,12 @@ fn connection(message: &RawMessage) -> Option<KernelConnection> {
         _ if status & SEEN_REPLY == 0 => CtState::NEW,
         _ => CtState::ESTABLISHED,
     };
+    let timeout_s = find(attributes, TIMEOUT).and_then(|bytes| bytes.try_into().ok());
     Some(KernelConnection {
         original,
         reply: flow(&find(attributes, REPLY)?)?,
         state,
+        timeout_s: timeout_s.map_or(0, u32::from_be_bytes),
     })
 }
 
@@ -215,11 +221,12 @@ pub fn delete(flow: &FlowKey) -> io::Result<()> {
 /// # Errors
 ///
 /// `AlreadyExists` if the kernel tracks a connection with one of these flows; other errors if it refuses.
-pub fn create(connection: &KernelConnection, timeout_s: u32) -> io::Result<()> {
+pub fn create(connection: &KernelConnection) -> io::Result<()> {
     let KernelConnection {
         original,
         reply,
         state,
+        timeout_s,
     } = connection;
     let has_answer = *state != CtState::NEW;
     let answered = if has_answer { SEEN_REPLY | ASSURED } else { 0 };
@@ -267,8 +274,8 @@ mod tests {
 
     use super::super::bytes;
     use super::{
-        INFO_TCP, ORIGINAL, PROTOCOL_INFO, REPLY, RawMessage, STATUS, TCP_STATE, ZONE, attribute,
-        connection, nested, tuple,
+        INFO_TCP, ORIGINAL, PROTOCOL_INFO, REPLY, RawMessage, STATUS, TCP_STATE, TIMEOUT, ZONE,
+        attribute, connection, nested, tuple,
     };
 
     fn flow(source: &str, destination: &str, ports: [u16; 2]) -> FlowKey {
@@ -296,6 +303,7 @@ mod tests {
                 tuple(ORIGINAL, &original),
                 tuple(REPLY, &reply),
                 attribute(STATUS, (32u32 | 2).to_be_bytes()),
+                attribute(TIMEOUT, 86_399u32.to_be_bytes()),
                 nested(PROTOCOL_INFO, &[info]),
             ];
             let message = |attributes: &[_]| {
@@ -305,7 +313,7 @@ mod tests {
             };
             let read = connection(&message(&attributes)).unwrap();
             assert_eq!((read.original, read.reply), (original, reply));
-            assert_eq!(read.state, CtState::ESTABLISHED);
+            assert_eq!((read.state, read.timeout_s), (CtState::ESTABLISHED, 86_399));
             attributes.push(attribute(ZONE, [0, 7]));
             assert_eq!(connection(&message(&attributes)), None);
         }
