@@ -287,10 +287,10 @@ fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
     let (_, http, https) = PROXIES[2];
     let file = folder.join("haproxy.cfg");
     let routes = folder.join("routes.map");
-    fs::write(
-        &routes,
-        hosts_and_paths(|host, path| format!("h{host}.example.com/p{path}/ b\n")),
-    )?;
+    let lines = (0..HOSTS * PATHS)
+        .map(|at| format!("h{}.example.com/p{}/ b\n", at / PATHS, at % PATHS))
+        .collect::<String>();
+    fs::write(&routes, lines)?;
     let text = format!(
         "global\n  nbthread 1\n  maxconn 8192\n\
          defaults\n  mode http\n  http-reuse always\n  option forwardfor\n\
@@ -311,12 +311,6 @@ fn haproxy(netns: &Netns, folder: &Path, pem: &Path) -> Result<Process> {
     let mut command = on_cpu(netns, None, 0, "haproxy");
     command.arg("-f").arg(file);
     Process::spawn(command)
-}
-
-/// A text for each host and path of the load of many hosts.
-fn hosts_and_paths(text: impl Fn(u32, u32) -> String) -> String {
-    let hosts = (0..HOSTS).flat_map(|host| (0..PATHS).map(move |path| (host, path)));
-    hosts.map(|(host, path)| text(host, path)).collect()
 }
 
 /// An Ingress with a host and its paths.

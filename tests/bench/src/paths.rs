@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::{
     Family, Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests,
     nftables, plain,
-    tools::{nginx, on_cpu, rate, words},
+    tools::{http_server, nginx, on_cpu, rate, words},
 };
 
 const CLIENT_CPU: u8 = 0;
@@ -357,10 +357,7 @@ impl Site {
             ])?;
         }
         let mut servers = Vec::new();
-        let http = format!(
-            "keepalive_requests 1000000000; default_type text/plain;\n\
-             server {{ listen {POD_PORT} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
-        );
+        let http = http_server(POD_PORT);
         for node in &cluster.nodes {
             let netns = &node.pods[0].netns;
             let cgroup = Some(node.cgroup.as_path());

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::{
     Options, Report, Service, Table, load_nftables, manifests, nftables,
     paths::{errors, output},
-    tools::{nginx, on_cpu, rate, words},
+    tools::{http_server, nginx, on_cpu, rate, words},
 };
 
 const CLIENT_CPU: u8 = 0;
@@ -59,10 +59,7 @@ impl Site {
         Cluster::sweep(prefix)?;
         let cluster = Cluster::new(prefix, 1, PODS)?;
         let folder = tempfile::tempdir()?;
-        let http = format!(
-            "keepalive_requests 1000000000; default_type text/plain;\n\
-             server {{ listen {POD_PORT} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
-        );
+        let http = http_server(POD_PORT);
         let node = &cluster.nodes[0];
         let mut servers = Vec::new();
         for (number, pod) in node.pods.iter().enumerate() {

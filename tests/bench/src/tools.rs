@@ -21,6 +21,14 @@ pub(crate) fn on_cpu(
     command
 }
 
+/// What a pod serves: a short answer to each request, for nginx.
+pub(crate) fn http_server(port: u16) -> String {
+    format!(
+        "keepalive_requests 1000000000; default_type text/plain;\n\
+         server {{ listen {port} backlog=4096; location / {{ return 200 \"ok\"; }} }}"
+    )
+}
+
 /// Parses `Requests/sec: 123.4` of wrk or `finished in 5.00s, 123.4 req/s` of h2load.
 pub(crate) fn rate(text: &str) -> Option<f64> {
     text.lines().find_map(|line| {
