@@ -5,7 +5,8 @@ use anyhow::Result;
 use crate::{build, setup, sh};
 
 /// Load generators, and what Headgate is compared with.
-const TOOLS: [setup::Tool; 6] = [
+const TOOLS: [setup::Tool; 7] = [
+    ("/usr/bin/ab", "apache2-utils"),
     ("/usr/sbin/nginx", "nginx-light"),
     ("/usr/sbin/haproxy", "haproxy"),
     ("/usr/bin/wrk", "wrk"),

@@ -31,7 +31,7 @@ const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\
 /// Time without an answer after which a client shuts down its sending side.
 const SILENCE: Duration = Duration::from_millis(50);
 /// Longer than the proxy waits for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first byte selects the listener, the second the position where the bytes are split.
 fn runner() -> Result<Runner> {

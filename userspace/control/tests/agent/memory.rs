@@ -9,7 +9,7 @@ use headgate_model::{Actual, Change, Dataplane, Limits, Location, Node, Restored
 use tokio::sync::watch;
 
 /// Timeout of every wait; far longer than any of them takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Size of consistent tables.
 const TABLE: u32 = 1021;

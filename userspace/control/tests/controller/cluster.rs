@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// Timeout of every wait; far longer than any of them takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster.
 pub(crate) struct Cluster {

@@ -10,7 +10,7 @@ use headgate_model::{
 use tokio::sync::watch;
 
 /// Timeout of every wait; far longer than any of them takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a server received.
 #[derive(Clone, Default)]

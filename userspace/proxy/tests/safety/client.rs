@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Longest wait: reached only if the proxy never responds.
-pub(crate) const LONGEST: Duration = Duration::from_secs(20);
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 
 pub(crate) struct Client(pub(crate) TcpStream);
 

@@ -29,7 +29,7 @@ pub(crate) const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b71692
 pub(crate) const UNSAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 /// Longest wait.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(60);
 
 type Seen = Arc<Mutex<Vec<HeaderMap>>>;
 

@@ -188,7 +188,7 @@ async fn openssl(certificate: &str, version: &str) -> (Child, std::net::SocketAd
         .stdout(Stdio::piped());
     let mut server = command.spawn().expect("openssl");
     let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let address = timeout(Duration::from_secs(20), async {
+    let address = timeout(Duration::from_secs(60), async {
         loop {
             let line = lines.next_line().await.unwrap().expect("openssl ended");
             if let Some(address) = line.strip_prefix("ACCEPT ") {
