@@ -4,16 +4,16 @@
 //! Devices between machines behave as on a wire: checksums are complete, and received segments are merged
 //! (GRO).
 
-use std::{net::Ipv4Addr, path::Path, process::Command, sync::OnceLock};
+use std::{net::Ipv4Addr, path::Path, sync::OnceLock};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use headgate_netns::{Cluster, Netns, Process, binary};
 use tempfile::TempDir;
 
 use crate::{
     Family, Options, Report, Service, Table, iptables, load_iptables, load_nftables, manifests,
     nftables, plain,
-    tools::{http_server, nginx, on_cpu, rate, words},
+    tools::{Requests, http_server, nginx, on_cpu, output, words},
 };
 
 const CLIENT_CPU: u8 = 0;
@@ -299,15 +299,12 @@ impl Sites {
         let milliseconds = (seconds * 500).to_string();
         match load {
             Load::Connections | Load::Requests => {
-                let mut command = on_cpu(netns, cgroup, CLIENT_CPU, "wrk");
-                command.args(words(&format!("-t1 -c16 -d{seconds}s")));
-                if load == Load::Connections {
-                    command.args(["-H", "Connection: close"]);
-                }
-                let text = output(command.arg(format!("http://{target}/")))?;
-                ensure!(!text.contains("Non-2xx"), "{text}");
-                let rate = rate(&text).with_context(|| format!("no rate in {text}"))?;
-                Ok((rate, errors(&text)))
+                let requests = match load {
+                    Load::Connections => Requests::ConnectionEach,
+                    _ => Requests::Kept,
+                };
+                let on_cpu = |program: &str| on_cpu(netns, cgroup, CLIENT_CPU, program);
+                requests.run(on_cpu, 16, seconds, &target)
             }
             Load::Stream => run_load(netns, cgroup, &["stream", &target, &milliseconds]),
             Load::Datagrams => run_load(netns, cgroup, &["exchange", &target, &milliseconds]),
@@ -402,18 +399,4 @@ fn run_load(netns: &Netns, cgroup: Option<&Path>, words: &[&str]) -> Result<(f64
     let text = output(command.args(words))?;
     let number = text.trim().parse();
     Ok((number.with_context(|| text.clone())?, 0))
-}
-
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {error}");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Sums `Socket errors: connect 0, read 1, write 0, timeout 2` of wrk.
-pub(crate) fn errors(text: &str) -> u32 {
-    let line = text.lines().find(|line| line.contains("Socket errors:"));
-    let words = line.unwrap_or_default().split([' ', ',']);
-    words.filter_map(|word| word.parse::<u32>().ok()).sum()
 }

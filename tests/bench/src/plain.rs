@@ -1,31 +1,26 @@
 //! What a user of kind or of virtual machines measures first: a client outside, one node, four pods behind plain veth
 //! devices, of which nothing is set.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use headgate_netns::{Cluster, Process};
 use tempfile::TempDir;
 
 use crate::{
     Options, Report, Service, Table, load_nftables, manifests, nftables,
-    paths::{errors, output},
-    tools::{http_server, nginx, on_cpu, rate, words},
+    tools::{Requests, http_server, nginx, on_cpu, output, words},
 };
 
 const CLIENT_CPU: u8 = 0;
 const SERVER_CPU: u8 = 1;
 const PODS: u8 = 4;
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
+const NODE: [u8; 4] = [192, 168, 50, 1];
 const POD_PORT: u16 = 8000;
-const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const PORT: u16 = 80;
-const NODE_PORT: u16 = 30_080;
 
-/// Loads by name, with the further words for wrk.
-const LOADS: [(&str, &[&str]); 2] = [
-    ("32 kept connections", &[]),
-    ("a connection per request", &["-H", "Connection: close"]),
+const LOADS: [(&str, Requests); 2] = [
+    ("32 kept connections", Requests::Kept),
+    ("a connection per request", Requests::ConnectionEach),
 ];
 
 /// Runs the benchmark.
@@ -37,9 +32,9 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
             continue;
         }
         let sites = Sites::new(gro)?;
-        for (title, (_, more)) in titles.iter().zip(LOADS) {
+        for (title, (_, requests)) in titles.iter().zip(LOADS) {
             if options.wants(title) {
-                report.add(sites.measure(title, more, rounds, seconds)?);
+                report.add(sites.measure(title, requests, rounds, seconds)?);
             }
         }
     }
@@ -54,10 +49,13 @@ struct Site {
 }
 
 impl Site {
-    fn new(prefix: &str, gro: &str) -> Result<Self> {
+    fn new(prefix: &str, gro: &str, datapath: Datapath) -> Result<Self> {
         // Removes what an earlier, killed run left behind.
         Cluster::sweep(prefix)?;
-        let cluster = Cluster::new(prefix, 1, PODS)?;
+        let mut cluster = Cluster::new(prefix, 1, PODS)?;
+        if datapath != Datapath::HeadgateAtXdp {
+            cluster = cluster.without_fabric_program()?;
+        }
         let folder = tempfile::tempdir()?;
         let http = http_server(POD_PORT);
         let node = &cluster.nodes[0];
@@ -74,8 +72,9 @@ impl Site {
             let mut command = netns.command("ethtool", None);
             output(command.args(words(&format!("-K eth0 gro {gro}"))))?;
         }
+        let node = IpAddr::from(NODE);
         let routes = ["10.96.0.0/16", "10.244.1.0/24"]
-            .map(|network| format!("route add {network} via {NODE}\n"));
+            .map(|network| format!("route add {network} via {node}\n"));
         cluster.client.batch(&routes.concat())?;
         Ok(Self {
             _servers: servers,
@@ -85,69 +84,109 @@ impl Site {
     }
 }
 
-struct Sites {
-    direct: Site,
-    headgate: Site,
-    nftables: Site,
+/// What serves the Service of a cluster.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Datapath {
+    None,
+    Headgate,
+    /// With an option, and a program on each device that nodes send to: the other choice of hook for veth devices.
+    HeadgateAtXdp,
+    Nftables,
 }
+
+/// A row: what is measured, in a cluster of its own, because a server remembers closed connections by the client's
+/// address and port. If the client uses a port again for another address of the same server, the server drops the SYN
+/// for its timestamp.
+struct Subject {
+    name: &'static str,
+    site: Site,
+    target: SocketAddr,
+}
+
+const POD: SocketAddr = socket([10, 244, 1, 2], POD_PORT);
+const CLUSTER_IP: SocketAddr = socket([10, 96, 0, 1], 80);
+const NODE_PORT: SocketAddr = socket(NODE, 30_080);
+const SUBJECTS: [(&str, Datapath, SocketAddr); 7] = [
+    ("direct", Datapath::None, POD),
+    ("direct, beside an agent", Datapath::Headgate, POD),
+    ("headgate, ClusterIP", Datapath::Headgate, CLUSTER_IP),
+    ("nftables, ClusterIP", Datapath::Nftables, CLUSTER_IP),
+    ("headgate, NodePort", Datapath::Headgate, NODE_PORT),
+    ("nftables, NodePort", Datapath::Nftables, NODE_PORT),
+    (
+        "headgate at XDP, NodePort",
+        Datapath::HeadgateAtXdp,
+        NODE_PORT,
+    ),
+];
+
+const fn socket([a, b, c, d]: [u8; 4], port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), port))
+}
+
+struct Sites(Vec<Subject>);
 
 impl Sites {
     fn new(gro: &str) -> Result<Self> {
         let endpoints = (0..PODS).map(|pod| Ipv4Addr::new(10, 244, 1, 2 + pod));
         let service = Service {
             name: "web".into(),
-            address: CLUSTER_IP.into(),
-            port: PORT,
+            address: CLUSTER_IP.ip(),
+            port: CLUSTER_IP.port(),
             protocol: "tcp",
-            node_port: Some(NODE_PORT),
+            node_port: Some(NODE_PORT.port()),
             endpoints: endpoints
                 .map(|address| SocketAddr::from((address, POD_PORT)))
                 .collect(),
         };
         let services = [service];
-        let mut headgate = Site::new("hgbp", gro)?;
-        let cluster = &mut headgate.cluster;
-        cluster.write("services.yaml", &manifests(&services))?;
-        cluster.start_agent(0)?;
-        let nftables_site = Site::new("hgbq", gro)?;
-        let node = &nftables_site.cluster.nodes[0].netns;
-        load_nftables(node, &nftables(&services, NODE.into()))?;
-        Ok(Self {
-            direct: Site::new("hgbo", gro)?,
-            headgate,
-            nftables: nftables_site,
-        })
+        let mut subjects = Vec::new();
+        for (number, (name, datapath, target)) in SUBJECTS.into_iter().enumerate() {
+            let mut site = Site::new(&format!("hgp{number}"), gro, datapath)?;
+            match datapath {
+                Datapath::None => {}
+                Datapath::Headgate | Datapath::HeadgateAtXdp => {
+                    let xdp = match datapath {
+                        Datapath::HeadgateAtXdp => "--xdp=always",
+                        _ => "--xdp=auto",
+                    };
+                    let cluster = &mut site.cluster;
+                    cluster.write("services.yaml", &manifests(&services))?;
+                    cluster.start_agent_with(0, &[xdp])?;
+                }
+                Datapath::Nftables => {
+                    let node = &site.cluster.nodes[0].netns;
+                    load_nftables(node, &nftables(&services, NODE.into()))?;
+                }
+            }
+            subjects.push(Subject { name, site, target });
+        }
+        Ok(Self(subjects))
     }
 
-    fn measure(&self, title: &str, more: &[&str], rounds: usize, seconds: u64) -> Result<Table> {
-        let pod = format!("10.244.1.2:{POD_PORT}");
-        let cluster_ip = format!("{CLUSTER_IP}:{PORT}");
-        let node_port = format!("{NODE}:{NODE_PORT}");
-        let subjects = [
-            ("direct", &self.direct, &pod),
-            ("direct, beside an agent", &self.headgate, &pod),
-            ("headgate, ClusterIP", &self.headgate, &cluster_ip),
-            ("nftables, ClusterIP", &self.nftables, &cluster_ip),
-            ("headgate, NodePort", &self.headgate, &node_port),
-            ("nftables, NodePort", &self.nftables, &node_port),
-        ];
-        let mut samples = vec![Vec::new(); subjects.len()];
-        let mut failed = vec![0; subjects.len()];
+    fn measure(
+        &self,
+        title: &str,
+        requests: Requests,
+        rounds: usize,
+        seconds: u64,
+    ) -> Result<Table> {
+        let mut samples = vec![Vec::new(); self.0.len()];
+        let mut failed = vec![0; self.0.len()];
         for _ in 0..rounds {
-            for (index, (name, site, target)) in subjects.iter().enumerate() {
-                let mut command = on_cpu(&site.cluster.client, None, CLIENT_CPU, "wrk");
-                command.args(words(&format!("-t1 -c32 -d{seconds}s")));
-                let command = command.args(more).arg(format!("http://{target}/"));
-                let text = output(command).with_context(|| format!("{title}, {name}"))?;
-                ensure!(!text.contains("Non-2xx"), "{title}, {name}: {text}");
-                let rate = rate(&text).with_context(|| format!("no rate in {text}"))?;
+            for (index, Subject { name, site, target }) in self.0.iter().enumerate() {
+                let client = &site.cluster.client;
+                let on_cpu = |program: &str| on_cpu(client, None, CLIENT_CPU, program);
+                let (rate, errors) = requests
+                    .run(on_cpu, 32, seconds, &target.to_string())
+                    .with_context(|| format!("{title}, {name}"))?;
                 samples[index].push(rate);
-                failed[index] += errors(&text);
+                failed[index] += errors;
             }
         }
         let how = format!("{rounds} rounds of {seconds} s");
         let mut table = Table::new(title, "requests/s", &how, "direct");
-        for (index, (name, ..)) in subjects.iter().enumerate() {
+        for (index, Subject { name, .. }) in self.0.iter().enumerate() {
             table.add(name, &samples[index]);
             if failed[index] > 0 {
                 table.note(format!("{} errors", failed[index]));

@@ -105,6 +105,17 @@ impl Cluster {
         Self::laid_out(prefix, nodes, pods, Layout::Routed)
     }
 
+    /// Takes the program off the devices of the fabric without which XDP of nodes sends nothing: veth devices copy each
+    /// packet for it. Agents run with `--xdp never` then.
+    ///
+    /// # Errors
+    ///
+    /// If its pins cannot be removed.
+    pub fn without_fabric_program(self) -> Result<Self> {
+        fs::remove_dir_all(self.pins.join("fabric"))?;
+        Ok(self)
+    }
+
     /// The same, with nodes and pods connected in this way. A tunnel connects two nodes alone.
     pub fn laid_out(prefix: &str, nodes: u8, pods: u8, layout: Layout) -> Result<Self> {
         let folder = std::env::temp_dir().join(prefix);
