@@ -30,13 +30,16 @@ use crate::{
 };
 
 /// Decides about one packet, changes its bytes accordingly, and records the connection.
+///
+/// The outcome is in `memory`. Its fields were written one by one, so a copy of the whole would wait until they are in
+/// the CPU's cache (store forwarding): 5 ns.
 #[inline(always)]
-pub fn walk<P: Packet, T: Tables>(
+pub fn walk<'m, P: Packet, T: Tables>(
     hook: Hook,
     packet: &mut P,
     tables: &mut T,
-    memory: &mut Memory,
-) -> Outcome {
+    memory: &'m mut Memory,
+) -> &'m Outcome {
     memory.outcome = match steps(hook, packet, tables, memory) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome {
@@ -56,7 +59,7 @@ pub fn walk<P: Packet, T: Tables>(
     if is_emitted && context.flow.protocol != Protocol::default() {
         tables.emit(outcome.reason, &context.flow, &context.entry);
     }
-    *outcome
+    outcome
 }
 
 /// Working memory of a walk; its contents before do not matter. The caller provides it, because it

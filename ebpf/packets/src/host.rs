@@ -157,7 +157,8 @@ impl Host {
         hook: Hook,
         mut packet: SlicePacket<'_, IS_BEFORE_TC, HAS_LINK>,
     ) -> Outcome {
-        let outcome = walk(hook, &mut packet, self, &mut Memory::default());
+        let mut memory = Memory::default();
+        let outcome = walk(hook, &mut packet, self, &mut memory);
         Outcome {
             action: match outcome.verdict {
                 Verdict::Pass => "pass",

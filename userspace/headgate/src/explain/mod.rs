@@ -199,18 +199,14 @@ impl<'a> Explainer<'a> {
     }
 
     fn walk(&mut self, frame: &[u8]) -> (Vec<String>, Reason) {
-        let mut memory = frame.to_vec();
-        memory.resize(frame.len() + 256, 0);
-        to_link(&mut memory, SlicePacket::<true>::LINK);
-        let mut packet = SlicePacket::new(&mut memory, frame.len());
+        let mut bytes = frame.to_vec();
+        bytes.resize(frame.len() + 256, 0);
+        to_link(&mut bytes, SlicePacket::<true>::LINK);
+        let mut packet = SlicePacket::new(&mut bytes, frame.len());
         let hook = self.hook();
-        let outcome = walk(
-            hook,
-            &mut packet,
-            &mut self.tables,
-            &mut headgate_datapath::Memory::default(),
-        );
-        (self.tables.take_steps(), outcome.reason)
+        let mut memory = headgate_datapath::Memory::default();
+        let reason = walk(hook, &mut packet, &mut self.tables, &mut memory).reason;
+        (self.tables.take_steps(), reason)
     }
 
     /// Runs the programs of the device until one decides about the packet.
