@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 
-use crate::{build, nextest, setup, sh};
+use crate::{build, nextest, setup, sh, test::HOST};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -23,17 +23,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::object(setup::bpf()?)?;
     setup::tests()?;
     sh::heading("building the binaries");
-    sh::run(&mut sh::command(
-        "cargo build --package headgate --package headgate-netns --package headgate-servers --bins",
-    ))?;
+    sh::run(&mut sh::command(&format!("cargo build {HOST} --bins")))?;
     sh::heading("scenarios");
-    let mut command = sh::command(
-        "cargo nextest run --package headgate-netns --test faults --profile fault \
-         --no-fail-fast --success-output immediate --no-tests fail --color never",
-    );
+    // Of the whole workspace, as `test` does: with other packages, dependencies would be compiled with other features.
+    let mut command = sh::command(&format!(
+        "cargo nextest run {HOST} --profile fault --no-fail-fast --success-output immediate \
+         --no-tests fail --color never"
+    ));
     let name = options.name.as_deref().unwrap_or("fault_");
+    let filter = format!("package(headgate-netns) & binary(faults) & test({name})");
     command
-        .arg(name)
+        .args(["-E", &filter])
         .env("HEADGATE_FAULT_ROUNDS", options.rounds.to_string());
     let mut table = Table::default();
     let status = nextest::each_line(&mut command, |line| {
