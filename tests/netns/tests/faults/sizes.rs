@@ -93,13 +93,15 @@ fn s190_fault_full_maps_become_larger() {
         assert_eq!(status["agent"]["refusals"].as_array().unwrap().len(), 0);
     }
 
-    // An agent that is killed and starts again, with the sizes of the beginning, finds them.
+    // An agent that is killed and starts again, with the sizes of the beginning, finds them. It may make them larger at
+    // once, if the killed one was about to.
     let agent = cluster.nodes[0].agent.take().unwrap();
     agent.signal(Signal::SIGKILL).unwrap();
     drop(agent);
     let large = fill(&cluster.nodes[0], "SERVICES").1;
     cluster.start_agent_with(0, &SMALL).unwrap();
-    assert_eq!(fill(&cluster.nodes[0], "SERVICES").1, large);
+    let found = fill(&cluster.nodes[0], "SERVICES").1;
+    assert!(found >= large, "{large}, then {found}");
 
     // Up to the limit: what is more is refused, and what is served stays.
     cluster.nodes[0].agent.take().unwrap().terminate().unwrap();
