@@ -8,20 +8,26 @@ use object::{
     elf::SHT_STRTAB,
 };
 
-use crate::{setup, sh};
+use crate::{arch::Arch, setup, sh};
 
 const BUILT: &str = "target/ebpf/bpfel-unknown-none/release/headgate-programs";
 /// Where `headgate-dataplane` looks for the object.
 pub(crate) const OBJECT: &str = "target/ebpf/headgate.bpf.o";
+/// Where `deploy/Containerfile` looks for the binary of an architecture.
+const IMAGES: &str = "target/image";
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Options {
-    /// Optimise the binary across crates and strip it, for images and benchmarks: slow to build
+    /// Optimise the binary across crates and strip it, for images and benchmarks: slow to build. A copy is put where
+    /// `deploy/Containerfile` reads it
     #[arg(long)]
     dist: bool,
     /// Build programs that log each packet's verdict, which the agent prints: slow at run time
     #[arg(long)]
     trace: bool,
+    /// Build the binary for this target, for example aarch64-unknown-linux-gnu; without it, for this machine
+    #[arg(long, value_name = "TRIPLE", value_parser = Arch::by_target)]
+    target: Option<&'static Arch>,
 }
 
 /// Builds the BPF object and the binary.
@@ -31,16 +37,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         false => &[],
     };
     object_with(setup::bpf()?, features)?;
-    sh::heading("building the binary");
+    let arch = match options.target {
+        Some(arch) => arch,
+        None => Arch::host()?,
+    };
     let (profile, folder) = match options.dist {
         true => ("dist", "dist"),
         false => ("dev", "debug"),
     };
-    let build = format!("cargo build --profile {profile} --package headgate");
-    sh::run(sh::command(&build).args(features))?;
-    let binary = format!("target/{folder}/headgate");
-    let bytes = fs::metadata(sh::root().join(&binary))?.len();
+    let mut build = arch.cargo_build()?;
+    sh::heading(&format!("building the binary for {}", arch.name));
+    build.args(["--profile", profile, "--package", "headgate"]);
+    sh::run(build.args(features))?;
+    let binary = format!("{}/headgate", arch.folder(folder));
+    let built = sh::root().join(&binary);
+    let bytes = fs::metadata(&built)?.len();
     eprintln!("built {binary} ({} MB)", bytes / 1_000_000);
+    if options.dist {
+        let image = sh::root().join(IMAGES).join(arch.name);
+        fs::create_dir_all(&image)?;
+        fs::copy(built, image.join("headgate"))?;
+    }
     Ok(())
 }
 

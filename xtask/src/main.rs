@@ -1,5 +1,6 @@
 //! Build, demo and test commands: `cargo xtask --help`.
 
+mod arch;
 mod behaviours;
 mod bench;
 mod build;
