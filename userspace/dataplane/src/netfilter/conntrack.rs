@@ -5,10 +5,9 @@ use std::{io, net::IpAddr};
 use headgate_abi::{Addr, CtEntry, CtState, DatapathConfig, FlowKey, Port, Protocol};
 use headgate_datapath::{mirrored, timeout_s};
 use netlink_packet_core::DefaultNla;
-use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{HEADER, attribute, find, list_or_none, message, nested, removed};
-use crate::netlink::{Netlink, RawMessage};
+use super::{HEADER, attribute, find, list, message, nested, open, removed};
+use crate::netlink::RawMessage;
 
 const CTNETLINK: u16 = 1;
 /// Commands (`IPCTNL_MSG_CT_…`).
@@ -100,10 +99,9 @@ impl KernelConnection {
 ///
 /// If the kernel refuses the list: `CAP_NET_ADMIN` is missing. A kernel without connection tracking has none.
 pub fn translated() -> io::Result<Vec<KernelConnection>> {
-    let netlink = Netlink::open(NETLINK_NETFILTER)?;
     // Kernels before 5.19 ignore the filter.
     let filter = [STATUS, STATUS_MASK].map(|kind| attribute(kind, HAS_DNAT.to_be_bytes()));
-    let list = list_or_none(netlink.list(message(CTNETLINK, GET, 0, &filter)))?;
+    let list = list(message(CTNETLINK, GET, 0, &filter))?;
     Ok(list.iter().filter_map(connection).collect())
 }
 
@@ -211,7 +209,7 @@ fn tuple(kind: u16, flow: &FlowKey) -> DefaultNla {
 ///
 /// If the kernel refuses it: `CAP_NET_ADMIN` is missing.
 pub fn delete(flow: &FlowKey) -> io::Result<()> {
-    let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let netlink = open()?;
     let order = message(CTNETLINK, DELETE, family(flow), &[tuple(ORIGINAL, flow)]);
     removed(netlink.order(order))
 }
@@ -264,7 +262,7 @@ pub fn create(connection: &KernelConnection) -> io::Result<()> {
         info.extend(TCP_FLAGS.map(|kind| attribute(kind, [LIBERAL, LIBERAL])));
         attributes.push(nested(PROTOCOL_INFO, &[nested(INFO_TCP, &info)]));
     }
-    let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let netlink = open()?;
     netlink.create(message(CTNETLINK, NEW, family(original), &attributes))
 }
 

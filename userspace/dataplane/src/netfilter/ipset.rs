@@ -2,11 +2,8 @@
 
 use std::io;
 
+use super::{HEADER, attribute, find_text, list, message, open, text};
 use netlink_packet_core::DefaultNla;
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use super::{HEADER, attribute, find_text, list_or_none, message, text};
-use crate::netlink::Netlink;
 
 const IPSET: u16 = 6;
 /// Commands (`IPSET_CMD_…`).
@@ -28,9 +25,7 @@ fn protocol() -> DefaultNla {
 ///
 /// If the kernel refuses the list: `CAP_NET_ADMIN` is missing. A kernel without sets has none.
 pub fn sets() -> io::Result<Vec<String>> {
-    let netlink = Netlink::open(NETLINK_NETFILTER)?;
-    let list = netlink.list(message(IPSET, LIST, libc::AF_INET as u8, &[protocol()]));
-    let list = list_or_none(list)?;
+    let list = list(message(IPSET, LIST, libc::AF_INET as u8, &[protocol()]))?;
     let names = list
         .iter()
         .filter_map(|message| find_text(message.body.get(HEADER..)?, SET_NAME));
@@ -46,7 +41,7 @@ pub fn sets() -> io::Result<Vec<String>> {
 ///
 /// If the kernel refuses it: the set is in use.
 pub fn destroy_set(name: &str) -> io::Result<()> {
-    let netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let netlink = open()?;
     let attributes = [protocol(), text(SET_NAME, name)];
     netlink.order(message(IPSET, DESTROY, libc::AF_INET as u8, &attributes))
 }

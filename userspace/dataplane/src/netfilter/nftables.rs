@@ -2,10 +2,10 @@
 
 use std::io;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use super::{HEADER, attribute, find_text, list_or_none, message, nested, removed, text};
-use crate::netlink::{Netlink, RawMessage};
+use super::{
+    HEADER, attribute, find_text, is_of_missing_part, list, message, nested, open, removed, text,
+};
+use crate::netlink::RawMessage;
 
 const NFTABLES: u16 = 10;
 /// Commands (`NFT_MSG_…`).
@@ -74,17 +74,13 @@ impl NftFamily {
     }
 }
 
-fn open() -> io::Result<Netlink<RawMessage>> {
-    Netlink::open(NETLINK_NETFILTER)
-}
-
 /// Returns the tables of this thread's network namespace.
 ///
 /// # Errors
 ///
 /// If the kernel refuses the list: `CAP_NET_ADMIN` is missing. A kernel without nftables has none.
 pub fn tables() -> io::Result<Vec<(NftFamily, String)>> {
-    let list = list_or_none(open()?.list(message(NFTABLES, GET_TABLE, 0, &[])))?;
+    let list = list(message(NFTABLES, GET_TABLE, 0, &[]))?;
     let table = |message: &RawMessage| {
         let family = NftFamily::of(*message.body.first()?)?;
         Some((family, find_text(message.body.get(HEADER..)?, TABLE_NAME)?))
@@ -99,10 +95,11 @@ pub fn tables() -> io::Result<Vec<(NftFamily, String)>> {
 /// As [`tables`].
 pub fn has_chain(family: NftFamily, table: &str, chain: &str) -> io::Result<bool> {
     let names = [text(CHAIN_TABLE, table), text(CHAIN_NAME, chain)];
-    let found = open()?.get(message(NFTABLES, GET_CHAIN, family.number(), &names));
-    match found {
+    let request = message(NFTABLES, GET_CHAIN, family.number(), &names);
+    match open().and_then(|netlink| netlink.get(request)) {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if is_of_missing_part(&error) => Ok(false),
         Err(error) => Err(error),
     }
 }
