@@ -46,7 +46,7 @@ const PROGRAMS: [&str; 2] = ["headgate", "headgate-echo"];
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Only kernels whose version starts with this, for example 6.1
+    /// Only kernels of this version, for example 6.1
     kernel: Option<String>,
     /// Only the tests of this file, for example golden
     #[arg(long, value_name = "NAME")]
@@ -80,7 +80,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for start in KERNELS {
         let kernel = archive.kernel(start)?;
         let version = kernel.as_ref().map_or(start, |kernel| &kernel.version);
-        if !version.starts_with(options.kernel.as_deref().unwrap_or_default()) {
+        let wanted = options.kernel.as_deref();
+        if wanted.is_some_and(|wanted| !is_of(version, wanted)) {
             continue;
         }
         let row = match &kernel {
@@ -100,6 +101,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{table}");
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
+}
+
+/// Whether a version is one of `release`: 6.1.176 is one of 6.1, and 6.12.117 is not.
+fn is_of(version: &str, release: &str) -> bool {
+    let rest = version.strip_prefix(release);
+    rest.is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
 }
 
 /// The folder of an architecture's packages and machines.
@@ -173,4 +180,23 @@ fn binaries(arch: &Arch) -> Result<BTreeMap<String, PathBuf>> {
     );
     found.insert("init".into(), sh::root().join("tests/vm/init"));
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of;
+
+    #[test]
+    fn a_release_has_versions_of_its_own() {
+        for (version, release, expected) in [
+            ("6.1.176-1", "6.1", true),
+            ("6.1.", "6.1", true),
+            ("6.1.176-1", "6", true),
+            ("6.1.176-1", "6.1.176", true),
+            ("6.12.117-1", "6.1", false),
+            ("5.10.223-1", "6.1", false),
+        ] {
+            assert_eq!(is_of(version, release), expected, "{version} of {release}");
+        }
+    }
 }
