@@ -209,9 +209,8 @@ fn tuple(kind: u16, flow: &FlowKey) -> DefaultNla {
 ///
 /// If the kernel refuses it: `CAP_NET_ADMIN` is missing.
 pub fn delete(flow: &FlowKey) -> io::Result<()> {
-    let netlink = open()?;
     let order = message(CTNETLINK, DELETE, family(flow), &[tuple(ORIGINAL, flow)]);
-    removed(netlink.order(order))
+    removed(open().and_then(|netlink| netlink.order(order)))
 }
 
 /// Makes the kernel track a connection, and translate it, as if its rules had done so with the first packet.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{HEADER, attribute, find_text, list, message, open, text};
+use super::{HEADER, attribute, find_text, list, message, open, removed, text};
 use netlink_packet_core::DefaultNla;
 
 const IPSET: u16 = 6;
@@ -35,13 +35,13 @@ pub fn sets() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Destroys a set.
+/// Destroys a set. A missing one is as wanted.
 ///
 /// # Errors
 ///
 /// If the kernel refuses it: the set is in use.
 pub fn destroy_set(name: &str) -> io::Result<()> {
-    let netlink = open()?;
     let attributes = [protocol(), text(SET_NAME, name)];
-    netlink.order(message(IPSET, DESTROY, libc::AF_INET as u8, &attributes))
+    let order = message(IPSET, DESTROY, libc::AF_INET as u8, &attributes);
+    removed(open().and_then(|netlink| netlink.order(order)))
 }

@@ -65,10 +65,14 @@ fn is_of_missing_part(error: &io::Error) -> bool {
     numbers.map(Some).contains(&error.raw_os_error())
 }
 
-/// The result of a removal. A missing object is as wanted.
+/// The result of a removal. A missing object is as wanted, and so is a kernel without nfnetlink, which has none.
 fn removed(result: io::Result<()>) -> io::Result<()> {
+    let is_missing = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound
+            || error.raw_os_error() == Some(libc::EPROTONOSUPPORT)
+    };
     match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if is_missing(&error) => Ok(()),
         result => result,
     }
 }
@@ -80,7 +84,12 @@ mod tests {
         SeccompFilter, SeccompRule, apply_filter,
     };
 
-    use super::{NETLINK_NETFILTER, NftFamily, has_chain, open, sets, tables, translated};
+    use headgate_abi::FlowKey;
+
+    use super::{
+        NETLINK_NETFILTER, NftFamily, delete, delete_table, destroy_set, has_chain, open, sets,
+        tables, translated,
+    };
 
     /// As on a kernel without nfnetlink, this thread cannot open sockets for it.
     fn remove_nfnetlink() {
@@ -107,5 +116,9 @@ mod tests {
         assert!(!has_chain(NftFamily::Ip, "nat", "KUBE-SERVICES").unwrap());
         assert_eq!(sets().unwrap(), [""; 0]);
         assert_eq!(translated().unwrap(), []);
+        // And nothing to remove.
+        delete_table(NftFamily::Inet, "headgate-takeover").unwrap();
+        destroy_set("KUBE-LOOP-BACK").unwrap();
+        delete(&FlowKey::default()).unwrap();
     }
 }
