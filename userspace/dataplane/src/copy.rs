@@ -151,6 +151,10 @@ impl Copy {
                 let is_smaller = to.capacity() < from.capacity();
                 let is_array = matches!(from.kind(), MapType::Array | MapType::PerCpuArray);
                 from.visit(|k, v| {
+                    // The elements of a new array are zero, and most are not in use.
+                    if is_array && v.iter().all(|byte| *byte == 0) {
+                        return Ok(());
+                    }
                     let value = value.convert(v, align);
                     let key = match is_raw {
                         true => k.into(),

@@ -156,6 +156,12 @@ const ZERO: &str = "zero";
 const TRIE: &str = "trie";
 
 impl Parts {
+    /// The size of a converted value.
+    #[cfg(feature = "other-version")]
+    pub(crate) fn to_size(&self) -> usize {
+        self.to_size
+    }
+
     /// `None` if the types have no fields, and differ.
     fn new(from: &Type, to: &Type) -> Option<Self> {
         let copied = if from.size == 0 || to.size == 0 {

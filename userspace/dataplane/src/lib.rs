@@ -78,9 +78,10 @@ pub use load::{MapSizes, Programs, host_netns_cookie, load};
 pub use maps::{Maps, Usage};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryArray, MemoryHash, MemoryMaps};
+pub use migrate::{OtherVersion, other_versions};
 pub use monitor::Monitor;
 #[cfg(feature = "other-version")]
-pub use other::load_other_version;
+pub use other::{become_former, load_other_version};
 pub use pin::pin_folder;
 pub use probe::{Probe, Trial, loaded_config};
 pub use ranges::write_service_ranges;

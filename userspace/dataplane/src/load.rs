@@ -19,8 +19,8 @@ use aya_log::EbpfLogger;
 use headgate_abi::{DatapathConfig, names};
 
 use crate::{
-    error::Error, grow::grow_caches, kernel, migrate::Migration, pin::typed, state_file::TextMap,
-    sys, version::Version,
+    error::Error, grow::grow_caches, kernel, migrate::Migration, pin::typed, raw::RawMap,
+    state_file::TextMap, sys, version::Version,
 };
 
 /// Sizes of the maps, in entries. Those that the agent writes have them at first, and become larger when they are full
@@ -146,6 +146,7 @@ pub(crate) fn load_as(
     sizes: &MapSizes,
 ) -> Result<Programs, Error> {
     let folder = version.folder(pins);
+    check(version, &folder)?;
     let programs = match Migration::find(pins, version)? {
         Some(migration) => migration.run(config, sizes)?,
         None => match grow_caches(version, &folder, config, sizes)? {
@@ -161,6 +162,22 @@ pub(crate) fn load_as(
     result.map_err(|source| Error::map(names::LOADED, source))?;
     TextMap::open(folder.join(names::LAYOUT))?.write(&version.layouts)?;
     Ok(programs)
+}
+
+/// Checks that the pinned maps of a version have the layouts that it has. Those of a build that had the same number before
+/// may not: its connections would be misread.
+fn check(version: &Version, folder: &Path) -> Result<(), Error> {
+    let made = version.made()?;
+    for name in names::MAPS {
+        let path = folder.join(name);
+        if path.exists() && !made.has_shape_of(name, &RawMap::open(path)?) {
+            return Err(Error::OtherVersion {
+                version: version.number,
+                reason: format!("map {name} is that of an earlier build"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads the object over maps that are pinned at these paths, or are created there.

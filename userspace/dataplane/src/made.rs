@@ -1,4 +1,5 @@
-//! How the maps of a version are made. Their layouts do not say it: flags, and sizes that no option changes.
+//! How the maps of a version are made. Their layouts do not say it: flags, and sizes that no option changes. And what the
+//! kernel knows of layouts: the kinds of maps, and the sizes of keys and values.
 
 use std::collections::BTreeMap;
 
@@ -15,16 +16,29 @@ pub(crate) struct Made(BTreeMap<&'static str, Kind>);
 /// Flags, as bpf(2) has them, and the number of entries, if no option changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
+    shape: Shape,
     flags: u32,
     entries: Option<u32>,
 }
 
+/// The kind as a number, as bpf(2) has it, and the sizes of keys and values, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape([u32; 3]);
+
+impl Shape {
+    fn of(map: &RawMap) -> Self {
+        let sizes = [map.key_size(), map.element_size()].map(|size| size as u32);
+        Self([map.kind() as u32, sizes[0], sizes[1]])
+    }
+}
+
 impl Kind {
-    fn new(name: &str, flags: u32, entries: u32) -> Self {
+    fn new(name: &str, shape: Shape, flags: u32, entries: u32) -> Self {
         let sizes = MapSizes::default();
         let resized = sizes.of_agent().into_iter();
         let mut resized = resized.chain(sizes.of_programs());
         Self {
+            shape,
             // The kernel itself adds it to maps of devices.
             flags: flags & !BPF_F_RDONLY_PROG,
             entries: (!resized.any(|(resized, _)| resized == name)).then_some(entries),
@@ -39,7 +53,9 @@ impl Made {
         let object = object.map_err(|source| Error::Load(Box::new(EbpfError::from(source))))?;
         let kinds = names::MAPS.into_iter().filter_map(|name| {
             let map = object.maps.get(name)?;
-            Some((name, Kind::new(name, map.map_flags(), map.max_entries())))
+            let shape = Shape([map.map_type(), map.key_size(), map.value_size()]);
+            let kind = Kind::new(name, shape, map.map_flags(), map.max_entries());
+            Some((name, kind))
         });
         Ok(Self(kinds.collect()))
     }
@@ -47,7 +63,15 @@ impl Made {
     /// Whether a map is made as this version makes it. Otherwise its programs cannot use it, though its entries are the
     /// same.
     pub(crate) fn is_like(&self, name: &str, map: &RawMap) -> bool {
-        self.0.get(name) == Some(&Kind::new(name, map.flags(), map.capacity()))
+        let kind = Kind::new(name, Shape::of(map), map.flags(), map.capacity());
+        self.0.get(name) == Some(&kind)
+    }
+
+    /// Whether programs of this version read from a map of this name what is in it. Those of a build that had the same
+    /// number before its layout was final may have made another one.
+    pub(crate) fn has_shape_of(&self, name: &str, map: &RawMap) -> bool {
+        let kind = self.0.get(name);
+        kind.is_some_and(|kind| kind.shape == Shape::of(map))
     }
 }
 

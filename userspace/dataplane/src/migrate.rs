@@ -219,11 +219,12 @@ pub(crate) fn exchange(
         true => RawMap::open(former)?.get(&TAKEOVER_KEY)?,
         false => None,
     };
+    let before = before.unwrap_or_else(|| Takeover::DONE.0.to_ne_bytes().into());
     let until = Takeover::copying_until(sys::now_s().wrapping_add(COPYING_S));
     takeover.put(&TAKEOVER_KEY, &until.0.to_ne_bytes())?;
     swap(Site::Packets)?;
     copy()?;
-    takeover.put(&TAKEOVER_KEY, &before.unwrap_or_default())?;
+    takeover.put(&TAKEOVER_KEY, &before)?;
     // A former program may still have run while this was copied.
     sys::wait_for_programs();
     copy()?;
@@ -299,6 +300,38 @@ fn layouts(number: u32, folder: &Path) -> Result<Option<Layouts>, Error> {
     Ok(written
         .and_then(parse)
         .or_else(|| recorded().and_then(parse)))
+}
+
+/// Another version whose maps are pinned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherVersion {
+    /// Its number.
+    pub number: u32,
+    /// Where its maps are pinned.
+    pub folder: PathBuf,
+    /// Whether its programs are attached. Otherwise the maps are left behind: the next agent removes them.
+    pub is_attached: bool,
+    /// Whether it says what its maps hold, so that an agent can take them over.
+    pub is_known: bool,
+}
+
+/// Returns the other versions whose maps are pinned below `pins`, the newest first.
+///
+/// # Errors
+///
+/// If the pins cannot be read.
+pub fn other_versions(pins: &Path) -> Result<Vec<OtherVersion>, Error> {
+    let others = others(pins, &Version::ours())?.into_iter();
+    others
+        .map(|(Reverse(number), folder)| {
+            Ok(OtherVersion {
+                number,
+                is_attached: has_links(&folder),
+                is_known: layouts(number, &folder)?.is_some(),
+                folder,
+            })
+        })
+        .collect()
 }
 
 /// Removes a folder of pins, if it exists.

@@ -27,6 +27,8 @@ pub(crate) struct RawMap {
     key_size: usize,
     /// Size of a value as the kernel reads and writes it: one part for each CPU, if there are such.
     value_size: usize,
+    /// Size of a value as programs see it.
+    element_size: usize,
     capacity: u32,
     flags: u32,
 }
@@ -43,18 +45,19 @@ impl RawMap {
         let info = map.info().map_err(|source| foreign(source.to_string()))?;
         let kind = info.map_type();
         let kind = kind.map_err(|source| foreign(source.to_string()))?;
-        let value_size = info.value_size() as usize;
+        let element_size = info.value_size() as usize;
         let value_size = match kind {
             MapType::PerCpuArray => {
                 let cpus = nr_cpus().map_err(|(_, source)| foreign(source.to_string()))?;
-                value_size.next_multiple_of(PART_ALIGN) * cpus
+                element_size.next_multiple_of(PART_ALIGN) * cpus
             }
-            _ => value_size,
+            _ => element_size,
         };
         Ok(Self {
             kind,
             key_size: info.key_size() as usize,
             value_size,
+            element_size,
             capacity: info.max_entries(),
             flags: info.map_flags(),
             map,
@@ -72,6 +75,11 @@ impl RawMap {
 
     pub(crate) fn value_size(&self) -> usize {
         self.value_size
+    }
+
+    /// Returns the size of a value as programs see it: that of one CPU.
+    pub(crate) fn element_size(&self) -> usize {
+        self.element_size
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -168,7 +176,8 @@ impl RawMap {
     ) -> Result<(), Error> {
         match self.kind {
             MapType::Hash | MapType::LruHash | MapType::Array => self.visit_in_batches(visit),
-            MapType::PerCpuArray | MapType::LpmTrie => self.visit_keys(visit),
+            MapType::PerCpuArray => self.visit_elements(visit),
+            MapType::LpmTrie => self.visit_keys(visit),
             _ => Ok(()),
         }
     }
@@ -192,6 +201,22 @@ impl RawMap {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Reads the elements of an array one by one: kernels before 5.13 read those of each CPU in no batches.
+    fn visit_elements(
+        &self,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut value = vec![0; self.value_size];
+        for index in 0..self.capacity {
+            let key = index.to_ne_bytes();
+            self.check(key.len(), self.key_size)?;
+            if sys::lookup(self.fd(), &key, &mut value).map_err(self.failed())? {
+                visit(&key, &value)?;
+            }
+        }
+        Ok(())
     }
 
     fn visit_keys(

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, thread, time::Duration};
 
 use headgate_abi::ABI_VERSION;
-use headgate_dataplane::{MapSizes, load_other_version, loaded_config};
+use headgate_dataplane::{MapSizes, become_former, load_other_version, loaded_config};
 use headgate_netns::{Cluster, Load, Node, Process, connection, datagrams};
 
 use crate::{
@@ -101,4 +101,43 @@ fn s187_fault_agents_killed_while_they_take_over() {
         datagrams: std::mem::take(&mut flows).finish().into_iter().sum(),
     };
     outcome.report("agents killed while they take over", rounds, "");
+}
+
+/// What is open continues over maps that have had the layouts of the ABI before, as it was: its connections have no
+/// sequence numbers, and end with shorter entries.
+#[test]
+fn s210_fault_maps_of_the_abi_before() {
+    let rounds = rounds(2);
+    let Some(mut cluster) = cluster("s210", 1, 2, &[(1, 1), (1, 2)]) else {
+        return;
+    };
+    let node = &cluster.nodes[0];
+    let (http, echo) = (on(node.v4, 30080), on(node.v6, 30007));
+    let outside = &cluster.client;
+    let mut load = Load::new();
+    for _ in 0..8 {
+        load = load.with(outside, PACE, connection(http));
+    }
+    let flows = Load::new().with(outside, PACE, datagrams(echo));
+    let sent = |load: &Load| load.tally().answered();
+    eventually("they are open", || sent(&load) > 100 && sent(&flows) > 10);
+    for _ in 0..rounds {
+        let node = &mut cluster.nodes[0];
+        node.agent.take().unwrap().terminate().unwrap();
+        let open = json(node, &["conntrack"]).as_array().unwrap().len();
+        let pins = node.pins.clone();
+        let former = node.netns.run(move || become_former(&pins).unwrap());
+        assert_eq!(versions(node), [format!("v{former}")].into());
+        cluster.start_agent(0).unwrap();
+        let node = &cluster.nodes[0];
+        assert_eq!(versions(node), [format!("v{ABI_VERSION}")].into());
+        assert!(json(node, &["conntrack"]).as_array().unwrap().len() >= open);
+        let before = sent(&load);
+        eventually("requests", || sent(&load) > before + 100);
+    }
+    let outcome = Outcome {
+        requests: load.finish().into_iter().sum(),
+        datagrams: flows.finish().into_iter().sum(),
+    };
+    outcome.report("maps of the ABI before", rounds, "");
 }

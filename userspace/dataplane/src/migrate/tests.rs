@@ -17,7 +17,7 @@ use super::{Migration, mark, move_links};
 use crate::{
     attach::attach_lookup,
     copy::Copy,
-    grow::interrupt,
+    grow::{grow, interrupt},
     load::{MapSizes, load_as, load_with, make_folder},
     other::other,
     pin::hash,
@@ -288,5 +288,114 @@ fn s202_maps_that_are_made_in_another_way_are_copied() {
             ),
             (0, 1 << 14)
         );
+    });
+}
+
+/// Tries to load, and returns why that failed. Nothing may have changed: what is pinned, attached and written.
+fn refused(pins: &Pins, version: &Version, connection: &Path) -> String {
+    let links = fs::read_dir(connection.with_file_name("links")).unwrap();
+    let links: Vec<_> = links.map(|link| link.unwrap().file_name()).collect();
+    let before = (pins.versions(), RawMap::open(connection.into()).unwrap());
+    let config = DatapathConfig::default();
+    let error = load_as(version, &pins.0, &config, &SIZES).err().unwrap();
+    assert_eq!(pins.versions(), before.0);
+    let now = RawMap::open(connection.into()).unwrap();
+    let (key, _) = bytes(&flow(1), &CtEntry::default());
+    assert!(now.get(&key).unwrap().is_some());
+    assert_eq!(now.value_size(), before.1.value_size());
+    let still = fs::read_dir(connection.with_file_name("links")).unwrap();
+    assert!(still.map(|link| link.unwrap().file_name()).eq(links));
+    error.to_string()
+}
+
+#[test]
+fn s211_maps_of_an_earlier_build_of_this_version_are_refused_and_left_alone() {
+    attached("s211", |pins| {
+        let ours = Version::ours();
+        let folder = pins.folder(&ours);
+        // Its connections had a field more, and its layouts were not written yet.
+        fs::remove_dir_all(&folder).unwrap();
+        let earlier = Version {
+            number: ours.number,
+            ..other()
+        };
+        let mut programs = load_as(&earlier, &pins.0, &DatapathConfig::default(), &SIZES).unwrap();
+        attach_lookup(&mut programs, &pins.0).unwrap();
+        remove_pin(&folder.join(names::LAYOUT));
+        pins.write(connections(&folder), 1, (1, 10));
+        let reason = refused(pins, &ours, &connections(&folder));
+        assert!(
+            reason.contains("map CONNTRACK is that of an earlier build"),
+            "{reason}"
+        );
+        assert!(reason.contains("headgate cleanup"), "{reason}");
+    });
+}
+
+#[test]
+fn s211_programs_of_a_version_with_unknown_layouts_are_refused_and_left_alone() {
+    attached("s211b", |pins| {
+        let ours = Version::ours();
+        let (own, former) = (pins.folder(&ours), pins.0.join("v2"));
+        pins.write(connections(&own), 1, (1, 10));
+        // As ABI 2 was: without a map that says what the others hold.
+        fs::rename(&own, &former).unwrap();
+        remove_pin(&former.join(names::LAYOUT));
+        let reason = refused(pins, &ours, &connections(&former));
+        assert!(reason.contains("programs of version 2"), "{reason}");
+        assert!(reason.contains("headgate cleanup"), "{reason}");
+        let found = others_found(pins);
+        assert_eq!(found, [(2, true, false)]);
+    });
+}
+
+/// What a command says of other versions: the number, whether programs are attached, and whether an agent can take over.
+fn others_found(pins: &Pins) -> Vec<(u32, bool, bool)> {
+    let found = super::other_versions(&pins.0).unwrap();
+    let row = |one: &super::OtherVersion| (one.number, one.is_attached, one.is_known);
+    found.iter().map(row).collect()
+}
+
+#[test]
+fn s213_copies_of_arrays_have_every_element_that_is_in_use() {
+    attached("s213", |pins| {
+        let folder = pins.folder(&Version::ours());
+        let put = |name: &str, index: u32, byte: u8| {
+            let map = RawMap::open(folder.join(name)).unwrap();
+            let mut value = vec![0; map.value_size()];
+            // The last byte: with counters, that of the last CPU.
+            *value.last_mut().unwrap() = byte;
+            map.put(&index.to_ne_bytes(), &value).unwrap();
+        };
+        let maps = [names::BACKENDS, names::BACKEND_TRAFFIC];
+        for name in maps {
+            for (index, byte) in [(0, 1), (31, 2), (63, 3)] {
+                put(name, index, byte);
+            }
+        }
+        let larger = MapSizes {
+            backends: 128,
+            ..SIZES
+        };
+        let config = DatapathConfig::default();
+        let (_programs, grown) = grow(&pins.0, &config, &larger, u64::MAX, &[]).unwrap();
+        grown.copy().unwrap();
+        grown.keep().unwrap();
+        for name in maps {
+            let map = RawMap::open(folder.join(name)).unwrap();
+            assert_eq!(map.capacity(), 128);
+            let mut found = Vec::new();
+            map.visit(|key, value| {
+                found.extend(
+                    value
+                        .last()
+                        .filter(|byte| **byte != 0)
+                        .map(|byte| (key[0], *byte)),
+                );
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(found, [(0, 1), (31, 2), (63, 3)], "{name}");
+        }
     });
 }

@@ -1,9 +1,9 @@
 //! kube-proxy and its rules, the maps, and the agent.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use headgate_abi::{ABI_VERSION, names};
-use headgate_dataplane::{Attachment, Usage, attached, pin_folder};
+use headgate_dataplane::{Attachment, OtherVersion, Usage, attached, other_versions};
 
 use super::Finding;
 use crate::{
@@ -68,22 +68,14 @@ pub(in crate::cli) fn is_programmed(pins: &Path) -> Result<(), String> {
 
 pub(super) fn pins(pins: &Path) -> Vec<Finding> {
     const ABOUT: &str = "maps";
-    let mut findings = Vec::new();
-    let ours = pin_folder(pins);
-    let others = fs::read_dir(pins).into_iter().flatten().flatten();
-    for other in others
-        .map(|entry| entry.path())
-        .filter(|path| *path != ours)
-    {
-        findings.push(Finding::warning(
+    let mut findings = match other_versions(pins) {
+        Ok(others) => others.iter().map(other_version).collect(),
+        Err(error) => vec![Finding::error(
             ABOUT,
-            format!(
-                "{} is of another version than {ABI_VERSION}",
-                other.display()
-            ),
-            "once no agent of that version runs, remove the folder: this detaches its programs",
-        ));
-    }
+            error.to_string(),
+            "run `headgate doctor` on the host, as root",
+        )],
+    };
     findings.push(match is_programmed(pins) {
         Ok(()) => Finding::ok(ABOUT, "frontends are programmed and hooks attached"),
         Err(what) => Finding::error(
@@ -105,6 +97,31 @@ pub(super) fn pins(pins: &Path) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// What to do about maps of another version.
+fn other_version(other: &OtherVersion) -> Finding {
+    const ABOUT: &str = "maps";
+    let (number, folder) = (other.number, other.folder.display());
+    let attached =
+        format!("programs of ABI {number} are attached ({folder}), not of {ABI_VERSION}");
+    match (other.is_attached, other.is_known) {
+        (false, _) => Finding::warning(
+            ABOUT,
+            format!("{folder} was left behind by ABI {number}: nothing uses it"),
+            "the next start of the agent removes it",
+        ),
+        (true, true) => Finding::warning(
+            ABOUT,
+            attached,
+            "use the binary of the running agent; an agent of this one takes them over, and connections stay",
+        ),
+        (true, false) => Finding::error(
+            ABOUT,
+            format!("{attached}, and no agent can take them over: their layouts are not known"),
+            "run `headgate cleanup` of the binary that attached them, which ends their connections, and start the agent",
+        ),
+    }
 }
 
 fn fill(usage: &Usage, effect: &str) -> Option<Finding> {
@@ -159,4 +176,35 @@ pub(super) fn agent(pins: &Path) -> Vec<Finding> {
         findings.push(Finding::ok(ABOUT, what));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use headgate_dataplane::OtherVersion;
+
+    use super::other_version;
+
+    #[test]
+    fn s211_doctor_says_what_to_do_about_another_version() {
+        for (is_attached, is_known, what, how) in [
+            (false, false, "left behind", "removes it"),
+            (false, true, "left behind", "removes it"),
+            (true, true, "programs of ABI 9", "takes them over"),
+            (
+                true,
+                false,
+                "no agent can take them over",
+                "headgate cleanup",
+            ),
+        ] {
+            let finding = other_version(&OtherVersion {
+                number: 9,
+                folder: "/sys/fs/bpf/headgate/v9".into(),
+                is_attached,
+                is_known,
+            });
+            let text = format!("{finding:?}");
+            assert!(text.contains(what) && text.contains(how), "{text}");
+        }
+    }
 }
