@@ -122,9 +122,9 @@ impl Planner {
         }
     }
 
-    /// Whether the maps cannot hold everything, as of the last [`Planner::update`].
+    /// Whether the maps cannot hold everything, as of the last [`Planner::gather`].
     pub fn is_short(&self) -> bool {
-        self.granted.is_some()
+        !self.limits.hold(&self.asked, &self.sums)
     }
 
     /// Returns larger limits, if the present ones hold little more than what is asked for, or less.
@@ -132,7 +132,7 @@ impl Planner {
         self.limits.enlarged(&self.asked, &self.sums)
     }
 
-    /// Replaces what the maps hold; returns whether it differs. Then the next [`Planner::update`] decides again.
+    /// Replaces what the maps hold; returns whether it differs. Then the next [`Planner::grant`] decides again.
     pub fn set_limits(&mut self, limits: Limits) -> bool {
         let differs = self.limits != limits;
         self.limits = limits;
@@ -211,6 +211,13 @@ impl Planner {
     /// Computes what has changed since the last call; returns the keys whose desired state may
     /// differ.
     pub fn update(&mut self) -> Touched {
+        let mut touched = self.gather();
+        self.grant(&mut touched);
+        touched
+    }
+
+    /// The first part of [`Planner::update`]: what all Services ask for, which tells whether the maps hold it.
+    pub fn gather(&mut self) -> Touched {
         let mut touched = Touched::default();
         for name in std::mem::take(&mut self.dirty) {
             if let Some(old) = self.entered.remove(&name) {
@@ -226,7 +233,6 @@ impl Planner {
             }
         }
         self.settle(&touched);
-        self.grant(&mut touched);
         touched
     }
 
@@ -255,8 +261,8 @@ impl Planner {
         ports.collect()
     }
 
-    /// Decides what each Service gets, if the maps cannot hold everything.
-    fn grant(&mut self, touched: &mut Touched) {
+    /// The second part of [`Planner::update`]: what each Service gets, if the maps cannot hold everything.
+    pub fn grant(&mut self, touched: &mut Touched) {
         let entered = &self.entered;
         let created_s = |name: &NamespacedName| entered.get(name).map_or(i64::MAX, |new| new.age.0);
         let before = self.granted.take();

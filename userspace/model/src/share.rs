@@ -72,6 +72,11 @@ impl Limits {
         size.filter(|size| *size >= list).unwrap_or(list)
     }
 
+    /// Whether they hold all that is asked for, with the tables that are asked for.
+    pub(crate) fn hold(&self, asked: &Desired, sums: &Sums) -> bool {
+        Amounts::asked(asked, sums).fits(&self.usable())
+    }
+
     /// Returns limits that hold what is asked for and as much again, if less than a quarter of these is left: larger maps
     /// take a while.
     pub(crate) fn enlarged(&self, asked: &Desired, sums: &Sums) -> Option<Self> {
@@ -214,11 +219,10 @@ pub(crate) fn grant(
     limits: &Limits,
     created_s: impl Fn(&NamespacedName) -> i64,
 ) -> Option<Granted> {
-    let usable = limits.usable();
-    let mut total = Amounts::asked(asked, sums);
-    if total.fits(&usable) {
+    if limits.hold(asked, sums) {
         return None;
     }
+    let (mut total, usable) = (Amounts::asked(asked, sums), limits.usable());
     // Every Service gets the slots of a plain list before any gets a table.
     [total.0[SLOTS], ..] = sums.least;
     let mut granted = Granted::default();

@@ -53,6 +53,8 @@ pub struct Reconciler<D> {
     is_growing: bool,
     /// The earliest time to make the maps larger, after that has failed.
     next_growth: Option<Instant>,
+    /// Begin of the first pass: all objects were known.
+    listed: Option<Instant>,
     started: SystemTime,
     /// Times of the endpoint changes that the next pass programs.
     triggers: Vec<SystemTime>,
@@ -77,6 +79,7 @@ impl<D: Dataplane> Reconciler<D> {
             failed: BTreeMap::new(),
             is_growing: false,
             next_growth: None,
+            listed: None,
             started: SystemTime::now(),
             triggers: Vec::new(),
             status: Status::default(),
@@ -174,15 +177,22 @@ impl<D: Dataplane> Reconciler<D> {
         Ok(())
     }
 
+    /// Plans for the objects that are known while others are awaited, and makes the maps larger, which takes a while. The
+    /// maps hold what they held.
+    pub fn prepare(&mut self) {
+        self.planner.gather();
+        self.grow();
+    }
+
     /// Runs one pass: programs what has changed since the last one. After failures the caller
     /// should try again.
     #[instrument(name = "pass", skip_all, fields(revision = self.status.revision + 1, changes = Empty))]
     pub fn reconcile(&mut self) -> Pass {
         let start = Instant::now();
+        let listed = *self.listed.get_or_insert(start);
         self.follow_listeners();
-        let mut touched = self.planner.update();
+        let mut touched = self.planner.gather();
         while self.grow() {
-            self.planner.update();
             self.is_full = true;
         }
         if self.is_growing && self.planner.is_short() {
@@ -195,6 +205,7 @@ impl<D: Dataplane> Reconciler<D> {
                 sweep: self.step_sweep().unwrap_or(Sweep::Done),
             };
         }
+        self.planner.grant(&mut touched);
         if std::mem::take(&mut self.is_full) {
             touched = Touched::everything(&self.actual, self.planner.desired());
         }
@@ -218,13 +229,14 @@ impl<D: Dataplane> Reconciler<D> {
                 "programmed"
             );
         }
-        if !self.status.is_synced && self.is_listed() && !self.is_growing {
+        if !self.status.is_synced && self.is_listed() {
             info!(
                 services = self.actual.services.len(),
                 backends = self.actual.backends.len(),
                 frontends = self.actual.frontends.len(),
                 planned_us = planned.as_micros(),
                 took_us = start.elapsed().as_micros(),
+                since_listed_us = listed.elapsed().as_micros(),
                 "the maps follow the source"
             );
         }
@@ -321,7 +333,7 @@ impl<D: Dataplane> Reconciler<D> {
         };
         let health_checks = &self.planner.desired().health_checks;
         self.status.health_checks.clone_from(health_checks);
-        self.status.is_synced |= self.is_listed() && !self.is_growing;
+        self.status.is_synced |= self.is_listed();
         self.status.services = self.actual.services.len();
         self.status.backends = self.actual.backends.len();
         self.status.frontends = self.actual.frontends.len();
@@ -497,6 +509,8 @@ pub async fn run<D: Dataplane>(
             sweep = time_of(pass.sweep);
             // The receiver may be gone.
             let _unsent = outputs.passes.send(pass);
+        } else {
+            reconciler.prepare();
         }
         // While lists are awaited too: the status shows why they are missing.
         next_beat = Instant::now() + BEAT;

@@ -47,7 +47,7 @@ impl Dataplane for Refusing {
     }
 }
 
-fn service(name: &str, number: u8) -> Event {
+pub(crate) fn service(name: &str, number: u8) -> Event {
     let name = NamespacedName::new("default", name);
     let service = Service {
         name: name.clone(),

@@ -1,6 +1,7 @@
 //! The whole loop, from a source to maps in memory.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod growth;
 mod health;
 mod kube;
 mod listeners;
