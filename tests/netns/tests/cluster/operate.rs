@@ -411,6 +411,10 @@ fn metrics_count_what_was_sent() {
     assert_eq!(sum("headgate_packets_total", &refused), 1.0);
     assert_eq!(sum("headgate_map_entries", &[("map", "BACKENDS")]), 8.0);
     assert_eq!(sum("headgate_map_capacity", &[("map", "BACKENDS")]), 4096.0);
+    let limit = sum("headgate_map_memory_limit_bytes", &[]);
+    assert_eq!(limit, f64::from(1 << 30));
+    let status = json(&cluster.nodes[0], &["status"]);
+    assert_eq!(status["agent"]["most_map_bytes"].as_f64(), Some(limit));
     assert_eq!(sum("headgate_synced", &[]), 1.0);
 }
 

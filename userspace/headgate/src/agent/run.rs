@@ -70,6 +70,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         }
     }
     let (seed, maglev_size) = (datapath.seed, datapath.maglev_size);
+    let most_map_bytes = datapath.most_map_bytes;
     // The loop that writes the maps and the one that attaches programs share the thread, and never hold it over a wait.
     let hooks = Rc::new(RefCell::new(Hooks::load(hooks, datapath, &first)?));
     let takeover = TakingOver::begin(&pins)?;
@@ -98,7 +99,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
     };
     let outputs = Outputs { status, passes };
     let state = StateFile::open(&pins)?;
-    let metrics = Metrics::new(&pins, api.max_series, statuses.clone());
+    let metrics = Metrics::new(&pins, api.max_series, most_map_bytes, statuses.clone());
     #[cfg(feature = "page")]
     let page = page::serve_if(api.page, &pins, &node_config.name);
     #[cfg(not(feature = "page"))]
@@ -120,7 +121,7 @@ async fn serve(config: AgentConfig) -> Result<()> {
         result = forward_hangups(audit, &hangups) => result,
         () = announce(statuses.clone()) => Ok(()),
         () = metrics.clone().follow(passed) => Ok(()),
-        result = write_state(state, &node_config.name, statuses.clone()) => result,
+        result = write_state(state, &node_config.name, most_map_bytes, statuses.clone()) => result,
         () = health::probes(api.healthz, statuses.clone(), metrics.clone()) => Ok(()),
         () = http::serve(api.metrics, health::metrics(move || metrics.text()).merge(health::proxy_mode())) => Ok(()),
         () = health::node_ports(statuses, node) => Ok(()),
@@ -220,9 +221,14 @@ async fn announce(mut statuses: Statuses) {
 }
 
 /// Writes the state of the agent to its map, for commands that run when the agent may be gone.
-async fn write_state(mut file: StateFile, node: &str, mut statuses: Statuses) -> Result<()> {
+async fn write_state(
+    mut file: StateFile,
+    node: &str,
+    most_map_bytes: u64,
+    mut statuses: Statuses,
+) -> Result<()> {
     loop {
-        let state = AgentState::new(&statuses.borrow_and_update(), node);
+        let state = AgentState::new(&statuses.borrow_and_update(), node, most_map_bytes);
         file.write(&state.text()?)?;
         tokio::select! {
             changed = statuses.changed() => changed?,

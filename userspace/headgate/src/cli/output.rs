@@ -40,6 +40,11 @@ pub(crate) enum Format {
 const OBJECTS: [&str; 5] = ["service", "ingress", "secret", "gateway", "route"];
 
 impl OutputArgs {
+    /// Whether the output is a table, to which a sentence may be added.
+    pub(crate) fn is_for_people(&self) -> bool {
+        matches!(self.output, Format::Table | Format::Wide)
+    }
+
     /// Whether the filters select a row. With a namespace or name, rows of no object are left out;
     /// with an address, rows without an address.
     pub(crate) fn selects(&self, row: &Value) -> bool {

@@ -131,5 +131,11 @@ pub(crate) fn drops(pins: &Path, args: &OutputArgs) -> Result<()> {
 }
 
 pub(crate) fn maps(pins: &Path, args: &OutputArgs) -> Result<()> {
-    print_rows(args, &FILLS, &[], &View::open(pins)?.fills(pins)?)
+    print_rows(args, &FILLS, &[], &View::open(pins)?.fills(pins)?)?;
+    let limit = AgentState::read(pins)?.and_then(|state| state.most_map_bytes);
+    if let Some(limit) = limit.filter(|_| args.is_for_people()) {
+        let mib = limit >> 20;
+        println!("\nMaps of Services may take {mib} MiB as they become larger (--max-map-memory).");
+    }
+    Ok(())
 }

@@ -39,6 +39,10 @@ pub(crate) struct AgentState {
     pub(crate) frontends: usize,
     /// Number of map entries that another program changed, and the agent repaired.
     pub(crate) repaired: u64,
+    /// Memory that the maps of the agent may take as they become larger, in bytes; `None` for an agent that did not say
+    /// it.
+    #[serde(default)]
+    pub(crate) most_map_bytes: Option<u64>,
     /// TCP and UDP listeners of Gateways.
     #[serde(default)]
     pub(crate) listeners: Vec<ListenerState>,
@@ -134,7 +138,7 @@ impl AgentState {
     }
 
     /// The state of this process.
-    pub(crate) fn new(status: &Status, node: &str) -> Self {
+    pub(crate) fn new(status: &Status, node: &str, most_map_bytes: u64) -> Self {
         let timestamp = |time: SystemTime| Timestamp::try_from(time).ok();
         let failures = status.failures.iter().map(|failure| Complaint {
             service: failure.service.as_ref().map(ToString::to_string),
@@ -165,6 +169,7 @@ impl AgentState {
             backends: status.backends,
             frontends: status.frontends,
             repaired: status.repaired,
+            most_map_bytes: Some(most_map_bytes),
             listeners: status.listeners.iter().map(Into::into).collect(),
             failures: failures.collect(),
             refusals: refusals.collect(),
@@ -219,7 +224,7 @@ mod tests {
             refusals: (0..1000).map(refusal).collect(),
             ..Status::default()
         };
-        let text = AgentState::new(&status, "n1").text().unwrap();
+        let text = AgentState::new(&status, "n1", 1 << 30).text().unwrap();
         assert!(text.len() <= StateFile::CAPACITY);
         let state: Versioned<AgentState> = serde_json::from_str(&text).unwrap();
         let state = state.value;

@@ -95,6 +95,7 @@ fn events(status: &Status, kind: Kind) -> u64 {
 pub(crate) struct Metrics {
     pins: PathBuf,
     max_series: usize,
+    most_map_bytes: u64,
     statuses: watch::Receiver<Status>,
     passes: Histogram,
     latencies: Histogram,
@@ -115,10 +116,17 @@ fn latency_buckets() -> impl Iterator<Item = f64> {
 
 impl Metrics {
     /// `max_series` Services, and backends, have series of their own.
-    pub(crate) fn new(pins: &Path, max_series: usize, statuses: watch::Receiver<Status>) -> Self {
+    /// The maps may take `most_map_bytes` of memory.
+    pub(crate) fn new(
+        pins: &Path,
+        max_series: usize,
+        most_map_bytes: u64,
+        statuses: watch::Receiver<Status>,
+    ) -> Self {
         Self {
             pins: pins.into(),
             max_series,
+            most_map_bytes,
             statuses,
             // From 1 ms to 16 s, as kube-proxy's.
             passes: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
@@ -154,6 +162,11 @@ impl Metrics {
         self.register_counted(&mut registry);
         let mut metrics = status(&self.statuses.borrow().clone());
         metrics.extend(maps::read(&self.pins, self.max_series)?);
+        metrics.push(Metric::gauge(
+            "headgate_map_memory_limit_bytes",
+            "Memory that the maps may take as they become larger, in bytes (--max-map-memory).",
+            [(Vec::new(), self.most_map_bytes as i64)],
+        ));
         registry.register_collector(Box::new(Scrape(metrics)));
         let mut text = String::new();
         encode(&mut text, &registry)?;
