@@ -903,3 +903,53 @@ fn s61_agent_with_new_options_takes_over_without_a_loss() {
     }
     assert_eq!((load.join().unwrap(), datagrams.join().unwrap()), (0, 0));
 }
+
+/// A Service of this many UDP ports from 20,000 on, as media servers have it, for the first pod of node 1. A slice has at
+/// most 100 ports.
+fn media(count: u16) -> String {
+    let numbers: Vec<u16> = (20_000..20_000 + count).collect();
+    let ports = |numbers: &[u16], fields: &str| -> String {
+        let port = |number: &u16| {
+            let fields = fields.replace("{number}", &number.to_string());
+            format!("- {{name: p{number}, protocol: UDP, {fields}}}\n")
+        };
+        numbers.iter().map(port).collect()
+    };
+    let mut text = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: media}}\nspec:\n  clusterIP: 10.96.0.77\n  ports:\n{}",
+        ports(&numbers, "port: {number}, targetPort: 9376").replace("- {", "  - {")
+    );
+    for (slice, numbers) in numbers.chunks(100).enumerate() {
+        text += &format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: media-{slice}\n  \
+             labels: {{kubernetes.io/service-name: media}}\naddressType: IPv4\nports:\n{}\
+             endpoints: [{{addresses: ['10.244.1.2'], nodeName: n1}}]\n",
+            ports(numbers, "port: 9376")
+        );
+    }
+    text
+}
+
+#[test]
+fn s214_a_service_of_1100_udp_ports_works_beside_others() {
+    const PORTS: u16 = 1100;
+    let Some(cluster) = cluster("s214", 1, 2, &[(1, 1), (1, 2)]) else {
+        return;
+    };
+    cluster.write("media.yaml", &media(PORTS)).unwrap();
+    let pod = &cluster.nodes[0].pods[1].netns;
+    let address = IpAddr::from([10, 96, 0, 77]);
+    eventually("the last port is served", || {
+        pod.run(move || udp(on(address, 20_000 + PORTS - 1)).is_ok())
+    });
+    pod.run(move || {
+        for port in (20_000..20_000 + PORTS).step_by(99) {
+            let (answer, peer) = udp(on(address, port)).unwrap();
+            assert_eq!((answer.pod.as_str(), peer), ("web-1-1", on(address, port)));
+        }
+        assert!(udp(on(address, 20_000 + PORTS)).is_err());
+        get(on(CLUSTER_V4, 80)).unwrap();
+    });
+    let rows = crate::common::json(&cluster.nodes[0], &["status"]);
+    assert!(rows["agent"]["refusals"].as_array().unwrap().is_empty());
+}
