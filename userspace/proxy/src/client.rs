@@ -38,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) is_closing: AtomicBool,
     /// Whether part of the last request was not read.
     pub(crate) is_unread: Arc<AtomicBool>,
+    /// Whether what is written next is the last, and the end of the connection follows at once.
+    pub(crate) is_ending: Arc<AtomicBool>,
     /// Memory for responses over HTTP/2.
     pub(crate) budget: Arc<Budget>,
     /// The place among all connections, which an upgraded one keeps.
@@ -62,6 +64,7 @@ impl Client {
             demands: None,
             is_closing: AtomicBool::new(false),
             is_unread: Arc::default(),
+            is_ending: Arc::default(),
             budget: Arc::default(),
             permit: None,
             activity: Arc::new(Activity::new()),

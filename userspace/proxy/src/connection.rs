@@ -53,8 +53,6 @@ struct Connection<'a> {
     /// Waits for the head of the next request.
     head_timeout: IdleTimeout,
     last_idle: IdleTimeout,
-    /// For the heads of direct requests.
-    space: BytesMut,
     /// Whether no request was read.
     is_first: bool,
 }
@@ -106,17 +104,12 @@ pub(crate) async fn serve(
         stopping,
         head_timeout: IdleTimeout::new(proxy.settings.head_timeout),
         last_idle: IdleTimeout::new(LAST_IDLE),
-        space: BytesMut::new(),
         is_first: true,
     };
-    let mut is_direct = true;
     let end = match connection.serve_direct().await? {
         Ok(end) => end,
         // Boxed: large. Inlined it would grow the task of every connection, which is copied when it begins.
-        Err(general) => {
-            is_direct = false;
-            Box::pin(connection.serve_all(general)).await?
-        }
+        Err(general) => Box::pin(connection.serve_all(general)).await?,
     };
     match end {
         End::Switch(endpoint) => {
@@ -132,11 +125,7 @@ pub(crate) async fn serve(
         End::Instead(Instead::Closed(result)) => result?,
         End::Answered => {}
     }
-    // The close that follows is enough for TCP alone, unless the client may still be sending, or a task that sends
-    // a body to an endpoint still holds the socket.
-    if client.is_encrypted || !is_direct || client.is_unread.load(Ordering::Relaxed) {
-        poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
-    }
+    poll_fn(|context| transport.lock().poll_shutdown(context)).await?;
     Ok(After::Nothing)
 }
 
@@ -166,11 +155,10 @@ impl Connection<'_> {
                 Ok(head) => head,
                 Err(instead) => return Ok(Ok(End::Instead(instead))),
             };
-            let mut space = mem::take(&mut self.space);
+            let mut space = BytesMut::new();
             let (proxy, client) = (self.proxy, self.client);
             let answer = direct::answer(proxy, client, &head, &self.transport, &mut space);
             let answer = self.unless_hangup(answer).await?;
-            self.space = space;
             let sent = match answer {
                 Direct::Sent(sent) => sent,
                 Direct::No(first) => return Ok(Err((head, first))),
@@ -331,6 +319,9 @@ impl Connection<'_> {
         tunnel: Option<Tunnel>,
         is_last: bool,
     ) -> Result<Then, BodyError> {
+        // The end of the connection follows the response at once.
+        let is_ending = is_last && outgoing.is_none() && tunnel.is_none();
+        self.client.is_ending.store(is_ending, Ordering::Relaxed);
         poll_fn(
             |context| match poll_send(&mut outgoing, &self.transport, context) {
                 Poll::Pending => self.poll_hangup(context).map(Err),

@@ -44,7 +44,7 @@ use crate::{
     proxy_protocol,
     received::Received,
     relay::{pass, relay},
-    stream::{Lingering, Prefixed, Stream, Tunnel},
+    stream::{Lingering, Plain, Prefixed, Stream, Tunnel},
     tls::facts::Handshake,
 };
 
@@ -251,6 +251,7 @@ impl Listening {
         client.permit = Some(permit);
         client.gateway = gateway;
         if scheme == Scheme::Http {
+            let stream = Plain::new(stream, client.is_ending.clone());
             return self.serve_http(client, stream, read, stopping).await;
         }
         // Boxed: large. Inlined it would grow the task of every connection, which is copied when it begins.

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     mem::MaybeUninit,
+    os::fd::AsRawFd,
     pin::Pin,
     sync::{
         Arc,
@@ -15,8 +16,13 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use nix::{
+    libc,
+    sys::socket::{MsgFlags, send},
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
@@ -140,6 +146,78 @@ impl AsyncWrite for Tunnel {
     }
 }
 
+/// A connection of a client without TLS.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    stream: TcpStream,
+    /// Whether the next write is the last one.
+    is_ending: Arc<AtomicBool>,
+}
+
+impl Plain {
+    pub(crate) fn new(stream: TcpStream, is_ending: Arc<AtomicBool>) -> Self {
+        Self { stream, is_ending }
+    }
+
+    /// Writes what the end of the connection follows at once: the kernel sends both in one segment.
+    fn poll_write_last(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::from_bits_retain(libc::MSG_MORE);
+        loop {
+            ready!(self.stream.poll_write_ready(context))?;
+            let sent = self.stream.try_io(Interest::WRITABLE, || {
+                Ok(send(self.stream.as_raw_fd(), bytes, flags)?)
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.is_ending.load(Ordering::Relaxed) {
+            true => self.poll_write_last(context, bytes),
+            false => Pin::new(&mut self.stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// Longest time in which the rest of a request is read after the response, in total and without a byte,
 /// and the most bytes of it. nginx: `lingering_time`, `lingering_timeout`.
 const LINGER: Duration = Duration::from_secs(30);
@@ -239,5 +317,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         }
         let rest = this.rest.get_or_insert_with(Rest::new);
         rest.poll(Pin::new(&mut this.stream), context).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read},
+        net::{TcpListener, TcpStream},
+        sync::{Arc, atomic::AtomicBool},
+    };
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::Plain;
+
+    /// Sends a last response over a new connection. Returns whether it waited for the end of the connection.
+    async fn waits(is_ending: bool) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        for stream in [&client, &stream] {
+            stream.set_nonblocking(true).unwrap();
+        }
+        stream.set_nodelay(true).unwrap();
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        let mut plain = Plain::new(stream, Arc::new(AtomicBool::new(is_ending)));
+        plain.write_all(b"last").await.unwrap();
+        let is_waiting =
+            matches!(client.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        plain.shutdown().await.unwrap();
+        client.set_nonblocking(false).unwrap();
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "last");
+        is_waiting
+    }
+
+    #[tokio::test]
+    async fn l209_the_last_response_is_sent_with_the_end_of_the_connection() {
+        let (mut waited, mut others) = (0, 0);
+        // The kernel waits for 200 ms at most, which a slow machine can take between two calls.
+        for _ in 0..20 {
+            waited += u32::from(waits(true).await);
+            others += u32::from(waits(false).await);
+        }
+        assert!(waited > 0);
+        assert_eq!(others, 0);
     }
 }

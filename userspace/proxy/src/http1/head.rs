@@ -1,6 +1,6 @@
 //! Heads of messages, and the length of the body that follows (RFC 9112, 2 to 6).
 
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{
@@ -71,7 +71,13 @@ impl Lines {
                 _ => continue,
             };
             self.seen = 0;
-            return Some(buffer.split_to(begin + at + after).freeze());
+            let length = begin + at + after;
+            let head = match length == buffer.len() {
+                // Without a count of the holders of both parts.
+                true => mem::take(buffer),
+                false => buffer.split_to(length),
+            };
+            return Some(head.freeze());
         }
         self.seen = buffer.len();
         None

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     sync::{Arc, Mutex},
+    task::Poll,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -448,4 +449,25 @@ async fn response_by_hyper(bytes: Vec<u8>, method: &Method) -> Option<Seen> {
         headers: parts.headers,
         body: read(body).await,
     })
+}
+
+#[tokio::test]
+async fn l208_a_silent_connection_keeps_no_memory_for_messages() {
+    let (near, mut far) = duplex(1 << 16);
+    let mut transport = Transport::new(near, BytesMut::new());
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: ";
+    let long = [&request[..], &[b'x'; 20 << 10], b"\r\n\r\n"].concat();
+    for request in [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), long] {
+        far.write_all(&request).await.unwrap();
+        let head = poll_fn(|context| transport.poll_head(MAX_HEAD, context)).await;
+        assert!(matches!(head, Ok(HeadRead::Head(head)) if head == request));
+        transport.output.flat().extend_from_slice(b"response");
+        poll_fn(|context| transport.poll_flush(context))
+            .await
+            .unwrap();
+        let next = poll_fn(|context| Poll::Ready(transport.poll_head(MAX_HEAD, context)));
+        assert!(next.await.is_pending());
+        assert_eq!(transport.input.capacity(), 0);
+        assert_eq!(transport.output.flat().capacity(), 0);
+    }
 }

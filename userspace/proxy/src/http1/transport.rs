@@ -1,6 +1,7 @@
 //! A connection with its buffers: what was read and is not parsed, and what waits to be written.
 
 use std::{
+    cell::RefCell,
     io::{self, IoSlice},
     mem,
     pin::{Pin, pin},
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
-use tokio::io::{AsyncReadExt, AsyncWrite, empty};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, empty};
 
 use super::{body::Decoder, head::Lines};
 use crate::{
@@ -102,12 +103,41 @@ impl Transport {
 
     /// Reads more. Returns 0 at the end of the connection.
     pub(crate) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.next_read {
+            MIN_READ => self.poll_fill_short(context),
+            _ => self.poll_fill_long(context),
+        }
+    }
+
+    /// Reads at most [`MIN_READ`] bytes, and keeps memory for no more than what was there: most connections are
+    /// silent most of the time, and space that all share stays in the caches.
+    fn poll_fill_short(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        thread_local! {
+            static SPACE: RefCell<[u8; MIN_READ]> = const { RefCell::new([0; MIN_READ]) };
+        }
+        SPACE.with_borrow_mut(|space| {
+            let mut buffer = ReadBuf::new(space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            let read = buffer.filled();
+            match self.input.is_empty() {
+                true => self.input = BytesMut::from(read),
+                false => self.input.extend_from_slice(read),
+            }
+            if read.len() == MIN_READ {
+                self.next_read = 2 * MIN_READ;
+            }
+            Poll::Ready(Ok(read.len()))
+        })
+    }
+
+    /// Reads a part of a long message.
+    fn poll_fill_long(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() - self.input.len() < MIN_READ / 2 {
             self.input.reserve(self.next_read);
         }
         let room = self.input.capacity() - self.input.len();
         let Poll::Ready(count) = pin!(self.stream.read_buf(&mut self.input)).poll(context) else {
-            if room > MIN_READ && self.input.is_empty() {
+            if self.input.is_empty() {
                 // The connection may be silent for long.
                 (self.input, self.next_read) = (BytesMut::new(), MIN_READ);
             }
@@ -340,7 +370,11 @@ impl Output {
 
     fn advance(&mut self, mut count: usize) {
         let flat = count.min(self.flat.len());
-        self.flat.advance(flat);
+        match flat == self.flat.len() {
+            // Nothing may follow for long, and new memory is more likely in the caches.
+            true => self.flat = BytesMut::new(),
+            false => self.flat.advance(flat),
+        }
         count -= flat;
         let data = count.min(self.data.len());
         self.data.advance(data);

@@ -297,10 +297,11 @@ impl Http1Pool {
         }
     }
 
-    /// Adds a connection whose response has ended, unless it cannot be used again.
-    pub(super) fn put(&self, mut conn: Box<Http1Conn>) {
+    /// Adds a connection whose response has ended, unless it cannot be used again. Whether the endpoint has closed
+    /// it is read when it is taken.
+    pub(super) fn put(&self, conn: Box<Http1Conn>) {
         let count = self.counts.own();
-        if !conn.is_idle() || conn.has_ended() || count.load(Relaxed) >= MAX_POOLED {
+        if !conn.is_idle() || count.load(Relaxed) >= MAX_POOLED {
             return;
         }
         let mut stack = lock(self.stacks.own());
