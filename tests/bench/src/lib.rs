@@ -5,7 +5,6 @@ mod bpf;
 pub mod churn;
 pub mod control;
 pub mod forwarding;
-mod greedy;
 pub mod l7;
 pub mod packets;
 pub mod paths;

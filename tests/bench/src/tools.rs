@@ -112,7 +112,7 @@ pub(crate) fn nginx(
 ) -> Result<Process> {
     let file = folder.join(format!("{name}.conf"));
     let head = "daemon off; master_process off; worker_processes 1; error_log stderr crit;\n\
-                events { worker_connections 8192; }\n";
+                events { worker_connections 32768; }\n";
     let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {}/{name}-{kind};", folder.display()));
     let http = format!("http {{ access_log off; {}\n{text} }}\n", paths.join(" "));
@@ -121,4 +121,14 @@ pub(crate) fn nginx(
     let mut command = on_cpu(netns, cgroup, cpu, "nginx");
     command.arg("-c").arg(file);
     Process::spawn(command)
+}
+
+/// Resident memory of a process, in MiB.
+pub(crate) fn resident(process: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let text = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("VmRSS")?;
+    Ok(text.parse::<f64>()? / 1024.0)
 }

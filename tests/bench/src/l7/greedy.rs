@@ -1,9 +1,9 @@
 //! Memory of the proxies while clients ask for much over HTTP/2 and read nothing.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
-    net::{Ipv4Addr, TcpStream},
+    net::TcpStream,
     path::Path,
     thread,
     time::Duration,
@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, Result};
 use headgate_netns::Netns;
 
-use crate::Table;
+use super::proxies::ADDRESS;
+use crate::{Table, tools::resident};
+
+pub(super) const TITLE: &str = "8 HTTP/2 connections that read nothing: memory";
 
 const CONNECTIONS: usize = 8;
 const REQUESTS: u32 = 100;
@@ -22,22 +25,21 @@ const WINDOW: u32 = (1 << 31) - 1;
 const SIZE: u64 = 50 << 20;
 
 /// Makes the file that the backend sends.
-pub(crate) fn prepare(folder: &Path) -> Result<()> {
+pub(super) fn prepare(folder: &Path) -> Result<()> {
     Ok(File::create(folder.join("large"))?.set_len(SIZE)?)
 }
 
 /// Measures the largest growth of each process within some seconds. Ports are for HTTP/2 without TLS.
-pub(crate) fn measure(netns: &Netns, proxies: &[(&'static str, u16, u32)]) -> Result<Table> {
-    let title = format!("{CONNECTIONS} HTTP/2 connections that read nothing: memory");
+pub(super) fn measure(netns: &Netns, proxies: &[(&'static str, u16, u32)]) -> Result<Table> {
     let how = format!("{REQUESTS} requests for {} MiB on each", SIZE >> 20);
-    let mut table = Table::new(&title, "MiB more", &how, "nginx");
+    let mut table = Table::new(TITLE, "MiB more", &how, "nginx");
     for (name, port, process) in proxies {
-        let (port, before) = (*port, memory(*process)?);
+        let (port, before) = (*port, resident(*process)?);
         let clients = netns.run(move || connect(port)).context(*name)?;
         let mut most = before;
         for _ in 0..30 {
             thread::sleep(Duration::from_millis(100));
-            most = most.max(memory(*process)?);
+            most = most.max(resident(*process)?);
         }
         drop(clients);
         table.add(name, &[most - before]);
@@ -47,7 +49,7 @@ pub(crate) fn measure(netns: &Netns, proxies: &[(&'static str, u16, u32)]) -> Re
 
 fn connect(port: u16) -> io::Result<Vec<TcpStream>> {
     let client = |_| {
-        let mut stream = TcpStream::connect((Ipv4Addr::new(10, 99, 0, 1), port))?;
+        let mut stream = TcpStream::connect((ADDRESS, port))?;
         stream.write_all(&requests())?;
         Ok(stream)
     };
@@ -87,14 +89,4 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()];
     [&head.concat(), payload].concat()
-}
-
-/// Resident memory of a process, in MiB.
-fn memory(process: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let text = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("VmRSS")?;
-    Ok(text.parse::<f64>()? / 1024.0)
 }
