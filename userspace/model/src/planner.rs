@@ -216,7 +216,7 @@ impl Planner {
         touched
     }
 
-    /// The first part of [`Planner::update`]: what all Services ask for, which tells whether the maps hold it.
+    /// The first part of [`Planner::update`]: what all Services ask for, which shows whether the maps hold it.
     pub fn gather(&mut self) -> Touched {
         let mut touched = Touched::default();
         for name in std::mem::take(&mut self.dirty) {

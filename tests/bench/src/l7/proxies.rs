@@ -26,7 +26,7 @@ pub(super) const NGINX_H2C: u16 = 8083;
 const HOSTS: u32 = 1_000;
 const PATHS: u32 = 10;
 
-/// The user whom guarded setups admit, with the password `secret`, as `htpasswd -s` writes it: one hash of SHA-1
+/// The user that guarded setups admit, with the password `secret`, as `htpasswd -s` writes it: one hash of SHA-1
 /// for each request, because a hash that is slow on purpose would be all that is measured.
 const USERS: &str = "bench:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=";
 /// `Authorization` of this user.
