@@ -94,7 +94,7 @@ impl Shape {
         let mut addresses = vec![cluster_ip(number).to_string()];
         let mut families = vec!["IPv4"];
         if self.is_dual_stack {
-            addresses.push(sixth(0xfd00_0096, number).to_string());
+            addresses.push(sixth(0xfd00_0010_0096, number).to_string());
             families.push("IPv6");
         }
         json!({
@@ -127,7 +127,7 @@ impl Shape {
                 _ => Ipv4Addr::new(10, 128, 0, 0),
             };
             let address: IpAddr = match is_v6 {
-                true => sixth(0xfd00_0244, pod).into(),
+                true => sixth(0xfd00_0010_0244, pod).into(),
                 false => Ipv4Addr::from(u32::from(range) + pod).into(),
             };
             let is_ready = !(is_changed && change == Some(Change::Unready));
@@ -154,9 +154,9 @@ impl Shape {
     }
 }
 
-/// An IPv6 address with this prefix of 32 bits and this number.
-fn sixth(prefix: u32, number: u32) -> Ipv6Addr {
-    Ipv6Addr::from(u128::from(prefix) << 96 | u128::from(number + 1))
+/// An IPv6 address with this prefix of 48 bits and this number.
+fn sixth(prefix: u64, number: u32) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(prefix) << 80 | u128::from(number + 1))
 }
 
 fn name(number: u32) -> String {
