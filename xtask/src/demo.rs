@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     if !sh::root().join("target/debug/headgate-demo").exists() {
         eprintln!(
-            "The first run installs compilers and compiles everything: about 11 minutes of CPU time, so 6 \
+            "The first run installs compilers and compiles everything: about 10 minutes of CPU time, so 6 \
              minutes on two cores. Later runs start at once."
         );
     }

@@ -45,11 +45,12 @@ pub(crate) const DEMO_TOOLS: [Tool; 3] = [
     ("/usr/bin/curl", "curl"),
 ];
 /// What the tests run besides.
-const TEST_TOOLS: [Tool; 14] = [
+const TEST_TOOLS: [Tool; 15] = [
     ("/usr/sbin/nft", "nftables"),
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/ipset", "ipset"),
     ("/usr/bin/h2load", "nghttp2-client"),
+    ("/usr/bin/wrk", "wrk"),
     ("/usr/sbin/nginx", "nginx-light"),
     (
         "/usr/lib/nginx/modules/ngx_http_lua_module.so",
@@ -230,6 +231,8 @@ impl Toolchain {
             .args("--release --package headgate-programs -Z build-std=core".split(' '))
             .args("--target bpfel-unknown-none --target-dir target/ebpf".split(' '))
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", flags)
+            // Incremental builds split programs into units, which the verifier refuses.
+            .env("CARGO_INCREMENTAL", "0")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTFLAGS");
         command

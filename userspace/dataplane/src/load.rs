@@ -170,11 +170,13 @@ fn check(version: &Version, folder: &Path) -> Result<(), Error> {
     let made = version.made()?;
     for name in names::MAPS {
         let path = folder.join(name);
-        if path.exists() && !made.has_shape_of(name, &RawMap::open(path)?) {
-            return Err(Error::OtherVersion {
-                version: version.number,
-                reason: format!("map {name} is that of an earlier build"),
-            });
+        if path.exists() && !made.has_shape_of(name, &RawMap::open(path.clone())?) {
+            let number = version.number;
+            let reason = format!(
+                "its kind or its sizes are not those of version {number}; if an earlier build made it, run the \
+                 `headgate cleanup` of that build"
+            );
+            return Err(Error::ForeignPin { path, reason });
         }
     }
     Ok(())

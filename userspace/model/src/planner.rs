@@ -301,6 +301,17 @@ impl Planner {
         touched: &mut Touched,
     ) -> Entered {
         let (_, name) = &age;
+        for spec in contribution.services.values_mut() {
+            if spec.resize(self.limits.slots_of(spec)) {
+                contribution.refusals.push(share::without_weights(name));
+            }
+            self.sums.add(spec);
+            for backend in spec.backends.iter() {
+                touched.backends.insert(*backend);
+                self.users.insert((*backend, name.clone()));
+            }
+        }
+        contribution.refusals.dedup();
         let frontends = contribution.ownerships.iter();
         let new = Entered {
             age: age.clone(),
@@ -318,14 +329,6 @@ impl Planner {
                 .or_insert((ownership.field, ownership.spec));
         }
         touched.services.extend(new.services.iter().cloned());
-        for spec in contribution.services.values_mut() {
-            spec.resize(self.limits.slots_of(spec));
-            self.sums.add(spec);
-            for backend in spec.backends.iter() {
-                touched.backends.insert(*backend);
-                self.users.insert((*backend, name.clone()));
-            }
-        }
         self.asked.services.extend(contribution.services);
         for (address, spec) in contribution.addresses {
             touched.addresses.insert(address);

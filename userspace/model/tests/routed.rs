@@ -195,4 +195,32 @@ fn g129_without_room_for_a_table_weights_are_left_out() {
     route(&mut planner, &[(70, Some(0)), (20, Some(1)), (10, None)]);
     let spec = spec(&mut planner);
     assert_eq!((spec.shares, spec.slots, spec.consistent), (None, 3, false));
+    let refusals = planner.refusals();
+    assert_eq!(refusals.len(), 1);
+    let text = refusals[0].to_string();
+    let begin = "Service default/gateway: spec.ports: its routes are served without weights";
+    assert!(text.starts_with(begin), "{text}");
+    // Routes without weights lose nothing.
+    route(&mut planner, &[(1, Some(0))]);
+    planner.update();
+    assert_eq!(planner.refusals(), []);
+}
+
+#[test]
+fn g129_where_slots_are_short_the_refusal_names_the_service() {
+    // Half of the slots is for changes: room for lists, not for a table.
+    let limits = Limits {
+        slots: 2 * 200,
+        tables: vec![251],
+        ..Limits::default()
+    };
+    let mut planner = Planner::with_limits(Node::default(), limits);
+    planner.set_service(&name("gateway"), Some(gateway()));
+    planner.set_slice(&name("s0-1"), Some(slice(0, 2)));
+    planner.set_slice(&name("s1-1"), Some(slice(1, 1)));
+    route(&mut planner, &[(70, Some(0)), (30, Some(1))]);
+    assert_eq!(spec(&mut planner).shares, None);
+    let refusals: Vec<String> = planner.refusals().iter().map(ToString::to_string).collect();
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert!(refusals[0].starts_with("Service default/gateway: spec.ports: "));
 }

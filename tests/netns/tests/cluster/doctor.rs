@@ -157,7 +157,7 @@ fn s130_doctor_finds_what_is_broken_and_nothing_else() {
         "{found}"
     );
     fs::create_dir(cluster.nodes[0].pins.join("v0")).unwrap();
-    expect(&[], false, "v0 is of another version");
+    expect(&[], false, "v0 was left behind by ABI 0");
     fs::remove_dir(cluster.nodes[0].pins.join("v0")).unwrap();
     let mut maps = Maps::open_writable(&cluster.nodes[0].pins).unwrap();
     let sockets = || {

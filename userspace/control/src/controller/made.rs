@@ -170,6 +170,12 @@ pub(super) fn slices<'a>(
     slices
 }
 
+/// The Service of an EndpointSlice, by the name that [`slices`] gives it.
+pub(super) fn service_of(slice: &NamespacedName) -> Option<NamespacedName> {
+    let service = slice.name.rsplitn(3, '-').nth(2)?;
+    Some(NamespacedName::new(&slice.namespace, service))
+}
+
 /// Metadata of an object that is made for a Gateway. Our labels win over those of the Gateway.
 fn metadata(
     made: &Infrastructure,

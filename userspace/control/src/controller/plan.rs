@@ -64,6 +64,15 @@ impl Target {
         }
     }
 
+    /// The Service of the Gateway that the object is made for.
+    pub(super) fn service(&self) -> Option<NamespacedName> {
+        match self {
+            Self::Service(name) | Self::Addresses(name) => Some(name.clone()),
+            Self::Slice(name) => made::service_of(name),
+            _ => None,
+        }
+    }
+
     /// The name of the object.
     pub(super) fn name(&self) -> String {
         match self {
@@ -126,17 +135,17 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Returns what is to be written, and the number of our Gateways. `failure` says why a Service could not be
-    /// written; `now` is the time (RFC 3339).
+    /// Returns what is to be written, and the number of our Gateways. `failures` says by Service of a Gateway what
+    /// could not be written for it; `now` is the time (RFC 3339).
     pub(super) fn plan(
         &self,
         resolver: &mut Resolver,
         options: &ControllerOptions,
-        failure: impl Fn(NamespacedName) -> Option<String>,
+        failures: &BTreeMap<NamespacedName, Problem>,
         now: &str,
     ) -> (BTreeMap<Target, Write>, usize) {
         let controller = &options.gateways.controller;
-        let present = self.addresses(controller, failure);
+        let present = self.addresses(controller, failures);
         let assigned = assign(&self.objects, &options.gateways, &present);
         let addresses = match options.gateways.pools.is_empty() {
             true => self.given(present),
@@ -170,15 +179,12 @@ impl State {
     fn addresses(
         &self,
         controller: &str,
-        failure: impl Fn(NamespacedName) -> Option<String>,
+        failures: &BTreeMap<NamespacedName, Problem>,
     ) -> Addresses {
         let mut addresses = Addresses::default();
         for (name, gateway) in &self.objects.gateways {
-            let service = service_name(&gateway.meta);
-            if let Some(error) = failure(service.clone()) {
-                let reason = format!("cannot write Service {service}: {error}");
-                let problem = Problem::new("AddressNotAssigned", reason);
-                addresses.set(name.clone(), Vec::new(), Some(problem));
+            if let Some(problem) = failures.get(&service_name(&gateway.meta)) {
+                addresses.set(name.clone(), Vec::new(), Some(problem.clone()));
             }
         }
         for (_, service) in self.made_services.iter() {

@@ -31,7 +31,8 @@ use crate::{
     },
 };
 use headgate_model::{
-    gateway::{GATEWAY_NAME, Resolver, object::Difference},
+    NamespacedName,
+    gateway::{GATEWAY_NAME, Problem, Resolver, object::Difference},
     put,
 };
 
@@ -211,10 +212,9 @@ impl Controller {
         let start = Instant::now();
         self.due = None;
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let failing = &self.failing;
-        let failure = |service| Some(failing.get(&Target::Service(service))?.error.clone());
+        let failures = self.failures();
         let resolver = &mut self.resolver;
-        let (mut queue, gateways) = self.state.plan(resolver, &self.options, failure, &now);
+        let (mut queue, gateways) = self.state.plan(resolver, &self.options, &failures, &now);
         self.took = start.elapsed();
         self.failing.retain(|target, _| queue.contains_key(target));
         self.postpone_failing(&mut queue);
@@ -227,6 +227,25 @@ impl Controller {
         }
         self.queue = queue;
         self.status.gateways = gateways;
+    }
+
+    /// What could not be written for Gateways, by their Services; of several the Service itself.
+    fn failures(&self) -> BTreeMap<NamespacedName, Problem> {
+        let mut failures = BTreeMap::new();
+        for (target, failing) in &self.failing {
+            let Some(service) = target.service() else {
+                continue;
+            };
+            let reason = match target {
+                Target::Slice(_) => "NoResources",
+                _ => "AddressNotAssigned",
+            };
+            let (kind, name, error) = (target.kind(), target.name(), &failing.error);
+            let message = format!("cannot write {kind} {name}: {error}");
+            let problem = Problem::new(reason, message);
+            failures.entry(service).or_insert(problem);
+        }
+        failures
     }
 
     /// Postpones what failed lately.
@@ -330,8 +349,8 @@ impl Controller {
         self.failing.insert(target.clone(), failing);
         self.written.remove(target);
         self.compare_in(delay);
-        // The status of the Gateway says why its Service cannot be written.
-        self.changed(is_other && matches!(target, Target::Service(_)));
+        // The status of the Gateway says why.
+        self.changed(is_other && target.service().is_some());
         "failed"
     }
 

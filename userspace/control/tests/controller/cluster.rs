@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headgate_apiserver::{ApiServer, GATEWAY_API_CRDS, Options};
+use headgate_apiserver::{ApiServer, Authorize, GATEWAY_API_CRDS, Options};
 use headgate_control::{ControllerOptions, ControllerStatus, kube as source, run_controller};
 use headgate_model::gateway::GatewayOptions;
 use kube::{
@@ -35,9 +35,14 @@ pub(crate) struct Controller {
 impl Cluster {
     /// Without the CRDs.
     pub(crate) async fn bare() -> Self {
+        Self::authorized(None).await
+    }
+
+    async fn authorized(authorize: Option<Authorize>) -> Self {
         let options = Options {
             tls: false,
             kubernetes_service: false,
+            authorize,
             ..Options::default()
         };
         let server = ApiServer::start(options).await.unwrap();
@@ -46,7 +51,12 @@ impl Cluster {
 
     /// With a class, two proxies and the Service `web`.
     pub(crate) async fn new() -> Self {
-        let cluster = Self::bare().await;
+        Self::with(None).await
+    }
+
+    /// The same, with an API server that refuses requests.
+    pub(crate) async fn with(authorize: Option<Authorize>) -> Self {
+        let cluster = Self::authorized(authorize).await;
         cluster.apply(GATEWAY_API_CRDS);
         cluster.apply(OBJECTS);
         cluster

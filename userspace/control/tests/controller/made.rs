@@ -1,5 +1,11 @@
 //! What is made for Gateways.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use headgate_apiserver::Attributes;
 use headgate_model::gateway::GatewayOptions;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -224,6 +230,63 @@ spec: {ports: [{port: 5432}]}
         .await;
     cluster
         .wait(SLICE, "gateway-web-ipv4-0", |slice| slice.is_null())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l193_a_gateway_says_which_of_its_objects_cannot_be_written() {
+    let is_allowed = Arc::new(AtomicBool::new(false));
+    let allowed = is_allowed.clone();
+    let authorize = move |asked: &Attributes| {
+        let is_refused = asked.resource == "endpointslices" && asked.verb == "create";
+        !is_refused || allowed.load(Ordering::Relaxed)
+    };
+    let cluster = Cluster::with(Some(Arc::new(authorize))).await;
+    set_pod(&cluster, "proxy-a", "10.0.0.1", true).await;
+    cluster.apply(&(gateway("web") + &gateway("taken")));
+    let other = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: gateway-taken-ipv4-0, namespace: default}
+addressType: IPv4
+endpoints: []
+";
+    cluster.apply(other);
+    let controller = cluster.start();
+    for name in ["web", "taken"] {
+        let refused = cluster
+            .gateway_is(name, "Programmed", "False/NoResources")
+            .await;
+        let conditions = refused["status"]["conditions"].as_array().unwrap();
+        let mut programmed = conditions.iter();
+        let programmed = programmed.find(|one| one["type"] == "Programmed").unwrap();
+        let message = programmed["message"].as_str().unwrap();
+        let begin = format!("cannot write EndpointSlice default/gateway-{name}-ipv4-0: ");
+        assert!(message.starts_with(&begin), "{message}");
+        // Its address is known.
+        assert_eq!(
+            refused["status"]["addresses"][0]["value"]
+                .as_str()
+                .map(|text| text.starts_with("192.0.2.")),
+            Some(true)
+        );
+    }
+    assert_eq!(controller.status.borrow().failing, 2);
+    is_allowed.store(true, Ordering::Relaxed);
+    cluster
+        .gateway_is("web", "Programmed", "True/Programmed")
+        .await;
+    cluster
+        .gateway_is("taken", "Programmed", "False/NoResources")
+        .await;
+    let params = DeleteParams::default();
+    let slices = cluster.api(SLICE);
+    slices
+        .delete("gateway-taken-ipv4-0", &params)
+        .await
+        .unwrap();
+    cluster
+        .gateway_is("taken", "Programmed", "True/Programmed")
         .await;
 }
 

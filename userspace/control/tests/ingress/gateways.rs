@@ -117,6 +117,25 @@ fn g14_errors_of_manifests_name_object_and_field() {
 }
 
 #[test]
+fn l194_of_a_config_map_only_the_ca_certificates_are_kept() {
+    let text = "{apiVersion: v1, kind: ConfigMap, metadata: {name: NAME, namespace: shop}, data: {DATAother: y}}";
+    let with = |name: &str, data: &str| text.replace("NAME", name).replace("DATA", data);
+    let (objects, refused) = read(&format!(
+        "{}\n---\n{}",
+        with("a", "ca.crt: x, "),
+        with("b", "")
+    ));
+    assert_eq!(refused, Vec::<String>::new());
+    let kept = objects.config_maps.into_iter();
+    let kept: Vec<_> = kept.map(|(name, data)| (name.name.clone(), data)).collect();
+    let of_a = [("ca.crt".to_owned(), "x".to_owned())];
+    assert_eq!(
+        kept,
+        [("a".into(), of_a.into()), ("b".into(), Default::default())]
+    );
+}
+
+#[test]
 fn g18_a_removed_manifest_removes_its_objects() {
     let mut objects = Objects::default();
     let (found, _) = read("kind: HTTPRoute\nmetadata: {name: a}\nspec: {}\n");

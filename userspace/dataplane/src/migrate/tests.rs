@@ -325,7 +325,7 @@ fn s211_maps_of_an_earlier_build_of_this_version_are_refused_and_left_alone() {
         pins.write(connections(&folder), 1, (1, 10));
         let reason = refused(pins, &ours, &connections(&folder));
         assert!(
-            reason.contains("map CONNTRACK is that of an earlier build"),
+            reason.contains("CONNTRACK is not a map of Headgate: its kind or its sizes"),
             "{reason}"
         );
         assert!(reason.contains("headgate cleanup"), "{reason}");

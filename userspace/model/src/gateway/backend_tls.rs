@@ -33,12 +33,30 @@ struct Claim {
 /// The verdict about a policy.
 #[derive(Debug)]
 pub(super) struct JudgedPolicy {
-    /// Services that it is for.
-    pub(super) services: BTreeSet<NamespacedName>,
-    /// Why it is not accepted.
-    pub(super) refusal: Option<Problem>,
+    /// Services that it is for, and why it is not followed for one of them.
+    pub(super) services: BTreeMap<NamespacedName, Option<Problem>>,
+    /// Why it is followed for none.
+    refusal: Option<Problem>,
     /// The first reference that is not valid.
     pub(super) unresolved: Option<Problem>,
+}
+
+impl JudgedPolicy {
+    /// Why it is not accepted at a Gateway with routes to some of its Services.
+    pub(super) fn refusal_for(&self, services: &[&NamespacedName]) -> Option<Problem> {
+        if let Some(refusal) = &self.refusal {
+            return Some(refusal.clone());
+        }
+        let refusal = |service: &&&NamespacedName| self.services.get(**service)?.as_ref();
+        let first = services.iter().find_map(|service| refusal(&service))?;
+        let followed = services.iter().filter(|service| refusal(service).is_none());
+        let followed: Vec<String> = followed.map(|service| service.to_string()).collect();
+        let mut problem = first.clone();
+        if !followed.is_empty() {
+            problem.message += &format!("; it is followed for {}", followed.join(", "));
+        }
+        Some(problem)
+    }
 }
 
 impl Policies {
@@ -60,22 +78,22 @@ impl Policies {
         policy: &BackendTlsPolicy,
     ) {
         let name = &policy.meta.name;
-        let mut read = Read::new(world, certificates, policy);
-        let mut services = BTreeSet::new();
+        let read = Read::new(world, certificates, policy);
+        let mut services: BTreeMap<NamespacedName, Option<Problem>> = BTreeMap::new();
         for target in &policy.spec.target_refs {
             if !target.group.is_empty() || target.kind != "Service" {
                 continue;
             }
             let service = NamespacedName::new(&name.namespace, &target.name);
             let section = section(target);
-            services.insert(service.clone());
+            let refusal = services.entry(service.clone()).or_default();
             let is_missing = |section: &String| {
                 let known = world.services.get(&service);
                 known.is_some_and(|known| !known.ports.iter().any(|port| port.name == *section))
             };
             if let Some(section) = section.as_ref().filter(|section| is_missing(section)) {
                 let message = format!("Service {service} has no port {section}");
-                read.refuse("TargetNotFound", message);
+                refusal.get_or_insert(Problem::new("TargetNotFound", message));
             }
             let claims = self.claims.entry(service.clone()).or_default();
             if let Some(winner) = claims.get(&section) {
@@ -83,11 +101,11 @@ impl Policies {
                     "BackendTLSPolicy {} is for Service {service} as well, and comes first",
                     winner.policy
                 );
-                read.refuse("Conflicted", message);
+                refusal.get_or_insert(Problem::new("Conflicted", message));
                 continue;
             }
             let tls = match &read.failure {
-                Some(reason) => Err(reason.clone()),
+                Some(problem) => Err(problem.message.clone()),
                 None => Ok(read.tls.clone()),
             };
             let claim = Claim {
@@ -98,7 +116,7 @@ impl Policies {
         }
         let judged = JudgedPolicy {
             services,
-            refusal: read.refusal,
+            refusal: read.failure,
             unresolved: read.unresolved,
         };
         self.judged.insert(name.clone(), judged);
@@ -149,8 +167,7 @@ fn section(target: &PolicyTarget) -> Option<String> {
 struct Read {
     tls: UpstreamTls,
     /// Why no connection can be opened by it.
-    failure: Option<String>,
-    refusal: Option<Problem>,
+    failure: Option<Problem>,
     unresolved: Option<Problem>,
 }
 
@@ -163,7 +180,6 @@ impl Read {
                 ..UpstreamTls::default()
             },
             failure: None,
-            refusal: None,
             unresolved: None,
         };
         match validation.well_known_ca_certificates.as_deref() {
@@ -220,16 +236,9 @@ impl Read {
         self.tls.trust = Trust::Authorities(authorities.into());
     }
 
-    /// Refuses the policy; the first reason counts.
-    fn refuse(&mut self, reason: &'static str, message: String) {
-        self.refusal
-            .get_or_insert_with(|| Problem::new(reason, message));
-    }
-
-    /// Refuses the policy. Its Services get no requests.
+    /// Refuses the policy; the first reason counts. Its Services get no requests.
     fn fail(&mut self, reason: &'static str, message: String) {
-        self.failure.get_or_insert_with(|| message.clone());
-        self.refuse(reason, message);
+        self.failure.get_or_insert(Problem::new(reason, message));
     }
 }
 

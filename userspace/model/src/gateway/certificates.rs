@@ -9,6 +9,9 @@ use super::{
 };
 use crate::{NamespacedName, edge::Certificate};
 
+/// The key of a ConfigMap with CA certificates. Nothing else of ConfigMaps is read.
+pub const AUTHORITIES_KEY: &str = "ca.crt";
+
 /// Why bytes cannot be used.
 type Checked = Result<(), String>;
 
@@ -126,8 +129,8 @@ impl Certificates {
     ) -> Result<Arc<Vec<u8>>, String> {
         let data = world.objects.config_maps.get(name);
         let data = data.ok_or_else(|| format!("ConfigMap {name} does not exist"))?;
-        let text = data.get("ca.crt");
-        let text = text.ok_or_else(|| format!("ConfigMap {name} has no ca.crt"))?;
+        let text = data.get(AUTHORITIES_KEY);
+        let text = text.ok_or_else(|| format!("ConfigMap {name} has no {AUTHORITIES_KEY}"))?;
         let known = self.authorities.get_mut(name);
         let known = known.filter(|kept| *kept.value == text.as_bytes());
         let (authorities, checked) = match known {

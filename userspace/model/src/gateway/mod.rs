@@ -35,6 +35,7 @@ mod verdicts;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use addresses::{Addresses, assign};
+pub use certificates::AUTHORITIES_KEY;
 pub use hostname::intersect;
 pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure, service_name};
 pub use l4::{

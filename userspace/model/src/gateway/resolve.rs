@@ -205,10 +205,11 @@ enum Outcome {
 }
 
 impl Outcome {
-    fn unresolved(&self) -> Option<&Problem> {
+    /// The first reference that is not valid where connections are decrypted, or are not.
+    fn unresolved(&self, is_decrypted: bool) -> Option<&Problem> {
         match self {
             Self::Requests(judged) => judged.unresolved.as_ref(),
-            Self::Stream(judged) => judged.unresolved.as_ref(),
+            Self::Stream(judged) => judged.carrying(is_decrypted).unresolved.as_ref(),
             Self::L4(_, unresolved) => unresolved.as_ref(),
         }
     }
@@ -220,12 +221,12 @@ impl Outcome {
         }
     }
 
-    /// Services that the route names.
-    fn services(&self) -> Vec<&NamespacedName> {
+    /// Services that the route names and BackendTLSPolicies apply to.
+    fn services(&self, is_decrypted: bool) -> Vec<&NamespacedName> {
         match self {
             Self::Requests(judged) => judged.services.keys().collect(),
-            Self::Stream(judged) => judged.services.iter().collect(),
-            Self::L4(..) => Vec::new(),
+            Self::Stream(judged) if is_decrypted => judged.services.iter().collect(),
+            Self::Stream(_) | Self::L4(..) => Vec::new(),
         }
     }
 }
@@ -267,8 +268,10 @@ impl Pass<'_, '_> {
             for place in &attachment.places {
                 *places.entry(place).or_default() |= attachment.result.is_ok();
             }
-            let entry = (attachment.parent.clone(), conditions(attachment, &outcome));
-            verdict.parents.push(entry);
+            let conditions = conditions(self.sites, attachment, &outcome);
+            verdict
+                .parents
+                .push((attachment.parent.clone(), conditions));
         }
         for (place, is_accepted) in places {
             let listeners = self.sites.listeners(&place.gateway).len();
@@ -327,9 +330,11 @@ impl Pass<'_, '_> {
                 }
             }
             Outcome::Stream(judged) => {
-                let stream = match listener.terminates_tls() {
-                    true => shown_by(site, &judged.decrypted),
-                    false => judged.passed.clone(),
+                let is_decrypted = listener.terminates_tls();
+                let stream = &judged.carrying(is_decrypted).stream;
+                let stream = match is_decrypted {
+                    true => shown_by(site, stream),
+                    false => stream.clone(),
                 };
                 let hosts = self.streams.entry(place.gateway.clone()).or_default();
                 let hosts = hosts.entry(place.listener).or_default();
@@ -352,7 +357,9 @@ impl Pass<'_, '_> {
     }
 
     fn note_users(&mut self, place: &Place, outcome: &Outcome) {
-        let services = outcome.services().into_iter();
+        let services = outcome
+            .services(is_decrypted(self.sites, place))
+            .into_iter();
         for service in services.filter(|service| self.judge.policies.has(service)) {
             let users = self.users.entry(service.clone()).or_default();
             users.insert(place.gateway.clone());
@@ -363,14 +370,18 @@ impl Pass<'_, '_> {
     fn policies(&self) -> BTreeMap<NamespacedName, PolicyVerdict> {
         let judged = self.judge.policies.judged.iter();
         let verdicts = judged.map(|(name, policy)| {
-            let services = policy.services.iter();
-            let gateways = services.flat_map(|service| self.users.get(service));
-            let gateways: BTreeSet<&NamespacedName> = gateways.flatten().collect();
-            let conditions = [
-                Verdict::of("Accepted", policy.refusal.as_ref()),
-                Verdict::of("ResolvedRefs", policy.unresolved.as_ref()),
-            ];
-            let ancestors = gateways.into_iter().map(|gateway| {
+            let mut gateways: BTreeMap<&NamespacedName, Vec<&NamespacedName>> = BTreeMap::new();
+            for service in policy.services.keys() {
+                for gateway in self.users.get(service).into_iter().flatten() {
+                    gateways.entry(gateway).or_default().push(service);
+                }
+            }
+            let ancestors = gateways.into_iter().map(|(gateway, services)| {
+                let refusal = policy.refusal_for(&services);
+                let conditions = vec![
+                    Verdict::of("Accepted", refusal.as_ref()),
+                    Verdict::of("ResolvedRefs", policy.unresolved.as_ref()),
+                ];
                 let parent = ParentRef {
                     group: GROUP.into(),
                     kind: "Gateway".into(),
@@ -379,7 +390,7 @@ impl Pass<'_, '_> {
                     section_name: None,
                     port: None,
                 };
-                (parent, conditions.to_vec())
+                (parent, conditions)
             });
             let ancestors = ancestors.collect();
             (name.clone(), PolicyVerdict { ancestors })
@@ -426,11 +437,22 @@ impl Pass<'_, '_> {
     }
 }
 
+/// Whether a listener decrypts connections.
+fn is_decrypted(sites: &Sites<'_>, place: &Place) -> bool {
+    let listener = sites.listeners(&place.gateway).get(place.listener);
+    listener.is_some_and(Listener::terminates_tls)
+}
+
 /// The conditions of a route at a parent.
-fn conditions(attachment: &Attachment<'_>, outcome: &Outcome) -> Vec<Verdict> {
+fn conditions(sites: &Sites<'_>, attachment: &Attachment<'_>, outcome: &Outcome) -> Vec<Verdict> {
+    let mut places = attachment.places.iter();
+    let unresolved = match attachment.places.is_empty() {
+        true => outcome.unresolved(false),
+        false => places.find_map(|place| outcome.unresolved(is_decrypted(sites, place))),
+    };
     let mut conditions = vec![
         Verdict::of("Accepted", attachment.result.as_ref().err()),
-        Verdict::of("ResolvedRefs", outcome.unresolved()),
+        Verdict::of("ResolvedRefs", unresolved),
     ];
     if attachment.result.is_ok() {
         // Only while it holds.

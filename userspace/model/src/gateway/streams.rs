@@ -17,14 +17,29 @@ use crate::{
 
 /// A TLSRoute, judged.
 pub(super) struct JudgedStream {
-    /// Where connections go that are not decrypted.
-    pub(super) passed: Arc<Stream>,
-    /// Where those go that are: over TLS again, if a policy asks for it.
-    pub(super) decrypted: Arc<Stream>,
-    /// The first reference that is not valid.
-    pub(super) unresolved: Option<Problem>,
+    /// For connections that are not decrypted.
+    passed: Carrying,
+    /// For those that are: over TLS again, if a policy asks for it.
+    decrypted: Carrying,
     /// Services that are named.
     pub(super) services: Vec<NamespacedName>,
+}
+
+/// Where connections go.
+pub(super) struct Carrying {
+    pub(super) stream: Arc<Stream>,
+    /// The first reference that is not valid.
+    pub(super) unresolved: Option<Problem>,
+}
+
+impl JudgedStream {
+    /// Where connections of a listener go.
+    pub(super) fn carrying(&self, is_decrypted: bool) -> &Carrying {
+        match is_decrypted {
+            true => &self.decrypted,
+            false => &self.passed,
+        }
+    }
 }
 
 /// Judges a TLSRoute. Its first rule counts; the API allows no other.
@@ -42,21 +57,24 @@ pub(super) fn judge(world: &World<'_>, policies: &Policies, route: &TlsRoute) ->
         name: route.meta.name.clone(),
         rule: Some(name.unwrap_or_else(|| "0".into())),
     };
-    let stream = |carried: Carried| {
+    let carrying = |carried: Carried| {
         let mut backends = Backends::new(world, policies, from, carried);
         let targets = targets(references, &mut backends);
         let stream = Stream {
             origin: origin.clone(),
             targets,
         };
-        (Arc::new(stream), backends)
+        let carrying = Carrying {
+            stream: Arc::new(stream),
+            unresolved: backends.problems.into_iter().next(),
+        };
+        (carrying, backends.services)
     };
-    let (decrypted, _) = stream(Carried::Bytes);
-    let (passed, backends) = stream(Carried::Raw);
+    let (decrypted, _) = carrying(Carried::Bytes);
+    let (passed, services) = carrying(Carried::Raw);
     JudgedStream {
         passed,
         decrypted,
-        unresolved: backends.problems.into_iter().next(),
-        services: backends.services.into_keys().collect(),
+        services: services.into_keys().collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! TLS of clients and of backends.
 
+use std::collections::BTreeSet;
+
 use headgate_model::{
     edge::{ClientCheck, SubjectName, Trust, UpstreamTls},
     gateway::{Resolved, RouteKind},
@@ -349,6 +351,69 @@ fn g111_the_older_policy_wins() {
 }
 
 #[test]
+fn g111_a_policy_for_several_services_is_refused_where_it_lost() {
+    let ca = by_ca("ca");
+    let two = format!(
+        "
+---
+kind: BackendTLSPolicy
+metadata: {{name: b, creationTimestamp: 2}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: web}}, {{group: '', kind: Service, name: api}}]
+  validation: {{hostname: b.example, {ca}}}
+"
+    );
+    let mut cluster = with_policies("", &(policy("a", 1, "", &ca) + &two));
+    for (gateway, services) in [("other", &["api"][..]), ("third", &["api", "web"])] {
+        let backends = services.iter();
+        let backends = backends.map(|name| format!("{{name: {name}, port: 80}}"));
+        let backends: Vec<String> = backends.collect();
+        cluster.add(&format!(
+            "
+kind: Gateway
+metadata: {{name: {gateway}}}
+spec: {{gatewayClassName: headgate, listeners: [{{name: a, port: 80, protocol: HTTP}}]}}
+---
+kind: HTTPRoute
+metadata: {{name: {gateway}}}
+spec: {{parentRefs: [{{name: {gateway}}}], rules: [{{backendRefs: [{}]}}]}}
+",
+            backends.join(", ")
+        ));
+    }
+    let resolved = cluster.resolve();
+    let accepted = |policy: &str| -> Vec<(String, String, String)> {
+        let ancestors = resolved.backend_tls[&name(policy)].ancestors.iter();
+        let accepted = ancestors.map(|(parent, conditions)| {
+            let one = conditions.iter().find(|one| one.type_ == "Accepted");
+            let reason = condition(conditions, "Accepted");
+            (parent.name.clone(), reason, one.unwrap().message.clone())
+        });
+        accepted.collect()
+    };
+    let is_fine = |name: &str| (name.into(), "True/Accepted".into(), String::new());
+    let lost = |name: &str, also: &str| {
+        let message = format!(
+            "BackendTLSPolicy default/a is for Service default/web as well, and comes first{also}"
+        );
+        (name.into(), "False/Conflicted".into(), message)
+    };
+    assert_eq!(accepted("a"), [is_fine("third"), is_fine("web")]);
+    let also = "; it is followed for default/api";
+    assert_eq!(
+        accepted("b"),
+        [is_fine("other"), lost("third", also), lost("web", "")]
+    );
+    let listeners = resolved.gateways.values().flat_map(|port| &port.listeners);
+    let upstreams = listeners.flat_map(|listener| listener.upstreams());
+    let names: BTreeSet<_> = upstreams
+        .map(|key| (key.service.name.as_str(), key.policy.tls.name.as_deref()))
+        .collect();
+    let expected = [("api", Some("b.example")), ("web", Some("a.example"))];
+    assert_eq!(names, BTreeSet::from(expected));
+}
+
+#[test]
 fn g114_ancestors_are_gateways_whose_routes_use_the_service() {
     let mut cluster = with_policies("", &policy("p", 1, "", &by_ca("ca")));
     assert_eq!(outcome(&cluster.resolve(), "p"), FINE);
@@ -415,6 +480,48 @@ spec:
         let key = stream.upstreams().next().unwrap();
         assert_eq!(key.policy.protocol.is_tls(), streams.is_decrypted);
     }
+}
+
+#[test]
+fn g116_tls_routes_say_where_a_policy_cannot_be_followed() {
+    let mut cluster = with_policies("", &policy("p", 1, "", &by_ca("no")));
+    for (gateway, mode) in [("decrypted", "Terminate"), ("passed", "Passthrough")] {
+        cluster.add(&format!(
+            "
+kind: Gateway
+metadata: {{name: {gateway}}}
+spec:
+  gatewayClassName: headgate
+  listeners:
+  - {{name: a, port: 443, protocol: TLS, tls: {{mode: {mode}, certificateRefs: [{{name: tls}}]}}}}
+"
+        ));
+    }
+    cluster.add(
+        "
+kind: TLSRoute
+metadata: {name: t}
+spec:
+  parentRefs: [{name: decrypted}, {name: passed}]
+  hostnames: ['*.example']
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+",
+    );
+    let resolved = cluster.resolve();
+    let resolved_refs = |kind: RouteKind, name: &str| -> Vec<String> {
+        let parents = route(&resolved, kind, name).parents.iter();
+        let texts = parents.map(|(_, conditions)| condition(conditions, "ResolvedRefs"));
+        texts.collect()
+    };
+    let broken = "False/UnsupportedProtocol";
+    assert_eq!(resolved_refs(RouteKind::Http, "r"), [broken]);
+    assert_eq!(
+        resolved_refs(RouteKind::Tls, "t"),
+        [broken, "True/ResolvedRefs"]
+    );
+    let ancestors = &resolved.backend_tls[&name("p")].ancestors;
+    let names: Vec<&str> = ancestors.iter().map(|(parent, _)| &*parent.name).collect();
+    assert_eq!(names, ["decrypted", "web"]);
 }
 
 #[test]

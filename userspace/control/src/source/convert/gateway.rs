@@ -4,11 +4,14 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
 
 use headgate_model::{
     NamespacedName,
-    gateway::object::{
-        BackendTlsPolicySpec, Change, GROUP, GatewayClassSpec, GatewayClassStatus, GatewaySpec,
-        GatewayStatus, GrpcRouteSpec, HttpRouteSpec, L4RouteSpec, ListenerSetSpec,
-        ListenerSetStatus, Meta, Object as Judged, POLICY_GROUP, PolicyStatus, ReferenceGrantSpec,
-        RoutePolicyDocument, RouteStatus, TlsRouteSpec,
+    gateway::{
+        AUTHORITIES_KEY,
+        object::{
+            BackendTlsPolicySpec, Change, GROUP, GatewayClassSpec, GatewayClassStatus, GatewaySpec,
+            GatewayStatus, GrpcRouteSpec, HttpRouteSpec, L4RouteSpec, ListenerSetSpec,
+            ListenerSetStatus, Meta, Object as Judged, POLICY_GROUP, PolicyStatus,
+            ReferenceGrantSpec, RoutePolicyDocument, RouteStatus, TlsRouteSpec,
+        },
     },
 };
 use k8s_openapi::{
@@ -227,7 +230,10 @@ impl Object for ConfigMap {
     const KIND: Kind = Kind::ConfigMap;
 
     fn event(&self, name: NamespacedName, _interest: Interest, _refusals: &mut Refusals) -> Event {
-        let data = self.data.clone().unwrap_or_default();
-        Event::Gateway(Change::ConfigMap(name, Some(data)).into())
+        // A ConfigMap may have a megabyte of what nothing here reads.
+        let read = self.data.as_ref();
+        let read = read.and_then(|data| data.get_key_value(AUTHORITIES_KEY));
+        let read = read.map(|(key, text)| (key.clone(), text.clone()));
+        Event::Gateway(Change::ConfigMap(name, Some(read.into_iter().collect())).into())
     }
 }
