@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use headgate_netns::rules;
 use serde_json::{Value, json};
 
 /// Pod addresses between those of two Services: more than a Service has endpoints.
@@ -11,6 +12,9 @@ const STRIDE: u32 = 64;
 pub const PORT: u16 = 80;
 /// Second port of Services that got one.
 pub const SECOND_PORT: u16 = 81;
+const TARGET_PORT: u16 = 8080;
+/// Addresses of endpoints.
+const PODS: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 /// One Service of this many has a node port.
 const NODE_PORT_EVERY: u32 = 20;
 
@@ -75,6 +79,21 @@ impl Shape {
         }
     }
 
+    /// The same Services for rules of IPv4, without names of endpoints.
+    pub(crate) fn for_rules(&self) -> Vec<rules::Service> {
+        let services = (0..self.services).map(|number| rules::Service {
+            name: name(number),
+            address: cluster_ip(number).into(),
+            port: PORT,
+            protocol: "tcp",
+            node_port: node_port(number).and_then(|port| u16::try_from(port).ok()),
+            endpoints: (0..self.endpoints_of(number))
+                .map(|index| (pod(PODS, number, index), TARGET_PORT).into())
+                .collect(),
+        });
+        services.collect()
+    }
+
     /// Endpoints of the Service of this number.
     fn endpoints_of(&self, number: u32) -> u32 {
         self.endpoints / self.services + u32::from(number < self.endpoints % self.services)
@@ -82,14 +101,15 @@ impl Shape {
 
     fn service(&self, number: u32, change: Option<Change>) -> Value {
         let name = name(number);
-        let mut port = json!({"name": "http", "port": PORT, "targetPort": 8080, "protocol": "TCP"});
-        let has_node_port = number.is_multiple_of(NODE_PORT_EVERY);
-        if has_node_port {
-            port["nodePort"] = (30_000 + number / NODE_PORT_EVERY).into();
+        let mut port =
+            json!({"name": "http", "port": PORT, "targetPort": TARGET_PORT, "protocol": "TCP"});
+        let node_port = node_port(number);
+        if let Some(node_port) = node_port {
+            port["nodePort"] = node_port.into();
         }
         let mut ports = vec![port];
         if change == Some(Change::SecondPort) {
-            ports.push(json!({"name": "more", "port": SECOND_PORT, "targetPort": 8080}));
+            ports.push(json!({"name": "more", "port": SECOND_PORT, "targetPort": TARGET_PORT}));
         }
         let mut addresses = vec![cluster_ip(number).to_string()];
         let mut families = vec!["IPv4"];
@@ -102,7 +122,7 @@ impl Shape {
             "kind": "Service",
             "metadata": {"name": name, "namespace": "default", "labels": {"app": name}},
             "spec": {
-                "type": if has_node_port { "NodePort" } else { "ClusterIP" },
+                "type": if node_port.is_some() { "NodePort" } else { "ClusterIP" },
                 "clusterIP": addresses[0],
                 "clusterIPs": addresses,
                 "ipFamilies": families,
@@ -121,20 +141,20 @@ impl Shape {
         let count = self.endpoints_of(number);
         let endpoints = (0..count).map(|index| {
             let is_changed = index == count / 2;
-            let pod = number * STRIDE + index;
             let range = match change {
                 Some(Change::Moved) if is_changed => Ipv4Addr::new(10, 192, 0, 0),
-                _ => Ipv4Addr::new(10, 128, 0, 0),
+                _ => PODS,
             };
-            let address: IpAddr = match is_v6 {
-                true => sixth(0xfd00_0010_0244, pod).into(),
-                false => Ipv4Addr::from(u32::from(range) + pod).into(),
+            let pod_number = number * STRIDE + index;
+            let address = match is_v6 {
+                true => sixth(0xfd00_0010_0244, pod_number).into(),
+                false => pod(range, number, index),
             };
             let is_ready = !(is_changed && change == Some(Change::Unready));
             json!({
                 "addresses": [address.to_string()],
                 "conditions": {"ready": is_ready, "serving": is_ready, "terminating": false},
-                "nodeName": format!("node-{}", pod % 1000),
+                "nodeName": format!("node-{}", pod_number % 1000),
                 "targetRef": {"kind": "Pod", "namespace": "default", "name": format!("{name}-{index}")},
             })
         });
@@ -149,7 +169,7 @@ impl Shape {
             },
             "addressType": family,
             "endpoints": endpoints.collect::<Vec<_>>(),
-            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP"}],
         })
     }
 }
@@ -157,6 +177,16 @@ impl Shape {
 /// An IPv6 address with this prefix of 48 bits and this number.
 fn sixth(prefix: u64, number: u32) -> Ipv6Addr {
     Ipv6Addr::from(u128::from(prefix) << 80 | u128::from(number + 1))
+}
+
+/// The address of an endpoint in a range.
+fn pod(range: Ipv4Addr, number: u32, index: u32) -> IpAddr {
+    Ipv4Addr::from(u32::from(range) + number * STRIDE + index).into()
+}
+
+fn node_port(number: u32) -> Option<u32> {
+    let has_one = number.is_multiple_of(NODE_PORT_EVERY);
+    has_one.then(|| 30_000 + number / NODE_PORT_EVERY)
 }
 
 fn name(number: u32) -> String {

@@ -35,7 +35,7 @@ struct Scale {
     connections: u32,
 }
 
-const SCALES: [Scale; 5] = [
+const SCALES: [Scale; 6] = [
     Scale {
         services: 1,
         flows: 1,
@@ -55,6 +55,12 @@ const SCALES: [Scale; 5] = [
         services: 1_000,
         flows: 1_000_000,
         connections: 5 << 20,
+    },
+    // Two entries for each flow, and two families: 20 million.
+    Scale {
+        services: 1_000,
+        flows: 5_000_000,
+        connections: 22_000_000,
     },
     // Each new connection replaces another one.
     Scale {

@@ -412,13 +412,19 @@ fn parse_documents(text: &str) -> Result<Vec<Value>> {
     Ok(documents)
 }
 
+/// An object, and the fields that the API does not have.
+fn decode<K: Object>(document: &Value) -> (Result<K, yaml_serde::Error>, Vec<String>) {
+    let mut unknown = Vec::new();
+    let object = serde_ignored::deserialize(document, |path| {
+        unknown.push(path.to_string().replace(".?", ""))
+    });
+    (object, unknown)
+}
+
 /// The object's name, and what is wrong with it: a wrong type, or a field that the API does not
 /// have, which `kubectl --validate=strict` refuses too.
 fn check<K: Object>(document: &Value) -> Result<NamespacedName, (NamespacedName, String)> {
-    let mut unknown = Vec::new();
-    let object: Result<K, _> = serde_ignored::deserialize(document.clone(), |path| {
-        unknown.push(path.to_string().replace(".?", ""))
-    });
+    let (object, unknown) = decode::<K>(document);
     match object {
         Ok(object) if unknown.is_empty() => Ok(convert::name(&object)),
         Ok(object) => Err((
@@ -467,7 +473,8 @@ fn check_as(kind: Kind, document: &Value) -> Result<NamespacedName, (NamespacedN
 fn events_of(kind: Kind, interest: Interest, served: &Served, value: &Value) -> Vec<Event> {
     type Wanted<'a> = (Interest, &'a Served);
     fn events_as<K: Object>((interest, served): Wanted<'_>, value: &Value) -> Vec<Event> {
-        let object = K::deserialize(value).unwrap_or_default();
+        // As in `check`: a second way to decode each kind would be much of the binary.
+        let object = decode::<K>(value).0.unwrap_or_default();
         convert::events(&object, convert::name(&object), interest, served)
     }
     let wanted = (interest, served);

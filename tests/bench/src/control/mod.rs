@@ -2,31 +2,36 @@
 //! memory and system calls. The API server is the stand-in, in its own process; the benchmark reads the
 //! maps from outside of the agent.
 
+mod changes;
+mod memory;
+mod rig;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
     net::Ipv4Addr,
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{self, Receiver, TryRecvError},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use headgate_abi::{
-    Addr, CtEntry, CtFlags, CtState, FlowKey, FrontendKey, Port, Protocol, ServiceEntry,
-};
-use headgate_dataplane::{Maps, now_ns, now_s};
-use headgate_netns::{Cluster, Process, binary};
+use anyhow::{Context, Result};
+use headgate_abi::{Addr, CtEntry, CtFlags, CtState, FlowKey, Port, Protocol};
+use headgate_dataplane::{Maps, now_s};
+use headgate_netns::Process;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
+use self::{
+    changes::Churn,
+    memory::{Memory, memory_table},
+    rig::{Rig, Sync, cpu},
+};
 use crate::{
     Options, Report, Table,
-    churn::{Change, PORT, SECOND_PORT, Shape, cluster_ip},
+    churn::{PORT, Shape},
+    load_nftables, nftables,
 };
 
 const PREFIX: &str = "hgbc";
@@ -51,6 +56,9 @@ const LARGE: [Shape; 2] = [
 const RATE: u32 = 100;
 /// Connection entries in the maps while changes arrive; the capacity is 524,288.
 const CONNECTIONS: u32 = 500_000;
+/// Connection entries of a node with very many connections, and their capacity.
+const CROWD: u32 = 20_000_000;
+const CROWD_CAPACITY: &str = "22000000";
 /// Longest time to wait for the first pass, or for a change in the maps.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Interval between two reads of the maps.
@@ -75,6 +83,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     for shape in &LARGE {
         large(options, report, &rig, shape, seconds)?;
     }
+    crowded(options, report, &rig, seconds)?;
     if !titles.iter().any(|title| options.wants(title)) {
         return Ok(());
     }
@@ -113,7 +122,12 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         last = Some(agent);
     }
     let agent = last.context("no round")?;
-    report.add(sync_table(sync_title, start_s, &firsts, &restarts));
+    let mut table = sync_table(sync_title, start_s, &firsts, &restarts);
+    table.add(
+        "nftables: rules of the same Services, loaded by nft -f",
+        &load_rules(&rig, &of(SERVICES), rounds)?,
+    );
+    report.add(table);
 
     let how = format!(
         "{RATE} per second for {seconds} s: of ten, 7 endpoints become unready, 1 moves, 1 Service gets \
@@ -125,7 +139,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let quiet = churn.change(&maps, 0..count, RATE)?;
     add_latencies(&mut latencies, "no connections", quiet);
     let after_changes = Memory::of(agent.id())?;
-    fill_connections(&mut maps)?;
+    fill_connections(&mut maps, CONNECTIONS)?;
     let busy = churn
         .change(&maps, count..2 * count, RATE)
         .with_context(|| agent.log())?;
@@ -200,96 +214,46 @@ fn large(
     rig.cleanup()
 }
 
-/// A node without pods on which agents are started.
-struct Rig {
-    cluster: Cluster,
-    pins: PathBuf,
-    kubeconfig: PathBuf,
-}
-
-impl Rig {
-    fn new() -> Result<Self> {
-        let cluster = Cluster::new(PREFIX, 1, 0)?;
-        Ok(Self {
-            pins: cluster.nodes[0].pins.clone(),
-            kubeconfig: cluster.kubeconfig(),
-            cluster,
-        })
+/// Measures an agent on a node with very many connections.
+fn crowded(options: &Options, report: &mut Report, rig: &Rig, seconds: u32) -> Result<()> {
+    let title = format!("{CROWD} connection entries, {FEWER} Services");
+    if !options.wants(&title) {
+        return Ok(());
     }
-
-    fn headgate(&self) -> Result<Command> {
-        let mut command = self.cluster.nodes[0]
-            .netns
-            .command(binary("headgate")?, None);
-        command.arg("--pins").arg(&self.pins);
-        Ok(command)
-    }
-
-    /// The command of an agent with its default map sizes.
-    fn agent(&self) -> Result<Command> {
-        let node = &self.cluster.nodes[0];
-        let mut command = self.headgate()?;
-        command
-            .args(["agent", "--node-name", &node.name, "--cgroup"])
-            .arg(&node.cgroup)
-            .env("KUBECONFIG", &self.kubeconfig)
-            .env("NO_COLOR", "1")
-            .env_remove("RUST_LOG");
-        Ok(command)
-    }
-
-    /// Removes everything that is pinned.
-    fn cleanup(&self) -> Result<()> {
-        let output = self.headgate()?.arg("cleanup").output()?;
-        let why = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "cleanup: {why}");
-        Ok(())
-    }
-}
-
-/// Time that an agent took until everything was programmed.
-struct Sync {
-    total_s: f64,
-    /// CPU time of the agent.
-    cpu_s: f64,
-    /// Time of its first pass until the plan was made.
-    planned_s: f64,
-    /// Time of its whole first pass.
-    pass_s: f64,
-    /// Time from the last object until the maps follow, and are large enough.
-    listed_s: f64,
-}
-
-impl Sync {
-    /// Starts an agent and waits until it is ready.
-    fn of(rig: &Rig) -> Result<(Process, Self)> {
-        let begin = Instant::now();
-        let agent = Process::start(rig.agent()?, "ready")?;
-        let total_s = begin.elapsed().as_secs_f64();
-        let cpu_s = cpu(agent.id())?.as_secs_f64();
-        // The log line of the pass was written before, but may still be in the pipe.
-        let is_pass = |line: &&str| line.contains("the maps follow the source");
-        while !agent.log().lines().any(|line| is_pass(&line)) {
-            ensure!(begin.elapsed() < PATIENCE, "no pass:\n{}", agent.log());
-            thread::sleep(LOOK);
-        }
-        let log = agent.log();
-        let pass = log.lines().find(is_pass).unwrap_or_default();
-        let field = |name: &str| -> Result<f64> {
-            let words = pass.split(' ');
-            let mut values = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix("_us="));
-            let value = values.next().with_context(|| format!("{name} in {pass}"))?;
-            Ok(value.parse::<f64>()? / 1e6)
-        };
-        let sync = Self {
-            listed_s: field("since_listed")?,
-            total_s,
-            cpu_s,
-            planned_s: field("planned")?,
-            pass_s: field("took")?,
-        };
-        Ok((agent, sync))
-    }
+    let how = format!(
+        "--max-connections {CROWD_CAPACITY}; {RATE} changes per second for {seconds} s, and nothing for as long"
+    );
+    let mut table = Table::new(&title, "", &how, "");
+    let shape = Shape {
+        services: FEWER,
+        endpoints: FEWER * (ENDPOINTS / SERVICES),
+        is_dual_stack: false,
+    };
+    let mut churn = Churn::start(rig, &shape)?;
+    let start = || Sync::with(rig, &["--max-connections", CROWD_CAPACITY]);
+    let (agent, first) = start()?;
+    table.add("first start, no entries yet: all, s", &[first.total_s]);
+    let mut maps = Maps::open(&rig.pins)?;
+    fill_connections(&mut maps, CROWD)?;
+    agent.terminate()?;
+    let (agent, restart) = start()?;
+    table.add("start with maps: all, s", &[restart.total_s]);
+    table.add(
+        "start with maps: CPU time of the agent, s",
+        &[restart.cpu_s],
+    );
+    let before = cpu(agent.id())?;
+    thread::sleep(Duration::from_secs(seconds.into()));
+    let sweep = cpu(agent.id())?.saturating_sub(before);
+    let share = sweep.as_secs_f64() * 100.0 / f64::from(seconds);
+    table.add("the agent while nothing changes, % of one CPU", &[share]);
+    let latencies = churn.change(&maps, 0..seconds * RATE, RATE)?;
+    add_latencies(&mut table, "a change, ms", latencies);
+    let memory = Memory::of(agent.id())?;
+    table.add("the agent's own memory, MB", &[memory.own]);
+    report.add(table);
+    drop((agent, churn, maps));
+    rig.cleanup()
 }
 
 fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> Table {
@@ -318,133 +282,18 @@ fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> 
     table
 }
 
-/// An API server process with many Services that change.
-struct Churn {
-    child: Child,
-    input: ChildStdin,
-    lines: Receiver<String>,
-}
-
-impl Churn {
-    fn start(rig: &Rig, shape: &Shape) -> Result<Self> {
-        let netns = &rig.cluster.nodes[0].netns;
-        let mut command = netns.command(binary("headgate-churn")?, None);
-        command
-            .args([shape.services, shape.endpoints].map(|count| count.to_string()))
-            .arg(&rig.kubeconfig);
-        if shape.is_dual_stack {
-            command.arg("--dual-stack");
-        }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("no pipes");
-        };
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let churn = Self {
-            child,
-            input,
-            lines,
-        };
-        let line = churn.lines.recv_timeout(Duration::from_secs(120))?;
-        ensure!(line == "serving", "not serving: {line}");
-        Ok(churn)
+/// Loads what kube-proxy would write into a namespace without rules; returns the seconds of each round.
+fn load_rules(rig: &Rig, shape: &Shape, rounds: u32) -> Result<Vec<f64>> {
+    let netns = &rig.cluster.client;
+    let rules = nftables(&shape.for_rules(), Ipv4Addr::new(192, 168, 50, 1).into());
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        load_nftables(netns, &rules)?;
+        times.push(begin.elapsed().as_secs_f64());
+        load_nftables(netns, "flush ruleset")?;
     }
-
-    /// Changes Services; returns the time that each change took to reach the maps, sorted.
-    fn change(
-        &mut self,
-        maps: &Maps,
-        numbers: std::ops::Range<u32>,
-        rate: u32,
-    ) -> Result<Vec<Duration>> {
-        let befores = numbers.clone().map(|number| Before::read(maps, number));
-        let befores = befores.collect::<Result<Vec<_>>>()?;
-        writeln!(self.input, "{} {} {rate}", numbers.start, numbers.end)?;
-        let mut pending: Vec<(u32, u64, Before)> = Vec::new();
-        let mut latencies = Vec::new();
-        let mut last_line = Instant::now();
-        while latencies.len() < befores.len() {
-            match self.lines.try_recv() {
-                Ok(line) => {
-                    let (number, sent) = line.split_once(' ').context("not two numbers")?;
-                    let number = number.parse::<u32>()?;
-                    let before = befores.get((number - numbers.start) as usize);
-                    let before = before.context("not a requested change")?.clone();
-                    pending.push((number, sent.parse()?, before));
-                    last_line = Instant::now();
-                    continue;
-                }
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Disconnected) => bail!("the API server ended"),
-            }
-            let now = now_ns();
-            pending.retain(|(_, sent, before)| {
-                let is_seen = before.has_changed(maps);
-                if is_seen {
-                    latencies.push(Duration::from_nanos(now.saturating_sub(*sent)));
-                }
-                !is_seen
-            });
-            let lost = pending.iter().map(|(number, ..)| number);
-            ensure!(
-                last_line.elapsed() < PATIENCE,
-                "changes of Services {:?} are not in the maps",
-                lost.collect::<Vec<_>>()
-            );
-            thread::sleep(LOOK);
-        }
-        latencies.sort();
-        Ok(latencies)
-    }
-}
-
-impl Drop for Churn {
-    fn drop(&mut self) {
-        // The process may have ended already.
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
-    }
-}
-
-/// The state of a Service in the maps before it changes.
-#[derive(Clone)]
-enum Before {
-    /// An entry that the change replaces.
-    Service(u32, ServiceEntry),
-    /// A frontend that the change adds.
-    Frontend(FrontendKey),
-}
-
-impl Before {
-    fn read(maps: &Maps, number: u32) -> Result<Self> {
-        let key = |port| {
-            let address = Addr::from(std::net::IpAddr::from(cluster_ip(number)));
-            FrontendKey::new(address, Port::new(port), Protocol::TCP)
-        };
-        if Change::of(number) == Change::SecondPort {
-            return Ok(Self::Frontend(key(SECOND_PORT)));
-        }
-        let frontend = maps.frontends.get(&key(PORT), 0)?;
-        let entry = maps.services.get(frontend.inside).context("no service")?;
-        Ok(Self::Service(frontend.inside, entry))
-    }
-
-    fn has_changed(&self, maps: &Maps) -> bool {
-        match self {
-            Self::Service(id, before) => maps.services.get(*id).is_some_and(|now| now != *before),
-            Self::Frontend(key) => maps.frontends.get(key, 0).is_ok(),
-        }
-    }
+    Ok(times)
 }
 
 fn add_latencies(table: &mut Table, name: &str, latencies: Vec<Duration>) {
@@ -460,7 +309,7 @@ fn add_latencies(table: &mut Table, name: &str, latencies: Vec<Duration>) {
 }
 
 /// Adds established connections that belong to no service, so that no change removes them.
-fn fill_connections(maps: &mut Maps) -> Result<()> {
+fn fill_connections(maps: &mut Maps, count: u32) -> Result<()> {
     let entry = CtEntry {
         seen_s: now_s(),
         state: CtState::ESTABLISHED,
@@ -468,7 +317,7 @@ fn fill_connections(maps: &mut Maps) -> Result<()> {
         ..CtEntry::default()
     };
     let server = Addr::from(std::net::IpAddr::from(Ipv4Addr::new(10, 244, 1, 2)));
-    for number in 0..CONNECTIONS {
+    for number in 0..count {
         let client = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 0)) + number);
         let key = FlowKey {
             source: Addr::from(std::net::IpAddr::from(client)),
@@ -481,54 +330,6 @@ fn fill_connections(maps: &mut Maps) -> Result<()> {
         maps.connections.insert(key, entry, 0)?;
     }
     Ok(())
-}
-
-/// Memory of a process, in MB.
-struct Memory {
-    resident: f64,
-    /// Peak of the resident memory.
-    peak: f64,
-    /// Anonymous memory. The rest is files, and maps that the process shares with the kernel.
-    own: f64,
-}
-
-impl Memory {
-    fn of(pid: u32) -> Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let field = |name: &str| -> Result<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let line = line.with_context(|| format!("no {name}"))?;
-            let kilobytes = line.split_whitespace().next().context("no number")?;
-            Ok(kilobytes.parse::<f64>()? * 1024.0 / 1e6)
-        };
-        Ok(Self {
-            resident: field("VmRSS:")?,
-            peak: field("VmHWM:")?,
-            own: field("RssAnon:")?,
-        })
-    }
-}
-
-fn memory_table(title: &str, rounds: &[Vec<Memory>], after_changes: &Memory) -> Table {
-    let how = "VmRSS, VmHWM and RssAnon of the agent; the rest is its binary, and maps that the kernel \
-               holds in memory in any case";
-    let mut table = Table::new(title, "MB", how, "");
-    let of_round = |index: usize| rounds.iter().filter_map(move |round| round.get(index));
-    for (name, memory) in [
-        ("after the first start", of_round(0).collect::<Vec<_>>()),
-        ("after a start with maps", of_round(1).collect()),
-        ("after changes", vec![after_changes]),
-    ] {
-        let mut add = |what: &str, of: &dyn Fn(&Memory) -> f64| {
-            let samples: Vec<f64> = memory.iter().map(|memory| of(memory)).collect();
-            table.add(&format!("{name}: {what}"), &samples);
-            table.note(target(median(samples), TARGET_MEMORY_MB, "MB"));
-        };
-        add("resident", &|memory| memory.resident);
-        add("peak", &|memory| memory.peak);
-        add("its own", &|memory| memory.own);
-    }
-    table
 }
 
 /// Adds the agent's CPU time and system calls for a change, with Services from this number on.
@@ -580,17 +381,6 @@ fn add_work(
     table.add(&format!("system calls{name}"), &each(all));
     table.add(&format!("bpf(2) among them{name}"), &each(of_bpf));
     Ok(())
-}
-
-/// CPU time of all threads of a process.
-fn cpu(pid: u32) -> Result<Duration> {
-    let mut sum = Duration::ZERO;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        let nanoseconds = text.split(' ').next().context("empty")?;
-        sum += Duration::from_nanos(nanoseconds.parse()?);
-    }
-    Ok(sum)
 }
 
 pub(crate) fn median(mut samples: Vec<f64>) -> f64 {
