@@ -1,6 +1,9 @@
 //! BackendTLSPolicies: TLS towards the endpoints of a Service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::{
     Problem, World,
@@ -33,29 +36,46 @@ struct Claim {
 /// The verdict about a policy.
 #[derive(Debug)]
 pub(super) struct JudgedPolicy {
-    /// Services that it is for, and why it is not followed for one of them.
-    pub(super) services: BTreeMap<NamespacedName, Option<Problem>>,
-    /// Why it is followed for none.
+    /// What it is for.
+    pub(super) targets: Vec<JudgedTarget>,
+    /// Why it cannot be followed.
     refusal: Option<Problem>,
     /// The first reference that is not valid.
     pub(super) unresolved: Option<Problem>,
 }
 
+/// A target of a policy, and why the policy is not followed for it.
+#[derive(Debug)]
+pub(super) struct JudgedTarget {
+    pub(super) service: NamespacedName,
+    port: Option<String>,
+    problem: Option<Problem>,
+}
+
 impl JudgedPolicy {
-    /// Why it is not accepted at a Gateway with routes to some of its Services.
-    pub(super) fn refusal_for(&self, services: &[&NamespacedName]) -> Option<Problem> {
+    /// Why it is not accepted at a Gateway whose routes use the Services of these targets: it is not followed for one of
+    /// them.
+    pub(super) fn refusal_for(&self, targets: &[&JudgedTarget]) -> Option<Problem> {
         if let Some(refusal) = &self.refusal {
             return Some(refusal.clone());
         }
-        let refusal = |service: &&&NamespacedName| self.services.get(**service)?.as_ref();
-        let first = services.iter().find_map(|service| refusal(&service))?;
-        let followed = services.iter().filter(|service| refusal(service).is_none());
-        let followed: Vec<String> = followed.map(|service| service.to_string()).collect();
-        let mut problem = first.clone();
+        let mut problem = targets.iter().find_map(|target| target.problem.clone())?;
+        let followed = targets.iter().filter(|target| target.problem.is_none());
+        let followed: Vec<String> = followed.map(ToString::to_string).collect();
         if !followed.is_empty() {
             problem.message += &format!("; it is followed for {}", followed.join(", "));
         }
         Some(problem)
+    }
+}
+
+impl fmt::Display for JudgedTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Service {}", self.service)?;
+        match &self.port {
+            Some(port) => write!(out, " port {port}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -79,44 +99,48 @@ impl Policies {
     ) {
         let name = &policy.meta.name;
         let read = Read::new(world, certificates, policy);
-        let mut services: BTreeMap<NamespacedName, Option<Problem>> = BTreeMap::new();
+        let mut targets: Vec<JudgedTarget> = Vec::new();
         for target in &policy.spec.target_refs {
             if !target.group.is_empty() || target.kind != "Service" {
                 continue;
             }
             let service = NamespacedName::new(&name.namespace, &target.name);
-            let section = section(target);
-            let refusal = services.entry(service.clone()).or_default();
-            let is_missing = |section: &String| {
-                let known = world.services.get(&service);
-                known.is_some_and(|known| !known.ports.iter().any(|port| port.name == *section))
+            let mut judged = JudgedTarget {
+                port: section(target),
+                problem: missing(world, &service, target),
+                service: service.clone(),
             };
-            if let Some(section) = section.as_ref().filter(|section| is_missing(section)) {
-                let message = format!("Service {service} has no port {section}");
-                refusal.get_or_insert(Problem::new("TargetNotFound", message));
-            }
-            let claims = self.claims.entry(service.clone()).or_default();
-            if let Some(winner) = claims.get(&section) {
-                let message = format!(
-                    "BackendTLSPolicy {} is for Service {service} as well, and comes first",
-                    winner.policy
-                );
-                refusal.get_or_insert(Problem::new("Conflicted", message));
+            let is_known = |one: &JudgedTarget| one.service == service && one.port == judged.port;
+            if targets.iter().any(is_known) {
                 continue;
             }
-            let tls = match &read.failure {
-                Some(problem) => Err(problem.message.clone()),
-                None => Ok(read.tls.clone()),
-            };
-            let claim = Claim {
-                policy: name.clone(),
-                tls,
-            };
-            claims.insert(section, claim);
+            let claims = self.claims.entry(service.clone()).or_default();
+            match claims.get(&judged.port) {
+                Some(winner) => {
+                    let message = format!(
+                        "BackendTLSPolicy {} is for {judged} as well, and comes first",
+                        winner.policy
+                    );
+                    let conflict = || Problem::new("Conflicted", message);
+                    judged.problem.get_or_insert_with(conflict);
+                }
+                None => {
+                    let tls = match &read.refusal {
+                        Some(problem) => Err(problem.message.clone()),
+                        None => Ok(read.tls.clone()),
+                    };
+                    let claim = Claim {
+                        policy: name.clone(),
+                        tls,
+                    };
+                    claims.insert(judged.port.clone(), claim);
+                }
+            }
+            targets.push(judged);
         }
         let judged = JudgedPolicy {
-            services,
-            refusal: read.failure,
+            targets,
+            refusal: read.refusal,
             unresolved: read.unresolved,
         };
         self.judged.insert(name.clone(), judged);
@@ -163,11 +187,25 @@ fn section(target: &PolicyTarget) -> Option<String> {
     target.section_name.clone().filter(|name| !name.is_empty())
 }
 
+/// Why the Service of a target, or its port, is not there.
+fn missing(world: &World<'_>, service: &NamespacedName, target: &PolicyTarget) -> Option<Problem> {
+    let lacks = |what: String| Some(Problem::new("TargetNotFound", what));
+    let Some(known) = world.services.get(service) else {
+        return lacks(format!("there is no Service {service}"));
+    };
+    let section = section(target)?;
+    let has_port = known.ports.iter().any(|port| port.name == section);
+    match has_port {
+        true => None,
+        false => lacks(format!("Service {service} has no port {section}")),
+    }
+}
+
 /// What is read of a policy.
 struct Read {
     tls: UpstreamTls,
     /// Why no connection can be opened by it.
-    failure: Option<Problem>,
+    refusal: Option<Problem>,
     unresolved: Option<Problem>,
 }
 
@@ -179,7 +217,7 @@ impl Read {
                 name: Some(validation.hostname.clone()),
                 ..UpstreamTls::default()
             },
-            failure: None,
+            refusal: None,
             unresolved: None,
         };
         match validation.well_known_ca_certificates.as_deref() {
@@ -238,7 +276,8 @@ impl Read {
 
     /// Refuses the policy; the first reason counts. Its Services get no requests.
     fn fail(&mut self, reason: &'static str, message: String) {
-        self.failure.get_or_insert(Problem::new(reason, message));
+        self.refusal
+            .get_or_insert_with(|| Problem::new(reason, message));
     }
 }
 

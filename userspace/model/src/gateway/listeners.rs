@@ -13,7 +13,7 @@ use super::{
     reference::Referrer,
 };
 use crate::{
-    NamespacedName,
+    NamespacedName, Protocol,
     edge::{Certificate, ClientCheck},
 };
 
@@ -192,6 +192,15 @@ impl<'a> Listener<'a> {
     pub fn passes_through(&self) -> bool {
         let mode = self.spec.tls.as_ref().and_then(|tls| tls.mode.as_ref());
         self.spec.protocol == ListenerProtocol::Tls && mode == Some(&TlsMode::Passthrough)
+    }
+
+    /// The protocol of a listener that agents serve; `None` if proxies do.
+    pub(super) fn l4_protocol(&self) -> Option<Protocol> {
+        match self.spec.protocol {
+            ListenerProtocol::Tcp => Some(Protocol::Tcp),
+            ListenerProtocol::Udp => Some(Protocol::Udp),
+            _ => None,
+        }
     }
 
     /// Whether it is accepted.

@@ -8,10 +8,11 @@ use std::{
 use super::{
     Holder, L4Backend, L4Listener, L4Target, Listener, Problem, RouteKind, World,
     attach::{Attacher, Attachment, Candidate, Place, target},
+    backend_tls::JudgedTarget,
     candidates::{AnyRoute, candidates},
     certificates::Certificates,
     l4,
-    object::{Age, GROUP, ListenerProtocol, ParentRef, TargetKind},
+    object::{Age, GROUP, ParentRef, TargetKind},
     ports::target_ports,
     resolver::Judge,
     route_policies::RoutePolicies,
@@ -25,7 +26,7 @@ use super::{
     verdicts,
 };
 use crate::{
-    NamespacedName, Protocol,
+    NamespacedName,
     edge::{GatewayPort, PortListeners, Route, Stream},
 };
 
@@ -163,15 +164,10 @@ fn l4_listeners(sites: &Sites<'_>) -> BTreeMap<L4Listener, L4Target> {
 }
 
 fn l4_listener(gateway: &NamespacedName, listener: &Listener<'_>) -> Option<L4Listener> {
-    let protocol = match listener.spec.protocol {
-        ListenerProtocol::Tcp => Protocol::Tcp,
-        ListenerProtocol::Udp => Protocol::Udp,
-        _ => return None,
-    };
     Some(L4Listener {
         gateway: gateway.clone(),
         port: listener.port,
-        protocol,
+        protocol: listener.l4_protocol()?,
     })
 }
 
@@ -370,14 +366,14 @@ impl Pass<'_, '_> {
     fn policies(&self) -> BTreeMap<NamespacedName, PolicyVerdict> {
         let judged = self.judge.policies.judged.iter();
         let verdicts = judged.map(|(name, policy)| {
-            let mut gateways: BTreeMap<&NamespacedName, Vec<&NamespacedName>> = BTreeMap::new();
-            for service in policy.services.keys() {
-                for gateway in self.users.get(service).into_iter().flatten() {
-                    gateways.entry(gateway).or_default().push(service);
+            let mut gateways: BTreeMap<&NamespacedName, Vec<&JudgedTarget>> = BTreeMap::new();
+            for target in &policy.targets {
+                for gateway in self.users.get(&target.service).into_iter().flatten() {
+                    gateways.entry(gateway).or_default().push(target);
                 }
             }
-            let ancestors = gateways.into_iter().map(|(gateway, services)| {
-                let refusal = policy.refusal_for(&services);
+            let ancestors = gateways.into_iter().map(|(gateway, targets)| {
+                let refusal = policy.refusal_for(&targets);
                 let conditions = vec![
                     Verdict::of("Accepted", refusal.as_ref()),
                     Verdict::of("ResolvedRefs", policy.unresolved.as_ref()),

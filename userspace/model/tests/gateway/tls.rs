@@ -399,7 +399,7 @@ spec: {{parentRefs: [{{name: {gateway}}}], rules: [{{backendRefs: [{}]}}]}}
         (name.into(), "False/Conflicted".into(), message)
     };
     assert_eq!(accepted("a"), [is_fine("third"), is_fine("web")]);
-    let also = "; it is followed for default/api";
+    let also = "; it is followed for Service default/api";
     assert_eq!(
         accepted("b"),
         [is_fine("other"), lost("third", also), lost("web", "")]
@@ -411,6 +411,78 @@ spec: {{parentRefs: [{{name: {gateway}}}], rules: [{{backendRefs: [{}]}}]}}
         .collect();
     let expected = [("api", Some("b.example")), ("web", Some("a.example"))];
     assert_eq!(names, BTreeSet::from(expected));
+}
+
+#[test]
+fn l195_a_policy_is_judged_for_each_target() {
+    let target =
+        |name: &str, port: &str| format!("{{group: '', kind: Service, name: {name}{port}}}");
+    let (http, other) = (", sectionName: http", ", sectionName: other");
+    let refused = |cluster: &Cluster| -> Vec<(String, String)> {
+        let resolved = cluster.resolve();
+        let (_, conditions) = &resolved.backend_tls[&name("young")].ancestors[0];
+        let one = conditions
+            .iter()
+            .find(|one| one.type_ == "Accepted")
+            .unwrap();
+        let parts = one.message.split("; ").map(str::to_owned);
+        let used = tls(&resolved).and_then(|tls| tls.name).unwrap_or_default();
+        parts
+            .map(|part| {
+                (
+                    format!("{} {used}", condition(conditions, "Accepted")),
+                    part,
+                )
+            })
+            .collect()
+    };
+    let older = "BackendTLSPolicy default/old is for Service default/web as well, and comes first";
+    for (targets, state, message) in [
+        // The same target again is no conflict.
+        (
+            vec![target("web", http), target("web", http)],
+            "True/Accepted young.example",
+            vec![""],
+        ),
+        (
+            vec![target("web", ""), target("web", http)],
+            "False/Conflicted young.example",
+            vec![older, "it is followed for Service default/web port http"],
+        ),
+        (
+            vec![target("web", http), target("web", other)],
+            "False/TargetNotFound young.example",
+            vec![
+                "Service default/web has no port other",
+                "it is followed for Service default/web port http",
+            ],
+        ),
+        (
+            vec![target("web", "")],
+            "False/Conflicted old.example",
+            vec![older],
+        ),
+    ] {
+        let ca = by_ca("ca");
+        let young = policy("young", 2, "", &ca).replace(&target("web", ""), &targets.join(", "));
+        let cluster = with_policies("", &(policy("old", 1, "", &ca) + &young));
+        let expected = message
+            .iter()
+            .map(|text| (state.to_owned(), (*text).to_owned()));
+        assert_eq!(
+            refused(&cluster),
+            expected.collect::<Vec<_>>(),
+            "{targets:?}"
+        );
+    }
+    // A Service that routes name and that does not exist.
+    let mut cluster = with_policies("", &policy("young", 2, "", &by_ca("ca")));
+    cluster.services.remove(&name("web"));
+    let missing = "there is no Service default/web".to_owned();
+    assert_eq!(
+        refused(&cluster),
+        [("False/TargetNotFound ".to_owned(), missing)]
+    );
 }
 
 #[test]
