@@ -95,7 +95,7 @@ metadata:
   name: headgate-proxy-{node}
   namespace: kube-system
   labels: {{app.kubernetes.io/name: headgate, app.kubernetes.io/component: proxy}}
-spec: {{nodeName: {node}, containers: [{{name: proxy, image: headgate}}]}}
+spec: {{nodeName: {node}, containers: [{{name: proxy, image: headgate, args: [proxy, --gateways]}}]}}
 status: {{podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: 'True'}}]}}
 ---
 "

@@ -15,6 +15,7 @@ mod made;
 mod plan;
 mod proxies;
 mod run;
+mod servers;
 mod store;
 mod write;
 
@@ -36,6 +37,9 @@ pub struct ControllerOptions {
     pub proxy_namespace: String,
     /// Selects the proxies' pods by label.
     pub proxy_selector: String,
+    /// Selects the agents' pods, in the same namespace. `None` if agents do not run in pods: then they are taken to
+    /// serve Gateways.
+    pub agent_selector: Option<String>,
 }
 
 /// State of the controller.

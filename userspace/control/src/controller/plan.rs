@@ -10,8 +10,8 @@ use headgate_model::{
     NamespacedName,
     edge::{Secret, Services},
     gateway::{
-        Addresses, Infrastructure, Merge, Objects, Problem, Resolved, Resolver, RouteKind, World,
-        assign, infrastructure,
+        Addresses, Infrastructure, Merge, Objects, Problem, Resolved, Resolver, RouteKind, Servers,
+        World, assign, infrastructure,
         object::{Meta, RouteStatus, StatusAddress},
         service_name,
     },
@@ -30,6 +30,7 @@ use super::{
         self, Endpoints, has_all, has_other_class, owner, service_patch, slice_patch, slice_ports,
     },
     proxies::proxies,
+    servers::{agents_problem, proxies_problem},
     store::Store,
 };
 
@@ -132,6 +133,8 @@ pub(super) struct State {
     pub(super) made_slices: Store<EndpointSlice>,
     /// Pods of proxies.
     pub(super) pods: Store<Pod>,
+    /// Pods of agents.
+    pub(super) agents: Store<Pod>,
 }
 
 impl State {
@@ -141,7 +144,7 @@ impl State {
         &self,
         resolver: &mut Resolver,
         options: &ControllerOptions,
-        failures: &BTreeMap<NamespacedName, Problem>,
+        failures: &BTreeMap<NamespacedName, String>,
         now: &str,
     ) -> (BTreeMap<Target, Write>, usize) {
         let controller = &options.gateways.controller;
@@ -156,6 +159,7 @@ impl State {
             secrets: &self.secrets,
             services: &self.services,
             addresses: &addresses,
+            servers: &self.servers(options),
             options: &options.gateways,
         });
         let made = infrastructure(&self.objects, &resolved);
@@ -163,7 +167,7 @@ impl State {
             state: self,
             controller,
             has_pool: !options.gateways.pools.is_empty(),
-            endpoints: Endpoints::new(&proxies(self.pods.iter().map(|(_, pod)| pod))),
+            endpoints: Endpoints::new(&proxies(self.pods.objects(), controller)),
             writes: BTreeMap::new(),
             slices: BTreeSet::new(),
         };
@@ -175,24 +179,41 @@ impl State {
         (plan.writes, made.len())
     }
 
-    /// The addresses that Services of Gateways have, and why one cannot be written.
+    /// Whether proxies and agents serve Gateways.
+    fn servers(&self, options: &ControllerOptions) -> Servers {
+        let controller = &options.gateways.controller;
+        let agents = options.agent_selector.as_ref();
+        Servers {
+            proxies: proxies_problem(self.pods.objects(), &options.proxy_selector, controller),
+            agents: agents
+                .and_then(|selector| agents_problem(self.agents.objects(), selector, controller)),
+        }
+    }
+
+    /// The addresses that Services of Gateways have, and what cannot be written for one.
     fn addresses(
         &self,
         controller: &str,
-        failures: &BTreeMap<NamespacedName, Problem>,
+        failures: &BTreeMap<NamespacedName, String>,
     ) -> Addresses {
         let mut addresses = Addresses::default();
         for (name, gateway) in &self.objects.gateways {
-            if let Some(problem) = failures.get(&service_name(&gateway.meta)) {
-                addresses.set(name.clone(), Vec::new(), Some(problem.clone()));
+            if let Some(error) = failures.get(&service_name(&gateway.meta)) {
+                let problem = Problem::new("AddressNotAssigned", error);
+                addresses.set(name.clone(), Vec::new(), Some(problem));
             }
         }
-        for (_, service) in self.made_services.iter() {
+        for (name, service) in self.made_services.iter() {
             if let Some((gateway, uid)) = owner(&service.metadata, controller)
                 && self.uid(&gateway) == Some(uid)
             {
-                let problem = addresses.problem(&gateway).cloned();
-                addresses.set(gateway, points(service), problem);
+                let points = points(service);
+                let reason = match points.is_empty() {
+                    true => "AddressNotAssigned",
+                    false => "NoResources",
+                };
+                let problem = failures.get(name).map(|error| Problem::new(reason, error));
+                addresses.set(gateway, points, problem);
             }
         }
         addresses
@@ -211,7 +232,9 @@ impl State {
             let named = gateway.spec.addresses.iter();
             let mut named = named.filter_map(|one| one.value.as_deref());
             let missing = named.find(|value| !value.is_empty() && !is_here(value));
-            if let Some(value) = missing {
+            if let Some(value) = missing
+                && addresses.problem(name).is_none()
+            {
                 let reason = format!("the load balancer of the cluster has not given {value}");
                 let problem = Problem::new("AddressNotUsable", reason);
                 addresses.set(name.clone(), here, Some(problem));

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::servers::{is_alive, serves_gateways};
+
 /// A proxy, as an endpoint of Services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProxyEndpoint {
@@ -23,11 +25,15 @@ impl ProxyEndpoint {
     }
 }
 
-/// Returns the proxies of pods, ordered by address. During an update two pods have the address of a node: the
-/// better one counts.
-pub(super) fn proxies<'a>(pods: impl Iterator<Item = &'a Pod>) -> Vec<ProxyEndpoint> {
+/// Returns the proxies of pods that serve the Gateways of a controller, ordered by address. During an update two pods
+/// have the address of a node: the better one counts.
+pub(super) fn proxies<'a>(
+    pods: impl Iterator<Item = &'a Pod>,
+    controller: &str,
+) -> Vec<ProxyEndpoint> {
     let mut all: BTreeMap<IpAddr, ProxyEndpoint> = BTreeMap::new();
-    for found in pods.flat_map(endpoints) {
+    let serving = pods.filter(|pod| is_alive(pod) && serves_gateways(pod, controller));
+    for found in serving.flat_map(endpoints) {
         let rank = |one: &ProxyEndpoint| (one.is_ready(), one.is_serving);
         match all.get(&found.address) {
             Some(known) if rank(known) >= rank(&found) => {}
@@ -42,9 +48,6 @@ fn endpoints(pod: &Pod) -> Vec<ProxyEndpoint> {
     let (Some(node), Some(status)) = (node, &pod.status) else {
         return Vec::new();
     };
-    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-        return Vec::new();
-    }
     let mut conditions = status.conditions.iter().flatten();
     let is_serving = conditions.any(|one| one.type_ == "Ready" && one.status == "True");
     let addresses = status.pod_ips.iter().flatten();

@@ -32,7 +32,7 @@ use crate::{
 };
 use headgate_model::{
     NamespacedName,
-    gateway::{GATEWAY_NAME, Problem, Resolver, object::Difference},
+    gateway::{GATEWAY_NAME, Resolver, object::Difference},
     put,
 };
 
@@ -75,6 +75,10 @@ pub async fn run_controller(
         vec![Api::<Pod>::namespaced(client.clone(), namespace)],
         labelled(&options.proxy_selector),
     );
+    let selector = options.agent_selector.as_deref();
+    let agents = selector.map(|_| Api::<Pod>::namespaced(client.clone(), namespace));
+    let agents = agents.into_iter().collect();
+    let mut agents = watch_objects(agents, labelled(selector.unwrap_or_default()));
     let mut controller = Controller::new(client, options);
     let mut shutdown = pin!(shutdown);
     loop {
@@ -99,6 +103,11 @@ pub async fn run_controller(
             }
             Some(event) = pods.next() => {
                 if controller.state.pods.note(event) {
+                    controller.compare_in(PROXIES_GATHERED);
+                }
+            }
+            Some(event) = agents.next() => {
+                if controller.state.agents.note(event) {
                     controller.compare_in(PROXIES_GATHERED);
                 }
             }
@@ -179,6 +188,7 @@ impl Controller {
             && self.state.made_services.is_listed()
             && self.state.made_slices.is_listed()
             && self.state.pods.is_listed()
+            && (self.options.agent_selector.is_none() || self.state.agents.is_listed())
             && self.is_version_known
     }
 
@@ -216,7 +226,10 @@ impl Controller {
         let resolver = &mut self.resolver;
         let (mut queue, gateways) = self.state.plan(resolver, &self.options, &failures, &now);
         self.took = start.elapsed();
+        let before = self.failing.len();
         self.failing.retain(|target, _| queue.contains_key(target));
+        // Statuses say what fails.
+        self.changed(self.failing.len() < before);
         self.postpone_failing(&mut queue);
         self.postpone_repeated(&mut queue);
         for (target, again) in &mut self.busy {
@@ -230,20 +243,15 @@ impl Controller {
     }
 
     /// What could not be written for Gateways, by their Services; of several the Service itself.
-    fn failures(&self) -> BTreeMap<NamespacedName, Problem> {
+    fn failures(&self) -> BTreeMap<NamespacedName, String> {
         let mut failures = BTreeMap::new();
         for (target, failing) in &self.failing {
             let Some(service) = target.service() else {
                 continue;
             };
-            let reason = match target {
-                Target::Slice(_) => "NoResources",
-                _ => "AddressNotAssigned",
-            };
             let (kind, name, error) = (target.kind(), target.name(), &failing.error);
-            let message = format!("cannot write {kind} {name}: {error}");
-            let problem = Problem::new(reason, message);
-            failures.entry(service).or_insert(problem);
+            let message = || format!("cannot write {kind} {name}: {error}");
+            failures.entry(service).or_insert_with(message);
         }
         failures
     }

@@ -38,6 +38,10 @@ impl<K: ResourceExt + Clone> Store<K> {
         self.objects.iter()
     }
 
+    pub(super) fn objects(&self) -> impl Iterator<Item = &K> {
+        self.objects.values()
+    }
+
     pub(super) fn put(&mut self, object: K) {
         self.objects.insert(name(&object), object);
     }

@@ -45,6 +45,9 @@ pub(super) async fn write(client: Client, target: Target, write: Write) -> (Targ
         }
         Ok(Err(kube::Error::Api(status))) if status.code == 409 => Outcome::Conflict,
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Outcome::Gone,
+        Ok(Err(kube::Error::Api(status))) if !status.message.is_empty() => {
+            Outcome::Failed(status.message.clone())
+        }
         Ok(Err(error)) => Outcome::Failed(error.to_string()),
         Err(_) => Outcome::Failed("no response".into()),
     };

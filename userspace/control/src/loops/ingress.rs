@@ -10,7 +10,7 @@ use std::{
 use headgate_model::{
     EndpointSlice, NamespacedName, ObjectName, Refusal,
     edge::{Edge, GatewayPort, PortListeners, UpstreamKey, UpstreamService, endpoints},
-    gateway::{self, Addresses, GatewayOptions, Resolver, World, object::Difference},
+    gateway::{self, Addresses, GatewayOptions, Resolver, Servers, World, object::Difference},
     ingress::{IngressOptions, Objects, routes, serves},
     put,
 };
@@ -297,8 +297,8 @@ impl<S: Serve> Router<S> {
             objects: &self.gateway_objects,
             secrets: &self.objects.secrets,
             services: &self.objects.services,
-            // They matter to statuses only.
             addresses: &Addresses::default(),
+            servers: &Servers::default(),
             options,
         };
         self.resolver.resolve(&world).gateways

@@ -6,8 +6,8 @@ use headgate_model::{
     NamespacedName, Planner, Protocol, Service,
     edge::Services,
     gateway::{
-        Addresses, GatewayOptions, Objects, Resolver, RoutedPorts, World, object::Difference,
-        routed_ports, service_name, stand_in,
+        Addresses, GatewayOptions, Objects, Resolver, RoutedPorts, Servers, World,
+        object::Difference, routed_ports, service_name, stand_in,
     },
     put,
 };
@@ -79,8 +79,8 @@ impl Listeners {
             objects: &self.objects,
             secrets: &BTreeMap::new(),
             services: &self.services,
-            // They matter to statuses only.
             addresses: &Addresses::default(),
+            servers: &Servers::default(),
             options: &self.options,
         });
         let mut routed = BTreeMap::new();

@@ -33,7 +33,7 @@ pub(crate) struct Controller {
 }
 
 impl Cluster {
-    /// Without the CRDs.
+    /// Two proxies and an agent, without the CRDs.
     pub(crate) async fn bare() -> Self {
         Self::authorized(None).await
     }
@@ -46,10 +46,12 @@ impl Cluster {
             ..Options::default()
         };
         let server = ApiServer::start(options).await.unwrap();
-        Self { server }
+        let cluster = Self { server };
+        cluster.apply(PODS);
+        cluster
     }
 
-    /// With a class, two proxies and the Service `web`.
+    /// With a class and the Service `web`.
     pub(crate) async fn new() -> Self {
         Self::with(None).await
     }
@@ -88,6 +90,7 @@ impl Cluster {
             },
             proxy_namespace: "kube-system".into(),
             proxy_selector: "app.kubernetes.io/component=proxy".into(),
+            agent_selector: Some("app.kubernetes.io/component=agent".into()),
         };
         let (sender, events) = mpsc::channel(64);
         let (version, versions) = watch::channel(None);
@@ -235,14 +238,21 @@ apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: default}
 spec: {ports: [{port: 80, targetPort: 8080}]}
----
+";
+
+const PODS: &str = "
 apiVersion: v1
 kind: Pod
 metadata: {name: proxy-a, namespace: kube-system, labels: {app.kubernetes.io/component: proxy}}
-spec: {nodeName: node-a, containers: [{name: proxy, image: headgate}]}
+spec: {nodeName: node-a, containers: [{name: proxy, image: headgate, args: [proxy, --gateways]}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: proxy-b, namespace: kube-system, labels: {app.kubernetes.io/component: proxy}}
-spec: {nodeName: node-b, containers: [{name: proxy, image: headgate}]}
+spec: {nodeName: node-b, containers: [{name: proxy, image: headgate, args: [proxy, --gateways]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: agent-a, namespace: kube-system, labels: {app.kubernetes.io/component: agent}}
+spec: {nodeName: node-a, containers: [{name: agent, image: headgate, args: [agent, --gateways]}]}
 ";

@@ -4,4 +4,5 @@
 mod cluster;
 mod election;
 mod made;
+mod servers;
 mod statuses;

@@ -13,8 +13,8 @@ use headgate_model::{
     NamespacedName, Refusal,
     edge::{GatewayPort, PortListeners, Secret, Services},
     gateway::{
-        Addresses, GatewayOptions, ListenerVerdict, Objects, Resolved, RouteKind, Verdict, World,
-        assign,
+        Addresses, GatewayOptions, ListenerVerdict, Objects, Resolved, RouteKind, Servers, Verdict,
+        World, assign,
         object::{ListenerSpec, TargetKind},
         resolve,
     },
@@ -231,6 +231,7 @@ impl Input {
             secrets: &self.secrets,
             services: &self.services,
             addresses: &addresses,
+            servers: &Servers::default(),
             options: &self.options,
         })
     }

@@ -30,6 +30,11 @@ pub(crate) struct ControllerArgs {
     #[arg(long, value_name = "SELECTOR")]
     #[arg(default_value = "app.kubernetes.io/name=headgate,app.kubernetes.io/component=proxy")]
     pub(super) proxy_selector: String,
+    /// Selects the pods of agents by label, to report TCP and UDP listeners that agents do not serve. Empty if agents do
+    /// not run in pods: then they are taken to serve these listeners
+    #[arg(long, value_name = "SELECTOR")]
+    #[arg(default_value = "app.kubernetes.io/name=headgate,app.kubernetes.io/component=agent")]
+    pub(super) agent_selector: String,
     /// Address of `/livez` and `/readyz`
     #[arg(long, default_value = "0.0.0.0:10246")]
     pub(super) healthz_bind_address: SocketAddr,

@@ -52,6 +52,7 @@ async fn serve(args: &ControllerArgs) -> Result<()> {
         },
         proxy_namespace: args.namespace.clone(),
         proxy_selector: args.proxy_selector.clone(),
+        agent_selector: Some(args.agent_selector.clone()).filter(|selector| !selector.is_empty()),
     };
     println!("ready: {} waits for the Lease {lease}", args.identity);
     let (stop, stopped) = oneshot::channel::<()>();

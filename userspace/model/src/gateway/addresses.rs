@@ -13,12 +13,12 @@ use super::{
 };
 use crate::NamespacedName;
 
-/// Addresses that Gateways have, and why one cannot have what it wants.
+/// Addresses that Gateways have, and why one cannot have what it wants, or cannot be reached there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses(BTreeMap<NamespacedName, (Vec<StatusAddress>, Option<Problem>)>);
 
 impl Addresses {
-    /// Sets the addresses of a Gateway, and what is wrong with those that it wants.
+    /// Sets the addresses of a Gateway, and why it is not reached at those that it wants.
     pub fn set(
         &mut self,
         gateway: NamespacedName,
@@ -33,7 +33,7 @@ impl Addresses {
         self.0.get(gateway).map_or(&[], |(addresses, _)| addresses)
     }
 
-    /// Returns why a Gateway cannot have the addresses that it wants.
+    /// Returns why a Gateway is not reached at the addresses that it wants.
     pub fn problem(&self, gateway: &NamespacedName) -> Option<&Problem> {
         self.0.get(gateway)?.1.as_ref()
     }

@@ -27,6 +27,7 @@ mod resolver;
 mod route_policies;
 mod rules;
 mod served;
+mod servers;
 mod site;
 mod status;
 mod streams;
@@ -49,6 +50,7 @@ pub use reference::{Referent, Referrer, permits};
 pub use resolve::Resolved;
 pub use resolver::{Resolver, resolve};
 pub use route_policies::{PolicyField, policy_fields};
+pub use servers::Servers;
 pub use status::{
     ClassVerdict, GatewayVerdict, ListenerSetVerdict, ListenerVerdict, Merge, PolicyVerdict,
     RouteVerdict, Verdict,
@@ -122,8 +124,10 @@ pub struct World<'a> {
     pub secrets: &'a BTreeMap<NamespacedName, Secret>,
     /// Services.
     pub services: &'a Services,
-    /// Addresses of Gateways.
+    /// Addresses of Gateways. They matter to statuses only.
     pub addresses: &'a Addresses,
+    /// What is wrong with proxies and agents. It matters to statuses only.
+    pub servers: &'a Servers,
     /// Options.
     pub options: &'a GatewayOptions,
 }

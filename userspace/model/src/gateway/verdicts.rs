@@ -190,11 +190,12 @@ fn unusable(world: &World<'_>, site: &Site<'_>) -> Option<Problem> {
     if !site.is_accepted() {
         return Some(Problem::new("Invalid", "the Gateway is not accepted"));
     }
-    let problem = world.addresses.problem(name);
-    problem.cloned().or_else(|| {
+    let problem = world.addresses.problem(name).cloned();
+    let problem = problem.or_else(|| {
         let none = world.addresses.of(name).is_empty();
         none.then(|| Problem::new("AddressNotAssigned", "the Gateway has no address yet"))
-    })
+    });
+    problem.or_else(|| world.servers.problem_of_all(site))
 }
 
 /// Why the listeners of a Gateway cannot be reached.
@@ -220,7 +221,13 @@ fn listeners(
             name: listener.spec.name.clone(),
             kinds: listener.kinds.clone(),
             attached_routes: attached.get(index).copied().unwrap_or_default(),
-            conditions: conditions(listener, pending.as_ref()),
+            conditions: conditions(
+                listener,
+                pending
+                    .clone()
+                    .or_else(|| world.servers.problem(listener))
+                    .as_ref(),
+            ),
         })
         .collect()
 }

@@ -6,7 +6,8 @@ use headgate_model::{
     NamespacedName,
     edge::{Secret, Services, UpstreamPort, UpstreamService},
     gateway::{
-        Addresses, GatewayOptions, Resolved, Resolver, RouteKind, RouteVerdict, Verdict, World,
+        Addresses, GatewayOptions, Resolved, Resolver, RouteKind, RouteVerdict, Servers, Verdict,
+        World,
         object::{Meta, Object, Objects, StatusAddress},
         resolve,
     },
@@ -80,6 +81,7 @@ pub(crate) struct Cluster {
     pub(crate) secrets: BTreeMap<NamespacedName, Secret>,
     pub(crate) services: Services,
     pub(crate) options: GatewayOptions,
+    pub(crate) servers: Servers,
 }
 
 /// The objects of a manifest, with a GatewayClass `headgate` of ours, the namespaces `default` and `team`, a
@@ -157,6 +159,7 @@ impl Cluster {
             secrets: &self.secrets,
             services: &self.services,
             addresses,
+            servers: &self.servers,
             options: &self.options,
         }
     }

@@ -3,7 +3,7 @@
 use headgate_control::{Event, Interest, manifests};
 use headgate_model::{
     edge::Listener,
-    gateway::{self, Addresses, GatewayOptions, World, resolve},
+    gateway::{self, Addresses, GatewayOptions, Servers, World, resolve},
     ingress::{IngressOptions, Objects, routes},
 };
 
@@ -62,6 +62,7 @@ impl Setup {
             secrets: &read.objects.secrets,
             services: &read.objects.services,
             addresses: &Addresses::default(),
+            servers: &Servers::default(),
             options: &options,
         });
         self.edge.gateways.extend(resolved.gateways);
