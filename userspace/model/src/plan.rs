@@ -41,15 +41,15 @@ pub struct ServiceSpec {
 
 impl ServiceSpec {
     /// Sets the number of slots. Shares stay the same part of all, as near as whole slots allow; a backend without a
-    /// slot goes. A plain list has no shares: returns whether they were lost.
-    pub(crate) fn resize(&mut self, slots: u32) -> bool {
+    /// slot goes. A plain list has no shares.
+    pub(crate) fn resize(&mut self, slots: u32) {
         let before = std::mem::replace(&mut self.slots, slots);
         let Some(shares) = self.shares.take() else {
-            return false;
+            return;
         };
         if slots as usize <= self.backends.len() {
             self.consistent = false;
-            return true;
+            return;
         }
         let shares = scaled(&shares, before, slots);
         let all = self.backends.iter().copied().zip(shares);
@@ -57,7 +57,6 @@ impl ServiceSpec {
             all.filter(|(_, share)| *share > 0).unzip();
         self.backends = backends.into();
         self.shares = Some(shares.into());
-        false
     }
 }
 

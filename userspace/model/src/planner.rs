@@ -10,7 +10,7 @@ use crate::{
     Actual, AddressSpec, Backend, Contribution, Desired, EndpointSlice, Frontend, FrontendKind,
     FrontendSpec, Limits, NamespacedName, Node, ObjectName, Refusal, Routed, Service, ServiceKey,
     Share, contribution,
-    gateway::{L4Backend, RoutedPorts},
+    gateway::{L4Backend, RoutedPort, RoutedPorts, route_kind},
     put,
     share::{self, Granted, Sums},
 };
@@ -99,6 +99,8 @@ pub struct Planner {
     contested: BTreeSet<Frontend>,
     /// Services with refusals of their own.
     refused: BTreeSet<NamespacedName>,
+    /// Services whose backends have shares of their own by the weights of a route.
+    weighed: BTreeSet<ServiceKey>,
     /// What all Services ask for.
     asked: Desired,
     sums: Sums,
@@ -171,11 +173,11 @@ impl Planner {
         let ports = Some(ports).filter(|ports| !ports.is_empty());
         let pair = |backend: &L4Backend| Some((backend.port.clone()?.service, service.clone()));
         if let Some(old) = self.routed.get(service) {
-            for pair in old.values().flatten().filter_map(pair) {
+            for pair in backends(old).filter_map(pair) {
                 self.routed_to.remove(&pair);
             }
         }
-        let new = ports.iter().flat_map(BTreeMap::values).flatten();
+        let new = ports.iter().flat_map(backends);
         self.routed_to.extend(new.filter_map(pair));
         if put(&mut self.routed, service, ports) {
             self.dirty.insert(service.clone());
@@ -248,8 +250,8 @@ impl Planner {
     /// The ports of a Service that routes serve.
     fn routed(&self, service: &NamespacedName) -> Routed<'_> {
         let ports = self.routed.get(service).into_iter().flatten();
-        let ports = ports.map(|(port, backends)| {
-            let shares = backends.iter().map(|backend| Share {
+        let ports = ports.map(|(port, routed)| {
+            let shares = routed.backends.iter().map(|backend| Share {
                 weight: backend.weight,
                 port: backend
                     .port
@@ -283,6 +285,7 @@ impl Planner {
         }
         for key in old.services.iter() {
             touched.services.insert(key.clone());
+            self.weighed.remove(key);
             let spec = self.asked.services.remove(key);
             spec.iter().for_each(|spec| self.sums.subtract(spec));
             for backend in spec.iter().flat_map(|spec| spec.backends.iter()) {
@@ -301,17 +304,6 @@ impl Planner {
         touched: &mut Touched,
     ) -> Entered {
         let (_, name) = &age;
-        for spec in contribution.services.values_mut() {
-            if spec.resize(self.limits.slots_of(spec)) {
-                contribution.refusals.push(share::without_weights(name));
-            }
-            self.sums.add(spec);
-            for backend in spec.backends.iter() {
-                touched.backends.insert(*backend);
-                self.users.insert((*backend, name.clone()));
-            }
-        }
-        contribution.refusals.dedup();
         let frontends = contribution.ownerships.iter();
         let new = Entered {
             age: age.clone(),
@@ -329,6 +321,17 @@ impl Planner {
                 .or_insert((ownership.field, ownership.spec));
         }
         touched.services.extend(new.services.iter().cloned());
+        for (key, spec) in &mut contribution.services {
+            if spec.shares.is_some() {
+                self.weighed.insert(key.clone());
+            }
+            spec.resize(self.limits.slots_of(spec));
+            self.sums.add(spec);
+            for backend in spec.backends.iter() {
+                touched.backends.insert(*backend);
+                self.users.insert((*backend, name.clone()));
+            }
+        }
         self.asked.services.extend(contribution.services);
         for (address, spec) in contribution.addresses {
             touched.addresses.insert(address);
@@ -393,8 +396,51 @@ impl Planner {
         });
         let granted = self.granted.iter();
         let short = granted.flat_map(|granted| granted.refusals.iter().cloned());
-        own.chain(lost).chain(short).collect()
+        own.chain(lost)
+            .chain(short)
+            .chain(self.unweighted())
+            .collect()
     }
+
+    /// Refusals of the weights of routes, one for each port.
+    fn unweighted(&self) -> BTreeSet<Refusal> {
+        let refusals = self.weighed.iter().filter_map(|key| {
+            let spec = self.desired().services.get(key)?;
+            if spec.shares.is_some() {
+                return None;
+            }
+            let mut ports = self.services.get(&key.service)?.ports.iter();
+            let port = ports.find(|one| one.name == key.port && one.protocol == key.protocol)?;
+            let RoutedPort { route, backends } = self
+                .routed
+                .get(&key.service)?
+                .get(&(port.protocol, port.port))?;
+            let reason = match self.asked.services.get(key)?.shares {
+                Some(_) => "this node has no capacity for more slots (--max-map-memory)".into(),
+                None => format!("no table has slots for {} endpoints", spec.backends.len()),
+            };
+            let services = backends.iter().filter(|backend| backend.weight > 0);
+            let services = services.filter_map(|backend| Some(backend.port.as_ref()?.service.to_string()));
+            let services: BTreeSet<String> = services.collect();
+            let services: Vec<String> = services.into_iter().collect();
+            let text = format!(
+                "the weights of {} {} are left out, as {reason}: each endpoint of {} gets the same share, and what \
+                 would be refused is served",
+                route_kind(port.protocol),
+                route.as_ref()?,
+                services.join(", "),
+            );
+            let object = ObjectName::Service(key.service.clone());
+            let field = format!("spec.ports[{}]", port.name);
+            Some(Refusal::new(object, field, text))
+        });
+        refusals.collect()
+    }
+}
+
+/// The backends of all ports.
+fn backends(ports: &RoutedPorts) -> impl Iterator<Item = &L4Backend> {
+    ports.values().flat_map(|routed| &routed.backends)
 }
 
 /// Sorts before every other name.

@@ -375,15 +375,10 @@ impl Granted {
                 Some(rest) => left = rest,
                 None => {
                     spec.consistent = false;
-                    if spec.resize(list) {
-                        self.refusals.push(without_weights(&key.service));
-                    }
+                    spec.resize(list);
                 }
             }
         }
-        // One for each Service.
-        self.refusals.sort();
-        self.refusals.dedup();
     }
 }
 
@@ -401,13 +396,6 @@ fn health_checks(asked: &Desired, granted: &Desired) -> BTreeMap<NamespacedName,
         check.local_endpoints = 0;
     }
     checks
-}
-
-/// A Gateway's Service whose ports are balanced without the weights of its routes.
-pub(crate) fn without_weights(service: &NamespacedName) -> Refusal {
-    let reason = "its routes are served without weights, and what refers to nothing gets no share: this node has no \
-                  capacity for more slots (--max-map-memory)";
-    Refusal::new(ObjectName::Service(service.clone()), "spec.ports", reason)
 }
 
 /// One refusal for each Service: a Service may have thousands of frontends.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use headgate_model::{
     Endpoint, EndpointPort, EndpointSlice, FrontendSpec, Limits, NamespacedName, Node, Planner,
     Protocol, Scope, Service, ServicePort, ServiceSpec,
-    gateway::{L4Backend, L4Port},
+    gateway::{L4Backend, L4Port, RoutedPort},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -81,7 +81,11 @@ fn route(planner: &mut Planner, backends: &[(u32, Option<u8>)]) {
             name: "p".into(),
         }),
     });
-    let ports = BTreeMap::from([((Protocol::Tcp, 9000), backends.collect())]);
+    let routed = RoutedPort {
+        route: Some(name("lines")),
+        backends: backends.collect(),
+    };
+    let ports = BTreeMap::from([((Protocol::Tcp, 9000), routed)]);
     planner.set_routed(&name("gateway"), ports);
 }
 
@@ -198,7 +202,7 @@ fn g129_without_room_for_a_table_weights_are_left_out() {
     let refusals = planner.refusals();
     assert_eq!(refusals.len(), 1);
     let text = refusals[0].to_string();
-    let begin = "Service default/gateway: spec.ports: its routes are served without weights";
+    let begin = "Service default/gateway: spec.ports[tcp-9000]: the weights of TCPRoute default/lines are left out";
     assert!(text.starts_with(begin), "{text}");
     // Routes without weights lose nothing.
     route(&mut planner, &[(1, Some(0))]);
@@ -222,5 +226,66 @@ fn g129_where_slots_are_short_the_refusal_names_the_service() {
     assert_eq!(spec(&mut planner).shares, None);
     let refusals: Vec<String> = planner.refusals().iter().map(ToString::to_string).collect();
     assert_eq!(refusals.len(), 1, "{refusals:?}");
-    assert!(refusals[0].starts_with("Service default/gateway: spec.ports: "));
+    assert!(refusals[0].starts_with("Service default/gateway: spec.ports[tcp-9000]: "));
+}
+
+#[test]
+fn l198_weights_that_are_left_out_are_reported() {
+    let texts = |planner: &Planner| -> Vec<String> {
+        let refusals = planner.refusals();
+        refusals.iter().map(ToString::to_string).collect()
+    };
+    let weights = [(70, Some(0)), (20, Some(1)), (0, Some(2)), (10, None)];
+    let text = |reason: &str| {
+        format!(
+            "Service default/gateway: spec.ports[tcp-9000]: the weights of TCPRoute default/lines are left out, as \
+             {reason}: each endpoint of default/s0, default/s1 gets the same share, and what would be refused is served"
+        )
+    };
+    // No table is large enough.
+    let mut small = planner(&[]);
+    let mut large = planner(&[TABLE]);
+    for planner in [&mut small, &mut large] {
+        for number in 0..3 {
+            planner.set_slice(&name(&format!("s{number}-1")), Some(slice(number, 2)));
+        }
+        route(planner, &weights);
+        planner.update();
+    }
+    assert_eq!(texts(&small), [text("no table has slots for 4 endpoints")]);
+    assert_eq!(texts(&large), [""; 0]);
+    // The map has slots for another Service alone.
+    let limits = Limits {
+        tables: vec![TABLE],
+        slots: 2 * TABLE,
+        ..Limits::default()
+    };
+    let mut other = gateway();
+    other.name = name("other");
+    other.created_s = Some(1);
+    other.ports[0].port = 9001;
+    other.load_balancer_ips = vec![[203, 0, 113, 10].into()];
+    let mut short = Planner::with_limits(Node::default(), limits);
+    for (at, service) in [gateway(), other].into_iter().enumerate() {
+        short.set_service(&service.name.clone(), Some(service));
+        let mut own = slice(9, 4);
+        own.service = name(["gateway", "other"][at]);
+        own.ports[0].name = "tcp-9000".into();
+        short.set_slice(&name(&format!("own-{at}")), Some(own));
+    }
+    for number in 0..3 {
+        short.set_slice(&name(&format!("s{number}-1")), Some(slice(number, 2)));
+    }
+    route(&mut short, &weights);
+    short.update();
+    let memory = text("this node has no capacity for more slots (--max-map-memory)");
+    assert_eq!(texts(&short), [memory]);
+    // Equal weights need no table, and nothing is lost.
+    route(&mut short, &[(1, Some(0)), (1, Some(1))]);
+    short.update();
+    assert_eq!(texts(&short), [""; 0]);
+    route(&mut short, &weights);
+    short.set_service(&name("other"), None);
+    short.update();
+    assert_eq!(texts(&short), [""; 0]);
 }

@@ -18,7 +18,7 @@ const MAX_CLIENTS: usize = 1 << 16;
 /// Shortest time between two removals, each of which visits all clients.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// Usage of the clients of an Ingress.
+/// Usage of the clients of an Ingress, or of a rule of a route at a Gateway.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     limits: Limits,

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use headgate_model::{
-    ObjectName, Refusal,
+    NamespacedName, ObjectName, Refusal,
     edge::{
         Auth, CanaryRule, Edge, GatewayPort, HostMode, Listener, Policy, PortListeners, Route,
         RouteOrigin, Scheme, Share, Target, UpstreamKey, for_host,
@@ -42,13 +42,15 @@ pub(crate) struct Serving {
     gateways: HashMap<GatewayPort, ServedPort>,
     /// By their rules, so that their caches survive an update of routes.
     authenticators: Authenticators,
-    limiters: HashMap<RouteOrigin, Arc<Limiter>>,
+    limiters: Limiters,
     pub(crate) stats: HashMap<Counted, Arc<Stats>>,
     /// What authenticators may ask.
     reach: Reach,
 }
 
 type Authenticators = BTreeMap<Vec<Auth>, Arc<Authenticator>>;
+/// By rule and the Gateway that its requests come through: each of its listeners may have other limits.
+type Limiters = HashMap<(Option<NamespacedName>, RouteOrigin), Vec<Arc<Limiter>>>;
 
 /// The listeners of a port of a Gateway.
 #[derive(Debug)]
@@ -171,7 +173,7 @@ impl Serving {
             },
             gateways: HashMap::new(),
             authenticators: Authenticators::new(),
-            limiters: HashMap::new(),
+            limiters: Limiters::new(),
             stats: HashMap::new(),
             reach,
         })
@@ -186,7 +188,7 @@ impl Serving {
             refusals: Vec::new(),
             parsed: Parsed::new(),
             authenticators: Authenticators::new(),
-            limiters: HashMap::new(),
+            limiters: Limiters::new(),
             stats: HashMap::new(),
         };
         let ingress = update.listener(None, &edge.ingress, &self.ingress);
@@ -240,7 +242,7 @@ struct Update<'a> {
     refusals: Vec<Refusal>,
     parsed: Parsed,
     authenticators: Authenticators,
-    limiters: HashMap<RouteOrigin, Arc<Limiter>>,
+    limiters: Limiters,
     stats: HashMap<Counted, Arc<Stats>>,
 }
 
@@ -308,7 +310,11 @@ impl Update<'_> {
                 self.authenticators.insert(auth, authenticator.clone());
             }
             if let Some(limiter) = &served.limiter {
-                self.limiters.insert(origin.clone(), limiter.clone());
+                let key = (Some(port.gateway.clone()), origin.clone());
+                let limiters = self.limiters.entry(key).or_default();
+                if !limiters.iter().any(|known| Arc::ptr_eq(known, limiter)) {
+                    limiters.push(limiter.clone());
+                }
             }
         }
     }
@@ -332,7 +338,7 @@ impl Update<'_> {
             });
         let counted = port.map(|port| Counted::Listener(port.clone(), listener.name.clone()));
         let stats = counted.map(|counted| self.stats(counted));
-        let mut serve = |route: &Arc<Route>| self.route(stats.as_ref(), route);
+        let mut serve = |route: &Arc<Route>| self.route(port, stats.as_ref(), route);
         let default = listener.default.as_ref().map(&mut serve);
         let hosts: Vec<_> = listener
             .hosts
@@ -363,12 +369,17 @@ impl Update<'_> {
         stats.clone()
     }
 
-    fn route(&mut self, listener: Option<&Arc<Stats>>, route: &Arc<Route>) -> Arc<ServedRoute> {
+    fn route(
+        &mut self,
+        port: Option<&GatewayPort>,
+        listener: Option<&Arc<Stats>>,
+        route: &Arc<Route>,
+    ) -> Arc<ServedRoute> {
         let stats = self.stats(Counted::Rule(route.origin.clone()));
         let mut served = served(route, stats, self.upstreams);
         served.listener_stats = listener.cloned();
         served.authenticator = self.authenticator(route);
-        served.limiter = self.limiter(route);
+        served.limiter = self.limiter(port, route);
         served.plan = Plan::of(&served);
         Arc::new(served)
     }
@@ -403,23 +414,24 @@ impl Update<'_> {
         }
     }
 
-    /// Returns one limiter for all routes of a rule, or of an Ingress: the previous one if its limits are
-    /// unchanged.
-    fn limiter(&mut self, route: &Route) -> Option<Arc<Limiter>> {
+    /// Returns one limiter for all routes of a rule at the listeners of a Gateway that have these limits, or of an
+    /// Ingress: the previous one if there is one.
+    fn limiter(&mut self, port: Option<&GatewayPort>, route: &Route) -> Option<Arc<Limiter>> {
         let limits = &route.policy.limits;
-        let known = [
-            self.limiters.get(&route.origin),
-            self.old.limiters.get(&route.origin),
-        ];
-        let kept = known
-            .into_iter()
-            .flatten()
-            .find(|known| known.keeps(limits));
-        let limiter = match kept {
-            Some(known) => known.clone(),
+        let key = (port.map(|port| port.gateway.clone()), route.origin.clone());
+        let of = |limiters: &Limiters| {
+            let mut known = limiters.get(&key)?.iter();
+            known.find(|known| known.keeps(limits)).cloned()
+        };
+        if let Some(known) = of(&self.limiters) {
+            return Some(known);
+        }
+        let limiter = match of(&self.old.limiters) {
+            Some(known) => known,
             None => Arc::new(Limiter::new(limits)?),
         };
-        self.limiters.insert(route.origin.clone(), limiter.clone());
+        let limiters = self.limiters.entry(key).or_default();
+        limiters.push(limiter.clone());
         Some(limiter)
     }
 }

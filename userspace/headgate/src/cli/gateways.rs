@@ -274,10 +274,11 @@ impl Input {
             };
             let addresses = verdict.addresses.iter().map(|one| one.value.clone());
             let addresses: Vec<String> = addresses.collect();
-            let policies = |listener: Option<&str>| {
+            let of = |kind: TargetKind, name: &NamespacedName, listener: Option<&str>| {
                 let is_meant = |section: &str| Some(section) == listener;
-                self.policies(resolved, TargetKind::Gateway, name, is_meant)
+                self.policies(resolved, kind, name, is_meant)
             };
+            let policies = |listener: &str| of(TargetKind::Gateway, name, Some(listener));
             let own = Group {
                 policies: &policies,
                 served: &resolved.gateways,
@@ -291,7 +292,13 @@ impl Input {
             for (set_name, set) in &self.objects.listener_sets {
                 let is_here = set.spec.parent_ref.target(&set_name.namespace) == *name;
                 if let Some(verdict) = resolved.listener_sets.get(set_name).filter(|_| is_here) {
+                    let policies = |listener: &str| {
+                        let mut all = of(TargetKind::ListenerSet, set_name, Some(listener));
+                        all.extend(of(TargetKind::Gateway, name, None));
+                        all
+                    };
                     let group = Group {
+                        policies: &policies,
                         set: Some(set_name),
                         conditions: &verdict.conditions,
                         ..own
@@ -307,7 +314,7 @@ impl Input {
 /// What the listeners of an object have in common.
 struct Group<'a> {
     /// RoutePolicies for a listener of the Gateway, or for the Gateway alone.
-    policies: &'a dyn Fn(Option<&str>) -> Vec<String>,
+    policies: &'a dyn Fn(&str) -> Vec<String>,
     served: &'a BTreeMap<GatewayPort, PortListeners>,
     gateway: &'a NamespacedName,
     set: Option<&'a NamespacedName>,
@@ -354,7 +361,7 @@ impl Group<'_> {
                 target_port: self.target_port(spec),
                 kinds: verdict.kinds.iter().map(|kind| kind.name()).collect(),
                 routes: verdict.attached_routes,
-                policies: (self.policies)(self.set.is_none().then_some(&*spec.name)),
+                policies: (self.policies)(&spec.name),
                 object: by_type(self.conditions),
                 conditions: by_type(&verdict.conditions),
                 state: state(&verdict.conditions, "Programmed"),

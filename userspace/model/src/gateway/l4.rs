@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Problem, Resolved, World,
+    Problem, Resolved, RouteKind, World,
     backend::{Backends, Carried},
     backend_tls::Policies,
     object::{AddressType, GROUP, Gateway, L4Route},
@@ -57,8 +57,17 @@ pub struct L4Port {
     pub name: String,
 }
 
-/// Ports of a Service that routes serve, with their backends, by protocol and number.
-pub type RoutedPorts = BTreeMap<(Protocol, u16), Vec<L4Backend>>;
+/// Ports of a Service that routes serve, by protocol and number.
+pub type RoutedPorts = BTreeMap<(Protocol, u16), RoutedPort>;
+
+/// A port of a Service that a route serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoutedPort {
+    /// The route; `None` if no route is accepted.
+    pub route: Option<NamespacedName>,
+    /// Its backends.
+    pub backends: Vec<L4Backend>,
+}
 
 /// Returns which ports of the Services that are made for Gateways routes serve, by Gateway: those of all TCP and UDP
 /// listeners. A port without a route has no backend, and refuses.
@@ -67,7 +76,11 @@ pub fn routed_ports(resolved: &Resolved) -> BTreeMap<&NamespacedName, RoutedPort
     for (listener, target) in &resolved.l4 {
         let ports = gateways.entry(&listener.gateway).or_default();
         let port = (listener.protocol, listener.port);
-        ports.insert(port, target.backends.clone());
+        let routed = RoutedPort {
+            route: target.route.clone(),
+            backends: target.backends.clone(),
+        };
+        ports.insert(port, routed);
     }
     gateways
 }
@@ -108,6 +121,14 @@ pub fn port_name(protocol: Protocol, port: u16) -> String {
     format!("{protocol}-{port}")
 }
 
+/// Returns the kind of the routes of a protocol.
+pub(crate) fn route_kind(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => RouteKind::Tcp.name(),
+        Protocol::Udp => RouteKind::Udp.name(),
+    }
+}
+
 /// The backends of a TCPRoute or a UDPRoute, and the first reference that is not valid. Its first rule counts;
 /// the API allows no other.
 pub(super) fn judge(
@@ -116,13 +137,13 @@ pub(super) fn judge(
     route: &L4Route,
     protocol: Protocol,
 ) -> (Vec<L4Backend>, Option<Problem>) {
-    let (kind, carried) = match protocol {
-        Protocol::Tcp => ("TCPRoute", Carried::Raw),
-        Protocol::Udp => ("UDPRoute", Carried::Datagrams),
+    let carried = match protocol {
+        Protocol::Tcp => Carried::Raw,
+        Protocol::Udp => Carried::Datagrams,
     };
     let from = Referrer {
         group: GROUP,
-        kind,
+        kind: route_kind(protocol),
         namespace: &route.meta.name.namespace,
     };
     let mut backends = Backends::new(world, policies, from, carried);

@@ -39,8 +39,10 @@ pub use addresses::{Addresses, assign};
 pub use certificates::AUTHORITIES_KEY;
 pub use hostname::intersect;
 pub use infrastructure::{GATEWAY_NAME, Infrastructure, infrastructure, service_name};
+pub(crate) use l4::route_kind;
 pub use l4::{
-    L4Backend, L4Listener, L4Port, L4Target, RoutedPorts, port_name, routed_ports, stand_in,
+    L4Backend, L4Listener, L4Port, L4Target, RoutedPort, RoutedPorts, port_name, routed_ports,
+    stand_in,
 };
 pub use listeners::{Conflict, Holder, Listener, RouteKind};
 pub use object::Objects;

@@ -77,7 +77,9 @@ pub(super) fn pass(
     }
     let gateways = pass.gateways(&target_ports);
     let backend_tls = pass.policies();
-    let route_policies = pass.route_policies.verdicts(world, &pass.gateways_of);
+    let route_policies = pass
+        .route_policies
+        .verdicts(world, &sites.sets, &pass.gateways_of);
     let Pass {
         attached,
         routes,

@@ -357,6 +357,96 @@ fn l187_the_older_of_two_policies_decides_and_the_other_is_conflicted() {
 }
 
 #[test]
+fn l197_policies_for_listener_sets_hold_for_their_listeners() {
+    let sets = "
+---
+kind: ListenerSet
+metadata: {name: more, namespace: team}
+spec:
+  parentRef: {name: main, namespace: default}
+  listeners:
+  - {name: http, port: 8081, protocol: HTTP}
+  - {name: other, port: 8082, protocol: HTTP}
+  - {name: raw, port: 8083, protocol: TCP}
+---
+kind: ListenerSet
+metadata: {name: lone, namespace: team}
+spec: {parentRef: {name: theirs}, listeners: [{name: http, port: 80, protocol: HTTP}]}
+";
+    let site = SITE.replacen(
+        "  listeners:\n",
+        "  allowedListeners: {namespaces: {from: All}}\n  listeners:\n",
+        1,
+    );
+    let parents = "parentRefs: [{name: main, namespace: default}]\n  rules:\n  - name: first";
+    let more = parents.replace("}]", "}, {kind: ListenerSet, name: more}]");
+    let site = site.replacen(parents, &more, 1);
+    let set = |name: &str, section: &str| target("ListenerSet", name, section);
+    let rates = |policies: &[String]| -> Vec<Option<u32>> {
+        let cluster = cluster(&format!("{site}{sets}{}", policies.concat()));
+        let rate = |(port, path)| rate(&cluster, port, path);
+        [
+            (80, "/first"),
+            (8081, "/first"),
+            (8081, "/rest"),
+            (8082, "/first"),
+        ]
+        .map(rate)
+        .into()
+    };
+    let mut policies = vec![policy("default/gateway", 5, &gateway(""), &per_second(1))];
+    assert_eq!(rates(&policies), [Some(1); 4]);
+    // The listener of the Gateway that has the same name is another one.
+    policies.push(policy("default/own", 5, &gateway("http"), &per_second(2)));
+    assert_eq!(rates(&policies), [Some(2), Some(1), Some(1), Some(1)]);
+    policies.push(policy("team/set", 5, &set("more", ""), &per_second(3)));
+    assert_eq!(rates(&policies), [Some(2), Some(3), Some(3), Some(3)]);
+    policies.push(policy(
+        "team/listener",
+        5,
+        &set("more", "http"),
+        &per_second(4),
+    ));
+    assert_eq!(rates(&policies), [Some(2), Some(4), Some(4), Some(3)]);
+    policies.push(policy("team/rule", 5, &route("first"), &per_second(5)));
+    assert_eq!(rates(&policies), [Some(5), Some(5), Some(4), Some(5)]);
+    // Statuses: at the Gateway of the set, or at what does not exist.
+    policies.extend([
+        policy("team/raw", 6, &set("more", "raw"), &per_second(1)),
+        policy("team/none", 6, &set("more", "none"), &per_second(1)),
+        policy("team/gone", 6, &set("gone", ""), &per_second(1)),
+        policy("team/late", 6, &set("more", ""), &per_second(1)),
+        policy("team/lone", 6, &set("lone", ""), &per_second(1)),
+        policy(
+            "team/closed",
+            6,
+            &set("more", "other"),
+            "sources: {allow: [a]}",
+        ),
+    ]);
+    let cluster = cluster(&format!("{site}{sets}{}", policies.concat()));
+    for (name, expected) in [
+        ("team/set", vec!["Gateway default/main True/Accepted"]),
+        ("team/listener", vec!["Gateway default/main True/Accepted"]),
+        ("team/raw", vec!["Gateway default/main False/Invalid"]),
+        (
+            "team/none",
+            vec!["Gateway default/main False/TargetNotFound"],
+        ),
+        (
+            "team/gone",
+            vec!["ListenerSet team/gone False/TargetNotFound"],
+        ),
+        ("team/late", vec!["Gateway default/main False/Conflicted"]),
+        ("team/lone", vec![]),
+    ] {
+        assert_eq!(accepted(&cluster, name), expected, "{name}");
+    }
+    assert!(policy_of(&cluster, 8082, "/first").closed.is_some());
+    assert!(policy_of(&cluster, 8081, "/first").closed.is_none());
+}
+
+#[test]
 fn l188_a_policy_reports_targets_that_are_missing() {
     let cases = [
         (

@@ -139,3 +139,96 @@ async fn l190_policies_guard_the_routes_of_gateways() {
         assert!(steps.contains(part), "{part} is not in\n{steps}");
     }
 }
+
+/// A route with a limit at two Gateways, the second of which has two listeners.
+const LIMITED: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: headgate}
+spec: {controllerName: headgate.io/gateway}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: main, namespace: shop}
+spec:
+  gatewayClassName: headgate
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: other, namespace: shop}
+spec:
+  gatewayClassName: headgate
+  listeners: [{name: a, port: 81, protocol: HTTP}, {name: b, port: 82, protocol: HTTP}, {name: c, port: 83, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{name: main}, {name: other}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: headgate.io/v1alpha1
+kind: RoutePolicy
+metadata: {name: main, namespace: shop}
+spec:
+  targetRefs:
+  - {group: gateway.networking.k8s.io, kind: Gateway, name: main}
+  - {group: gateway.networking.k8s.io, kind: Gateway, name: other}
+  limits: {requestsPerMinute: 1, burstMultiplier: 2}
+---
+apiVersion: headgate.io/v1alpha1
+kind: RoutePolicy
+metadata: {name: more, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: other, sectionName: c}]
+  limits: {requestsPerMinute: 1, burstMultiplier: 1}
+";
+
+#[tokio::test]
+async fn l199_each_gateway_counts_the_requests_of_a_route_alone() {
+    let mut setup = Setup::new();
+    setup.add_gateways(&Read::new(LIMITED));
+    setup.serve().await;
+    let status = async |port: u16| setup.send(port, get("a.test", "/")).await.status.as_u16();
+    assert_eq!(
+        [
+            status(80).await,
+            status(80).await,
+            status(80).await,
+            status(80).await
+        ],
+        [200, 200, 200, 503]
+    );
+    // The listeners of another Gateway have one budget of their own.
+    assert_eq!(
+        [
+            status(81).await,
+            status(82).await,
+            status(81).await,
+            status(82).await
+        ],
+        [200, 200, 200, 503]
+    );
+    // One with other limits counts alone.
+    assert_eq!(
+        [status(83).await, status(83).await, status(83).await],
+        [200, 200, 503]
+    );
+    // A change of the route resets no count.
+    let changed = LIMITED.replace("rules: [{", "rules: [{matches: [{path: {value: /}}], ");
+    setup.add_gateways(&Read::new(&changed));
+    setup.serve().await;
+    for port in [80, 81, 82, 83] {
+        assert_eq!(
+            setup.send(port, get("a.test", "/")).await.status,
+            503,
+            "{port}"
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! RoutePolicies: which settings a route has.
 //!
-//! The settings of a route come from the policies for its rule, the route, the listener and the Gateway; of each setting
-//! the most specific one counts as a whole. Of several policies for one target the older one decides, then by name. A
+//! The settings of a route come from the policies for its rule, the route, the listener, its ListenerSet and the Gateway;
+//! of each setting the most specific one counts as a whole. Of several policies for one target the older one decides, then by name. A
 //! setting that is invalid closes the routes that would have it; a policy that cannot be understood closes everything
 //! that it is for.
 
@@ -139,15 +139,20 @@ impl RoutePolicies {
             RouteKind::GrpcRoute => TargetKind::GrpcRoute,
             _ => TargetKind::HttpRoute,
         };
-        let is_own = matches!(listener.holder, Holder::Gateway(_));
-        let listener = is_own.then(|| listener.spec.name.clone());
+        let (holder, set) = match &listener.holder {
+            Holder::Gateway(name) => ((TargetKind::Gateway, name.clone()), None),
+            Holder::ListenerSet(name) => {
+                let holder = (TargetKind::ListenerSet, name.clone());
+                (holder.clone(), Some(holder))
+            }
+        };
         let of_rule = origin.rule.clone();
         let of_rule = of_rule.map(|rule| (kind, origin.name.clone(), Some(rule)));
-        let of_listener = listener.map(|name| (TargetKind::Gateway, gateway.clone(), Some(name)));
         let keys = [
             of_rule,
             Some((kind, origin.name.clone(), None)),
-            of_listener,
+            Some((holder.0, holder.1, Some(listener.spec.name.clone()))),
+            set.map(|(kind, name)| (kind, name, None)),
             Some((TargetKind::Gateway, gateway.clone(), None)),
         ];
         let levels = keys.iter().flatten();
@@ -181,10 +186,12 @@ impl RoutePolicies {
         Arc::new(changed)
     }
 
-    /// The verdicts about policies. `gateways` has the Gateways of ours that are parents of a route.
+    /// The verdicts about policies. `sets` has the Gateways of ours that are parents of ListenerSets, `gateways` those that
+    /// are parents of routes.
     pub(super) fn verdicts(
         &self,
         world: &World<'_>,
+        sets: &BTreeMap<NamespacedName, (NamespacedName, bool)>,
         gateways: &BTreeMap<(TargetKind, NamespacedName), BTreeSet<NamespacedName>>,
     ) -> BTreeMap<NamespacedName, PolicyVerdict> {
         let verdict = |judged: &Judged| {
@@ -198,6 +205,11 @@ impl RoutePolicies {
                         let ours = gateway.filter(|one| world.options.serves(world.objects, one));
                         let ours = ours.map(|_| reference(TargetKind::Gateway, name));
                         ours.into_iter().collect()
+                    }
+                    TargetKind::ListenerSet => {
+                        let gateway = sets.get(name).map(|(gateway, _)| gateway);
+                        let gateway = gateway.map(|name| reference(TargetKind::Gateway, name));
+                        gateway.into_iter().collect()
                     }
                     TargetKind::HttpRoute | TargetKind::GrpcRoute => {
                         let gateways = gateways.get(&(*kind, name.clone()));
@@ -261,6 +273,7 @@ fn exists(world: &World<'_>, kind: TargetKind, name: &NamespacedName) -> bool {
     let objects = world.objects;
     match kind {
         TargetKind::Gateway => objects.gateways.contains_key(name),
+        TargetKind::ListenerSet => objects.listener_sets.contains_key(name),
         TargetKind::HttpRoute => objects.http_routes.contains_key(name),
         TargetKind::GrpcRoute => objects.grpc_routes.contains_key(name),
     }
@@ -276,9 +289,12 @@ fn missing(world: &World<'_>, target: &RoutePolicyTarget, key: &Key) -> Option<P
     let section = section.as_ref()?;
     let objects = world.objects;
     let has_section = match kind {
-        TargetKind::Gateway => {
-            let gateway = objects.gateways.get(name)?;
-            let mut listeners = gateway.spec.listeners.iter();
+        TargetKind::Gateway | TargetKind::ListenerSet => {
+            let listeners = match kind {
+                TargetKind::ListenerSet => &objects.listener_sets.get(name)?.spec.listeners,
+                _ => &objects.gateways.get(name)?.spec.listeners,
+            };
+            let mut listeners = listeners.iter();
             let listener = listeners.find(|one| one.name == *section);
             let requests = [ListenerProtocol::Http, ListenerProtocol::Https];
             if listener.is_some_and(|one| !requests.contains(&one.protocol)) {

@@ -39,7 +39,7 @@ pub use upstream::{
 
 part! {
     /// Settings for requests of routes. Of the settings for a request, each one is from the most specific policy that
-    /// has it: for the rule, the route, the listener, the Gateway.
+    /// has it: for the rule, the route, the listener, the ListenerSet, the Gateway.
     RoutePolicySpec {
         /// Routes that the policy is for, in its namespace.
         #[schemars(length(min = 1, max = 16))]

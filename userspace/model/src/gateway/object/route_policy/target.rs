@@ -18,7 +18,7 @@ part! {
         kind: TargetKind,
         /// Name.
         name: String,
-        /// Name of a listener of the Gateway, or of a rule of the route; all if not given.
+        /// Name of a listener of the Gateway or ListenerSet, or of a rule of the route; all if not given.
         section_name: Option<String>,
     }
 }
@@ -30,6 +30,8 @@ part! {
 pub enum TargetKind {
     /// All HTTPRoutes and GRPCRoutes of a Gateway.
     Gateway,
+    /// Those of the listeners of a ListenerSet.
+    ListenerSet,
     /// An HTTPRoute.
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
@@ -43,6 +45,7 @@ impl TargetKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
         }
@@ -53,7 +56,9 @@ impl fmt::Display for RoutePolicyTarget {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {}", self.kind.as_str(), self.name)?;
         match (&self.section_name, self.kind) {
-            (Some(section), TargetKind::Gateway) => write!(out, " listener {section}"),
+            (Some(section), TargetKind::Gateway | TargetKind::ListenerSet) => {
+                write!(out, " listener {section}")
+            }
             (Some(section), _) => write!(out, " rule {section}"),
             (None, _) => Ok(()),
         }
