@@ -1,9 +1,9 @@
 //! RoutePolicies: which settings a route has.
 //!
 //! The settings of a route come from the policies for its rule, the route, the listener, its ListenerSet and the Gateway;
-//! of each setting the most specific one counts as a whole. Of several policies for one target the older one decides, then by name. A
-//! setting that is invalid closes the routes that would have it; a policy that cannot be understood closes everything
-//! that it is for.
+//! of each setting the most specific one counts as a whole. Of several policies for one target the older one decides,
+//! then by name. A setting that is invalid closes the routes that would have it; a policy that cannot be understood
+//! closes everything that it is for.
 
 mod sections;
 
