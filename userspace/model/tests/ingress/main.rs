@@ -13,6 +13,7 @@ mod exceptions;
 mod guide;
 mod hosts;
 mod merging;
+mod migration;
 mod owners;
 mod passthrough;
 mod paths;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     Ingress, Objects,
-    annotations::{self, Context, OWN, Settings, Support, support},
+    annotations::{self, Context, NGINX, OWN, Settings, Support, support},
     owners::age,
 };
 use crate::{NamespacedName, edge::Auth};
@@ -124,6 +124,31 @@ impl fmt::Display for Note {
     }
 }
 
+/// Annotations that neither a route nor a policy has a field for, each with the value that asks for nothing.
+const WITHOUT_EQUAL: [(&str, &str); 12] = [
+    ("custom-http-errors", ""),
+    ("default-backend", ""),
+    ("enable-access-log", "true"),
+    ("enable-opentelemetry", "true"),
+    ("max-requests", ""),
+    ("opentelemetry-trust-incoming-span", "true"),
+    ("outlier-ejection", ""),
+    ("outlier-failures", ""),
+    ("proxy-protocol", "false"),
+    ("service-upstream", "false"),
+    ("slow-start", "0s"),
+    ("weights", ""),
+];
+
+/// Whether an annotation asks for something that is not printed.
+fn is_without_equal(key: &str, value: &str) -> bool {
+    let name = key.strip_prefix(NGINX).or(key.strip_prefix(OWN));
+    let is_meant = |(without, nothing): &(&str, &str)| {
+        name == Some(*without) && !value.trim().eq_ignore_ascii_case(nothing)
+    };
+    WITHOUT_EQUAL.iter().any(is_meant)
+}
+
 /// Begin of the notes about Ingresses that are left out.
 const LEFT_OUT: &str = "NOT PRINTED: ";
 
@@ -151,8 +176,15 @@ impl Migration {
     /// Reads an Ingress; `None` if it is not printed.
     fn read<'a>(&mut self, objects: &Objects, ingress: &'a Ingress) -> Option<Read<'a>> {
         for (key, support) in support(&ingress.annotations) {
-            if let Support::Unsupported(instead) | Support::Closes(instead) = support {
-                self.note(ingress, key, instead);
+            let value = ingress.annotations.get(&key).map_or("", |value| value);
+            match support {
+                Support::Unsupported(instead) | Support::Closes(instead) => {
+                    self.note(ingress, key, instead);
+                }
+                Support::Same | Support::Different(_) if is_without_equal(&key, value) => {
+                    self.note(ingress, key, "has no equal");
+                }
+                Support::Same | Support::Different(_) => {}
             }
         }
         let mut refusals = Vec::new();

@@ -130,9 +130,6 @@ pub(super) fn print(
             "write a route with a redirect".into(),
         ));
     }
-    if settings.error_pages.is_some() {
-        lacks.push(("default-backend", "pages for errors have no equal".into()));
-    }
     for (name, reason) in lacks {
         migration.note(ingress, name, reason);
     }
