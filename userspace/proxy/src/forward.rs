@@ -180,7 +180,7 @@ async fn respond(
     call.record(span);
     let is_compressed = call.route.policy().compress;
     let accepted = is_compressed.then(|| Accepted::of(&parts.method, &parts.headers));
-    let mut forwarded = match guard(&call, client, &mut parts).await {
+    let mut forwarded = match guard(&call, client, &mut parts, first.as_deref_mut()).await {
         Err(response) => response.into(),
         Ok(pass) => {
             let error_page = PageRequest::of(&call, &parts);

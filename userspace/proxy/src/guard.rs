@@ -1,5 +1,7 @@
 //! Decides whether a request may reach its backend, and answers those that need none.
 
+use std::{net::IpAddr, sync::Arc};
+
 use headgate_model::edge::{Redirect, Sources};
 use http::{HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 
@@ -10,7 +12,8 @@ use crate::{
     call::{Call, TOO_LARGE},
     client::Client,
     cors,
-    limits::Admission,
+    direct::FirstTry,
+    limits::{Admission, Limiter},
     rewrite::{location, redirected},
     variables::Variables,
 };
@@ -27,18 +30,22 @@ pub(crate) struct Pass {
 }
 
 /// Applies the rules for access. Limits come before authentication, so that they slow down clients that
-/// guess passwords.
+/// guess passwords. `first` is the first try of a request that the limits have admitted.
 pub(crate) async fn guard(
     call: &Call,
     client: &Client,
     parts: &mut Parts,
+    first: Option<&mut FirstTry>,
 ) -> Result<Pass, Response<Body>> {
     if let Some(response) = check_policy(call, parts) {
         return Err(response);
     }
     let limiter = call.route.limiter.as_ref();
-    let admission = limiter.map(|limiter| limiter.admit(call.origin.client).ok_or_else(too_many));
-    let admission = admission.transpose()?;
+    let admit = |limiter: &Arc<Limiter>| limiter.admit(call.origin.client).ok_or_else(too_many);
+    let admission = match first {
+        Some(first) => first.admission.take(),
+        None => limiter.map(admit).transpose()?,
+    };
     let Some(authenticator) = &call.route.authenticator else {
         return Ok(Pass {
             cookies: Vec::new(),
@@ -76,12 +83,7 @@ pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>>
             "closed: an access rule is invalid",
         );
     }
-    let address = call.origin.client;
-    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&address));
-    let Sources { allow, deny } = &policy.sources;
-    // A client whose address is unknown could be any of those.
-    let is_denied = is_in(deny) || address.is_unspecified() && !deny.is_empty();
-    if is_denied || allow.as_deref().is_some_and(|allowed| !is_in(allowed)) {
+    if !admits(&policy.sources, call.origin.client) {
         return error(StatusCode::FORBIDDEN, "not allowed for this client address");
     }
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -95,6 +97,15 @@ pub(crate) fn check_policy(call: &Call, parts: &Parts) -> Option<Response<Body>>
     *response.status_mut() = StatusCode::NO_CONTENT;
     cors::allow_preflight(cors, &parts.headers, response.headers_mut());
     Some(response)
+}
+
+/// Whether clients of an address are admitted.
+pub(crate) fn admits(sources: &Sources, address: IpAddr) -> bool {
+    let is_in = |networks: &[ipnet::IpNet]| networks.iter().any(|one| one.contains(&address));
+    let Sources { allow, deny } = sources;
+    // A client whose address is unknown could be any of those.
+    let is_denied = is_in(deny) || address.is_unspecified() && !deny.is_empty();
+    !is_denied && allow.as_deref().is_none_or(is_in)
 }
 
 /// Returns the response to a request that needs no backend: a redirect, or a body that is too large.

@@ -84,14 +84,10 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         large(options, report, &rig, shape, seconds)?;
     }
     crowded(options, report, &rig, seconds)?;
+    load_rules(options, report, &rig)?;
     if !titles.iter().any(|title| options.wants(title)) {
         return Ok(());
     }
-    let of = |services: u32| Shape {
-        services,
-        endpoints: services * (ENDPOINTS / SERVICES),
-        is_dual_stack: false,
-    };
     let empty = Churn::start(&rig, &of(0))?;
     let mut starts = Vec::new();
     for _ in 0..rounds {
@@ -122,12 +118,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         last = Some(agent);
     }
     let agent = last.context("no round")?;
-    let mut table = sync_table(sync_title, start_s, &firsts, &restarts);
-    table.add(
-        "nftables: rules of the same Services, loaded by nft -f",
-        &load_rules(&rig, &of(SERVICES), rounds)?,
-    );
-    report.add(table);
+    report.add(sync_table(sync_title, start_s, &firsts, &restarts));
 
     let how = format!(
         "{RATE} per second for {seconds} s: of ten, 7 endpoints become unready, 1 moves, 1 Service gets \
@@ -169,6 +160,15 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     add_work(&mut work, &few, &mut churn, &maps, &agent, 0)?;
     report.add(work);
     Ok(())
+}
+
+/// So many Services, with ten endpoints each.
+fn of(services: u32) -> Shape {
+    Shape {
+        services,
+        endpoints: services * (ENDPOINTS / SERVICES),
+        is_dual_stack: false,
+    }
 }
 
 /// Measures an agent with default options at a cluster of [`LARGE`].
@@ -224,12 +224,7 @@ fn crowded(options: &Options, report: &mut Report, rig: &Rig, seconds: u32) -> R
         "--max-connections {CROWD_CAPACITY}; {RATE} changes per second for {seconds} s, and nothing for as long"
     );
     let mut table = Table::new(&title, "", &how, "");
-    let shape = Shape {
-        services: FEWER,
-        endpoints: FEWER * (ENDPOINTS / SERVICES),
-        is_dual_stack: false,
-    };
-    let mut churn = Churn::start(rig, &shape)?;
+    let mut churn = Churn::start(rig, &of(FEWER))?;
     let start = || Sync::with(rig, &["--max-connections", CROWD_CAPACITY]);
     let (agent, first) = start()?;
     table.add("first start, no entries yet: all, s", &[first.total_s]);
@@ -282,18 +277,27 @@ fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> 
     table
 }
 
-/// Loads what kube-proxy would write into a namespace without rules; returns the seconds of each round.
-fn load_rules(rig: &Rig, shape: &Shape, rounds: u32) -> Result<Vec<f64>> {
-    let netns = &rig.cluster.client;
-    let rules = nftables(&shape.for_rules(), Ipv4Addr::new(192, 168, 50, 1).into());
-    let mut times = Vec::new();
-    for _ in 0..rounds {
-        let begin = Instant::now();
-        load_nftables(netns, &rules)?;
-        times.push(begin.elapsed().as_secs_f64());
-        load_nftables(netns, "flush ruleset")?;
+/// Measures the loading of what kube-proxy would write into a namespace without rules, once: it takes minutes.
+fn load_rules(options: &Options, report: &mut Report, rig: &Rig) -> Result<()> {
+    let services = if options.quick { FEWER } else { SERVICES };
+    let title = format!("rules of {services} Services");
+    if !options.wants(&title) {
+        return Ok(());
     }
-    Ok(times)
+    let netns = &rig.cluster.client;
+    let rules = nftables(
+        &of(services).for_rules(),
+        Ipv4Addr::new(192, 168, 50, 1).into(),
+    );
+    let begin = Instant::now();
+    load_nftables(netns, &rules)?;
+    let took = begin.elapsed().as_secs_f64();
+    load_nftables(netns, "flush ruleset")?;
+    let how = "those of kube-proxy for nftables, with ten endpoints for each Service";
+    let mut table = Table::new(&title, "s", how, "");
+    table.add("loaded by nft -f", &[took]);
+    report.add(table);
+    Ok(())
 }
 
 fn add_latencies(table: &mut Table, name: &str, latencies: Vec<Duration>) {

@@ -59,9 +59,19 @@ impl BasicCheck {
         Ok(Vec::new())
     }
 
-    async fn is_correct(&self, user: &str, password: String) -> bool {
+    /// The user of an `Authorization` header, if the password was correct lately.
+    pub(super) fn known(&self, authorization: &[u8]) -> Option<String> {
+        let (user, password) = credentials::basic_of(authorization)?;
+        self.is_known(&user, &password).then_some(user)
+    }
+
+    fn is_known(&self, user: &str, password: &str) -> bool {
         let credential = [user.as_bytes(), password.as_bytes()];
-        if self.cache.get(&credential).is_some() {
+        self.cache.get(&credential).is_some()
+    }
+
+    async fn is_correct(&self, user: &str, password: String) -> bool {
+        if self.is_known(user, &password) {
             return true;
         }
         let Ok(permit) = self.hashing.clone().acquire_owned().await else {

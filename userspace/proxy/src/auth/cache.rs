@@ -53,8 +53,9 @@ impl<T: Clone> Cache<T> {
     }
 
     pub(super) fn get(&self, credential: &[&[u8]]) -> Option<T> {
+        let hash = self.hash.digest(credential);
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let (expiry, value) = entries.get(&self.hash.digest(credential))?;
+        let (expiry, value) = entries.get(&hash)?;
         (Instant::now() < *expiry).then(|| value.clone())
     }
 

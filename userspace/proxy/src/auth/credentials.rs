@@ -15,13 +15,26 @@ pub(super) fn with_scheme<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'
     if fields.next().is_some() {
         return None;
     }
+    of_scheme(field, scheme)
+}
+
+fn of_scheme<'a>(field: &'a str, scheme: &str) -> Option<&'a str> {
     let (found, rest) = field.split_once(' ')?;
     found.eq_ignore_ascii_case(scheme).then(|| rest.trim())
 }
 
 /// User and password (RFC 7617). `None` without them, and if the password is too long.
 pub(super) fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let decoded = STANDARD.decode(with_scheme(headers, "Basic")?).ok()?;
+    decode(with_scheme(headers, "Basic")?)
+}
+
+/// The same, of the value of the only `Authorization` header.
+pub(super) fn basic_of(field: &[u8]) -> Option<(String, String)> {
+    decode(of_scheme(str::from_utf8(field).ok()?, "Basic")?)
+}
+
+fn decode(credentials: &str) -> Option<(String, String)> {
+    let decoded = STANDARD.decode(credentials).ok()?;
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     (password.len() <= MAX_PASSWORD).then(|| (user.into(), password.into()))

@@ -46,7 +46,7 @@ use paseto::PasetoCheck;
 use signature::HmacCheck;
 
 /// The authenticated user, for backends.
-const USER: HeaderName = HeaderName::from_static("x-auth-user");
+pub(crate) const USER: HeaderName = HeaderName::from_static("x-auth-user");
 
 /// What the checks read besides the request itself.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +169,19 @@ impl Authenticator {
     pub(crate) fn reserves(&self, name: &str) -> bool {
         let is_key = |check: &Check| matches!(check, Check::ApiKey(check) if check.reads(name));
         self.reserved.iter().any(|reserved| reserved == name) || self.checks.iter().any(is_key)
+    }
+
+    /// Whether a check of passwords, which may be known already, is all there is.
+    pub(crate) fn is_basic(&self) -> bool {
+        matches!(*self.checks, [Check::Basic(_)])
+    }
+
+    /// The user of a request with this `Authorization` header, if nothing has to be computed or asked to admit it.
+    pub(crate) fn known_user(&self, authorization: &[u8]) -> Option<HeaderValue> {
+        match &*self.checks {
+            [Check::Basic(check)] => HeaderValue::try_from(check.known(authorization)?).ok(),
+            _ => None,
+        }
     }
 
     /// Runs the checks, which set the headers for backends.

@@ -1,6 +1,6 @@
 //! Direct requests: those of which nothing but the head must be read, and whose route asks for nothing rare.
-//! Most requests are such: HTTP/1.1 on both sides, no body, no guard, no rewriting. Their heads are relayed as
-//! bytes, without the types that the other steps read.
+//! Most requests are such: HTTP/1.1 on both sides, no body, no rewriting, and no guard that has to compute or to ask.
+//! Their heads are relayed as bytes, without the types that the other steps read.
 //!
 //! A direct request has the result that it would have on the general way (`forward.rs`), which takes over
 //! whenever this module does not know what to do: before anything was sent, with a failed first try, or with
@@ -27,9 +27,11 @@ use crate::{
     call::Call,
     client::Client,
     forward::RequestHeld,
+    guard,
     headers::random_id,
     held::Held,
     http1::{Encoder, Shared},
+    limits::Admission,
     message,
     observed::Observed,
     origin::Origin,
@@ -52,6 +54,8 @@ pub(crate) struct Sent {
 pub(crate) struct FirstTry {
     pub(crate) route: Arc<ServedRoute>,
     pub(crate) pick: Pick,
+    /// Of the limits of the route.
+    pub(crate) admission: Option<Admission>,
     pub(crate) result: Result<Response<Body>, SendError>,
     /// When the request arrived.
     pub(crate) begin: Instant,
@@ -93,6 +97,7 @@ pub(crate) enum Direct {
 struct Prepared {
     route: Arc<ServedRoute>,
     pick: Pick,
+    admission: Option<Admission>,
     method: Method,
     is_last: bool,
     log: Pending,
@@ -163,9 +168,13 @@ pub(crate) async fn answer(
         });
     }
     let Prepared {
-        route, pick, log, ..
+        route,
+        pick,
+        admission,
+        log,
+        ..
     } = prepared;
-    let held = (Some((pick, None)), None, None);
+    let held = (Some((pick, admission)), None, None);
     let held = Held::new(held, log.answered(), None, Some(route));
     Direct::Sent(Sent {
         body: Observed::new(body, held.after(bytes)),
@@ -180,6 +189,7 @@ impl Prepared {
         let Self {
             route,
             pick,
+            admission,
             log,
             begin,
             ..
@@ -189,6 +199,7 @@ impl Prepared {
         Direct::No(Some(Box::new(FirstTry {
             route,
             pick,
+            admission,
             result,
             begin,
         })))
@@ -211,6 +222,13 @@ fn prepare(proxy: &Proxy, client: &Client, head: &Bytes, space: &mut BytesMut) -
     if plan.needs_tls && !origin.is_secure {
         return None;
     }
+    if !guard::admits(&route.policy().sources, origin.client) {
+        return None;
+    }
+    let user = match &route.authenticator {
+        Some(authenticator) => Some(authenticator.known_user(head.authorization?)?),
+        None => None,
+    };
     let input = PickInput {
         client: origin.client,
         host: &head.host,
@@ -219,9 +237,14 @@ fn prepare(proxy: &Proxy, client: &Client, head: &Bytes, space: &mut BytesMut) -
         headers: &HeaderMap::new(),
     };
     let pick = plan.upstream.pick(&input, &[]).ok()?;
+    // The last step that can fail: what is admitted counts.
+    let admission = match &route.limiter {
+        Some(limiter) => Some(limiter.admit(origin.client)?),
+        None => None,
+    };
     let random = random_id();
     let id = head.id.unwrap_or(&random);
-    request::end(space, &head, client.about(origin), id);
+    request::end(space, &head, client.about(origin), user.as_ref(), id);
     let log = proxy.settings.log.as_ref();
     let log = log.filter(|_| route.policy().access_log);
     let log = log.map(|log| {
@@ -233,6 +256,7 @@ fn prepare(proxy: &Proxy, client: &Client, head: &Bytes, space: &mut BytesMut) -
     Some(Prepared {
         route: route.clone(),
         pick,
+        admission,
         method: head.method,
         is_last: head.is_last,
         log: Pending::new(log),

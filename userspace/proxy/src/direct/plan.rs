@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headgate_model::edge::{Policy, Route, Sources};
+use headgate_model::edge::{Policy, Route};
 use http::HeaderValue;
 
 use crate::{
@@ -27,7 +27,8 @@ impl Plan {
         // All fields are named, so that a new one is thought of here.
         let Policy {
             closed,
-            sources,
+            // Read with each request.
+            sources: _,
             auth,
             // Bodies have no direct requests; rates and concurrency have a limiter.
             limits: _,
@@ -54,11 +55,10 @@ impl Plan {
             mirrors,
             error_pages,
         } = served.policy();
-        let has_guard = closed.is_some()
-            || *sources != Sources::default()
-            || !auth.is_empty()
-            || served.authenticator.is_some()
-            || served.limiter.is_some();
+        let authenticator = served.authenticator.as_ref();
+        let is_basic = authenticator.is_some_and(|authenticator| authenticator.is_basic());
+        let has_guard =
+            closed.is_some() || !is_basic && (!auth.is_empty() || authenticator.is_some());
         let is_answered = redirect.is_some()
             || app_root.is_some()
             || cors.is_some()

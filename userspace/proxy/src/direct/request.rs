@@ -4,11 +4,11 @@ use std::{borrow::Cow, mem::MaybeUninit};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use headgate_model::edge::path;
-use http::Method;
+use http::{HeaderValue, Method};
 use httparse::Status;
 
 use super::line;
-use crate::message;
+use crate::{auth::USER, message};
 
 /// Fields of a direct request. A request with more takes the general way.
 const MAX_FIELDS: usize = 64;
@@ -31,6 +31,7 @@ pub(crate) struct Head<'a> {
     /// Whether the connection ends with the response.
     pub(crate) is_last: bool,
     pub(crate) id: Option<&'a [u8]>,
+    pub(crate) authorization: Option<&'a [u8]>,
     pub(crate) referer: Option<&'a [u8]>,
     pub(crate) agent: Option<&'a [u8]>,
 }
@@ -40,6 +41,7 @@ pub(crate) struct Head<'a> {
 enum Kind {
     Copied,
     Host,
+    Authorization,
     Connection,
     Cookie,
     RequestId,
@@ -73,8 +75,11 @@ fn kind(name: &str) -> Kind {
         10 if is("connection") => Kind::Connection,
         10 if is("keep-alive") => Kind::Dropped,
         10 if is("user-agent") => Kind::Agent,
+        // Guards set it.
+        11 if is("x-auth-user") => Kind::Rare,
         12 if is("x-request-id") => Kind::RequestId,
         12 if is("content-type") => Kind::Rare,
+        13 if is("authorization") => Kind::Authorization,
         14 if is("content-length") => Kind::Rare,
         16 if is("proxy-connection") => Kind::Dropped,
         17 if is("transfer-encoding") => Kind::Rare,
@@ -128,6 +133,7 @@ pub(super) fn relay<'a>(head: &'a Bytes, out: &mut BytesMut) -> Option<Head<'a>>
         out.put_slice(part.as_bytes());
     }
     let (mut host, mut id, mut referer, mut agent) = (None, None, None, None);
+    let mut authorization = None;
     let (mut is_last, mut has_cookie, mut has_connection) = (false, false, false);
     for field in &*head_line.headers {
         let kind = kind(field.name);
@@ -147,6 +153,8 @@ pub(super) fn relay<'a>(head: &'a Bytes, out: &mut BytesMut) -> Option<Head<'a>>
             }
             Kind::Host if host.is_some() => return None,
             Kind::Host => host = Some(str::from_utf8(field.value).ok()?),
+            Kind::Authorization if authorization.is_some() => return None,
+            Kind::Authorization => authorization = Some(field.value),
             Kind::Cookie if has_cookie => return None,
             Kind::Cookie => has_cookie = true,
             Kind::RequestId if id.is_some() => return None,
@@ -167,6 +175,7 @@ pub(super) fn relay<'a>(head: &'a Bytes, out: &mut BytesMut) -> Option<Head<'a>>
         host: message::name(named)?,
         is_last,
         id,
+        authorization,
         referer,
         agent,
     })
@@ -178,8 +187,17 @@ fn is_of_target(byte: u8) -> bool {
 }
 
 /// Adds what the endpoint is sent about the client, and the end of the head.
-pub(super) fn end(out: &mut BytesMut, head: &Head<'_>, about_client: &[u8], id: &[u8]) {
+pub(super) fn end(
+    out: &mut BytesMut,
+    head: &Head<'_>,
+    about_client: &[u8],
+    user: Option<&HeaderValue>,
+    id: &[u8],
+) {
     out.put_slice(about_client);
+    if let Some(user) = user {
+        line(out, USER.as_str(), user.as_bytes());
+    }
     line(out, "x-forwarded-host", head.named.as_bytes());
     if head.id.is_none() {
         line(out, "x-request-id", id);

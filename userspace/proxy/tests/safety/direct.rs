@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, sync::Mutex};
 
-use headgate_model::ingress::Objects;
+use headgate_model::{edge::Secret, ingress::Objects};
 use headgate_proxy::Settings;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ use crate::{
     setup::{HOST, Setup, name, objects},
 };
 
-/// A host whose route has a limit that no client reaches: its requests take the general way.
+/// A host whose route has a condition that every client meets: its requests take the general way.
 const GENERAL: &str = "b.test";
 
 /// Responses of the backend to `/0`, `/1` and so on. A connection ends after those that do not say how long they are.
@@ -154,13 +154,51 @@ async fn backend() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     (address, heads)
 }
 
-fn both() -> Objects {
-    let mut objects = objects(&[]);
+/// Annotations of a route with every guard of direct requests.
+const GUARDS: [(&str, &str); 6] = [
+    ("headgate.io/auth-type", "basic"),
+    ("headgate.io/auth-secret", "users"),
+    ("headgate.io/limit-rps", "1000000"),
+    ("headgate.io/limit-connections", "100"),
+    ("headgate.io/allowlist-source-range", "127.0.0.0/8"),
+    ("headgate.io/denylist-source-range", "192.0.2.0/24"),
+];
+const RIGHT: &str = "Authorization: Basic YWRhOnNlY3JldA==\r\n";
+/// Fields of requests to it; `RIGHT` stands for the right password.
+const GUARDED: [&str; 12] = [
+    "",
+    "RIGHT",
+    "RIGHTRIGHT",
+    "RIGHTAuthorization: Basic YWRhOnNlY3JldA=\r\n",
+    "authorization: BASIC  YWRhOnNlY3JldA== \r\n",
+    "Authorization: Basic YWRhOndyb25n\r\n",
+    "Authorization: Bearer YWRhOnNlY3JldA==\r\n",
+    "Authorization: Basic\r\n",
+    "Authorization:\r\n",
+    "RIGHTX-Auth-User: eve\r\n",
+    "RIGHTX_AUTH_USER: eve\r\n",
+    "X-Auth-User: ada\r\n",
+];
+
+fn both(annotations: &[(&str, &str)]) -> Objects {
+    let mut objects = objects(annotations);
+    let secret = Secret {
+        type_: "Opaque".into(),
+        // The password is `secret`.
+        data: [(
+            "auth".into(),
+            b"ada:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=".into(),
+        )]
+        .into(),
+    };
+    objects.secrets.insert(name("users"), secret);
     let mut general = objects.ingresses[&name("main")].clone();
     general.name = name("general");
     general.rules[0].host = GENERAL.into();
-    let limit = ("nginx.ingress.kubernetes.io/limit-rps", "1000000");
-    general.annotations.insert(limit.0.into(), limit.1.into());
+    let condition = ("headgate.io/match-source", "0.0.0.0/0");
+    general
+        .annotations
+        .insert(condition.0.into(), condition.1.into());
     objects.ingresses.insert(general.name.clone(), general);
     objects
 }
@@ -217,7 +255,7 @@ async fn exchanged(
 #[tokio::test]
 async fn l180_requests_relayed_as_bytes_have_the_same_result() {
     let (address, heads) = backend().await;
-    let setup = Setup::with(Settings::default(), &both()).await;
+    let setup = Setup::with(Settings::default(), &both(&[])).await;
     setup.place_all(address);
     let mut cases = Vec::new();
     for (number, answer) in ANSWERS.iter().enumerate() {
@@ -244,5 +282,58 @@ async fn l180_requests_relayed_as_bytes_have_the_same_result() {
         let general = exchanged(&setup, &heads, GENERAL, case).await;
         assert_eq!(direct, general, "{case:?}");
         assert!(!direct.0.is_empty(), "{case:?}");
+    }
+}
+
+#[tokio::test]
+async fn l180_guarded_requests_relayed_as_bytes_have_the_same_result() {
+    let (address, heads) = backend().await;
+    let setup = Setup::with(Settings::default(), &both(&GUARDS)).await;
+    setup.place_all(address);
+    // The second time, the password is known.
+    for round in 0..2 {
+        for fields in GUARDED {
+            let fields = fields.replace("RIGHT", RIGHT);
+            let case = ("GET", "/2", &*fields);
+            let direct = exchanged(&setup, &heads, HOST, case).await;
+            let general = exchanged(&setup, &heads, GENERAL, case).await;
+            assert_eq!(direct, general, "{round}, {fields}");
+            let is_admitted = fields
+                .to_ascii_lowercase()
+                .starts_with("authorization: basic  ")
+                || fields.starts_with(RIGHT) && fields.matches("uthorization").count() == 1;
+            assert_eq!(
+                direct.1.len(),
+                usize::from(is_admitted),
+                "{round}, {fields}"
+            );
+            for head in direct.1 {
+                let users = head.iter().filter(|line| line.contains("auth-user"));
+                assert_eq!(users.collect::<Vec<_>>(), ["x-auth-user: ada"], "{fields}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn l180_a_request_that_leaves_the_direct_way_counts_once() {
+    let (address, heads) = backend().await;
+    let limits = [
+        ("headgate.io/limit-rpm", "1"),
+        ("headgate.io/limit-burst-multiplier", "2"),
+        ("headgate.io/limit-connections", "1"),
+    ];
+    let setup = Setup::with(Settings::default(), &both(&limits)).await;
+    setup.place_all(address);
+    for host in [HOST, GENERAL] {
+        // The backend switches protocols, which was not asked for.
+        let mut statuses = Vec::new();
+        for _ in 0..4 {
+            let case = ("GET", "/17", "Connection: close\r\n");
+            let (answers, _) = exchanged(&setup, &heads, host, case).await;
+            statuses.extend(answers.into_iter().find(|line| line.starts_with('5')));
+        }
+        let [admitted, refused] = ["502 Bad Gateway", "503 Service Unavailable"];
+        assert_eq!(statuses, [admitted, admitted, admitted, refused], "{host}");
     }
 }
