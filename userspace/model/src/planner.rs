@@ -2,6 +2,7 @@
 //! changed.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -29,11 +30,16 @@ pub struct Touched {
 }
 
 impl Touched {
-    fn extend(&mut self, desired: &Desired) {
-        self.services.extend(desired.services.keys().cloned());
-        self.backends.extend(&desired.backends);
-        self.frontends.extend(desired.frontends.keys());
-        self.addresses.extend(desired.addresses.keys());
+    /// Adds the keys that differ.
+    fn extend(&mut self, before: &Desired, after: &Desired) {
+        let services = differing(&before.services, &after.services);
+        self.services.extend(services.into_iter().cloned());
+        let backends = before.backends.symmetric_difference(&after.backends);
+        self.backends.extend(backends);
+        let frontends = differing(&before.frontends, &after.frontends);
+        self.frontends.extend(frontends);
+        let addresses = differing(&before.addresses, &after.addresses);
+        self.addresses.extend(addresses);
     }
 
     /// Every key of `actual` and `desired`.
@@ -51,6 +57,28 @@ impl Touched {
                 .collect(),
             frontends: keys(&actual.frontends, &desired.frontends),
             addresses: keys(&actual.addresses, &desired.addresses),
+        }
+    }
+}
+
+/// The keys that only one of the maps has, or with another value. Both are read once, in order.
+fn differing<'a, K: Ord, V: PartialEq>(
+    before: &'a BTreeMap<K, V>,
+    after: &'a BTreeMap<K, V>,
+) -> Vec<&'a K> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    let mut keys = Vec::new();
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return keys,
+        };
+        let old = before.next_if(|_| order.is_le());
+        let new = after.next_if(|_| order.is_ge());
+        if old != new {
+            keys.extend(old.or(new).map(|(key, _)| key));
         }
     }
 }
@@ -269,9 +297,12 @@ impl Planner {
         let created_s = |name: &NamespacedName| entered.get(name).map_or(i64::MAX, |new| new.age.0);
         let before = self.granted.take();
         self.granted = share::grant(&self.asked, &self.sums, &self.limits, created_s);
+        // What one Service gets depends on all.
         if before.is_some() || self.granted.is_some() {
-            // What one Service gets depends on all.
-            touched.extend(&self.asked);
+            let before = before
+                .as_ref()
+                .map_or(&self.asked, |granted| &granted.desired);
+            touched.extend(before, self.desired());
         }
     }
 

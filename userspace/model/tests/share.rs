@@ -126,13 +126,23 @@ fn desired(limits: &Limits, wishes: &[Wish]) -> (Desired, Vec<String>) {
     for order in orders {
         let mut gradual = planner(limits);
         for wish in order {
+            let before = gradual.desired().clone();
             wish.add(&mut gradual);
             let touched = gradual.update();
-            for key in gradual.desired().frontends.keys() {
-                let is_noted = touched.frontends.contains(key);
+            let now = gradual.desired();
+            let frontends = before.frontends.keys().chain(now.frontends.keys());
+            for key in frontends.filter(|key| before.frontends.get(key) != now.frontends.get(key)) {
+                assert!(touched.frontends.contains(key), "{key} has changed");
+            }
+            let services = before.services.keys().chain(now.services.keys());
+            for key in services.filter(|key| before.services.get(key) != now.services.get(key)) {
+                assert!(touched.services.contains(key), "{key} has changed");
+            }
+            let backends = before.backends.symmetric_difference(&now.backends);
+            for backend in backends {
                 assert!(
-                    is_noted || touched.frontends.len() < 9,
-                    "{key} may have changed"
+                    touched.backends.contains(backend),
+                    "{backend:?} has changed"
                 );
             }
         }

@@ -59,6 +59,8 @@ const CONNECTIONS: u32 = 500_000;
 /// Connection entries of a node with very many connections, and their capacity.
 const CROWD: u32 = 20_000_000;
 const CROWD_CAPACITY: &str = "22000000";
+/// Half of the slots that the tables of [`SERVICES`] need.
+const FEW_SLOTS: &str = "2097152";
 /// Longest time to wait for the first pass, or for a change in the maps.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Interval between two reads of the maps.
@@ -84,6 +86,7 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         large(options, report, &rig, shape, seconds)?;
     }
     crowded(options, report, &rig, seconds)?;
+    short(options, report, &rig, seconds)?;
     load_rules(options, report, &rig)?;
     if !titles.iter().any(|title| options.wants(title)) {
         return Ok(());
@@ -275,6 +278,29 @@ fn sync_table(title: &str, start_s: f64, firsts: &[Sync], restarts: &[Sync]) -> 
         table.note(target(applied, TARGET_APPLY_S, "s"));
     }
     table
+}
+
+/// Measures an agent whose maps cannot hold everything: what one Service gets then depends on all.
+fn short(options: &Options, report: &mut Report, rig: &Rig, seconds: u32) -> Result<()> {
+    let title = format!("{SERVICES} Services, too few slots for their tables");
+    if !options.wants(&title) {
+        return Ok(());
+    }
+    let how = format!("--max-slots {FEW_SLOTS}; {RATE} changes per second for {seconds} s");
+    let mut table = Table::new(&title, "", &how, "");
+    let mut churn = Churn::start(rig, &of(SERVICES))?;
+    let few = ["--max-slots", FEW_SLOTS, "--max-map-memory", "1"];
+    let (agent, _) = Sync::with(rig, &few)?;
+    let maps = Maps::open(&rig.pins)?;
+    let before = cpu(agent.id())?;
+    let latencies = churn.change(&maps, 0..seconds * RATE, RATE)?;
+    let used = cpu(agent.id())?.saturating_sub(before);
+    let each = used.as_secs_f64() * 1e3 / f64::from(seconds * RATE);
+    add_latencies(&mut table, "a change, ms", latencies);
+    table.add("CPU time of a change, ms", &[each]);
+    report.add(table);
+    drop((agent, churn, maps));
+    rig.cleanup()
 }
 
 /// Measures the loading of what kube-proxy would write into a namespace without rules, once: it takes minutes.
