@@ -3,10 +3,11 @@
 use std::{
     fmt::Write as _,
     io::{self, Write},
+    iter,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{self, Receiver, SyncSender, channel, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -22,6 +23,10 @@ use crate::{direct::RequestHead as DirectHead, serving::ServedRoute, upstream::U
 /// Capacity of the queue, in lines. Lines beyond it are dropped, so that a slow disk does not delay
 /// requests.
 const MAX_WAITING: usize = 1 << 14;
+/// Time in which lines are collected: waking the thread for each of them would cost more than the line.
+const COLLECTING: Duration = Duration::from_millis(10);
+/// Longest time to wait for the lines of a process that ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Format of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +41,54 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     format: LogFormat,
-    lines: SyncSender<String>,
+    queue: SyncSender<Item>,
+}
+
+#[derive(Debug)]
+enum Item {
+    Line(String),
+    /// Asks for an answer when all lines before it are written.
+    Flush(mpsc::Sender<()>),
 }
 
 impl AccessLog {
     /// Starts a thread that writes lines to `out`. It ends with the last clone of the log, or when a
     /// write fails; then lines are dropped.
     pub fn new(format: LogFormat, out: impl Write + Send + 'static) -> Self {
-        let (lines, waiting) = sync_channel(MAX_WAITING);
+        let (queue, waiting) = sync_channel(MAX_WAITING);
         thread::spawn(move || write(&waiting, out));
-        Self { format, lines }
+        Self { format, queue }
+    }
+
+    /// Waits until all lines so far are written, a second at most.
+    pub(crate) fn flush(&self) {
+        let (written, answer) = channel();
+        if self.queue.try_send(Item::Flush(written)).is_ok() {
+            // The writer has failed, or what it writes to is slow: the process ends anyway.
+            let _missing = answer.recv_timeout(FLUSH_TIMEOUT);
+        }
     }
 }
 
 /// Writes lines, and flushes when no other line waits.
-fn write(waiting: &Receiver<String>, out: impl Write) -> io::Result<()> {
+fn write(waiting: &Receiver<Item>, out: impl Write) -> io::Result<()> {
     let mut out = io::BufWriter::new(out);
-    while let Ok(line) = waiting.recv() {
-        out.write_all(line.as_bytes())?;
-        while let Ok(line) = waiting.try_recv() {
-            out.write_all(line.as_bytes())?;
+    while let Ok(first) = waiting.recv() {
+        if matches!(first, Item::Line(_)) {
+            thread::sleep(COLLECTING);
+        }
+        let mut asked = Vec::new();
+        for item in iter::once(first).chain(waiting.try_iter()) {
+            match item {
+                Item::Line(line) => out.write_all(line.as_bytes())?,
+                Item::Flush(written) => asked.push(written),
+            }
         }
         out.flush()?;
+        for written in asked {
+            // It may have stopped waiting.
+            let _gone = written.send(());
+        }
     }
     Ok(())
 }
@@ -200,7 +231,7 @@ impl Entry {
             LogFormat::Combined => self.combined(bytes),
         };
         // The queue is full or the writer has failed: requests continue.
-        let _dropped = self.log.lines.try_send(line);
+        let _dropped = self.log.queue.try_send(Item::Line(line));
     }
 
     fn method(&self) -> &str {
@@ -306,15 +337,19 @@ fn quote(line: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, mpsc::sync_channel};
+    use std::{
+        io::Read,
+        os::unix::net::UnixStream,
+        sync::{Arc, mpsc::sync_channel},
+    };
 
     use http::{HeaderValue, Request, StatusCode};
 
-    use super::{AccessLog, Entry, LogFormat};
+    use super::{AccessLog, Entry, Item, LogFormat};
 
     fn line(format: LogFormat) -> String {
-        let (lines, waiting) = sync_channel(1);
-        let log = Arc::new(AccessLog { format, lines });
+        let (queue, waiting) = sync_channel(1);
+        let log = Arc::new(AccessLog { format, queue });
         let request = Request::get("http://a.b/x?y=1").header("user-agent", "me \"too\"");
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut entry = Entry::new(log, "192.0.2.1:4000".parse().unwrap(), &parts);
@@ -322,7 +357,32 @@ mod tests {
         entry.status = Some(StatusCode::NOT_FOUND);
         entry.request_id = Some(HeaderValue::from_static("id"));
         entry.write(7);
-        waiting.recv().unwrap()
+        match waiting.recv().unwrap() {
+            Item::Line(line) => line,
+            Item::Flush(_) => panic!("no line"),
+        }
+    }
+
+    #[test]
+    fn l48_no_line_is_lost_at_the_end() {
+        let (mut lines, out) = UnixStream::pair().unwrap();
+        // Otherwise reading would wait.
+        lines.set_nonblocking(true).unwrap();
+        let log = Arc::new(AccessLog::new(LogFormat::Json, out));
+        for status in [200, 404] {
+            let entry = Entry {
+                status: StatusCode::from_u16(status).ok(),
+                ..Entry::unknown(log.clone(), [192, 0, 2, 1].into())
+            };
+            entry.write(0);
+        }
+        log.flush();
+        let mut buffer = [0; 4096];
+        let length = lines.read(&mut buffer).unwrap();
+        assert_eq!(
+            str::from_utf8(&buffer[..length]).unwrap().lines().count(),
+            2
+        );
     }
 
     #[test]

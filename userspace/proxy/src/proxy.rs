@@ -157,8 +157,11 @@ impl Proxy {
         self.settings.tracer.as_ref().map(Tracer::counts)
     }
 
-    /// Exports queued spans, if the collector accepts them within 5 s.
-    pub async fn flush_spans(&self) {
+    /// Writes the lines of the access log, and exports queued spans, if the collector accepts them within 5 s.
+    pub async fn flush(&self) {
+        if let Some(log) = &self.settings.log {
+            log.flush();
+        }
         if let Some(tracer) = &self.settings.tracer {
             tracer.flush().await;
         }

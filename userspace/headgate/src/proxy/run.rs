@@ -324,7 +324,7 @@ async fn listen(
         ends.recv().await.transpose()?;
     }
     finish.send_replace(true);
-    proxy.flush_spans().await;
+    proxy.flush().await;
     Ok(())
 }
 

@@ -87,7 +87,7 @@ async fn l93_queued_spans_are_exported_at_the_end() {
     setup.get("/shop", &[]).await;
     // After its response, a request waits in a batch for others.
     while setup.collector.spans().is_empty() {
-        setup.proxy.flush_spans().await;
+        setup.proxy.flush().await;
     }
     assert_eq!(setup.proxy.spans().unwrap().exported, 2);
     assert_eq!(setup.collector.asked(), 1);

@@ -116,7 +116,7 @@ impl Setup {
         let collected = async {
             // A span is exported only after the response was sent.
             while self.collector.spans().len() < spans {
-                self.proxy.flush_spans().await;
+                self.proxy.flush().await;
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
