@@ -1,6 +1,7 @@
 //! The access log: one line per request.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
     iter,
@@ -138,9 +139,9 @@ struct Line<'a> {
     status: u16,
     bytes: u64,
     seconds: f64,
-    referer: Option<&'a str>,
-    user_agent: Option<&'a str>,
-    request_id: Option<&'a str>,
+    referer: Option<Cow<'a, str>>,
+    user_agent: Option<Cow<'a, str>>,
+    request_id: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     ingress: Option<String>,
@@ -281,14 +282,12 @@ impl Entry {
         let mut line = format!("{} - - [", self.client);
         // Writing to a String cannot fail.
         let _ok = write!(line, "{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S %z"));
-        quote(
-            &mut line,
-            &format!("{} {} {:?}", self.method(), self.target, self.version),
-        );
+        let request = format!("{} {} {:?}", self.method(), self.target, self.version);
+        quote(&mut line, request.as_bytes());
         let _ok = write!(line, "\" {} {bytes} \"", self.code());
-        quote(&mut line, text(self.referer.as_ref()).unwrap_or("-"));
+        quote(&mut line, octets(self.referer.as_ref()));
         line.push_str("\" \"");
-        quote(&mut line, text(self.agent.as_ref()).unwrap_or("-"));
+        quote(&mut line, octets(self.agent.as_ref()));
         line.push_str("\"\n");
         line
     }
@@ -321,17 +320,24 @@ impl Drop for Pending {
     }
 }
 
-fn text(value: Option<&HeaderValue>) -> Option<&str> {
-    value?.to_str().ok()
+/// A value as text. A byte that is none must not hide the others.
+fn text(value: Option<&HeaderValue>) -> Option<Cow<'_, str>> {
+    Some(String::from_utf8_lossy(value?.as_bytes()))
 }
 
-/// Escapes quotes and backslashes, so that a client cannot end a field.
-fn quote(line: &mut String, text: &str) {
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            line.push('\\');
+fn octets(value: Option<&HeaderValue>) -> &[u8] {
+    value.map_or(b"-", HeaderValue::as_bytes)
+}
+
+/// Escapes quotes, backslashes and what is not ASCII, as nginx does, so that a client cannot end a field.
+fn quote(line: &mut String, text: &[u8]) {
+    for byte in text {
+        match byte {
+            b'"' | b'\\' => line.extend(['\\', char::from(*byte)]),
+            b' '..=b'~' => line.push(char::from(*byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(line, "\\x{byte:02X}")),
         }
-        line.push(character);
     }
 }
 
@@ -350,7 +356,7 @@ mod tests {
     fn line(format: LogFormat) -> String {
         let (queue, waiting) = sync_channel(1);
         let log = Arc::new(AccessLog { format, queue });
-        let request = Request::get("http://a.b/x?y=1").header("user-agent", "me \"too\"");
+        let request = Request::get("http://a.b/x?y=1").header("user-agent", "me \"too\" \u{e9}");
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut entry = Entry::new(log, "192.0.2.1:4000".parse().unwrap(), &parts);
         entry.host = "a.b".into();
@@ -392,13 +398,16 @@ mod tests {
         assert_eq!(json["host"], "a.b");
         assert_eq!(json["status"], 404);
         assert_eq!(json["bytes"], 7);
-        assert_eq!(json["user_agent"], "me \"too\"");
+        assert_eq!(json["user_agent"], "me \"too\" \u{e9}");
         assert_eq!(json["endpoint"], serde_json::Value::Null);
         let combined = line(LogFormat::Combined);
         let (client, rest) = combined.split_once(" - - [").unwrap();
         assert_eq!(client, "192.0.2.1");
         let (_, rest) = rest.split_once("] ").unwrap();
         assert_eq!(rest.lines().count(), 1);
-        assert!(rest.ends_with("404 7 \"-\" \"me \\\"too\\\"\"\n"), "{rest}");
+        assert!(
+            rest.ends_with("404 7 \"-\" \"me \\\"too\\\" \\xC3\\xA9\"\n"),
+            "{rest}"
+        );
     }
 }

@@ -15,12 +15,16 @@ use crate::{stream::Tunnel, upstream::Reply};
 /// Any error of a body.
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
-/// Reads the next frame of a body over HTTP/2.
+/// Reads the next frame of a body over HTTP/2. The HTTP library ends a body that the other side resets without an error
+/// code as if it were complete; only one with END_STREAM is (RFC 9113, 8.1).
 pub(crate) fn poll_incoming(
     body: &mut Incoming,
     context: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    let frame = ready!(Pin::new(body).poll_frame(context));
+    let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+    if frame.is_none() && !body.is_end_stream() {
+        return Poll::Ready(Some(Err("the stream was reset before its end".into())));
+    }
     Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
 }
 

@@ -1,13 +1,16 @@
-//! Memory of an HTTP/2 connection. Its client may ask for many responses at once and read none of them:
-//! then their bodies wait at the backends, not here.
+//! Memory and time of an HTTP/2 connection. Its client may ask for many responses at once and read none of them:
+//! then their bodies wait at the backends, not here, and not for ever.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
 
 /// Bytes that all responses of a connection may have in memory, beside one piece of each.
 const MOST: usize = 1 << 20;
@@ -20,6 +23,17 @@ pub(crate) struct Budget(Mutex<BudgetState>);
 struct BudgetState {
     used: usize,
     waiting: Vec<Waker>,
+    /// Responses that wait for their client, and since when.
+    offered: BTreeMap<u64, Instant>,
+    /// Number of the next response.
+    next: u64,
+}
+
+/// A response, while its client has the turn or its backend.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    budget: Arc<Budget>,
+    number: u64,
 }
 
 /// Bytes that count until they are sent.
@@ -51,8 +65,50 @@ impl Budget {
         })
     }
 
+    /// Begins a response, whose head the client gets now.
+    pub(crate) fn offer(self: &Arc<Self>) -> Turn {
+        let mut state = self.lock();
+        let number = state.next;
+        state.next += 1;
+        state.offered.insert(number, Instant::now());
+        drop(state);
+        Turn {
+            budget: self.clone(),
+            number,
+        }
+    }
+
+    /// Waits until the client has taken nothing of a response for `longest`.
+    pub(crate) async fn stuck(&self, longest: Duration) {
+        loop {
+            let oldest = self.lock().offered.values().min().copied();
+            let end = oldest.unwrap_or_else(Instant::now) + longest;
+            if end <= Instant::now() {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// Gives the turn to the client, who gets a part of the response, or to the backend, whose next part is awaited.
+    pub(crate) fn pass_to(&self, is_client: bool) {
+        let mut state = self.budget.lock();
+        match is_client {
+            true => drop(state.offered.insert(self.number, Instant::now())),
+            false => drop(state.offered.remove(&self.number)),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.budget.lock().offered.remove(&self.number);
     }
 }
 

@@ -11,7 +11,7 @@ use tower_http::{
     compression::{Compression, Predicate, predicate::SizeAbove},
 };
 
-use crate::body::Body;
+use crate::{body::Body, fields};
 
 /// Smallest response that is compressed, in bytes.
 const MIN_SIZE: u64 = 256;
@@ -33,7 +33,10 @@ const TYPES: [&str; 12] = [
 
 /// What a request accepts of our encodings.
 #[derive(Debug)]
-pub(crate) struct Accepted(Option<HeaderValue>);
+pub(crate) struct Accepted {
+    encodings: Option<HeaderValue>,
+    is_head: bool,
+}
 
 impl Accepted {
     /// All lines of `Accept-Encoding` are one list (RFC 9110, 5.3).
@@ -42,7 +45,10 @@ impl Accepted {
         let lines: Vec<&[u8]> = lines.map(HeaderValue::as_bytes).collect();
         let list = HeaderValue::from_bytes(&lines.join(&b", "[..])).ok();
         let is_some = |list: &HeaderValue| list.to_str().is_ok_and(accepts_one);
-        Self(list.filter(|list| *method != Method::HEAD && is_some(list)))
+        Self {
+            encodings: list.filter(is_some),
+            is_head: *method == Method::HEAD,
+        }
     }
 }
 
@@ -61,16 +67,27 @@ fn accepts_one(list: &str) -> bool {
 }
 
 /// Compresses a response with zstd, brotli or gzip if the client accepts one of them and the response
-/// is large and compressible.
+/// is large and compressible. What has no body gets the fields that the response with the body has (RFC 9110, 9.3.2 and
+/// 15.4.5).
 pub(crate) async fn compress(accepted: Accepted, mut response: Response<Body>) -> Response<Body> {
-    let gains = SizeAbove::new(MIN_SIZE).and(is_compressible);
-    if !gains.should_compress(&response) {
+    let is_unmodified = response.status() == StatusCode::NOT_MODIFIED;
+    let has_body = !accepted.is_head && !is_unmodified;
+    let is_large = match has_body {
+        true => SizeAbove::new(MIN_SIZE).should_compress(&response),
+        false => length(response.headers()).is_none_or(|length| length >= MIN_SIZE),
+    };
+    if !is_large || !is_compressible(response.status(), response.headers()) {
         return response;
     }
-    let Some(encodings) = accepted.0 else {
+    let is_accepted = accepted.encodings.is_some();
+    let encodings = accepted.encodings.filter(|_| has_body);
+    let Some(encodings) = encodings else {
         // Caches must not give this response to clients that would get another.
         let vary = HeaderValue::from_static("accept-encoding");
         response.headers_mut().append(header::VARY, vary);
+        if is_unmodified && is_accepted {
+            weaken(response.headers_mut());
+        }
         return response;
     };
     // Boxed: encoders are large and would grow every request's future.
@@ -106,29 +123,24 @@ fn always(_: StatusCode, _: Version, _: &HeaderMap, _: &Extensions) -> bool {
     true
 }
 
-fn is_compressible(
-    status: StatusCode,
-    _version: Version,
-    headers: &HeaderMap,
-    _extensions: &Extensions,
-) -> bool {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    };
-    let kind = text(header::CONTENT_TYPE)
-        .split(';')
-        .next()
-        .unwrap_or_default();
+fn is_compressible(status: StatusCode, headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
     let kind = kind.trim().to_ascii_lowercase();
     // Server-sent events must not wait for others.
     let is_text = kind.starts_with("text/") && kind != "text/event-stream";
+    let is_unknown = status == StatusCode::NOT_MODIFIED && kind.is_empty();
     let is_whole = status != StatusCode::PARTIAL_CONTENT && status != StatusCode::NO_CONTENT;
     is_whole
-        && (is_text || TYPES.contains(&kind.as_str()))
-        && !text(header::CACHE_CONTROL).contains("no-transform")
+        && (is_text || is_unknown || TYPES.contains(&kind.as_str()))
+        && !fields::has(headers, &header::CACHE_CONTROL, "no-transform")
+}
+
+/// `Content-Length`.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Makes the entity tag weak: the bytes are not the backend's (RFC 9110, 8.8.1).
@@ -144,7 +156,7 @@ fn weaken(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue, Method, Response, header};
+    use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
     use http_body_util::BodyExt;
 
     use super::{Accepted, compress};
@@ -226,13 +238,57 @@ mod tests {
             (
                 "gzip",
                 Method::GET,
-                vec![html, ("cache-control", "private, no-transform")],
+                vec![html, ("cache-control", "private, No-Transform")],
             ),
         ] {
             let response = answer(accepts, method, &fields).await;
             assert_eq!(response.status(), 200, "{accepts} {fields:?}");
             let body = response.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(body.len(), 4096, "{accepts} {fields:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn l49_what_has_no_body_has_the_fields_of_what_has_one() {
+        let answer = async |accepts, method, status, length: Option<&str>, kind: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepts));
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            let fields = [
+                (header::CONTENT_LENGTH, length),
+                (header::CONTENT_TYPE, kind),
+            ];
+            for (name, value) in fields {
+                if let Some(value) = value {
+                    let value = HeaderValue::from_str(value).unwrap();
+                    response.headers_mut().insert(name, value);
+                }
+            }
+            let tag = HeaderValue::from_static("\"1\"");
+            response.headers_mut().insert(header::ETAG, tag);
+            let response = compress(Accepted::of(&method, &headers), response).await;
+            let is_varied = response.headers().contains_key(header::VARY);
+            (is_varied, response.headers()[header::ETAG] != "\"1\"")
+        };
+        let html = Some("text/html");
+        for (accepts, method, status, length, kind, expected) in [
+            ("gzip", Method::GET, 304, None, None, (true, true)),
+            ("identity", Method::GET, 304, None, html, (true, false)),
+            (
+                "gzip",
+                Method::GET,
+                304,
+                None,
+                Some("image/png"),
+                (false, false),
+            ),
+            ("gzip", Method::HEAD, 200, Some("4096"), html, (true, false)),
+            ("gzip", Method::HEAD, 200, Some("100"), html, (false, false)),
+            ("gzip", Method::HEAD, 200, None, None, (false, false)),
+        ] {
+            let found = answer(accepts, method.clone(), status, length, kind).await;
+            assert_eq!(found, expected, "{accepts} {method} {status} {kind:?}");
         }
     }
 

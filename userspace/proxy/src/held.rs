@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use crate::{
     access_log::Entry,
     body::{Body, BodyError},
-    budget::Budget,
+    budget::{Budget, Turn},
     headers,
     observed::{FrameObserver, PolledFrame},
     serving::ServedRoute,
@@ -27,7 +27,7 @@ pub(crate) struct Held<G> {
     bytes: u64,
     entry: Option<Box<Entry>>,
     /// Of an HTTP/2 connection.
-    budget: Option<Arc<Budget>>,
+    budget: Option<(Arc<Budget>, Turn)>,
     route: Option<Arc<ServedRoute>>,
     failure: Option<Failure>,
     _held: G,
@@ -56,7 +56,7 @@ impl<G> Held<G> {
         Self {
             bytes: 0,
             entry,
-            budget,
+            budget: budget.map(|budget| (budget.clone(), budget.offer())),
             route,
             failure: None,
             _held: held,
@@ -73,7 +73,7 @@ impl<G> Held<G> {
             let edits = &route.policy().response_headers;
             headers::clean_trailers(trailers, |name| headers::edits(edits, name));
         }
-        let Some(budget) = &self.budget else {
+        let Some((budget, _)) = &self.budget else {
             return frame;
         };
         frame.map_data(|data| budget.count(data))
@@ -97,6 +97,9 @@ impl<G> FrameObserver<Body> for Held<G> {
             }
             polled => polled,
         };
+        if let Some((_, turn)) = &self.budget {
+            turn.pass_to(polled.is_ready());
+        }
         if let Some(failure) = &mut self.failure {
             ready!(failure.sending.as_mut().poll(context));
             let error = std::mem::replace(&mut failure.error, "the response has ended".into());
@@ -109,10 +112,15 @@ impl<G> FrameObserver<Body> for Held<G> {
     }
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match &self.budget {
-            Some(budget) => budget.poll(context),
-            None => Poll::Ready(()),
+        let Some((budget, turn)) = &self.budget else {
+            return Poll::Ready(());
+        };
+        let polled = budget.poll(context);
+        if polled.is_pending() {
+            // For the other responses.
+            turn.pass_to(false);
         }
+        polled
     }
 
     fn end(&mut self, _body: &Body) {

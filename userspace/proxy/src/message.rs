@@ -183,11 +183,11 @@ fn join_cookies(headers: &mut HeaderMap) {
         return;
     }
     let fields = headers.get_all(header::COOKIE).iter();
-    let crumbs: Vec<&[u8]> = fields
+    let lines: Vec<&[u8]> = fields
         .map(|field| field.as_bytes().trim_ascii())
-        .filter(|crumb| !crumb.is_empty())
+        .filter(|line| !line.is_empty())
         .collect();
-    let joined = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]));
+    let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
     headers.remove(header::COOKIE);
     if let Ok(joined) = joined {
         headers.insert(header::COOKIE, joined);
@@ -201,13 +201,20 @@ pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> 
 
 /// Returns the values of all cookies of a name: a client has several for different paths and domains.
 pub(crate) fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    let fields = headers.get_all(header::COOKIE).iter();
-    let texts = fields.filter_map(|value| value.to_str().ok());
-    let cookies = texts.flat_map(|text| text.split(';'));
-    cookies.filter_map(move |cookie| {
-        let (key, value) = cookie.trim().split_once('=')?;
-        (key == name).then_some(value)
+    crumbs(headers).filter_map(move |crumb| {
+        let value = crumb.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        str::from_utf8(value).ok()
     })
+}
+
+/// Returns the cookies of a request, each `NAME=VALUE`. They are bytes: scripts put any text there, and one that cannot be
+/// read must not hide the others (RFC 6265, 5.4).
+pub(crate) fn crumbs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let fields = headers.get_all(header::COOKIE).iter();
+    let crumbs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    crumbs
+        .map(<[u8]>::trim_ascii)
+        .filter(|crumb| !crumb.is_empty())
 }
 
 /// Returns a query parameter as it was written.
@@ -380,11 +387,16 @@ mod tests {
     fn cookies_and_parameters_are_found() {
         let request = Request::get("/")
             .header("cookie", "a=1; b=2")
-            .header("cookie", "c=3");
+            .header("cookie", "c=3")
+            .header("cookie", &b"e=Zo\xc3\xab; \xff=1; f=\xff; ff=6"[..]);
         let (parts, ()) = request.body(()).unwrap().into_parts();
         assert_eq!(cookie(&parts.headers, "b"), Some("2"));
         assert_eq!(cookie(&parts.headers, "c"), Some("3"));
         assert_eq!(cookie(&parts.headers, "d"), None);
+        // What cannot be read hides no other.
+        assert_eq!(cookie(&parts.headers, "e"), Some("Zoë"));
+        assert_eq!(cookie(&parts.headers, "f"), None);
+        assert_eq!(cookie(&parts.headers, "ff"), Some("6"));
         let values: Vec<_> = parameters(Some("x=1&y=%20z&x=2"), "x").collect();
         assert_eq!(values, ["1", "2"]);
     }

@@ -378,22 +378,24 @@ impl Listening {
         });
         let served = self.rules.serve_connection(TokioIo::new(stream), service);
         let mut served = std::pin::pin!(served);
+        // The window of a client may stay closed while the connection lives.
+        let mut stuck = std::pin::pin!(client.budget.stuck(proxy.settings.answer_timeout));
         let is_idle = tokio::select! {
             result = served.as_mut() => return Ok(result?),
+            () = stuck.as_mut() => return Err(STUCK.into()),
             () = client.activity.idle(proxy.settings.head_timeout) => true,
             _ = stopping.wait_for(|is_stopping| *is_stopping) => false,
         };
         served.as_mut().graceful_shutdown();
-        if is_idle {
-            tokio::select! {
-                result = served => result?,
-                () = last_idle(&client.activity) => {}
-            }
-            return Ok(());
+        tokio::select! {
+            result = served => Ok(result?),
+            () = stuck => Err(STUCK.into()),
+            () = last_idle(&client.activity), if is_idle => Ok(()),
         }
-        Ok(served.await?)
     }
 }
+
+const STUCK: &str = "the client takes nothing of a response";
 
 /// Waits until the client has had time to read that the connection ends, and its requests have ended.
 async fn last_idle(activity: &Activity) {

@@ -201,7 +201,18 @@ fn l19_retry_annotations_are_read() {
             ..none
         }
     );
-    let bad = routes_of([site(&[("proxy-next-upstream", "off invalid_header")])]);
+    let all = "error timeout invalid_header http_502 non_idempotent";
+    assert_eq!(
+        of(all),
+        Retry {
+            on_error: true,
+            on_timeout: true,
+            on_codes: vec![502],
+            resend: Resend::Always,
+            ..none
+        }
+    );
+    let bad = routes_of([site(&[("proxy-next-upstream", "off invalid_head")])]);
     assert_eq!(
         policy(&bad).retry,
         Retry::default(),

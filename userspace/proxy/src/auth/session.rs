@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::message::cookies;
+use crate::message::{cookies, crumbs};
 
 /// The longest `Set-Cookie`, in bytes: below the 4096 that browsers store (RFC 6265, 6.1).
 const MAX_COOKIE: usize = 4000;
@@ -76,18 +76,12 @@ pub(super) fn expired(name: &str) -> Option<HeaderValue> {
 
 /// Removes cookies from a request, so that backends do not see them.
 pub(super) fn remove_cookies(headers: &mut HeaderMap, names: &[&str]) {
-    let fields = headers.get_all(header::COOKIE).iter();
-    let texts = fields.filter_map(|value| value.to_str().ok());
-    let pairs = texts.flat_map(|text| text.split(';')).map(str::trim);
-    let is_ours = |pair: &str| {
-        pair.split('=')
-            .next()
-            .is_some_and(|name| names.contains(&name))
+    let is_ours = |crumb: &&[u8]| {
+        let name = crumb.split(|byte| *byte == b'=').next();
+        name.is_some_and(|name| names.iter().any(|ours| ours.as_bytes() == name))
     };
-    let kept: Vec<&str> = pairs
-        .filter(|pair| !pair.is_empty() && !is_ours(pair))
-        .collect();
-    let kept = (!kept.is_empty()).then(|| HeaderValue::try_from(kept.join("; ")));
+    let kept: Vec<&[u8]> = crumbs(headers).filter(|crumb| !is_ours(crumb)).collect();
+    let kept = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])));
     headers.remove(header::COOKIE);
     if let Some(Ok(kept)) = kept {
         headers.insert(header::COOKIE, kept);
@@ -173,9 +167,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::COOKIE, "a=1; ours=2; b=3".parse().unwrap());
         headers.append(header::COOKIE, "ours=4".parse().unwrap());
+        let other = HeaderValue::from_bytes(b"c=\xff; ours=\xff").unwrap();
+        headers.append(header::COOKIE, other);
         remove_cookies(&mut headers, &["ours"]);
-        assert_eq!(headers[header::COOKIE], "a=1; b=3");
-        remove_cookies(&mut headers, &["a", "b"]);
+        assert_eq!(headers[header::COOKIE].as_bytes(), b"a=1; b=3; c=\xff");
+        remove_cookies(&mut headers, &["a", "b", "c"]);
         assert!(headers.is_empty());
     }
 }

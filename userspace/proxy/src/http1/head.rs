@@ -275,12 +275,14 @@ fn response_length(parts: &response::Parts, method: &Method) -> Result<Length, B
     if has_no_body {
         return Ok(Length::Exact(0));
     }
-    let codings = parts.headers.get_all(TRANSFER_ENCODING);
-    if let Some(last) = codings.iter().next_back() {
-        return match (parts.version, is_chunked(last)) {
-            (Version::HTTP_10, _) => Err(BadMessage::Invalid),
-            (_, true) => Ok(Length::Chunked),
-            (_, false) => Ok(Length::Close),
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        // Who removes a coding must decode it (RFC 9112, 7): we know no other.
+        let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        let is_valid = is_chunked && codings.next().is_none() && parts.version != Version::HTTP_10;
+        return match is_valid {
+            true => Ok(Length::Chunked),
+            false => Err(BadMessage::Invalid),
         };
     }
     let mut length = None;

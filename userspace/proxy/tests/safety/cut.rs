@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
     time::timeout,
 };
 
@@ -115,6 +116,37 @@ async fn l149_a_cut_response_over_http2_is_reset() {
         }
         until("a line", || !written.lines().is_empty()).await;
         assert_eq!(written.take()["status"].to_string(), status, "{bytes:?}");
+    }
+}
+
+/// Only END_STREAM completes a body, whatever the code of a reset (RFC 9113, 8.1).
+#[tokio::test]
+async fn l149_an_upload_that_is_reset_over_http2_is_cut_for_the_backend() {
+    const NO_ERROR: [u8; 4] = [0; 4];
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let setup = Setup::new().await;
+    for code in [NO_ERROR, CANCEL] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        setup.place_all(listener.local_addr().unwrap());
+        let mut client = frames::connect(setup.http).await;
+        let section = frames::request("POST", "/a", &[]);
+        client.send(frame(HEADERS, END_HEADERS, 1, &section)).await;
+        client.send(frame(DATA, 0, 1, b"hel")).await;
+        let (mut stream, _) = timeout(LONGEST, listener.accept()).await.unwrap().unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"hel\r\n") {
+            let read = timeout(LONGEST, stream.read_buf(&mut seen)).await;
+            assert_ne!(read.unwrap().unwrap(), 0);
+        }
+        client.send(frame(RST_STREAM, 0, 1, &code)).await;
+        // The connection ends, perhaps by a reset.
+        drop(
+            timeout(LONGEST, stream.read_to_end(&mut seen))
+                .await
+                .unwrap(),
+        );
+        let seen = String::from_utf8(seen).unwrap();
+        assert!(seen.ends_with("hel\r\n"), "{code:?}: {seen}");
     }
 }
 

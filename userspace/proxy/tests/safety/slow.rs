@@ -1,8 +1,13 @@
 //! Slow clients.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use headgate_proxy::Settings;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::sleep,
+};
 
 use crate::{
     client::Client,
@@ -103,6 +108,53 @@ async fn l83_a_waiting_client_does_not_time_out() {
     let answer = client.until("ok\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(!answer.contains("connection: close"), "{answer}");
+}
+
+/// Over HTTP/2 it is the client's window that stays closed, not that of the connection. A response that waits for its
+/// backend is no such.
+#[tokio::test]
+async fn l83_a_client_that_opens_no_window_is_disconnected() {
+    let settings = Settings {
+        answer_timeout: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let setup = Setup::with(settings, &objects(&[])).await;
+    setup.place_all(hesitant().await);
+    for (window, is_ended) in [(0, true), (65_535, false)] {
+        let mut client = frames::connect(setup.http).await;
+        let window = [&[0, 4][..], &u32::to_be_bytes(window)].concat();
+        client.send(frame(SETTINGS, 0, 0, &window)).await;
+        let section = frames::request("GET", "/a", &[]);
+        let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &section);
+        client.send(head).await;
+        let mut has_ended = false;
+        for _ in 0..60 {
+            // The connection is alive: only the window is closed.
+            client.send(frame(PING, 0, 0, &[0; 8])).await;
+            has_ended |= frames::until(&mut client, &[PING]).await.is_none();
+            if has_ended {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(has_ended, is_ended);
+    }
+}
+
+/// A backend that sends a part of each response, and nothing more.
+async fn hesitant() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let part = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart";
+            stream.read_u8().await.unwrap();
+            stream.write_all(part).await.unwrap();
+            open.push(stream);
+        }
+    });
+    address
 }
 
 /// The response exceeds the buffers of the sockets: the kernel ends the connection, and another one is

@@ -346,7 +346,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
     ),
     Annotation::nginx(
         "proxy-next-upstream",
-        "when another endpoint is tried: `error`, `timeout`, `http_502` …, `non_idempotent`, or `off`; `error timeout` if not given",
+        "when another endpoint is tried: `error`, `timeout`, `invalid_header` (the same as `error`), `http_502` …, `non_idempotent`, or `off`; `error timeout` if not given",
         |text, draft| {
             let tries = draft.policy.retry.tries;
             Ok(draft.policy.retry = Retry { tries, ..retry(text)? })
@@ -402,7 +402,8 @@ fn retry(text: &str) -> Result<Retry, String> {
     let mut retry = off.clone();
     for word in text.split_whitespace() {
         match word {
-            "error" => retry.on_error = true,
+            // A response with an invalid head is an error.
+            "error" | "invalid_header" => retry.on_error = true,
             "timeout" => retry.on_timeout = true,
             "non_idempotent" => retry.resend = Resend::Always,
             "off" => {}
@@ -419,7 +420,9 @@ fn retry_code(word: &str) -> Result<u16, String> {
         .and_then(|code| code.parse().ok());
     let known = code.filter(|code| (400..600).contains(code));
     known.ok_or_else(|| {
-        format!("`{word}` is not one of error, timeout, http_…, non_idempotent, off")
+        format!(
+            "`{word}` is not one of error, timeout, invalid_header, http_…, non_idempotent, off"
+        )
     })
 }
 
