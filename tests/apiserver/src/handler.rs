@@ -453,34 +453,39 @@ fn list(
         let objects = state.list_at(resource.table, namespace, version)?;
         Ok((version, objects))
     })?;
-    let place = |object: &Value| {
-        let metadata = &object["metadata"];
-        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+    fn place(object: &Value) -> (&str, &str) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         (text("namespace"), text("name"))
-    };
-    let mut selected: Vec<Value> = objects
+    }
+    // Only what a page holds is copied: a list of many pages would take the square of its time.
+    let mut selected: Vec<&Arc<Value>> = objects
         .iter()
         .filter(|object| selector.matches(object))
         .filter(|object| match &wanted {
-            ListVersion::Continued(token) => place(object) > token.after,
+            ListVersion::Continued(token) => {
+                let (namespace, name) = &token.after;
+                place(object) > (namespace, name)
+            }
             _ => true,
         })
-        .map(|object| convert::from_stored(resource, Value::clone(object)))
         .collect();
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if limit > 0 && selected.len() > limit {
         let remaining = selected.len() - limit;
         selected.truncate(limit);
-        let after = selected.last().map(place).unwrap_or_default();
+        let after = selected.last().map(|last| place(last)).unwrap_or_default();
+        let after = (after.0.to_owned(), after.1.to_owned());
         metadata["continue"] = json!(Continue { version, after }.encode());
         // The API does not count what a selector would leave out.
         if selector.is_empty() {
             metadata["remainingItemCount"] = json!(remaining);
         }
     }
+    let items = selected.into_iter();
+    let items = items.map(|object| convert::from_stored(resource, Value::clone(object)));
     Ok(json_response(
         200,
-        &shape.list(resource, selected, &metadata),
+        &shape.list(resource, items.collect(), &metadata),
     ))
 }
 
