@@ -320,7 +320,7 @@ impl Drop for Pending {
     }
 }
 
-/// A value as text. A byte that is none must not hide the others.
+/// A value as text. A byte that is not UTF-8 must not hide the others.
 fn text(value: Option<&HeaderValue>) -> Option<Cow<'_, str>> {
     Some(String::from_utf8_lossy(value?.as_bytes()))
 }
