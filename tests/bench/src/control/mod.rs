@@ -235,6 +235,7 @@ fn crowded(options: &Options, report: &mut Report, rig: &Rig, seconds: u32) -> R
     fill_connections(&mut maps, CROWD)?;
     agent.terminate()?;
     let (agent, restart) = start()?;
+    let maps = Maps::open(&rig.pins)?;
     table.add("start with maps: all, s", &[restart.total_s]);
     table.add(
         "start with maps: CPU time of the agent, s",
